@@ -1,0 +1,144 @@
+"""Errors a service may raise.
+
+    ServiceError
+    ├── InvalidError       INVALID_ARGUMENT     the request is malformed
+    ├── NotFoundError      NOT_FOUND            no such thing
+    ├── ExistsError        ALREADY_EXISTS       the name or request_id is taken
+    ├── ConflictError      FAILED_PRECONDITION  not allowed in the current state
+    ├── ExpiredError       OUT_OF_RANGE         no longer kept
+    ├── ExhaustedError     RESOURCE_EXHAUSTED   over a limit
+    ├── StaleAttemptError  ABORTED              a lost worker's late word
+    └── UnavailableError   UNAVAILABLE          a dependency is down, try again
+
+Raise these anywhere below the servicer. `vistaflow_services.core.server` turns
+them into gRPC statuses with details; nothing else knows about status codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldViolation:
+    """One mistake in a request."""
+
+    field: str
+    """Path of the field, such as `jobs[2].depends_on[0]`."""
+
+    description: str
+    """What is wrong with its value, and how to mend it."""
+
+
+class ServiceError(Exception):
+    """Base of every error whose message is meant for the caller."""
+
+    code = "INTERNAL"
+    reason = "INTERNAL"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str | None = None,
+        violations: Iterable[FieldViolation] = (),
+        metadata: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.violations = tuple(violations)
+        self.metadata = dict(metadata or {})
+        if reason is not None:
+            self.reason = reason
+
+
+class InvalidError(ServiceError):
+    """The request is malformed; repeating it cannot succeed."""
+
+    code = "INVALID_ARGUMENT"
+    reason = "INVALID"
+
+
+class NotFoundError(ServiceError):
+    """The thing asked for does not exist."""
+
+    code = "NOT_FOUND"
+    reason = "NOT_FOUND"
+
+
+class ExistsError(ServiceError):
+    """The name or request id is taken by something else."""
+
+    code = "ALREADY_EXISTS"
+    reason = "ALREADY_EXISTS"
+
+
+class ConflictError(ServiceError):
+    """The current state does not allow the request."""
+
+    code = "FAILED_PRECONDITION"
+    reason = "FAILED_PRECONDITION"
+
+
+class ExpiredError(ServiceError):
+    """The thing asked for existed and is no longer kept."""
+
+    code = "OUT_OF_RANGE"
+    reason = "EXPIRED"
+
+
+class ExhaustedError(ServiceError):
+    """A limit is reached; less, or later, may succeed."""
+
+    code = "RESOURCE_EXHAUSTED"
+    reason = "RESOURCE_EXHAUSTED"
+
+
+class StaleAttemptError(ServiceError):
+    """The attempt that speaks is no longer the current one."""
+
+    code = "ABORTED"
+    reason = "STALE_ATTEMPT"
+
+
+class UnavailableError(ServiceError):
+    """Something the service depends on is not there now; trying again may succeed."""
+
+    code = "UNAVAILABLE"
+    reason = "UNAVAILABLE"
+
+
+class Violations:
+    """Collects every mistake of a request, so that they are told at once."""
+
+    def __init__(self) -> None:
+        self._found: list[FieldViolation] = []
+
+    def add(self, field: str, description: str) -> None:
+        """Notes one mistake."""
+        self._found.append(FieldViolation(field=field, description=description))
+
+    def extend(self, prefix: str, error: ServiceError) -> None:
+        """Notes the mistakes of `error` with `prefix` before each field path."""
+        for each in error.violations:
+            field = f"{prefix}.{each.field}" if prefix and each.field else prefix or each.field
+            self.add(field, each.description)
+        if not error.violations:
+            self.add(prefix, error.message)
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __iter__(self) -> Iterator[FieldViolation]:
+        return iter(self._found)
+
+    def check(self) -> None:
+        """Raises `InvalidError` with all that was noted, if anything was."""
+        if self._found:
+            told = "; ".join(f"{each.field}: {each.description}" for each in self._found[:5])
+            more = f" (and {len(self._found) - 5} more)" if len(self._found) > 5 else ""
+            raise InvalidError(told + more, violations=self._found)
