@@ -1,0 +1,434 @@
+"""Gaussian process regression in numpy and scipy: the model of choice for a smooth simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Self, cast, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import cho_solve, lapack, qr, solve_triangular
+from scipy.optimize import minimize
+
+from vistaflow_services.surrogates.kernels import KernelName, covariance, covariance_and_slope
+from vistaflow_services.surrogates.surrogate import (
+    Arrays,
+    Floats,
+    Integers,
+    as_matrix,
+    as_training,
+)
+
+Trend = Literal[0, 1, 2]
+
+MAX_ROWS = 1500
+"""Most rows a process keeps: its matrices are then 18 MB each."""
+
+MAX_LIKELIHOOD_ROWS = 500
+"""Most rows the likelihood is maximised on; above, the lengths come from that many of them."""
+
+_LOG_LENGTH_BOUNDS = (np.log(0.02), np.log(50.0))
+_LOG_NOISE_BOUNDS = (np.log(1e-8), np.log(2.0))
+_LENGTH_PRIOR_SD = 1.2
+_NOISE_PRIOR = (np.log(1e-5), 3.0)
+_TINY = 1e-12
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Factors:
+    """What a covariance, once factored, gives to predictions and derivatives."""
+
+    lower: Floats
+    """Cholesky factor of correlation + noise (n, n)."""
+    trend: Floats
+    """Trend columns whitened by `lower` (n, q)."""
+    upper: Floats
+    """R of the QR decomposition of `trend` (q, q)."""
+    orthogonal: Floats
+    """Q of the same (n, q)."""
+    coefficients: Floats
+    """Generalised least squares trend coefficients (q,)."""
+    weights: Floats
+    """Inverse covariance times the residuals (n,)."""
+    variance: float
+    """Process variance, restricted maximum likelihood estimate."""
+
+
+def cholesky_with_jitter(matrix: Floats) -> tuple[Floats, float]:
+    """Lower Cholesky factor, and the jitter that had to be added to the diagonal (mostly 0)."""
+    jitter = 0.0
+    while True:
+        lifted = matrix if jitter == 0.0 else matrix + jitter * np.eye(len(matrix))
+        lower, failed = lapack.dpotrf(lifted, lower=1, clean=1)
+        if not failed and np.isfinite(lower[-1, -1]):
+            return lower, jitter
+        jitter = 1e-10 if jitter == 0.0 else jitter * 10.0
+        if jitter > 1e-2:
+            raise np.linalg.LinAlgError("covariance is not positive definite even with jitter")
+
+
+class GaussianProcess:
+    """Gaussian process with a trend, one length per feature and learnt noise.
+
+    Lengths and noise maximise the restricted likelihood times weak priors (lengths log-normal
+    about 0.5 d^(1/4) of the unit cube, noise about 1e-5 of the process variance) by L-BFGS-B with
+    analytic gradients from several starts. Trend coefficients and process variance are profiled
+    out, and predictions carry the uncertainty of the trend (universal kriging; Santner, Williams
+    and Notz, "The Design and Analysis of Computer Experiments", 2003, chapters 3 and 4).
+
+    Rows beyond `MAX_ROWS` are thinned to that many by a seeded draw.
+    """
+
+    def __init__(
+        self,
+        *,
+        kernel: KernelName = "matern52",
+        trend: Trend = 0,
+        noise: Literal["learn"] | float = "learn",
+        starts: int = 3,
+        seed: int = 0,
+        max_iterations: int = 60,
+    ) -> None:
+        """Describes the process.
+
+        Args:
+            kernel: `rbf` for analytic responses, `matern52` for rougher ones.
+            trend: 0 constant, 1 linear, 2 linear and squares. Lowered by `fit` when there are
+                fewer than two rows a coefficient.
+            noise: "learn", or the fixed ratio of noise variance to process variance.
+            starts: Places the likelihood search starts from.
+            seed: Decides the starts after the first, and the thinning.
+            max_iterations: Of each search.
+        """
+        if kernel not in get_args(KernelName):
+            raise ValueError(f"kernel must be one of {', '.join(get_args(KernelName))}")
+        if trend not in get_args(Trend):
+            raise ValueError("trend must be 0, 1 or 2")
+        if noise != "learn" and not 0.0 <= float(noise) < np.inf:
+            raise ValueError("noise must be 'learn' or a ratio >= 0")
+        self.kernel: KernelName = kernel
+        self.trend: Trend = trend
+        self.noise: Literal["learn"] | float = noise
+        self.starts = max(1, starts)
+        self.seed = seed
+        self.max_iterations = max_iterations
+        self.X: Floats = np.empty((0, 0))
+        """The rows learnt from (n, d)."""
+        self._z: Floats = np.empty(0)
+        self._center, self._scale = 0.0, 1.0
+        self._log: Floats = np.empty(0)
+        self._kept: Integers = np.zeros(1, np.int64)
+        self._factors: _Factors | None = None
+        self._inverse: Floats = np.empty(0)
+        self.calibration = 1.0
+        """By what deviations are multiplied: above 1 when cross-validation found them too small."""
+
+    # -- learning ---------------------------------------------------------------------------
+
+    @property
+    def hyper_parameters(self) -> Floats:
+        """Log lengths (d,) and the log of the noise ratio, as `fit(start=...)` takes them."""
+        return self._log.copy()
+
+    @property
+    def lengths(self) -> Floats:
+        """Length of each feature; large where the response hardly depends on it."""
+        return np.asarray(np.exp(self._log[:-1]))
+
+    @property
+    def noise_sd(self) -> float:
+        """Standard deviation of the learnt noise, in the units of the response."""
+        variance = self._factors.variance if self._factors else 0.0
+        return float(np.sqrt(np.exp(self._log[-1]) * variance) * self._scale)
+
+    def fit(self, X: ArrayLike, y: ArrayLike, *, start: Floats | None = None) -> Self:
+        """Learns from rows `X` (n, d) in the unit cube and responses `y` (n,).
+
+        Args:
+            X: Features, finite.
+            y: Responses, finite; they may be constant, and n may be 1.
+            start: `hyper_parameters` of an earlier fit, tried before the other starts.
+        """
+        rows, target = as_training(X, y)
+        rng = np.random.default_rng(self.seed)
+        if len(rows) > MAX_ROWS:
+            kept = np.sort(rng.permutation(len(rows))[:MAX_ROWS])
+            rows, target = rows[kept], target[kept]
+        self.X = rows
+        self._center = float(target.mean())
+        spread = float(target.std())
+        # Below this the differences are rounding errors of the simulator, not a response.
+        flat = spread <= 1e-13 * max(1.0, float(np.abs(target).max()))
+        self._scale = max(1.0, abs(self._center)) if flat else spread
+        self._z = np.zeros(len(rows)) if flat else (target - self._center) / self._scale
+        self._choose_trend()
+        default = self._default_start(rows.shape[1])
+        if flat:
+            self._log = default
+        else:
+            self._log = self._search([default] if start is None else [start, default], rng)
+        self._prepare()
+        return self
+
+    def _default_start(self, d: int) -> Floats:
+        noise = 1e-5 if self.noise == "learn" else max(float(self.noise), 1e-300)
+        return np.append(np.full(d, np.log(0.5 * max(1.0, d / 4) ** 0.5)), np.log(noise))
+
+    def _choose_trend(self) -> None:
+        """Keeps the trend columns that the rows can tell apart, the constant first."""
+        n, d = self.X.shape
+        order = int(self.trend)
+        while order and 1 + order * d > n // 2:
+            order -= 1
+        columns = _trend_columns(self.X)[:, : 1 + order * d]
+        kept = [0]
+        if columns.shape[1] > 1:
+            rest = columns[:, 1:] - columns[:, 1:].mean(0)
+            _, upper, pivot = qr(rest, mode="economic", pivoting=True)
+            size = np.abs(np.diag(upper))
+            kept += sorted(1 + pivot[: len(size)][size > 1e-8 * max(size[0], 1e-8)])
+        self._kept = np.asarray(kept, np.int64)
+
+    def _search(self, starts: list[Floats], rng: np.random.Generator) -> Floats:
+        d = self.X.shape[1]
+        while len(starts) < self.starts:
+            lengths = rng.normal(np.log(0.5), 0.8, d)
+            starts.append(np.append(lengths, rng.uniform(np.log(1e-7), np.log(1e-2))))
+        rows, z = self.X, self._z
+        if len(rows) > MAX_LIKELIHOOD_ROWS:
+            kept = np.sort(rng.permutation(len(rows))[:MAX_LIKELIHOOD_ROWS])
+            rows, z = rows[kept], z[kept]
+        trend = _trend_columns(rows)[:, self._kept]
+        fixed = starts[0][-1:] if self.noise == "learn" else self._default_start(d)[-1:]
+        free = d + 1 if self.noise == "learn" else d
+        bounds = [_LOG_LENGTH_BOUNDS] * d + [_LOG_NOISE_BOUNDS]
+        low, high = np.asarray(bounds[:free]).T
+
+        def objective(parameters: Floats) -> tuple[float, Floats]:
+            full = parameters if free == d + 1 else np.append(parameters, fixed)
+            value, slope = self._negative_log_posterior(full, rows, z, trend)
+            return value, slope[:free]
+
+        best: Floats | None = None
+        best_value = np.inf
+        for start in starts:
+            found = minimize(
+                objective,
+                np.clip(start[:free], low, high),
+                jac=True,
+                method="L-BFGS-B",
+                bounds=bounds[:free],
+                options={"maxiter": self.max_iterations},
+            )
+            if best is None or found.fun < best_value:
+                best, best_value = np.asarray(found.x), float(found.fun)
+        assert best is not None
+        return best if free == d + 1 else np.append(best, fixed)
+
+    def _factor(self, K: Floats, z: Floats, trend: Floats) -> _Factors:
+        lower, _ = cholesky_with_jitter(K)
+        white_trend = solve_triangular(lower, trend, lower=True, check_finite=False)
+        white = solve_triangular(lower, z, lower=True, check_finite=False)
+        orthogonal, upper = np.linalg.qr(white_trend)
+        projected = orthogonal.T @ white
+        residual = white - orthogonal @ projected
+        freedom = max(1, len(z) - trend.shape[1])
+        variance = float(residual @ residual) / freedom
+        if len(z) <= trend.shape[1]:
+            variance = 1.0  # nothing is left to estimate it from: the standardised variance
+        return _Factors(
+            lower=lower,
+            trend=white_trend,
+            upper=upper,
+            orthogonal=orthogonal,
+            coefficients=solve_triangular(upper, projected, check_finite=False),
+            weights=solve_triangular(lower, residual, lower=True, trans=1, check_finite=False),
+            variance=max(variance, _TINY),
+        )
+
+    def _negative_log_posterior(
+        self, log: Floats, rows: Floats, z: Floats, trend: Floats
+    ) -> tuple[float, Floats]:
+        """Restricted likelihood with priors, and its gradient by log lengths and log noise."""
+        n, d = rows.shape
+        inverse, noise = np.exp(-log[:d]), float(np.exp(log[d]))
+        K, G = covariance_and_slope(self.kernel, rows, rows, inverse)
+        K = K.copy()
+        K[np.diag_indices(n)] = 1.0 + noise
+        try:
+            f = self._factor(K, z, trend)
+        except np.linalg.LinAlgError:
+            return 1e10, np.zeros_like(log)
+        value = (
+            0.5 * (n - trend.shape[1]) * np.log(f.variance)
+            + float(np.log(np.diag(f.lower)).sum())
+            + float(np.log(np.abs(np.diag(f.upper))).sum())
+        )
+        half, _ = lapack.dpotri(f.lower, lower=1)
+        precision = np.tril(half) + np.tril(half, -1).T
+        whitened = solve_triangular(f.lower, f.orthogonal, lower=True, trans=1, check_finite=False)
+        # d value / d theta = -1/2 sum(M * dK / d theta), the trend projected out of the precision.
+        M = np.outer(f.weights, f.weights / f.variance) - precision + whitened @ whitened.T
+        MG = M * G
+        centred = rows - 0.5
+        quadratic = np.einsum("ij,ij->j", centred, MG @ centred)
+        slope = np.empty_like(log)
+        slope[:d] = -((centred**2).T @ MG.sum(1) - quadratic) * inverse**2
+        slope[d] = -0.5 * float(np.trace(M)) * noise
+        prior_mean = np.log(0.5) + 0.25 * np.log(d)
+        z_length = (log[:d] - prior_mean) / _LENGTH_PRIOR_SD
+        z_noise = (log[d] - _NOISE_PRIOR[0]) / _NOISE_PRIOR[1]
+        value += 0.5 * float(z_length @ z_length) + 0.5 * float(z_noise**2)
+        slope[:d] += z_length / _LENGTH_PRIOR_SD
+        slope[d] += z_noise / _NOISE_PRIOR[1]
+        return float(value), slope
+
+    def _prepare(self) -> None:
+        """Factors the covariance of all rows at the parameters found."""
+        d = self.X.shape[1]
+        self._inverse = np.exp(-self._log[:d])
+        K = covariance(self.kernel, self.X, self.X, self._inverse).copy()
+        K[np.diag_indices(len(K))] = 1.0 + np.exp(self._log[d])
+        self._factors = self._factor(K, self._z, _trend_columns(self.X)[:, self._kept])
+
+    # -- answering --------------------------------------------------------------------------
+
+    def _fitted(self) -> _Factors:
+        if self._factors is None:
+            raise ValueError("the process has not been fitted")
+        return self._factors
+
+    def predict(self, X: ArrayLike, noise: bool = False) -> tuple[Floats, Floats]:
+        """Mean and standard deviation (m,) at the rows `X` (m, d), trend uncertainty included.
+
+        With `noise` the deviation is that of a new observation.
+        """
+        f = self._fitted()
+        rows = as_matrix(X, self.X.shape[1])
+        means, deviations = np.empty(len(rows)), np.empty(len(rows))
+        extra = float(np.exp(self._log[-1])) if noise else 0.0
+        for at in range(0, len(rows), 4096):  # bounds the memory of a large call
+            part = slice(at, at + 4096)
+            k = covariance(self.kernel, rows[part], self.X, self._inverse)
+            trend = _trend_columns(rows[part])[:, self._kept]
+            white = solve_triangular(f.lower, k.T, lower=True, check_finite=False)
+            gap = solve_triangular(f.upper, trend.T - f.trend.T @ white, trans=1)
+            ratio = 1.0 - np.sum(white * white, 0) + np.sum(gap * gap, 0) + extra
+            means[part] = trend @ f.coefficients + k @ f.weights
+            deviations[part] = np.sqrt(f.variance * np.maximum(ratio, _TINY))
+        return means * self._scale + self._center, deviations * self._scale * self.calibration
+
+    def gradient(self, x: ArrayLike) -> tuple[Floats, Floats, Floats, Floats]:
+        """Mean, standard deviation (noise-free) and their gradients at `x`.
+
+        For one point (d,) these are two numbers and two vectors (d,); for rows (m, d) they are
+        (m,), (m,), (m, d), (m, d).
+        """
+        f = self._fitted()
+        points = np.asarray(x, float)
+        rows = as_matrix(points, self.X.shape[1])
+        d = rows.shape[1]
+        k, G = covariance_and_slope(self.kernel, rows, self.X, self._inverse)
+        dk = -G[:, :, None] * (rows[:, None, :] - self.X[None]) * self._inverse**2
+        trend, slopes = _trend_columns(rows)[:, self._kept], self._trend_slopes(rows)
+        white = solve_triangular(f.lower, k.T, lower=True, check_finite=False)
+        gap = solve_triangular(f.upper, trend.T - f.trend.T @ white, trans=1)
+        ratio = 1.0 - np.sum(white * white, 0) + np.sum(gap * gap, 0)
+        sd = np.sqrt(f.variance * np.maximum(ratio, _TINY))
+        mean = trend @ f.coefficients + k @ f.weights
+        dmean = np.einsum("mnd,n->md", dk, f.weights)
+        dmean += np.einsum("mdq,q->md", slopes, f.coefficients)
+        # ratio = 1 - k'K^-1 k + |R^-T (f - F'K^-1 k)|^2
+        pull = solve_triangular(f.upper, gap)
+        solved = solve_triangular(
+            f.lower, white + f.trend @ pull, lower=True, trans=1, check_finite=False
+        )
+        dratio = 2.0 * np.einsum("mdq,qm->md", slopes, pull)
+        dratio -= 2.0 * np.einsum("mnd,nm->md", dk, solved)
+        dratio[ratio <= _TINY] = 0.0
+        dsd = 0.5 * f.variance * dratio / sd[:, None]
+        widened = self._scale * self.calibration
+        found = (mean * self._scale + self._center, sd * widened)
+        slopes_found = (dmean * self._scale, dsd * widened)
+        if points.ndim == 1:
+            return found[0][0], found[1][0], slopes_found[0].reshape(d), slopes_found[1].reshape(d)
+        return *found, *slopes_found
+
+    def _trend_slopes(self, rows: Floats) -> Floats:
+        """Derivatives of the trend columns (m, d, q)."""
+        m, d = rows.shape
+        slopes = np.zeros((m, d, 1 + 2 * d))
+        each = np.arange(d)
+        slopes[:, each, 1 + each] = 1.0
+        slopes[:, each, 1 + d + each] = 2.0 * (rows - 0.5)
+        return slopes[:, :, self._kept]
+
+    def leave_out(self, folds: Sequence[ArrayLike]) -> tuple[Floats, Floats]:
+        """Mean and deviation of each row predicted without its fold, in closed form.
+
+        Lengths and noise stay those of all rows; trend and process are re-estimated without the
+        fold (Ginsbourger and Schaerer, "Fast calculation of Gaussian process multiple-fold
+        cross-validation residuals", 2021). Rows in no fold are predicted from all rows.
+        """
+        f = self._fitted()
+        mean, sd = self.predict(self.X, noise=True)
+        if len(self.X) <= len(self._kept) + 1:
+            return mean, sd
+        precision = cho_solve((f.lower, True), np.eye(len(self.X)))
+        whitened = solve_triangular(f.lower, f.orthogonal, lower=True, trans=1)
+        projected = precision - whitened @ whitened.T
+        pulled = projected @ self._z
+        for fold in folds:
+            rows = np.asarray(fold, np.int64)
+            block = projected[np.ix_(rows, rows)]
+            block = block + 1e-12 * np.trace(block) / len(rows) * np.eye(len(rows))
+            inverse = np.linalg.inv(block)
+            mean[rows] = (self._z[rows] - inverse @ pulled[rows]) * self._scale + self._center
+            spread = np.maximum(np.diag(inverse) * f.variance, _TINY)
+            sd[rows] = np.sqrt(spread) * self._scale * self.calibration
+        return mean, sd
+
+    # -- keeping ----------------------------------------------------------------------------
+
+    def to_arrays(self) -> Arrays:
+        """The fitted process as arrays; its factors are made again by `from_arrays`."""
+        self._fitted()
+        return {
+            "kernel": np.asarray(self.kernel),
+            "trend": np.asarray(self.trend),
+            "noise": np.asarray(np.nan if self.noise == "learn" else float(self.noise)),
+            "search": np.asarray([self.starts, self.seed, self.max_iterations], np.int64),
+            "rows": self.X,
+            "responses": self._z,
+            "standard": np.asarray([self._center, self._scale, self.calibration]),
+            "log_parameters": self._log,
+            "trend_columns": self._kept,
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> Self:
+        """The process that `to_arrays` was asked of."""
+        noise = float(arrays["noise"].item())
+        starts, seed, iterations = (int(each) for each in arrays["search"])
+        process = cls(
+            kernel=cast(KernelName, str(arrays["kernel"].item())),
+            trend=cast(Trend, int(arrays["trend"].item())),
+            noise="learn" if np.isnan(noise) else noise,
+            starts=starts,
+            seed=seed,
+            max_iterations=iterations,
+        )
+        process.X = np.asarray(arrays["rows"], np.float64)
+        process._z = np.asarray(arrays["responses"], np.float64)
+        process._center, process._scale, process.calibration = map(float, arrays["standard"])
+        process._log = np.asarray(arrays["log_parameters"], np.float64)
+        process._kept = np.asarray(arrays["trend_columns"], np.int64)
+        process._prepare()
+        return process
+
+
+def _trend_columns(rows: Floats) -> Floats:
+    """Constant, linear and squared columns (n, 1 + 2 d), centred on the cube."""
+    centred = rows - 0.5
+    return np.hstack([np.ones((len(rows), 1)), centred, centred**2])

@@ -1,0 +1,42 @@
+"""Stationary covariances with one length per feature (automatic relevance determination)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from vistaflow_services.surrogates.surrogate import Floats
+
+KernelName = Literal["rbf", "matern52"]
+_ROOT5 = np.sqrt(5.0)
+
+
+def squared_distances(A: Floats, B: Floats, inverse: Floats) -> Floats:
+    """Squared distances between the rows of `A` (m, d) and `B` (n, d) in units of the lengths."""
+    a, b = A * inverse, B * inverse
+    return np.asarray(
+        np.maximum(np.sum(a * a, 1)[:, None] + np.sum(b * b, 1)[None] - 2.0 * (a @ b.T), 0.0)
+    )
+
+
+def covariance(kernel: KernelName, A: Floats, B: Floats, inverse: Floats) -> Floats:
+    """Correlations (m, n) of the rows of `A` with those of `B`; `inverse` is 1 / length."""
+    return covariance_and_slope(kernel, A, B, inverse)[0]
+
+
+def covariance_and_slope(
+    kernel: KernelName, A: Floats, B: Floats, inverse: Floats
+) -> tuple[Floats, Floats]:
+    """Correlations K and the slope G with which every derivative is made.
+
+    For feature j with length l_j: dK/dlog(l_j) = G (a_j - b_j)^2 / l_j^2 and
+    dK/da_j = -G (a_j - b_j) / l_j^2 (Rasmussen and Williams, "Gaussian Processes", 2006, 4.2).
+    """
+    r2 = squared_distances(A, B, inverse)
+    if kernel == "rbf":
+        correlation = np.exp(-0.5 * r2)
+        return correlation, correlation
+    scaled = _ROOT5 * np.sqrt(r2)
+    decay = np.exp(-scaled)
+    return (1.0 + scaled + scaled * scaled / 3.0) * decay, (5.0 / 3.0) * (1.0 + scaled) * decay
