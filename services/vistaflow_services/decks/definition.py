@@ -1,0 +1,222 @@
+"""What a deck is: a simulator's input with named parameters and named responses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, Final
+
+import yaml
+
+from vistaflow_services.core.errors import Violations
+from vistaflow_services.decks.archives import write_archive
+from vistaflow_services.decks.space import Point, Space
+
+DECK_FILE: Final = "deck.yaml"
+"""The file of a deck's folder that describes it."""
+
+SIMULATORS: Final = ("devsim", "ngspice", "function")
+"""The simulators that a deck may name."""
+
+PLACEHOLDER: Final = re.compile(rb"@([A-Za-z_][A-Za-z0-9_]*)@")
+"""Where a template takes a parameter's value."""
+
+
+class Policy(StrEnum):
+    """What to do with a point whose simulation failed."""
+
+    ABORT = "abort"
+    """Fail the job at the first failed point."""
+    RETRY = "retry"
+    """Run it again up to `retries` times, then go on as `continue`."""
+    SUBSTITUTE = "substitute"
+    """Put the given responses in its place."""
+    CONTINUE = "continue"
+    """Keep the failure as data."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailurePolicy:
+    """What failed simulations do to the job that ran them."""
+
+    policy: Policy = Policy.CONTINUE
+    retries: int = 0
+    """Further runs of a failed point, 0 to 10; for `retry`."""
+    max_failed_fraction: float = 0.5
+    """The job fails when more than this part of its points failed, whatever the policy."""
+    substitute: Mapping[str, float] = field(default_factory=dict)
+    """A value for each response; for `substitute`."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "substitute", MappingProxyType(dict(self.substitute)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The policy as JSON-able values."""
+        return {
+            "policy": str(self.policy),
+            "retries": self.retries,
+            "max_failed_fraction": self.max_failed_fraction,
+            "substitute": dict(sorted(self.substitute.items())),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Response:
+    """Something that the simulator returns for a point."""
+
+    name: str
+    unit: str = ""
+    description: str = ""
+    low: float | None = None
+    """A run that returns less has failed: nothing physical lies below."""
+    high: float | None = None
+    """A run that returns more has failed."""
+    measure: str = ""
+    """What the simulator calls it, if not `name`: the `.meas` of ngspice, a key of the entry."""
+
+    @property
+    def extract(self) -> str:
+        """What the simulator calls it."""
+        return self.measure or self.name
+
+    def accepts(self, value: float) -> bool:
+        """Whether a value is finite and physical."""
+        low = -math.inf if self.low is None else self.low
+        high = math.inf if self.high is None else self.high
+        return math.isfinite(value) and low <= value <= high
+
+    def to_dict(self) -> dict[str, Any]:
+        """The response as JSON-able values; unset fields are left out."""
+        told: dict[str, Any] = {"name": self.name}
+        for key in ("unit", "description", "measure"):
+            if getattr(self, key):
+                told[key] = getattr(self, key)
+        if self.low is not None or self.high is not None:
+            told["range"] = [self.low, self.high]
+        return told
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deck:
+    """A simulator's input with named parameters and responses; `load_deck` makes valid ones."""
+
+    name: str
+    version: str = "1"
+    description: str = ""
+    simulator: str
+    """One of `SIMULATORS`."""
+    space: Space
+    responses: tuple[Response, ...]
+    failure_policy: FailurePolicy = field(default_factory=FailurePolicy)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """The deck's files by their path in it, with `/` between folders."""
+    templates: tuple[str, ...] = ()
+    """The files whose placeholders are filled; the first is what the simulator is given."""
+    entry: str = ""
+    """`file.py:function`, called with the parameters and returning the responses; for devsim."""
+    function: str = ""
+    """The named analytic function; for the simulator `function`."""
+    timeout_seconds: float = 300.0
+    """The wall clock that one run may take."""
+    memory_limit_bytes: int = 2 * 1024**3
+    """The address space that one run may take."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "files", MappingProxyType(dict(sorted(self.files.items()))))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Mapping proxies cannot be pickled, and decks travel to other processes.
+        names = self.__dataclass_fields__
+        state = {name: getattr(self, name) for name in names}
+        return {**state, "files": dict(self.files)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            object.__setattr__(self, name, value)
+        self.__post_init__()
+
+    @property
+    def response_names(self) -> list[str]:
+        """The responses' names, in their order."""
+        return [each.name for each in self.responses]
+
+    @property
+    def entry_file(self) -> str:
+        """The Python file that is run."""
+        return self.entry.partition(":")[0]
+
+    @property
+    def entry_function(self) -> str:
+        """The function in it that is called."""
+        return self.entry.partition(":")[2]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the deck says about itself, as JSON-able values; the files are not in it."""
+        told: dict[str, Any] = {
+            "name": self.name,
+            "version": self.version,
+            "description": self.description,
+            "simulator": self.simulator,
+            **self.space.to_dict(),
+            "responses": [each.to_dict() for each in self.responses],
+            "failure": self.failure_policy.to_dict(),
+            "timeout": self.timeout_seconds,
+            "memory_limit": self.memory_limit_bytes,
+        }
+        if self.templates:
+            told["template"] = list(self.templates)
+        for key in ("entry", "function"):
+            if getattr(self, key):
+                told[key] = getattr(self, key)
+        return told
+
+    @cached_property
+    def digest(self) -> str:
+        """The deck's identity: the SHA-256, in hex, of what it says and of its other files.
+
+        Comments and layout of deck.yaml do not count; everything it says does.
+        """
+        files = {
+            path: hashlib.sha256(content).hexdigest()
+            for path, content in self.files.items()
+            if path != DECK_FILE
+        }
+        told = json.dumps(
+            {"format": 1, "deck": self.to_dict(), "files": files},
+            sort_keys=True,
+            separators=(",", ":"),
+            allow_nan=False,
+        )
+        return hashlib.sha256(told.encode()).hexdigest()
+
+    def render(self, point: Point) -> dict[str, bytes]:
+        """The files of one run: templates with the point's values in them, the others as they are.
+
+        Floats are written in full (`2.5e-12`), so that what runs is the point.
+        """
+        values = {name.encode(): _written(value) for name, value in point.items()}
+        return {
+            path: PLACEHOLDER.sub(lambda match: values[match.group(1)], content)
+            if path in self.templates
+            else content
+            for path, content in self.files.items()
+            if path != DECK_FILE
+        }
+
+    def to_archive(self) -> bytes:
+        """The deck as a zip file; the same deck gives the same bytes."""
+        files = dict(self.files)
+        if DECK_FILE not in files:
+            files[DECK_FILE] = yaml.safe_dump(self.to_dict(), sort_keys=False).encode()
+        return write_archive(files)
+
+
+def _written(value: float | int | str) -> bytes:
+    return (value if isinstance(value, str) else repr(value)).encode()
