@@ -10,12 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any, Final
 
 import yaml
 
-from vistaflow_services.core.errors import Violations
 from vistaflow_services.decks.archives import write_archive
 from vistaflow_services.decks.space import Point, Space
 
@@ -53,9 +51,6 @@ class FailurePolicy:
     """The job fails when more than this part of its points failed, whatever the policy."""
     substitute: Mapping[str, float] = field(default_factory=dict)
     """A value for each response; for `substitute`."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "substitute", MappingProxyType(dict(self.substitute)))
 
     def to_dict(self) -> dict[str, Any]:
         """The policy as JSON-able values."""
@@ -127,20 +122,6 @@ class Deck:
     """The wall clock that one run may take."""
     memory_limit_bytes: int = 2 * 1024**3
     """The address space that one run may take."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "files", MappingProxyType(dict(sorted(self.files.items()))))
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Mapping proxies cannot be pickled, and decks travel to other processes.
-        names = self.__dataclass_fields__
-        state = {name: getattr(self, name) for name in names}
-        return {**state, "files": dict(self.files)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            object.__setattr__(self, name, value)
-        self.__post_init__()
 
     @property
     def response_names(self) -> list[str]:

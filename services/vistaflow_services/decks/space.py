@@ -189,8 +189,8 @@ class Parameter:
         if self.kind is Kind.INTEGER:
             # Each whole number has a cell of its own; the cell's upper edge belongs to the next.
             whole = np.floor(values + 0.5)
-            return np.clip(whole, self.low, self.high).astype(np.int64)
-        return np.clip(round_significant(values), self.low, self.high)
+            return np.clip(whole, self.low or 0, self.high or 0).astype(np.int64)
+        return np.minimum(np.maximum(round_significant(values), low), high)
 
     def encode(self, values: ArrayLike) -> NDArray[np.float64]:
         """Places (n,) in the unit interval of canonical `values`; the inverse of `decode`.
@@ -216,7 +216,7 @@ class Parameter:
             places = (np.log(numbers) - np.log(low)) / (np.log(high) - np.log(low))
         else:
             places = (numbers - low) / (high - low)
-        return np.clip(places, 0.0, 1.0)
+        return np.minimum(np.maximum(places, 0.0), 1.0)
 
     def positions(self, values: ArrayLike) -> NDArray[np.int64]:
         """Which choice each of `values` is, from 0.
