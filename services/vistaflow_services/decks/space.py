@@ -190,7 +190,8 @@ class Parameter:
             # Each whole number has a cell of its own; the cell's upper edge belongs to the next.
             whole = np.floor(values + 0.5)
             return np.clip(whole, self.low or 0, self.high or 0).astype(np.int64)
-        return np.minimum(np.maximum(round_significant(values), low), high)
+        bounded: NDArray[np.float64] = np.minimum(np.maximum(round_significant(values), low), high)
+        return bounded
 
     def encode(self, values: ArrayLike) -> NDArray[np.float64]:
         """Places (n,) in the unit interval of canonical `values`; the inverse of `decode`.
@@ -216,7 +217,8 @@ class Parameter:
             places = (np.log(numbers) - np.log(low)) / (np.log(high) - np.log(low))
         else:
             places = (numbers - low) / (high - low)
-        return np.minimum(np.maximum(places, 0.0), 1.0)
+        bounded: NDArray[np.float64] = np.minimum(np.maximum(places, 0.0), 1.0)
+        return bounded
 
     def positions(self, values: ArrayLike) -> NDArray[np.int64]:
         """Which choice each of `values` is, from 0.
