@@ -122,6 +122,81 @@ ROW_FORMAT_PARQUET: RowFormat.ValueType  # 3
 Global___RowFormat: _TypeAlias = RowFormat  # noqa: Y015
 
 @_typing.final
+class SimulatorInfo(_message.Message):
+    """One simulator."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    AVAILABLE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    HINT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name in decks, such as "ngspice"."""
+    available: _builtins.bool
+    """Whether it can be used."""
+    version: _builtins.str
+    """Its version. Empty if it is not there."""
+    hint: _builtins.str
+    """How to get it, or how its runs are confined. For people to read."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        available: _builtins.bool = ...,
+        version: _builtins.str = ...,
+        hint: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "hint", b"hint", "name", b"name", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SimulatorInfo: _TypeAlias = SimulatorInfo  # noqa: Y015
+
+@_typing.final
+class ListSimulatorsRequest(_message.Message):
+    """Request for DoeService.ListSimulators."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSimulatorsRequest: _TypeAlias = ListSimulatorsRequest  # noqa: Y015
+
+@_typing.final
+class ListSimulatorsResponse(_message.Message):
+    """Response for DoeService.ListSimulators."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIMULATORS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def simulators(self) -> _containers.RepeatedCompositeFieldContainer[Global___SimulatorInfo]:
+        """The simulators."""
+
+    def __init__(
+        self,
+        *,
+        simulators: _abc.Iterable[Global___SimulatorInfo] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["simulators", b"simulators"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSimulatorsResponse: _TypeAlias = ListSimulatorsResponse  # noqa: Y015
+
+@_typing.final
 class GeneratorInfo(_message.Message):
     """What a generator can do."""
 

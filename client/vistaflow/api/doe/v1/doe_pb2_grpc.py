@@ -61,6 +61,11 @@ class DoeServiceStub(object):
                 request_serializer=vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.ReadDesignRequest.SerializeToString,
                 response_deserializer=vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.ReadDesignResponse.FromString,
                 _registered_method=True)
+        self.ListSimulators = channel.unary_unary(
+                '/vistaflow.api.doe.v1.DoeService/ListSimulators',
+                request_serializer=vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.ListSimulatorsRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.ListSimulatorsResponse.FromString,
+                _registered_method=True)
 
 
 class DoeServiceServicer(object):
@@ -116,6 +121,13 @@ class DoeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListSimulators(self, request, context):
+        """Lists the simulators, which are there, and how to get those that are not.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DoeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -143,6 +155,11 @@ def add_DoeServiceServicer_to_server(servicer, server):
                     servicer.ReadDesign,
                     request_deserializer=vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.ReadDesignRequest.FromString,
                     response_serializer=vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.ReadDesignResponse.SerializeToString,
+            ),
+            'ListSimulators': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSimulators,
+                    request_deserializer=vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.ListSimulatorsRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.ListSimulatorsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -282,6 +299,33 @@ class DoeService(object):
             '/vistaflow.api.doe.v1.DoeService/ReadDesign',
             vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.ReadDesignRequest.SerializeToString,
             vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.ReadDesignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSimulators(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vistaflow.api.doe.v1.DoeService/ListSimulators',
+            vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.ListSimulatorsRequest.SerializeToString,
+            vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.ListSimulatorsResponse.FromString,
             options,
             channel_credentials,
             insecure,

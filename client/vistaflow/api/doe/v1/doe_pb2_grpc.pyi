@@ -62,6 +62,8 @@ class DoeServiceStub:
 
     Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if its job is not finished.
     """
+    ListSimulators: _grpc.UnaryUnaryMultiCallable[_doe_pb2.ListSimulatorsRequest, _doe_pb2.ListSimulatorsResponse]
+    """Lists the simulators, which are there, and how to get those that are not."""
 
 @_typing.type_check_only
 class DoeServiceAsyncStub(DoeServiceStub):
@@ -97,6 +99,8 @@ class DoeServiceAsyncStub(DoeServiceStub):
 
     Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if its job is not finished.
     """
+    ListSimulators: _aio.UnaryUnaryMultiCallable[_doe_pb2.ListSimulatorsRequest, _doe_pb2.ListSimulatorsResponse]  # type: ignore[assignment]
+    """Lists the simulators, which are there, and how to get those that are not."""
 
 class DoeServiceServicer(metaclass=_abc_1.ABCMeta):
     """Designs experiments over a deck's parameters and runs them through its
@@ -159,5 +163,13 @@ class DoeServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if its job is not finished.
         """
+
+    @_abc_1.abstractmethod
+    def ListSimulators(
+        self,
+        request: _doe_pb2.ListSimulatorsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_doe_pb2.ListSimulatorsResponse, _abc.Awaitable[_doe_pb2.ListSimulatorsResponse]]:
+        """Lists the simulators, which are there, and how to get those that are not."""
 
 def add_DoeServiceServicer_to_server(servicer: DoeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
