@@ -1,16 +1,16 @@
 """Models of simulator responses over a parameter space.
 
-    surrogate.py         the protocol of all families, folds, scores
-    kernels.py           covariances of the Gaussian process
-    gaussian_process.py  Gaussian process: smooth simulators
-    polynomial.py        ridge regression on a full polynomial: few points, strong trends
-    forest.py            a fitted ensemble of trees as plain arrays
-    trees.py             extremely randomised trees, gradient boosting: rough or tabular responses
-    choice.py            the families by name, and their choice by cross-validation
-    transforms.py        log10 of responses that span decades, and back
-    preparation.py       rows fit to learn from: cleaning, outliers, the split
-    scaling.py           the scaler, fitted on training rows and on nothing else
-    model.py             the chain from raw points to predictions with units
-    storage.py           a model on disk: arrays, JSON and hashes, nothing that executes
-    metrics.py           held-out figures with confidence intervals
+surrogate.py         the protocol of all families, folds, scores
+kernels.py           covariances of the Gaussian process
+gaussian_process.py  Gaussian process: smooth simulators
+polynomial.py        ridge regression on a full polynomial: few points, strong trends
+forest.py            a fitted ensemble of trees as plain arrays
+trees.py             extremely randomised trees, gradient boosting: rough or tabular responses
+choice.py            the families by name, and their choice by cross-validation
+transforms.py        log10 of responses that span decades, and back
+preparation.py       rows fit to learn from: cleaning, outliers, the split
+scaling.py           the scaler, fitted on training rows and on nothing else
+model.py             the chain from raw points to predictions with units
+storage.py           a model on disk: arrays, JSON and hashes, nothing that executes
+metrics.py           held-out figures with confidence intervals
 """

@@ -137,6 +137,11 @@ class GaussianProcess:
         return np.asarray(np.exp(self._log[:-1]))
 
     @property
+    def responses(self) -> Floats:
+        """The responses learnt from (n,), one a row of `X`."""
+        return self._z * self._scale + self._center
+
+    @property
     def noise_sd(self) -> float:
         """Standard deviation of the learnt noise, in the units of the response."""
         variance = self._factors.variance if self._factors else 0.0

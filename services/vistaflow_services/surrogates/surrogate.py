@@ -86,7 +86,7 @@ def score(y: Floats, mean: Floats, sd: Floats) -> dict[str, float]:
     variance = float(np.var(y))
     return {
         "rmse": error,
-        "r2": 1.0 - error**2 / variance if variance > 0 else 0.0,
+        "r2": float(1.0 - error**2 / variance) if variance > 0 else 0.0,
         "nlpd": negative_log_density(y, mean, sd),
     }
 

@@ -1,0 +1,156 @@
+"""Ridge regression on a full polynomial: few points, strong trends, an answer in milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vistaflow_services.surrogates.surrogate import (
+    Arrays,
+    Floats,
+    as_matrix,
+    as_training,
+)
+
+_PENALTIES = np.logspace(-8, 4, 49)
+
+
+def polynomial_columns(X: Floats, degree: int) -> Floats:
+    """Linear columns, and for degree 2 all squares and products, of rows centred on the cube."""
+    centred = 2.0 * (X - 0.5)
+    if degree == 1:
+        return centred
+    first, second = np.triu_indices(X.shape[1])
+    return np.hstack([centred, centred[:, first] * centred[:, second]])
+
+
+class PolynomialRidge:
+    """Polynomial of degree 1 or 2 with a ridge penalty on its standardised columns.
+
+    Degree and penalty minimise the leave-one-out error, which for ridge regression is known in
+    closed form (Allen's PRESS; Golub, Heath and Wahba, "Generalized cross-validation", 1979). The
+    deviation of a prediction is that of a new observation: residual variance with the effective
+    degrees of freedom taken off, plus the posterior variance of the coefficients.
+    """
+
+    def __init__(
+        self, *, degree: Literal[1, 2] | None = None, penalty: float | None = None
+    ) -> None:
+        """Describes the polynomial.
+
+        Args:
+            degree: 1 or 2; chosen by `fit` if None.
+            penalty: Ridge penalty relative to n; chosen by `fit` if None.
+        """
+        if degree not in (None, 1, 2):
+            raise ValueError("degree must be 1, 2 or None")
+        if penalty is not None and not (np.isfinite(penalty) and penalty > 0):
+            raise ValueError("penalty must be above 0")
+        self.degree = degree
+        self.penalty = penalty
+        self._chosen = 1
+        self._alpha = 1.0
+        self._features = 0
+        self._center, self._scale = 0.0, 1.0
+        self._column_center: Floats = np.empty(0)
+        self._column_scale: Floats = np.empty(0)
+        self._coefficients: Floats = np.empty(0)
+        self._directions: Floats = np.empty((0, 0))
+        self._spectrum: Floats = np.empty(0)
+        self._residual = 0.0
+        self._rows = 0
+        self._training: tuple[Floats, Floats] | None = None
+
+    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
+        """Learns from rows `X` (n, d) in the unit cube and responses `y` (n,)."""
+        rows, target = as_training(X, y)
+        n = len(rows)
+        self._rows, self._features = n, rows.shape[1]
+        self._training = rows, target
+        self._center = float(target.mean())
+        self._scale = float(target.std()) or 1.0
+        z = (target - self._center) / self._scale
+        best = np.inf
+        for degree in (1, 2) if self.degree is None else (self.degree,):
+            columns = polynomial_columns(rows, degree)
+            center = columns.mean(0)
+            spread = columns.std(0)
+            scale = np.where(spread > 1e-12, spread, 1.0)
+            left, singular, right = np.linalg.svd((columns - center) / scale, full_matrices=False)
+            for penalty in _PENALTIES if self.penalty is None else (self.penalty,):
+                alpha = float(penalty) * n
+                shrink = singular**2 / (singular**2 + alpha)
+                fitted = left @ (shrink * (left.T @ z))
+                leverage = 1.0 / n + (left**2) @ shrink
+                left_out = (z - fitted) / np.maximum(1.0 - leverage, 1e-6)
+                press = float(np.mean(left_out**2))
+                if press < best:
+                    best = press
+                    freedom = max(n - 1.0 - float(shrink.sum()), 1.0)
+                    self._chosen, self._alpha = degree, alpha
+                    self._column_center, self._column_scale = center, scale
+                    self._coefficients = right.T @ (
+                        shrink / np.maximum(singular, 1e-300) * (left.T @ z)
+                    )
+                    self._directions, self._spectrum = right, singular
+                    self._residual = float(np.sum((z - fitted) ** 2)) / freedom
+                    # A fit through every point tells nothing of its error; leaving out does.
+                    if n <= len(center) + 1:
+                        self._residual = max(self._residual, press)
+        return self
+
+    def predict(self, X: ArrayLike, noise: bool = False) -> tuple[Floats, Floats]:
+        """Mean and deviation (m,) of a new observation at the rows `X` (m, d)."""
+        if not self._rows:
+            raise ValueError("the polynomial has not been fitted")
+        rows = as_matrix(X, self._features)
+        columns = polynomial_columns(rows, self._chosen)
+        columns = (columns - self._column_center) / self._column_scale
+        along = columns @ self._directions.T
+        posterior = 1.0 / self._rows + (along**2) @ (1.0 / (self._spectrum**2 + self._alpha))
+        sd = np.sqrt(np.maximum(self._residual, 1e-24) * (1.0 + posterior))
+        return columns @ self._coefficients * self._scale + self._center, sd * self._scale
+
+    def leave_out(self, folds: Sequence[ArrayLike]) -> tuple[Floats, Floats]:
+        """Mean and deviation of each row predicted by a fit without its fold.
+
+        Degree and penalty are chosen anew without the fold: a fit costs milliseconds.
+        """
+        if self._training is None:
+            raise ValueError("only a polynomial fitted here, not a loaded one, can leave rows out")
+        rows, target = self._training
+        mean, sd = self.predict(rows)
+        for fold in folds:
+            out = np.asarray(fold, np.int64)
+            kept = np.setdiff1d(np.arange(len(rows)), out)
+            again = PolynomialRidge(degree=self.degree, penalty=self.penalty)
+            mean[out], sd[out] = again.fit(rows[kept], target[kept]).predict(rows[out])
+        return mean, sd
+
+    def to_arrays(self) -> Arrays:
+        """The fitted polynomial as arrays."""
+        return {
+            "shape": np.asarray([self._features, self._chosen, self._rows], np.int64),
+            "standard": np.asarray([self._center, self._scale, self._alpha, self._residual]),
+            "column_center": self._column_center,
+            "column_scale": self._column_scale,
+            "coefficients": self._coefficients,
+            "directions": self._directions,
+            "spectrum": self._spectrum,
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> Self:
+        """The polynomial that `to_arrays` was asked of."""
+        found = cls()
+        found._features, found._chosen, found._rows = (int(each) for each in arrays["shape"])
+        found._center, found._scale, found._alpha, found._residual = map(float, arrays["standard"])
+        found._column_center = np.asarray(arrays["column_center"], np.float64)
+        found._column_scale = np.asarray(arrays["column_scale"], np.float64)
+        found._coefficients = np.asarray(arrays["coefficients"], np.float64)
+        found._directions = np.asarray(arrays["directions"], np.float64)
+        found._spectrum = np.asarray(arrays["spectrum"], np.float64)
+        return found
