@@ -1,0 +1,416 @@
+"""Constrained Bayesian optimisation by asking and telling.
+
+One Gaussian process for the objective and one for each simulated constraint; a
+suggestion maximises log expected improvement plus the log probability of feasibility.
+Everything is a pure function of the seed and of what was told, so a search that is
+replayed from recorded evaluations goes on exactly as it would have.
+
+Sources: Jones, Schonlau and Welch 1998 (expected improvement); Gardner et al. 2014
+(constraints); Eriksson and Poloczek 2021 (bilog, local candidates); Ginsbourger et al. 2010
+(kriging believer); Ament et al. 2023 (logarithms).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from vistaflow_services.decks.space import Point
+from vistaflow_services.optimize.acquisition import Acquisition
+from vistaflow_services.optimize.cube import SearchCube, point_key
+from vistaflow_services.optimize.posterior import Posterior
+from vistaflow_services.optimize.surfaces import CubeSurfaces, Learner
+from vistaflow_services.optimize.warping import constraint_scale
+
+Array = NDArray[np.float64]
+Loss = Callable[[Array], tuple[float, Array]]
+
+MAX_MODEL_POINTS = 400
+"""Most points a surface is fitted on: the best half's surroundings and a spread of the rest."""
+
+GLOBAL_CANDIDATES = 1024
+LOCAL_CANDIDATES = 512
+REFINED_STARTS = 5
+CLIMB_ITERATIONS = 30
+CAUTION = 0.5
+"""Standard deviations by which a predicted constraint must be met when refining."""
+
+TOO_CLOSE = 1e-7
+"""Largest coordinate difference at which two cube points count as one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """What is known of one evaluated point."""
+
+    point: Point
+    """The canonical point."""
+
+    objective: float = np.nan
+    """The quantity to minimise; NaN when the run failed."""
+
+    sides: tuple[tuple[float, float], ...] = ()
+    """(left, right) of each simulated constraint, turned so that left <= right is met."""
+
+    feasible: bool = False
+    """Whether every constraint, known or simulated, is met."""
+
+    violation: float = np.inf
+    """How far the worst constraint is missed, relative to its limit; 0 when feasible."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the point has usable values."""
+        return bool(np.isfinite(self.objective)) and all(
+            np.isfinite(left) and np.isfinite(right) for left, right in self.sides
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Models:
+    """What a round of suggestions is made with."""
+
+    surfaces: CubeSurfaces
+    """Objective on its best scale, objective as it is, then the constraints."""
+
+    constraints: tuple[int, ...]
+    """Rows of the constraints among the surfaces."""
+
+    incumbent: Array
+    """Where the best point lies (d,)."""
+
+    best: float | None
+    """Its warped objective, or None when nothing feasible is known."""
+
+    raw_best: float | None
+    """Its objective."""
+
+    def believing(self, where: Array) -> _Models:
+        """The same as if the predictions at `where` (d,) had come true."""
+        return replace(self, surfaces=self.surfaces.believing(where[None, :]))
+
+
+@dataclass
+class BayesianSearch:
+    """A minimiser that is told evaluations and asked for the next points."""
+
+    cube: SearchCube
+    """Where to search."""
+
+    constraint_count: int
+    """How many simulated constraints each observation has."""
+
+    seed: int
+    """Fixes every random choice."""
+
+    observations: list[Observation] = field(default_factory=list)
+    """All that was told, in order."""
+
+    def __post_init__(self) -> None:
+        self._inputs: list[Array] = []
+        self._seen: set[tuple[tuple[str, str], ...]] = set()
+        self._asked = 0
+        self._objective = Learner(self.cube, self.seed)
+        self._raw = Learner(self.cube, self.seed + 1)
+        self._constraints = [
+            Learner(self.cube, self.seed + 2 + j) for j in range(self.constraint_count)
+        ]
+        self._failure = Learner(self.cube, self.seed + 2 + self.constraint_count)
+
+    def tell(self, observations: Sequence[Observation]) -> None:
+        """Takes in evaluated points, failed ones too."""
+        encoded = self.cube.space.encode([each.point for each in observations])
+        for each, inputs in zip(observations, encoded, strict=True):
+            self.observations.append(each)
+            self._inputs.append(np.asarray(inputs, dtype=np.float64))
+            self._seen.add(point_key(each.point))
+
+    @property
+    def best(self) -> Observation | None:
+        """The best feasible observation, or the one of least violation when there is none."""
+        return best_observation(self.observations)
+
+    def ask(self, count: int, *, remaining: int | None = None) -> list[Point]:
+        """The next points to evaluate, at most `count`, none of them told before.
+
+        `remaining` is how many evaluations are left, these included: near the end the search
+        turns from exploring to refining. Fewer points, down to none, come back only when the
+        space has no more.
+        """
+        rng = np.random.default_rng([self.seed, len(self.observations), self._asked])
+        ok = [row for row, each in enumerate(self.observations) if each.ok]
+        proposals: list[Point] = []
+        taken = set(self._seen)
+        if len(ok) < 2:
+            return self._explore(count, rng, taken)
+        models = self._fit(ok)
+        for slot in range(count):
+            turn = self._asked + slot
+            inputs = self._propose(models, turn, remaining, rng, taken)
+            if inputs is None:
+                break
+            point, where = inputs
+            proposals.append(point)
+            taken.add(point_key(point))
+            if slot + 1 < count:
+                models = models.believing(where)
+        self._asked += len(proposals)
+        return proposals
+
+    def _explore(
+        self, count: int, rng: np.random.Generator, taken: set[tuple[tuple[str, str], ...]]
+    ) -> list[Point]:
+        """Space-filling points, for want of two usable observations."""
+        found: list[Point] = []
+        points, _ = self.cube.canonical(
+            self.cube.sample(lambda n: latin(n, self.cube.dimension, rng), 64 * count)
+        )
+        for point, allowed in zip(points, self.cube.allows(points), strict=True):
+            if allowed and point_key(point) not in taken and len(found) < count:
+                taken.add(point_key(point))
+                found.append(point)
+        self._asked += len(found)
+        return found
+
+    def _fit(self, ok: list[int]) -> _Models:
+        inputs = np.array([self._inputs[row] for row in ok])
+        told = [self.observations[row] for row in ok]
+        objective = np.array([each.objective for each in told])
+        feasible = np.array([each.feasible for each in told])
+        violation = np.array([each.violation for each in told])
+        order = np.lexsort((objective, np.where(feasible, 0.0, violation)))
+        incumbent = inputs[order[0]]
+        chosen = self._subset(inputs, incumbent)
+        features = self.cube.features(inputs[chosen])
+        warped, warping = self._objective.fit_warped(features, objective[chosen])
+        quantities = [warped, self._raw.fit(features, objective[chosen])]
+        for j, learner in enumerate(self._constraints):
+            left = np.array([each.sides[j][0] for each in told])
+            right = np.array([each.sides[j][1] for each in told])
+            scaled = constraint_scale(left, right)
+            if np.ptp(scaled) > 0:
+                quantities.append(learner.fit(features, scaled[chosen]))
+        posteriors = [Posterior(features, quantities)]
+        constraint_count = len(quantities) - 2
+        if len(ok) < len(self.observations):
+            everything = np.array(self._inputs)
+            near = self._subset(everything, incumbent)
+            failed = np.array([-1.0 if self.observations[row].ok else 1.0 for row in near])
+            features = self.cube.features(everything[near])
+            posteriors.append(Posterior(features, [self._failure.fit(features, failed)]))
+            constraint_count += 1
+        best = float(objective[feasible].min()) if feasible.any() else None
+        return _Models(
+            surfaces=CubeSurfaces(self.cube, posteriors),
+            constraints=tuple(range(2, 2 + constraint_count)),
+            incumbent=incumbent,
+            best=None if best is None else float(warping.apply(np.array([best]))[0]),
+            raw_best=best,
+        )
+
+    def _subset(self, inputs: Array, incumbent: Array) -> NDArray[np.int64]:
+        """Rows to fit on: all, or the nearest to the incumbent and an even pick of the rest."""
+        if len(inputs) <= MAX_MODEL_POINTS:
+            return np.arange(len(inputs))
+        order = np.argsort(np.abs(inputs - incumbent).max(axis=1), kind="stable")
+        near, far = order[: MAX_MODEL_POINTS // 2], np.sort(order[MAX_MODEL_POINTS // 2 :])
+        spread = far[np.linspace(0, len(far) - 1, MAX_MODEL_POINTS // 2).astype(np.int64)]
+        return np.sort(np.concatenate([near, spread]))
+
+    def _propose(
+        self,
+        models: _Models,
+        turn: int,
+        remaining: int | None,
+        rng: np.random.Generator,
+        taken: set[tuple[tuple[str, str], ...]],
+    ) -> tuple[Point, Array] | None:
+        raw = models.best is not None and turn % 6 == 3
+        acquisition = Acquisition(
+            surfaces=models.surfaces,
+            objective=1 if raw else 0,
+            constraints=models.constraints,
+            best=models.raw_best if raw else models.best,
+        )
+        drawn = [self.cube.sample(lambda n: latin(n, self.cube.dimension, rng), GLOBAL_CANDIDATES)]
+        drawn.append(self.cube.sample(lambda n: around(models.incumbent, n, rng), LOCAL_CANDIDATES))
+        candidates = np.vstack(drawn)
+        merits = acquisition.values(candidates)
+        order = np.argsort(-merits, kind="stable")
+        lottery = rng.permutation(order[:200])[:2]
+        starts = [*order[: REFINED_STARTS - len(lottery)], *lottery]
+        refined = [self._refine(acquisition, candidates[row]) for row in starts]
+        if models.best is not None and _refining(turn, remaining):
+            lead = [self._descend(models, start) for start in (models.incumbent, refined[0][1])]
+            lead_merit = [(-value, where) for value, where in lead]
+            ranked = sorted(lead_merit, key=lambda each: -each[0])
+            ranked += sorted(refined, key=lambda each: -each[0])
+        else:
+            ranked = sorted(refined, key=lambda each: -each[0])
+        inputs = np.vstack([*(where for _, where in ranked), candidates[order]])
+        return self._first_new(inputs, taken)
+
+    def _first_new(
+        self, inputs: Array, taken: set[tuple[tuple[str, str], ...]]
+    ) -> tuple[Point, Array] | None:
+        known = np.array(self._inputs)
+        for start in range(0, len(inputs), 64):
+            points, where = self.cube.canonical(inputs[start : start + 64])
+            allowed = self.cube.allows(points)
+            for point, here, good in zip(points, where, allowed, strict=True):
+                if not good or point_key(point) in taken:
+                    continue
+                if np.abs(known - here).max(axis=1).min() > TOO_CLOSE:
+                    return point, here
+        return None
+
+    def _refine(self, acquisition: Acquisition, start: Array) -> tuple[float, Array]:
+        """Climbs from `start` over real coordinates, then over discrete neighbours, in turns."""
+        where = start
+        merit = float(acquisition.values(where[None, :])[0])
+        for _ in range(3):
+            merit, where = self._climb(acquisition, merit, where)
+            around_here = self.cube.neighbours(where)
+            if not len(around_here):
+                break
+            around_here = around_here[self.cube.allowed(around_here)]
+            if not len(around_here):
+                break
+            merits = acquisition.values(around_here)
+            top = int(merits.argmax())
+            if merits[top] <= merit:
+                break
+            merit, where = float(merits[top]), around_here[top]
+        return merit, where
+
+    def _climb(self, acquisition: Acquisition, merit: float, start: Array) -> tuple[float, Array]:
+        free = self.cube.continuous
+        if not len(free):
+            return merit, start
+
+        def loss(reals: Array) -> tuple[float, Array]:
+            full = start.copy()
+            full[free] = np.clip(reals, 0.0, 1.0)
+            value, slope = acquisition.value_and_slope(full)
+            return -value, -slope[free]
+
+        found = self._minimise(loss, start, None)
+        if found is None:
+            return merit, start
+        reached = float(acquisition.values(found[None, :])[0])
+        return (reached, found) if reached > merit else (merit, start)
+
+    def _descend(self, models: _Models, start: Array) -> tuple[float, Array]:
+        """Minimises the predicted objective where every constraint is predicted to be met."""
+        free = self.cube.continuous
+        if not len(free):
+            return np.inf, start
+
+        def loss(reals: Array) -> tuple[float, Array]:
+            full = start.copy()
+            full[free] = np.clip(reals, 0.0, 1.0)
+            mean, _, dmean, _ = models.surfaces.gradient(full)
+            return float(mean[0]), dmean[0][free]
+
+        found = self._minimise(loss, start, models)
+        if found is None:
+            return np.inf, start
+        return float(models.surfaces.predict(found[None, :])[0][0, 0]), found
+
+    def _minimise(self, loss: Loss, start: Array, models: _Models | None) -> Array | None:
+        """Descends over real coordinates within what is known, and predicted if given, to hold."""
+        free = self.cube.continuous
+        bounds = [(0.0, 1.0)] * len(free)
+        full = start.copy()
+        rows = list(models.constraints) if models else []
+        if not rows and not self.cube.known:
+            found = minimize(
+                loss,
+                start[free],
+                jac=True,
+                method="L-BFGS-B",
+                bounds=bounds,
+                options={"maxiter": CLIMB_ITERATIONS},
+            )
+            full[free] = np.clip(found.x, 0.0, 1.0)
+            return full
+        last: list[tuple[bytes, Array, Array]] = []
+
+        def limits(reals: Array) -> tuple[Array, Array]:
+            key = reals.tobytes()
+            if not last or last[0][0] != key:
+                here = start.copy()
+                here[free] = np.clip(reals, 0.0, 1.0)
+                values, slopes = self.cube.excess_slope(here)
+                if models:
+                    mean, sd, dmean, dsd = models.surfaces.gradient(here)
+                    values = np.append(values, mean[rows] + CAUTION * sd[rows])
+                    slopes = np.vstack([slopes, dmean[rows] + CAUTION * dsd[rows]])
+                last[:] = [(key, -values, -slopes[:, free])]
+            return last[0][1], last[0][2]
+
+        found = minimize(
+            loss,
+            start[free],
+            jac=True,
+            method="SLSQP",
+            bounds=bounds,
+            constraints=[
+                {"type": "ineq", "fun": lambda x: limits(x)[0], "jac": lambda x: limits(x)[1]}
+            ],
+            options={"maxiter": CLIMB_ITERATIONS, "ftol": 1e-9},
+        )
+        if not np.isfinite(found.x).all():
+            return None
+        full[free] = np.clip(found.x, 0.0, 1.0)
+        return self._into_allowed(start, full)
+
+    def _into_allowed(self, inside: Array, reached: Array) -> Array:
+        """The farthest allowed point on the way from an allowed one to `reached`."""
+        shares = np.concatenate([[1.0], 1.0 - 0.5 ** np.arange(40, 0, -1), [0.0]])
+        way = inside + shares[:, None] * (reached - inside)
+        allowed = self.cube.allowed(self.cube.canonical(way)[1])
+        return way[int(allowed.argmax())] if allowed.any() else inside
+
+
+def best_observation(observations: Sequence[Observation]) -> Observation | None:
+    """The feasible observation of smallest objective, else the usable one of least violation.
+
+    Of equals the earliest wins.
+    """
+    usable = [each for each in observations if each.ok]
+    if not usable:
+        return None
+    return min(
+        usable,
+        key=lambda each: (
+            not each.feasible,
+            0.0 if each.feasible else each.violation,
+            each.objective,
+        ),
+    )
+
+
+def latin(count: int, dimension: int, rng: np.random.Generator) -> Array:
+    """A Latin hypercube (count, dimension)."""
+    order = rng.permuted(np.tile(np.arange(count), (dimension, 1)), axis=1).T
+    return np.asarray((order + rng.random((count, dimension))) / count, dtype=np.float64)
+
+
+def around(centre: Array, count: int, rng: np.random.Generator) -> Array:
+    """Inputs (count, d) at distances from 0.0003 to 0.3 of `centre`, few coordinates changed."""
+    dimension = len(centre)
+    width = 10.0 ** rng.uniform(-3.5, -0.5, (count, 1))
+    moved = rng.random((count, dimension)) < max(0.3, 2.0 / dimension)
+    step = rng.normal(0.0, 1.0, (count, dimension)) * width * moved
+    return np.asarray(np.clip(centre + step, 0.0, 1.0), dtype=np.float64)
+
+
+def _refining(turn: int, remaining: int | None) -> bool:
+    if remaining is not None and remaining <= 4:
+        return True
+    return turn % 3 == 2

@@ -1,0 +1,179 @@
+"""The unit cube an optimiser searches: discrete levels, neighbours and known limits.
+
+A space is searched in the coordinates of `Space.encode`: each real parameter runs
+over [0, 1] on its own scale, each integer, ordinal or categorical one sits at one of a few
+positions. What constraints over parameters alone say is known exactly, and
+is used exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vistaflow_services.core.expressions import Constraint
+from vistaflow_services.decks.space import Kind, Parameter, Point, Space
+
+Array = NDArray[np.float64]
+
+MAX_LEVELS = 64
+"""Integer parameters with more levels are searched as if real, then rounded."""
+
+
+def point_key(point: Point) -> tuple[tuple[str, str], ...]:
+    """A hashable identity of a canonical point."""
+    return tuple((name, repr(value)) for name, value in sorted(point.items()))
+
+
+class SearchCube:
+    """The searchable form of a space with constraints that involve parameters only."""
+
+    def __init__(self, space: Space, known: Sequence[Constraint] = ()) -> None:
+        self.space = space
+        self.known = (*space.constraints, *known)
+        self._read = sorted({name for each in self.known for name in each.names})
+        self.dimension = space.dimension
+        self.levels = [self._levels(j, each) for j, each in enumerate(space.parameters)]
+        self.continuous = np.array(
+            [j for j, levels in enumerate(self.levels) if levels is None], dtype=np.int64
+        )
+        self._one_hot = [
+            each.kind is Kind.CATEGORICAL and len(each.choices) > 2 for each in space.parameters
+        ]
+
+    def _levels(self, column: int, parameter: Parameter) -> Array | None:
+        values: Sequence[float | int | str]
+        if parameter.kind is Kind.REAL:
+            return None
+        if parameter.kind is Kind.INTEGER:
+            low, high = int(parameter.low or 0), int(parameter.high or 0)
+            if high - low >= MAX_LEVELS:
+                return None
+            values = range(low, high + 1)
+        else:
+            values = parameter.choices
+        centre = self.space.decode(np.full((1, self.dimension), 0.5))[0]
+        points: list[Point] = [{**centre, parameter.name: value} for value in values]
+        return np.asarray(self.space.encode(points)[:, column], dtype=np.float64)
+
+    @property
+    def is_continuous(self) -> bool:
+        """Whether every parameter is searched as real."""
+        return len(self.continuous) == self.dimension
+
+    def snap(self, inputs: Array) -> Array:
+        """Inputs (n, d) with each discrete coordinate moved to its nearest level."""
+        snapped = np.clip(inputs, 0.0, 1.0)
+        for column, levels in enumerate(self.levels):
+            if levels is not None:
+                distance = np.abs(snapped[:, column, None] - levels[None, :])
+                snapped[:, column] = levels[distance.argmin(axis=1)]
+        return snapped
+
+    def canonical(self, inputs: Array) -> tuple[list[Point], Array]:
+        """The canonical points nearest to inputs (n, d), and where exactly they lie (n, d)."""
+        points = self.space.decode(self.snap(inputs))
+        return points, np.asarray(self.space.encode(points), dtype=np.float64)
+
+    def neighbours(self, point: Array) -> Array:
+        """Inputs (k, d) that differ from `point` (d,) in one discrete coordinate.
+
+        The adjacent levels of ordered parameters, every other choice of unordered ones.
+        """
+        found: list[Array] = []
+        for column, levels in enumerate(self.levels):
+            if levels is None:
+                continue
+            here = int(np.abs(levels - point[column]).argmin())
+            unordered = self.space.parameters[column].kind is Kind.CATEGORICAL
+            others = range(len(levels)) if unordered else (here - 1, here + 1)
+            for level in others:
+                if level != here and 0 <= level < len(levels):
+                    moved = point.copy()
+                    moved[column] = levels[level]
+                    found.append(moved)
+        return np.array(found).reshape(-1, self.dimension)
+
+    def features(self, inputs: Array) -> Array:
+        """Model inputs (n, p): unit coordinates, with unordered choices as one column each.
+
+        One-hot columns come after all others, so that the first coordinates of the
+        slope of a model are those of the parameters in `feature_columns`.
+        """
+        plain = inputs[:, self.feature_columns]
+        blocks = [plain]
+        for column, one_hot in enumerate(self._one_hot):
+            if one_hot:
+                levels = self.levels[column]
+                assert levels is not None
+                nearest = np.abs(inputs[:, column, None] - levels[None, :]).argmin(axis=1)
+                blocks.append(np.eye(len(levels))[nearest])
+        return np.hstack(blocks)
+
+    @property
+    def feature_columns(self) -> list[int]:
+        """Columns of the cube that are model inputs as they are."""
+        return [column for column, one_hot in enumerate(self._one_hot) if not one_hot]
+
+    def excess(self, inputs: Array) -> Array:
+        """Signed violations (n, k) of the known constraints at inputs (n, d); <= 0 is met."""
+        columns = self._columns(inputs)
+        found = [np.broadcast_to(each.violation(columns), (len(inputs),)) for each in self.known]
+        return np.array(found, dtype=np.float64).reshape(len(self.known), len(inputs)).T
+
+    def allowed(self, inputs: Array) -> NDArray[np.bool_]:
+        """Which inputs (n, d) meet every known constraint."""
+        columns = self._columns(inputs)
+        met = np.ones(len(inputs), dtype=np.bool_)
+        for each in self.known:
+            met &= each.met(columns)
+        return met
+
+    def allows(self, points: Sequence[Point]) -> NDArray[np.bool_]:
+        """Which points meet every known constraint."""
+        columns = {name: np.array([each[name] for each in points]) for name in self._read}
+        met = np.ones(len(points), dtype=np.bool_)
+        for each in self.known:
+            met &= each.met(columns)
+        return met
+
+    def _columns(self, inputs: Array) -> dict[str, NDArray[np.generic]]:
+        """The values, at inputs (n, d), of the parameters that known constraints read."""
+        return {
+            each.name: each.decode(inputs[:, column])
+            for column, each in enumerate(self.space.parameters)
+            if each.name in self._read
+        }
+
+    def excess_slope(self, point: Array) -> tuple[Array, Array]:
+        """Known violations (k,) at one point and their slopes (k, d), by central differences."""
+        step = 1e-6
+        shifts = np.zeros((2 * len(self.continuous) + 1, self.dimension))
+        for row, column in enumerate(self.continuous):
+            shifts[1 + 2 * row, column] = step
+            shifts[2 + 2 * row, column] = -step
+        moved = np.clip(point + shifts, 0.0, 1.0)
+        values = self.excess(moved)
+        slope = np.zeros((values.shape[1], self.dimension))
+        for row, column in enumerate(self.continuous):
+            width = moved[1 + 2 * row, column] - moved[2 + 2 * row, column]
+            slope[:, column] = (values[1 + 2 * row] - values[2 + 2 * row]) / width
+        return values[0], slope
+
+    def sample(self, draw: Callable[[int], Array], count: int) -> Array:
+        """Allowed inputs, at most `count`, by rejection from `draw`.
+
+        Gives up after 20 rounds: a space almost wholly forbidden yields few or none.
+        """
+        kept: list[Array] = []
+        total = 0
+        for _ in range(20 if self.known else 1):
+            drawn = self.snap(draw(count))
+            drawn = drawn[self.allowed(drawn)] if self.known else drawn
+            kept.append(drawn)
+            total += len(drawn)
+            if total >= count:
+                break
+        return np.vstack(kept)[:count]
