@@ -6,9 +6,103 @@ deck, links that do, anything but plain files, and more or larger files than a d
 
 from __future__ import annotations
 
+import gzip
 import io
+import lzma
+import os
+import stat
+import tarfile
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import IO, Final
+
+from vistaflow_services.core.errors import InvalidError, Violations
+
+MAX_FILES: Final = 64
+"""Most files in one deck."""
+
+MAX_BYTES: Final = 1024 * 1024
+"""Most bytes in all files of a deck together."""
+
+MAX_ARCHIVE_BYTES: Final = 4 * MAX_BYTES
+"""Largest archive that is opened at all."""
+
+MAX_ENTRIES: Final = 1024
+"""Most entries, left-out ones included, that are looked at."""
+
+_CORRUPT: Final = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+)
+"""What the standard library raises over archives that are broken, encrypted or of odd methods."""
+
+
+def read_folder(folder: Path) -> dict[str, bytes]:
+    """The files of a deck's folder, by their path in it with `/` between folders.
+
+    Left out are hidden files, `__pycache__`, `*.pyc`, `*.md` and `kit.yaml`: they are no part of
+    what is simulated.
+
+    Raises:
+        InvalidError: With every file that is refused.
+    """
+    if not folder.is_dir():
+        raise InvalidError(f"{folder.name}: no such folder; give the folder that holds deck.yaml")
+    found = Violations()
+    collected = _Collected(found)
+    root = folder.resolve()
+    for path in _walk(root, collected, found):
+        told = path.relative_to(root).as_posix()
+        if not path.resolve().is_relative_to(root):
+            found.add(told, "a link out of the deck's folder; put the file itself there")
+            continue
+        # A pipe would keep a reader waiting, and a link may have changed since it was looked at.
+        try:
+            handle = os.open(path.resolve(), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        except OSError as error:
+            found.add(told, f"cannot be read: {error.strerror}")
+            continue
+        with os.fdopen(handle, "rb") as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                found.add(told, "is no plain file")
+                continue
+            collected.take(told, file)
+    found.check()
+    return collected.files
+
+
+def read_archive_files(archive: bytes) -> dict[str, bytes]:
+    """The files in a zip, tar or tar.gz; a single folder around them all is taken off.
+
+    Raises:
+        InvalidError: If it is no such archive, or with every entry that is refused.
+    """
+    if len(archive) > MAX_ARCHIVE_BYTES:
+        raise InvalidError(
+            f"the archive has {len(archive)} bytes, at most {MAX_ARCHIVE_BYTES} are opened"
+        )
+    found = Violations()
+    collected = _Collected(found)
+    try:
+        if zipfile.is_zipfile(io.BytesIO(archive)):
+            _read_zip(archive, collected, found)
+        else:
+            _read_tar(archive, collected, found)
+    except _CORRUPT as error:
+        raise InvalidError(
+            "the archive cannot be read as a zip or tar.gz file; pack the deck's folder anew"
+        ) from error
+    found.check()
+    return _without_folder(collected.files)
 
 
 def write_archive(files: Mapping[str, bytes]) -> bytes:
@@ -19,6 +113,156 @@ def write_archive(files: Mapping[str, bytes]) -> bytes:
             # The oldest date that zip knows: when the deck was packed is no part of it.
             entry = zipfile.ZipInfo(path, date_time=(1980, 1, 1, 0, 0, 0))
             entry.compress_type = zipfile.ZIP_DEFLATED
-            entry.external_attr = 0o644 << 16
+            entry.create_system = 3
+            entry.external_attr = (stat.S_IFREG | 0o644) << 16
             archive.writestr(entry, files[path])
     return buffer.getvalue()
+
+
+def path_problem(path: str) -> str:
+    """Why a path may not name a file of a deck, or nothing."""
+    parts = PurePosixPath(path).parts
+    if not parts or len(path) > 200:
+        return "a path has 1 to 200 characters"
+    if path.startswith(("/", "~")) or "\\" in path or ":" in path:
+        return "is no relative path with / between folders"
+    if ".." in parts:
+        return "leaves the deck's folder; a deck's files lie in its folder"
+    if not path.isprintable():
+        return "has characters that cannot be printed"
+    return ""
+
+
+class _Collected:
+    """Files up to the limits of a deck; what is over is noted once."""
+
+    def __init__(self, found: Violations) -> None:
+        self.files: dict[str, bytes] = {}
+        self._found = found
+        self._bytes = 0
+        self._entries = 0
+        self._told: set[str] = set()
+
+    def entry(self) -> bool:
+        """Counts an entry, also of what is left out; false once there are too many."""
+        self._entries += 1
+        if self._entries > MAX_ENTRIES:
+            self._once("", f"more than {MAX_ENTRIES} entries; a deck has a folder of its own")
+        return self._entries <= MAX_ENTRIES
+
+    def take(self, path: str, file: IO[bytes]) -> None:
+        """Reads one file, never more of it than still fits."""
+        if len(self.files) >= MAX_FILES:
+            self._once(
+                "", f"more than {MAX_FILES} files; keep what the simulator does not need out"
+            )
+            return
+        content = file.read(MAX_BYTES - self._bytes + 1)
+        if self._bytes + len(content) > MAX_BYTES:
+            self._once(path, f"with it the files have more than {MAX_BYTES} bytes together")
+            return
+        if path in self.files:
+            self._found.add(path, "is in the archive twice")
+            return
+        self._bytes += len(content)
+        self.files[path] = content
+
+    def _once(self, field: str, problem: str) -> None:
+        kind = problem.split(";")[0]
+        if kind not in self._told:
+            self._told.add(kind)
+            self._found.add(field, problem)
+
+
+def _left_out(path: str) -> bool:
+    parts = PurePosixPath(path).parts
+    return (
+        any(each == "__pycache__" or each == "__MACOSX" or each.startswith(".") for each in parts)
+        and ".." not in parts
+    ) or (path.endswith((".pyc", ".md")) or parts[-1:] == ("kit.yaml",))
+
+
+def _walk(folder: Path, collected: _Collected, found: Violations) -> Iterator[Path]:
+    """Every file below a folder in a fixed order; folders that are links are refused."""
+    root = folder
+    pending = [folder]
+    while pending:
+        try:
+            entries = sorted(pending.pop().iterdir(), reverse=True)
+        except OSError as error:
+            found.add("", f"a folder cannot be read: {error.strerror}")
+            continue
+        for path in entries:
+            told = path.relative_to(root).as_posix()
+            if _left_out(told):
+                continue
+            if not collected.entry():
+                return
+            if path.is_symlink() and path.is_dir():
+                found.add(told, "is a link to a folder; put the files themselves there")
+            elif path.is_dir():
+                pending.append(path)
+            elif problem := path_problem(told):
+                found.add(told, problem)
+            else:
+                yield path
+
+
+def _read_zip(archive: bytes, collected: _Collected, found: Violations) -> None:
+    with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+        for entry in opened.infolist():
+            # `orig_filename` is what was stored; `filename` is already mended on some systems.
+            path = entry.orig_filename
+            if not collected.entry():
+                return
+            if entry.is_dir() or _left_out(path):
+                continue
+            mode = entry.external_attr >> 16
+            if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
+                found.add(path, "is a link or a device; a deck holds plain files")
+            elif problem := path_problem(path):
+                found.add(path, problem)
+            elif entry.flag_bits & 0x1:
+                found.add(path, "is encrypted")
+            else:
+                with opened.open(entry) as file:
+                    collected.take(_plain(path), file)
+
+
+def _read_tar(archive: bytes, collected: _Collected, found: Violations) -> None:
+    plain: IO[bytes] = io.BytesIO(archive)
+    if archive[:2] == b"\x1f\x8b":
+        # Bounded before tarfile sees it: seeking over an entry unpacks all of it.
+        limit = 2 * MAX_BYTES + 1024 * MAX_ENTRIES
+        with gzip.open(plain) as unpacked:
+            content = unpacked.read(limit + 1)
+        if len(content) > limit:
+            found.add("", f"the archive unpacks to more than {limit} bytes")
+            return
+        plain = io.BytesIO(content)
+    with tarfile.open(fileobj=plain, mode="r:") as opened:
+        for entry in opened:
+            if not collected.entry():
+                return
+            path = entry.name
+            if entry.isdir() or _left_out(path):
+                continue
+            if not entry.isreg():
+                found.add(path, "is a link or a device; a deck holds plain files")
+            elif problem := path_problem(path):
+                found.add(path, problem)
+            elif (file := opened.extractfile(entry)) is not None:
+                collected.take(_plain(path), file)
+
+
+def _plain(path: str) -> str:
+    """`./deck.yaml`, as tar writes it, is `deck.yaml`."""
+    return str(PurePosixPath(path))
+
+
+def _without_folder(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Takes off the one folder that archives are commonly packed in."""
+    tops = {path.split("/", 1)[0] for path in files if "/" in path}
+    if len(tops) != 1 or any("/" not in path for path in files):
+        return files
+    return {path.split("/", 1)[1]: content for path, content in files.items()}

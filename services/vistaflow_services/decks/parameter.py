@@ -1,0 +1,352 @@
+"""One parameter: what values it takes, and how they lie in the unit interval."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vistaflow_services.core.errors import Violations
+from vistaflow_services.core.expressions import FUNCTIONS, suggest
+from vistaflow_services.decks.rounding import round_significant
+
+Choice = str | float | int
+"""A value of a parameter."""
+
+NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
+"""What parameters, responses and decks may be called."""
+
+MAX_CHOICES: Final = 1000
+_MAX_INTEGER = 2**53
+
+
+class Kind(StrEnum):
+    """What values a parameter takes."""
+
+    REAL = "real"
+    INTEGER = "integer"
+    CATEGORICAL = "categorical"
+    """One of some choices that have no order."""
+    ORDINAL = "ordinal"
+    """One of some choices, in their order."""
+
+
+class Scale(StrEnum):
+    """How a range is laid out in the unit interval."""
+
+    LINEAR = "linear"
+    LOG = "log"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """Something that may be varied; valid once made.
+
+    Raises:
+        InvalidError: From the constructor, with every mistake under the name of its field.
+    """
+
+    name: str
+    kind: Kind = Kind.REAL
+    low: float | None = None
+    """Smallest value, inclusive; real and integer parameters only."""
+    high: float | None = None
+    """Largest value, inclusive; real and integer parameters only."""
+    choices: tuple[Choice, ...] = ()
+    """At least two different ones, all text or all numbers; numbers of an ordinal one ascend."""
+    unit: str = ""
+    scale: Scale = Scale.LINEAR
+    default: Choice | None = None
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        found = Violations()
+        check_name(self.name, "name", found)
+        if self.kind in (Kind.REAL, Kind.INTEGER):
+            self._check_range(found)
+        else:
+            self._check_choices(found)
+        found.check()
+        object.__setattr__(self, "choices", _canonical_choices(self.choices))
+        if self.kind is Kind.INTEGER:
+            object.__setattr__(self, "low", int(self.low or 0))
+            object.__setattr__(self, "high", int(self.high or 0))
+        elif self.kind is Kind.REAL:
+            object.__setattr__(self, "low", float(self.low or 0))
+            object.__setattr__(self, "high", float(self.high or 0))
+        if self.default is not None:
+            value, problem = self.canonical(self.default)
+            if problem:
+                found.add("default", problem)
+            object.__setattr__(self, "default", value)
+        found.check()
+
+    def _check_range(self, found: Violations) -> None:
+        if self.choices:
+            found.add("choices", f"a {self.kind} parameter has a range, not choices")
+        for field, value in (("low", self.low), ("high", self.high)):
+            if value is None:
+                found.add(field, f"missing; a {self.kind} parameter needs a range of two numbers")
+            elif not _is_number(value) or not math.isfinite(value):
+                found.add(field, f"`{value}` is not a finite number")
+            elif self.kind is Kind.INTEGER and (value != int(value) or abs(value) > _MAX_INTEGER):
+                found.add(field, f"{value!r} is not a whole number of at most 2**53")
+        if found:
+            return
+        assert self.low is not None
+        assert self.high is not None
+        if self.low >= self.high:
+            found.add("low", f"{self.low!r} is not below the upper end {self.high!r}")
+        elif not math.isfinite(self.high - self.low):
+            found.add("high", "the range is too wide for double precision")
+        if self.scale is Scale.LOG and self.low <= 0:
+            found.add("low", f"a log scale needs a range above 0, not one from {self.low!r}")
+
+    def _check_choices(self, found: Violations) -> None:
+        if self.low is not None or self.high is not None:
+            found.add("low", f"a {self.kind} parameter has choices, not a range")
+        if self.scale is not Scale.LINEAR:
+            found.add("scale", f"a {self.kind} parameter has no scale")
+        if not 2 <= len(self.choices) <= MAX_CHOICES:
+            found.add("choices", f"{len(self.choices)} choices; give 2 to {MAX_CHOICES}")
+            return
+        texts = [each for each in self.choices if isinstance(each, str)]
+        numbers = [each for each in self.choices if _is_number(each)]
+        if len(texts) not in (0, len(self.choices)) or len(texts) + len(numbers) < len(
+            self.choices
+        ):
+            found.add("choices", "all must be texts or all numbers; quote what is meant as text")
+        elif len(set(self.choices)) < len(self.choices):
+            twice = next(each for each in self.choices if self.choices.count(each) > 1)
+            found.add("choices", f"`{twice}` is given twice")
+        elif any(not each.isprintable() or not 1 <= len(each) <= 64 for each in texts):
+            found.add("choices", "a text has 1 to 64 printable characters")
+        elif not all(math.isfinite(float(each)) for each in numbers):
+            found.add("choices", "numbers must be finite")
+        elif self.kind is Kind.ORDINAL and numbers != sorted(numbers, key=float):
+            found.add("choices", "the numbers of an ordinal parameter must ascend")
+
+    @property
+    def dtype(self) -> type[Any] | None:
+        """The type of its columns, if it is not that of its choices."""
+        if self.choices:
+            return None
+        return np.int64 if self.kind is Kind.INTEGER else np.float64
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether formulas can read it."""
+        return not (self.choices and isinstance(self.choices[0], str))
+
+    def canonical(self, value: object) -> tuple[Choice | None, str]:
+        """The one form of `value` that points hold, and what is wrong with it (or nothing)."""
+        if isinstance(value, np.generic):
+            value = value.item()
+        if self.choices:
+            if isinstance(value, bool) or not isinstance(value, str | float | int):
+                return None, f"`{value!r}` is not one of its choices"
+            for each in self.choices:
+                if each == value and isinstance(each, str) == isinstance(value, str):
+                    return each, ""
+            told = ", ".join(f"`{each}`" for each in self.choices[:8])
+            return None, f"`{value}` is not one of its choices {told}"
+        if not _is_number(value) or not math.isfinite(value):  # type: ignore[arg-type]
+            return None, f"`{value}` is not a finite number"
+        number = float(value)  # type: ignore[arg-type]
+        assert self.low is not None
+        assert self.high is not None
+        if self.kind is Kind.INTEGER and number != round(number):
+            return None, f"{value} is not a whole number"
+        if not _slack(self.low, self.high, below=True) <= number <= _slack(self.low, self.high):
+            unit = f" {self.unit}" if self.unit else ""
+            return None, f"{value} is outside its range {self.low!r} to {self.high!r}{unit}"
+        if self.kind is Kind.INTEGER:
+            return round(number), ""
+        return float(np.clip(round_significant(number), self.low, self.high)), ""
+
+    def decode(self, unit: NDArray[np.float64]) -> NDArray[Any]:
+        """Values at places (n,) of the unit interval; places outside are moved to its ends."""
+        unit = np.clip(unit, 0.0, 1.0)
+        if self.choices:
+            cells = len(self.choices)
+            places = np.minimum((unit * cells).astype(np.int64), cells - 1)
+            return np.take(np.array(self.choices), places)
+        low, high = self._ends()
+        if self.scale is Scale.LOG:
+            values = np.exp(np.log(low) + unit * (np.log(high) - np.log(low)))
+        else:
+            values = low + unit * (high - low)
+        if self.kind is Kind.INTEGER:
+            # Each whole number has a cell of its own; the cell's upper edge belongs to the next.
+            whole = np.floor(values + 0.5)
+            held = np.minimum(np.maximum(whole, low + 0.5), high - 0.5)
+            return np.asarray(held, dtype=np.int64)
+        bounded: NDArray[np.float64] = np.minimum(np.maximum(round_significant(values), low), high)
+        return bounded
+
+    def encode(self, values: ArrayLike) -> NDArray[np.float64]:
+        """Places (n,) in the unit interval of canonical `values`; the inverse of `decode`.
+
+        Raises:
+            InvalidError: If a value is outside the range or no choice; the field is the name.
+        """
+        if self.choices:
+            centres: NDArray[np.float64] = (self.positions(values) + 0.5) / len(self.choices)
+            return centres
+        numbers = np.asarray(values, dtype=np.float64)
+        assert self.low is not None
+        assert self.high is not None
+        bounds = _slack(self.low, self.high, below=True), _slack(self.low, self.high)
+        bad = ~((numbers >= bounds[0]) & (numbers <= bounds[1]))
+        if bad.any():
+            found = Violations()
+            value = numbers[bad][0] if numbers.ndim else float(numbers)
+            found.add(self.name, f"{value} is outside its range {self.low!r} to {self.high!r}")
+            found.check()
+        low, high = self._ends()
+        if self.scale is Scale.LOG:
+            places = (np.log(numbers) - np.log(low)) / (np.log(high) - np.log(low))
+        else:
+            places = (numbers - low) / (high - low)
+        bounded: NDArray[np.float64] = np.minimum(np.maximum(places, 0.0), 1.0)
+        return bounded
+
+    def positions(self, values: ArrayLike) -> NDArray[np.int64]:
+        """Which choice each of `values` is, from 0.
+
+        Raises:
+            InvalidError: If one is no choice; the field is the parameter's name.
+        """
+        array = np.asarray(values)
+        places = np.full(array.shape, -1, dtype=np.int64)
+        if (array.dtype.kind in "US") != self.is_numeric:
+            for at, each in enumerate(self.choices):
+                places[array == each] = at
+        if (places < 0).any():
+            found = Violations()
+            found.add(
+                self.name, self.canonical(array[places < 0][0])[1] or "not one of its choices"
+            )
+            found.check()
+        return places
+
+    def _ends(self) -> tuple[float, float]:
+        """The ends of the unit interval: half a cell beyond the range for whole numbers."""
+        assert self.low is not None
+        assert self.high is not None
+        half = 0.5 if self.kind is Kind.INTEGER else 0.0
+        return self.low - half, self.high + half
+
+    def to_dict(self) -> dict[str, Any]:
+        """The parameter as JSON-able values; unset fields are left out."""
+        told: dict[str, Any] = {"name": self.name, "type": str(self.kind)}
+        if self.choices:
+            told["choices"] = list(self.choices)
+        else:
+            told["range"] = [self.low, self.high]
+            told["scale"] = str(self.scale)
+        for field in ("unit", "default", "description"):
+            if getattr(self, field) not in (None, ""):
+                told[field] = getattr(self, field)
+        return told
+
+    @staticmethod
+    def from_dict(told: Mapping[str, Any]) -> Parameter:
+        """The parameter that `to_dict` told."""
+        low, high = told.get("range") or (None, None)
+        return Parameter(
+            name=told["name"],
+            kind=Kind(told.get("type", "real")),
+            low=low,
+            high=high,
+            choices=tuple(told.get("choices", ())),
+            scale=Scale(told.get("scale", "linear")),
+            unit=told.get("unit", ""),
+            default=told.get("default"),
+            description=told.get("description", ""),
+        )
+
+
+def narrowed(parameter: Parameter, override: Mapping[str, Any] | Sequence[Any]) -> Parameter:
+    """A parameter with less to it than the deck allows; see `Space.narrow`.
+
+    Raises:
+        InvalidError: For each key that is unknown, malformed or reaches beyond the deck.
+    """
+    found = Violations()
+    if not isinstance(override, Mapping):
+        override = {"choices" if parameter.choices else "range": override}
+    known = ["low", "high", "range", "choices", "scale", "default"]
+    for key in override:
+        if key not in known:
+            found.add(str(key), f"unknown key{suggest(str(key), known)}")
+    changes: dict[str, Any] = {key: override[key] for key in override if key in known}
+    if "range" in changes:
+        pair = changes.pop("range")
+        if isinstance(pair, list | tuple) and len(pair) == 2:
+            changes["low"], changes["high"] = pair
+        else:
+            found.add("range", "give two numbers, [low, high]")
+    if "choices" in changes:
+        given = changes["choices"]
+        if not isinstance(given, list | tuple):
+            found.add("choices", "give a list")
+            found.check()
+        changes["choices"] = tuple(given)
+        for each in given:
+            if parameter.canonical(each)[1]:
+                found.add("choices", f"`{each}` is not one of the deck's choices")
+    for end in ("low", "high"):
+        if (
+            end in changes
+            and not parameter.choices
+            and (bad := parameter.canonical(changes[end])[1])
+        ):
+            found.add(end, f"{bad}; a kit may narrow the deck's range, not widen it")
+    if "scale" in changes:
+        if changes["scale"] in tuple(Scale):
+            changes["scale"] = Scale(changes["scale"])
+        else:
+            found.add("scale", f"`{changes['scale']}` is neither linear nor log")
+    found.check()
+    if "default" not in changes and parameter.default is not None:
+        without = replace(parameter, **changes, default=None)
+        inside = not without.canonical(parameter.default)[1]
+        return replace(without, default=parameter.default if inside else None)
+    return replace(parameter, **changes)
+
+
+def check_name(name: object, field: str, found: Violations) -> None:
+    """Notes a name that is not an identifier of decks, or that formulas use otherwise."""
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        found.add(
+            field,
+            f"`{name}` is no name; use lower-case letters, digits and _, a letter first, "
+            "at most 63 characters",
+        )
+    elif name in FUNCTIONS:
+        found.add(field, f"`{name}` is a function of the constraint language; choose another name")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _canonical_choices(choices: tuple[Choice, ...]) -> tuple[Choice, ...]:
+    """Whole numbers stay so only if all are, so that a column of choices has one type."""
+    if any(isinstance(each, float) for each in choices):
+        return tuple(float(round_significant(float(each))) for each in choices)
+    return choices
+
+
+def _slack(low: float, high: float, *, below: bool = False) -> float:
+    """An end of the range, moved out by what rounding to twelve digits may move a value."""
+    end = low if below else high
+    room = 1e-11 * max(abs(low), abs(high)) if isinstance(end, float) else 0.0
+    return end - room if below else end + room
