@@ -1,0 +1,142 @@
+"""`design.parquet`: the points of a design and what became of them.
+
+Columns: `row_id`, a column `x.<name>` a parameter, a column `y.<name>` a response
+(null where the point was not run or failed), `failure` (null where it did not
+fail), `seconds` (null where it was not run). How the design was made is kept in
+the file's own metadata, so that the file explains itself.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from vistaflow_services.decks.space import Columns, Space
+
+ROW_GROUP = 4096
+"""Rows that a reader holds at a time."""
+
+METADATA_KEY = b"vistaflow.design"
+"""Where the file's metadata says how the design was made, as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """What became of the points, in their order."""
+
+    responses: Mapping[str, NDArray[np.float64]]
+    """One array a response; not a number where the point was not run or failed."""
+
+    failures: Sequence[str | None]
+    """How a run failed, such as `TIMEOUT`; `None` where it did not."""
+
+    messages: Sequence[str] = field(default=())
+    """What the simulator said of each failed run; empty where it did not fail."""
+
+    seconds: NDArray[np.float64]
+    """How long each run took; not a number where the point was not run."""
+
+    cached_count: int = 0
+    """Points that had been run before."""
+
+    @staticmethod
+    def not_run(count: int, responses: Sequence[str]) -> Results:
+        """The results of a design that was not run."""
+        return Results(
+            responses={name: np.full(count, np.nan) for name in responses},
+            failures=[None] * count,
+            messages=[""] * count,
+            seconds=np.full(count, np.nan),
+        )
+
+    @property
+    def failed(self) -> NDArray[np.bool_]:
+        """Which runs failed."""
+        return np.array([each is not None for each in self.failures], dtype=bool)
+
+
+def write_table(path: Path, columns: Columns, results: Results, about: Mapping[str, Any]) -> None:
+    """Writes the table at `path`, whole or not at all."""
+    count = len(results.seconds)
+    named: dict[str, Any] = {"row_id": pa.array(np.arange(count), pa.int64())}
+    named |= {f"x.{name}": pa.array(column.tolist()) for name, column in columns.items()}
+    named |= {
+        f"y.{name}": pa.array(values, pa.float64(), from_pandas=True)
+        for name, values in results.responses.items()
+    }
+    named["failure"] = pa.array(results.failures, pa.string())
+    named["seconds"] = pa.array(results.seconds, pa.float64(), from_pandas=True)
+    told = json.dumps(about, sort_keys=True, allow_nan=False)
+    table = pa.table(named).replace_schema_metadata({METADATA_KEY: told.encode()})
+    part = path.with_name(f".{path.name}.part")
+    pq.write_table(table, part, row_group_size=ROW_GROUP, compression="zstd")
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def read_columns(path: Path, space: Space) -> Columns:
+    """The points of a table as columns, canonical as they were written."""
+    table = pq.read_table(path, columns=[f"x.{name}" for name in space.names])
+    columns = {name: table.column(f"x.{name}").to_pylist() for name in space.names}
+    return {name: np.array(values) for name, values in columns.items()}
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """How the design of a table was made."""
+    told: dict[str, Any] = json.loads(pq.read_schema(path).metadata[METADATA_KEY])
+    return told
+
+
+def iterate_rows(path: Path, *, offset: int = 0, limit: int = 0) -> Iterator[dict[str, Any]]:
+    """Rows from `offset` on, at most `limit` (0: all), holding one row group at a time."""
+    remaining = limit or None
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            size = file.metadata.row_group(group).num_rows
+            if offset >= size:
+                offset -= size
+                continue
+            rows = file.read_row_group(group).slice(offset, remaining).to_pylist()
+            offset = 0
+            yield from rows
+            if remaining is not None:
+                remaining -= len(rows)
+                if remaining <= 0:
+                    return
+
+
+def iterate_csv(
+    path: Path, *, offset: int = 0, limit: int = 0, chunk_bytes: int
+) -> Iterator[bytes]:
+    """The rows as CSV (RFC 4180) with a header line, in chunks of at least `chunk_bytes`."""
+    names = pq.read_schema(path).names
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(names)
+    for row in iterate_rows(path, offset=offset, limit=limit):
+        writer.writerow("" if row[name] is None else row[name] for name in names)
+        if text.tell() >= chunk_bytes:
+            yield text.getvalue().encode()
+            text.seek(0)
+            text.truncate()
+    if text.tell():
+        yield text.getvalue().encode()
+
+
+def iterate_file(path: Path, *, chunk_bytes: int) -> Iterator[bytes]:
+    """The file itself, in chunks."""
+    with path.open("rb") as file:
+        while chunk := file.read(chunk_bytes):
+            yield chunk
