@@ -1,0 +1,240 @@
+"""Everything that changes the log, as commands to the ledger, and the answers to them.
+
+`await ledger.submit(command)` answers once the command is on disk. A command whose `request`
+was answered before gets `Replayed` instead of its own answer.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from vistaflow_services.registry.domain import Job, Kit, Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """The request behind a command, kept in `request_info`."""
+
+    request_id: uuid.UUID | None
+    method: str
+    body_sha256: str
+    """Of the whole request, so that another body under the same id is noticed."""
+    data_json: str
+    """The request as JSON text, for people."""
+    encode: Callable[[Any], bytes]
+    """The answer's wire form; its pending times are filled in when it is replayed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """A change of the log."""
+
+    request: Request | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """One job to create. Valid as far as it can be without the kit."""
+
+    job_id: uuid.UUID
+    name: str
+    job_type: str
+    current_order: int
+    """0: the place after the kit's last job."""
+    depends_on: tuple[str, ...] = ()
+    spec_type: str = ""
+    spec: bytes = b""
+    external: bool = False
+    max_attempts: int = 3
+    timeout_seconds: float | None = None
+    priority: int = 0
+    labels: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateKit(Command):
+    """Creates a kit with its jobs. Answer: `KitChange`."""
+
+    name: str
+    project: str = "default"
+    labels: Mapping[str, str] | None = None
+    jobs: tuple[NewJob, ...] = ()
+    spec_json: str = ""
+    actor: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateJob(Command):
+    """Adds a job to a kit, or to a new one (`kit_id` 0). Answer: `JobChange`."""
+
+    kit_id: int
+    job: NewJob
+    project: str = "default"
+    actor: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One row to append."""
+
+    job_id: uuid.UUID
+    status: str
+    task_name: str = ""
+    attempt: int = 0
+    seq: int = 0
+    metadata_json: str = ""
+    result_json: str = ""
+    """`metadata.result` as JSON text; kept as the job's result when it FINISHES."""
+    actor: str = ""
+    reason: str = ""
+    kit_id: int = 0
+    """0: whichever the job's is; else refused if it is not the job's."""
+    job_type: str = ""
+    """Empty: whichever the job's is; else refused if it is not the job's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Append(Command):
+    """Appends state rows. Answer: `Appended`."""
+
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelKit(Command):
+    """Cancels every job of a kit that is not terminal. Answer: `KitChange`."""
+
+    kit_id: int
+    reason: str = ""
+    actor: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelJob(Command):
+    """Cancels one job. Answer: `JobChange`."""
+
+    job_id: uuid.UUID
+    reason: str = ""
+    actor: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryKit(Command):
+    """Queues the failed and canceled jobs of a kit again. Answer: `KitChange`."""
+
+    kit_id: int
+    reason: str = ""
+    actor: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryJob(Command):
+    """Queues one failed or canceled job again. Answer: `JobChange`."""
+
+    job_id: uuid.UUID
+    reason: str = ""
+    actor: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant(Command):
+    """Leases a QUEUED job to a worker: RUNNING, attempt + 1. Answer: `Granted` or None."""
+
+    job_id: uuid.UUID
+    worker: str
+    lease_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release(Command):
+    """A worker gives an attempt back. Answer: whether the attempt was still the current one."""
+
+    job_id: uuid.UUID
+    attempt: int
+    worker: str
+    reason: str = ""
+    counts: bool = False
+    """Whether it counts against `max_attempts`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lose(Command):
+    """A lease expired. Answer: whether the attempt was still the current one."""
+
+    job_id: uuid.UUID
+    attempt: int
+    worker: str
+
+
+@dataclass(slots=True, kw_only=True)
+class KitChange:
+    """A kit after a command."""
+
+    kit: Kit
+    revision: int
+    """Of the last row the command made; the head's if it made none."""
+    count: int = 0
+    """How many jobs it moved."""
+
+    def settle(self, now: datetime) -> None:
+        """Puts the time of the commit where it was pending."""
+        self.kit.settle(now)
+
+
+@dataclass(slots=True, kw_only=True)
+class JobChange:
+    """A job after a command."""
+
+    job: Job
+    revision: int
+
+    def settle(self, now: datetime) -> None:
+        """Puts the time of the commit where it was pending."""
+        self.job.settle(now)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What became of one item."""
+
+    verdict: Verdict
+    revision: int = 0
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Appended:
+    """What became of every item, in order."""
+
+    results: tuple[Result, ...]
+    revision: int
+    """The highest of the results'."""
+
+    def settle(self, now: datetime) -> None:
+        """Holds no times."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Granted:
+    """An attempt handed out."""
+
+    job: Job
+    inputs: tuple[Job, ...]
+    """The finished jobs it depends on, in the order of `depends_on`."""
+
+    def settle(self, now: datetime) -> None:
+        """Puts the time of the commit where it was pending."""
+        self.job.settle(now)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """The first answer to a repeated request, in its wire form."""
+
+    response: bytes
+    created_at: datetime
+    """When the first answer was committed: the time that was pending in it."""

@@ -1,0 +1,369 @@
+"""What a kit, a job and a state row are, and which status may follow which.
+
+Knows nothing of gRPC or SQL.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+Counts = tuple[int, int, int, int, int, int]
+"""How many are INIT, QUEUED, RUNNING, FINISHED, FAILED and CANCELED, in this order."""
+
+NO_COUNTS: Counts = (0, 0, 0, 0, 0, 0)
+
+PENDING = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+"""Stands for the time of a commit that has not happened yet; see `Kit.settle`."""
+
+NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+WORKER_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@-]*")
+
+MAX_KIT_NAME = 200
+MAX_JOB_NAME = 100
+MAX_PROJECT = 63
+MAX_TASK_NAME = 100
+MAX_ACTOR = 200
+MAX_REASON = 4096
+MAX_LABELS = 64
+MAX_LABEL_KEY = 63
+MAX_LABEL_VALUE = 255
+MAX_JOBS_A_REQUEST = 1000
+MAX_JOBS_A_KIT = 10_000
+MAX_TASKS_A_JOB = 100_000
+MAX_STATES_AN_APPEND = 1000
+MAX_METADATA_BYTES = 64 * 1024
+MAX_RESULT_BYTES = MAX_METADATA_BYTES
+MAX_KIT_SPEC_BYTES = 256 * 1024
+MAX_JOB_SPEC_BYTES = 2 * 1024 * 1024
+MAX_FILTER_IDS = 1000
+
+
+class JobType(StrEnum):
+    """What kind of work a job does; the words of the database."""
+
+    DECK_COLLECTION = "DECK_COLLECTION"
+    DOE = "DOE"
+    ML_PREPROCESS = "ML_PREPROCESS"
+    ML_SCALE = "ML_SCALE"
+    ML_TRAIN = "ML_TRAIN"
+    ML_TEST = "ML_TEST"
+    OPTIMIZE = "OPTIMIZE"
+    CONVERT = "CONVERT"
+    QUERY = "QUERY"
+
+
+class Status(StrEnum):
+    """Where a kit, a job or a task is in its life; the words of the database."""
+
+    INIT = "INIT"
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    FINISHED = "FINISHED"
+    FAILED = "FAILED"
+    CANCELED = "CANCELED"
+
+
+class Verdict(StrEnum):
+    """What became of one appended item."""
+
+    ACCEPTED = "ACCEPTED"
+    DUPLICATE = "DUPLICATE"
+    REJECTED = "REJECTED"
+    STALE_ATTEMPT = "STALE_ATTEMPT"
+
+
+STATUSES: tuple[Status, ...] = tuple(Status)
+STATUS_PLACE: dict[str, int] = {status.value: place for place, status in enumerate(Status)}
+TERMINAL: frozenset[str] = frozenset({Status.FINISHED, Status.FAILED, Status.CANCELED})
+RETRYABLE: frozenset[str] = frozenset({Status.FAILED, Status.CANCELED})
+
+TRANSITIONS: dict[str, frozenset[str]] = {
+    Status.INIT: frozenset({Status.QUEUED, Status.CANCELED}),
+    Status.QUEUED: frozenset({Status.RUNNING, Status.CANCELED}),
+    Status.RUNNING: frozenset({Status.FINISHED, Status.FAILED, Status.CANCELED, Status.QUEUED}),
+    Status.FINISHED: frozenset(),
+    Status.FAILED: frozenset({Status.QUEUED, Status.INIT}),
+    Status.CANCELED: frozenset({Status.QUEUED, Status.INIT}),
+}
+"""What may follow each status of a job. Leaving FAILED or CANCELED takes a retry."""
+
+APPENDABLE_EXTERNAL: dict[str, frozenset[str]] = {
+    Status.INIT: frozenset({Status.CANCELED}),
+    Status.QUEUED: TRANSITIONS[Status.QUEUED],
+    Status.RUNNING: TRANSITIONS[Status.RUNNING],
+    Status.FINISHED: frozenset(),
+    Status.FAILED: frozenset(),
+    Status.CANCELED: frozenset(),
+}
+"""What the owner of an external job may append after each status."""
+
+APPENDABLE_LEASED: dict[str, frozenset[str]] = {
+    **{status: frozenset() for status in Status},
+    Status.RUNNING: TERMINAL,
+}
+"""What the worker of a leased job may append after each status."""
+
+TASK_TRANSITIONS: dict[str, frozenset[str]] = {
+    Status.INIT: frozenset(Status) - {Status.INIT},
+    Status.QUEUED: frozenset(Status) - {Status.INIT, Status.QUEUED},
+    Status.RUNNING: frozenset(Status) - {Status.INIT},
+    Status.FINISHED: frozenset(),
+    Status.FAILED: frozenset(),
+    Status.CANCELED: frozenset(),
+}
+"""What may follow each status of a task within an attempt. RUNNING again tells progress."""
+
+
+@dataclass(slots=True, kw_only=True)
+class StateRow:
+    """One row of the log. Not changed once its commit is known."""
+
+    revision: int
+    batch: int
+    """Revision of the first row of the same append: rows of one batch are never split."""
+    kit_id: int
+    job_id: uuid.UUID
+    job_type: str
+    task_name: str
+    status: str
+    current_order: int
+    attempt: int
+    seq: int
+    created_at: datetime
+    metadata_json: str = ""
+    """The metadata as JSON text; empty for none."""
+    actor: str = ""
+    reason: str = ""
+    kit_counts: Counts | None = None
+    """The kit's jobs by status after this row; None for a task's row."""
+
+    @property
+    def metadata(self) -> dict[str, Any] | None:
+        """The metadata, parsed; None for none."""
+        return json.loads(self.metadata_json) if self.metadata_json else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a running job is."""
+
+    phase: str = ""
+    completed: int = 0
+    total: int = 0
+    unit: str = ""
+    message: str = ""
+    updated_at: datetime | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Job:
+    """One step of a kit. The board's copy changes; what is handed out is a copy."""
+
+    job_id: uuid.UUID
+    kit_id: int
+    name: str
+    job_type: str
+    current_order: int
+    depends_on: tuple[str, ...] = ()
+    spec_type: str = ""
+    """Type URL of the spec; empty for an external job."""
+    spec: bytes = b""
+    external: bool = False
+    max_attempts: int = 3
+    failures: int = 0
+    timeout_seconds: float | None = None
+    priority: int = 0
+    labels: Mapping[str, str] = field(default_factory=dict)
+    status: str = Status.INIT
+    attempt: int = 0
+    last_seq: int = 0
+    first_revision: int = 0
+    revision: int = 0
+    created_at: datetime = PENDING
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    worker: str = ""
+    reason: str = ""
+    actor: str = ""
+    result_json: str = ""
+    """The manifest its FINISHED row published, as JSON text; empty before."""
+    tasks: dict[str, StateRow] = field(default_factory=dict)
+    """The latest row of each task of the current attempt, by name."""
+    progress: Progress | None = None
+
+    def copy(self) -> Job:
+        """A copy whose changes do not show here."""
+        return replace(self, tasks=dict(self.tasks))
+
+    def task_counts(self) -> Counts:
+        """Its tasks by status."""
+        return count(row.status for row in self.tasks.values())
+
+    def settle(self, now: datetime) -> None:
+        """Puts the time of the commit where it was pending."""
+        if self.created_at is PENDING:
+            self.created_at = now
+        if self.started_at is PENDING:
+            self.started_at = now
+        if self.finished_at is PENDING:
+            self.finished_at = now
+
+
+@dataclass(slots=True, kw_only=True)
+class Kit:
+    """A device kit with its jobs. The board's copy changes; what is handed out is a copy."""
+
+    kit_id: int
+    name: str
+    project: str = "default"
+    labels: Mapping[str, str] = field(default_factory=dict)
+    spec_json: str = ""
+    actor: str = ""
+    counts: Counts = NO_COUNTS
+    revision: int = 0
+    created_at: datetime = PENDING
+    updated_at: datetime = PENDING
+    jobs: dict[uuid.UUID, Job] = field(default_factory=dict)
+
+    @property
+    def status(self) -> Status:
+        """Derived from its jobs; see `kit_status`."""
+        return kit_status(self.counts)
+
+    def job_named(self, name: str) -> Job | None:
+        """Its job of that name."""
+        return next((job for job in self.jobs.values() if job.name == name), None)
+
+    def ordered_jobs(self) -> list[Job]:
+        """Its jobs by `current_order`, then in the order they were made."""
+        return sorted(self.jobs.values(), key=lambda job: (job.current_order, job.first_revision))
+
+    def copy(self) -> Kit:
+        """A copy, jobs and all, whose changes do not show here."""
+        return replace(self, jobs={key: job.copy() for key, job in self.jobs.items()})
+
+    def settle(self, now: datetime) -> None:
+        """Puts the time of the commit where it was pending, in its jobs too."""
+        if self.created_at is PENDING:
+            self.created_at = now
+        if self.updated_at is PENDING:
+            self.updated_at = now
+        for job in self.jobs.values():
+            job.settle(now)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateFilter:
+    """Which rows a reader wants. Empty fields do not restrict."""
+
+    kit_ids: frozenset[int] = frozenset()
+    job_types: frozenset[str] = frozenset()
+    statuses: frozenset[str] = frozenset()
+    labels: tuple[tuple[str, str], ...] = ()
+    """Labels the kit must have, sorted."""
+    job_ids: frozenset[uuid.UUID] = frozenset()
+
+    def __bool__(self) -> bool:
+        """Whether it restricts anything."""
+        return bool(self.kit_ids or self.job_types or self.statuses or self.labels or self.job_ids)
+
+    def matches(self, row: StateRow, labels_of_kit: Mapping[str, str] | None = None) -> bool:
+        """Whether `row` of a kit with these labels is wanted."""
+        return (
+            (not self.kit_ids or row.kit_id in self.kit_ids)
+            and (not self.job_types or row.job_type in self.job_types)
+            and (not self.statuses or row.status in self.statuses)
+            and (not self.job_ids or row.job_id in self.job_ids)
+            and (not self.labels or has_labels(labels_of_kit or {}, self.labels))
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """Where the log ends."""
+
+    last_id: int
+    """The newest revision; 0 when the log is empty."""
+    last_kit_id: int
+    epoch: uuid.UUID
+    """Names the log; it changes when a backup is restored."""
+    commit_id: uuid.UUID
+    """Changes with every commit."""
+    oldest_id: int
+    """The oldest revision kept."""
+
+
+def has_labels(labels: Mapping[str, str], wanted: Sequence[tuple[str, str]]) -> bool:
+    """Whether `labels` holds every wanted pair."""
+    return all(labels.get(key) == value for key, value in wanted)
+
+
+def count(statuses: Iterable[str]) -> Counts:
+    """How many there are of each status."""
+    counts = [0] * len(STATUSES)
+    for status in statuses:
+        counts[STATUS_PLACE[status]] += 1
+    return (counts[0], counts[1], counts[2], counts[3], counts[4], counts[5])
+
+
+def moved(counts: Counts, before: str | None, after: str) -> Counts:
+    """`counts` after one child went from `before` (None: it is new) to `after`."""
+    changed = list(counts)
+    if before is not None:
+        changed[STATUS_PLACE[before]] -= 1
+    changed[STATUS_PLACE[after]] += 1
+    return (changed[0], changed[1], changed[2], changed[3], changed[4], changed[5])
+
+
+def kit_status(counts: Counts) -> Status:
+    """The status of a kit, from its jobs by status.
+
+    FAILED if any job is, else CANCELED if any is, FINISHED if every job is, RUNNING once any
+    has left the queue, else QUEUED if any is; INIT when nothing is queued or there is no job.
+    """
+    init, queued, running, finished, failed, canceled = counts
+    if failed:
+        return Status.FAILED
+    if canceled:
+        return Status.CANCELED
+    if finished and not (init or queued or running):
+        return Status.FINISHED
+    if running or finished:
+        return Status.RUNNING
+    return Status.QUEUED if queued else Status.INIT
+
+
+def find_cycle(depends_on: Mapping[str, Sequence[str]]) -> list[str]:
+    """The names along one cycle of dependencies; empty if there is none.
+
+    Names that are not keys are taken to depend on nothing.
+    """
+    done: set[str] = set()
+    for start in depends_on:
+        path: dict[str, int] = {}
+        stack: list[tuple[str, int]] = [(start, 0)]
+        while stack:
+            name, place = stack.pop()
+            needs = depends_on.get(name, ())
+            if place == 0:
+                if name in done:
+                    continue
+                path[name] = len(path)
+            if place < len(needs):
+                stack.append((name, place + 1))
+                child = needs[place]
+                if child in path:
+                    return [*list(path)[path[child] :], child]
+                if child not in done:
+                    stack.append((child, 0))
+            else:
+                done.add(name)
+                del path[name]
+    return []
