@@ -1,0 +1,303 @@
+"""Where the rows of the log go on their way to those who wait for them.
+
+The hub holds the newest rows in memory and wakes whom they concern. It is fed
+with whole commits, in order, by this process's ledger and by the tail of the
+database, which sees what other replicas wrote; a row that both bring counts
+once. Nothing here waits for anything: `Hub.publish` is one plain call.
+
+A follower that keeps up reads from memory. One that falls behind the ring is
+told so and reads from the database instead, so that neither the ring nor what
+is kept for one follower grows without bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from vistaflow_services.registry.domain import StateRow
+
+_log = logging.getLogger(__name__)
+
+RING_ROWS = 20_000
+RING_BYTES = 32 * 1024 * 1024
+STRETCH_ROWS = 1_000
+STRETCH_BYTES = 1024 * 1024
+# About what a row costs in memory beside its metadata and its serialised form.
+_ROW_BYTES = 700
+
+
+class Entry:
+    """A row on its way out, with its serialised form once somebody needed it."""
+
+    __slots__ = ("row", "size", "wire")
+
+    def __init__(self, row: StateRow) -> None:
+        self.row = row
+        self.size = _ROW_BYTES + len(row.metadata_json)
+        self.wire: bytes | None = None
+
+
+class Stretch(NamedTuple):
+    """A piece of the log that ends where an append ends."""
+
+    entries: list[Entry]
+    """Its rows in revision order; rows that do not concern the reader may be left out."""
+
+    through: int
+    """Everything that concerns the reader up to this revision is in it or before it."""
+
+
+def cut(entries: Iterable[Entry], through: int) -> list[Stretch]:
+    """Cuts rows into stretches of at most about 1,000 rows or 1 MiB.
+
+    Rows of one append stay together however many they are.
+    """
+    stretches: list[Stretch] = []
+    piece: list[Entry] = []
+    size = 0
+    for entry in entries:
+        full = len(piece) >= STRETCH_ROWS or size >= STRETCH_BYTES
+        if full and entry.row.batch != piece[-1].row.batch:
+            stretches.append(Stretch(piece, entry.row.batch - 1))
+            piece, size = [], 0
+        piece.append(entry)
+        size += entry.size
+    stretches.append(Stretch(piece, through))
+    return stretches
+
+
+class Subscription:
+    """One follower's place at the hub, and what gathers for it while it is busy.
+
+    A follower of certain kits has the rows of those kits gathered here, so that
+    a commit wakes, and costs, only whom it concerns. If more gathers than a
+    stretch, it is dropped and the follower reads from `since` backwards in the
+    ring or the database.
+    """
+
+    def __init__(self, hub: Hub, kits: frozenset[int] | None) -> None:
+        self.kits = kits
+        self.since = hub.head
+        self._hub = hub
+        self._gathered: list[Entry] = []
+        self._size = 0
+        self._woken = True
+        self._waiter: asyncio.Future[None] | None = None
+
+    def gather(self, entries: list[Entry], head: int) -> None:
+        """Keeps the entries of one commit, which ends at `head`."""
+        size = sum(entry.size for entry in entries)
+        if self._gathered and (
+            len(self._gathered) + len(entries) > STRETCH_ROWS or self._size + size > STRETCH_BYTES
+        ):
+            self._gathered, self._size, self.since = [], 0, head
+        else:
+            self._gathered.extend(entries)
+            self._size += size
+
+    def take(self, after: int) -> list[Entry]:
+        """Hands over what has gathered after a revision."""
+        taken, self._gathered, self._size = self._gathered, [], 0
+        self.since = self._hub.head
+        if taken and taken[0].row.revision <= after:
+            return [entry for entry in taken if entry.row.revision > after]
+        return taken
+
+    def wake(self) -> None:
+        """Ends the wait of the follower, now or when it next begins one."""
+        self._woken = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def wait(self, seconds: float) -> None:
+        """Waits until something may concern the follower, or the time is over."""
+        if not self._woken and seconds > 0:
+            loop = asyncio.get_running_loop()
+            self._waiter = loop.create_future()
+            # A timer by hand: asyncio.wait_for would make a task for every commit.
+            timer = loop.call_later(seconds, self.wake)
+            try:
+                await self._waiter
+            finally:
+                timer.cancel()
+                self._waiter = None
+        self._woken = False
+
+    def __enter__(self) -> Self:
+        self._hub.enter(self)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._hub.leave(self)
+
+
+class Hub:
+    """The newest rows of the log, and everyone who follows it in this process."""
+
+    def __init__(
+        self, head: int, *, max_rows: int = RING_ROWS, max_bytes: int = RING_BYTES
+    ) -> None:
+        self.head = head
+        """The last revision published; everything up to it is committed."""
+        self.oldest = head + 1
+        """The first revision still in memory; `head + 1` when none is."""
+        self.missing = asyncio.Event()
+        """Set when a commit arrived whose predecessors did not: the tail fetches them."""
+        self._slots: list[Entry | None] = [None] * max_rows
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._everyone: set[Subscription] = set()
+        self._by_kit: dict[int, set[Subscription]] = {}
+        self._listeners: list[Callable[[Sequence[StateRow]], None]] = []
+        self._awaited: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._ticket = itertools.count()
+
+    def publish(self, rows: Sequence[StateRow]) -> None:
+        """Takes in the rows of one or more commits, contiguous and in order.
+
+        Rows already known are ignored. Rows that leave a gap are not taken:
+        revisions are dense, so a gap means that another replica wrote in between
+        and the tail, woken here, brings all of them.
+
+        Raises:
+            ValueError: The rows themselves are not contiguous.
+        """
+        rows = [row for row in rows if row.revision > self.head]
+        if not rows:
+            return
+        if rows[-1].revision - rows[0].revision + 1 != len(rows):
+            raise ValueError(f"rows {rows[0].revision} to {rows[-1].revision} have gaps")
+        if rows[0].revision != self.head + 1:
+            _log.info("rows %d to %d are still to come", self.head + 1, rows[0].revision - 1)
+            self.missing.set()
+            return
+        entries = [Entry(row) for row in rows]
+        self._remember(entries)
+        self.head = rows[-1].revision
+        self._tell(entries)
+        for listener in self._listeners:
+            listener(rows)
+        while self._awaited and self._awaited[0][0] <= self.head:
+            waiter = heapq.heappop(self._awaited)[2]
+            if not waiter.done():
+                waiter.set_result(None)
+
+    advance_to = publish
+
+    def read(self, subscription: Subscription, after: int) -> Stretch | None:
+        """What a follower has not seen yet, from memory.
+
+        Returns:
+            The next stretch, empty when there is nothing new, or None when the
+            follower is so far behind that it must read from the database.
+        """
+        if after >= self.head:
+            return Stretch([], after)
+        if subscription.kits is not None and after >= subscription.since:
+            return Stretch(subscription.take(after), self.head)
+        if after + 1 < self.oldest:
+            return None
+        entries: list[Entry] = []
+        size = 0
+        for entry in self._range(after + 1):
+            full = len(entries) >= STRETCH_ROWS or size >= STRETCH_BYTES
+            if full and entry.row.batch != entries[-1].row.batch:
+                break
+            entries.append(entry)
+            size += entry.size
+        return Stretch(entries, entries[-1].row.revision)
+
+    def subscribe(self, kits: Iterable[int] | None = None) -> Subscription:
+        """A place for a follower of these kits, or of everything; enter it with `with`."""
+        return Subscription(self, None if kits is None else frozenset(kits))
+
+    def enter(self, subscription: Subscription) -> None:
+        """Begins to tell a follower of new rows."""
+        subscription.since = self.head
+        if subscription.kits is None:
+            self._everyone.add(subscription)
+        else:
+            for kit_id in subscription.kits:
+                self._by_kit.setdefault(kit_id, set()).add(subscription)
+
+    def leave(self, subscription: Subscription) -> None:
+        """Forgets a follower."""
+        self._everyone.discard(subscription)
+        for kit_id in subscription.kits or ():
+            followers = self._by_kit.get(kit_id)
+            if followers is not None:
+                followers.discard(subscription)
+                if not followers:
+                    del self._by_kit[kit_id]
+
+    @property
+    def follower_count(self) -> int:
+        """How many follow everything, and kits with followers of their own."""
+        return len(self._everyone) + len(self._by_kit)
+
+    def wake_all(self) -> None:
+        """Wakes every follower, so that it looks at what else changed."""
+        for subscription in [*self._everyone, *itertools.chain(*self._by_kit.values())]:
+            subscription.wake()
+
+    def listen(self, listener: Callable[[Sequence[StateRow]], None]) -> None:
+        """Calls a function with the rows of every commit, before anyone awaits again."""
+        self._listeners.append(listener)
+
+    async def reached(self, revision: int) -> None:
+        """Waits until the log has reached a revision in this process."""
+        if revision > self.head:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            heapq.heappush(self._awaited, (revision, next(self._ticket), waiter))
+            await waiter
+
+    def _remember(self, entries: list[Entry]) -> None:
+        slots = self._slots
+        # Only the end of a commit larger than the whole ring can stay.
+        for entry in entries:
+            revision = entry.row.revision
+            if revision - self.oldest >= len(slots):
+                self._forget_oldest()
+            slots[revision % len(slots)] = entry
+            self._bytes += entry.size
+        newest = entries[-1].row.revision
+        while self._bytes > self._max_bytes and self.oldest < newest:
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        at = self.oldest % len(self._slots)
+        entry = self._slots[at]
+        if entry is not None:
+            self._bytes -= entry.size
+            self._slots[at] = None
+        self.oldest += 1
+
+    def _range(self, first: int) -> Iterable[Entry]:
+        slots = self._slots
+        for revision in range(first, self.head + 1):
+            entry = slots[revision % len(slots)]
+            assert entry is not None
+            yield entry
+
+    def _tell(self, entries: list[Entry]) -> None:
+        if self._by_kit:
+            told: dict[Subscription, list[Entry]] = {}
+            for entry in entries:
+                for subscription in self._by_kit.get(entry.row.kit_id, ()):
+                    told.setdefault(subscription, []).append(entry)
+            for subscription, theirs in told.items():
+                subscription.gather(theirs, self.head)
+                subscription.wake()
+        for subscription in self._everyone:
+            subscription.wake()
