@@ -8,7 +8,9 @@ forest.py            a fitted ensemble of trees as plain arrays
 trees.py             extremely randomised trees, gradient boosting: rough or tabular responses
 choice.py            the families by name, and their choice by cross-validation
 transforms.py        log10 of responses that span decades, and back
-preparation.py       rows fit to learn from: cleaning, outliers, the split
+features.py          raw points checked and turned into the inputs of models
+dataset.py           rows of a design, rows to learn from, their Parquet files
+preparation.py       rows made fit to learn from: cleaning, outliers, the split
 scaling.py           the scaler, fitted on training rows and on nothing else
 model.py             the chain from raw points to predictions with units
 storage.py           a model on disk: arrays, JSON and hashes, nothing that executes

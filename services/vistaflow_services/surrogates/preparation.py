@@ -1,0 +1,260 @@
+"""From the rows of a design to rows fit to learn from: cleaning, outliers, the split."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vistaflow_services.core.errors import InvalidError, Violations
+from vistaflow_services.core.expressions import suggest
+from vistaflow_services.decks.space import Point, Space
+from vistaflow_services.surrogates.dataset import Dataset, DesignRows, dataset_of
+from vistaflow_services.surrogates.surrogate import Floats
+from vistaflow_services.surrogates.transforms import Transform, forward, spans_decades
+
+MAX_TEST_FRACTION = 0.9
+MIN_TRAINING_ROWS = 8
+MIN_TEST_ROWS = 2
+_MAD_TO_SD = 1.4826
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """How rows are made fit.
+
+    Raises:
+        InvalidError: From the constructor, for a value out of range.
+    """
+
+    responses: tuple[str, ...] = ()
+    """What to model; empty: every response of the design."""
+    test_fraction: float = 0.2
+    """Part of the rows held out, 0 to 0.9."""
+    seed: int = 0
+    """Decides which."""
+    drop_outliers: bool = False
+    """Whether rows that stand out are dropped; they are counted and kept otherwise."""
+    outlier_distance: float = 6.0
+    """From how many robust standard deviations off the median a response stands out."""
+    log_responses: tuple[str, ...] = ()
+    """What to model in its logarithm; empty: what spans decades."""
+
+    def __post_init__(self) -> None:
+        found = Violations()
+        if not 0.0 <= self.test_fraction <= MAX_TEST_FRACTION:
+            found.add("test_fraction", f"{self.test_fraction} is not from 0 to {MAX_TEST_FRACTION}")
+        if not self.outlier_distance > 0:
+            found.add("outlier_distance", f"{self.outlier_distance} is not above 0")
+        for name in ("responses", "log_responses"):
+            values = getattr(self, name)
+            for at, each in enumerate(values):
+                if each in values[:at]:
+                    found.add(f"{name}[{at}]", f"`{each}` is named twice")
+        found.check()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparationReport:
+    """What became of the rows."""
+
+    dropped: dict[str, int]
+    """Rows dropped by reason: failed, missing, outside_space, duplicate, outlier."""
+    outliers: dict[str, list[int]]
+    """Row ids that stand out, by response; at most 100 each."""
+    constant_parameters: list[str] = field(default_factory=list)
+    """Parameters that never vary: the model cannot know what they do."""
+
+
+def rows_needed(dimension: int, test_fraction: float) -> int:
+    """Fewest usable rows for a model of `dimension` parameters with that part held out."""
+    training = max(MIN_TRAINING_ROWS, dimension + 3)
+    total = training
+    while total - _test_count(total, test_fraction) < training:
+        total += 1
+    return total
+
+
+def _test_count(rows: int, test_fraction: float) -> int:
+    if test_fraction == 0:
+        return 0
+    return max(MIN_TEST_ROWS, round(test_fraction * rows))
+
+
+def prepare(
+    rows: DesignRows, space: Space, how: Preparation, units: dict[str, str] | None = None
+) -> tuple[Dataset, PreparationReport]:
+    """Cleans the rows of a design and splits them.
+
+    Dropped are failed runs, rows with a missing value, rows outside the space, exact duplicates
+    and, when asked, outliers. Runs of one point with different outcomes are kept and stay on one
+    side of the split, so that no test row is also trained on.
+
+    Raises:
+        InvalidError: For an unknown response, a logarithm of what is not above 0, too few rows
+            (says how many are needed), a response that is constant.
+    """
+    names = _responses(rows, how)
+    dropped = dict.fromkeys(("failed", "missing", "outside_space", "duplicate", "outlier"), 0)
+    kept, points = _usable(rows, space, names, dropped)
+    responses = {name: rows.responses[name][kept] for name in names}
+    _check_count(len(kept), space, how, dropped, len(rows.row_ids))
+    _check_varies(responses)
+    transforms = _transforms(responses, how)
+    strange = _outliers(responses, transforms, how.outlier_distance)
+    outliers = {name: rows.row_ids[kept[each]][:100].tolist() for name, each in strange.items()}
+    if how.drop_outliers:
+        out = np.asarray(np.any(list(strange.values()), axis=0), np.bool_)
+        dropped["outlier"] = int(out.sum())
+        points = [point for point, drop in zip(points, out, strict=True) if not drop]
+        kept = kept[~out]
+        responses = {name: values[~out] for name, values in responses.items()}
+        _check_count(len(kept), space, how, dropped, len(rows.row_ids))
+        transforms = _transforms(responses, how)
+    training = _split(points, how)
+    _check_varies({name: values[training] for name, values in responses.items()})
+    dataset = dataset_of(
+        space,
+        points,
+        responses,
+        row_ids=rows.row_ids[kept],
+        training=training,
+        transforms=transforms,
+        units=units or {},
+    )
+    constant = [name for name, each in dataset.columns.items() if len(set(each.tolist())) == 1]
+    return dataset, PreparationReport(
+        dropped={reason: count for reason, count in dropped.items() if count},
+        outliers={name: each for name, each in outliers.items() if each},
+        constant_parameters=constant,
+    )
+
+
+def _responses(rows: DesignRows, how: Preparation) -> list[str]:
+    found = Violations()
+    known = list(rows.responses)
+    for at, each in enumerate(how.responses):
+        if each not in known:
+            found.add(f"responses[{at}]", f"the design has no `{each}`{suggest(each, known)}")
+    names = list(how.responses) or known
+    for at, each in enumerate(how.log_responses):
+        if each not in names:
+            found.add(f"log_responses[{at}]", f"`{each}` is not modelled{suggest(each, names)}")
+    if not known:
+        found.add("design", "it has no responses; run it first (EvaluateDesign)")
+    found.check()
+    return names
+
+
+def _usable(
+    rows: DesignRows, space: Space, names: Sequence[str], dropped: dict[str, int]
+) -> tuple[NDArray[np.int64], list[Point]]:
+    """Places and canonical points of the rows that hold all they should, each once."""
+    values = np.column_stack([rows.responses[name] for name in names])
+    complete = np.isfinite(values).all(1)
+    kept: list[int] = []
+    points: list[Point] = []
+    seen: set[tuple[str, bytes]] = set()
+    for at, point in enumerate(rows.points):
+        if rows.failures[at]:
+            dropped["failed"] += 1
+            continue
+        if not complete[at] or any(point[name] is None for name in space.names):
+            dropped["missing"] += 1
+            continue
+        try:
+            canonical = space.check(point)
+        except InvalidError:
+            dropped["outside_space"] += 1
+            continue
+        key = json.dumps(canonical, sort_keys=True), values[at].tobytes()
+        if key in seen:
+            dropped["duplicate"] += 1
+            continue
+        seen.add(key)
+        kept.append(at)
+        points.append(canonical)
+    return np.asarray(kept, np.int64), points
+
+
+def _check_count(
+    count: int, space: Space, how: Preparation, dropped: dict[str, int], total: int
+) -> None:
+    needed = rows_needed(space.dimension, how.test_fraction)
+    if count >= needed:
+        return
+    lost = ", ".join(f"{many} {reason}" for reason, many in dropped.items() if many)
+    told = f" ({total} in the design; dropped: {lost})" if lost else ""
+    found = Violations()
+    found.add(
+        "design",
+        f"{count} usable rows{told} are too few: a model of {space.dimension} parameters with "
+        f"{how.test_fraction:g} of the rows held out needs at least {needed}; "
+        f"make the design larger, {10 * space.dimension} rows are a good start",
+    )
+    found.check()
+
+
+def _check_varies(responses: dict[str, Floats]) -> None:
+    found = Violations()
+    for name, values in responses.items():
+        if np.ptp(values) <= 1e-12 * np.abs(values).max():
+            found.add(
+                f"responses.{name}",
+                f"is {values[0]:g} in every row, so there is nothing to learn; leave it out of "
+                "the responses to model, or widen the ranges of the design",
+            )
+    found.check()
+
+
+def _transforms(responses: dict[str, Floats], how: Preparation) -> dict[str, Transform]:
+    found = Violations()
+    for at, name in enumerate(how.log_responses):
+        if responses[name].min() <= 0:
+            found.add(
+                f"log_responses[{at}]",
+                f"`{name}` is {responses[name].min():g} in some row and has no logarithm there",
+            )
+    found.check()
+    if how.log_responses:
+        chosen = set(how.log_responses)
+    else:
+        chosen = {name for name, values in responses.items() if spans_decades(values)}
+    return {name: Transform.LOG10 if name in chosen else Transform.IDENTITY for name in responses}
+
+
+def _outliers(
+    responses: dict[str, Floats], transforms: dict[str, Transform], distance: float
+) -> dict[str, NDArray[np.bool_]]:
+    """Rows further than `distance` robust deviations from the median, by response.
+
+    The deviation is 1.4826 times the median absolute deviation, which half of the rows cannot
+    move; where more than half of the rows are equal there is none, and nothing stands out.
+    """
+    flags = {}
+    for name, values in responses.items():
+        modelled = forward(transforms[name], values)
+        off = np.abs(modelled - np.median(modelled))
+        flags[name] = off > distance * max(_MAD_TO_SD * float(np.median(off)), 1e-300)
+        if np.median(off) == 0:
+            flags[name] = np.zeros(len(values), np.bool_)
+    return flags
+
+
+def _split(points: Sequence[Point], how: Preparation) -> NDArray[np.bool_]:
+    """Which rows are for training; rows of one point go together."""
+    groups: dict[str, list[int]] = {}
+    for at, point in enumerate(points):
+        groups.setdefault(json.dumps(point, sort_keys=True), []).append(at)
+    wanted = _test_count(len(points), how.test_fraction)
+    members = list(groups.values())
+    training = np.ones(len(points), np.bool_)
+    held = 0
+    for group in np.random.default_rng(how.seed).permutation(len(members)):
+        if held + len(members[group]) <= wanted:
+            training[members[group]] = False
+            held += len(members[group])
+    return training
