@@ -7,7 +7,6 @@ Improvements to Expected Improvement", NeurIPS 2023).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -46,7 +45,7 @@ class Criterion(StrEnum):
 def log_improvement(z: Array) -> Array:
     """log(φ(z) + z·Φ(z)), accurate from z = -1e154 to z = 1e154.
 
-    `z` is (best − mean) / sd; adding log(sd) gives the logarithm of expected improvement.
+    `z` is (best - mean) / sd; adding log(sd) gives the logarithm of expected improvement.
     """
     z = np.asarray(z, dtype=np.float64)
     out = np.empty_like(z)

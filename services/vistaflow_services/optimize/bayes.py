@@ -14,14 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-
 from vistaflow_services.decks.space import Point
 from vistaflow_services.optimize.acquisition import Acquisition
-from vistaflow_services.optimize.cube import SearchCube, point_key
+from vistaflow_services.optimize.cube import PointKey, SearchCube, point_key
 from vistaflow_services.optimize.posterior import Posterior
 from vistaflow_services.optimize.surfaces import CubeSurfaces, Learner
 from vistaflow_services.optimize.warping import constraint_scale
@@ -34,13 +34,42 @@ MAX_MODEL_POINTS = 400
 
 GLOBAL_CANDIDATES = 1024
 LOCAL_CANDIDATES = 512
-REFINED_STARTS = 5
+REFINED_STARTS = 4
+LOTTERY = 1
+"""Of the refined starts, how many are drawn from the best 200 instead of taken from the top."""
+
+ELSEWHERE_RADIUS = 0.35
+"""Half the side of the box about the best point that counts as its surroundings."""
+
+MIN_STALL = 8
+"""Evaluations without improvement, or as many as parameters, that tell a stall."""
+
+STALL = 1e-2
+"""Part of the distance from the usual to the best objective that counts as an improvement."""
+
+LAST_REFINEMENTS = 4
+"""Evaluations left from which only refinement is asked for."""
+
 CLIMB_ITERATIONS = 30
 CAUTION = 0.5
 """Standard deviations by which a predicted constraint must be met when refining."""
 
 TOO_CLOSE = 1e-7
 """Largest coordinate difference at which two cube points count as one."""
+
+
+class Role(StrEnum):
+    """What a suggestion is for. Alternating keeps one wrong model from ruling the search."""
+
+    IMPROVE = "improve"
+    """The most expected improvement."""
+
+    REFINE = "refine"
+    """The best prediction, constraints kept at a little distance: converges quickly."""
+
+    ELSEWHERE = "elsewhere"
+    """The most expected improvement over the best point outside the surroundings of the best:
+    once a basin is exhausted, the next is searched as if it were the only one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +104,7 @@ class _Models:
     """What a round of suggestions is made with."""
 
     surfaces: CubeSurfaces
-    """Objective on its best scale, objective as it is, then the constraints."""
+    """The objective on its best scale, then the constraints."""
 
     constraints: tuple[int, ...]
     """Rows of the constraints among the surfaces."""
@@ -86,8 +115,11 @@ class _Models:
     best: float | None
     """Its warped objective, or None when nothing feasible is known."""
 
-    raw_best: float | None
-    """Its objective."""
+    second: Array
+    """Where the best point outside the surroundings of the incumbent lies (d,)."""
+
+    second_best: float | None
+    """Its warped objective, or None when nothing feasible is known out there."""
 
     def believing(self, where: Array) -> _Models:
         """The same as if the predictions at `where` (d,) had come true."""
@@ -112,14 +144,13 @@ class BayesianSearch:
 
     def __post_init__(self) -> None:
         self._inputs: list[Array] = []
-        self._seen: set[tuple[tuple[str, str], ...]] = set()
+        self._seen: set[PointKey] = set()
         self._asked = 0
         self._objective = Learner(self.cube, self.seed)
-        self._raw = Learner(self.cube, self.seed + 1)
         self._constraints = [
-            Learner(self.cube, self.seed + 2 + j) for j in range(self.constraint_count)
+            Learner(self.cube, self.seed + 1 + j) for j in range(self.constraint_count)
         ]
-        self._failure = Learner(self.cube, self.seed + 2 + self.constraint_count)
+        self._failure = Learner(self.cube, self.seed + 1 + self.constraint_count)
 
     def tell(self, observations: Sequence[Observation]) -> None:
         """Takes in evaluated points, failed ones too."""
@@ -150,10 +181,11 @@ class BayesianSearch:
         models = self._fit(ok)
         for slot in range(count):
             turn = self._asked + slot
-            inputs = self._propose(models, turn, remaining, rng, taken)
-            if inputs is None:
+            role = self._role(models, turn, remaining)
+            found = self._propose(models, role, rng, taken)
+            if found is None:
                 break
-            point, where = inputs
+            point, where = found
             proposals.append(point)
             taken.add(point_key(point))
             if slot + 1 < count:
@@ -161,9 +193,26 @@ class BayesianSearch:
         self._asked += len(proposals)
         return proposals
 
-    def _explore(
-        self, count: int, rng: np.random.Generator, taken: set[tuple[tuple[str, str], ...]]
-    ) -> list[Point]:
+    def _role(self, models: _Models, turn: int, remaining: int | None) -> Role:
+        if models.best is None:
+            return Role.IMPROVE
+        if remaining is not None and remaining <= LAST_REFINEMENTS:
+            return Role.REFINE
+        if turn % 6 == 2:
+            return Role.REFINE
+        return Role.ELSEWHERE if turn % 6 != 5 and self._has_stalled() else Role.IMPROVE
+
+    def _has_stalled(self) -> bool:
+        """Whether the last evaluations hardly improved the best: its basin is exhausted."""
+        recent = max(MIN_STALL, self.cube.dimension)
+        before = best_observation(self.observations[:-recent])
+        now = self.best
+        if before is None or now is None or not before.feasible:
+            return False
+        usual = float(np.median([each.objective for each in self.observations if each.ok]))
+        return before.objective - now.objective < STALL * abs(usual - now.objective)
+
+    def _explore(self, count: int, rng: np.random.Generator, taken: set[PointKey]) -> list[Point]:
         """Space-filling points, for want of two usable observations."""
         found: list[Point] = []
         points, _ = self.cube.canonical(
@@ -187,15 +236,15 @@ class BayesianSearch:
         chosen = self._subset(inputs, incumbent)
         features = self.cube.features(inputs[chosen])
         warped, warping = self._objective.fit_warped(features, objective[chosen])
-        quantities = [warped, self._raw.fit(features, objective[chosen])]
+        quantities = [warped]
         for j, learner in enumerate(self._constraints):
             left = np.array([each.sides[j][0] for each in told])
             right = np.array([each.sides[j][1] for each in told])
-            scaled = constraint_scale(left, right)
-            if np.ptp(scaled) > 0:
-                quantities.append(learner.fit(features, scaled[chosen]))
+            excess = constraint_scale(left, right)
+            if np.ptp(excess) > 0:
+                quantities.append(learner.fit(features, excess[chosen]))
         posteriors = [Posterior(features, quantities)]
-        constraint_count = len(quantities) - 2
+        constraint_count = len(quantities) - 1
         if len(ok) < len(self.observations):
             everything = np.array(self._inputs)
             near = self._subset(everything, incumbent)
@@ -203,13 +252,16 @@ class BayesianSearch:
             features = self.cube.features(everything[near])
             posteriors.append(Posterior(features, [self._failure.fit(features, failed)]))
             constraint_count += 1
-        best = float(objective[feasible].min()) if feasible.any() else None
+        scaled = warping.apply(objective)
+        outside = _is_far(inputs, incumbent)
+        second = next((row for row in order if outside[row]), order[0])
         return _Models(
             surfaces=CubeSurfaces(self.cube, posteriors),
-            constraints=tuple(range(2, 2 + constraint_count)),
+            constraints=tuple(range(1, 1 + constraint_count)),
             incumbent=incumbent,
-            best=None if best is None else float(warping.apply(np.array([best]))[0]),
-            raw_best=best,
+            best=float(scaled[order[0]]) if feasible[order[0]] else None,
+            second=inputs[second],
+            second_best=float(scaled[second]) if feasible[second] else None,
         )
 
     def _subset(self, inputs: Array, incumbent: Array) -> NDArray[np.int64]:
@@ -222,41 +274,35 @@ class BayesianSearch:
         return np.sort(np.concatenate([near, spread]))
 
     def _propose(
-        self,
-        models: _Models,
-        turn: int,
-        remaining: int | None,
-        rng: np.random.Generator,
-        taken: set[tuple[tuple[str, str], ...]],
+        self, models: _Models, role: Role, rng: np.random.Generator, taken: set[PointKey]
     ) -> tuple[Point, Array] | None:
-        raw = models.best is not None and turn % 6 == 3
+        """One new point for `role`, and where it lies; None when the space has no more."""
         acquisition = Acquisition(
             surfaces=models.surfaces,
-            objective=1 if raw else 0,
+            objective=0,
             constraints=models.constraints,
-            best=models.raw_best if raw else models.best,
+            best=models.second_best if role is Role.ELSEWHERE else models.best,
         )
-        drawn = [self.cube.sample(lambda n: latin(n, self.cube.dimension, rng), GLOBAL_CANDIDATES)]
-        drawn.append(self.cube.sample(lambda n: around(models.incumbent, n, rng), LOCAL_CANDIDATES))
-        candidates = np.vstack(drawn)
+        centre = models.second if role is Role.ELSEWHERE else models.incumbent
+        spread = self.cube.sample(lambda n: latin(n, self.cube.dimension, rng), GLOBAL_CANDIDATES)
+        near = self.cube.sample(lambda n: around(centre, n, rng), LOCAL_CANDIDATES)
+        candidates = np.vstack([spread, near])
         merits = acquisition.values(candidates)
+        if role is Role.ELSEWHERE:
+            merits = np.where(_is_far(candidates, models.incumbent), merits, -np.inf)
         order = np.argsort(-merits, kind="stable")
-        lottery = rng.permutation(order[:200])[:2]
-        starts = [*order[: REFINED_STARTS - len(lottery)], *lottery]
-        refined = [self._refine(acquisition, candidates[row]) for row in starts]
-        if models.best is not None and _refining(turn, remaining):
-            lead = [self._descend(models, start) for start in (models.incumbent, refined[0][1])]
-            lead_merit = [(-value, where) for value, where in lead]
-            ranked = sorted(lead_merit, key=lambda each: -each[0])
-            ranked += sorted(refined, key=lambda each: -each[0])
-        else:
-            ranked = sorted(refined, key=lambda each: -each[0])
-        inputs = np.vstack([*(where for _, where in ranked), candidates[order]])
-        return self._first_new(inputs, taken)
+        lottery = rng.permutation(order[:200])[:LOTTERY]
+        starts = candidates[[*order[: REFINED_STARTS - len(lottery)], *lottery]]
+        refined = [self._refine(acquisition, start) for start in starts]
+        if role is Role.ELSEWHERE:
+            refined = [each for each in refined if _is_far(each[1][None], models.incumbent)[0]]
+        ranked = [where for _, where in sorted(refined, key=lambda each: -each[0])]
+        if role is Role.REFINE:
+            descents = [self._descend(models, start) for start in (models.incumbent, *ranked[:1])]
+            ranked[:0] = [where for _, where in sorted(descents, key=lambda each: each[0])]
+        return self._first_new(np.vstack([*ranked, candidates[order]]), taken)
 
-    def _first_new(
-        self, inputs: Array, taken: set[tuple[tuple[str, str], ...]]
-    ) -> tuple[Point, Array] | None:
+    def _first_new(self, inputs: Array, taken: set[PointKey]) -> tuple[Point, Array] | None:
         known = np.array(self._inputs)
         for start in range(0, len(inputs), 64):
             points, where = self.cube.canonical(inputs[start : start + 64])
@@ -410,7 +456,5 @@ def around(centre: Array, count: int, rng: np.random.Generator) -> Array:
     return np.asarray(np.clip(centre + step, 0.0, 1.0), dtype=np.float64)
 
 
-def _refining(turn: int, remaining: int | None) -> bool:
-    if remaining is not None and remaining <= 4:
-        return True
-    return turn % 3 == 2
+def _is_far(inputs: Array, centre: Array) -> NDArray[np.bool_]:
+    return np.asarray(np.abs(inputs - centre).max(axis=1) > ELSEWHERE_RADIUS)

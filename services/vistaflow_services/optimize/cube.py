@@ -12,9 +12,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-
 from vistaflow_services.core.expressions import Constraint
-from vistaflow_services.decks.space import Kind, Parameter, Point, Space
+from vistaflow_services.decks.space import Kind, Parameter, Point, Scale, Space
 
 Array = NDArray[np.float64]
 
@@ -22,7 +21,11 @@ MAX_LEVELS = 64
 """Integer parameters with more levels are searched as if real, then rounded."""
 
 
-def point_key(point: Point) -> tuple[tuple[str, str], ...]:
+PointKey = tuple[tuple[str, str], ...]
+"""A hashable identity of a canonical point."""
+
+
+def point_key(point: Point) -> PointKey:
     """A hashable identity of a canonical point."""
     return tuple((name, repr(value)) for name, value in sorted(point.items()))
 
@@ -140,12 +143,22 @@ class SearchCube:
         return met
 
     def _columns(self, inputs: Array) -> dict[str, NDArray[np.generic]]:
-        """The values, at inputs (n, d), of the parameters that known constraints read."""
-        return {
-            each.name: each.decode(inputs[:, column])
-            for column, each in enumerate(self.space.parameters)
-            if each.name in self._read
-        }
+        """The values, at inputs (n, d), of the parameters that known constraints read.
+
+        Ranges are not rounded: what is searched along them must stay smooth.
+        """
+        columns: dict[str, NDArray[np.generic]] = {}
+        for column, each in enumerate(self.space.parameters):
+            if each.name not in self._read:
+                continue
+            places = inputs[:, column]
+            if self.levels[column] is not None or each.low is None or each.high is None:
+                columns[each.name] = each.decode(places)
+            elif each.scale is Scale.LOG:
+                columns[each.name] = each.low * (each.high / each.low) ** places
+            else:
+                columns[each.name] = each.low + places * (each.high - each.low)
+        return columns
 
     def excess_slope(self, point: Array) -> tuple[Array, Array]:
         """Known violations (k,) at one point and their slopes (k, d), by central differences."""
