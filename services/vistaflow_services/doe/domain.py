@@ -25,6 +25,9 @@ MAX_SIZE = 1_000_000
 MAX_VALUES = 20_000_000
 """Most values of a design, points times parameters: what fits in a laptop's memory."""
 
+DEFAULT_LEVELS = 3
+"""Levels of a factorial's parameters unless told."""
+
 MAX_LEVELS = 10_000
 """Most levels of one parameter in a factorial."""
 
@@ -105,8 +108,8 @@ class Recipe:
     seed: int = 0
     """Of everything random; a factorial ignores it."""
 
-    levels: int = 3
-    """Factorial: levels of every real and integer parameter."""
+    levels: int = 0
+    """Factorial: levels of every real and integer parameter; 0 for `DEFAULT_LEVELS`."""
 
     parameter_levels: Mapping[str, int] = field(default_factory=dict)
     """Factorial: levels of single parameters, by name."""
@@ -126,8 +129,9 @@ class Recipe:
         found.check()
 
     def _check_sized(self, region: Region, found: Violations) -> None:
-        if self.parameter_levels:
-            found.add("parameter_levels", f"only full_factorial has levels, not {self.generator}")
+        for name, given in (("levels", self.levels), ("parameter_levels", self.parameter_levels)):
+            if given:
+                found.add(name, f"only full_factorial has levels, not {self.generator}")
         if not 1 <= self.size <= MAX_SIZE:
             found.add("size", f"{self.size} is not in 1 to {MAX_SIZE}")
         elif self.size * region.dimension > MAX_VALUES:
@@ -145,7 +149,7 @@ class Recipe:
 
     def _check_factorial(self, region: Region, found: Violations) -> None:
         free = {each.name: each for each in region.free}
-        if not 2 <= self.levels <= MAX_LEVELS:
+        if self.levels and not 2 <= self.levels <= MAX_LEVELS:
             found.add("levels", f"{self.levels} is not in 2 to {MAX_LEVELS}")
         for name, count in self.parameter_levels.items():
             path = f"parameter_levels[{name}]"
@@ -211,7 +215,7 @@ def level_counts(recipe: Recipe, region: Region) -> list[int]:
         if each.choices:
             counts.append(len(each.choices))
             continue
-        wanted = recipe.parameter_levels.get(each.name, recipe.levels)
+        wanted = recipe.parameter_levels.get(each.name, recipe.levels or DEFAULT_LEVELS)
         counts.append(min(wanted, cells(each) or wanted))
     return counts
 

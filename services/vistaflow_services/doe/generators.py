@@ -71,6 +71,17 @@ def generate(recipe: Recipe, region: Region) -> Design:
     return _with_default(design) if recipe.include_default else design
 
 
+def check_feasible(recipe: Recipe, region: Region) -> None:
+    """Raises `InvalidError` if the constraints leave nothing, as far as a sample can tell.
+
+    A factorial has only few places to look at: it is left to `generate`.
+    """
+    if region.space.constraints and recipe.generator is not Generator.FULL_FACTORIAL:
+        _feasible(replace(recipe, size=1, generator=Generator.LHS), region, 1)
+    if recipe.include_default:
+        _check_default(region)
+
+
 def unit_points(recipe: Recipe, region: Region) -> Array:
     """Shape (size, dimension): the points of a random generator without constraints."""
     if recipe.generator in (Generator.SOBOL, Generator.HALTON):
@@ -197,16 +208,21 @@ def _level_values(parameter: Parameter, count: int) -> NDArray[Any]:
 
 def _with_default(design: Design) -> Design:
     """The design with the deck's default point as its last."""
-    default = design.region.default()
-    if not design.region.space.feasible_columns(default)[0]:
-        raise invalid(
-            "include_default",
-            "the default point does not meet the constraints: leave it out, or change one of them",
-        )
+    default = _check_default(design.region)
     columns = {
         name: np.concatenate([column, default[name]]) for name, column in design.columns.items()
     }
     return replace(design, columns=columns)
+
+
+def _check_default(region: Region) -> Columns:
+    default = region.default()
+    if not region.space.feasible_columns(default)[0]:
+        raise invalid(
+            "include_default",
+            "the default point does not meet the constraints: leave it out, or change one of them",
+        )
+    return default
 
 
 def _design(

@@ -1,0 +1,216 @@
+"""From the messages that ask for designs to the domain; mistakes carry field paths."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from google.protobuf import json_format
+from vistaflow.api.common.v1 import common_pb2
+from vistaflow.api.doe.v1 import doe_pb2 as pb
+
+from vistaflow_services.core.errors import InvalidError, Violations
+from vistaflow_services.core.expressions import Constraint, parse_constraint, suggest
+from vistaflow_services.decks.deck import Deck, FailurePolicy, Policy
+from vistaflow_services.decks.space import Choice, Space
+from vistaflow_services.doe import ese
+from vistaflow_services.doe.domain import Generator, Recipe, Region
+from vistaflow_services.doe.generators import check_feasible
+
+GENERATORS = {
+    pb.GENERATOR_FULL_FACTORIAL: Generator.FULL_FACTORIAL,
+    pb.GENERATOR_LHS: Generator.LHS,
+    pb.GENERATOR_LHS_ESE: Generator.LHS_ESE,
+    pb.GENERATOR_SOBOL: Generator.SOBOL,
+    pb.GENERATOR_HALTON: Generator.HALTON,
+}
+
+POLICIES = {
+    pb.FAILURE_POLICY_ABORT: Policy.ABORT,
+    pb.FAILURE_POLICY_RETRY: Policy.RETRY,
+    pb.FAILURE_POLICY_SUBSTITUTE: Policy.SUBSTITUTE,
+    pb.FAILURE_POLICY_CONTINUE: Policy.CONTINUE,
+}
+
+MAX_CONSTRAINTS = 100
+"""Most constraints that a design adds to its deck's."""
+
+
+def check_spec(spec: pb.DoeSpec) -> None:
+    """Raises `InvalidError` unless the spec says what to make or run."""
+    found = Violations()
+    if spec.HasField("design") and spec.design_id:
+        found.add("design_id", "give either a design to make or the id of one to run, not both")
+    elif not spec.HasField("design") and not spec.design_id:
+        found.add("design", "missing: say which design to make, or give the id of one to run")
+    elif spec.HasField("design") and not spec.deck:
+        found.add("deck", "missing: give the deck's id, its name, or the job that collects it")
+    elif spec.design_id and not spec.HasField("evaluation"):
+        found.add("evaluation", "missing: a design that is made already can only be run")
+    found.check()
+
+
+def plan(spec: pb.DesignSpec, deck: Deck) -> tuple[Recipe, Region]:
+    """What design to make over `deck`, checked as far as it can be without making it.
+
+    Raises:
+        InvalidError: With every mistake, under its path in the spec.
+    """
+    found = Violations()
+    recipe = region = None
+    try:
+        recipe = recipe_of(spec)
+    except InvalidError as error:
+        found.extend("", error)
+    try:
+        region = region_of(spec, deck.space)
+    except InvalidError as error:
+        found.extend("", error)
+    if recipe is not None:
+        try:
+            recipe.check(region or Region(space=deck.space))
+            if region is not None:
+                check_feasible(recipe, region)
+        except InvalidError as error:
+            found.extend("", error)
+    found.check()
+    assert recipe is not None
+    assert region is not None
+    return recipe, region
+
+
+def recipe_of(spec: pb.DesignSpec) -> Recipe:
+    """The recipe; the generator that is not set is chosen by the size."""
+    found = Violations()
+    generator = GENERATORS.get(spec.generator)
+    if spec.generator == pb.GENERATOR_UNSPECIFIED:
+        generator = Generator.LHS_ESE if spec.size <= ese.MAX_POINTS else Generator.SOBOL
+    if generator is None:
+        found.add("generator", f"{spec.generator} is no generator; list them with ListGenerators")
+    found.check()
+    assert generator is not None
+    return Recipe(
+        generator=generator,
+        size=spec.size,
+        seed=spec.seed,
+        levels=spec.levels,
+        parameter_levels=dict(spec.parameter_levels),
+        include_default=spec.include_default,
+    )
+
+
+def region_of(spec: pb.DesignSpec, space: Space) -> Region:
+    """The part of the deck's space that the overrides and constraints leave."""
+    found = Violations()
+    fixed: dict[str, Choice] = {}
+    narrowed = space
+    seen: set[str] = set()
+    for at, override in enumerate(spec.parameters):
+        path = f"parameters[{at}]"
+        name = override.name
+        if name not in space.names:
+            found.add(f"{path}.name", f"`{name}` is no parameter{suggest(name, space.names)}")
+            continue
+        if name in seen:
+            found.add(f"{path}.name", f"`{name}` is given twice: merge the two")
+            continue
+        seen.add(name)
+        try:
+            value = _held(override, space)
+            if value is not None:
+                fixed[name] = value
+            else:
+                narrowed = narrowed.narrow({name: _changes(override, space)})
+        except InvalidError as error:
+            under = Violations()
+            under.extend("", error)
+            for each in under:
+                found.add(f"{path}{each.field.removeprefix(name)}", each.description)
+    constraints = _constraints(spec, narrowed, found)
+    found.check()
+    return Region(space=replace(narrowed, constraints=constraints), fixed=fixed)
+
+
+def policy_of(spec: pb.EvaluationSpec, deck: Deck) -> FailurePolicy:
+    """The deck's failure policy with what the request changes.
+
+    Raises:
+        InvalidError: With every mistake, under its path in the spec.
+    """
+    found = Violations()
+    policy = replace(deck.failure_policy)
+    if spec.failure_policy != pb.FAILURE_POLICY_UNSPECIFIED:
+        wanted = POLICIES.get(spec.failure_policy)
+        if wanted is None:
+            found.add("failure_policy", f"{spec.failure_policy} is no failure policy")
+        elif wanted is Policy.SUBSTITUTE and set(policy.substitute) != set(deck.response_names):
+            found.add(
+                "failure_policy",
+                f"the deck `{deck.name}` has no substitute values: choose another policy, or "
+                "give the deck a value for each response",
+            )
+        else:
+            retries = max(policy.retries, 1) if wanted is Policy.RETRY else policy.retries
+            policy = replace(policy, policy=wanted, retries=retries)
+    if spec.HasField("max_failed_fraction"):
+        fraction = spec.max_failed_fraction
+        if not 0 <= fraction <= 1:
+            found.add("max_failed_fraction", f"{fraction} is not in 0 to 1")
+        policy = replace(policy, max_failed_fraction=fraction)
+    found.check()
+    return policy
+
+
+def _held(override: common_pb2.ParameterOverride, space: Space) -> Choice | None:
+    """The value that the override holds its parameter at, if it does."""
+    parameter = space[override.name]
+    ranged = override.HasField("low") or override.HasField("high") or override.choices
+    if override.HasField("fixed"):
+        if ranged:
+            _refuse("fixed", "give either a fixed value or a range or choices, not both")
+        value: Any = json_format.MessageToDict(override.fixed)
+        field = "fixed"
+    elif len(override.choices) == 1:
+        value, field = json_format.MessageToDict(override.choices[0]), "choices"
+    elif override.HasField("low") and override.HasField("high") and override.low == override.high:
+        value, field = override.low, "low"
+    else:
+        return None
+    canonical, problem = parameter.canonical(value)
+    if problem:
+        _refuse(field, problem)
+    return canonical
+
+
+def _changes(override: common_pb2.ParameterOverride, space: Space) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    if override.HasField("low"):
+        changes["low"] = override.low
+    if override.HasField("high"):
+        changes["high"] = override.high
+    if override.choices:
+        given = [json_format.MessageToDict(each) for each in override.choices]
+        # Messages know no whole numbers: the deck's own form of a choice is what points hold.
+        known = [space[override.name].canonical(each)[0] for each in given]
+        changes["choices"] = given if None in known else known
+    return changes
+
+
+def _constraints(spec: pb.DesignSpec, space: Space, found: Violations) -> tuple[Constraint, ...]:
+    """The spec's constraints, then the deck's: so an index is the same in both."""
+    if len(spec.constraints) > MAX_CONSTRAINTS:
+        found.add("constraints", f"{len(spec.constraints)} given; at most {MAX_CONSTRAINTS} may be")
+        return space.constraints
+    parsed = []
+    for at, text in enumerate(spec.constraints):
+        try:
+            parsed.append(parse_constraint(text, space.numeric_names))
+        except InvalidError as error:
+            found.add(f"constraints[{at}]", error.message)
+    return (*parsed, *space.constraints)
+
+
+def _refuse(field: str, description: str) -> None:
+    found = Violations()
+    found.add(f".{field}", description)
+    found.check()
