@@ -1,0 +1,109 @@
+"""Configuration: one frozen dataclass a service, read once from the environment.
+
+    @dataclass(frozen=True, kw_only=True)
+    class DoeConfig:
+        listen: str = "127.0.0.1:50053"
+
+    config = read_config(DoeConfig, "VISTAFLOW_DOE_")     # VISTAFLOW_DOE_LISTEN=...
+
+A variable with the prefix that no field has is refused: a misspelt setting would otherwise be no
+setting at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vistaflow_services.core.errors import InvalidError, Violations
+
+Config = TypeVar("Config")
+
+DEFAULT_REGISTRY = "127.0.0.1:50051"
+
+
+def home(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where vistaflow keeps everything: `$VISTAFLOW_HOME`, or `~/.vistaflow`."""
+    return Path(environment.get("VISTAFLOW_HOME") or "~/.vistaflow").expanduser().absolute()
+
+
+def registry_address(environment: Mapping[str, str] = os.environ) -> str:
+    """Where the registry listens: `$VISTAFLOW_REGISTRY`, or port 50051 of this machine."""
+    return environment.get("VISTAFLOW_REGISTRY") or DEFAULT_REGISTRY
+
+
+def read_config(
+    kind: type[Config], prefix: str, environment: Mapping[str, str] = os.environ
+) -> Config:
+    """A `kind` from the variables that begin with `prefix`; unset ones keep their default.
+
+    Fields may be str, int, float, bool, Path, `X | None` and `tuple[str, ...]` (by commas).
+
+    Raises:
+        InvalidError: One violation for each variable that is unknown, missing or malformed.
+    """
+    hints = typing.get_type_hints(kind)
+    fields = {f"{prefix}{each.name.upper()}": each for each in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    found = Violations()
+    values: dict[str, Any] = {}
+    for name, text in environment.items():
+        if not name.startswith(prefix):
+            continue
+        if name not in fields:
+            found.add(name, f"no such setting{_nearest(name, list(fields))}")
+            continue
+        try:
+            values[fields[name].name] = _convert(text, hints[fields[name].name])
+        except ValueError as error:
+            found.add(name, str(error))
+    for name, field in fields.items():
+        required = (
+            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        )
+        if required and name not in environment:
+            found.add(name, "must be set")
+    found.check()
+    try:
+        return kind(**values)
+    except InvalidError:
+        raise
+    except ValueError as error:
+        raise InvalidError(f"{prefix}*: {error}") from error
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; known are {', '.join(sorted(known))}" if known else ""
+
+
+def _convert(text: str, kind: Any) -> Any:
+    arguments = typing.get_args(kind)
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        inner = [each for each in arguments if each is not type(None)]
+        return None if not text else _convert(text, inner[0])
+    if typing.get_origin(kind) is tuple:
+        return tuple(_convert(each.strip(), arguments[0]) for each in text.split(",") if each)
+    if kind is bool:
+        word = text.strip().lower()
+        if word in ("1", "true", "yes", "on"):
+            return True
+        if word in ("0", "false", "no", "off"):
+            return False
+        raise ValueError(f"`{text}` is neither true nor false; write 1 or 0")
+    if kind is Path:
+        return Path(text).expanduser()
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            wanted = "a whole number" if kind is int else "a number"
+            raise ValueError(f"`{text}` is not {wanted}") from None
+    return text

@@ -1,0 +1,180 @@
+"""Ends every call that raised with the right status, and lets nothing else out.
+
+Without it grpc.aio sends the text of any exception to the caller, table names, paths and row
+values included. It wraps all four kinds of RPC.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+
+from vistaflow_services.core import log
+from vistaflow_services.core.errors import InvalidError, ServiceError
+from vistaflow_services.core.status import status_of, unforeseen
+
+logger = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class _Malformed:
+    """Stands for a request whose bytes are not the message that the method takes."""
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):
+    """Ends a call that raised with the right gRPC status.
+
+    A `ServiceError` keeps its code, message, reason and violations. Anything else is a bug: it is
+    logged under an id, and the caller learns that id. A malformed request is `INVALID_ARGUMENT`.
+    A unary call for which the caller set no deadline gets `default_timeout`.
+    """
+
+    def __init__(self, *, default_timeout: float | None = None) -> None:
+        self._default_timeout = default_timeout
+        self._wrapped: dict[str, tuple[Any, Any]] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Wraps the handler that would otherwise see the call."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        method = handler_call_details.method
+        known = self._wrapped.get(method)
+        if known is None or known[0] is not handler:
+            known = self._wrapped[method] = (handler, self._wrap(method, handler))
+        return known[1]
+
+    def _wrap(self, method: str, handler: Any) -> Any:
+        if handler.request_streaming:
+            return self._wrap_request_stream(method, handler)
+        serialize = handler.response_serializer
+
+        async def unary_unary(request: Any, context: Context) -> Any:
+            async with self._ended_with_status(method, context, request):
+                async with self._deadline(context):
+                    response = handler.unary_unary(request, context)
+                    if inspect.isawaitable(response):
+                        response = await response
+                # Here and not in gRPC, so that a response of the wrong type is told as a bug too.
+                return serialize(response) if serialize else response
+
+        async def unary_stream(request: Any, context: Context) -> None:
+            async with self._ended_with_status(method, context, request):
+                await _stream(handler.unary_stream(request, context), context)
+
+        read = _reader(handler.request_deserializer, raises=False)
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(unary_stream, read, serialize)
+        return grpc.unary_unary_rpc_method_handler(unary_unary, read, None)
+
+    def _wrap_request_stream(self, method: str, handler: Any) -> Any:
+        serialize = handler.response_serializer
+
+        async def stream_unary(requests: Any, context: Context) -> Any:
+            async with self._ended_with_status(method, context):
+                response = handler.stream_unary(requests, context)
+                if inspect.isawaitable(response):
+                    response = await response
+                return serialize(response) if serialize else response
+
+        async def stream_stream(requests: Any, context: Context) -> None:
+            async with self._ended_with_status(method, context):
+                await _stream(handler.stream_stream(requests, context), context)
+
+        # Read inside the handler, whose exceptions we see; so the reader may simply raise.
+        read = _reader(handler.request_deserializer, raises=True)
+        if handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(stream_stream, read, serialize)
+        return grpc.stream_unary_rpc_method_handler(stream_unary, read, None)
+
+    @contextlib.asynccontextmanager
+    async def _deadline(self, context: Context) -> AsyncIterator[None]:
+        """Gives the call the default deadline when its caller set none."""
+        if self._default_timeout is None or context.time_remaining() is not None:
+            yield
+            return
+        try:
+            async with asyncio.timeout(self._default_timeout) as scope:
+                yield
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            await context.abort(
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+                f"not done within {self._default_timeout:g} s; set a longer deadline",
+            )
+
+    @contextlib.asynccontextmanager
+    async def _ended_with_status(
+        self, method: str, context: Context, request: Any = None
+    ) -> AsyncIterator[None]:
+        request_id = getattr(request, "request_id", "")
+        with log.bound(request_id=request_id) if request_id else contextlib.nullcontext():
+            try:
+                if isinstance(request, _Malformed):
+                    raise _malformed()
+                yield
+            except ServiceError as error:
+                logger.info("%s: %s %s", method, error.code, error)
+                await context.abort(*status_of(error))
+            except grpc.aio.AbortError:
+                raise
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
+                # Not the call was canceled but something it awaited. Raised on, it would leave
+                # the caller waiting.
+                await self._end_unforeseen(method, context)
+            except Exception:
+                await self._end_unforeseen(method, context)
+
+    async def _end_unforeseen(self, method: str, context: Context) -> None:
+        error_id = uuid.uuid4().hex[:12]
+        logger.exception("%s failed", method, extra={"error_id": error_id})
+        await context.abort(*unforeseen(error_id))
+
+
+async def _stream(responses: Any, context: Context) -> None:
+    """Sends what a handler makes: an async generator, or a coroutine that writes by itself."""
+    if inspect.isawaitable(responses):
+        await responses
+        return
+    # A canceled call closes the generator here and now, not when it is collected.
+    async with contextlib.aclosing(responses):
+        async for response in responses:
+            await context.write(response)
+
+
+def _reader(deserialize: Callable[[bytes], Any] | None, *, raises: bool) -> Any:
+    if deserialize is None:
+        return None
+
+    def read(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except Exception:
+            if raises:
+                raise _malformed() from None
+            return _Malformed()
+
+    return read
+
+
+def _malformed() -> InvalidError:
+    return InvalidError(
+        "the bytes are not the message this method takes; are both sides of one version?",
+        reason="MALFORMED",
+    )

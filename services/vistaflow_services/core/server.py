@@ -1,0 +1,298 @@
+"""The shell every service runs in: health, reflection, errors, limits, drain.
+
+    server = make_server("vistaflow.api.doe.v1.DoeService")
+    add_DoeServiceServicer_to_server(DoeServicer(...), server)
+    await run(server, "127.0.0.1:50053", ready=store.is_up)
+
+A service is SERVING only while its `ready` says so. On SIGTERM it says NOT_SERVING, tells
+`on_drain`, lets running calls finish for a grace period, and ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from vistaflow_services.core.channels import MEGABYTE, server_arguments
+from vistaflow_services.core.errors import ServiceError
+from vistaflow_services.core.interceptor import Context, ErrorInterceptor
+
+__all__ = ["Context", "Ready", "Server", "ServerSettings", "StartError", "make_server", "run"]
+
+logger = logging.getLogger(__name__)
+
+Ready = Callable[[], Awaitable[bool]]
+"""Tells whether what the service depends on is there. Raising means no."""
+
+ALLOW_INSECURE = "VISTAFLOW_ALLOW_INSECURE"
+
+
+class StartError(Exception):
+    """The service cannot start as configured; the message is for the operator."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """Limits of a server."""
+
+    default_timeout: float = 60.0
+    """Seconds a unary call may take whose caller set no deadline."""
+
+    max_receive_bytes: int = 4 * MEGABYTE
+    """Largest message taken."""
+
+    max_send_bytes: int = 64 * MEGABYTE
+    """Largest message sent."""
+
+    max_concurrent_calls: int = 2_000
+    """Calls served at once, streams among them; more are RESOURCE_EXHAUSTED."""
+
+    grace_seconds: float = 5.0
+    """How long running calls may go on once the server drains."""
+
+    ready_interval: float = 1.0
+    """Seconds between two looks at `ready`."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value <= 0:
+                raise ValueError(f"{name} must be above 0, not {value}")
+
+
+class Server(grpc.aio.Server):
+    """A gRPC server with health, reflection and the error interceptor."""
+
+    def __init__(self, service_names: tuple[str, ...], settings: ServerSettings) -> None:
+        self.settings = settings
+        self.service_names = service_names
+        self._server = grpc.aio.server(
+            interceptors=[ErrorInterceptor(default_timeout=settings.default_timeout)],
+            options=server_arguments(
+                max_receive_bytes=settings.max_receive_bytes,
+                max_send_bytes=settings.max_send_bytes,
+            ),
+            maximum_concurrent_rpcs=settings.max_concurrent_calls,
+        )
+        self._health = health.aio.HealthServicer()
+        self._serving: bool | None = None
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self)
+        names = (*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self)
+
+    @property
+    def serving(self) -> bool:
+        """Whether health says SERVING."""
+        return bool(self._serving)
+
+    async def set_serving(self, serving: bool) -> None:
+        """Says SERVING or NOT_SERVING for every service of the server."""
+        if serving == self._serving:
+            return
+        self._serving = serving
+        response = health_pb2.HealthCheckResponse
+        status = response.SERVING if serving else response.NOT_SERVING
+        for name in ("", *self.service_names):
+            await self._health.set(name, status)
+        logger.info("now %s", "SERVING" if serving else "NOT_SERVING")
+
+    def bind(self, listen: str) -> str:
+        """Takes the port of `listen` and returns the address, with the real port for port 0.
+
+        Raises:
+            StartError: The address is malformed, taken, or open to the network without TLS.
+        """
+        host, port = _split(listen)
+        if not _is_loopback(host) and os.environ.get(ALLOW_INSECURE) != "1":
+            raise StartError(
+                f"{listen} is reachable from the network and this server has no TLS; listen on "
+                f"127.0.0.1, or set {ALLOW_INSECURE}=1 where the network itself is private"
+            )
+        try:
+            bound = self._server.add_insecure_port(listen)
+        except RuntimeError as error:
+            raise StartError(
+                f"cannot listen on {listen}: is the port taken by another process?"
+            ) from error
+        if host == "unix":
+            return listen
+        return f"[{host}]:{bound}" if ":" in host else f"{host}:{bound or port}"
+
+    def add_generic_rpc_handlers(
+        self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]
+    ) -> None:
+        """Serves what the handlers serve."""
+        self._server.add_generic_rpc_handlers(generic_rpc_handlers)
+
+    def add_registered_method_handlers(
+        self, service_name: str, method_handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
+    ) -> None:
+        """Serves the methods of one service."""
+        self._server.add_registered_method_handlers(service_name, method_handlers)
+
+    def add_insecure_port(self, address: str) -> int:
+        """Takes a port; `bind` does it with checks."""
+        return int(self.bind(address).rpartition(":")[2])
+
+    def add_secure_port(self, address: str, server_credentials: grpc.ServerCredentials) -> int:
+        """Takes a port for TLS."""
+        return self._server.add_secure_port(address, server_credentials)
+
+    async def start(self) -> None:
+        """Begins to serve, NOT_SERVING until told otherwise."""
+        await self.set_serving(False)
+        await self._server.start()
+
+    async def stop(self, grace: float | None) -> None:
+        """Takes no more calls and ends those that run after `grace` seconds."""
+        await self._health.enter_graceful_shutdown()
+        self._serving = False
+        await self._server.stop(grace)
+
+    async def wait_for_termination(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109
+        """Waits until the server has stopped."""
+        return await self._server.wait_for_termination(timeout)
+
+    async def watch_readiness(self, ready: Ready) -> None:
+        """Keeps health at what `ready` says, for ever."""
+        told = ""
+        while True:
+            try:
+                async with asyncio.timeout(max(5.0, self.settings.ready_interval)):
+                    is_ready, why = await ready(), "not ready"
+            except Exception as error:
+                is_ready, why = False, str(error) or type(error).__name__
+            if not is_ready and why != told:
+                logger.warning("not serving: %s", why)
+            told = "" if is_ready else why
+            await self.set_serving(is_ready)
+            await asyncio.sleep(self.settings.ready_interval)
+
+
+def make_server(*service_names: str, settings: ServerSettings | None = None) -> Server:
+    """A server for the services of these full names, not yet started."""
+    return Server(service_names, settings or ServerSettings())
+
+
+async def run(
+    server: Server,
+    listen: str | None = None,
+    *,
+    ready: Ready | None = None,
+    on_drain: Callable[[], Awaitable[None]] | None = None,
+    on_stopped: Callable[[], Awaitable[None]] | None = None,
+    stop: asyncio.Event | None = None,
+) -> None:
+    """Serves until SIGTERM, SIGINT or `stop`, then drains.
+
+    Args:
+        server: With its servicers added.
+        listen: Where, such as `127.0.0.1:50051`; None when `bind` was called before.
+        ready: Asked every `ready_interval`; without it the server is ready once started.
+        on_drain: Called once the server says NOT_SERVING and before calls are ended: the
+            moment to end streams and give work back.
+        on_stopped: Called when the last call has ended.
+        stop: Set to stop from within.
+
+    Raises:
+        StartError: It cannot listen there.
+    """
+    if listen is not None:
+        logger.info("listening on %s", server.bind(listen))
+    await server.start()
+    stop = stop or asyncio.Event()
+    with _signals(stop):
+        async with _readiness(server, ready):
+            await stop.wait()
+        logger.info("draining")
+        await server.set_serving(False)
+        if on_drain is not None:
+            try:
+                async with asyncio.timeout(server.settings.grace_seconds * 2):
+                    await on_drain()
+            except Exception:
+                logger.exception("draining failed; stopping all the same")
+        await server.stop(server.settings.grace_seconds)
+        if on_stopped is not None:
+            await on_stopped()
+    logger.info("stopped")
+
+
+def main(service: str, serve: Callable[[], Awaitable[None]]) -> None:
+    """Runs a service's coroutine to its end; what its operator can mend is told in one line.
+
+    Raises:
+        SystemExit: With 2 if it cannot start as configured.
+    """
+    try:
+        asyncio.run(_awaited(serve))
+    except (StartError, ServiceError) as error:
+        logger.error("%s cannot start: %s", service, error)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+async def _awaited(serve: Callable[[], Awaitable[None]]) -> None:
+    await serve()
+
+
+@contextlib.contextmanager
+def _signals(stop: asyncio.Event) -> Any:
+    loop = asyncio.get_running_loop()
+    taken = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # Only the main thread may; a server in a test's thread is stopped by its event.
+        with contextlib.suppress(ValueError, RuntimeError):
+            loop.add_signal_handler(number, stop.set)
+            taken.append(number)
+    try:
+        yield
+    finally:
+        for number in taken:
+            loop.remove_signal_handler(number)
+
+
+@contextlib.asynccontextmanager
+async def _readiness(server: Server, ready: Ready | None) -> AsyncIterator[None]:
+    if ready is None:
+        await server.set_serving(True)
+        yield
+        return
+    watching = asyncio.create_task(server.watch_readiness(ready))
+    try:
+        yield
+    finally:
+        watching.cancel()
+        await asyncio.wait([watching])
+
+
+def _split(listen: str) -> tuple[str, int]:
+    """Host and port of an address; the host is `unix` for a socket's path."""
+    if listen.startswith("unix:"):
+        return "unix", 0
+    host, colon, port = listen.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+        raise StartError(f"`{listen}` is no address; write host:port, such as 127.0.0.1:50051")
+    if host.count(":") and not host.startswith("["):
+        raise StartError(f"`{listen}`: write an IPv6 address in brackets, such as [::1]:50051")
+    return host.strip("[]"), int(port)
+
+
+def _is_loopback(host: str) -> bool:
+    if host in ("localhost", "unix"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,140 @@
+"""Errors as gRPC statuses with google.rpc details, there and back.
+
+Details travel in the trailing metadata `grpc-status-details-bin`, as a google.rpc.Status: an
+ErrorInfo always, a BadRequest when fields are wrong, a RequestInfo for unforeseen errors. HTTP/2
+peers refuse headers over 8 KiB, so what is said is clipped to fit, and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import grpc
+from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError, Message
+from google.rpc import error_details_pb2, status_pb2
+
+from vistaflow_services.core.errors import (
+    ConflictError,
+    ExhaustedError,
+    ExistsError,
+    ExpiredError,
+    FieldViolation,
+    InvalidError,
+    NotFoundError,
+    ServiceError,
+    StaleAttemptError,
+    UnavailableError,
+)
+
+DOMAIN = "vistaflow"
+DETAILS_KEY = "grpc-status-details-bin"
+
+MAX_MESSAGE = 1_000
+"""Longest message, in bytes; it travels twice, once percent-encoded."""
+
+MAX_DETAILS = 3_800
+"""Largest google.rpc.Status, in bytes, before base64."""
+
+_ERRORS: dict[str, type[ServiceError]] = {
+    each.code: each
+    for each in (
+        InvalidError,
+        NotFoundError,
+        ExistsError,
+        ConflictError,
+        ExpiredError,
+        ExhaustedError,
+        StaleAttemptError,
+        UnavailableError,
+    )
+}
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+
+
+def clip(text: str, limit: int = MAX_MESSAGE) -> str:
+    """The text, cut to `limit` bytes of UTF-8 with an ellipsis, and free of control characters."""
+    text = "".join(each if each.isprintable() else " " for each in text)
+    raw = text.encode(errors="replace")
+    if len(raw) <= limit:
+        return raw.decode()
+    return raw[: limit - 3].decode(errors="ignore") + "…"
+
+
+def status_of(error: ServiceError) -> tuple[grpc.StatusCode, str, Metadata]:
+    """What a call that raised `error` ends with: code, message, trailing metadata."""
+    code = grpc.StatusCode[error.code]
+    # Percent-encoding triples what is not ASCII, so that such a message is cut earlier.
+    message = clip(error.message, MAX_MESSAGE if error.message.isascii() else MAX_MESSAGE // 2)
+    status = status_pb2.Status(code=code.value[0], message=message)
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
+    for key, value in list(error.metadata.items())[:20]:
+        info.metadata[clip(key, 64)] = clip(value, 200)
+    _add(status, info)
+    if error.violations:
+        _add_violations(status, error.violations)
+    return code, message, ((DETAILS_KEY, status.SerializeToString()),)
+
+
+def unforeseen(error_id: str) -> tuple[grpc.StatusCode, str, Metadata]:
+    """What a call that met a bug ends with. It says nothing but where to look."""
+    message = f"internal error; the service's log tells more under id {error_id}"
+    code = grpc.StatusCode.INTERNAL
+    status = status_pb2.Status(code=code.value[0], message=message)
+    _add(status, error_details_pb2.ErrorInfo(reason="INTERNAL", domain=DOMAIN))
+    _add(status, error_details_pb2.RequestInfo(request_id=error_id))
+    return code, message, ((DETAILS_KEY, status.SerializeToString()),)
+
+
+def error_of(failure: grpc.aio.AioRpcError) -> ServiceError:
+    """The error that a failed call stands for, with its reason and violations."""
+    name = failure.code().name
+    if name in ("DEADLINE_EXCEEDED", "CANCELLED"):
+        name = "UNAVAILABLE"
+    kind = _ERRORS.get(name, ServiceError)
+    reason, violations, metadata = kind.reason, [], {}
+    for detail in _details(failure.trailing_metadata() or ()):
+        info, request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+        if detail.Unpack(info):
+            reason, metadata = info.reason, dict(info.metadata)
+        elif detail.Unpack(request):
+            violations = [
+                FieldViolation(field=each.field, description=each.description)
+                for each in request.field_violations
+            ]
+    message = failure.details() or failure.code().name.lower().replace("_", " ")
+    return kind(message, reason=reason, violations=violations, metadata=metadata)
+
+
+def _details(metadata: Iterable[Any]) -> Iterable[any_pb2.Any]:
+    for key, value in metadata:
+        if key == DETAILS_KEY:
+            try:
+                raw = value if isinstance(value, bytes) else str(value).encode()
+                yield from status_pb2.Status.FromString(raw).details
+            except DecodeError:
+                continue
+
+
+def _add(status: Any, detail: Message) -> None:
+    packed = any_pb2.Any()
+    packed.Pack(detail)
+    status.details.append(packed)
+
+
+def _add_violations(status: Any, violations: tuple[FieldViolation, ...]) -> None:
+    room = MAX_DETAILS - status.ByteSize() - 200
+    request = error_details_pb2.BadRequest()
+    for number, each in enumerate(violations):
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=clip(each.field, 200), description=clip(each.description, 600)
+        )
+        room -= violation.ByteSize() + 4
+        if room < 0:
+            more = f"and {len(violations) - number} more mistakes; mend these first"
+            request.field_violations.add(field="", description=more)
+            break
+        request.field_violations.append(violation)
+    _add(status, request)
