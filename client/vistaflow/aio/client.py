@@ -1,0 +1,552 @@
+"""The asynchronous client. The blocking one runs this one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import grpc
+from google.protobuf import any_pb2, json_format, struct_pb2
+from google.protobuf.message import Message
+
+from vistaflow.api.common.v1 import common_pb2
+from vistaflow.api.doe.v1 import doe_pb2, doe_pb2_grpc
+from vistaflow.api.ingestion.v1 import ingestion_pb2, ingestion_pb2_grpc
+from vistaflow.api.ml.v1 import ml_pb2, ml_pb2_grpc
+from vistaflow.api.optimize.v1 import optimize_pb2, optimize_pb2_grpc
+from vistaflow.api.pipeline.v1 import pipeline_pb2, pipeline_pb2_grpc
+from vistaflow.api.registry.v1 import registry_pb2, registry_pb2_grpc
+from vistaflow.archive import deck_beside, pack_deck
+from vistaflow.channel import call, open_channel
+from vistaflow.errors import (
+    DeadlineExceededError,
+    FailedPreconditionError,
+    KitFailedError,
+    UnavailableError,
+    from_rpc,
+)
+from vistaflow.models import (
+    Job,
+    Kit,
+    Prediction,
+    State,
+    job_of,
+    job_type_value,
+    kit_of,
+    state_of,
+    status_value,
+)
+from vistaflow.watching import Watch, watch_filter
+
+DEFAULT_ADDRESS: Final = "127.0.0.1:50051"
+DEFAULT_TIMEOUT_SECONDS: Final = 10.0
+
+_STUBS: Final[dict[str, Any]] = {
+    "pipeline": pipeline_pb2_grpc.PipelineServiceStub,
+    "ingestion": ingestion_pb2_grpc.IngestionServiceStub,
+    "doe": doe_pb2_grpc.DoeServiceStub,
+    "ml": ml_pb2_grpc.MlServiceStub,
+    "optimize": optimize_pb2_grpc.OptimizeServiceStub,
+}
+
+
+def connect(address: str = "", *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> AsyncClient:
+    """A client of the suite whose registry is at `address`.
+
+    Args:
+        address: Such as `127.0.0.1:50051`; `VISTAFLOW_REGISTRY`, else the default, if empty.
+        timeout: The longest one call may take with all its tries, in seconds.
+    """
+    return AsyncClient(address, timeout=timeout)
+
+
+class AsyncClient:
+    """Calls the services; needs the registry's address only, the others it asks for.
+
+    Every method raises a `VistaError`. Calls that find nobody are tried again within the timeout,
+    with one request id, so that nothing is done twice.
+    """
+
+    def __init__(self, address: str = "", *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> None:
+        self.address = address or os.environ.get("VISTAFLOW_REGISTRY", "") or DEFAULT_ADDRESS
+        self._timeout = timeout
+        self._channel = open_channel(self.address)
+        self._registry = registry_pb2_grpc.RegistryServiceStub(self._channel)
+        self._others: dict[str, tuple[str, grpc.aio.Channel]] = {}
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        for _, channel in self._others.values():
+            await channel.close()
+        await self._channel.close()
+
+    # Kits
+
+    async def run(self, kit: str | Path | pipeline_pb2.KitSpec, *, actor: str = "") -> Kit:
+        """Validates a kit and starts it; returns at once.
+
+        Args:
+            kit: The path of a kit.yaml, or a spec. A deck that lies beside the file is sent along.
+            actor: Who asks, for the record.
+
+        Raises:
+            InvalidArgumentError: With every mistake in `violations`.
+        """
+        request = pipeline_pb2.RunKitRequest(actor=actor)
+        _fill(request, kit)
+        response = await self._call("pipeline", "RunKit", request, timeout=3 * self._timeout)
+        return kit_of(response.kit)
+
+    async def validate(
+        self, kit: str | Path | pipeline_pb2.KitSpec
+    ) -> pipeline_pb2.ValidateKitResponse:
+        """Every mistake of a kit, without starting it."""
+        request = pipeline_pb2.ValidateKitRequest()
+        _fill(request, kit)
+        response: pipeline_pb2.ValidateKitResponse = await self._call(
+            "pipeline", "ValidateKit", request, timeout=3 * self._timeout
+        )
+        return response
+
+    async def create_kit(
+        self,
+        name: str,
+        jobs: Sequence[registry_pb2.NewJob | str] = (),
+        *,
+        project: str = "",
+        labels: Mapping[str, str] | None = None,
+        actor: str = "",
+        request_id: str = "",
+    ) -> Kit:
+        """Creates a kit.
+
+        Args:
+            name: For people.
+            jobs: What it consists of; a text is the type of an external job, such as "DOE".
+            project: "default" if empty.
+            labels: To filter by.
+            actor: Who asks, for the record.
+            request_id: A UUID that makes the call safe to repeat from elsewhere.
+        """
+        wanted = [
+            registry_pb2.NewJob(job_type=job_type_value(each)) if isinstance(each, str) else each
+            for each in jobs
+        ]
+        request = registry_pb2.CreateKitRequest(
+            request_id=request_id,
+            name=name,
+            project=project,
+            labels=labels or {},
+            jobs=wanted,
+            actor=actor,
+        )
+        return kit_of((await self._call("registry", "CreateKit", request)).kit)
+
+    async def kit(self, kit_id: int, *, min_revision: int = 0) -> Kit:
+        """A kit with its jobs and their tasks."""
+        request = registry_pb2.GetKitRequest(kit_id=kit_id, min_revision=min_revision)
+        return kit_of((await self._call("registry", "GetKit", request)).kit)
+
+    async def kits(
+        self,
+        *,
+        project: str = "",
+        statuses: Iterable[str] = (),
+        labels: Mapping[str, str] | None = None,
+        limit: int = 0,
+    ) -> AsyncIterator[Kit]:
+        """Kits without their jobs, newest first; every page is fetched as it is needed.
+
+        Args:
+            project: Only kits of it.
+            statuses: Only kits in them, such as "RUNNING".
+            labels: Only kits that have them all.
+            limit: Most kits; 0: all.
+        """
+        request = registry_pb2.ListKitsRequest(
+            project=project,
+            statuses=map(status_value, statuses),
+            labels=labels or {},
+            page_size=min(limit or 200, 200),
+        )
+        async for each in self._pages("ListKits", request, "kits", limit):
+            yield kit_of(each)
+
+    async def cancel_kit(self, kit_id: int, *, reason: str = "", actor: str = "") -> Kit:
+        """Cancels every job of a kit that is not terminal."""
+        request = registry_pb2.CancelKitRequest(kit_id=kit_id, reason=reason, actor=actor)
+        return kit_of((await self._call("registry", "CancelKit", request)).kit)
+
+    async def retry_kit(self, kit_id: int, *, reason: str = "", actor: str = "") -> Kit:
+        """Goes on from the failed or canceled jobs of a kit; what was computed is reused."""
+        request = registry_pb2.RetryKitRequest(kit_id=kit_id, reason=reason, actor=actor)
+        return kit_of((await self._call("registry", "RetryKit", request)).kit)
+
+    async def wait(self, kit_id: int, *, timeout: float | None = None) -> Kit:
+        """Waits until nothing of a kit moves any more.
+
+        Args:
+            kit_id: The kit.
+            timeout: The longest to wait, in seconds; for ever if none.
+
+        Raises:
+            KitFailedError: If it ended FAILED or CANCELED.
+            DeadlineExceededError: If it did not end in time; it goes on.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                kit = await self.kit(kit_id)
+                watch = self.watch(kit_ids=[kit_id], after_revision=kit.revision)
+                if not kit.is_terminal:
+                    async for event in watch:
+                        if getattr(event, "states", ()):
+                            kit = await self.kit(kit_id, min_revision=event.revision)
+                        if kit.is_terminal:
+                            break
+        except TimeoutError:
+            raise DeadlineExceededError(f"kit {kit_id} is not done after {timeout} s") from None
+        if kit.status != "FINISHED":
+            why = "; ".join(
+                f"{each.name}: {each.reason}" for each in kit.jobs if each.status == kit.status
+            )
+            raise KitFailedError(f"kit {kit_id} is {kit.status}: {why}")
+        return kit
+
+    # Jobs and states
+
+    async def job(self, job_id: str) -> Job:
+        """A job with its tasks."""
+        request = registry_pb2.GetJobRequest(job_id=job_id)
+        return job_of((await self._call("registry", "GetJob", request)).job)
+
+    async def create_job(
+        self,
+        job_type: str,
+        spec: Message | None = None,
+        *,
+        kit_id: int = 0,
+        name: str = "",
+        depends_on: Iterable[str] = (),
+        actor: str = "",
+    ) -> Job:
+        """Adds a job to a kit, or to a new kit of its own.
+
+        Args:
+            job_type: Such as "DOE".
+            spec: What to do; none: an external job, whose states its owner appends.
+            kit_id: The kit; 0: a new one.
+            name: Unique in the kit; the type in lower case if empty.
+            depends_on: Names of jobs of the kit that must be FINISHED first.
+            actor: Who asks, for the record.
+        """
+        job = registry_pb2.NewJob(
+            name=name, job_type=job_type_value(job_type), depends_on=depends_on
+        )
+        if spec is not None:
+            packed = any_pb2.Any()
+            packed.Pack(spec)
+            job.spec.CopyFrom(packed)
+        request = registry_pb2.CreateJobRequest(kit_id=kit_id, job=job, actor=actor)
+        return job_of((await self._call("registry", "CreateJob", request)).job)
+
+    async def cancel_job(self, job_id: str, *, reason: str = "", actor: str = "") -> Job:
+        """Cancels a job; its dependents stay INIT."""
+        request = registry_pb2.CancelJobRequest(job_id=job_id, reason=reason, actor=actor)
+        return job_of((await self._call("registry", "CancelJob", request)).job)
+
+    async def retry_job(self, job_id: str, *, reason: str = "", actor: str = "") -> Job:
+        """Queues a failed or canceled job again."""
+        request = registry_pb2.RetryJobRequest(job_id=job_id, reason=reason, actor=actor)
+        return job_of((await self._call("registry", "RetryJob", request)).job)
+
+    async def append(
+        self,
+        job_id: str,
+        status: str,
+        *,
+        task_name: str = "",
+        metadata: Mapping[str, Any] | None = None,
+        reason: str = "",
+        actor: str = "",
+    ) -> int:
+        """Reports one state of an external job; returns its revision.
+
+        Raises:
+            FailedPreconditionError: If the status machine does not allow it.
+        """
+        state = common_pb2.State(
+            job_id=job_id,
+            status=status_value(status),
+            task_name=task_name,
+            reason=reason,
+            actor=actor,
+        )
+        if metadata:
+            state.metadata.update(dict(metadata))
+        response = await self.append_states([state])
+        result = response.results[0]
+        if not result.revision:
+            raise FailedPreconditionError(
+                result.detail, reason=registry_pb2.Verdict.Name(result.verdict)
+            )
+        return int(result.revision)
+
+    async def append_states(
+        self, states: Sequence[common_pb2.State], *, request_id: str = ""
+    ) -> registry_pb2.AppendStatesResponse:
+        """Appends state rows; each item of the answer has its verdict."""
+        request = registry_pb2.AppendStatesRequest(request_id=request_id, states=states)
+        response: registry_pb2.AppendStatesResponse = await self._call(
+            "registry", "AppendStates", request
+        )
+        return response
+
+    async def states(
+        self,
+        *,
+        kit_ids: Iterable[int] = (),
+        job_ids: Iterable[str] = (),
+        job_types: Iterable[str] = (),
+        statuses: Iterable[str] = (),
+        after_revision: int = 0,
+        limit: int = 0,
+    ) -> AsyncIterator[State]:
+        """Rows of the log in revision order; every page is fetched as it is needed."""
+        request = registry_pb2.ListStatesRequest(
+            after_revision=after_revision,
+            filter=watch_filter(
+                kit_ids=kit_ids, job_ids=job_ids, job_types=job_types, statuses=statuses
+            ),
+            page_size=min(limit or 1000, 1000),
+        )
+        async for each in self._pages("ListStates", request, "states", limit):
+            yield state_of(each)
+
+    def watch(
+        self,
+        *,
+        kit_ids: Iterable[int] = (),
+        job_ids: Iterable[str] = (),
+        job_types: Iterable[str] = (),
+        statuses: Iterable[str] = (),
+        labels: Mapping[str, str] | None = None,
+        after_revision: int = 0,
+        include_snapshot: bool = False,
+    ) -> Watch:
+        """What happens, for ever: reconnects by itself, misses nothing, repeats nothing.
+
+        Args:
+            kit_ids: Only these kits.
+            job_ids: Only these jobs.
+            job_types: Only these types, such as "DOE".
+            statuses: Only rows that enter these, such as "FAILED".
+            labels: Only kits that have them all.
+            after_revision: Rows after this one; 0: from the beginning.
+            include_snapshot: Begin with the current state instead of the history.
+        """
+        return Watch(
+            self._registry,
+            after_revision=after_revision,
+            include_snapshot=include_snapshot,
+            state_filter=watch_filter(
+                kit_ids=kit_ids,
+                job_ids=job_ids,
+                job_types=job_types,
+                statuses=statuses,
+                labels=labels,
+            ),
+        )
+
+    async def server_info(self) -> registry_pb2.GetServerInfoResponse:
+        """What the registry is, and where the other services are."""
+        request = registry_pb2.GetServerInfoRequest()
+        info: registry_pb2.GetServerInfoResponse = await self._call(
+            "registry", "GetServerInfo", request
+        )
+        return info
+
+    # Stages
+
+    async def decks(self) -> list[ingestion_pb2.Deck]:
+        """The decks collected and shipped."""
+        request = ingestion_pb2.ListDecksRequest(page_size=1000)
+        return list((await self._call("ingestion", "ListDecks", request)).decks)
+
+    async def deck(self, deck: str) -> ingestion_pb2.Deck:
+        """One deck, by its name or id."""
+        request = ingestion_pb2.GetDeckRequest(deck=deck)
+        found: ingestion_pb2.Deck = (await self._call("ingestion", "GetDeck", request)).deck
+        return found
+
+    async def collect_deck(self, folder: str | Path) -> Job:
+        """Starts collecting a deck from a folder or archive of this machine."""
+        source = ingestion_pb2.DeckSource(archive=pack_deck(Path(folder)))
+        spec = ingestion_pb2.CollectDecksSpec(sources=[source])
+        request = ingestion_pb2.CollectDecksRequest(spec=spec)
+        return job_of((await self._call("ingestion", "CollectDecks", request)).job)
+
+    async def generate_design(self, deck: str, design: doe_pb2.DesignSpec) -> Job:
+        """Starts making a design; the job's id is the design's."""
+        request = doe_pb2.GenerateDesignRequest(deck=deck, design=design)
+        return job_of((await self._call("doe", "GenerateDesign", request)).job)
+
+    async def evaluate_design(self, design_id: str) -> Job:
+        """Starts running a design; the job's id is that of the evaluated design."""
+        request = doe_pb2.EvaluateDesignRequest(design_id=design_id)
+        return job_of((await self._call("doe", "EvaluateDesign", request)).job)
+
+    async def design(self, design_id: str) -> doe_pb2.Design:
+        """What a design is: how it was made, its quality, how it was run."""
+        request = doe_pb2.GetDesignRequest(design_id=design_id)
+        found: doe_pb2.Design = (await self._call("doe", "GetDesign", request)).design
+        return found
+
+    async def design_rows(self, design_id: str) -> list[dict[str, Any]]:
+        """The rows of a design: parameters, responses and `failure` by name."""
+        stub, _ = await self._stub("doe")
+        rows: list[dict[str, Any]] = []
+        try:
+            async for chunk in stub.ReadDesign(doe_pb2.ReadDesignRequest(design_id=design_id)):
+                rows += [
+                    {
+                        "row_id": each.row_id,
+                        **json_format.MessageToDict(each.parameters),
+                        **dict(each.responses),
+                        "failure": each.failure,
+                    }
+                    for each in chunk.rows
+                ]
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error) from None
+        return rows
+
+    async def model(self, model_id: str) -> ml_pb2.Model:
+        """What a model is: how it was made and how good it is."""
+        request = ml_pb2.GetModelRequest(model_id=model_id)
+        found: ml_pb2.Model = (await self._call("ml", "GetModel", request)).model
+        return found
+
+    async def predict(
+        self,
+        model_id: str,
+        points: Sequence[Mapping[str, Any]],
+        *,
+        allow_extrapolation: bool = False,
+    ) -> list[dict[str, Prediction]]:
+        """The responses at raw parameter values, with their uncertainty, by name."""
+        request = ml_pb2.PredictRequest(model_id=model_id, allow_extrapolation=allow_extrapolation)
+        for each in points:
+            point = struct_pb2.Struct()
+            point.update(dict(each))
+            request.points.append(point)
+        response = await self._call("ml", "Predict", request)
+        units = {each.name: each.unit for each in response.responses}
+        return [
+            {
+                name: Prediction(
+                    mean=each.mean,
+                    standard_deviation=each.standard_deviation,
+                    low95=each.low95,
+                    high95=each.high95,
+                    unit=units.get(name, ""),
+                )
+                for name, each in point.responses.items()
+            }
+            for point in response.predictions
+        ]
+
+    async def study(self, study_id: str) -> optimize_pb2.Study:
+        """The result of an optimisation."""
+        request = optimize_pb2.GetStudyRequest(study_id=study_id)
+        found: optimize_pb2.Study = (await self._call("optimize", "GetStudy", request)).study
+        return found
+
+    async def trials(self, study_id: str) -> list[optimize_pb2.Trial]:
+        """What a study tried, in order."""
+        request = optimize_pb2.ListTrialsRequest(study_id=study_id, page_size=10_000)
+        found: list[optimize_pb2.Trial] = []
+        while True:
+            response = await self._call("optimize", "ListTrials", request)
+            found += response.trials
+            request.page_token = response.next_page_token
+            if not request.page_token:
+                return found
+
+    # Calls
+
+    async def _pages(self, method: str, request: Any, field: str, limit: int) -> AsyncIterator[Any]:
+        count = 0
+        while True:
+            response = await self._call("registry", method, request)
+            for each in getattr(response, field):
+                yield each
+                count += 1
+                if count == limit:
+                    return
+            request.page_token = response.next_page_token
+            if not request.page_token:
+                return
+
+    async def _call(
+        self, service: str, method: str, request: Any, *, timeout: float | None = None
+    ) -> Any:
+        timeout = timeout or self._timeout
+        if service == "registry":
+            return await call(getattr(self._registry, method), request, timeout=timeout)
+        for last in (False, True):
+            stub, address = await self._stub(service)
+            try:
+                return await call(getattr(stub, method), request, timeout=timeout)
+            except UnavailableError as error:
+                # It may have moved: another port after a restart.
+                await self._forget(service)
+                if last or error.reason or (await self._address(service)) == address:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _stub(self, service: str) -> tuple[Any, str]:
+        if service not in self._others:
+            address = await self._address(service)
+            self._others[service] = (address, open_channel(address))
+        address, channel = self._others[service]
+        return _STUBS[service](channel), address
+
+    async def _forget(self, service: str) -> None:
+        _, channel = self._others.pop(service)
+        await channel.close()
+
+    async def _address(self, service: str) -> str:
+        info = await self.server_info()
+        for each in info.services:
+            if each.name == service and each.address:
+                return each.address
+        raise UnavailableError(
+            f"the registry at {self.address} knows no {service} service; is the suite up?"
+        )
+
+
+def _fill(request: Any, kit: str | Path | pipeline_pb2.KitSpec) -> None:
+    if isinstance(kit, pipeline_pb2.KitSpec):
+        request.spec.CopyFrom(kit)
+        return
+    path = Path(kit)
+    request.kit_yaml = path.read_text("utf-8")
+    if beside := deck_beside(request.kit_yaml):
+        folder = path.parent / beside
+        if folder.exists():
+            request.deck_archive = pack_deck(folder)

@@ -1,0 +1,325 @@
+"""The blocking client: the asynchronous one, run by a thread of its own.
+
+So it works inside a running event loop too, as in a notebook, and both do exactly the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+
+from vistaflow.aio.client import DEFAULT_TIMEOUT_SECONDS, AsyncClient
+from vistaflow.api.common.v1 import common_pb2
+from vistaflow.api.doe.v1 import doe_pb2
+from vistaflow.api.ingestion.v1 import ingestion_pb2
+from vistaflow.api.ml.v1 import ml_pb2
+from vistaflow.api.optimize.v1 import optimize_pb2
+from vistaflow.api.pipeline.v1 import pipeline_pb2
+from vistaflow.api.registry.v1 import registry_pb2
+from vistaflow.models import Job, Kit, Prediction, State, WatchEvent
+
+T = TypeVar("T")
+
+
+def connect(address: str = "", *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> Client:
+    """A client of the suite whose registry is at `address`.
+
+    Args:
+        address: Such as `127.0.0.1:50051`; `VISTAFLOW_REGISTRY`, else the default, if empty.
+        timeout: The longest one call may take with all its tries, in seconds.
+    """
+    return Client(address, timeout=timeout)
+
+
+class Client:
+    """Calls the services; see `vistaflow.aio.AsyncClient`, whose methods these are.
+
+    Safe to share between threads. Every method raises a `VistaError`.
+    """
+
+    def __init__(self, address: str = "", *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="vistaflow-client", daemon=True
+        )
+        self._thread.start()
+        self._client = self._run(_made(lambda: AsyncClient(address, timeout=timeout)))
+        self.address = self._client.address
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections."""
+        if self._loop.is_closed():
+            return
+        self._run(self._client.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def run(self, kit: str | Path | pipeline_pb2.KitSpec, *, actor: str = "") -> Kit:
+        """Validates a kit and starts it; returns at once."""
+        return self._run(self._client.run(kit, actor=actor))
+
+    def validate(self, kit: str | Path | pipeline_pb2.KitSpec) -> pipeline_pb2.ValidateKitResponse:
+        """Every mistake of a kit, without starting it."""
+        return self._run(self._client.validate(kit))
+
+    def create_kit(
+        self,
+        name: str,
+        jobs: Sequence[registry_pb2.NewJob | str] = (),
+        *,
+        project: str = "",
+        labels: Mapping[str, str] | None = None,
+        actor: str = "",
+        request_id: str = "",
+    ) -> Kit:
+        """Creates a kit; a text among its jobs is the type of an external one."""
+        return self._run(
+            self._client.create_kit(
+                name, jobs, project=project, labels=labels, actor=actor, request_id=request_id
+            )
+        )
+
+    def kit(self, kit_id: int, *, min_revision: int = 0) -> Kit:
+        """A kit with its jobs and their tasks."""
+        return self._run(self._client.kit(kit_id, min_revision=min_revision))
+
+    def kits(
+        self,
+        *,
+        project: str = "",
+        statuses: Iterable[str] = (),
+        labels: Mapping[str, str] | None = None,
+        limit: int = 0,
+    ) -> Iterator[Kit]:
+        """Kits without their jobs, newest first."""
+        return self._iterate(
+            lambda: self._client.kits(
+                project=project, statuses=statuses, labels=labels, limit=limit
+            )
+        )
+
+    def cancel_kit(self, kit_id: int, *, reason: str = "", actor: str = "") -> Kit:
+        """Cancels every job of a kit that is not terminal."""
+        return self._run(self._client.cancel_kit(kit_id, reason=reason, actor=actor))
+
+    def retry_kit(self, kit_id: int, *, reason: str = "", actor: str = "") -> Kit:
+        """Goes on from the failed or canceled jobs of a kit."""
+        return self._run(self._client.retry_kit(kit_id, reason=reason, actor=actor))
+
+    def wait(self, kit_id: int, *, timeout: float | None = None) -> Kit:
+        """Waits until nothing of a kit moves any more; raises `KitFailedError` if it failed."""
+        return self._run(self._client.wait(kit_id, timeout=timeout))
+
+    def job(self, job_id: str) -> Job:
+        """A job with its tasks."""
+        return self._run(self._client.job(job_id))
+
+    def create_job(
+        self,
+        job_type: str,
+        spec: Message | None = None,
+        *,
+        kit_id: int = 0,
+        name: str = "",
+        depends_on: Iterable[str] = (),
+        actor: str = "",
+    ) -> Job:
+        """Adds a job to a kit, or to a new kit of its own."""
+        return self._run(
+            self._client.create_job(
+                job_type, spec, kit_id=kit_id, name=name, depends_on=depends_on, actor=actor
+            )
+        )
+
+    def cancel_job(self, job_id: str, *, reason: str = "", actor: str = "") -> Job:
+        """Cancels a job; its dependents stay INIT."""
+        return self._run(self._client.cancel_job(job_id, reason=reason, actor=actor))
+
+    def retry_job(self, job_id: str, *, reason: str = "", actor: str = "") -> Job:
+        """Queues a failed or canceled job again."""
+        return self._run(self._client.retry_job(job_id, reason=reason, actor=actor))
+
+    def append(
+        self,
+        job_id: str,
+        status: str,
+        *,
+        task_name: str = "",
+        metadata: Mapping[str, Any] | None = None,
+        reason: str = "",
+        actor: str = "",
+    ) -> int:
+        """Reports one state of an external job; returns its revision."""
+        return self._run(
+            self._client.append(
+                job_id,
+                status,
+                task_name=task_name,
+                metadata=metadata,
+                reason=reason,
+                actor=actor,
+            )
+        )
+
+    def append_states(
+        self, states: Sequence[common_pb2.State], *, request_id: str = ""
+    ) -> registry_pb2.AppendStatesResponse:
+        """Appends state rows; each item of the answer has its verdict."""
+        return self._run(self._client.append_states(states, request_id=request_id))
+
+    def states(
+        self,
+        *,
+        kit_ids: Iterable[int] = (),
+        job_ids: Iterable[str] = (),
+        job_types: Iterable[str] = (),
+        statuses: Iterable[str] = (),
+        after_revision: int = 0,
+        limit: int = 0,
+    ) -> Iterator[State]:
+        """Rows of the log in revision order."""
+        return self._iterate(
+            lambda: self._client.states(
+                kit_ids=kit_ids,
+                job_ids=job_ids,
+                job_types=job_types,
+                statuses=statuses,
+                after_revision=after_revision,
+                limit=limit,
+            )
+        )
+
+    def watch(
+        self,
+        *,
+        kit_ids: Iterable[int] = (),
+        job_ids: Iterable[str] = (),
+        job_types: Iterable[str] = (),
+        statuses: Iterable[str] = (),
+        labels: Mapping[str, str] | None = None,
+        after_revision: int = 0,
+        include_snapshot: bool = False,
+    ) -> Iterator[WatchEvent]:
+        """What happens, for ever: reconnects by itself, misses nothing, repeats nothing."""
+        return self._iterate(
+            lambda: self._client.watch(
+                kit_ids=kit_ids,
+                job_ids=job_ids,
+                job_types=job_types,
+                statuses=statuses,
+                labels=labels,
+                after_revision=after_revision,
+                include_snapshot=include_snapshot,
+            ).__aiter__()
+        )
+
+    def server_info(self) -> registry_pb2.GetServerInfoResponse:
+        """What the registry is, and where the other services are."""
+        return self._run(self._client.server_info())
+
+    def decks(self) -> list[ingestion_pb2.Deck]:
+        """The decks collected and shipped."""
+        return self._run(self._client.decks())
+
+    def deck(self, deck: str) -> ingestion_pb2.Deck:
+        """One deck, by its name or id."""
+        return self._run(self._client.deck(deck))
+
+    def collect_deck(self, folder: str | Path) -> Job:
+        """Starts collecting a deck from a folder or archive of this machine."""
+        return self._run(self._client.collect_deck(folder))
+
+    def generate_design(self, deck: str, design: doe_pb2.DesignSpec) -> Job:
+        """Starts making a design; the job's id is the design's."""
+        return self._run(self._client.generate_design(deck, design))
+
+    def evaluate_design(self, design_id: str) -> Job:
+        """Starts running a design; the job's id is that of the evaluated design."""
+        return self._run(self._client.evaluate_design(design_id))
+
+    def design(self, design_id: str) -> doe_pb2.Design:
+        """What a design is: how it was made, its quality, how it was run."""
+        return self._run(self._client.design(design_id))
+
+    def design_rows(self, design_id: str) -> list[dict[str, Any]]:
+        """The rows of a design: parameters, responses and `failure` by name."""
+        return self._run(self._client.design_rows(design_id))
+
+    def model(self, model_id: str) -> ml_pb2.Model:
+        """What a model is: how it was made and how good it is."""
+        return self._run(self._client.model(model_id))
+
+    def predict(
+        self,
+        model_id: str,
+        points: Sequence[Mapping[str, Any]],
+        *,
+        allow_extrapolation: bool = False,
+    ) -> list[dict[str, Prediction]]:
+        """The responses at raw parameter values, with their uncertainty, by name."""
+        return self._run(
+            self._client.predict(model_id, points, allow_extrapolation=allow_extrapolation)
+        )
+
+    def study(self, study_id: str) -> optimize_pb2.Study:
+        """The result of an optimisation."""
+        return self._run(self._client.study(study_id))
+
+    def trials(self, study_id: str) -> list[optimize_pb2.Trial]:
+        """What a study tried, in order."""
+        return self._run(self._client.trials(study_id))
+
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # Ctrl-C here ends the call there
+            raise
+
+    def _iterate(self, start: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
+        source = start()
+        try:
+            while True:
+                try:
+                    yield self._run(_next(source))
+                except StopAsyncIteration:
+                    return
+        finally:
+            close = getattr(source, "aclose", None)
+            if close is not None and not self._loop.is_closed():
+                self._run(close())
+
+
+async def _next(source: AsyncIterator[T]) -> T:
+    return await anext(source)
+
+
+async def _made(make: Callable[[], T]) -> T:
+    return make()

@@ -1,0 +1,167 @@
+"""Errors the client raises: one a status. A `grpc.RpcError` never reaches the caller.
+
+VistaError
+├── InvalidArgumentError      INVALID_ARGUMENT      with `violations`, one a mistake
+├── NotFoundError             NOT_FOUND
+├── AlreadyExistsError        ALREADY_EXISTS
+├── FailedPreconditionError   FAILED_PRECONDITION
+├── OutOfRangeError           OUT_OF_RANGE          the revision is no longer kept
+├── AbortedError              ABORTED               the attempt is stale
+├── ResourceExhaustedError    RESOURCE_EXHAUSTED
+├── UnavailableError          UNAVAILABLE           nobody answers
+├── DeadlineExceededError     DEADLINE_EXCEEDED     the outcome is unknown
+├── CanceledError             CANCELLED
+├── PermissionDeniedError     PERMISSION_DENIED
+├── UnauthenticatedError      UNAUTHENTICATED
+├── UnimplementedError        UNIMPLEMENTED         the server is older or newer
+└── InternalError             INTERNAL, UNKNOWN, DATA_LOSS   a fault of the service
+
+KitFailedError                not a status: the kit waited for did not finish
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldViolation:
+    """One mistake in a request."""
+
+    field: str
+    """Path of the field, such as `design.size`."""
+
+    description: str
+    """What is wrong with its value, and how to mend it."""
+
+
+class VistaError(Exception):
+    """A call to a vistaflow service failed."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str = "",
+        error_id: str = "",
+        violations: tuple[FieldViolation, ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.reason = reason
+        """A word for programs, such as `REQUEST_ID_REUSED`."""
+        self.error_id = error_id
+        """Names the entry in the service's log, for faults of the service."""
+        self.violations = violations
+        """Every mistake of the request."""
+
+
+class InvalidArgumentError(VistaError):
+    """The request is malformed; repeating it cannot succeed."""
+
+
+class NotFoundError(VistaError):
+    """The thing asked for does not exist."""
+
+
+class AlreadyExistsError(VistaError):
+    """The name or request id is taken by something else."""
+
+
+class FailedPreconditionError(VistaError):
+    """The current state does not allow the request."""
+
+
+class OutOfRangeError(VistaError):
+    """The revision is beyond the log, or no longer kept."""
+
+
+class AbortedError(VistaError):
+    """The attempt that speaks is no longer the current one."""
+
+
+class ResourceExhaustedError(VistaError):
+    """A limit is reached; less, or later, may succeed."""
+
+
+class UnavailableError(VistaError):
+    """Nobody answers there, or a dependency is down; trying again may succeed."""
+
+
+class DeadlineExceededError(VistaError):
+    """No answer in time. What was asked for may have happened."""
+
+
+class CanceledError(VistaError):
+    """The call was canceled."""
+
+
+class PermissionDeniedError(VistaError):
+    """The caller may not do this."""
+
+
+class UnauthenticatedError(VistaError):
+    """The caller did not say who it is."""
+
+
+class UnimplementedError(VistaError):
+    """The service does not know the call: its version differs from the client's."""
+
+
+class InternalError(VistaError):
+    """A fault of the service; `error_id` names it in the service's log."""
+
+
+class KitFailedError(VistaError):
+    """The kit waited for ended FAILED or CANCELED."""
+
+
+BY_CODE: dict[grpc.StatusCode, type[VistaError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidArgumentError,
+    grpc.StatusCode.NOT_FOUND: NotFoundError,
+    grpc.StatusCode.ALREADY_EXISTS: AlreadyExistsError,
+    grpc.StatusCode.FAILED_PRECONDITION: FailedPreconditionError,
+    grpc.StatusCode.OUT_OF_RANGE: OutOfRangeError,
+    grpc.StatusCode.ABORTED: AbortedError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhaustedError,
+    grpc.StatusCode.UNAVAILABLE: UnavailableError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
+    grpc.StatusCode.CANCELLED: CanceledError,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDeniedError,
+    grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
+    grpc.StatusCode.UNIMPLEMENTED: UnimplementedError,
+    grpc.StatusCode.INTERNAL: InternalError,
+    grpc.StatusCode.UNKNOWN: InternalError,
+    grpc.StatusCode.DATA_LOSS: InternalError,
+}
+"""The exception of each status."""
+
+_DETAILS = "grpc-status-details-bin"
+
+
+def from_rpc(error: grpc.aio.AioRpcError) -> VistaError:
+    """The exception that tells what `error` says."""
+    reason, error_id = "", ""
+    violations: tuple[FieldViolation, ...] = ()
+    for key, value in error.trailing_metadata() or ():
+        if key != _DETAILS or not isinstance(value, bytes):
+            continue
+        for each in status_pb2.Status.FromString(value).details:
+            info = error_details_pb2.ErrorInfo()
+            request = error_details_pb2.RequestInfo()
+            bad = error_details_pb2.BadRequest()
+            if each.Unpack(info):
+                reason = info.reason
+            elif each.Unpack(request):
+                error_id = request.request_id
+            elif each.Unpack(bad):
+                violations = tuple(
+                    FieldViolation(field=one.field, description=one.description)
+                    for one in bad.field_violations
+                )
+    kind = BY_CODE.get(error.code(), VistaError)
+    message = error.details() or error.code().name
+    return kind(message, reason=reason, error_id=error_id, violations=violations)

@@ -1,0 +1,371 @@
+"""What the client returns: frozen values, times in UTC, statuses as words.
+
+Each keeps the message it was made from as `pb`, for what is not carried over.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from google.protobuf import json_format, timestamp_pb2
+
+from vistaflow.api.common.v1 import common_pb2
+from vistaflow.api.registry.v1 import registry_pb2
+
+TERMINAL: Final = frozenset({"FINISHED", "FAILED", "CANCELED"})
+"""Statuses that only an explicit retry leaves, and FINISHED never."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """How many children are in each status."""
+
+    init: int = 0
+    queued: int = 0
+    running: int = 0
+    finished: int = 0
+    failed: int = 0
+    canceled: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(
+            (self.init, self.queued, self.running, self.finished, self.failed, self.canceled)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a running job is."""
+
+    phase: str
+    completed: int
+    total: int
+    """0 when unknown."""
+    unit: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """One row of the log: this task of this job entered this status."""
+
+    revision: int
+    kit_id: int
+    job_id: str
+    job_type: str
+    task_name: str
+    """Empty: the job's own row."""
+    status: str
+    current_order: int
+    attempt: int
+    created_at: datetime | None
+    actor: str
+    reason: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One step of a kit."""
+
+    kit_id: int
+    job_id: str
+    name: str
+    job_type: str
+    status: str
+    current_order: int
+    attempt: int
+    max_attempts: int
+    depends_on: tuple[str, ...]
+    labels: Mapping[str, str]
+    progress: Progress | None
+    revision: int
+    created_at: datetime | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    reason: str
+    actor: str
+    worker: str
+    tasks: tuple[State, ...]
+    task_counts: Counts
+    result: Mapping[str, Any]
+    """The manifest that it published; empty before it is FINISHED."""
+    pb: common_pb2.Job = field(repr=False, compare=False)
+
+    @property
+    def elapsed(self) -> timedelta | None:
+        """How long the current attempt ran, or has been running."""
+        if self.started_at is None:
+            return None
+        return (self.finished_at or datetime.now(UTC)) - self.started_at
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kit:
+    """One device or process kit taken through the pipeline."""
+
+    kit_id: int
+    name: str
+    project: str
+    labels: Mapping[str, str]
+    status: str
+    jobs: tuple[Job, ...]
+    """By `current_order`; empty in lists."""
+    job_counts: Counts
+    revision: int
+    created_at: datetime | None
+    updated_at: datetime | None
+    actor: str
+    spec: Mapping[str, Any]
+    pb: registry_pb2.Kit = field(repr=False, compare=False)
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether nothing of it moves until it is retried."""
+        return self.status in TERMINAL and not (self.job_counts.running or self.job_counts.queued)
+
+    def job(self, name: str) -> Job:
+        """The job of that name or type, such as `train` or `ML_TRAIN`.
+
+        Raises:
+            KeyError: If there is none.
+        """
+        for each in self.jobs:
+            if name in (each.name, each.job_type):
+                return each
+        raise KeyError(name)
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{each.current_order}</td><td>{html.escape(each.name)}</td>"
+            f"<td>{html.escape(each.job_type)}</td><td>{each.status}</td>"
+            f"<td>{html.escape(each.reason)}</td></tr>"
+            for each in self.jobs
+        )
+        return (
+            f"<p><b>kit {self.kit_id}</b> {html.escape(self.name)}: {self.status}</p>"
+            f"<table><tr><th></th><th>job</th><th>type</th><th>status</th><th></th></tr>{rows}</table>"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """Current rows; a large snapshot comes in several of these."""
+
+    revision: int
+    states: tuple[State, ...]
+    kits: tuple[Kit, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delta:
+    """New rows, those of one append never split."""
+
+    revision: int
+    states: tuple[State, ...]
+    kit_statuses: Mapping[int, str]
+    """The status of each kit whose jobs moved."""
+    kit_counts: Mapping[int, Counts]
+    """Its jobs by status."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bookmark:
+    """Nothing new: every matching row up to `revision` was delivered."""
+
+    revision: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synced:
+    """The past is delivered; what follows is live."""
+
+    revision: int
+
+
+WatchEvent = Snapshot | Delta | Bookmark | Synced
+"""What a watch yields."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """One response at one point, in the response's unit."""
+
+    mean: float
+    standard_deviation: float
+    low95: float
+    high95: float
+    unit: str
+
+
+def job_type_word(value: int) -> str:
+    """`DOE` of `JOB_TYPE_DOE`; the number of one this client does not know."""
+    return _word(common_pb2.JobType, value, "JOB_TYPE_")
+
+
+def status_word(value: int) -> str:
+    """`RUNNING` of `STATUS_RUNNING`; the number of one this client does not know."""
+    return _word(common_pb2.Status, value, "STATUS_")
+
+
+def status_value(word: str) -> common_pb2.Status.ValueType:
+    """The status that a word names.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    return common_pb2.Status.Value(f"STATUS_{word.upper().removeprefix('STATUS_')}")
+
+
+def job_type_value(word: str) -> common_pb2.JobType.ValueType:
+    """The job type that a word names.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    return common_pb2.JobType.Value(f"JOB_TYPE_{word.upper().removeprefix('JOB_TYPE_')}")
+
+
+def counts_of(message: common_pb2.StatusCounts) -> Counts:
+    """The counts that a message tells."""
+    return Counts(
+        init=message.init_count,
+        queued=message.queued_count,
+        running=message.running_count,
+        finished=message.finished_count,
+        failed=message.failed_count,
+        canceled=message.canceled_count,
+    )
+
+
+def state_of(message: common_pb2.State) -> State:
+    """The row that a message tells."""
+    return State(
+        revision=message.revision,
+        kit_id=message.kit_id,
+        job_id=message.job_id,
+        job_type=job_type_word(message.job_type),
+        task_name=message.task_name,
+        status=status_word(message.status),
+        current_order=message.current_order,
+        attempt=message.attempt,
+        created_at=_time(message.created_at) if message.HasField("created_at") else None,
+        actor=message.actor,
+        reason=message.reason,
+        metadata=struct_dict(message.metadata),
+    )
+
+
+def job_of(message: common_pb2.Job) -> Job:
+    """The job that a message tells."""
+    progress = message.progress if message.HasField("progress") else None
+    return Job(
+        kit_id=message.kit_id,
+        job_id=message.job_id,
+        name=message.name,
+        job_type=job_type_word(message.job_type),
+        status=status_word(message.status),
+        current_order=message.current_order,
+        attempt=message.attempt,
+        max_attempts=message.max_attempts,
+        depends_on=tuple(message.depends_on),
+        labels=dict(message.labels),
+        progress=progress_of(progress) if progress else None,
+        revision=message.revision,
+        created_at=_time(message.created_at) if message.HasField("created_at") else None,
+        started_at=_time(message.started_at) if message.HasField("started_at") else None,
+        finished_at=_time(message.finished_at) if message.HasField("finished_at") else None,
+        reason=message.reason,
+        actor=message.actor,
+        worker=message.worker,
+        tasks=tuple(map(state_of, message.tasks)),
+        task_counts=counts_of(message.task_counts),
+        result=struct_dict(message.result),
+        pb=message,
+    )
+
+
+def progress_of(message: common_pb2.Progress) -> Progress:
+    """The progress that a message tells."""
+    return Progress(
+        phase=message.phase,
+        completed=message.completed,
+        total=message.total,
+        unit=message.unit,
+        message=message.message,
+    )
+
+
+def kit_of(message: registry_pb2.Kit) -> Kit:
+    """The kit that a message tells."""
+    return Kit(
+        kit_id=message.kit_id,
+        name=message.name,
+        project=message.project,
+        labels=dict(message.labels),
+        status=status_word(message.status),
+        jobs=tuple(map(job_of, message.jobs)),
+        job_counts=counts_of(message.job_counts),
+        revision=message.revision,
+        created_at=_time(message.created_at) if message.HasField("created_at") else None,
+        updated_at=_time(message.updated_at) if message.HasField("updated_at") else None,
+        actor=message.actor,
+        spec=struct_dict(message.spec),
+        pb=message,
+    )
+
+
+def event_of(message: registry_pb2.WatchStatesResponse) -> WatchEvent | None:
+    """The event that a message tells; none for the end of a stream."""
+    kind, revision = message.WhichOneof("event"), message.revision
+    if kind == "snapshot":
+        states = tuple(map(state_of, message.snapshot.states))
+        return Snapshot(
+            revision=revision, states=states, kits=tuple(map(kit_of, message.snapshot.kits))
+        )
+    if kind == "delta":
+        counts = message.delta.kit_counts
+        return Delta(
+            revision=revision,
+            states=tuple(map(state_of, message.delta.states)),
+            kit_statuses={each.kit_id: status_word(each.status) for each in counts},
+            kit_counts={each.kit_id: counts_of(each.job_counts) for each in counts},
+        )
+    if kind == "synced":
+        return Synced(revision=revision)
+    return Bookmark(revision=revision) if kind == "bookmark" else None
+
+
+def struct_dict(message: Any) -> dict[str, Any]:
+    """A Struct as Python values, whole numbers as integers."""
+    if not message.fields:
+        return {}
+    whole: dict[str, Any] = _whole(json_format.MessageToDict(message))
+    return whole
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _whole(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_whole(each) for each in value]
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    return value
+
+
+def _word(enum: Any, value: int, prefix: str) -> str:
+    try:
+        return str(enum.Name(value)).removeprefix(prefix)
+    except ValueError:
+        return str(value)
+
+
+def _time(message: timestamp_pb2.Timestamp) -> datetime:
+    return message.ToDatetime(tzinfo=UTC)

@@ -1,0 +1,127 @@
+"""A watch that outlives its connection: it resumes by revision, misses nothing, repeats nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any
+
+import grpc
+
+from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow.api.registry.v1 import registry_pb2_grpc as rpc
+from vistaflow.channel import waits
+from vistaflow.errors import (
+    CanceledError,
+    DeadlineExceededError,
+    InternalError,
+    UnavailableError,
+    from_rpc,
+)
+from vistaflow.models import (
+    Delta,
+    Snapshot,
+    Synced,
+    WatchEvent,
+    event_of,
+    job_type_value,
+    status_value,
+)
+
+_TRANSIENT = (UnavailableError, DeadlineExceededError, InternalError, CanceledError)
+_SILENCE_SECONDS = 30.0
+
+
+def watch_filter(
+    *,
+    kit_ids: Iterable[int] = (),
+    job_ids: Iterable[str] = (),
+    job_types: Iterable[str] = (),
+    statuses: Iterable[str] = (),
+    labels: Mapping[str, str] | None = None,
+) -> pb.StateFilter:
+    """The rows wanted; what is left empty does not restrict."""
+    return pb.StateFilter(
+        kit_ids=kit_ids,
+        job_ids=job_ids,
+        job_types=map(job_type_value, job_types),
+        statuses=map(status_value, statuses),
+        labels=labels or {},
+    )
+
+
+class Watch:
+    """Iterates over what happens; made by `Client.watch`.
+
+    Silence of twice the longest bookmark interval counts as a lost connection. A stream that is
+    lost is opened again, for ever, from the last revision delivered; a snapshot that was cut off
+    begins anew.
+    """
+
+    def __init__(
+        self,
+        stub: rpc.RegistryServiceStub,
+        *,
+        after_revision: int,
+        include_snapshot: bool,
+        state_filter: pb.StateFilter,
+    ) -> None:
+        self._stub = stub
+        self._filter = state_filter
+        self._snapshot_wanted = include_snapshot
+        self._epoch = ""
+        self.revision = after_revision
+        """Everything up to here was delivered: what to resume from, also in another process."""
+        self.connected = False
+        """Whether the stream is up now."""
+
+    def __aiter__(self) -> AsyncIterator[WatchEvent]:
+        """The events, without end."""
+        return self._events()
+
+    async def _events(self) -> AsyncIterator[WatchEvent]:
+        wait = waits()
+        while True:
+            try:
+                async for event in self._stream():
+                    wait = waits()
+                    yield event
+            except grpc.aio.AioRpcError as error:
+                translated = from_rpc(error)
+                if not isinstance(translated, _TRANSIENT):
+                    raise translated from None
+            except TimeoutError:
+                pass  # silent for too long: the connection is gone without saying so
+            finally:
+                self.connected = False
+            await asyncio.sleep(wait())
+
+    async def _stream(self) -> AsyncIterator[WatchEvent]:
+        """The events of one connection."""
+        call: Any = self._stub.WatchStates(
+            pb.WatchStatesRequest(
+                after_revision=0 if self._snapshot_wanted else self.revision,
+                filter=self._filter,
+                include_snapshot=self._snapshot_wanted,
+                epoch="" if self._snapshot_wanted else self._epoch,
+            )
+        )
+        try:
+            while True:
+                message = await asyncio.wait_for(call.read(), _SILENCE_SECONDS)
+                if message is grpc.aio.EOF:
+                    return
+                self.connected = True
+                event = event_of(message)
+                if event is None:
+                    return
+                if isinstance(event, Synced):
+                    self._epoch = message.synced.epoch
+                    self._snapshot_wanted = False
+                if isinstance(event, Delta) and event.revision <= self.revision:
+                    continue
+                if not isinstance(event, Snapshot):
+                    self.revision = max(self.revision, event.revision)
+                yield event
+        finally:
+            call.cancel()

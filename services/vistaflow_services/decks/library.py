@@ -1,0 +1,123 @@
+"""The decks that were collected, by content, and those shipped, by name.
+
+One folder of zip files named by the decks' ids: collecting the same deck twice keeps one, and a
+file once there never changes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+from vistaflow_services.core.errors import NotFoundError
+from vistaflow_services.decks.deck import Deck, read_archive, shipped_deck, shipped_decks
+
+DECK_ID: Final = re.compile(r"[0-9a-f]{64}")
+"""What a deck's id looks like."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """A deck of the library."""
+
+    deck: Deck
+    shipped: bool
+    created_at: datetime | None
+    """When it was first collected; never, for a shipped deck that nobody collected."""
+    path: Path | None
+    """Its zip file; none for a shipped deck that nobody collected."""
+
+
+class DeckLibrary:
+    """Decks below one folder, which all stage services share."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def put(self, deck: Deck) -> Collected:
+        """Keeps a deck; the same deck again changes nothing."""
+        path = self._folder / f"{deck.digest}.zip"
+        if not path.exists():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            created = datetime.now(UTC)
+            told = {"name": deck.name, "version": deck.version, "created_at": created.isoformat()}
+            # The zip comes last: a deck is there when its zip is.
+            _write(path.with_suffix(".json"), json.dumps(told).encode())
+            _write(path, deck.to_archive())
+        return self._collected(path)
+
+    def find(self, reference: str) -> Collected:
+        """A deck by its id or its name.
+
+        A name means the newest collected deck of that name, else the shipped one.
+
+        Raises:
+            NotFoundError: If there is none; the nearest name is suggested.
+        """
+        if DECK_ID.fullmatch(reference):
+            path = self._folder / f"{reference}.zip"
+            if path.exists():
+                return self._collected(path)
+            for each in _shipped():
+                if each.digest == reference:
+                    return Collected(deck=each, shipped=True, created_at=None, path=None)
+            raise NotFoundError(f"no deck has the id {reference}; list them with ListDecks")
+        everything = self.list()
+        for each in everything:
+            if each.deck.name == reference:
+                return each
+        names = sorted({each.deck.name for each in everything})
+        near = difflib.get_close_matches(reference, names, n=1, cutoff=0.5)
+        hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(names[:20])}"
+        raise NotFoundError(f"no deck is called `{reference[:100]}`; {hint}")
+
+    def list(self) -> list[Collected]:
+        """Every deck, by name, the newest first; shipped ones that nobody collected come last."""
+        collected = [self._collected(path) for path in self._folder.glob("*.zip")]
+        known = {each.deck.digest for each in collected}
+        collected.sort(key=lambda each: each.created_at or datetime.min, reverse=True)
+        collected += [
+            Collected(deck=each, shipped=True, created_at=None, path=None)
+            for each in _shipped()
+            if each.digest not in known
+        ]
+        return sorted(collected, key=lambda each: each.deck.name)
+
+    def _collected(self, path: Path) -> Collected:
+        told = json.loads(path.with_suffix(".json").read_bytes())
+        deck = _opened(path)
+        return Collected(
+            deck=deck,
+            shipped=deck.digest in {each.digest for each in _shipped()},
+            created_at=datetime.fromisoformat(told["created_at"]),
+            path=path,
+        )
+
+
+@lru_cache(maxsize=256)
+def _opened(path: Path) -> Deck:
+    """A kept deck; its file is named by its content, so it can be remembered."""
+    return read_archive(path.read_bytes())
+
+
+@lru_cache(maxsize=1)
+def _shipped() -> tuple[Deck, ...]:
+    return tuple(shipped_deck(name) for name in shipped_decks())
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Writes a file that is there whole or not at all."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    Path(name).replace(path)

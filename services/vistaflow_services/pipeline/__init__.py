@@ -1,0 +1,9 @@
+"""Pipeline: a whole kit validated at once, and started.
+
+domain.py      what a kit is, and every mistake it can have
+kitfile.py     kit.yaml to a kit spec, with the line of every mistake
+translate.py   between the protos and the domain; the jobs of a kit
+servicer.py    the gRPC service
+config.py      settings, from VISTAFLOW_PIPELINE_* variables
+__main__.py    puts them together and serves
+"""

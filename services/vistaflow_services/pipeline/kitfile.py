@@ -1,0 +1,238 @@
+"""kit.yaml to a kit spec.
+
+The spec's message says which fields there are and of what type; this adds what makes the file
+pleasant to write: short enum names, a deck by name alone, ranges as pairs, goals as a list. Every
+mistake is told at once, with its line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Value
+
+from vistaflow.api.common.v1 import common_pb2
+from vistaflow.api.ingestion.v1 import ingestion_pb2
+from vistaflow.api.pipeline.v1 import pipeline_pb2 as pb
+from vistaflow_services.core.errors import InvalidError, Violations
+from vistaflow_services.core.expressions import suggest
+from vistaflow_services.decks.document import Document, read_document
+
+FILE: Final = "kit.yaml"
+
+_BESIDE = re.compile(r"^\.{0,2}/|/|\.(zip|tar|tar\.gz|tgz)$")
+"""A deck that lies beside the kit file rather than in the library."""
+
+_INTEGERS: Final = {
+    FieldDescriptor.CPPTYPE_INT32: 31,
+    FieldDescriptor.CPPTYPE_INT64: 63,
+}
+
+
+def deck_beside(text: str) -> str:
+    """The path of the deck that a kit file names beside itself, or nothing.
+
+    What is wrong with the file is left to `read_kit`.
+    """
+    try:
+        root = read_document(text.encode(), FILE).root
+    except InvalidError:
+        return ""
+    deck = root.get("deck") if isinstance(root, Mapping) else None
+    if isinstance(deck, Mapping):
+        deck = deck.get("path")
+        return deck if isinstance(deck, str) else ""
+    return deck if isinstance(deck, str) and _BESIDE.search(deck) else ""
+
+
+def read_kit(text: str, deck_archive: bytes = b"") -> pb.KitSpec:
+    """Parses a kit file.
+
+    Args:
+        text: The file.
+        deck_archive: The deck, when the file names one beside itself.
+
+    Raises:
+        InvalidError: With every mistake, its field as `kit.yaml:12 design.size`.
+    """
+    document = read_document(text.encode(), FILE)
+    reader = _Reader(document, deck_archive)
+    spec = pb.KitSpec()
+    if isinstance(document.root, Mapping):
+        reader.message(document.root, spec, "")
+    else:
+        reader.wrong("", "is no mapping; begin with `name: …` and `deck: …`")
+    if isinstance(document.root, Mapping) and "deck" not in document.root:
+        reader.wrong("deck", "say which deck, such as `deck: mosfet` or `deck: ./mydeck`")
+    reader.found.check()
+    return spec
+
+
+class _Reader:
+    """Fills messages from what YAML holds, noting every mistake."""
+
+    def __init__(self, document: Document, deck_archive: bytes) -> None:
+        self._document = document
+        self._deck_archive = deck_archive
+        self.found = Violations()
+        self._special: dict[str, Callable[[Any, Message, str], None]] = {
+            "vistaflow.api.pipeline.v1.KitSpec.deck": self._deck,
+            "vistaflow.api.pipeline.v1.KitSpec.goals": self._goals,
+            "vistaflow.api.doe.v1.DesignSpec.parameters": self._parameters,
+        }
+
+    def wrong(self, path: str, problem: str) -> None:
+        """Notes one mistake at the line of `path`."""
+        self.found.add(self._document.field(path), problem)
+
+    def message(self, value: Mapping[Any, Any], into: Message, path: str) -> None:
+        """Fills a message from a mapping of its fields' names."""
+        fields: Mapping[str, Any] = into.DESCRIPTOR.fields_by_name
+        for key, each in value.items():
+            at = f"{path}.{key}" if path else str(key)
+            if key not in fields:
+                self.wrong(at, f"unknown key{suggest(str(key), list(fields))}")
+            elif each is not None:
+                self._field(each, into, fields[key], at)
+
+    def _field(self, value: Any, into: Message, field: FieldDescriptor, path: str) -> None:
+        if special := self._special.get(field.full_name):
+            special(value, into, path)
+        elif field.message_type and field.message_type.GetOptions().map_entry:
+            self._map(value, into, field, path)
+        elif field.is_repeated:
+            if not isinstance(value, list):
+                self.wrong(path, "give a list, such as [a, b]")
+                return
+            for number, each in enumerate(value):
+                read = self._scalar(each, field, f"{path}[{number}]")
+                if read is not None:
+                    getattr(into, field.name).append(read)
+        elif field.message_type:
+            if isinstance(value, Mapping):
+                getattr(into, field.name).SetInParent()
+                self.message(value, getattr(into, field.name), path)
+            else:
+                self.wrong(path, f"give a mapping of {_names(field.message_type)}")
+        else:
+            read = self._scalar(value, field, path)
+            if read is not None:
+                setattr(into, field.name, read)
+
+    def _map(self, value: Any, into: Message, field: FieldDescriptor, path: str) -> None:
+        if not isinstance(value, Mapping):
+            self.wrong(path, "give a mapping, such as {a: 1}")
+            return
+        entry: Any = field.message_type
+        entry = entry.fields_by_name["value"]
+        for key, each in value.items():
+            read = self._scalar(each, entry, f"{path}.{key}")
+            if read is not None:
+                getattr(into, field.name)[str(key)] = read
+
+    def _scalar(self, value: Any, field: FieldDescriptor, path: str) -> Any:
+        """The value as the field takes it, or none after noting why not."""
+        if field.enum_type:
+            return self._enum(value, field.enum_type, path)
+        if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
+            if isinstance(value, str):
+                return value
+            if isinstance(value, bool | int | float):
+                return self._document.texts.get(path, str(value))
+            self.wrong(path, "give text")
+        elif field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
+            if isinstance(value, bool):
+                return value
+            self.wrong(path, "give true or false")
+        elif field.cpp_type in _INTEGERS:
+            whole = isinstance(value, int | float) and not isinstance(value, bool)
+            if whole and value == value // 1 and abs(value) < 2 ** _INTEGERS[field.cpp_type]:
+                return int(value)
+            self.wrong(path, f"`{value}` is no whole number of the range")
+        elif field.cpp_type == FieldDescriptor.CPPTYPE_DOUBLE:
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                return float(value)
+            self.wrong(path, f"`{value}` is no number")
+        else:
+            self.wrong(path, "cannot be given in a file")
+        return None
+
+    def _enum(self, value: Any, enum: EnumDescriptor, path: str) -> int | None:
+        prefix = enum.values[0].name.removesuffix("UNSPECIFIED")
+        known = {each.name.removeprefix(prefix).lower(): each.number for each in enum.values[1:]}
+        word = str(value).lower().removeprefix(prefix.lower())
+        if word in known:
+            return known[word]
+        self.wrong(path, f"`{value}` is unknown{suggest(word, list(known))}")
+        return None
+
+    def _deck(self, value: Any, into: Message, path: str) -> None:
+        source: ingestion_pb2.DeckSource = getattr(into, "deck")  # noqa: B009
+        if isinstance(value, Mapping):
+            if set(value) == {"path"} and self._deck_archive:
+                source.archive = self._deck_archive
+            elif len(value) == 1 and set(value) <= {"name", "path"}:
+                self.message(value, source, path)
+            else:
+                self.wrong(path, "give a name, or a mapping with either `name` or `path`")
+        elif not isinstance(value, str):
+            self.wrong(path, "give a name, or the path of a folder or archive")
+        elif not _BESIDE.search(value):
+            source.name = value
+        elif self._deck_archive:
+            source.archive = self._deck_archive
+        else:
+            self.wrong(path, f"`{value}` lies beside the file: send it as `deck_archive`")
+
+    def _goals(self, value: Any, into: Message, path: str) -> None:
+        lines = value if isinstance(value, list) else [value]
+        if all(isinstance(each, str) for each in lines):
+            setattr(into, "goals", "\n".join(lines))  # noqa: B010
+        else:
+            self.wrong(path, "give text or a list of texts, such as `maximize ion`")
+
+    def _parameters(self, value: Any, into: Message, path: str) -> None:
+        if not isinstance(value, Mapping):
+            self.wrong(path, "give a mapping of parameters, such as {gate_length: [30, 80]}")
+            return
+        for name, each in value.items():
+            at = f"{path}.{name}"
+            override: common_pb2.ParameterOverride = getattr(into, "parameters").add(name=str(name))  # noqa: B009
+            if isinstance(each, Mapping):
+                known = ("low", "high", "choices", "fixed")
+                for key, part in each.items():
+                    if key in ("low", "high"):
+                        field: Any = override.DESCRIPTOR.fields_by_name[key]
+                        if (number := self._scalar(part, field, f"{at}.{key}")) is not None:
+                            setattr(override, key, number)
+                    elif key == "choices" and isinstance(part, list):
+                        override.choices.extend(self._value(one, at) for one in part)
+                    elif key == "fixed":
+                        override.fixed.CopyFrom(self._value(part, at))
+                    else:
+                        self.wrong(f"{at}.{key}", f"unknown key{suggest(str(key), known)}")
+            elif not isinstance(each, list):
+                override.fixed.CopyFrom(self._value(each, at))
+            elif len(each) == 2 and all(_is_number(one) for one in each):
+                override.low, override.high = map(float, each)
+            else:
+                self.wrong(at, "give [low, high], one value, or {choices: [a, b]}")
+
+    def _value(self, value: Any, path: str) -> Value:
+        if _is_number(value):
+            return Value(number_value=float(value))
+        if not isinstance(value, str):
+            self.wrong(path, "give numbers or texts")
+        return Value(string_value=str(value))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _names(message: Descriptor) -> str:
+    return ", ".join(message.fields_by_name)

@@ -1,0 +1,202 @@
+"""Between the protos and the domain, and from a plan to the jobs of a kit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from google.protobuf import any_pb2, json_format, struct_pb2
+from google.protobuf.message import Message
+
+from vistaflow.api.common.v1 import common_pb2
+from vistaflow.api.doe.v1 import doe_pb2
+from vistaflow.api.ingestion.v1 import ingestion_pb2
+from vistaflow.api.ml.v1 import ml_pb2
+from vistaflow.api.optimize.v1 import optimize_pb2
+from vistaflow.api.pipeline.v1 import pipeline_pb2 as pb
+from vistaflow.api.registry.v1 import registry_pb2
+from vistaflow_services.decks.deck import Deck
+from vistaflow_services.decks.space import Choice
+from vistaflow_services.pipeline.domain import MAX_ESE_SIZE, STAGES, KitPlan, modelled
+
+COLLECT: Final = "collect"
+DESIGN: Final = "design"
+PREPROCESS: Final = "preprocess"
+SCALE: Final = "scale"
+TRAIN: Final = "train"
+TEST: Final = "test"
+OPTIMIZE: Final = "optimize"
+"""The names of a kit's jobs."""
+
+
+def with_defaults(spec: pb.KitSpec, deck: Deck) -> pb.KitSpec:
+    """The spec as it will run: defaults filled in, the deck pinned by its id."""
+    full = pb.KitSpec()
+    full.CopyFrom(spec)
+    if not full.deck.archive:
+        full.deck.name = deck.digest
+    full.project = spec.project or "default"
+    varied = deck.space.dimension - sum(each.HasField("fixed") for each in spec.design.parameters)
+    design = full.design
+    if not design.generator:
+        large = design.size > MAX_ESE_SIZE
+        design.generator = doe_pb2.GENERATOR_SOBOL if large else doe_pb2.GENERATOR_LHS_ESE
+    if design.generator == doe_pb2.GENERATOR_FULL_FACTORIAL:
+        design.levels = design.levels or 3
+    elif not design.size:
+        design.size = max(10, min(MAX_ESE_SIZE, 10 * varied))
+    design.seed = design.seed or spec.seed
+    full.evaluation.SetInParent()
+    if not full.ml.HasField("test_fraction"):
+        full.ml.test_fraction = 0.2
+    full.ml.folds = full.ml.folds or 5
+    full.stop_after = spec.stop_after or common_pb2.JOB_TYPE_OPTIMIZE
+    full.optimize.budget = full.optimize.budget or 5 * max(1, varied)
+    full.max_attempts = spec.max_attempts or 5
+    return full
+
+
+def plan_of(spec: pb.KitSpec, deck: Deck) -> KitPlan:
+    """The plan of a spec whose defaults are filled in."""
+    design = spec.design
+    return KitPlan(
+        name=spec.name,
+        project=spec.project,
+        labels=dict(spec.labels),
+        deck=deck,
+        ranges={
+            each.name: _range(each) for each in design.parameters if not each.HasField("fixed")
+        },
+        fixed={
+            each.name: _choice(each.fixed, deck, each.name)
+            for each in design.parameters
+            if each.HasField("fixed")
+        },
+        constraints=tuple(design.constraints),
+        generator=enum_word(doe_pb2.Generator.Name(design.generator), "GENERATOR_").lower(),
+        size=design.size,
+        levels=design.levels or 3,
+        parameter_levels=dict(design.parameter_levels),
+        include_default=design.include_default,
+        responses=tuple(spec.ml.responses),
+        log_responses=tuple(spec.ml.log_responses),
+        test_fraction=spec.ml.test_fraction,
+        folds=spec.ml.folds,
+        goals=spec.goals,
+        budget=spec.optimize.budget,
+        batch_size=spec.optimize.batch_size,
+        tolerance=spec.optimize.tolerance,
+        stop_after=enum_word(common_pb2.JobType.Name(spec.stop_after), "JOB_TYPE_"),
+        seed=spec.seed,
+        max_attempts=spec.max_attempts,
+    )
+
+
+def jobs_of(spec: pb.KitSpec, plan: KitPlan) -> list[registry_pb2.NewJob]:
+    """The jobs of a kit, in order, each with the spec of its stage."""
+    responses = list(modelled(plan))
+    specs: list[tuple[str, list[str], Message]] = [
+        (COLLECT, [], ingestion_pb2.CollectDecksSpec(sources=[spec.deck])),
+        (
+            DESIGN,
+            [COLLECT],
+            doe_pb2.DoeSpec(deck=COLLECT, design=spec.design, evaluation=spec.evaluation),
+        ),
+        (
+            PREPROCESS,
+            [DESIGN],
+            ml_pb2.PreprocessSpec(
+                design=DESIGN,
+                responses=responses,
+                test_fraction=plan.test_fraction,
+                seed=plan.seed,
+                outliers=spec.ml.outliers,
+                log_responses=spec.ml.log_responses,
+            ),
+        ),
+        (SCALE, [PREPROCESS], ml_pb2.ScaleSpec(dataset=PREPROCESS)),
+        (
+            TRAIN,
+            [PREPROCESS, SCALE],
+            ml_pb2.TrainSpec(
+                scaler=SCALE, families=spec.ml.families, folds=plan.folds, seed=plan.seed
+            ),
+        ),
+        (TEST, [PREPROCESS, SCALE, TRAIN], ml_pb2.TestSpec(model=TRAIN)),
+        (
+            OPTIMIZE,
+            [COLLECT, DESIGN, TRAIN, TEST],
+            optimize_pb2.OptimizeDesignSpec(
+                design=DESIGN,
+                model=TRAIN,
+                goals=plan.goals,
+                budget=plan.budget,
+                batch_size=plan.batch_size,
+                tolerance=plan.tolerance,
+                seed=plan.seed,
+            ),
+        ),
+    ]
+    jobs = []
+    for order, (stage, (name, depends_on, message)) in enumerate(
+        zip(STAGES, specs, strict=True), start=1
+    ):
+        if not plan.reaches(stage):
+            break
+        packed = any_pb2.Any()
+        packed.Pack(message)
+        jobs.append(
+            registry_pb2.NewJob(
+                name=name,
+                job_type=common_pb2.JobType.Value(f"JOB_TYPE_{stage}"),
+                current_order=order,
+                depends_on=depends_on,
+                spec=packed,
+                max_attempts=plan.max_attempts,
+            )
+        )
+    return jobs
+
+
+def spec_record(spec: pb.KitSpec, deck: Deck) -> struct_pb2.Struct:
+    """What the registry keeps of the kit as a whole; the deck is named, not carried."""
+    told: dict[str, Any] = json_format.MessageToDict(spec, preserving_proto_field_name=True)
+    told["deck"] = {"name": deck.name, "version": deck.version, "deck_id": deck.digest}
+    units = {each.name: each.unit for each in deck.space.parameters}
+    told["units"] = units | {each.name: each.unit for each in deck.responses}
+    record = struct_pb2.Struct()
+    record.update(told)
+    return record
+
+
+def enum_word(name: str, prefix: str) -> str:
+    """An enum value's name without its prefix."""
+    return name.removeprefix(prefix)
+
+
+def _range(override: common_pb2.ParameterOverride) -> Mapping[str, Any]:
+    told: dict[str, Any] = {}
+    if override.HasField("low"):
+        told["low"] = override.low
+    if override.HasField("high"):
+        told["high"] = override.high
+    if override.choices:
+        told["choices"] = [_plain(each) for each in override.choices]
+    return told
+
+
+def _choice(value: struct_pb2.Value, deck: Deck, name: str) -> Choice:
+    plain = _plain(value)
+    if name in deck.space.names:
+        canonical, problem = deck.space[name].canonical(plain)
+        if canonical is not None and not problem:
+            return canonical
+    return plain
+
+
+def _plain(value: struct_pb2.Value) -> Choice:
+    kind = value.WhichOneof("kind")
+    if kind == "number_value":
+        number = value.number_value
+        return int(number) if number.is_integer() and abs(number) < 2**53 else number
+    return value.string_value if kind == "string_value" else str(value)
