@@ -2,7 +2,9 @@
 
 domain.py      what a kit, a job and a state row are; which status may follow which
 commands.py    everything that changes the log, and the answers
-board.py       the pure state machine: a command becomes rows and a verdict
+board.py      the kits touched lately, in memory
+draft.py      the pure state machine: a command becomes rows and an answer
+changes.py    what commands are made of; verdicts.py: what an append is told
 ledger.py      the one queue of commands: group commit, conflicts, lost connections
 journal.py     the ledger's own connection: one statement a batch
 store.py       reads: kits, jobs, rows, leases (queries in sql/)

@@ -1,0 +1,329 @@
+"""The primitives that commands are made of: recording a row, moving a job, queueing dependents.
+
+`Changes` gathers what a batch of commands changes on top of a board, without touching the board.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from vistaflow_services.core.errors import NotFoundError
+from vistaflow_services.registry import commands as c
+from vistaflow_services.registry.board import Board
+from vistaflow_services.registry.domain import (
+    MAX_REASON,
+    PENDING,
+    RETRYABLE,
+    TERMINAL,
+    Head,
+    Job,
+    Kit,
+    StateRow,
+    Status,
+    moved,
+)
+
+ACTOR = "registry"
+
+Seqs = Mapping[tuple[uuid.UUID, int, int], int]
+"""Revision of each row already recorded, by job, attempt and seq."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """An attempt handed to a worker."""
+
+    job_id: uuid.UUID
+    attempt: int
+    worker: str
+    seconds: float
+
+
+class Changes:
+    """What a batch of commands changes; the board stays as it is."""
+
+    def __init__(self, board: Board, head: Head, seqs: Seqs) -> None:
+        self._board = board
+        self._known = seqs
+        self._seqs: dict[tuple[uuid.UUID, int, int], int] = {}
+        self.head = head
+        self.last_id = head.last_id
+        self.last_kit_id = head.last_kit_id
+        self.rows: list[StateRow] = []
+        self.kits: dict[int, Kit] = {}
+        self.new_kits: set[int] = set()
+        self.jobs: dict[uuid.UUID, Job] = {}
+        self.new_jobs: set[uuid.UUID] = set()
+        self.results: set[uuid.UUID] = set()
+        """Jobs whose result is new."""
+        self.restarted: set[uuid.UUID] = set()
+        """Jobs that began a new attempt: tasks of earlier ones leave the current state."""
+        self.leases: dict[uuid.UUID, Lease] = {}
+        self.ended: set[uuid.UUID] = set()
+        """Jobs whose lease is over."""
+        self._batch = 0
+
+    def settle(self, now: datetime) -> None:
+        """Puts the time of the commit where it was pending."""
+        for row in self.rows:
+            row.created_at = now
+        for job in self.jobs.values():
+            job.settle(now)
+        for kit in self.kits.values():
+            if kit.created_at is PENDING:
+                kit.created_at = now
+            if kit.updated_at is PENDING:
+                kit.updated_at = now
+
+    def _new_kit(
+        self, name: str, project: str, labels: Mapping[str, str] | None, spec: str, actor: str
+    ) -> Kit:
+        self.last_kit_id += 1
+        kit = Kit(
+            kit_id=self.last_kit_id,
+            name=name,
+            project=project or "default",
+            labels=dict(labels or {}),
+            spec_json=spec,
+            actor=actor,
+            revision=self.last_id,
+        )
+        self.kits[kit.kit_id] = kit
+        self.new_kits.add(kit.kit_id)
+        return kit
+
+    def _add(self, kit: Kit, new: c.NewJob, order: int, actor: str) -> Job:
+        """Adds a job, which is queued if it waits for nothing."""
+        job = Job(
+            job_id=new.job_id,
+            kit_id=kit.kit_id,
+            name=new.name,
+            job_type=new.job_type,
+            current_order=order,
+            depends_on=new.depends_on,
+            spec_type=new.spec_type,
+            spec=new.spec,
+            external=new.external,
+            max_attempts=new.max_attempts,
+            timeout_seconds=new.timeout_seconds,
+            priority=new.priority,
+            labels=dict(new.labels or {}),
+            first_revision=self.last_id + 1,
+        )
+        kit.jobs[job.job_id] = job
+        self.jobs[job.job_id] = job
+        self.new_jobs.add(job.job_id)
+        status = Status.QUEUED if self._ready(kit, job) else Status.INIT
+        self._record(kit, job, status, actor=actor)
+        return job
+
+    def _cancel(self, kit: Kit, job: Job, reason: str, actor: str) -> None:
+        self._record(kit, job, Status.CANCELED, actor=actor, reason=reason or "canceled on request")
+
+    def _retry(self, kit: Kit, job: Job, reason: str, actor: str) -> None:
+        job.failures = 0
+        self._record(
+            kit,
+            job,
+            Status.QUEUED if self._ready(kit, job) else Status.INIT,
+            metadata_json='{"event": "RETRIED"}',
+            actor=actor,
+            reason=reason or "retried on request",
+        )
+
+    def _begin_attempt(self, job: Job) -> None:
+        job.attempt += 1
+        job.last_seq = 0
+        job.tasks.clear()
+        self.restarted.add(job.job_id)
+
+    def _give_back(
+        self, kit: Kit, job: Job, event: str, counts: bool, reason: str, actor: str
+    ) -> None:
+        """RUNNING to QUEUED, or to FAILED once all attempts are used up."""
+        job.failures += counts
+        over = job.failures >= job.max_attempts
+        if over:
+            reason = _clip(f"{reason}; all {job.max_attempts} attempts are used up")
+        self._record(
+            kit,
+            job,
+            Status.FAILED if over else Status.QUEUED,
+            metadata_json=json.dumps({"event": event, "counts": counts}),
+            actor=actor,
+            reason=reason,
+        )
+        if over:
+            self._explain(kit)
+
+    def _queue_ready(self, kit: Kit, name: str) -> None:
+        """Queues the jobs that waited for `name` alone."""
+        for job in kit.ordered_jobs():
+            if job.status == Status.INIT and name in job.depends_on and self._ready(kit, job):
+                self._record(
+                    kit,
+                    self._own_job(kit, job.job_id),
+                    Status.QUEUED,
+                    actor=ACTOR,
+                    reason="all it depends on is finished",
+                )
+
+    def _ready(self, kit: Kit, job: Job) -> bool:
+        if not job.depends_on:
+            return True
+        finished = {each.name for each in kit.jobs.values() if each.status == Status.FINISHED}
+        return finished.issuperset(job.depends_on)
+
+    def _explain(self, kit: Kit) -> None:
+        """Names what each waiting job waits for in vain."""
+        for job_id, reason in blocked(kit).items():
+            if kit.jobs[job_id].reason != reason:
+                self._own_job(kit, job_id).reason = reason
+
+    def _record(
+        self,
+        kit: Kit,
+        job: Job,
+        status: str,
+        *,
+        task_name: str = "",
+        seq: int = 0,
+        metadata_json: str = "",
+        actor: str = "",
+        reason: str = "",
+    ) -> StateRow:
+        self.last_id += 1
+        if not task_name:
+            known = job.revision != 0
+            kit.counts = moved(kit.counts, job.status if known else None, status)
+        row = StateRow(
+            revision=self.last_id,
+            batch=self._batch,
+            kit_id=kit.kit_id,
+            job_id=job.job_id,
+            job_type=job.job_type,
+            task_name=task_name,
+            status=status,
+            current_order=job.current_order,
+            attempt=job.attempt,
+            seq=seq,
+            created_at=PENDING,
+            metadata_json=metadata_json,
+            actor=actor,
+            reason=_clip(reason),
+            kit_counts=None if task_name else kit.counts,
+        )
+        self.rows.append(row)
+        kit.revision, kit.updated_at = row.revision, PENDING
+        if task_name:
+            job.tasks[task_name] = row
+        else:
+            self._move(job, row)
+        return row
+
+    def _move(self, job: Job, row: StateRow) -> None:
+        """Brings the job to the status of its own row."""
+        if job.status == Status.RUNNING and not job.external:
+            self.ended.add(job.job_id)
+            self.leases.pop(job.job_id, None)
+            job.worker = ""
+        job.status, job.revision, job.actor = row.status, row.revision, row.actor
+        job.reason = "" if row.status == Status.INIT else row.reason
+        if row.status == Status.RUNNING:
+            job.started_at, job.finished_at = PENDING, None
+        elif row.status in TERMINAL:
+            job.finished_at = PENDING
+        else:
+            job.started_at = job.finished_at = None
+
+    # Finding kits and jobs, and making them ours to change.
+
+    def _held(self, kit_id: int) -> Kit | None:
+        return self.kits.get(kit_id) or self._board.kit(kit_id)
+
+    def _kit(self, kit_id: int) -> Kit:
+        kit = self._held(kit_id)
+        if kit is None:
+            raise NotFoundError(f"there is no kit {kit_id}")
+        return kit
+
+    def _kit_id_of(self, job_id: uuid.UUID) -> int | None:
+        job = self.jobs.get(job_id)
+        return job.kit_id if job is not None else self._board.kit_of(job_id)
+
+    def _find(self, job_id: uuid.UUID) -> tuple[Kit, Job]:
+        kit_id = self._kit_id_of(job_id)
+        if kit_id is None:
+            raise NotFoundError(f"there is no job {job_id}")
+        kit = self._kit(kit_id)
+        return kit, kit.jobs[job_id]
+
+    def _current(self, job_id: uuid.UUID, attempt: int) -> tuple[Kit, Job] | None:
+        """The kit and job, ours to change, if the attempt is the one running."""
+        kit_id = self._kit_id_of(job_id)
+        held = self._held(kit_id) if kit_id is not None else None
+        if held is None:
+            return None
+        job = held.jobs[job_id]
+        if job.external or job.attempt != attempt or job.status != Status.RUNNING:
+            return None
+        kit = self._own_kit(held.kit_id)
+        return kit, self._own_job(kit, job_id)
+
+    def _own_kit(self, kit_id: int) -> Kit:
+        kit = self.kits.get(kit_id)
+        if kit is None:
+            held = self._kit(kit_id)
+            kit = self.kits[kit_id] = replace(held, jobs=dict(held.jobs))
+        return kit
+
+    def _own_job(self, kit: Kit, job_id: uuid.UUID) -> Job:
+        job = self.jobs.get(job_id)
+        if job is None:
+            job = self.jobs[job_id] = kit.jobs[job_id] = kit.jobs[job_id].copy()
+        return job
+
+
+def blocked(kit: Kit) -> dict[uuid.UUID, str]:
+    """Why each INIT job waits in vain, empty while it does not.
+
+    The cause is the nearest job before it that is FAILED or CANCELED.
+    """
+    by_name = {job.name: job for job in kit.jobs.values()}
+    causes: dict[str, Job | None] = {}
+
+    def cause(start: str) -> Job | None:
+        stack = [start]
+        while stack:
+            name = stack[-1]
+            job = by_name[name]
+            if name in causes:
+                stack.pop()
+                continue
+            if job.status != Status.INIT:
+                causes[name] = job if job.status in RETRYABLE else None
+                continue
+            waiting = [need for need in job.depends_on if need not in causes]
+            if waiting:
+                stack.extend(waiting)
+                continue
+            causes[name] = next((causes[need] for need in job.depends_on if causes[need]), None)
+        return causes[start]
+
+    reasons: dict[uuid.UUID, str] = {}
+    for job in kit.jobs.values():
+        if job.status == Status.INIT:
+            found = cause(job.name)
+            told = f": {found.reason}" if found and found.reason else ""
+            reasons[job.job_id] = (
+                _clip(f"waits for {found.name}, which is {found.status}{told}") if found else ""
+            )
+    return reasons
+
+
+def _clip(text: str) -> str:
+    return text if len(text) <= MAX_REASON else text[: MAX_REASON - 1] + "…"

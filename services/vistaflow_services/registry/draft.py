@@ -1,0 +1,246 @@
+"""What each command does. Pure: no clock, no database.
+
+A `Draft` applies commands on top of a board without changing it, so that it can be thrown away
+and made again; once its rows are on disk, `Board.adopt` takes it over.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from vistaflow_services.core.errors import (
+    ConflictError,
+    ExhaustedError,
+    ExistsError,
+    FieldViolation,
+    InvalidError,
+)
+from vistaflow_services.registry import commands as c
+from vistaflow_services.registry.changes import ACTOR, Changes, Lease
+from vistaflow_services.registry.domain import MAX_JOBS_A_KIT, RETRYABLE, TERMINAL, Status, Verdict
+from vistaflow_services.registry.verdicts import illegal, starts_attempt, unfit
+
+
+class Draft(Changes):
+    """What a batch of commands would change. One command after another, or not at all."""
+
+    def apply(self, command: c.Command) -> Any:
+        """Applies one command and returns its answer.
+
+        Raises:
+            NotFoundError, ConflictError, ExistsError, ExhaustedError, InvalidError: It cannot be
+                applied; nothing changed.
+        """
+        self._batch = self.last_id + 1
+        match command:
+            case c.Append():
+                return self._append(command)
+            case c.Grant():
+                return self._grant(command)
+            case c.Release():
+                return self._release(command)
+            case c.Lose():
+                return self._lose(command)
+            case c.CreateKit():
+                return self._create_kit(command)
+            case c.CreateJob():
+                return self._create_job(command)
+            case c.CancelKit():
+                return self._cancel_kit(command)
+            case c.CancelJob():
+                return self._cancel_job(command)
+            case c.RetryKit():
+                return self._retry_kit(command)
+            case c.RetryJob():
+                return self._retry_job(command)
+        raise TypeError(f"no rule for {type(command).__name__}")
+
+    # What the commands do.
+
+    def _create_kit(self, command: c.CreateKit) -> c.KitChange:
+        kit = self._new_kit(
+            command.name, command.project, command.labels, command.spec_json, command.actor
+        )
+        for place, new in enumerate(command.jobs, start=1):
+            self._add(kit, new, new.current_order or place, command.actor)
+        return c.KitChange(kit=kit.copy(), revision=self.last_id, count=len(kit.jobs))
+
+    def _create_job(self, command: c.CreateJob) -> c.JobChange:
+        new = command.job
+        held = self._kit(command.kit_id) if command.kit_id else None
+        if held is not None:
+            if held.job_named(new.name):
+                raise ExistsError(f"kit {held.kit_id} has a job named {new.name!r}")
+            if len(held.jobs) >= MAX_JOBS_A_KIT:
+                raise ExhaustedError(f"a kit has at most {MAX_JOBS_A_KIT:,} jobs")
+        names = {job.name for job in held.jobs.values()} if held else set()
+        unknown = [
+            FieldViolation(
+                field=f"job.depends_on[{place}]",
+                description=f"the kit has no job named {name!r}; name one of its jobs",
+            )
+            for place, name in enumerate(new.depends_on)
+            if name not in names
+        ]
+        if unknown:
+            told = ", ".join(each.description for each in unknown)
+            raise InvalidError(f"job.depends_on: {told}", violations=unknown)
+        if held is None:
+            kit = self._new_kit(new.name, command.project, new.labels, "", command.actor)
+        else:
+            kit = self._own_kit(held.kit_id)
+        last = max((job.current_order for job in kit.jobs.values()), default=0)
+        job = self._add(kit, new, new.current_order or last + 1, command.actor)
+        self._explain(kit)
+        return c.JobChange(job=job.copy(), revision=job.revision)
+
+    def _cancel_kit(self, command: c.CancelKit) -> c.KitChange:
+        held = self._kit(command.kit_id)
+        doomed = [job.job_id for job in held.ordered_jobs() if job.status not in TERMINAL]
+        if not doomed:
+            raise ConflictError(f"no job of kit {held.kit_id} is left to cancel: it is over")
+        kit = self._own_kit(held.kit_id)
+        for job_id in doomed:
+            self._cancel(kit, self._own_job(kit, job_id), command.reason, command.actor)
+        self._explain(kit)
+        return c.KitChange(kit=kit.copy(), revision=self.last_id, count=len(doomed))
+
+    def _cancel_job(self, command: c.CancelJob) -> c.JobChange:
+        kit, job = self._find(command.job_id)
+        if job.status in TERMINAL:
+            raise ConflictError(f"job {job.name!r} is {job.status} and cannot be canceled")
+        kit = self._own_kit(kit.kit_id)
+        job = self._own_job(kit, job.job_id)
+        self._cancel(kit, job, command.reason, command.actor)
+        self._explain(kit)
+        return c.JobChange(job=job.copy(), revision=job.revision)
+
+    def _retry_kit(self, command: c.RetryKit) -> c.KitChange:
+        held = self._kit(command.kit_id)
+        again = [job.job_id for job in held.ordered_jobs() if job.status in RETRYABLE]
+        if not again:
+            raise ConflictError(f"no job of kit {held.kit_id} is FAILED or CANCELED")
+        kit = self._own_kit(held.kit_id)
+        for job_id in again:
+            self._retry(kit, self._own_job(kit, job_id), command.reason, command.actor)
+        self._explain(kit)
+        return c.KitChange(kit=kit.copy(), revision=self.last_id, count=len(again))
+
+    def _retry_job(self, command: c.RetryJob) -> c.JobChange:
+        kit, job = self._find(command.job_id)
+        if job.status not in RETRYABLE:
+            raise ConflictError(
+                f"job {job.name!r} is {job.status}; only a FAILED or CANCELED one is retried"
+            )
+        kit = self._own_kit(kit.kit_id)
+        job = self._own_job(kit, job.job_id)
+        self._retry(kit, job, command.reason, command.actor)
+        self._explain(kit)
+        return c.JobChange(job=job.copy(), revision=job.revision)
+
+    def _append(self, command: c.Append) -> c.Appended:
+        results = tuple(self._append_one(item) for item in command.items)
+        return c.Appended(
+            results=results, revision=max((each.revision for each in results), default=0)
+        )
+
+    def _append_one(self, item: c.Item) -> c.Result:
+        kit_id = self._kit_id_of(item.job_id)
+        held = self._held(kit_id) if kit_id is not None else None
+        if held is None:
+            return c.Result(verdict=Verdict.REJECTED, detail=f"there is no job {item.job_id}")
+        job = held.jobs[item.job_id]
+        refusal = unfit(job, item)
+        if refusal is not None:
+            return refusal
+        starts = starts_attempt(job, item)
+        key = (job.job_id, job.attempt, item.seq)
+        if item.seq and not starts and item.seq <= job.last_seq:
+            revision = self._seqs.get(key) or self._known.get(key)
+            if revision is not None:
+                return c.Result(verdict=Verdict.DUPLICATE, revision=revision)
+        refusal = illegal(job, item)
+        if refusal is not None:
+            return refusal
+        kit = self._own_kit(held.kit_id)
+        job = self._own_job(kit, job.job_id)
+        if starts:
+            self._begin_attempt(job)
+        row = self._record(
+            kit,
+            job,
+            item.status,
+            task_name=item.task_name,
+            seq=item.seq,
+            metadata_json=item.metadata_json,
+            actor=item.actor,
+            reason=item.reason,
+        )
+        if item.seq:
+            job.last_seq = max(job.last_seq, item.seq)
+            self._seqs[job.job_id, job.attempt, item.seq] = row.revision
+        if not item.task_name and item.status in TERMINAL:
+            if item.status == Status.FINISHED:
+                job.result_json = item.result_json
+                self.results.add(job.job_id)
+                self._queue_ready(kit, job.name)
+            else:
+                self._explain(kit)
+        return c.Result(verdict=Verdict.ACCEPTED, revision=row.revision)
+
+    def _grant(self, command: c.Grant) -> c.Granted | None:
+        kit_id = self._kit_id_of(command.job_id)
+        held = self._held(kit_id) if kit_id is not None else None
+        job = held.jobs[command.job_id] if held else None
+        if held is None or job is None or job.external or job.status != Status.QUEUED:
+            return None
+        kit = self._own_kit(held.kit_id)
+        job = self._own_job(kit, command.job_id)
+        self._begin_attempt(job)
+        job.worker = command.worker
+        self._record(
+            kit,
+            job,
+            Status.RUNNING,
+            metadata_json=json.dumps({"event": "GRANTED", "worker": command.worker}),
+            actor=command.worker,
+            reason=f"leased to {command.worker}",
+        )
+        self.ended.discard(job.job_id)
+        self.leases[job.job_id] = Lease(
+            job_id=job.job_id,
+            attempt=job.attempt,
+            worker=command.worker,
+            seconds=command.lease_seconds,
+        )
+        inputs = tuple(
+            needed.copy() for name in job.depends_on if (needed := kit.job_named(name)) is not None
+        )
+        return c.Granted(job=job.copy(), inputs=inputs)
+
+    def _release(self, command: c.Release) -> bool:
+        current = self._current(command.job_id, command.attempt)
+        if current is None:
+            return False
+        reason = command.reason or f"given back by {command.worker}"
+        self._give_back(*current, "RELEASED", command.counts, reason, command.worker)
+        return True
+
+    def _lose(self, command: c.Lose) -> bool:
+        current = self._current(command.job_id, command.attempt)
+        if current is None:
+            return False
+        kit, job = current
+        self._record(
+            kit,
+            job,
+            Status.FAILED,
+            task_name=f"attempt-{job.attempt}",
+            metadata_json=json.dumps({"event": "LOST", "worker": command.worker}),
+            actor=ACTOR,
+            reason="lease expired",
+        )
+        reason = f"attempt {job.attempt} was lost: worker {command.worker} fell silent"
+        self._give_back(kit, job, "LOST", True, reason, ACTOR)
+        return True
