@@ -159,7 +159,7 @@ class Server(grpc.aio.Server):
         self._serving = False
         await self._server.stop(grace)
 
-    async def wait_for_termination(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109
+    async def wait_for_termination(self, timeout: float | None = None) -> bool:
         """Waits until the server has stopped."""
         return await self._server.wait_for_termination(timeout)
 
