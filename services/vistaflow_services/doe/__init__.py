@@ -7,7 +7,9 @@ spread.py      chooses points that lie far apart, for constrained spaces
 quality.py     discrepancy, distances, correlation, coverage
 table.py       design.parquet: written once, read in chunks
 plots.py       pictures of a design and its responses
+evaluation.py  what came of running a design, and whether it is enough to go on
 specs.py       from the protos to the domain, with field paths
+references.py  finds the deck and the design that a job refers to
 jobs.py        what a DOE job does
 servicer.py    the gRPC service
 config.py      settings, from VISTAFLOW_DOE_* variables

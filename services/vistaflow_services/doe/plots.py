@@ -251,6 +251,4 @@ def _title(count: int, shown: int, failed: int) -> str:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    part = path.with_name(f".{path.name}.part")
-    figure.savefig(part, format="png", dpi=110, metadata={"Software": "vistaflow"})
-    part.replace(path)
+    figure.savefig(path, format="png", dpi=110, metadata={"Software": "vistaflow"})

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from google.protobuf import json_format
+
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.doe.v1 import doe_pb2 as pb
-
 from vistaflow_services.core.errors import InvalidError, Violations
 from vistaflow_services.core.expressions import Constraint, parse_constraint, suggest
 from vistaflow_services.decks.deck import Deck, FailurePolicy, Policy

@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +49,9 @@ class Results:
     cached_count: int = 0
     """Points that had been run before."""
 
+    substituted_count: int = 0
+    """Failed runs that the deck's policy gave values to."""
+
     @staticmethod
     def not_run(count: int, responses: Sequence[str]) -> Results:
         """The results of a design that was not run."""
@@ -61,13 +63,18 @@ class Results:
         )
 
     @property
+    def evaluated(self) -> bool:
+        """Whether any point was run."""
+        return bool(np.isfinite(self.seconds).any())
+
+    @property
     def failed(self) -> NDArray[np.bool_]:
         """Which runs failed."""
         return np.array([each is not None for each in self.failures], dtype=bool)
 
 
 def write_table(path: Path, columns: Columns, results: Results, about: Mapping[str, Any]) -> None:
-    """Writes the table at `path`, whole or not at all."""
+    """Writes the table at `path`."""
     count = len(results.seconds)
     named: dict[str, Any] = {"row_id": pa.array(np.arange(count), pa.int64())}
     named |= {f"x.{name}": pa.array(column.tolist()) for name, column in columns.items()}
@@ -79,11 +86,7 @@ def write_table(path: Path, columns: Columns, results: Results, about: Mapping[s
     named["seconds"] = pa.array(results.seconds, pa.float64(), from_pandas=True)
     told = json.dumps(about, sort_keys=True, allow_nan=False)
     table = pa.table(named).replace_schema_metadata({METADATA_KEY: told.encode()})
-    part = path.with_name(f".{path.name}.part")
-    pq.write_table(table, part, row_group_size=ROW_GROUP, compression="zstd")
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    part.replace(path)
+    pq.write_table(table, path, row_group_size=ROW_GROUP, compression="zstd")
 
 
 def read_columns(path: Path, space: Space) -> Columns:

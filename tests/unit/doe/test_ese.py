@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 from scipy.stats import qmc
+
 from vistaflow_services.doe import ese, spread
 from vistaflow_services.doe.generators import latin_hypercube
 from vistaflow_services.doe.quality import distances

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
+
 from vistaflow_services.core.errors import InvalidError
 from vistaflow_services.core.expressions import parse_constraint
 from vistaflow_services.decks.space import Kind, Parameter, Scale, Space

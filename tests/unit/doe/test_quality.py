@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from scipy.spatial.distance import pdist
+
 from vistaflow_services.decks.space import Kind, Parameter, Space
 from vistaflow_services.doe import quality
 from vistaflow_services.doe.domain import Design, Generator, Recipe, Region

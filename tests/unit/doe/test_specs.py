@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from google.protobuf import json_format
+
 from vistaflow.api.doe.v1 import doe_pb2 as pb
 from vistaflow_services.core.errors import InvalidError
 from vistaflow_services.core.expressions import parse_constraint

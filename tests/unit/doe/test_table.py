@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from matplotlib.image import imread
 from numpy.testing import assert_array_equal
+
 from vistaflow_services.decks.space import Kind, Parameter, Scale, Space
 from vistaflow_services.doe import table
 from vistaflow_services.doe.domain import Generator, Recipe, Region
