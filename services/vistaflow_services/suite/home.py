@@ -1,0 +1,78 @@
+"""What lies under `$VISTAFLOW_HOME`, and who runs there."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """The process that holds a home."""
+
+    pid: int
+    started: int
+    """When it started, in clock ticks since boot: a pid alone may be somebody else's by now."""
+    port: int
+    """Where its registry listens."""
+
+
+class Home:
+    """A folder with `pg/ artifacts/ logs/ run/`, held by one suite at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.run = path / "run"
+        self.logs = path / "logs"
+        self.endpoints_file = self.run / "endpoints.json"
+        self._state_file = self.run / "suite.json"
+
+    def create(self) -> None:
+        """Makes the folders, readable by their owner only."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name in ("artifacts", "logs", "run"):
+            (self.path / name).mkdir(mode=0o700, exist_ok=True)
+
+    def holder(self) -> Running | None:
+        """The suite that runs here now, if one does."""
+        try:
+            running = Running(**json.loads(self._state_file.read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return None
+        return running if started_at(running.pid) == running.started else None
+
+    def hold(self, port: int) -> None:
+        """Records that this process runs here."""
+        pid = os.getpid()
+        running = Running(pid=pid, started=started_at(pid) or 0, port=port)
+        _write(self._state_file, json.dumps(asdict(running)))
+
+    def release(self) -> None:
+        """Takes the record back."""
+        self.endpoints_file.unlink(missing_ok=True)
+        self._state_file.unlink(missing_ok=True)
+
+    def publish(self, endpoints: Mapping[str, str]) -> None:
+        """Tells where each service listens; made only when all of them serve."""
+        _write(self.endpoints_file, json.dumps(dict(endpoints), indent=1) + "\n")
+
+
+def started_at(pid: int) -> int | None:
+    """When a process started, in clock ticks since boot; none if it is gone or a zombie."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] == "Z" else int(fields[19])
+
+
+def _write(path: Path, text: str) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+    with os.fdopen(handle, "w") as file:
+        file.write(text)
+    Path(name).replace(path)

@@ -1,0 +1,160 @@
+"""One service: started, proven to serve, started again when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Final
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+logger = logging.getLogger(__name__)
+
+FIRST_WAIT_SECONDS: Final = 0.2
+LONGEST_WAIT_SECONDS: Final = 5.0
+MOST_STARTS: Final = 10
+"""Starts within `STARTS_SECONDS` after which a service is given up."""
+STARTS_SECONDS: Final = 60.0
+GRACE_SECONDS: Final = 20.0
+"""How long a service may take to end after SIGTERM."""
+
+
+class GaveUpError(Exception):
+    """A service died too often."""
+
+
+class Supervised:
+    """A service of the suite, in a process of its own that does not outlive this one."""
+
+    def __init__(self, name: str, *, port: int, logs: Path) -> None:
+        self.name = name
+        self.port = port or free_port()
+        self.serving = asyncio.Event()
+        """Set while the service answers that it serves."""
+        self.environment: Mapping[str, str] = {}
+        """What the process is started with."""
+        self._logs = logs
+        self._process: asyncio.subprocess.Process | None = None
+        self._starts: deque[float] = deque(maxlen=MOST_STARTS)
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Its process now; 0 if there is none."""
+        return self._process.pid if self._process else 0
+
+    async def run(self) -> None:
+        """Keeps the service running until cancelled.
+
+        Raises:
+            GaveUpError: If it died too often.
+        """
+        wait = FIRST_WAIT_SECONDS
+        while True:
+            self._count_start()
+            begun = time.monotonic()
+            code = await self._once()
+            if time.monotonic() - begun > LONGEST_WAIT_SECONDS:
+                wait = FIRST_WAIT_SECONDS
+            logger.warning("%s ended with %s; starting it again", self.name, code)
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, LONGEST_WAIT_SECONDS)
+
+    async def stop(self) -> None:
+        """Ends the process: asks, then kills its whole group."""
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(process.wait(), GRACE_SECONDS)
+        except TimeoutError:
+            logger.warning("%s did not end in %.0f s; killing it", self.name, GRACE_SECONDS)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+
+    async def _once(self) -> int:
+        """Runs the process once; its exit code."""
+        with self._output() as output:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "vistaflow_services.suite.child",
+                str(os.getpid()),
+                f"vistaflow_services.{self.name}",
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        prover = asyncio.create_task(self._prove())
+        try:
+            return await self._process.wait()
+        finally:
+            prover.cancel()
+            self.serving.clear()
+
+    async def _prove(self) -> None:
+        """Asks the service again and again whether it serves."""
+        async with grpc.aio.insecure_channel(self.address, options=_OPTIONS) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            while True:
+                try:
+                    answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=2.0)
+                    serves = answer.status == health_pb2.HealthCheckResponse.SERVING
+                except grpc.aio.AioRpcError:
+                    serves = False
+                if serves:
+                    self.serving.set()
+                else:
+                    self.serving.clear()
+                await asyncio.sleep(1.0 if serves else 0.1)
+
+    def _output(self) -> IO[bytes]:
+        """Where what the process prints goes; its own logs are files beside it."""
+        path = self._logs / f"{self.name}.out"
+        if path.exists() and path.stat().st_size > 10_000_000:
+            path.replace(path.with_suffix(".out.1"))
+        return path.open("ab")
+
+    def _count_start(self) -> None:
+        now = time.monotonic()
+        if len(self._starts) == MOST_STARTS and now - self._starts[0] < STARTS_SECONDS:
+            raise GaveUpError(
+                f"{self.name} died {MOST_STARTS} times in a minute; "
+                f"see `vistaflow logs {self.name}`"
+            )
+        self._starts.append(now)
+
+
+_OPTIONS: Final = (
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
