@@ -17,7 +17,14 @@ from vistaflow.api.doe.v1 import doe_pb2 as pb
 from vistaflow_services.core.artifacts import ArtifactStore
 from vistaflow_services.core.errors import InvalidError
 from vistaflow_services.core.jobs import MAX_RESULT_BYTES, Attempt, JobError, JobResult
-from vistaflow_services.decks.deck import Deck, FailurePolicy, Policy, Response, shipped_deck
+from vistaflow_services.decks.deck import (
+    Deck,
+    FailurePolicy,
+    Policy,
+    Response,
+    read_archive,
+    shipped_deck,
+)
 from vistaflow_services.decks.library import DeckLibrary
 from vistaflow_services.decks.space import Parameter, Space
 from vistaflow_services.doe.jobs import JOBS
@@ -32,8 +39,8 @@ def solve(p):
 
 
 def frail_deck(limit: float, **policy: Any) -> Deck:
-    """A Python deck that crashes above x = `limit`."""
-    return Deck(
+    """A Python deck that crashes above x = `limit`, as it comes from its archive."""
+    deck = Deck(
         name="frail",
         simulator="devsim",
         entry="frail.py:solve",
@@ -45,6 +52,7 @@ def frail_deck(limit: float, **policy: Any) -> Deck:
         failure_policy=FailurePolicy(**policy),
         timeout_seconds=20,
     )
+    return read_archive(deck.to_archive())
 
 
 class Bench:
