@@ -40,6 +40,7 @@ from vistaflow_services.core.formulas import (
 __all__ = [
     "FUNCTIONS",
     "MAX_TEXT",
+    "RESERVED",
     "Constraint",
     "Expression",
     "Goals",
@@ -49,6 +50,9 @@ __all__ = [
     "parse_goals",
     "suggest",
 ]
+
+RESERVED: Final = frozenset((*FUNCTIONS, "minimize", "minimise", "maximize", "maximise"))
+"""Words of the language, which nothing may be named."""
 
 Operator = Literal["<=", ">=", "<", ">"]
 Direction = Literal["minimize", "maximize"]
@@ -207,21 +211,22 @@ def parse_goals(text: str, *, responses: Sequence[str], parameters: Sequence[str
         parameters: The names of the numeric parameters.
 
     Raises:
-        InvalidError: One violation for each goal that is wrong, with its column in the whole
-            text; or that nothing is to be optimised; or which two bounds contradict each other.
+        InvalidError: One violation for each goal that is wrong, with its line and column;
+            or that nothing is to be optimised; or which two bounds contradict each other.
     """
     names = [*responses, *parameters]
     objectives: list[Objective] = []
-    constraints: list[tuple[int, Constraint]] = []
+    constraints: list[tuple[str, Constraint]] = []
     mistakes: list[str] = []
     if len(text) > MAX_TEXT:
         raise invalid(f"the goals have {len(text)} characters, at most {MAX_TEXT} are read")
-    for column, goal in _split(text):
+    for line, offset, goal in _split(text):
         try:
-            parser = _Parser(goal, names, offset=column)
+            parser = _Parser(goal, names, line=line, offset=offset)
+            place = parser.where(parser.next())
             direction = parser.direction()
             if direction is None:
-                constraints.append((column + 1, parser.constraint()))
+                constraints.append((place, parser.constraint()))
             else:
                 objectives.append(Objective(direction=direction, expression=parser.objective()))
             parser.end()
@@ -235,12 +240,15 @@ def parse_goals(text: str, *, responses: Sequence[str], parameters: Sequence[str
     return Goals(objectives=tuple(objectives), constraints=tuple(each for _, each in constraints))
 
 
-def _split(text: str) -> Iterator[tuple[int, str]]:
-    """Each non-empty goal with the offset at which its text begins."""
-    for match in re.finditer(r"[^;\n]+", text):
-        goal = match.group()
-        if goal.strip():
-            yield match.start() + len(goal) - len(goal.lstrip()), goal.strip()
+def _split(text: str) -> Iterator[tuple[int, int, str]]:
+    """Each goal with its line, 0 if there is but one, and how much of the line comes before it."""
+    lines = text.splitlines()
+    for number, line in enumerate(lines, start=1):
+        for match in re.finditer(r"[^;]+", line):
+            goal = match.group()
+            if goal.strip():
+                before = match.start() + len(goal) - len(goal.lstrip())
+                yield number if len(lines) > 1 else 0, before, goal.strip()
 
 
 class _Parser(FormulaParser):
@@ -302,16 +310,16 @@ class _Bounds:
     """The tightest bounds so far on one weighted sum, each with where it was written."""
 
     low: float = -math.inf
-    low_at: tuple[int, Constraint] | None = None
+    low_at: tuple[str, Constraint] | None = None
     high: float = math.inf
-    high_at: tuple[int, Constraint] | None = None
+    high_at: tuple[str, Constraint] | None = None
 
 
-def _contradictions(constraints: Sequence[tuple[int, Constraint]]) -> list[str]:
+def _contradictions(constraints: Sequence[tuple[str, Constraint]]) -> list[str]:
     """Pairs of bounds on the same weighted sum that no value can meet."""
     found: dict[frozenset[tuple[Node | None, float]], _Bounds] = {}
-    told: list[str] = []
-    for column, constraint in constraints:
+    problems: list[str] = []
+    for place, constraint in constraints:
         sign = 1.0 if constraint.op.startswith("<") else -1.0
         sides = (
             weighted_terms(constraint.left.root),
@@ -320,8 +328,8 @@ def _contradictions(constraints: Sequence[tuple[int, Constraint]]) -> list[str]:
         terms = scaled(added(*sides), sign)
         offset = terms.pop(None, 0.0)
         if not terms:
-            if not offset <= 0:
-                told.append(f"column {column}: `{constraint}` can never be met")
+            if not (offset < 0 or (offset == 0 and constraint.op.endswith("="))):
+                problems.append(f"{place}: `{constraint}` can never be met")
             continue
         # The smallest node in text order leads, so that x - y and y - x meet in one entry.
         lead = terms[min(terms, key=repr)]
@@ -329,18 +337,17 @@ def _contradictions(constraints: Sequence[tuple[int, Constraint]]) -> list[str]:
         bounds = found.setdefault(key, _Bounds())
         bound = -offset / lead
         if lead > 0 and bound < bounds.high:
-            bounds.high, bounds.high_at = bound, (column, constraint)
+            bounds.high, bounds.high_at = bound, (place, constraint)
         if lead < 0 and bound > bounds.low:
-            bounds.low, bounds.low_at = bound, (column, constraint)
+            bounds.low, bounds.low_at = bound, (place, constraint)
     for bounds in found.values():
         low, high = bounds.low_at, bounds.high_at
         if low is None or high is None:
             continue
         strict = not (low[1].op.endswith("=") and high[1].op.endswith("="))
         if bounds.low > bounds.high or (strict and bounds.low == bounds.high):
-            (first, one), (second, other) = sorted([low, high], key=lambda each: each[0])
-            told.append(
-                f"column {second}: `{other}` contradicts `{one}` in column {first}; "
-                "no value can meet both"
+            (first, one), (second, other) = sorted([low, high], key=constraints.index)
+            problems.append(
+                f"{second}: `{other}` contradicts `{one}` in {first}; no value can meet both"
             )
-    return told
+    return problems

@@ -92,13 +92,24 @@ class Token:
 
 
 class FormulaParser:
-    """Precedence climbing over one text; columns are told from the start of the whole text."""
+    """Precedence climbing over one text, with the place of every mistake."""
 
-    def __init__(self, text: str, names: Collection[str], *, offset: int = 0) -> None:
+    def __init__(
+        self, text: str, names: Collection[str], *, line: int = 0, offset: int = 0
+    ) -> None:
+        """Splits the text.
+
+        Args:
+            text: What is parsed.
+            names: The names that it may read.
+            line: The line of a longer text that it is in, told in messages unless 0.
+            offset: How many characters of that line come before it.
+        """
         if len(text) > MAX_TEXT:
             raise invalid(f"the text has {len(text)} characters, at most {MAX_TEXT} are read")
         self._text = text
         self._names = names
+        self._line = line
         self._offset = offset
         self._depth = 0
         self._terms = 0
@@ -149,7 +160,12 @@ class FormulaParser:
 
     def wrong(self, token: Token, problem: str) -> InvalidError:
         """The error for a mistake at a token."""
-        return invalid(f"column {self._offset + token.start + 1}: {problem}")
+        return invalid(f"{self.where(token)}: {problem}")
+
+    def where(self, token: Token) -> str:
+        """How a message speaks of a token's place."""
+        column = f"column {self._offset + token.start + 1}"
+        return f"line {self._line}, {column}" if self._line else column
 
     def _sum(self, least: int) -> Node:
         left = self._unary()
@@ -231,9 +247,8 @@ class FormulaParser:
     def _close(self, opened: Token) -> None:
         token = self.next()
         if token.text != ")":
-            column = self._offset + opened.start + 1
             raise self.wrong(
-                token, f"expected `)` for the `(` in column {column}, not {told(token)}"
+                token, f"expected `)` for the `(` in {self.where(opened)}, not {told(token)}"
             )
         self._at += 1
 

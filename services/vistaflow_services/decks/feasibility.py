@@ -15,7 +15,7 @@ from vistaflow_services.decks.space import Point, Space
 SAMPLE: Final = 4096
 """Points that are looked at before a search begins from the best of them."""
 
-_ROUNDS = 40
+_ROUNDS = 80
 _KEPT = 64
 _TRIES = 16
 
@@ -58,7 +58,7 @@ def find_feasible(space: Space) -> Point | None:
         moved = np.clip(moved, 0.0, 1.0)
         places = np.concatenate([kept, moved])
         broken = np.concatenate([kept_broken, _broken(space, moved, scales)])
-        step *= 0.85
+        step *= 0.82
     best = int(np.argmin(broken))
     return space.decode(places[best : best + 1])[0] if broken[best] <= 0.0 else None
 

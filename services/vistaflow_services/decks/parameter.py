@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vistaflow_services.core.errors import Violations
-from vistaflow_services.core.expressions import FUNCTIONS, suggest
+from vistaflow_services.core.expressions import RESERVED, suggest
 from vistaflow_services.decks.rounding import round_significant
 
 Choice = str | float | int
@@ -330,8 +330,8 @@ def check_name(name: object, field: str, found: Violations) -> None:
             f"`{name}` is no name; use lower-case letters, digits and _, a letter first, "
             "at most 63 characters",
         )
-    elif name in FUNCTIONS:
-        found.add(field, f"`{name}` is a function of the constraint language; choose another name")
+    elif name in RESERVED:
+        found.add(field, f"`{name}` is a word of the formula language; choose another name")
 
 
 def _is_number(value: object) -> bool:
