@@ -1,0 +1,265 @@
+"""The process of one attempt: `python -m vistaflow_services.core.attempt MODULE FD`.
+
+It is two processes. The outer one is small and does nothing but watch: it forks the inner one at
+once, takes in every orphan, and when the inner one ends, the worker says SIGTERM, or the worker
+is gone (its end of stdin closes), it ends whatever is left below it. The inner one imports
+MODULE, reads one line of JSON from stdin, does the job, and writes messages as JSON lines to FD:
+
+    {"kind": "progress", "phase", "completed", "total", "unit", "message"}
+    {"kind": "task", "name", "status", "metadata", "reason"}
+    {"kind": "result", "result": {...}}                                    the last, or
+    {"kind": "failed", "reason", "message", "hint", "details"}             the last, or
+    {"kind": "crashed", "error"}                                           the last
+
+Neither knows gRPC. Both may be started before there is a job, so that the heavy imports are done
+when one comes. Output goes to stdout and stderr: the job's log.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import importlib
+import json
+import os
+import resource
+import select
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vistaflow_services.core.processes import adopt_orphans, die_with_parent, signal_tree
+
+GRACE_SECONDS = 3.0
+"""Between SIGTERM and SIGKILL."""
+
+
+def main(arguments: list[str]) -> None:
+    """Forks the inner process and watches it to its end."""
+    module, descriptor = arguments[0], int(arguments[1])
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    adopt_orphans()
+    wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    # No signal may come between: until the handlers stand it would be lost on the fork.
+    watched = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+    signal.pthread_sigmask(signal.SIG_BLOCK, watched)
+    outer = os.getpid()
+    inner = os.fork()
+    if inner == 0:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, watched)
+        os.close(wake_read)
+        os.close(wake_write)
+        die_with_parent(outer)
+        _exit_with(lambda: _work(module, descriptor))
+    os.close(descriptor)
+    asked: list[int] = []
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: asked.append(number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, watched)
+    status = _watch(inner, wake_read, asked)
+    _end_all()
+    _end_like(status)
+
+
+def _watch(inner: int, wake: int, asked: list[int]) -> int:
+    """Waits for the end of the inner process, hurrying it when asked; returns its status."""
+    poll = select.poll()
+    poll.register(wake, select.POLLIN)
+    # No events: only that the worker's end is closed. What is in the pipe is for the inner one.
+    poll.register(0, 0)
+    give_up = 0.0
+    while True:
+        timeout = max(0.0, give_up - time.monotonic()) * 1000 if give_up else None
+        ready = dict(poll.poll(timeout))
+        if wake in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.read(wake, 512)
+        status = _reap(inner)
+        if status is not None:
+            return status
+        if 0 in ready:
+            poll.unregister(0)
+            signal_tree(os.getpid(), signal.SIGKILL)
+        elif asked and not give_up:
+            give_up = time.monotonic() + GRACE_SECONDS
+            signal_tree(os.getpid(), signal.SIGTERM)
+        elif give_up and time.monotonic() >= give_up:
+            signal_tree(os.getpid(), signal.SIGKILL)
+            give_up = time.monotonic() + 0.2
+
+
+def _reap(inner: int | None) -> int | None:
+    """Collects ended children; the inner one's status if it is among them."""
+    found = None
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            process, status = os.waitpid(-1, os.WNOHANG)
+            if process == 0:
+                break
+            if process == inner:
+                found = status
+    return found
+
+
+def _end_all() -> None:
+    """Kills whatever the inner process left behind."""
+    deadline = time.monotonic() + 2.0
+    while signal_tree(os.getpid(), signal.SIGKILL) and time.monotonic() < deadline:
+        _reap(None)
+        time.sleep(0.01)
+
+
+def _end_like(status: int) -> None:
+    """Ends this process as the inner one ended, by the same signal or code."""
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL) if -code != signal.SIGKILL else None
+        os.kill(os.getpid(), -code)
+        time.sleep(1)
+    os._exit(abs(code))
+
+
+def _exit_with(work: Callable[[], None]) -> None:
+    """Runs `work` and ends the process, whatever happens, without unwinding the outer's frames."""
+    code = 1
+    try:
+        work()
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        # Not sys.exit: threads that a job left behind must not hold up its end.
+        os._exit(code)
+
+
+def _work(module: str, descriptor: int) -> None:
+    messages = os.fdopen(descriptor, "w", encoding="utf-8")
+    os.set_inheritable(descriptor, False)
+
+    def report(message: dict[str, Any]) -> None:
+        messages.write(json.dumps(message) + "\n")
+        messages.flush()
+
+    jobs: dict[str, Callable[[Any], dict[str, Any]]] = importlib.import_module(module).JOBS
+    report({"kind": "ready"})
+    line = sys.stdin.buffer.readline()
+    if not line.endswith(b"\n"):
+        return
+    # What the job starts must neither read from here nor hold the worker's end open.
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    header = json.loads(line)
+    if header.get("memory_bytes"):
+        resource.setrlimit(resource.RLIMIT_DATA, (header["memory_bytes"], header["memory_bytes"]))
+    report(run(jobs, header, report))
+
+
+def run(
+    jobs: dict[str, Callable[[Any], dict[str, Any]]],
+    header: dict[str, Any],
+    report: Callable[[dict[str, Any]], None],
+) -> dict[str, Any]:
+    """Does the job of the header and returns the last message."""
+    from vistaflow_services.core.errors import ServiceError
+    from vistaflow_services.core.jobs import JobError
+
+    os.chdir(header["folder"])
+    try:
+        return _result(jobs[header["job_type"]](make_attempt(header, report)))
+    except JobError as error:
+        return _failed(error.reason, error.message, error.hint, error.details)
+    except ServiceError as error:
+        found = [
+            {"field": each.field, "description": each.description} for each in error.violations
+        ]
+        return _failed(error.reason, error.message, "", {"violations": found} if found else {})
+    except MemoryError:
+        traceback.print_exc()
+        if not header.get("memory_bytes"):
+            return {"kind": "crashed", "error": "MemoryError"}
+        limit = f"{header['memory_bytes'] / 2**20:,.0f} MiB"
+        hint = "make the job smaller or raise the service's memory limit"
+        return _failed("MEMORY_LIMIT", f"needs more memory than its limit of {limit}", hint, {})
+    except Exception as error:
+        # The text may hold anything; it goes into the job's log and nowhere else.
+        traceback.print_exc()
+        return {"kind": "crashed", "error": type(error).__name__}
+
+
+def make_attempt(header: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> Any:
+    """The attempt that a header describes."""
+    from vistaflow_services.core.artifacts import ArtifactStore
+    from vistaflow_services.core.jobs import Attempt, JobResult
+
+    return Attempt(
+        kit_id=header["kit_id"],
+        job_id=header["job_id"],
+        number=header["attempt"],
+        job_type=header["job_type"],
+        name=header["name"],
+        spec=_spec(header["spec_type"], base64.b64decode(header["spec"])),
+        inputs={name: JobResult(**each) for name, each in header["inputs"].items()},
+        folder=Path(header["folder"]),
+        artifacts=ArtifactStore(Path(header["artifacts"])),
+        workers=header["workers"],
+        report=report,
+    )
+
+
+def _spec(type_url: str, value: bytes) -> Any:
+    """The spec as the message it is; the stage's module has imported its type."""
+    from google.protobuf import descriptor_pool, message_factory
+
+    from vistaflow_services.core.jobs import JobError
+
+    name = type_url.rpartition("/")[2]
+    try:
+        descriptor = descriptor_pool.Default().FindMessageTypeByName(name)
+        return message_factory.GetMessageClass(descriptor).FromString(value)
+    except Exception as error:
+        raise JobError(
+            f"the job's spec is no {name or 'message'} that this stage knows",
+            reason="WRONG_SPEC",
+            hint="create the job through the stage's own service, of the same version",
+        ) from error
+
+
+def _result(result: Any) -> dict[str, Any]:
+    from vistaflow_services.core.jobs import MAX_RESULT_BYTES, JobError, plain
+
+    told = plain(result)
+    size = len(json.dumps(told))
+    if not isinstance(told, dict) or size > MAX_RESULT_BYTES:
+        raise JobError(
+            f"the job's result has {size:,} bytes of JSON, at most {MAX_RESULT_BYTES:,} fit",
+            reason="RESULT_TOO_LARGE",
+            hint="this is the stage's fault: what is large belongs into an artifact",
+        )
+    return {"kind": "result", "result": told}
+
+
+def _failed(reason: str, message: str, hint: str, details: dict[str, Any]) -> dict[str, Any]:
+    from vistaflow_services.core.jobs import plain
+
+    return {
+        "kind": "failed",
+        "reason": reason,
+        "message": message[:3000],
+        "hint": hint[:500],
+        "details": plain(details),
+    }
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,243 @@
+"""One attempt's process, seen from the worker: start, messages, log, end.
+
+The output of the process goes to `$VISTAFLOW_HOME/logs/jobs/<job_id>/<attempt>.log`. The log is
+bounded: its beginning and its end are kept, and what was left out between them is counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import datetime
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from vistaflow_services.core.processes import kill_tree
+
+STOP_SECONDS = 4.0
+"""How long the process may take from SIGTERM to its end, its own 3 s of grace included."""
+
+MAX_LOG_BYTES = 8 << 20
+KEPT_TAIL_BYTES = 64 << 10
+
+MAX_LINE_BYTES = 1 << 20
+"""Longest message."""
+
+LAST_MESSAGES = ("result", "failed", "crashed")
+
+_ONE_THREAD = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+_KEPT_FROM_CHILDREN = ("PASSWORD", "TOKEN", "SECRET", "DATABASE")
+
+
+def child_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment of an attempt: one thread a numeric library, no secrets, no display."""
+    kept = {
+        name: value
+        for name, value in environment.items()
+        if not any(each in name.upper() for each in _KEPT_FROM_CHILDREN)
+    }
+    return {
+        **kept,
+        **dict.fromkeys(_ONE_THREAD, "1"),
+        "MPLBACKEND": "Agg",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONFAULTHANDLER": "1",
+    }
+
+
+class Execution:
+    """A process that does, or is about to do, one attempt. Made by `prepare`."""
+
+    def __init__(
+        self, process: asyncio.subprocess.Process, messages: asyncio.StreamReader, pipe: Any
+    ) -> None:
+        self._process = process
+        self._messages = messages
+        self._pipe = pipe
+        self._log = AttemptLog()
+        self._pump = asyncio.create_task(self._pump_output())
+
+    @classmethod
+    async def prepare(cls, module: str) -> Execution:
+        """Starts a process that imports the stage's jobs and waits for one."""
+        read, write = os.pipe()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "vistaflow_services.core.attempt",
+                module,
+                str(write),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                pass_fds=(write,),
+                start_new_session=True,
+                env=child_environment(),
+            )
+        except BaseException:
+            os.close(read)
+            raise
+        finally:
+            os.close(write)
+        reader = asyncio.StreamReader(limit=MAX_LINE_BYTES)
+        pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read, "rb")
+        )
+        return cls(process, reader, pipe)
+
+    @property
+    def pid(self) -> int:
+        """The process; everything of the attempt is below it."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process is still there."""
+        return self._process.returncode is None
+
+    async def start(self, header: Mapping[str, Any], log: Path) -> None:
+        """Hands the attempt over; its output goes to `log` from here on."""
+        self._log.open(log)
+        self._log.note(f"attempt {header['attempt']} of job {header['job_id']} starts")
+        assert self._process.stdin is not None
+        # A process that died meanwhile is seen by its missing last message.
+        with contextlib.suppress(ConnectionError):
+            self._process.stdin.write(json.dumps(header).encode() + b"\n")
+            await self._process.stdin.drain()
+
+    async def messages(self) -> AsyncIterator[dict[str, Any]]:
+        """What the attempt says, up to its last message or its end."""
+        while True:
+            try:
+                line = await self._messages.readline()
+            except ValueError:
+                yield {"kind": "crashed", "error": "a message that is too long"}
+                return
+            if not line.endswith(b"\n"):
+                return
+            message: dict[str, Any] = json.loads(line)
+            yield message
+            if message["kind"] in LAST_MESSAGES:
+                return
+
+    async def ended(self) -> int:
+        """Waits for the end of the process; returns its code, or minus the signal."""
+        code = await self._process.wait()
+        await self._close(f"ends with {describe_exit(code)}")
+        return code
+
+    async def stop(self, why: str) -> None:
+        """Ends the process and all below it: SIGTERM, 3 s of grace, SIGKILL."""
+        if self.alive:
+            self._log.note(f"is stopped: {why}")
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+            try:
+                await asyncio.wait_for(self._process.wait(), STOP_SECONDS)
+            except TimeoutError:
+                await asyncio.to_thread(kill_tree, self.pid)
+                await self._process.wait()
+        await self._close("has been stopped")
+
+    async def _close(self, note: str) -> None:
+        kill_tree(self.pid) if self.alive else None
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(self._pump), 2.0)
+        self._pump.cancel()
+        await asyncio.wait([self._pump])
+        self._pipe.close()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        transport = getattr(self._process, "_transport", None)
+        if transport is not None:
+            transport.close()
+        self._log.note(note)
+        self._log.close()
+
+    async def _pump_output(self) -> None:
+        assert self._process.stdout is not None
+        while block := await self._process.stdout.read(1 << 16):
+            self._log.write(block)
+
+
+class AttemptLog:
+    """A job's log: bounded, and whole as long as it is within the bound."""
+
+    def __init__(self, *, limit: int = MAX_LOG_BYTES, tail: int = KEPT_TAIL_BYTES) -> None:
+        self._limit = limit
+        self._tail_limit = tail
+        self._file: Any = None
+        self._room = limit
+        self._early = bytearray()
+        self._tail: collections.deque[bytes] = collections.deque()
+        self._tail_bytes = 0
+        self._dropped = 0
+
+    def open(self, path: Path) -> None:
+        """Begins to write, with what came before."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("ab", buffering=0)
+        early, self._early = bytes(self._early), bytearray()
+        self.write(early)
+
+    def write(self, data: bytes) -> None:
+        """Adds output; when the bound is reached only the newest of it is remembered."""
+        if self._file is None:
+            self._early += data[: max(0, self._tail_limit - len(self._early))]
+            return
+        head, rest = data[: self._room], data[self._room :]
+        self._room -= len(head)
+        self._put(head)
+        if rest:
+            self._tail.append(rest[-self._tail_limit :])
+            self._dropped += max(0, len(rest) - self._tail_limit)
+            self._tail_bytes += len(self._tail[-1])
+            while self._tail_bytes - len(self._tail[0]) >= self._tail_limit:
+                oldest = len(self._tail.popleft())
+                self._tail_bytes -= oldest
+                self._dropped += oldest
+
+    def note(self, text: str) -> None:
+        """Adds a line of the worker's own."""
+        if self._file is not None:
+            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+            line = f"[vistaflow {now}] {text}\n".encode()
+            self.write(line) if self._room or self._tail else self._put(line)
+
+    def close(self) -> None:
+        """Writes the end of what did not fit, and closes."""
+        if self._file is None:
+            return
+        if self._dropped:
+            self._put(f"\n[vistaflow] {self._dropped:,} bytes are left out here\n".encode())
+        self._put(b"".join(self._tail))
+        self._tail.clear()
+        self._file.close()
+        self._file = None
+
+    def _put(self, data: bytes) -> None:
+        # A full disk costs the log, not the job.
+        with contextlib.suppress(OSError):
+            self._file.write(data) if data else None
+
+
+def describe_exit(code: int) -> str:
+    """How a process ended, for people."""
+    if code >= 0:
+        return f"exit code {code}"
+    names = {4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV"}
+    name = names.get(-code, f"signal {-code}")
+    return f"{name} (often: out of memory)" if name == "SIGKILL" else name

@@ -1,0 +1,238 @@
+"""The registry, as the other services call it.
+
+Every call has a deadline and is tried again while the registry is away, always with the same
+`request_id`, so that nothing happens twice. What the registry refuses is raised as the same error
+that it raised itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
+from vistaflow.api.common.v1 import common_pb2
+from vistaflow.api.registry.v1 import registry_pb2, registry_pb2_grpc
+from vistaflow_services.core.channels import client_arguments
+from vistaflow_services.core.config import registry_address
+from vistaflow_services.core.errors import ConflictError, InvalidError, ServiceError
+from vistaflow_services.core.jobs import JobResult
+from vistaflow_services.core.status import error_of
+
+Answer = TypeVar("Answer")
+
+TRY_SECONDS = 5.0
+"""Deadline of one try."""
+
+PATIENCE_SECONDS = 20.0
+"""How long a call is tried again in all: longer than a registry's restart."""
+
+_AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+def backoff(tried: int, *, first: float = 0.1, most: float = 2.0) -> float:
+    """Seconds to wait before try number `tried` + 1, with jitter so that many do not agree."""
+    return min(most, first * 2.0**tried) * random.uniform(0.5, 1.0)
+
+
+class RegistryClient:
+    """A connection to the registry.
+
+    Args:
+        address: Where it listens; `$VISTAFLOW_REGISTRY` if None.
+        actor: Who calls, for the record, such as `doe`.
+    """
+
+    def __init__(self, address: str | None = None, *, actor: str = "") -> None:
+        self.address = address or registry_address()
+        self.actor = actor
+        self._channel = grpc.aio.insecure_channel(self.address, options=client_arguments())
+        self.stub = registry_pb2_grpc.RegistryServiceStub(self._channel)
+
+    async def close(self) -> None:
+        """Ends the connection."""
+        await self._channel.close()
+
+    async def create_kit(
+        self, request: registry_pb2.CreateKitRequest
+    ) -> registry_pb2.CreateKitResponse:
+        """Creates a kit with its jobs."""
+        return await self.call(self.stub.CreateKit, _signed(request, self.actor))
+
+    async def create_job(
+        self, request: registry_pb2.CreateJobRequest
+    ) -> registry_pb2.CreateJobResponse:
+        """Adds a job to a kit, or to a new one of its own."""
+        return await self.call(self.stub.CreateJob, _signed(request, self.actor))
+
+    async def get_kit(self, kit_id: int, *, min_revision: int = 0) -> registry_pb2.Kit:
+        """A kit with its jobs and their tasks."""
+        request = registry_pb2.GetKitRequest(kit_id=kit_id, min_revision=min_revision)
+        return (await self.call(self.stub.GetKit, request)).kit
+
+    async def get_job(self, job_id: str, *, min_revision: int = 0) -> common_pb2.Job:
+        """A job with its tasks."""
+        request = registry_pb2.GetJobRequest(job_id=job_id, min_revision=min_revision)
+        return (await self.call(self.stub.GetJob, request)).job
+
+    async def list_jobs(
+        self,
+        *,
+        job_types: Iterable[str] = (),
+        statuses: Iterable[str] = (),
+        kit_ids: Iterable[int] = (),
+        page_size: int = 100,
+        page_token: str = "",
+    ) -> registry_pb2.ListJobsResponse:
+        """One page of jobs, newest first; types and statuses as words, such as `DOE`."""
+        request = registry_pb2.ListJobsRequest(
+            kit_ids=list(kit_ids),
+            job_types=[job_type_number(each) for each in job_types],
+            statuses=[common_pb2.Status.Value(f"STATUS_{each}") for each in statuses],
+            page_size=page_size,
+            page_token=page_token,
+        )
+        return await self.call(self.stub.ListJobs, request)
+
+    async def result(self, job_id: str, *, job_type: str = "", field: str = "job_id") -> JobResult:
+        """What a finished job published.
+
+        Args:
+            job_id: The job.
+            job_type: The type it has to be of, such as `DOE`; empty for any.
+            field: The field of the request that named it, for the violation.
+
+        Raises:
+            NotFoundError: There is no such job.
+            InvalidError: It is of another type.
+            ConflictError: It is not FINISHED.
+        """
+        job = await self.get_job(job_id)
+        found = result_of(job)
+        if job_type and found.job_type != job_type:
+            raise InvalidError(
+                f"{field}: job {job_id} is a {found.job_type} job; give the id of a {job_type} job"
+            )
+        if job.status != common_pb2.STATUS_FINISHED:
+            raise ConflictError(
+                f"{field}: job {job_id} is {status_word(job.status)}; it has no result before it "
+                "is FINISHED"
+            )
+        return found
+
+    async def append(
+        self, states: Iterable[common_pb2.State], *, patience: float = PATIENCE_SECONDS
+    ) -> registry_pb2.AppendStatesResponse:
+        """Appends rows; each must have a `seq`, which makes it safe to repeat."""
+        request = registry_pb2.AppendStatesRequest(states=list(states))
+        return await self.call(self.stub.AppendStates, request, patience=patience)
+
+    async def announce(self, name: str, address: str, version: str, status: str) -> None:
+        """Tells the registry where a service listens. Not tried again: the next one comes soon."""
+        service = registry_pb2.ServiceInfo(
+            name=name, address=address, version=version, status=status
+        )
+        request = registry_pb2.AnnounceServiceRequest(service=service)
+        await self.call(self.stub.AnnounceService, request, patience=0)
+
+    async def server_info(self, *, patience: float = 0) -> registry_pb2.GetServerInfoResponse:
+        """What the registry is and which services it knows."""
+        request = registry_pb2.GetServerInfoRequest()
+        return await self.call(self.stub.GetServerInfo, request, patience=patience)
+
+    async def call(
+        self,
+        method: Callable[..., Awaitable[Answer]],
+        request: Message,
+        *,
+        patience: float = PATIENCE_SECONDS,
+    ) -> Answer:
+        """Calls the registry, again while it is away, for `patience` seconds.
+
+        Raises:
+            ServiceError: What the registry said, or `UnavailableError` if it stays away.
+        """
+        if "request_id" in request.DESCRIPTOR.fields_by_name and not request.request_id:  # type: ignore[attr-defined]
+            request.request_id = str(uuid.uuid4())  # type: ignore[attr-defined]
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + patience
+        tried = 0
+        while True:
+            try:
+                return await method(request, timeout=TRY_SECONDS)
+            except grpc.aio.AioRpcError as failure:
+                wait = backoff(tried)
+                if failure.code() not in _AGAIN or loop.time() + wait >= give_up:
+                    raise self._told(failure) from None
+            tried += 1
+            await asyncio.sleep(wait)
+
+    def _told(self, failure: grpc.aio.AioRpcError) -> ServiceError:
+        error = error_of(failure)
+        if failure.code() in _AGAIN:
+            error.message = f"the registry at {self.address} does not answer"
+            error.args = (error.message,)
+            error.reason = "REGISTRY_UNAVAILABLE"
+        return error
+
+
+def job_type_number(word: str) -> common_pb2.JobType.ValueType:
+    """The enum value of a job type's word, such as `DOE`."""
+    return common_pb2.JobType.Value(f"JOB_TYPE_{word}")
+
+
+def job_type_word(number: int) -> str:
+    """The word of a job type, such as `DOE`."""
+    try:
+        return common_pb2.JobType.Name(number).removeprefix("JOB_TYPE_")  # type: ignore[arg-type]
+    except ValueError:
+        return str(number)
+
+
+def status_word(number: int) -> str:
+    """The word of a status, such as `RUNNING`."""
+    try:
+        return common_pb2.Status.Name(number).removeprefix("STATUS_")  # type: ignore[arg-type]
+    except ValueError:
+        return str(number)
+
+
+def result_of(job: common_pb2.Job) -> JobResult:
+    """What a job published, as its dependents see it."""
+    return JobResult(
+        job_id=job.job_id,
+        job_type=job_type_word(job.job_type),
+        attempt=job.attempt,
+        result=struct_to_dict(job.result),
+    )
+
+
+def struct_to_dict(struct: Message) -> dict[str, Any]:
+    """A Struct as Python has it; whole numbers become int again, which Struct does not know."""
+    whole: dict[str, Any] = _whole(json_format.MessageToDict(struct))
+    return whole
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    if isinstance(value, dict):
+        return {key: _whole(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_whole(each) for each in value]
+    return value
+
+
+Request = TypeVar("Request", registry_pb2.CreateKitRequest, registry_pb2.CreateJobRequest)
+
+
+def _signed(request: Request, actor: str) -> Request:
+    if not request.actor:
+        request.actor = actor
+    return request
