@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import importlib.util
 from pathlib import Path
 from typing import Annotated
 
@@ -36,12 +37,15 @@ Address = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one value a line.")]
+KitFile = Annotated[
+    Path, typer.Argument(help="A kit.yaml, or the name of a shipped deck.", metavar="KIT.yaml")
+]
 KitId = Annotated[int, typer.Argument(help="The kit.", metavar="KIT", min=1)]
 Reason = Annotated[str, typer.Option("--reason", help="Why, for the record.")]
 
 
 def run(
-    kit: Annotated[Path, typer.Argument(help="The kit.yaml.", metavar="KIT.yaml")],
+    kit: KitFile,
     address: Address = "",
     as_json: AsJson = False,
     detach: Annotated[bool, typer.Option("--detach", help="Return once it is started.")] = False,
@@ -51,8 +55,7 @@ def run(
     Ctrl-C detaches: the kit goes on. Exit codes: 0 finished, 1 failed, 2 mistakes in the kit, 3
     nobody answers, 130 detached.
     """
-    if not kit.is_file():
-        stop(f"{kit}: no such file", USAGE)
+    kit = _kit_file(kit)
     with told():
         started = asyncio.run(_start(address, kit))
     if detach:
@@ -77,13 +80,12 @@ def run(
 
 
 def validate(
-    kit: Annotated[Path, typer.Argument(help="The kit.yaml.", metavar="KIT.yaml")],
+    kit: KitFile,
     address: Address = "",
     as_json: AsJson = False,
 ) -> None:
     """Find every mistake of a kit without starting it."""
-    if not kit.is_file():
-        stop(f"{kit}: no such file", USAGE)
+    kit = _kit_file(kit)
 
     async def ask() -> None:
         async with AsyncClient(address) as client:
@@ -211,6 +213,18 @@ def cancel(kit: KitId, address: Address = "", reason: Reason = "", as_json: AsJs
 def retry(kit: KitId, address: Address = "", reason: Reason = "", as_json: AsJson = False) -> None:
     """Go on from a kit's failed or canceled jobs; what was computed is reused."""
     _change("retry_kit", kit, address, reason, as_json)
+
+
+def _kit_file(given: Path) -> Path:
+    """The file given, or that of a shipped deck where the services are installed here."""
+    if given.is_file():
+        return given
+    services = importlib.util.find_spec("vistaflow_services")
+    for folder in (services.submodule_search_locations or ()) if services else ():
+        shipped = Path(folder) / "decks" / "shipped" / given / "kit.yaml"
+        if shipped.is_file() and given.name == str(given):
+            return shipped
+    stop(f"{given}: no such file", USAGE)
 
 
 def _change(method: str, kit: int, address: str, reason: str, as_json: bool) -> None:

@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from vistaflow_services.core import log
 from vistaflow_services.suite.home import Home
@@ -37,13 +37,13 @@ async def serve(home: Home, port: int) -> None:
         loop.add_signal_handler(signum, stop.set)
     services = _services(home, port)
     home.hold(port)
-    stopping = asyncio.create_task(stop.wait())
-    tasks = [stopping]
+    stopping: asyncio.Task[Any] = asyncio.create_task(stop.wait())
+    tasks: list[asyncio.Task[Any]] = [stopping]
     try:
         for group in (services[:1], services[1:]):
             tasks += [asyncio.create_task(each.run(), name=each.name) for each in group]
-            serving = asyncio.gather(*(each.serving.wait() for each in group))
-            await asyncio.wait([serving, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            serving: asyncio.Future[Any] = asyncio.gather(*(each.serving.wait() for each in group))
+            await asyncio.wait({serving, *tasks}, return_when=asyncio.FIRST_COMPLETED)
             if not serving.done():
                 serving.cancel()
                 break

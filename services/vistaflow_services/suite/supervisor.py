@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -115,7 +115,7 @@ class Supervised:
     async def _prove(self) -> None:
         """Asks the service again and again whether it serves."""
         async with grpc.aio.insecure_channel(self.address, options=_OPTIONS) as channel:
-            stub = health_pb2_grpc.HealthStub(channel)
+            stub: Any = health_pb2_grpc.HealthStub(channel)
             while True:
                 try:
                     answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=2.0)

@@ -1,0 +1,51 @@
+# Everything here makes its own environment in .venv if there is none.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_HOME ?= .demo
+
+.PHONY: demo test check fmt proto bench faults env clean
+
+# The main job: a real TCAD deck to a verified optimum, on an embedded PostgreSQL.
+demo: env
+	BIN=$(BIN) DEMO_HOME=$(DEMO_HOME) sh examples/demo.sh
+
+test: env
+	$(BIN)/python -m pytest
+
+# The slow fault and soak tests.
+faults: env
+	$(BIN)/python -m pytest -m slow
+
+check: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy client services
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+	$(BIN)/buf format -d --exit-code
+	@if git rev-parse -q --verify origin/main >/dev/null && git ls-tree origin/main protos | grep -q .; then \
+	    $(BIN)/buf breaking --against '.git#ref=refs/remotes/origin/main'; fi
+
+fmt: env
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/buf format -w
+
+proto:
+	sh protos/generate.sh
+
+bench: env
+	for each in benchmarks/*.py; do $(BIN)/python $$each || exit 1; done
+
+env: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vistaflow needs Python 3.11 or newer; set PYTHON=")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet -e '.[all]' --group dev
+	touch $@
+
+clean:
+	rm -rf $(VENV) .codegen .demo build dist
