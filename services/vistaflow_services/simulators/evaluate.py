@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import partial
@@ -113,8 +113,10 @@ def evaluate(
     remaining = [known[at[0]] for at in places.values()]
     with _stop_file(scratch_root) as stop:
         tasks = _tasks(deck, remaining, store, scratch_root, policy, timeout, stop)
-        for outcome in _completed(executor, tasks, stop, should_stop):
-            telling.tell(places.pop(point_key(outcome.point)), outcome)
+        # Closed at once, and not when the traceback is let go: runs must not outlive a failure.
+        with contextlib.closing(_completed(executor, tasks, stop, should_stop)) as completed:
+            for outcome in completed:
+                telling.tell(places.pop(point_key(outcome.point)), outcome)
     return telling.outcomes()
 
 
@@ -165,7 +167,7 @@ class _Telling:
         if count >= FEWEST_FOR_FRACTION and self._failed > most:
             raise JobError(
                 f"{self._failed} of {count} points of {self._deck.name} failed, more than the "
-                f"{self._policy.max_failed_fraction:.0%} that its policy allows; the last one: {last}",
+                f"{self._policy.max_failed_fraction:.0%} that its policy allows; the last: {last}",
                 reason="TOO_MANY_FAILED",
                 hint="look at the failures' messages, narrow the ranges, or raise "
                 "max_failed_fraction; finished points are kept and not run again",
@@ -182,7 +184,7 @@ Task = Callable[[], list[Outcome]]
 
 def _tasks(
     deck: Deck,
-    points: Sequence[Point],
+    points: list[Point],
     store: PointStore,
     scratch_root: Path,
     policy: FailurePolicy,
@@ -241,7 +243,7 @@ def _run_one(
 
 def _completed(
     executor: Executor, tasks: Iterator[Task], stop: Path, should_stop: Callable[[], bool]
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Outcomes as they come. However this ends, no run of it goes on afterwards."""
     pending: set[Future[list[Outcome]]] = set()
     try:

@@ -83,8 +83,8 @@ class PointStore:
                     continue
                 with contextlib.suppress(OSError):
                     line = (folder / "points" / shelf / f"{key}.json").read_bytes()
-            outcome = _parsed(line)
-            if outcome is not None and point_key(outcome.point) == key:
+            outcome = _parsed(line, point)
+            if outcome is not None:
                 found[key] = outcome
         return found
 
@@ -136,11 +136,15 @@ def _lasting(outcome: Outcome) -> bool:
     return outcome.failure is not Failure.LICENSE
 
 
-def _parsed(line: bytes | None) -> Outcome | None:
+def _parsed(line: bytes | None, point: Point) -> Outcome | None:
+    """The outcome that a line keeps, if it is one and of this point."""
     if line is None:
         return None
     try:
-        return Outcome.from_dict(json.loads(line))
+        told = json.loads(line)
+        if told["point"] != point:
+            return None
+        return Outcome.from_dict({**told, "point": point})
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 

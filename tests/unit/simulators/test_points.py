@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import pickle
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vistaflow_services.core.errors import InvalidError
+from vistaflow_services.decks.deck import Deck, Response
+from vistaflow_services.decks.space import Kind, Parameter, Scale, Space
+from vistaflow_services.simulators import Failure, Outcome
+from vistaflow_services.simulators.canonical import canonical_points
+from vistaflow_services.simulators.locks import locked
+from vistaflow_services.simulators.points import PointStore, point_key
+
+SPACE = Space(
+    parameters=(
+        Parameter(name="x1", low=0.0, high=10.0),
+        Parameter(name="x2", low=1e-12, high=1e-3, scale=Scale.LOG),
+        Parameter(name="n", kind=Kind.INTEGER, low=1, high=9),
+    )
+)
+DECK = Deck(
+    name="d",
+    simulator="function",
+    function="branin",
+    space=SPACE,
+    responses=(Response(name="y"),),
+)
+POINT = {"x1": 0.1, "x2": 3e-9, "n": 2}
+
+
+def outcome(**changes: object) -> Outcome:
+    return replace(Outcome(point=dict(POINT), responses={"y": 1.5}, seconds=0.25), **changes)  # type: ignore[arg-type]
+
+
+def test_a_kept_outcome_is_found_by_another_store_and_says_so(tmp_path: Path) -> None:
+    PointStore(tmp_path).put(DECK, outcome())
+    assert PointStore(tmp_path).get(DECK, POINT) == outcome(cached=True)
+
+
+def test_the_same_point_written_otherwise_is_the_same_point(tmp_path: Path) -> None:
+    PointStore(tmp_path).put(DECK, outcome())
+    rewritten = {"n": 2.0, "x2": 3e-9 * (1 + 1e-15), "x1": 0.1 + 1e-17}
+    assert PointStore(tmp_path).get(DECK, rewritten) == outcome(cached=True)
+
+
+def test_a_failure_is_kept_and_a_missing_licence_is_not(tmp_path: Path) -> None:
+    store = PointStore(tmp_path)
+    crashed = outcome(responses={}, failure=Failure.CRASHED, message="boom")
+    store.put(DECK, crashed)
+    assert store.get(DECK, POINT) == replace(crashed, cached=True)
+    other = {**POINT, "n": 3}
+    store.put(DECK, outcome(point=other, responses={}, failure=Failure.LICENSE))
+    assert store.get(DECK, other) is None
+
+
+def test_another_deck_does_not_see_it(tmp_path: Path) -> None:
+    store = PointStore(tmp_path)
+    store.put(DECK, outcome())
+    assert store.get(replace(DECK, description="changed"), POINT) is None
+
+
+def test_a_damaged_file_counts_as_absent(tmp_path: Path) -> None:
+    store = PointStore(tmp_path)
+    store.put(DECK, outcome())
+    (file,) = tmp_path.rglob("*.json")
+    file.write_bytes(file.read_bytes()[:40])
+    assert store.get(DECK, POINT) is None
+    file.write_bytes(b"\xff\x00[]")
+    assert store.get(DECK, POINT) is None
+
+
+def test_a_torn_tail_of_a_chunk_loses_only_itself(tmp_path: Path) -> None:
+    points = canonical_points(SPACE, [{**POINT, "n": n} for n in range(1, 6)])
+    PointStore(tmp_path).put_many(DECK, [outcome(point=each) for each in points])
+    (file,) = tmp_path.rglob("*.jsonl")
+    file.write_bytes(file.read_bytes()[:-30])
+    found = PointStore(tmp_path).get_many(DECK, points)
+    assert set(found) == {point_key(each) for each in points[:4]}
+
+
+def test_points_kept_by_another_process_after_the_first_look_are_found(tmp_path: Path) -> None:
+    here, there = PointStore(tmp_path), PointStore(tmp_path)
+    assert here.get_many(DECK, [POINT]) == {}
+    there.put_many(DECK, [outcome()])
+    assert here.get(DECK, POINT) == outcome(cached=True)
+    assert (here.count(DECK), pickle.loads(pickle.dumps(here)).count(DECK)) == (1, 1)
+
+
+def test_nothing_unfinished_is_left_behind(tmp_path: Path) -> None:
+    store = PointStore(tmp_path)
+    store.put(DECK, outcome())
+    store.put_many(DECK, [outcome(point={**POINT, "n": 5})])
+    files = sorted(each.suffix for each in tmp_path.rglob("*") if each.is_file())
+    assert files == [".json", ".jsonl"]
+
+
+def test_canonical_points_agree_with_the_space_one_by_one() -> None:
+    points = SPACE.decode(np.random.default_rng(0).random((500, 3)))
+    assert canonical_points(SPACE, points) == [SPACE.check(each) for each in points]
+    kinds = {name: type(value) for name, value in canonical_points(SPACE, points)[0].items()}
+    assert kinds == {"x1": float, "x2": float, "n": int}
+
+
+@pytest.mark.parametrize(
+    ("point", "field"),
+    [
+        ({**POINT, "x1": 11.0}, "points[1].x1"),
+        ({**POINT, "x1": float("nan")}, "points[1].x1"),
+        ({**POINT, "n": 2.5}, "points[1].n"),
+        ({**POINT, "n": True}, "points[1].n"),
+        ({**POINT, "x1": "0.1"}, "points[1].x1"),
+        ({**POINT, "more": 1.0}, "points[1].more"),
+        ({"x1": 0.1, "x2": 3e-9}, "points[1].n"),
+    ],
+)
+def test_a_point_outside_the_space_is_told_by_index_and_name(
+    point: dict[str, object], field: str
+) -> None:
+    with pytest.raises(InvalidError) as caught:
+        canonical_points(SPACE, [POINT, point])
+    assert [each.field for each in caught.value.violations] == [field]
+
+
+def test_a_lock_is_held_by_one_thread_at_a_time_and_leaves_no_file(tmp_path: Path) -> None:
+    inside, most, path = 0, 0, tmp_path / "lock"
+    guard = threading.Lock()
+
+    def work() -> None:
+        nonlocal inside, most
+        for _ in range(20):
+            with locked(path) as mine:
+                assert mine
+                with guard:
+                    inside += 1
+                    most = max(most, inside)
+                with guard:
+                    inside -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert (most, path.exists()) == (1, False)
+
+
+def test_waiting_for_a_lock_can_be_given_up(tmp_path: Path) -> None:
+    with locked(tmp_path / "lock"), locked(tmp_path / "lock", lambda: True) as mine:
+        assert not mine

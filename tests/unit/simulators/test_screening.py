@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import pytest
+
+from vistaflow_services.core.errors import InvalidError
+from vistaflow_services.decks.deck import Deck, Response
+from vistaflow_services.decks.space import Parameter, Space
+from vistaflow_services.simulators import check_deck
+
+
+def circuit(text: str) -> Deck:
+    return Deck(
+        name="circuit",
+        simulator="ngspice",
+        space=Space(parameters=(Parameter(name="w", low=1.0, high=2.0),)),
+        responses=(Response(name="gain"),),
+        files={"main.cir": text.encode(), "models/nmos.lib": b".model n nmos\n"},
+        templates=("main.cir",),
+    )
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "shell touch /tmp/x",
+        "SHELL touch /tmp/x",
+        "op ; shell id",
+        "let a = 1; source other",
+        "!id",
+        "source /etc/passwd",
+        "write out.raw",
+        "wrdata /tmp/x v(1)",
+        "cd /",
+        "hardcopy x v(1)",
+        "edit",
+        "load /etc/passwd",
+        "alias op shell",
+        "set c = shell\n$c id",
+        "echo hello > /tmp/x",
+        "print v(1) >> /tmp/x",
+        "let a = 1 > evil",
+        "echo `id`",
+        "codemodel /tmp/x.cm",
+        "pre_osdi x.osdi",
+        "op\n+ ; shell id",
+        "snsave /tmp/x",
+    ],
+)
+def test_commands_that_start_programs_or_use_files_are_refused(line: str) -> None:
+    with pytest.raises(InvalidError) as caught:
+        check_deck(circuit(f"* title\n.control\nop\n{line}\n.endc\n.end\n"))
+    assert all(each.field.startswith("main.cir:") for each in caught.value.violations)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "*#shell id",
+        ".include /etc/passwd",
+        ".include '/etc/passwd'",
+        '.inc "../../secret"',
+        ".INCLUDE ~/x",
+        ".lib /opt/models.lib tt",
+        ".lib ../models.lib tt",
+        ".include missing.inc",
+        'a1 %v([1]) src\n.model src filesource (file="/etc/passwd")',
+        "a1 [1] clk src\n.model src d_source(input_file = /etc/shadow)",
+    ],
+)
+def test_files_outside_the_deck_are_refused(line: str) -> None:
+    with pytest.raises(InvalidError):
+        check_deck(circuit(f"* title\n{line}\n.end\n"))
+
+
+def test_the_line_of_a_forbidden_command_is_told() -> None:
+    with pytest.raises(InvalidError) as caught:
+        check_deck(circuit("* t\nr1 1 0 1\n.control\nop\nshell id\nquit\nwrite x\n.endc\n"))
+    assert [each.field for each in caught.value.violations] == ["main.cir:5", "main.cir:7"]
+
+
+def test_a_script_without_a_control_block_is_screened_as_one() -> None:
+    with pytest.raises(InvalidError):
+        check_deck(circuit("*ng_script\nshell id\n"))
+
+
+def test_what_decks_need_is_allowed() -> None:
+    check_deck(
+        circuit(
+            "* shell in the title is words\n.include models/nmos.lib\n.lib 'models/nmos.lib' tt\n"
+            "m1 d g 0 0 n w={w} l=1u\nv1 d 0 dc 1 ac 1\n* shell in a comment\n"
+            ".control\nop\nlet idd=-i(v1)\nprint idd\nac dec 20 1 1g\n"
+            "meas ac gain_db max vdb(out)\nmeas ac ugf when vdb(out)=0 fall=1\n"
+            "if idd > 1\n  alterparam w = 2u\n  reset\nend\nset units=degrees\n"
+            'echo "done > well"\nquit\n.endc\n.end\n'
+        )
+    )
