@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vistaflow_services.core.errors import InvalidError, Violations
-from vistaflow_services.decks.space import Kind, Parameter, Point, Scale, Space
+from vistaflow_services.decks.space import Choice, Kind, Parameter, Point, Scale, Space
 from vistaflow_services.surrogates.surrogate import Floats
 
 MAX_MISTAKES = 50
@@ -17,7 +17,11 @@ MAX_MISTAKES = 50
 
 
 def check_points(
-    space: Space, points: Sequence[Mapping[str, Any]], *, extrapolate: bool = False
+    space: Space,
+    points: Sequence[Mapping[str, Any]],
+    *,
+    extrapolate: bool = False,
+    held: Mapping[str, Choice] | None = None,
 ) -> list[Point]:
     """The canonical points.
 
@@ -25,6 +29,8 @@ def check_points(
         space: What the model was trained over.
         points: A value for each parameter.
         extrapolate: Whether numbers may lie outside their range. Choices never may.
+        held: Values of parameters that did not vary in training, so that a model cannot know
+            what they do; others are refused unless `extrapolate`.
 
     Raises:
         InvalidError: With a violation such as `points[3].length` for each mistake: an unknown or
@@ -35,12 +41,26 @@ def check_points(
     for at, point in enumerate(points):
         try:
             checked.append(_check_wide(space, point) if extrapolate else space.check(point))
+            if held and not extrapolate:
+                _check_held(checked[-1], held)
         except InvalidError as error:
             found.extend(f"points[{at}]", error)
             if len(found) >= MAX_MISTAKES:
                 break
     found.check()
     return checked
+
+
+def _check_held(point: Point, held: Mapping[str, Choice]) -> None:
+    found = Violations()
+    for name, value in held.items():
+        if point[name] != value:
+            found.add(
+                name,
+                f"was held at {value} in the design, so the model does not know what "
+                f"{point[name]} does; vary it in a design, or allow extrapolation",
+            )
+    found.check()
 
 
 def _check_wide(space: Space, point: Mapping[str, Any]) -> Point:
@@ -51,7 +71,7 @@ def _check_wide(space: Space, point: Mapping[str, Any]) -> Point:
         value = point.get(each.name)
         if each.choices or isinstance(value, bool) or not isinstance(value, int | float):
             continue
-        if not math.isfinite(value):
+        if not math.isfinite(value) or (each.kind is Kind.INTEGER and value != round(value)):
             continue
         if each.scale is Scale.LOG and value <= 0:
             found.add(

@@ -197,6 +197,9 @@ class GaussianProcess:
 
     def _search(self, starts: list[Floats], rng: np.random.Generator) -> Floats:
         d = self.X.shape[1]
+        if len(starts) < self.starts:
+            # Noise taken for a response is a trap that only a noisy start leads out of.
+            starts.append(np.append(starts[-1][:-1] + np.log(2.0), np.log(0.05)))
         while len(starts) < self.starts:
             lengths = rng.normal(np.log(0.5), 0.8, d)
             starts.append(np.append(lengths, rng.uniform(np.log(1e-7), np.log(1e-2))))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vistaflow_services.core.errors import ConflictError
-from vistaflow_services.decks.space import Space
+from vistaflow_services.decks.space import Choice, Space
 from vistaflow_services.surrogates.choice import FAMILIES, Scores, family_of
 from vistaflow_services.surrogates.features import check_points, model_features
 from vistaflow_services.surrogates.scaling import Scaler
@@ -55,6 +55,8 @@ class Model:
     responses: tuple[ResponseModel, ...]
     deck_id: str = ""
     """The deck it stands for."""
+    held: Mapping[str, Choice] = field(default_factory=dict)
+    """Values of the parameters that did not vary in training."""
 
     @property
     def response_names(self) -> list[str]:
@@ -83,7 +85,7 @@ class Model:
         """
         if not points:
             return {name: _nothing() for name in self.response_names}
-        checked = check_points(self.space, points, extrapolate=extrapolate)
+        checked = check_points(self.space, points, extrapolate=extrapolate, held=self.held)
         return self.predict_features(model_features(self.space, checked)[0])
 
     def predict_features(self, features: Floats) -> dict[str, Prediction]:
@@ -117,6 +119,7 @@ class Model:
                 "space": self.space.to_dict(),
                 "scaler": self.scaler.to_dict(),
                 "deck_id": self.deck_id,
+                "held": dict(self.held),
                 "responses": [
                     {
                         "name": each.name,
@@ -152,6 +155,7 @@ class Model:
             space=Space.from_dict(told["space"]),
             scaler=Scaler.from_dict(told["scaler"]),
             deck_id=told["deck_id"],
+            held=told["held"],
             responses=tuple(
                 ResponseModel(
                     name=each["name"],

@@ -16,6 +16,8 @@ from vistaflow_services.surrogates.surrogate import (
 )
 
 _PENALTIES = np.logspace(-8, 4, 49)
+_CLEARLY_BETTER = 0.8
+"""A curved surface must leave less than this part of the straight one's squared error."""
 
 
 def polynomial_columns(X: Floats, degree: int) -> Floats:
@@ -73,33 +75,41 @@ class PolynomialRidge:
         self._center = float(target.mean())
         self._scale = float(target.std()) or 1.0
         z = (target - self._center) / self._scale
-        best = np.inf
+        best, self._chosen = np.inf, self.degree or 1
         for degree in (1, 2) if self.degree is None else (self.degree,):
             columns = polynomial_columns(rows, degree)
             center = columns.mean(0)
             spread = columns.std(0)
             scale = np.where(spread > 1e-12, spread, 1.0)
             left, singular, right = np.linalg.svd((columns - center) / scale, full_matrices=False)
+            kept = singular > 1e-10 * max(float(singular[0]), 1e-10)
+            left, singular, right = left[:, kept], singular[kept], right[kept]
+            along = left.T @ z
+            # What no coefficient reaches. With as many directions as rows that is nothing, and
+            # must be so exactly: residual and 1 - leverage both vanish, their ratio does not.
+            saturated = len(singular) >= n - 1
+            beyond = np.zeros(n) if saturated else z - left @ along
+            free = np.zeros(n) if saturated else 1.0 - 1.0 / n - np.sum(left**2, 1)
             for penalty in _PENALTIES if self.penalty is None else (self.penalty,):
                 alpha = float(penalty) * n
                 shrink = singular**2 / (singular**2 + alpha)
-                fitted = left @ (shrink * (left.T @ z))
-                leverage = 1.0 / n + (left**2) @ shrink
-                left_out = (z - fitted) / np.maximum(1.0 - leverage, 1e-6)
+                held_back = alpha / (singular**2 + alpha)
+                residual = beyond + left @ (held_back * along)
+                left_out = residual / np.maximum(free + (left**2) @ held_back, 1e-14)
                 press = float(np.mean(left_out**2))
-                if press < best:
+                if press < best * (_CLEARLY_BETTER if degree > self._chosen else 1.0):
                     best = press
                     freedom = max(n - 1.0 - float(shrink.sum()), 1.0)
                     self._chosen, self._alpha = degree, alpha
                     self._column_center, self._column_scale = center, scale
-                    self._coefficients = right.T @ (
-                        shrink / np.maximum(singular, 1e-300) * (left.T @ z)
-                    )
+                    self._coefficients = right.T @ (shrink / singular * along)
                     self._directions, self._spectrum = right, singular
-                    self._residual = float(np.sum((z - fitted) ** 2)) / freedom
+                    self._residual = float(np.sum(residual**2)) / freedom
                     # A fit through every point tells nothing of its error; leaving out does.
                     if n <= len(center) + 1:
                         self._residual = max(self._residual, press)
+        if n < 3:
+            self._residual = max(self._residual, 1.0)
         return self
 
     def predict(self, X: ArrayLike, noise: bool = False) -> tuple[Floats, Floats]:

@@ -101,18 +101,20 @@ def prepare(
     dropped = dict.fromkeys(("failed", "missing", "outside_space", "duplicate", "outlier"), 0)
     kept, points = _usable(rows, space, names, dropped)
     responses = {name: rows.responses[name][kept] for name in names}
-    _check_count(len(kept), space, how, dropped, len(rows.row_ids))
+    constant = _constant(points, space)
+    varied = space.dimension - len(constant)
+    _check_count(len(kept), varied, how, dropped, len(rows.row_ids))
     _check_varies(responses)
     transforms = _transforms(responses, how)
     strange = _outliers(responses, transforms, how.outlier_distance)
     outliers = {name: rows.row_ids[kept[each]][:100].tolist() for name, each in strange.items()}
     if how.drop_outliers:
-        out = np.asarray(np.any(list(strange.values()), axis=0), np.bool_)
-        dropped["outlier"] = int(out.sum())
+        out = np.sum(list(strange.values()), axis=0) > 0
+        dropped["outlier"] = int(np.count_nonzero(out))
         points = [point for point, drop in zip(points, out, strict=True) if not drop]
         kept = kept[~out]
         responses = {name: values[~out] for name, values in responses.items()}
-        _check_count(len(kept), space, how, dropped, len(rows.row_ids))
+        _check_count(len(kept), varied, how, dropped, len(rows.row_ids))
         transforms = _transforms(responses, how)
     training = _split(points, how)
     _check_varies({name: values[training] for name, values in responses.items()})
@@ -125,7 +127,6 @@ def prepare(
         transforms=transforms,
         units=units or {},
     )
-    constant = [name for name, each in dataset.columns.items() if len(set(each.tolist())) == 1]
     return dataset, PreparationReport(
         dropped={reason: count for reason, count in dropped.items() if count},
         outliers={name: each for name, each in outliers.items() if each},
@@ -154,7 +155,7 @@ def _usable(
 ) -> tuple[NDArray[np.int64], list[Point]]:
     """Places and canonical points of the rows that hold all they should, each once."""
     values = np.column_stack([rows.responses[name] for name in names])
-    complete = np.isfinite(values).all(1)
+    complete = np.asarray(np.isfinite(values).all(axis=1))
     kept: list[int] = []
     points: list[Point] = []
     seen: set[tuple[str, bytes]] = set()
@@ -180,10 +181,17 @@ def _usable(
     return np.asarray(kept, np.int64), points
 
 
+def _constant(points: Sequence[Point], space: Space) -> list[str]:
+    """Parameters that have one value in all rows."""
+    if len(points) < 2:
+        return []
+    return [name for name in space.names if len({point[name] for point in points}) == 1]
+
+
 def _check_count(
-    count: int, space: Space, how: Preparation, dropped: dict[str, int], total: int
+    count: int, dimension: int, how: Preparation, dropped: dict[str, int], total: int
 ) -> None:
-    needed = rows_needed(space.dimension, how.test_fraction)
+    needed = rows_needed(dimension, how.test_fraction)
     if count >= needed:
         return
     lost = ", ".join(f"{many} {reason}" for reason, many in dropped.items() if many)
@@ -191,9 +199,9 @@ def _check_count(
     found = Violations()
     found.add(
         "design",
-        f"{count} usable rows{told} are too few: a model of {space.dimension} parameters with "
+        f"{count} usable rows{told} are too few: a model of {dimension} parameters with "
         f"{how.test_fraction:g} of the rows held out needs at least {needed}; "
-        f"make the design larger, {10 * space.dimension} rows are a good start",
+        f"make the design larger, {10 * dimension} rows are a good start",
     )
     found.check()
 
@@ -238,7 +246,7 @@ def _outliers(
     for name, values in responses.items():
         modelled = forward(transforms[name], values)
         off = np.abs(modelled - np.median(modelled))
-        flags[name] = off > distance * max(_MAD_TO_SD * float(np.median(off)), 1e-300)
+        flags[name] = np.asarray(off > distance * max(_MAD_TO_SD * float(np.median(off)), 1e-300))
         if np.median(off) == 0:
             flags[name] = np.zeros(len(values), np.bool_)
     return flags

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.optimize import check_grad
 from scipy.stats import qmc
+
 from vistaflow_services.surrogates.gaussian_process import (
     GaussianProcess,
     Trend,
