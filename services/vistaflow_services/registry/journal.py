@@ -1,0 +1,364 @@
+"""The ledger's own connection: one statement commits a batch, and what it must read before."""
+
+from __future__ import annotations
+
+import base64
+import json
+import uuid
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+
+from vistaflow_services.registry.changes import Changes, Seqs
+from vistaflow_services.registry.commands import Request
+from vistaflow_services.registry.domain import PENDING, Head, Job, Kit, StateRow
+from vistaflow_services.registry.reading import QUERIES, Connection, fetch, read_head, read_kits
+from vistaflow_services.registry.watch_store import to_row
+
+LEAN = QUERIES["write_rows"] + QUERIES["write_end"]
+FULL = QUERIES["write_rows"] + QUERIES["write_rest"] + QUERIES["write_end"]
+
+SETTINGS = {
+    "statement_timeout": "5s",
+    "lock_timeout": "2s",
+    "idle_in_transaction_session_timeout": "10s",
+    "synchronous_commit": "on",
+    # One plan for ever: the statement is long, what it touches is found by key.
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+}
+KEEPALIVE: dict[str, Any] = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 8000,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """What a request was answered, for when it comes again."""
+
+    method: str
+    body_sha256: str
+    response: bytes
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of the last commit this process knows nothing of."""
+
+    head: Head
+    commit_id: uuid.UUID | None
+    """The last commit of this process that happened."""
+    committed_at: datetime
+
+
+Answers = list[tuple[Request, bytes]]
+
+
+class Journal:
+    """Writes batches. Used by one task at a time.
+
+    Args:
+        conninfo: Where the database is.
+        schema: The schema of the registry's tables.
+        partition_size: Rows a partition of the log holds.
+    """
+
+    def __init__(self, conninfo: str, schema: str, *, partition_size: int = 50_000_000) -> None:
+        self._conninfo = conninfo
+        self._schema = schema
+        self._partition_size = partition_size
+        self._replica = uuid.uuid4()
+        self._connection: Connection | None = None
+        self._end = 0
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection that is not known to be dead."""
+        return self._connection is not None and not self._connection.closed
+
+    async def connect(self) -> Outcome:
+        """Connects anew, makes sure that no statement of ours is still under way, and looks."""
+        await self.close()
+        connection = await psycopg.AsyncConnection.connect(
+            self._conninfo,
+            autocommit=True,
+            prepare_threshold=1,
+            application_name="vistaflow registry ledger",
+            **KEEPALIVE,
+        )
+        try:
+            settings = {**SETTINGS, "search_path": f'"{self._schema}"'}
+            for name, value in settings.items():
+                await connection.execute("SELECT set_config(%s, %s, false)", [name, value])
+            head = await read_head(connection, "reclaim_head", commit_id=uuid.uuid4())
+            ((commit_id, committed_at),) = await fetch(
+                connection, "enroll", {"replica": self._replica}
+            )
+            await fetch_none(connection, "forget_writers", {"replica": self._replica})
+        except BaseException:
+            await connection.close()
+            raise
+        self._connection = connection
+        await self.make_room(head.last_id)
+        return Outcome(head=head, commit_id=commit_id, committed_at=committed_at)
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    async def make_room(self, last_id: int) -> None:
+        """Adds partitions when the log comes near the end of the newest one."""
+        if last_id >= self._end - self._partition_size // 5:
+            ((self._end,),) = await fetch(
+                self._open(), "add_partitions", {"size": self._partition_size}
+            )
+
+    async def head(self) -> Head:
+        """Where the log ends."""
+        return await read_head(self._open())
+
+    async def lock(self) -> Head:
+        """Begins a transaction in which nobody else moves the head."""
+        await self._open().execute("BEGIN")
+        return await read_head(self._open(), "lock_head")
+
+    async def unlock(self) -> None:
+        """Ends a transaction begun by `lock` without a commit, if there is one."""
+        connection = self._open()
+        if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+            await connection.execute("ROLLBACK")
+
+    async def rows_after(self, revision: int, limit: int = 5000) -> list[StateRow]:
+        """The next rows of the log."""
+        rows = await fetch(self._open(), "log_tail", {"after": revision, "limit": limit})
+        return [to_row(row) for row in rows]
+
+    async def kits(self, kit_ids: Collection[int]) -> dict[int, Kit]:
+        """Kits with their jobs and current tasks; those that do not exist are left out."""
+        return await read_kits(self._open(), kit_ids)
+
+    async def kits_of(self, job_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, int]:
+        """The kit of each job that exists."""
+        rows = await fetch(self._open(), "kits_of_jobs", {"job_ids": list(job_ids)})
+        return {row[0]: row[1] for row in rows}
+
+    async def recorded(self, wanted: Iterable[tuple[int, uuid.UUID, int, int]]) -> Seqs:
+        """Revisions of rows by job, attempt and seq, of those that exist.
+
+        Args:
+            wanted: kit_id, job_id, attempt and seq.
+        """
+        seqs: dict[tuple[int, uuid.UUID, int], list[int]] = {}
+        for kit_id, job_id, attempt, seq in wanted:
+            seqs.setdefault((kit_id, job_id, attempt), []).append(seq)
+        asked = [{"k": k, "j": str(j), "a": a, "q": q} for (k, j, a), q in seqs.items()]
+        rows = await fetch(self._open(), "recorded_seqs", {"wanted": json.dumps(asked)})
+        return {(row[0], row[1], row[2]): row[3] for row in rows}
+
+    async def answers(self, request_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, Answered]:
+        """What requests were answered, of those that were."""
+        rows = await fetch(self._open(), "answers", {"request_ids": list(request_ids)})
+        return {
+            row[0]: Answered(
+                method=row[1], body_sha256=row[2], response=bytes(row[3]), created_at=row[4]
+            )
+            for row in rows
+        }
+
+    async def forget_requests(self, seconds: float) -> None:
+        """Removes some requests that are older than they are kept."""
+        await fetch_none(self._open(), "forget_requests", {"seconds": seconds})
+
+    async def write(
+        self, draft: Changes, commit_id: uuid.UUID, answers: Answers
+    ) -> datetime | None:
+        """Commits a batch.
+
+        Returns:
+            When, by the database's clock; None if somebody else moved the head.
+        """
+        connection = self._open()
+        parameters: dict[str, Any] = {
+            "expected_id": draft.head.last_id,
+            "expected_commit": draft.head.commit_id,
+            "commit_id": commit_id,
+            "replica": self._replica,
+            "last_id": draft.last_id,
+            "last_kit_id": draft.last_kit_id,
+            "rows": _rows(draft),
+            "kits": json.dumps(
+                [_kit(kit) for kit in draft.kits.values() if kit.kit_id not in draft.new_kits]
+            ),
+            "jobs": json.dumps(
+                [
+                    _job(job, job.job_id in draft.results)
+                    for job in draft.jobs.values()
+                    if job.job_id not in draft.new_jobs
+                ]
+            ),
+        }
+        lean = not answers and not draft.new_kits and all(row.task_name for row in draft.rows)
+        if not lean:
+            parameters |= _rest(draft, answers)
+        cursor = await connection.execute(LEAN if lean else FULL, parameters)
+        row = await cursor.fetchone()
+        if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+            await connection.execute("COMMIT" if row is not None else "ROLLBACK")
+        return None if row is None else row[0]
+
+    def _open(self) -> Connection:
+        if self._connection is None:
+            raise psycopg.OperationalError("the ledger is not connected")
+        return self._connection
+
+
+async def fetch_none(connection: Connection, name: str, parameters: dict[str, Any]) -> None:
+    """Runs a named query that returns no rows."""
+    await connection.execute(QUERIES[name], parameters)
+
+
+def _rows(draft: Changes) -> str:
+    last = {(row.job_id, row.task_name): row.revision for row in draft.rows}
+    return json.dumps([_row(row, draft, last) for row in draft.rows])
+
+
+def _row(row: StateRow, draft: Changes, last: dict[tuple[uuid.UUID, str], int]) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "i": row.revision,
+        "b": row.batch,
+        "k": row.kit_id,
+        "j": str(row.job_id),
+        "y": row.job_type,
+        "t": row.task_name,
+        "s": row.status,
+        "o": row.current_order,
+        "a": row.attempt,
+        "q": row.seq,
+        "w": row.actor,
+        "e": row.reason,
+        # Tasks of an attempt that a later row of the batch ended are not current any more.
+        "l": last[row.job_id, row.task_name] == row.revision
+        and (not row.task_name or row.task_name in draft.jobs[row.job_id].tasks),
+    }
+    if row.metadata_json:
+        told["m"] = row.metadata_json
+    if not row.task_name:
+        told["c"] = row.kit_counts
+        told["f"] = draft.jobs[row.job_id].first_revision
+    return told
+
+
+def _kit(kit: Kit) -> dict[str, Any]:
+    return {
+        "kit_id": kit.kit_id,
+        "status": kit.status,
+        "counts": kit.counts,
+        "revision": kit.revision,
+    }
+
+
+def _job(job: Job, with_result: bool) -> dict[str, Any]:
+    return {
+        "job_id": str(job.job_id),
+        "status": job.status,
+        "attempt": job.attempt,
+        "last_seq": job.last_seq,
+        "failures": job.failures,
+        "revision": job.revision,
+        "worker": job.worker,
+        "reason": job.reason,
+        "actor": job.actor,
+        "started": _time(job.started_at),
+        "finished": _time(job.finished_at),
+        "result": (job.result_json or None) if with_result else None,
+    }
+
+
+def _time(time: datetime | None) -> str | None:
+    """A time; the statement puts its own where it reads infinity."""
+    if time is None:
+        return None
+    return "infinity" if time is PENDING else time.isoformat()
+
+
+def _rest(draft: Changes, answers: Answers) -> dict[str, str]:
+    new_kits = [draft.kits[kit_id] for kit_id in draft.new_kits]
+    new_jobs = [draft.jobs[job_id] for job_id in draft.new_jobs]
+    return {
+        "new_kits": json.dumps(
+            [
+                {
+                    **_kit(kit),
+                    "name": kit.name,
+                    "project": kit.project,
+                    "labels": dict(kit.labels),
+                    "spec": kit.spec_json or None,
+                    "actor": kit.actor,
+                }
+                for kit in new_kits
+            ]
+        ),
+        "new_jobs": json.dumps([_new_job(job) for job in new_jobs]),
+        "restarted": json.dumps(
+            [
+                {"kit_id": draft.jobs[job_id].kit_id, "job_id": str(job_id)}
+                for job_id in draft.restarted
+            ]
+        ),
+        "ended": json.dumps([str(job_id) for job_id in draft.ended]),
+        "leases": json.dumps(
+            [
+                {
+                    "job_id": str(lease.job_id),
+                    "attempt": lease.attempt,
+                    "worker": lease.worker,
+                    "seconds": lease.seconds,
+                }
+                for lease in draft.leases.values()
+            ]
+        ),
+        "requests": json.dumps(
+            [
+                {
+                    "data": request.data_json,
+                    "request_id": str(request.request_id) if request.request_id else None,
+                    "method": request.method,
+                    "body_sha256": request.body_sha256,
+                    "response": base64.b64encode(response).decode(),
+                }
+                for request, response in answers
+            ]
+        ),
+    }
+
+
+def _new_job(job: Job) -> dict[str, Any]:
+    return {
+        **_job(job, True),
+        "kit_id": job.kit_id,
+        "name": job.name,
+        "job_type": job.job_type,
+        "current_order": job.current_order,
+        "depends_on": job.depends_on,
+        "spec_type": job.spec_type,
+        "spec": base64.b64encode(job.spec).decode(),
+        "external": job.external,
+        "max_attempts": job.max_attempts,
+        "timeout": job.timeout_seconds,
+        "priority": job.priority,
+        "labels": dict(job.labels),
+        "first_revision": job.first_revision,
+    }

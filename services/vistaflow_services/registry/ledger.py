@@ -1,0 +1,463 @@
+"""The one queue of everything that changes the log.
+
+While one commit is in flight the next batch gathers; no timer. A commit swaps the head: if
+another replica was first, nothing happened, and the batch is made again on what that replica
+wrote, this time under the head row's lock. If the connection is lost, the journal finds out
+whether the commit happened before anything is tried again. So every command happens once or, when
+its caller has gone, at most once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import uuid
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+import psycopg
+
+from vistaflow_services.core.errors import (
+    ExhaustedError,
+    ExistsError,
+    ServiceError,
+    UnavailableError,
+)
+from vistaflow_services.registry import commands as c
+from vistaflow_services.registry.board import Board
+from vistaflow_services.registry.changes import Seqs
+from vistaflow_services.registry.domain import PENDING, Head, StateRow
+from vistaflow_services.registry.draft import Draft
+from vistaflow_services.registry.journal import Answered, Answers, Journal, Outcome
+
+logger = logging.getLogger(__name__)
+
+MAX_ROWS = 2000
+"""About how many rows one commit takes."""
+
+MAX_WAITING = 20_000
+"""Commands that may wait; more are turned away."""
+
+DEFAULT_WAIT = 30.0
+"""Seconds a command waits whose caller names no time."""
+
+LOST = (psycopg.OperationalError, psycopg.InterfaceError, OSError)
+
+
+class Publisher(Protocol):
+    """Who is told of the rows of every commit."""
+
+    def publish(self, rows: Sequence[StateRow]) -> None:
+        """Takes in rows, contiguous and in order."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Waiting:
+    command: c.Command
+    answer: asyncio.Future[Any]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Batch:
+    """A draft with what each command is going to be answered."""
+
+    draft: Draft
+    answers: Answers = field(default_factory=list)
+    told: list[tuple[_Waiting, Any]] = field(default_factory=list)
+
+
+class _Conflict(Exception):
+    """Another replica moved the head."""
+
+
+class _Poisoned(Exception):
+    """A command met a bug and was taken out; the others are to be tried again."""
+
+
+class Ledger:
+    """Takes commands, commits them in groups, publishes the rows, answers.
+
+    Args:
+        journal: The connection to write on.
+        hub: Gets the rows of every commit before its callers are answered.
+        request_seconds: How long answered requests are kept.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        hub: Publisher,
+        *,
+        board: Board | None = None,
+        request_seconds: float = 7 * 86400.0,
+    ) -> None:
+        self.board = board or Board()
+        self._journal = journal
+        self._hub = hub
+        self._request_seconds = request_seconds
+        self._queue: deque[_Waiting] = deque()
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._head: Head | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._broken = ""
+        self.commits = 0
+        """Commits made, for measurements."""
+
+    @property
+    def head(self) -> int:
+        """The last revision known to be committed."""
+        return self._head.last_id if self._head else 0
+
+    @property
+    def epoch(self) -> str:
+        """Names the log."""
+        return str(self._head.epoch) if self._head else ""
+
+    @property
+    def ready(self) -> bool:
+        """Whether commands can be committed now."""
+        return self._journal.connected and not self._broken and self._task is not None
+
+    async def start(self) -> Head:
+        """Connects and begins to take commands."""
+        self._head = (await self._journal.connect()).head
+        self._task = asyncio.create_task(self._run(), name="ledger")
+        return self._head
+
+    async def stop(self) -> None:
+        """Commits what is waiting, if the database is there, and ends."""
+        if self._task is not None:
+            if self.ready:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(3):
+                        await self._idle.wait()
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._task = None
+        self._refuse_all("the registry is stopping")
+        await self._journal.close()
+
+    async def submit(self, command: c.Command, *, seconds: float | None = None) -> Any:
+        """Commits a command and returns its answer, or `Replayed` for a repeated request.
+
+        Args:
+            command: What to do.
+            seconds: How long to wait for the database.
+
+        Raises:
+            UnavailableError: The database was not there in time. The command may still happen;
+                a repeat with the same request_id is safe.
+            ExistsError: The request_id was used with another body.
+            ServiceError: As the command's rules say.
+        """
+        if self._broken or self._task is None:
+            raise UnavailableError(self._broken or "the registry is not started")
+        if len(self._queue) >= MAX_WAITING:
+            raise ExhaustedError("too many requests are waiting for the database; try again")
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Any] = loop.create_future()
+        timer = loop.call_later(DEFAULT_WAIT if seconds is None else seconds, _give_up, answer)
+        self._queue.append(_Waiting(command=command, answer=answer))
+        self._idle.clear()
+        self._wake.set()
+        try:
+            return await answer
+        finally:
+            timer.cancel()
+
+    async def _run(self) -> None:
+        last_tidy = 0.0
+        loop = asyncio.get_running_loop()
+        while not self._broken:
+            await self._wake.wait()
+            batch = self._take()
+            if not batch:
+                self._wake.clear()
+                self._idle.set()
+                continue
+            try:
+                await self._commit(batch)
+                if loop.time() - last_tidy > 60 and self._journal.connected:
+                    last_tidy = loop.time()
+                    await self._journal.forget_requests(self._request_seconds)
+            except Exception as error:
+                logger.exception("a batch of %d commands failed", len(batch))
+                self.board.clear()
+                for waiting in batch:
+                    _fail(waiting, error)
+                with contextlib.suppress(Exception):
+                    await self._journal.close()
+
+    def _take(self) -> list[_Waiting]:
+        """The commands of the next batch; callers that have gone are left out."""
+        batch: list[_Waiting] = []
+        rows = 0
+        while self._queue and rows < MAX_ROWS:
+            waiting = self._queue.popleft()
+            if not waiting.answer.done():
+                batch.append(waiting)
+                rows += _size(waiting.command)
+        return batch
+
+    async def _commit(self, waiting: list[_Waiting]) -> None:
+        """Commits a batch, however often that takes."""
+        locked = False
+        commit_id: uuid.UUID | None = None
+        batch: _Batch | None = None
+        while waiting:
+            try:
+                if not self._journal.connected:
+                    outcome = await self._reconnect()
+                    if self._broken:
+                        for each in waiting:
+                            _fail(each, UnavailableError(self._broken))
+                        return
+                    if batch is not None and outcome.commit_id == commit_id:
+                        self._finish(batch, outcome.committed_at, outcome.head)
+                        return
+                    batch = None
+                    waiting = [each for each in waiting if not each.answer.done()]
+                    continue
+                batch = None
+                if locked:
+                    await self._catch_up(await self._journal.lock())
+                made = await self._make(waiting)
+                commit_id = uuid.uuid4()
+                if made.draft.rows or made.draft.new_kits or made.answers:
+                    await self._journal.make_room(made.draft.last_id)
+                    batch = made
+                    now = await self._journal.write(made.draft, commit_id, made.answers)
+                    if now is None:
+                        raise _Conflict
+                    head = dataclasses.replace(
+                        made.draft.head,
+                        last_id=made.draft.last_id,
+                        last_kit_id=made.draft.last_kit_id,
+                        commit_id=commit_id,
+                    )
+                else:
+                    # Nothing to write: but what was refused may be stale.
+                    head, now = await self._journal.head(), PENDING
+                    await self._journal.unlock()
+                    if head.commit_id != made.draft.head.commit_id:
+                        raise _Conflict
+                self._finish(made, now, head)
+                return
+            except _Conflict:
+                batch = None
+                locked = True
+            except _Poisoned:
+                waiting = [each for each in waiting if not each.answer.done()]
+                await self._journal.unlock()
+            except LOST as error:
+                if self._journal.connected:
+                    # The database refused: a timeout, a full disk. Nothing was committed.
+                    await self._refuse(waiting, error)
+                    return
+                logger.warning("the ledger lost its connection: %s", error)
+                locked = False
+            except psycopg.Error as error:
+                await self._journal.unlock()
+                self.board.clear()
+                if len(waiting) == 1:
+                    _fail(waiting[0], error)
+                    return
+                logger.warning("a batch was refused; its commands are tried one by one: %s", error)
+                for each in waiting:
+                    await self._commit([each])
+                return
+
+    async def _make(self, waiting: list[_Waiting]) -> _Batch:
+        """Applies the commands on top of the board, without changing it."""
+        assert self._head is not None
+        commands = [each.command for each in waiting]
+        await self._load(commands)
+        known = await self._answered(commands)
+        draft = Draft(self.board, self._head, await self._seqs(commands))
+        batch = _Batch(draft=draft)
+        for each in waiting:
+            request = each.command.request
+            request_id = request.request_id if request else None
+            try:
+                if request is not None and request_id in known:
+                    batch.told.append((each, _replay(known[request_id], request)))
+                    continue
+                answer = draft.apply(each.command)
+                if request is not None:
+                    response = request.encode(answer)
+                    batch.answers.append((request, response))
+                    if request_id is not None:
+                        known[request_id] = Answered(
+                            method=request.method,
+                            body_sha256=request.body_sha256,
+                            response=response,
+                            created_at=PENDING,
+                        )
+                batch.told.append((each, answer))
+            except ServiceError as error:
+                batch.told.append((each, error))
+            except Exception as error:
+                logger.exception("%s failed", type(each.command).__name__)
+                _fail(each, error)
+                raise _Poisoned from error
+        return batch
+
+    async def _load(self, commands: list[c.Command]) -> None:
+        """Makes sure that the board holds what the commands touch, as far as it exists."""
+        job_ids: set[uuid.UUID] = set()
+        kit_ids: set[int] = set()
+        for command in commands:
+            match command:
+                case c.Append():
+                    job_ids.update(item.job_id for item in command.items)
+                case c.CreateJob() | c.CancelKit() | c.RetryKit():
+                    kit_ids.add(command.kit_id)
+                case c.CancelJob() | c.RetryJob() | c.Grant() | c.Release() | c.Lose():
+                    job_ids.add(command.job_id)
+        unknown = [job_id for job_id in job_ids if self.board.kit_of(job_id) is None]
+        if unknown:
+            kit_ids.update((await self._journal.kits_of(unknown)).values())
+        missing = [kit_id for kit_id in kit_ids if kit_id and self.board.kit(kit_id) is None]
+        if missing:
+            for kit in (await self._journal.kits(missing)).values():
+                self.board.put(kit)
+
+    async def _answered(self, commands: list[c.Command]) -> dict[uuid.UUID | None, Answered]:
+        asked = {each.request.request_id for each in commands if each.request}
+        wanted = [request_id for request_id in asked if request_id is not None]
+        return {**(await self._journal.answers(wanted))} if wanted else {}
+
+    async def _seqs(self, commands: list[c.Command]) -> Seqs:
+        """The revisions of rows that may come a second time."""
+        wanted = []
+        for command in commands:
+            if isinstance(command, c.Append):
+                for item in command.items:
+                    kit_id = self.board.kit_of(item.job_id) if item.seq else None
+                    kit = self.board.kit(kit_id) if kit_id is not None else None
+                    if kit is not None:
+                        job = kit.jobs[item.job_id]
+                        if item.seq <= job.last_seq:
+                            wanted.append((kit.kit_id, job.job_id, job.attempt, item.seq))
+        return await self._journal.recorded(wanted) if wanted else {}
+
+    def _finish(self, batch: _Batch, now: datetime, head: Head) -> None:
+        """After the commit: the board moves, the rows go out, the callers are answered."""
+        draft = batch.draft
+        if now is not PENDING:
+            self.commits += 1
+            draft.settle(now)
+            self.board.adopt(draft)
+            self.board.trim()
+        # After a lost connection the head may be further on by other replicas' rows, which are
+        # still to be read: then ours is where we are.
+        self._head = (
+            head
+            if head.last_id == draft.last_id
+            else dataclasses.replace(
+                head, last_id=draft.last_id, last_kit_id=draft.last_kit_id, commit_id=uuid.uuid4()
+            )
+        )
+        if draft.rows:
+            self._hub.publish(draft.rows)
+        for waiting, answer in batch.told:
+            if waiting.answer.done():
+                continue
+            if isinstance(answer, ServiceError):
+                waiting.answer.set_exception(answer)
+                continue
+            if isinstance(answer, c.Replayed):
+                if answer.created_at is PENDING:
+                    answer = dataclasses.replace(answer, created_at=now)
+            elif answer is not None and not isinstance(answer, bool):
+                answer.settle(now)
+            waiting.answer.set_result(answer)
+
+    async def _catch_up(self, head: Head) -> None:
+        """Reads what other replicas wrote, and forgets the kits they touched."""
+        while self.head < head.last_id:
+            rows = await self._journal.rows_after(self.head)
+            if not rows or rows[0].revision != self.head + 1:
+                raise psycopg.DataError(f"the log has no row {self.head + 1}")
+            self.board.evict({row.kit_id for row in rows})
+            self._hub.publish(rows)
+            self._head = dataclasses.replace(head, last_id=rows[-1].revision)
+        self._head = head
+
+    async def _reconnect(self) -> Outcome:
+        """Connects again, for as long as it takes."""
+        pause = 0.05
+        while True:
+            try:
+                outcome = await self._journal.connect()
+                break
+            except LOST as error:
+                logger.info("the database is not there: %s", error)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 1.0)
+        assert self._head is not None
+        if outcome.head.epoch != self._head.epoch or outcome.head.last_id < self._head.last_id:
+            self._broken = "the log was replaced under the registry; restart it"
+            logger.critical(self._broken)
+            self._refuse_all(self._broken)
+        # A conflict is certain, as connecting moved the head: it reads what is missing.
+        logger.info("the ledger is connected again at revision %d", outcome.head.last_id)
+        if outcome.head.last_id == self._head.last_id:
+            self._head = outcome.head
+        return outcome
+
+    async def _refuse(self, waiting: list[_Waiting], error: BaseException) -> None:
+        logger.warning("the database refused a commit: %s", error)
+        self.board.clear()
+        with contextlib.suppress(*LOST):
+            await self._journal.unlock()
+        for each in waiting:
+            _fail(each, UnavailableError("the database cannot commit now; try again"))
+
+    def _refuse_all(self, why: str) -> None:
+        while self._queue:
+            _fail(self._queue.popleft(), UnavailableError(why))
+
+
+def _replay(known: Answered, request: c.Request) -> c.Replayed:
+    if known.body_sha256 != request.body_sha256 or known.method != request.method:
+        raise ExistsError(
+            f"request_id {request.request_id} was used for another {known.method}; "
+            "choose a new one for each request",
+            reason="REQUEST_ID_REUSED",
+        )
+    return c.Replayed(response=known.response, created_at=known.created_at)
+
+
+def _size(command: c.Command) -> int:
+    """About how many rows a command makes."""
+    match command:
+        case c.Append():
+            return len(command.items)
+        case c.CreateKit():
+            return 1 + len(command.jobs)
+        case c.CancelKit() | c.RetryKit():
+            return 50
+    return 1
+
+
+def _fail(waiting: _Waiting, error: BaseException) -> None:
+    if not waiting.answer.done():
+        waiting.answer.set_exception(error)
+
+
+def _give_up(answer: asyncio.Future[Any]) -> None:
+    if not answer.done():
+        answer.set_exception(
+            UnavailableError(
+                "the database did not answer in time; the outcome is unknown, "
+                "repeat the request with the same request_id"
+            )
+        )

@@ -1,0 +1,99 @@
+"""Kits and jobs as they are read from the tables, on any connection."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import psycopg
+
+from vistaflow_services.core.sql import load_queries
+from vistaflow_services.registry.domain import Head, Job, Kit
+from vistaflow_services.registry.watch_store import Row, progress_from_json, to_kit, to_row
+
+QUERIES = load_queries("vistaflow_services.registry")
+
+Connection = psycopg.AsyncConnection[Row]
+
+
+async def fetch(
+    connection: Connection, name: str, parameters: Mapping[str, Any] | None = None
+) -> list[Row]:
+    """The rows of a named query."""
+    cursor = await connection.execute(QUERIES[name], parameters)
+    return await cursor.fetchall()
+
+
+async def read_head(connection: Connection, name: str = "head", **parameters: Any) -> Head:
+    """Where the log ends."""
+    ((last_id, last_kit_id, epoch, commit_id, oldest_id),) = await fetch(
+        connection, name, parameters
+    )
+    return Head(
+        last_id=last_id,
+        last_kit_id=last_kit_id,
+        epoch=epoch,
+        commit_id=commit_id,
+        oldest_id=oldest_id,
+    )
+
+
+async def read_kits(connection: Connection, kit_ids: Collection[int]) -> dict[int, Kit]:
+    """Kits with their jobs and current tasks, as of one moment if the caller holds one."""
+    wanted = {"kit_ids": list(kit_ids)}
+    kits = {row[0]: to_kit(row) for row in await fetch(connection, "kits_by_id", wanted)}
+    for row in await fetch(connection, "jobs_of_kits", wanted):
+        job = to_job(row)
+        kits[job.kit_id].jobs[job.job_id] = job
+    for row in await fetch(connection, "tasks_of_kits", wanted):
+        task = to_row(row)
+        kits[task.kit_id].jobs[task.job_id].tasks[task.task_name] = task
+    return kits
+
+
+async def read_job(connection: Connection, job_id: uuid.UUID) -> Job | None:
+    """One job with its current tasks."""
+    rows = await fetch(connection, "job_by_id", {"job_id": job_id})
+    if not rows:
+        return None
+    job = to_job(rows[0])
+    wanted = {"kit_id": job.kit_id, "job_id": job_id}
+    for row in await fetch(connection, "tasks_of_job", wanted):
+        task = to_row(row)
+        job.tasks[task.task_name] = task
+    return job
+
+
+def to_job(row: Row) -> Job:
+    """A job without its tasks."""
+    progress = row[26]
+    return Job(
+        job_id=row[0],
+        kit_id=row[1],
+        name=row[2],
+        job_type=row[3],
+        current_order=row[4],
+        depends_on=tuple(row[5]),
+        spec_type=row[6],
+        spec=bytes(row[7]),
+        external=row[8],
+        max_attempts=row[9],
+        failures=row[10],
+        timeout_seconds=row[11],
+        priority=row[12],
+        labels=row[13],
+        status=row[14],
+        attempt=row[15],
+        last_seq=row[16],
+        first_revision=row[17],
+        revision=row[18],
+        created_at=row[19],
+        started_at=row[20],
+        finished_at=row[21],
+        worker=row[22],
+        reason=row[23],
+        actor=row[24],
+        result_json=row[25],
+        progress=None if progress is None else progress_from_json(progress, row[27]),
+    )

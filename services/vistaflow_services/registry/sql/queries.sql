@@ -1,0 +1,281 @@
+-- Queries of the registry's log and of its reads. Parameters are psycopg's %(name)s.
+
+-- name: write_rows
+-- The first part of the one statement that commits a batch: nothing happens unless the head is
+-- where the batch was made for.
+WITH cas AS (
+    UPDATE head
+       SET last_id = %(last_id)s, last_kit_id = %(last_kit_id)s, commit_id = %(commit_id)s
+     WHERE last_id = %(expected_id)s AND commit_id = %(expected_commit)s
+ RETURNING clock_timestamp() AS now
+), mine AS (
+    UPDATE writers SET commit_id = %(commit_id)s, committed_at = cas.now
+      FROM cas WHERE replica = %(replica)s
+), r AS MATERIALIZED (
+    SELECT x.*, m::jsonb AS metadata, cas.now
+      FROM cas, jsonb_to_recordset(%(rows)s::jsonb) AS x (
+           i bigint, b bigint, k integer, j uuid, y text, t text, s text, o integer, a integer,
+           q bigint, m text, w text, e text, c smallint[], l boolean, f bigint)
+), logged AS (
+    INSERT INTO mlops_totalstate_table
+           (id, batch, kit_id, job_id, job_type, task_name, status, current_order, attempt, seq,
+            created_at, metadata, actor, reason, kit_counts)
+    SELECT i, b, k, j, y, t, s, o, a, q, now, metadata, w, e, c FROM r
+), latest AS (
+    INSERT INTO current_state
+           (kit_id, job_id, task_name, id, job_type, status, current_order, attempt, seq,
+            created_at, actor, reason, metadata)
+    SELECT k, j, t, i, y, s, o, a, q, now, w, e, metadata FROM r WHERE l
+    ON CONFLICT (kit_id, job_id, task_name) DO UPDATE
+       SET id = excluded.id, status = excluded.status, attempt = excluded.attempt,
+           seq = excluded.seq, created_at = excluded.created_at, actor = excluded.actor,
+           reason = excluded.reason, metadata = excluded.metadata
+), kits_moved AS (
+    UPDATE kits
+       SET status = x.status, counts = x.counts, revision = x.revision, updated_at = cas.now
+      FROM cas, jsonb_to_recordset(%(kits)s::jsonb) AS x (
+           kit_id integer, status text, counts smallint[], revision bigint)
+     WHERE kits.kit_id = x.kit_id
+), jobs_moved AS (
+    UPDATE jobs
+       SET status = x.status, attempt = x.attempt, last_seq = x.last_seq, failures = x.failures,
+           revision = x.revision, worker = x.worker, reason = x.reason, actor = x.actor,
+           started_at = CASE WHEN x.started = 'infinity' THEN cas.now ELSE x.started END,
+           finished_at = CASE WHEN x.finished = 'infinity' THEN cas.now ELSE x.finished END,
+           result = coalesce(x.result::jsonb, jobs.result)
+      FROM cas, jsonb_to_recordset(%(jobs)s::jsonb) AS x (
+           job_id uuid, status text, attempt integer, last_seq bigint, failures integer,
+           revision bigint, worker text, reason text, actor text, started timestamptz,
+           finished timestamptz, result text)
+     WHERE jobs.job_id = x.job_id
+)
+
+-- name: write_rest
+-- The part of batches that do more than append tasks' rows.
+, kits_made AS (
+    INSERT INTO kits (kit_id, name, project, labels, spec, actor, created_at, status, counts,
+                      revision, updated_at)
+    SELECT x.kit_id, x.name, x.project, x.labels, x.spec::jsonb, x.actor, cas.now, x.status,
+           x.counts, x.revision, cas.now
+      FROM cas, jsonb_to_recordset(%(new_kits)s::jsonb) AS x (
+           kit_id integer, name text, project text, labels jsonb, spec text, actor text,
+           status text, counts smallint[], revision bigint)
+), jobs_made AS (
+    INSERT INTO jobs (job_id, kit_id, name, job_type, current_order, depends_on, spec_type, spec,
+                      external, max_attempts, timeout, priority, labels, first_revision,
+                      created_at, status, attempt, last_seq, failures, revision, started_at,
+                      finished_at, worker, reason, actor, result)
+    SELECT x.job_id, x.kit_id, x.name, x.job_type, x.current_order, x.depends_on, x.spec_type,
+           decode(x.spec, 'base64'), x.external, x.max_attempts,
+           make_interval(secs => x.timeout), x.priority, x.labels, x.first_revision, cas.now,
+           x.status, x.attempt, x.last_seq, x.failures, x.revision,
+           CASE WHEN x.started = 'infinity' THEN cas.now ELSE x.started END,
+           CASE WHEN x.finished = 'infinity' THEN cas.now ELSE x.finished END,
+           x.worker, x.reason, x.actor, x.result::jsonb
+      FROM cas, jsonb_to_recordset(%(new_jobs)s::jsonb) AS x (
+           job_id uuid, kit_id integer, name text, job_type text, current_order integer,
+           depends_on text[], spec_type text, spec text, external boolean, max_attempts integer,
+           timeout double precision, priority integer, labels jsonb, first_revision bigint,
+           status text, attempt integer, last_seq bigint, failures integer, revision bigint,
+           started timestamptz, finished timestamptz, worker text, reason text, actor text,
+           result text)
+), tasks_gone AS (
+    DELETE FROM current_state AS s
+     USING cas, jsonb_to_recordset(%(restarted)s::jsonb) AS x (kit_id integer, job_id uuid)
+     WHERE s.kit_id = x.kit_id AND s.job_id = x.job_id AND s.task_name <> ''
+       AND NOT EXISTS (SELECT FROM r WHERE l AND j = s.job_id AND t = s.task_name)
+), leases_ended AS (
+    DELETE FROM leases USING cas
+     WHERE job_id = ANY (ARRAY(SELECT jsonb_array_elements_text(%(ended)s::jsonb)::uuid))
+), leases_granted AS (
+    INSERT INTO leases (job_id, attempt, worker, expires_at)
+    SELECT x.job_id, x.attempt, x.worker, cas.now + make_interval(secs => x.seconds)
+      FROM cas, jsonb_to_recordset(%(leases)s::jsonb) AS x (
+           job_id uuid, attempt integer, worker text, seconds double precision)
+    ON CONFLICT (job_id) DO UPDATE
+       SET attempt = excluded.attempt, worker = excluded.worker,
+           expires_at = excluded.expires_at, progress = NULL, progress_at = NULL
+), decks AS (
+    INSERT INTO deck_collection (request_id, job_id, status, created_at, updated_at, metadata)
+    SELECT f, j, s, now, now, metadata FROM r WHERE l AND t = '' AND y = 'DECK_COLLECTION'
+    ON CONFLICT (job_id) DO UPDATE
+       SET status = excluded.status, updated_at = excluded.updated_at,
+           metadata = excluded.metadata
+), does AS (
+    INSERT INTO doe_step (id, job_id, status, data_info, created_at, updated_at, metadata)
+    SELECT f, j, s, metadata -> 'result', now, now, metadata
+      FROM r WHERE l AND t = '' AND y = 'DOE'
+    ON CONFLICT (job_id) DO UPDATE
+       SET status = excluded.status, updated_at = excluded.updated_at,
+           metadata = excluded.metadata,
+           data_info = coalesce(excluded.data_info, doe_step.data_info)
+), mls AS (
+    INSERT INTO ml_step (id, job_id, step_name, status, step_order, created_at, updated_at,
+                         metadata)
+    SELECT f, j, lower(substr(y, 4)), s,
+           array_position(ARRAY['ML_PREPROCESS', 'ML_SCALE', 'ML_TRAIN', 'ML_TEST'], y),
+           now, now, metadata
+      FROM r WHERE l AND t = '' AND y LIKE 'ML\_%%'
+    ON CONFLICT (job_id) DO UPDATE
+       SET status = excluded.status, updated_at = excluded.updated_at,
+           metadata = excluded.metadata
+), optimizes AS (
+    INSERT INTO optimize_step (id, job_id, status, created_at, updated_at, metadata)
+    SELECT f, j, s, now, now, metadata FROM r WHERE l AND t = '' AND y = 'OPTIMIZE'
+    ON CONFLICT (job_id) DO UPDATE
+       SET status = excluded.status, updated_at = excluded.updated_at,
+           metadata = excluded.metadata
+), requests AS (
+    INSERT INTO request_info (data, request_id, method, body_sha256, response, created_at)
+    SELECT x.data::jsonb, x.request_id, x.method, x.body_sha256, decode(x.response, 'base64'),
+           cas.now
+      FROM cas, jsonb_to_recordset(%(requests)s::jsonb) AS x (
+           data text, request_id uuid, method text, body_sha256 text, response text)
+)
+
+-- name: write_end
+-- When the batch was committed; no row if the head was elsewhere. Wakes the other replicas.
+SELECT now, pg_notify('totalstate', %(last_id)s::bigint::text) FROM cas
+
+-- name: head
+-- Where the log ends.
+SELECT last_id, last_kit_id, epoch, commit_id, oldest_id FROM head
+
+-- name: lock_head
+-- Where the log ends, and nobody moves it until the transaction ends.
+SELECT last_id, last_kit_id, epoch, commit_id, oldest_id FROM head FOR UPDATE
+
+-- name: reclaim_head
+-- Where the log ends. A statement of ours that still runs somewhere comes too late from here on:
+-- this waits for it if it holds the head, and turns it away if it does not yet.
+UPDATE head SET commit_id = %(commit_id)s
+RETURNING last_id, last_kit_id, epoch, commit_id, oldest_id
+
+-- name: enroll
+-- The last commit of this process, if it made one.
+INSERT INTO writers (replica) VALUES (%(replica)s)
+ON CONFLICT (replica) DO UPDATE SET replica = excluded.replica
+RETURNING commit_id, committed_at
+
+-- name: forget_writers
+-- Removes processes that have not written for long.
+DELETE FROM writers WHERE committed_at < clock_timestamp() - interval '30 days'
+   AND replica <> %(replica)s
+
+-- name: forget_requests
+-- Removes requests older than they are kept, some at a time; returns how many.
+WITH old AS (
+    SELECT id FROM request_info
+     WHERE created_at < clock_timestamp() - make_interval(secs => %(seconds)s)
+     ORDER BY created_at LIMIT 5000
+)
+DELETE FROM request_info USING old WHERE request_info.id = old.id
+
+-- name: add_partitions
+-- The end of the newest partition, after adding what is needed.
+SELECT add_partitions(%(size)s)
+
+-- name: kits_of_jobs
+-- The kit of each job.
+SELECT job_id, kit_id FROM jobs WHERE job_id = ANY (%(job_ids)s)
+
+-- name: recorded_seqs
+-- Revisions of rows by job, attempt and seq.
+SELECT l.job_id, l.attempt, l.seq, min(l.id)
+  FROM jsonb_to_recordset(%(wanted)s::jsonb) AS x (k integer, j uuid, a integer, q bigint[])
+  JOIN mlops_totalstate_table AS l
+    ON l.kit_id = x.k AND l.job_id = x.j AND l.attempt = x.a AND l.seq = ANY (x.q)
+ GROUP BY 1, 2, 3
+
+-- name: answers
+-- What requests were answered.
+SELECT request_id, method, body_sha256, response, created_at
+  FROM request_info WHERE request_id = ANY (%(request_ids)s)
+
+-- name: jobs_of_kits
+-- The jobs of kits with their leases' progress, in the order they were made.
+SELECT j.job_id, j.kit_id, j.name, j.job_type, j.current_order, j.depends_on, j.spec_type, j.spec,
+       j.external, j.max_attempts, j.failures, extract(epoch FROM j.timeout)::float8, j.priority,
+       j.labels, j.status, j.attempt, j.last_seq, j.first_revision, j.revision, j.created_at,
+       j.started_at, j.finished_at, j.worker, j.reason, j.actor, coalesce(j.result::text, ''),
+       l.progress, l.progress_at
+  FROM jobs j LEFT JOIN leases l ON l.job_id = j.job_id AND l.attempt = j.attempt
+ WHERE j.kit_id = ANY (%(kit_ids)s)
+ ORDER BY j.first_revision
+
+-- name: job_by_id
+-- One job with its lease's progress.
+SELECT j.job_id, j.kit_id, j.name, j.job_type, j.current_order, j.depends_on, j.spec_type, j.spec,
+       j.external, j.max_attempts, j.failures, extract(epoch FROM j.timeout)::float8, j.priority,
+       j.labels, j.status, j.attempt, j.last_seq, j.first_revision, j.revision, j.created_at,
+       j.started_at, j.finished_at, j.worker, j.reason, j.actor, coalesce(j.result::text, ''),
+       l.progress, l.progress_at
+  FROM jobs j LEFT JOIN leases l ON l.job_id = j.job_id AND l.attempt = j.attempt
+ WHERE j.job_id = %(job_id)s
+
+-- name: tasks_of_kits
+-- The latest row of each task of the kits' jobs, in revision order.
+SELECT id, id, kit_id, job_id, job_type, task_name, status, current_order, attempt, seq,
+       created_at, coalesce(metadata::text, ''), actor, reason, NULL::smallint[]
+  FROM current_state
+ WHERE kit_id = ANY (%(kit_ids)s) AND task_name <> ''
+ ORDER BY id
+
+-- name: tasks_of_job
+-- The latest row of each task of one job, in revision order.
+SELECT id, id, kit_id, job_id, job_type, task_name, status, current_order, attempt, seq,
+       created_at, coalesce(metadata::text, ''), actor, reason, NULL::smallint[]
+  FROM current_state
+ WHERE kit_id = %(kit_id)s AND job_id = %(job_id)s AND task_name <> ''
+ ORDER BY id
+
+-- name: list_kits
+-- Kits without their jobs, newest first.
+SELECT kit_id, name, project, labels, coalesce(spec::text, ''), actor, counts, revision,
+       created_at, updated_at
+  FROM kits
+ WHERE kit_id < %(before)s
+   AND (%(project)s = '' OR project = %(project)s)
+   AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
+   AND (%(labels)s::jsonb IS NULL OR labels @> %(labels)s::jsonb)
+   AND (%(contains)s = '' OR strpos(lower(name), lower(%(contains)s)) > 0)
+ ORDER BY kit_id DESC
+ LIMIT %(limit)s
+
+-- name: list_jobs
+-- Jobs without their tasks, newest first.
+SELECT j.job_id, j.kit_id, j.name, j.job_type, j.current_order, j.depends_on, j.spec_type, j.spec,
+       j.external, j.max_attempts, j.failures, extract(epoch FROM j.timeout)::float8, j.priority,
+       j.labels, j.status, j.attempt, j.last_seq, j.first_revision, j.revision, j.created_at,
+       j.started_at, j.finished_at, j.worker, j.reason, j.actor, coalesce(j.result::text, ''),
+       l.progress, l.progress_at
+  FROM jobs j LEFT JOIN leases l ON l.job_id = j.job_id AND l.attempt = j.attempt
+ WHERE j.first_revision < %(before)s
+   AND (%(kit_ids)s::int[] IS NULL OR j.kit_id = ANY (%(kit_ids)s::int[]))
+   AND (%(job_types)s::text[] IS NULL OR j.job_type = ANY (%(job_types)s::text[]))
+   AND (%(statuses)s::text[] IS NULL OR j.status = ANY (%(statuses)s::text[]))
+   AND (%(labels)s::jsonb IS NULL OR j.labels @> %(labels)s::jsonb)
+ ORDER BY j.first_revision DESC
+ LIMIT %(limit)s
+
+-- name: task_counts
+-- Tasks of jobs by status.
+SELECT job_id, status, count(*)
+  FROM current_state
+ WHERE kit_id = ANY (%(kit_ids)s) AND job_id = ANY (%(job_ids)s) AND task_name <> ''
+ GROUP BY 1, 2
+
+-- name: list_states
+-- Rows of a range of the log that a filter wants, in order.
+SELECT id, batch, kit_id, job_id, job_type, task_name, status, current_order, attempt, seq,
+       created_at, coalesce(metadata::text, ''), actor, reason, kit_counts
+  FROM mlops_totalstate_table
+ WHERE id > %(after)s AND id <= %(until)s
+   AND (%(kit_ids)s::int[] IS NULL OR kit_id = ANY (%(kit_ids)s::int[]))
+   AND (%(labels)s::jsonb IS NULL
+        OR kit_id IN (SELECT kit_id FROM kits WHERE labels @> %(labels)s::jsonb))
+   AND (%(job_types)s::text[] IS NULL OR job_type = ANY (%(job_types)s::text[]))
+   AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
+   AND (%(job_ids)s::uuid[] IS NULL OR job_id = ANY (%(job_ids)s::uuid[]))
+ ORDER BY id
+ LIMIT %(limit)s
