@@ -58,6 +58,13 @@ class Region:
     def __post_init__(self) -> None:
         if not self.free:
             raise invalid("parameters", "every parameter is fixed: let at least one vary")
+        held: dict[str, Choice] = {}
+        for name, value in self.fixed.items():
+            canonical, problem = self.space[name].canonical(value)
+            if canonical is None:
+                raise invalid(name, problem)
+            held[name] = canonical
+        object.__setattr__(self, "fixed", held)
 
     @cached_property
     def free(self) -> tuple[Parameter, ...]:

@@ -97,21 +97,22 @@ def _designed(attempt: Attempt, spec: pb.DoeSpec) -> _Made:
 def _given(attempt: Attempt, spec: pb.DoeSpec) -> _Made:
     """Opens the design that another job made."""
     found = references.find_design(spec.design_id, attempt.inputs, attempt.artifacts)
-    deck = references.find_deck(
-        spec.deck or found.manifest["deck_id"], attempt.inputs, attempt.artifacts
-    )
-    if deck.deck.digest != found.manifest["deck_id"]:
-        raise JobError(
-            f"the design is for another deck than `{deck.deck.name}`",
-            reason="OTHER_DECK",
-            hint="leave the deck out to use the design's own",
-        )
+    deck = references.deck_of(found.manifest, attempt.artifacts)
+    if spec.deck:
+        named = references.find_deck(spec.deck, attempt.inputs, attempt.artifacts).deck
+        if named.digest != deck.digest:
+            raise JobError(
+                f"the design is for the deck `{deck.name}` {deck.digest[:12]}, not for "
+                f"`{named.name}` {named.digest[:12]}",
+                reason="OTHER_DECK",
+                hint="leave the deck out to use the design's own",
+            )
     kept = ("generator", "version", "seed", "size", "feasible_count", "candidate_count")
     about = {name: found.manifest[name] for name in (*kept, "dropped_count", "quality", "recipe")}
     about["parent_design_id"] = found.manifest["design_id"]
     return _Made(
-        deck=deck.deck,
-        deck_uri=deck.uri or found.manifest["deck_uri"],
+        deck=deck,
+        deck_uri=found.manifest["deck_uri"],
         region=found.region,
         columns=table.read_columns(found.rows, found.region.space),
         about=about,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from vistaflow_services.core.artifacts import ArtifactStore
-from vistaflow_services.core.errors import NotFoundError
+from vistaflow_services.core.errors import ConflictError, NotFoundError
 from vistaflow_services.core.jobs import JobError, JobResult
 from vistaflow_services.decks.deck import Deck, read_archive
 from vistaflow_services.decks.library import DeckLibrary
@@ -23,6 +23,9 @@ from vistaflow_services.doe.domain import Region
 
 MANIFEST: Final = "manifest.json"
 """The file in an attempt's prefix that holds the job's result, written last."""
+
+DECKS: Final = "decks"
+"""The folder of the artifact store that holds every collected deck."""
 
 _JOB_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -79,7 +82,7 @@ def find_deck(
         if reference in (entry["deck_id"], entry["name"]):
             return _collected(entry, artifacts)
     try:
-        found = DeckLibrary(artifacts.root / "decks").find(reference)
+        found = DeckLibrary(artifacts.root / DECKS).find(reference)
     except NotFoundError as error:
         raise JobError(
             error.message, reason="NO_DECK", hint="collect the deck, or list decks with ListDecks"
@@ -118,7 +121,7 @@ def find_design(
 
 def stored_manifest(design_id: str, artifacts: ArtifactStore) -> dict[str, Any] | None:
     """The manifest that the newest complete attempt of a DOE job left, if one did."""
-    if not _JOB_ID.fullmatch(design_id):
+    if not is_job_id(design_id):
         return None
     written = (artifacts.root / "jobs" / design_id).glob(f"*/{MANIFEST}")
     newest = max(written, key=lambda path: int(path.parent.name), default=None)
@@ -139,8 +142,31 @@ def opened(manifest: Mapping[str, Any], artifacts: ArtifactStore) -> FoundDesign
     return FoundDesign(
         manifest=manifest,
         rows=artifacts.verified(design["uri"], design["sha256"]),
-        region=Region(space=Space.from_dict(manifest["space"]), fixed=manifest.get("fixed", {})),
+        region=region_of(manifest),
     )
+
+
+def region_of(manifest: Mapping[str, Any]) -> Region:
+    """Where the design of a manifest lies."""
+    return Region(space=Space.from_dict(manifest["space"]), fixed=manifest.get("fixed", {}))
+
+
+def deck_of(manifest: Mapping[str, Any], artifacts: ArtifactStore) -> Deck:
+    """The deck that the design of a manifest is for.
+
+    Raises:
+        NotFoundError: Its archive is gone.
+        ConflictError: Its archive holds another deck.
+    """
+    deck = read_archive(artifacts.existing(manifest["deck_uri"]).read_bytes())
+    if deck.digest != manifest["deck_id"]:
+        raise ConflictError("the deck's archive is not the one that the design was made for")
+    return deck
+
+
+def is_job_id(text: str) -> bool:
+    """Whether a text is a job's id in its 36-character form."""
+    return _JOB_ID.fullmatch(text) is not None
 
 
 def _collected(entry: Mapping[str, Any], artifacts: ArtifactStore) -> FoundDeck:
