@@ -121,12 +121,12 @@ class _Loader:
                 continue
             if kind in (Kind.REAL, Kind.INTEGER) and "range" not in each and not choices:
                 self._fields.add(
-                    f"{path}.range", f"missing; a {kind} parameter has `range: [low, high]`"
+                    f"{path}.range", f"missing; the type {kind} has `range: [low, high]`"
                 )
                 continue
             if kind not in (Kind.REAL, Kind.INTEGER) and "choices" not in each:
                 self._fields.add(
-                    f"{path}.choices", f"missing; a {kind} parameter has a list of choices"
+                    f"{path}.choices", f"missing; the type {kind} has a list of choices"
                 )
                 continue
             if "range" in each and (low is None or high is None):
@@ -183,11 +183,9 @@ class _Loader:
         self, told: Any, parameters: list[Parameter], named: list[Place]
     ) -> list[Constraint]:
         constraints: list[Constraint] = []
-        numeric = [each.name for each in parameters if each.is_numeric]
+        texts = {each.name for each in parameters if not each.is_numeric}
         # A parameter with another mistake is known all the same.
-        names = {*numeric, *(each.name for each in named)} - {
-            each.name for each in parameters if not each.is_numeric
-        }
+        names = [each.name for each in named]
         if told is None:
             return []
         if not isinstance(told, list) or len(told) > MAX_CONSTRAINTS:
@@ -198,9 +196,15 @@ class _Loader:
                 self._fields.add(f"constraints[{at}]", 'is no text; write such as "h <= b"')
                 continue
             try:
-                constraints.append(parse_constraint(each, names))
+                constraint = parse_constraint(each, names)
             except InvalidError as error:
                 self._fields.add(f"constraints[{at}]", error.message)
+                continue
+            for name in sorted(constraint.names & texts):
+                self._fields.add(
+                    f"constraints[{at}]", f"`{name}` has choices of text, which no formula reads"
+                )
+            constraints.append(constraint)
         return constraints
 
     def _feasible(self, space: Space) -> None:

@@ -89,10 +89,14 @@ class Parameter:
 
     def _check_range(self, found: Violations) -> None:
         if self.choices:
-            found.add("choices", f"a {self.kind} parameter has a range, not choices")
+            found.add(
+                "choices",
+                f"the type {self.kind} has a range; choices go with categorical and ordinal",
+            )
+            return
         for field, value in (("low", self.low), ("high", self.high)):
             if value is None:
-                found.add(field, f"missing; a {self.kind} parameter needs a range of two numbers")
+                found.add(field, f"missing; the type {self.kind} needs a range of two numbers")
             elif not _is_number(value) or not math.isfinite(value):
                 found.add(field, f"`{value}` is not a finite number")
             elif self.kind is Kind.INTEGER and (value != int(value) or abs(value) > _MAX_INTEGER):
@@ -110,9 +114,9 @@ class Parameter:
 
     def _check_choices(self, found: Violations) -> None:
         if self.low is not None or self.high is not None:
-            found.add("low", f"a {self.kind} parameter has choices, not a range")
+            found.add("low", f"the type {self.kind} has choices, not a range")
         if self.scale is not Scale.LINEAR:
-            found.add("scale", f"a {self.kind} parameter has no scale")
+            found.add("scale", f"the type {self.kind} has no scale")
         if not 2 <= len(self.choices) <= MAX_CHOICES:
             found.add("choices", f"{len(self.choices)} choices; give 2 to {MAX_CHOICES}")
             return

@@ -130,7 +130,8 @@ class Sources:
             except UnicodeDecodeError as error:
                 line = content[: error.start].count(b"\n") + 1
                 self._fields.found.add(f"{path}:{line}", "is not UTF-8; save the file as UTF-8")
-                continue
+                # Enough of it is read to find what else is wrong.
+                text = content.decode(errors="replace")
             words.update(re.findall(r"[a-z_][a-z0-9_.]*", text.lower()))
             if path in templates:
                 used |= self._placeholders(path, content, names)
