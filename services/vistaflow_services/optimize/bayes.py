@@ -12,22 +12,22 @@ Sources: Jones, Schonlau and Welch 1998 (expected improvement); Gardner et al. 2
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
+
 from vistaflow_services.decks.space import Point
 from vistaflow_services.optimize.acquisition import Acquisition
+from vistaflow_services.optimize.climbing import Climber
 from vistaflow_services.optimize.cube import PointKey, SearchCube, point_key
 from vistaflow_services.optimize.posterior import Posterior
 from vistaflow_services.optimize.surfaces import CubeSurfaces, Learner
 from vistaflow_services.optimize.warping import constraint_scale
 
 Array = NDArray[np.float64]
-Loss = Callable[[Array], tuple[float, Array]]
 
 MAX_MODEL_POINTS = 400
 """Most points a surface is fitted on: the best half's surroundings and a spread of the rest."""
@@ -49,10 +49,6 @@ STALL = 1e-2
 
 LAST_REFINEMENTS = 4
 """Evaluations left from which only refinement is asked for."""
-
-CLIMB_ITERATIONS = 30
-CAUTION = 0.5
-"""Standard deviations by which a predicted constraint must be met when refining."""
 
 TOO_CLOSE = 1e-7
 """Largest coordinate difference at which two cube points count as one."""
@@ -115,6 +111,9 @@ class _Models:
     best: float | None
     """Its warped objective, or None when nothing feasible is known."""
 
+    unwarped: float
+    """What one unit of the warped objective is worth at the best point, in the objective's unit."""
+
     second: Array
     """Where the best point outside the surroundings of the incumbent lies (d,)."""
 
@@ -143,9 +142,12 @@ class BayesianSearch:
     """All that was told, in order."""
 
     def __post_init__(self) -> None:
+        self._climber = Climber(self.cube)
+        self._grid = self.cube.grid(GLOBAL_CANDIDATES)
         self._inputs: list[Array] = []
         self._seen: set[PointKey] = set()
         self._asked = 0
+        self.expected_gain: float | None = None
         self._objective = Learner(self.cube, self.seed)
         self._constraints = [
             Learner(self.cube, self.seed + 1 + j) for j in range(self.constraint_count)
@@ -212,12 +214,16 @@ class BayesianSearch:
         usual = float(np.median([each.objective for each in self.observations if each.ok]))
         return before.objective - now.objective < STALL * abs(usual - now.objective)
 
+    def _spread(self, count: int, rng: np.random.Generator) -> Array:
+        """Allowed inputs all over the cube: every point of it where it has few."""
+        if self._grid is not None:
+            return self._grid[rng.permutation(len(self._grid))]
+        return self.cube.sample(lambda n: latin(n, self.cube.dimension, rng), count)
+
     def _explore(self, count: int, rng: np.random.Generator, taken: set[PointKey]) -> list[Point]:
         """Space-filling points, for want of two usable observations."""
         found: list[Point] = []
-        points, _ = self.cube.canonical(
-            self.cube.sample(lambda n: latin(n, self.cube.dimension, rng), 64 * count)
-        )
+        points, _ = self.cube.canonical(self._spread(64 * count, rng))
         for point, allowed in zip(points, self.cube.allows(points), strict=True):
             if allowed and point_key(point) not in taken and len(found) < count:
                 taken.add(point_key(point))
@@ -233,7 +239,7 @@ class BayesianSearch:
         violation = np.array([each.violation for each in told])
         order = np.lexsort((objective, np.where(feasible, 0.0, violation)))
         incumbent = inputs[order[0]]
-        chosen = self._subset(inputs, incumbent)
+        chosen = model_rows(inputs, incumbent)
         features = self.cube.features(inputs[chosen])
         warped, warping = self._objective.fit_warped(features, objective[chosen])
         quantities = [warped]
@@ -247,7 +253,7 @@ class BayesianSearch:
         constraint_count = len(quantities) - 1
         if len(ok) < len(self.observations):
             everything = np.array(self._inputs)
-            near = self._subset(everything, incumbent)
+            near = model_rows(everything, incumbent)
             failed = np.array([-1.0 if self.observations[row].ok else 1.0 for row in near])
             features = self.cube.features(everything[near])
             posteriors.append(Posterior(features, [self._failure.fit(features, failed)]))
@@ -260,18 +266,10 @@ class BayesianSearch:
             constraints=tuple(range(1, 1 + constraint_count)),
             incumbent=incumbent,
             best=float(scaled[order[0]]) if feasible[order[0]] else None,
+            unwarped=warping.unit_at(float(objective[order[0]])),
             second=inputs[second],
             second_best=float(scaled[second]) if feasible[second] else None,
         )
-
-    def _subset(self, inputs: Array, incumbent: Array) -> NDArray[np.int64]:
-        """Rows to fit on: all, or the nearest to the incumbent and an even pick of the rest."""
-        if len(inputs) <= MAX_MODEL_POINTS:
-            return np.arange(len(inputs))
-        order = np.argsort(np.abs(inputs - incumbent).max(axis=1), kind="stable")
-        near, far = order[: MAX_MODEL_POINTS // 2], np.sort(order[MAX_MODEL_POINTS // 2 :])
-        spread = far[np.linspace(0, len(far) - 1, MAX_MODEL_POINTS // 2).astype(np.int64)]
-        return np.sort(np.concatenate([near, spread]))
 
     def _propose(
         self, models: _Models, role: Role, rng: np.random.Generator, taken: set[PointKey]
@@ -284,21 +282,29 @@ class BayesianSearch:
             best=models.second_best if role is Role.ELSEWHERE else models.best,
         )
         centre = models.second if role is Role.ELSEWHERE else models.incumbent
-        spread = self.cube.sample(lambda n: latin(n, self.cube.dimension, rng), GLOBAL_CANDIDATES)
+        spread = self._spread(GLOBAL_CANDIDATES, rng)
         near = self.cube.sample(lambda n: around(centre, n, rng), LOCAL_CANDIDATES)
         candidates = np.vstack([spread, near])
+        if not len(candidates):
+            return None
         merits = acquisition.values(candidates)
         if role is Role.ELSEWHERE:
             merits = np.where(_is_far(candidates, models.incumbent), merits, -np.inf)
         order = np.argsort(-merits, kind="stable")
         lottery = rng.permutation(order[:200])[:LOTTERY]
         starts = candidates[[*order[: REFINED_STARTS - len(lottery)], *lottery]]
-        refined = [self._refine(acquisition, start) for start in starts]
+        refined = [self._climber.refine(acquisition, start) for start in starts]
         if role is Role.ELSEWHERE:
             refined = [each for each in refined if _is_far(each[1][None], models.incumbent)[0]]
+        if role is Role.IMPROVE and models.best is not None:
+            top = max(merit for merit, _ in refined)
+            self.expected_gain = float(np.exp(min(top, 700.0))) * models.unwarped
         ranked = [where for _, where in sorted(refined, key=lambda each: -each[0])]
         if role is Role.REFINE:
-            descents = [self._descend(models, start) for start in (models.incumbent, *ranked[:1])]
+            descents = [
+                self._climber.descend(models.surfaces, models.constraints, start)
+                for start in (models.incumbent, *ranked[:1])
+            ]
             ranked[:0] = [where for _, where in sorted(descents, key=lambda each: each[0])]
         return self._first_new(np.vstack([*ranked, candidates[order]]), taken)
 
@@ -313,114 +319,6 @@ class BayesianSearch:
                 if np.abs(known - here).max(axis=1).min() > TOO_CLOSE:
                     return point, here
         return None
-
-    def _refine(self, acquisition: Acquisition, start: Array) -> tuple[float, Array]:
-        """Climbs from `start` over real coordinates, then over discrete neighbours, in turns."""
-        where = start
-        merit = float(acquisition.values(where[None, :])[0])
-        for _ in range(3):
-            merit, where = self._climb(acquisition, merit, where)
-            around_here = self.cube.neighbours(where)
-            if not len(around_here):
-                break
-            around_here = around_here[self.cube.allowed(around_here)]
-            if not len(around_here):
-                break
-            merits = acquisition.values(around_here)
-            top = int(merits.argmax())
-            if merits[top] <= merit:
-                break
-            merit, where = float(merits[top]), around_here[top]
-        return merit, where
-
-    def _climb(self, acquisition: Acquisition, merit: float, start: Array) -> tuple[float, Array]:
-        free = self.cube.continuous
-        if not len(free):
-            return merit, start
-
-        def loss(reals: Array) -> tuple[float, Array]:
-            full = start.copy()
-            full[free] = np.clip(reals, 0.0, 1.0)
-            value, slope = acquisition.value_and_slope(full)
-            return -value, -slope[free]
-
-        found = self._minimise(loss, start, None)
-        if found is None:
-            return merit, start
-        reached = float(acquisition.values(found[None, :])[0])
-        return (reached, found) if reached > merit else (merit, start)
-
-    def _descend(self, models: _Models, start: Array) -> tuple[float, Array]:
-        """Minimises the predicted objective where every constraint is predicted to be met."""
-        free = self.cube.continuous
-        if not len(free):
-            return np.inf, start
-
-        def loss(reals: Array) -> tuple[float, Array]:
-            full = start.copy()
-            full[free] = np.clip(reals, 0.0, 1.0)
-            mean, _, dmean, _ = models.surfaces.gradient(full)
-            return float(mean[0]), dmean[0][free]
-
-        found = self._minimise(loss, start, models)
-        if found is None:
-            return np.inf, start
-        return float(models.surfaces.predict(found[None, :])[0][0, 0]), found
-
-    def _minimise(self, loss: Loss, start: Array, models: _Models | None) -> Array | None:
-        """Descends over real coordinates within what is known, and predicted if given, to hold."""
-        free = self.cube.continuous
-        bounds = [(0.0, 1.0)] * len(free)
-        full = start.copy()
-        rows = list(models.constraints) if models else []
-        if not rows and not self.cube.known:
-            found = minimize(
-                loss,
-                start[free],
-                jac=True,
-                method="L-BFGS-B",
-                bounds=bounds,
-                options={"maxiter": CLIMB_ITERATIONS},
-            )
-            full[free] = np.clip(found.x, 0.0, 1.0)
-            return full
-        last: list[tuple[bytes, Array, Array]] = []
-
-        def limits(reals: Array) -> tuple[Array, Array]:
-            key = reals.tobytes()
-            if not last or last[0][0] != key:
-                here = start.copy()
-                here[free] = np.clip(reals, 0.0, 1.0)
-                values, slopes = self.cube.excess_slope(here)
-                if models:
-                    mean, sd, dmean, dsd = models.surfaces.gradient(here)
-                    values = np.append(values, mean[rows] + CAUTION * sd[rows])
-                    slopes = np.vstack([slopes, dmean[rows] + CAUTION * dsd[rows]])
-                last[:] = [(key, -values, -slopes[:, free])]
-            return last[0][1], last[0][2]
-
-        found = minimize(
-            loss,
-            start[free],
-            jac=True,
-            method="SLSQP",
-            bounds=bounds,
-            constraints=[
-                {"type": "ineq", "fun": lambda x: limits(x)[0], "jac": lambda x: limits(x)[1]}
-            ],
-            options={"maxiter": CLIMB_ITERATIONS, "ftol": 1e-9},
-        )
-        if not np.isfinite(found.x).all():
-            return None
-        full[free] = np.clip(found.x, 0.0, 1.0)
-        return self._into_allowed(start, full)
-
-    def _into_allowed(self, inside: Array, reached: Array) -> Array:
-        """The farthest allowed point on the way from an allowed one to `reached`."""
-        shares = np.concatenate([[1.0], 1.0 - 0.5 ** np.arange(40, 0, -1), [0.0]])
-        way = inside + shares[:, None] * (reached - inside)
-        allowed = self.cube.allowed(self.cube.canonical(way)[1])
-        return way[int(allowed.argmax())] if allowed.any() else inside
 
 
 def best_observation(observations: Sequence[Observation]) -> Observation | None:
@@ -439,6 +337,16 @@ def best_observation(observations: Sequence[Observation]) -> Observation | None:
             each.objective,
         ),
     )
+
+
+def model_rows(inputs: Array, centre: Array) -> NDArray[np.int64]:
+    """Rows of inputs (n, d) to fit on: all, or the nearest to `centre` and some of the rest."""
+    if len(inputs) <= MAX_MODEL_POINTS:
+        return np.arange(len(inputs))
+    order = np.argsort(np.abs(inputs - centre).max(axis=1), kind="stable")
+    near, far = order[: MAX_MODEL_POINTS // 2], np.sort(order[MAX_MODEL_POINTS // 2 :])
+    spread = far[np.linspace(0, len(far) - 1, MAX_MODEL_POINTS // 2).astype(np.int64)]
+    return np.sort(np.concatenate([near, spread]))
 
 
 def latin(count: int, dimension: int, rng: np.random.Generator) -> Array:

@@ -8,10 +8,13 @@ is used exactly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
 from vistaflow_services.core.expressions import Constraint
 from vistaflow_services.decks.space import Kind, Parameter, Point, Scale, Space
 
@@ -33,21 +36,37 @@ def point_key(point: Point) -> PointKey:
 class SearchCube:
     """The searchable form of a space with constraints that involve parameters only."""
 
-    def __init__(self, space: Space, known: Sequence[Constraint] = ()) -> None:
+    def __init__(
+        self,
+        space: Space,
+        known: Sequence[Constraint] = (),
+        fixed: Mapping[str, float | int | str] | None = None,
+    ) -> None:
+        """Describes the search.
+
+        Args:
+            space: The parameters and their ranges.
+            known: Further constraints that read parameters only.
+            fixed: Canonical values of parameters that are held.
+        """
         self.space = space
+        self.fixed = dict(fixed or {})
         self.known = (*space.constraints, *known)
         self._read = sorted({name for each in self.known for name in each.names})
         self.dimension = space.dimension
-        self.levels = [self._levels(j, each) for j, each in enumerate(space.parameters)]
+        self.levels = [self._levels(each) for each in space.parameters]
         self.continuous = np.array(
             [j for j, levels in enumerate(self.levels) if levels is None], dtype=np.int64
         )
         self._one_hot = [
-            each.kind is Kind.CATEGORICAL and len(each.choices) > 2 for each in space.parameters
+            each.kind is Kind.CATEGORICAL and len(each.choices) > 2 and each.name not in self.fixed
+            for each in space.parameters
         ]
 
-    def _levels(self, column: int, parameter: Parameter) -> Array | None:
+    def _levels(self, parameter: Parameter) -> Array | None:
         values: Sequence[float | int | str]
+        if parameter.name in self.fixed:
+            return parameter.encode([self.fixed[parameter.name]])
         if parameter.kind is Kind.REAL:
             return None
         if parameter.kind is Kind.INTEGER:
@@ -57,14 +76,7 @@ class SearchCube:
             values = range(low, high + 1)
         else:
             values = parameter.choices
-        centre = self.space.decode(np.full((1, self.dimension), 0.5))[0]
-        points: list[Point] = [{**centre, parameter.name: value} for value in values]
-        return np.asarray(self.space.encode(points)[:, column], dtype=np.float64)
-
-    @property
-    def is_continuous(self) -> bool:
-        """Whether every parameter is searched as real."""
-        return len(self.continuous) == self.dimension
+        return parameter.encode(values)
 
     def snap(self, inputs: Array) -> Array:
         """Inputs (n, d) with each discrete coordinate moved to its nearest level."""
@@ -77,7 +89,7 @@ class SearchCube:
 
     def canonical(self, inputs: Array) -> tuple[list[Point], Array]:
         """The canonical points nearest to inputs (n, d), and where exactly they lie (n, d)."""
-        points = self.space.decode(self.snap(inputs))
+        points = [{**each, **self.fixed} for each in self.space.decode(self.snap(inputs))]
         return points, np.asarray(self.space.encode(points), dtype=np.float64)
 
     def neighbours(self, point: Array) -> Array:
@@ -98,6 +110,14 @@ class SearchCube:
                     moved[column] = levels[level]
                     found.append(moved)
         return np.array(found).reshape(-1, self.dimension)
+
+    def grid(self, limit: int) -> Array | None:
+        """Every allowed point of a wholly discrete cube, if there are at most `limit` of all."""
+        levels = [each for each in self.levels if each is not None]
+        if len(levels) < self.dimension or math.prod(map(len, levels)) > limit:
+            return None
+        every = np.array(list(itertools.product(*levels)), dtype=np.float64)
+        return every[self.allowed(every)]
 
     def features(self, inputs: Array) -> Array:
         """Model inputs (n, p): unit coordinates, with unordered choices as one column each.
@@ -152,7 +172,9 @@ class SearchCube:
             if each.name not in self._read:
                 continue
             places = inputs[:, column]
-            if self.levels[column] is not None or each.low is None or each.high is None:
+            if each.name in self.fixed:
+                columns[each.name] = np.full(len(inputs), self.fixed[each.name])
+            elif self.levels[column] is not None or each.low is None or each.high is None:
                 columns[each.name] = each.decode(places)
             elif each.scale is Scale.LOG:
                 columns[each.name] = each.low * (each.high / each.low) ** places

@@ -13,6 +13,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
+
 from vistaflow_services.surrogates.gaussian_process import cholesky_with_jitter
 
 Array = NDArray[np.float64]

@@ -13,6 +13,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
+
 from vistaflow_services.optimize.cube import SearchCube
 from vistaflow_services.optimize.posterior import Posterior, Quantity
 from vistaflow_services.optimize.warping import Warping, candidate_warpings

@@ -56,6 +56,12 @@ class Warping:
             return np.asarray(yeojohnson(scaled, self.power), dtype=np.float64)
         return values
 
+    def unit_at(self, value: float) -> float:
+        """How much the value changes for one unit of the new scale, at `value`."""
+        step = 1e-6 * max(abs(value), self.spread, 1e-300)
+        low, high = self.apply(np.array([value - step, value + step]))
+        return 2.0 * step / float(high - low) if high > low else 1.0
+
 
 def candidate_warpings(values: Array) -> list[Warping]:
     """The scales worth trying for `values` (n,), which are to be minimised.

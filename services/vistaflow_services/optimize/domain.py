@@ -1,0 +1,333 @@
+"""What an optimisation is after, and what a point is worth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from vistaflow_services.core.errors import FieldViolation, InvalidError, Violations
+from vistaflow_services.core.expressions import Constraint, Goals, Objective, parse_goals
+from vistaflow_services.decks.space import Point, Space
+from vistaflow_services.optimize.bayes import Observation
+
+MAX_BUDGET = 100_000
+"""Most simulator runs that a study may spend."""
+
+MAX_BATCH = 64
+"""Most points that are proposed at a time."""
+
+DEFAULT_BATCH = 4
+"""Points proposed at a time on a machine of as many cores or more, unless told."""
+
+RUNS_PER_PARAMETER = 5
+"""Simulator runs that a study spends for each parameter, unless told."""
+
+MAX_TUNING_TRIALS = 10_000
+MAX_FOLDS = 20
+
+EXAMPLE = "maximize ion; ioff <= 1e-9"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyPlan:
+    """How a study is to be run; valid once made.
+
+    Raises:
+        InvalidError: From the constructor, one violation for each field that is wrong.
+    """
+
+    goals: str
+    """Objective and constraints as written."""
+
+    budget: int = 0
+    """Simulator runs it may spend beside the design's; 0 for 5 a parameter."""
+
+    batch_size: int = 0
+    """Points proposed at a time; 0 for one a core, at most 4."""
+
+    tolerance: float = 0.0
+    """Relative improvement below which it stops early; 0 spends the budget."""
+
+    seed: int = 0
+    """Fixes every random choice."""
+
+    def __post_init__(self) -> None:
+        found = Violations()
+        if not self.goals.strip():
+            found.add("goals", f"missing; write an objective and constraints such as `{EXAMPLE}`")
+        if not 0 <= self.budget <= MAX_BUDGET:
+            found.add(
+                "budget",
+                f"{self.budget} simulator runs; give 1 to {MAX_BUDGET}, "
+                f"or leave it unset for {RUNS_PER_PARAMETER} a parameter",
+            )
+        if not 0 <= self.batch_size <= MAX_BATCH:
+            found.add(
+                "batch_size",
+                f"{self.batch_size} points at a time; give 1 to {MAX_BATCH}, or leave it unset",
+            )
+        if not (math.isfinite(self.tolerance) and 0.0 <= self.tolerance < 1.0):
+            found.add("tolerance", f"{self.tolerance} is no share from 0 to below 1, such as 0.001")
+        if self.seed < 0:
+            found.add("seed", f"{self.seed} is negative; give 0 or more")
+        found.check()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningPlan:
+    """How hyper-parameters are to be tuned; valid once made.
+
+    Raises:
+        InvalidError: From the constructor, one violation for each field that is wrong.
+    """
+
+    family: str
+    """The family of models, by its name."""
+
+    response: str = ""
+    """The response to tune for; empty for all of them."""
+
+    trial_count: int = 30
+    """Trials, the default's included."""
+
+    folds: int = 5
+    """Folds of the cross-validation."""
+
+    seed: int = 0
+    """Fixes folds and proposals."""
+
+    def __post_init__(self) -> None:
+        found = Violations()
+        if not self.family:
+            found.add("family", "missing; name the family of models to tune")
+        if not 1 <= self.trial_count <= MAX_TUNING_TRIALS:
+            found.add("trial_count", f"{self.trial_count} trials; give 1 to {MAX_TUNING_TRIALS}")
+        if not 2 <= self.folds <= MAX_FOLDS:
+            found.add("folds", f"{self.folds} folds; give 2 to {MAX_FOLDS}")
+        if self.seed < 0:
+            found.add("seed", f"{self.seed} is negative; give 0 or more")
+        found.check()
+
+
+def check_goals(text: str, *, responses: Sequence[str], parameters: Sequence[str]) -> Goals:
+    """The goals, with exactly one objective.
+
+    Args:
+        text: Such as `maximize ion; ioff <= 1e-9`.
+        responses: What the simulator returns.
+        parameters: The names of the numeric parameters.
+
+    Raises:
+        InvalidError: Each mistake under the field `goals`.
+    """
+    try:
+        goals = parse_goals(text, responses=responses, parameters=parameters)
+    except InvalidError as error:
+        told = [
+            FieldViolation(field="goals", description=each.description)
+            for each in (error.violations or (FieldViolation(field="", description=error.message),))
+        ]
+        raise InvalidError(f"goals: {error.message}", violations=told) from None
+    found = Violations()
+    if len(goals.objectives) != 1:
+        found.add(
+            "goals",
+            f"{len(goals.objectives)} objectives; keep one and bound the others, as in `{EXAMPLE}`",
+        )
+    elif not goals.names & set(responses):
+        found.add("goals", "no response is named, so there is nothing to simulate; name one")
+    found.check()
+    return goals
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConstraintValue:
+    """One constraint at one point."""
+
+    text: str
+    """As written."""
+
+    value: float
+    """Its left side."""
+
+    limit: float
+    """Its right side."""
+
+    met: bool
+    """Whether it holds."""
+
+    miss: float
+    """How far it is missed, as a part of its larger side; 0 when met."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assessment:
+    """What a simulated point is worth."""
+
+    objective: float
+    """The objective as written; not a number where its formula is undefined."""
+
+    constraints: tuple[ConstraintValue, ...]
+    """Every constraint of the goals, in their order."""
+
+    @property
+    def feasible(self) -> bool:
+        """Whether every constraint is met."""
+        return all(each.met for each in self.constraints)
+
+    @property
+    def violation(self) -> float:
+        """How far the worst constraint is missed, as a part of its larger side."""
+        return max((each.miss for each in self.constraints), default=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Goals over a space."""
+
+    space: Space
+    """What may be varied."""
+
+    goals: Goals
+    """What is wanted; one objective."""
+
+    fixed: Mapping[str, float | int | str] = field(default_factory=dict)
+    """Parameters that are held, with their values."""
+
+    @property
+    def objective(self) -> Objective:
+        """What is to be optimised."""
+        return self.goals.objectives[0]
+
+    @cached_property
+    def known(self) -> tuple[Constraint, ...]:
+        """Constraints that read parameters only: they hold or not before anything is run."""
+        return tuple(each for each in self.goals.constraints if self._is_known(each))
+
+    @cached_property
+    def simulated(self) -> tuple[Constraint, ...]:
+        """Constraints that read responses."""
+        return tuple(each for each in self.goals.constraints if not self._is_known(each))
+
+    def _is_known(self, constraint: Constraint) -> bool:
+        return constraint.names <= set(self.space.names)
+
+    def assess(self, point: Mapping[str, Any], responses: Mapping[str, float]) -> Assessment:
+        """What a point with these responses is worth."""
+        values = {**point, **responses}
+        return Assessment(
+            objective=float(self.objective.expression.evaluate(values)),
+            constraints=tuple(_constraint_value(each, values) for each in self.goals.constraints),
+        )
+
+    def observe(self, point: Point, responses: Mapping[str, float] | None) -> Observation:
+        """A run as the search takes it in; `responses` is None when it failed."""
+        if responses is None:
+            sides = tuple((math.nan, math.nan) for _ in self.simulated)
+            return Observation(point=point, sides=sides)
+        assessed = self.assess(point, responses)
+        values = {**point, **responses}
+        return Observation(
+            point=point,
+            objective=self.objective.sign * assessed.objective,
+            sides=tuple(_turned(each, values) for each in self.simulated),
+            feasible=assessed.feasible and bool(self.space.feasible([point])[0]),
+            violation=assessed.violation,
+        )
+
+
+def _constraint_value(constraint: Constraint, values: Mapping[str, Any]) -> ConstraintValue:
+    left = float(constraint.left.evaluate(values))
+    right = float(constraint.right.evaluate(values))
+    met = bool(constraint.met(values))
+    excess = float(constraint.violation(values))
+    size = max(abs(left), abs(right))
+    miss = 0.0 if met or excess <= 0 else excess / size if math.isfinite(size) else math.inf
+    return ConstraintValue(text=str(constraint), value=left, limit=right, met=met, miss=miss)
+
+
+def _turned(constraint: Constraint, values: Mapping[str, Any]) -> tuple[float, float]:
+    """The sides of a constraint, turned so that left <= right is met."""
+    left = float(constraint.left.evaluate(values))
+    right = float(constraint.right.evaluate(values))
+    return (left, right) if constraint.op.startswith("<") else (right, left)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One point of a study and what became of it."""
+
+    number: int
+    """From 0, in the order in which they were evaluated."""
+
+    origin: str
+    """`doe`, `infill` or `verify`; `default` or `tuned` where hyper-parameters are tuned."""
+
+    point: Mapping[str, float | int | str]
+    """Values of the parameters."""
+
+    responses: Mapping[str, float] | None = None
+    """What the simulator returned; None when it failed."""
+
+    assessment: Assessment | None = None
+    """What that is worth; None when it failed."""
+
+    feasible: bool = False
+    """Whether every constraint, the space's included, is met."""
+
+    failure: str | None = None
+    """How the run failed, such as `TIMEOUT`."""
+
+    predicted: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Mean and deviation of each response as predicted before the run; empty when unknown."""
+
+    cached: bool = False
+    """Whether the point store had it."""
+
+    seconds: float = 0.0
+    """How long its run took."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether it has an objective and constraints that can be compared."""
+        return self.assessment is not None and math.isfinite(self.assessment.objective)
+
+
+def best_trial(trials: Sequence[Trial], sign: float) -> Trial | None:
+    """The best feasible trial, else the usable one of least violation; of equals the earliest.
+
+    Args:
+        trials: In order.
+        sign: +1 to minimise, -1 to maximise.
+    """
+    usable = [each for each in trials if each.usable]
+
+    def rank(trial: Trial) -> tuple[bool, float, float]:
+        assert trial.assessment is not None
+        miss = 0.0 if trial.feasible else trial.assessment.violation
+        return not trial.feasible, miss, sign * trial.assessment.objective
+
+    return min(usable, key=rank, default=None)
+
+
+def blocking(trials: Sequence[Trial], problem: Problem) -> list[str]:
+    """The constraints that keep every trial from being feasible, most often missed first.
+
+    Args:
+        trials: None of them feasible.
+        problem: What they were tried for.
+    """
+    usable = [each.assessment for each in trials if each.usable and each.assessment]
+    counts = [
+        sum(not each.constraints[j].met for each in usable)
+        for j in range(len(problem.goals.constraints))
+    ]
+    order = sorted(range(len(counts)), key=lambda j: -counts[j])
+    return [
+        f"`{problem.goals.constraints[j]}` is missed by {counts[j]} of {len(usable)} points"
+        for j in order
+        if counts[j]
+    ]

@@ -1,0 +1,173 @@
+"""Finds what a study refers to: its design, its deck, a model, a scaled dataset.
+
+A reference is one string: a job's name in the same kit, or the id of a finished job,
+which is found by the manifest that the job left beside what it made.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow.parquet as pq
+
+from vistaflow_services.core.artifacts import ArtifactStore
+from vistaflow_services.core.errors import ServiceError
+from vistaflow_services.core.jobs import JobError, JobResult
+from vistaflow_services.decks.deck import Deck, read_archive
+from vistaflow_services.decks.space import Point, Space
+from vistaflow_services.optimize.domain import Problem, Trial
+from vistaflow_services.optimize.study import made_trial
+
+MANIFEST: Final = "manifest.json"
+"""The file in an attempt's prefix that holds the job's result."""
+
+_JOB_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """An evaluated design to start from."""
+
+    deck: Deck
+    """What its points were run in."""
+
+    space: Space
+    """Where it lies: the deck's space, perhaps narrowed."""
+
+    fixed: Mapping[str, float | int | str] = field(default_factory=dict)
+    """Parameters that it held."""
+
+    rows: tuple[Mapping[str, Any], ...]
+    """Its table: `x.<name>`, `y.<name>`, `failure`, `seconds`."""
+
+    def trials(self, problem: Problem) -> list[Trial]:
+        """Its evaluated points as the first trials of a study, in order."""
+        found: list[Trial] = []
+        substituted = self.deck.failure_policy.substitute
+        for row in self.rows:
+            point: Point = {
+                each.name: self._canonical(each.name, row[f"x.{each.name}"])
+                for each in self.space.parameters
+            }
+            responses = {name: row[f"y.{name}"] for name in self.deck.response_names}
+            failure = row["failure"]
+            if failure is None and None in responses.values():
+                continue  # it was never run
+            if failure is None and substituted and responses == dict(substituted):
+                failure = "SUBSTITUTED"
+            found.append(
+                made_trial(
+                    problem,
+                    len(found),
+                    "doe",
+                    point,
+                    None if failure else responses,
+                    failure=failure,
+                    seconds=row.get("seconds") or 0.0,
+                )
+            )
+        return found
+
+    def _canonical(self, name: str, value: Any) -> float | int | str:
+        canonical, problem = self.space[name].canonical(value)
+        if canonical is None:
+            raise JobError(
+                f"the design has {problem}",
+                reason="BAD_DESIGN",
+                hint="use a design of the same deck and ranges",
+            )
+        return canonical
+
+
+def find_manifest(
+    reference: str,
+    what: str,
+    key: str,
+    inputs: Mapping[str, JobResult],
+    artifacts: ArtifactStore,
+) -> Mapping[str, Any]:
+    """The result of the job that `reference` names.
+
+    Args:
+        reference: A job's name in the kit, or a job id.
+        what: What it should be, for the message.
+        key: What such a result has.
+        inputs: The finished jobs that the study depends on.
+        artifacts: Where results of other kits are found.
+
+    Raises:
+        JobError: There is none, or it is another kind of job.
+    """
+    by_id = {each.job_id: each for each in inputs.values()}
+    source = inputs.get(reference) or by_id.get(reference)
+    manifest = source.result if source else stored_manifest(reference, artifacts)
+    if manifest is None:
+        raise JobError(
+            f"no {what} `{reference[:100]}`: it is neither a job this one depends on nor a "
+            "finished job",
+            reason="NOT_FOUND",
+            hint=f"give the name of a job of the kit, or the id of a finished {what}",
+        )
+    if key not in manifest:
+        raise JobError(
+            f"`{reference[:100]}` made no {what}",
+            reason="NOT_FOUND",
+            hint=f"name the job that makes the {what}",
+        )
+    return manifest
+
+
+def stored_manifest(job_id: str, artifacts: ArtifactStore) -> Mapping[str, Any] | None:
+    """The manifest that the newest complete attempt of a job left, if one did."""
+    if not _JOB_ID.fullmatch(job_id):
+        return None
+    written = (artifacts.root / "jobs" / job_id).glob(f"*/{MANIFEST}")
+    newest = max(written, key=lambda path: int(path.parent.name), default=None)
+    if newest is None:
+        return None
+    manifest: dict[str, Any] = json.loads(newest.read_bytes())
+    return manifest
+
+
+def open_design(manifest: Mapping[str, Any], artifacts: ArtifactStore) -> Design:
+    """The design of a DOE job's result, with its deck.
+
+    Raises:
+        JobError: A file is gone or altered, or the design was never run.
+    """
+    try:
+        archive = artifacts.existing(str(manifest["deck_uri"]))
+        deck = read_archive(archive.read_bytes())
+        table = artifacts.verified(manifest["design"]["uri"], manifest["design"]["sha256"])
+    except ServiceError as error:
+        raise JobError(error.message, reason="MISSING_ARTIFACT") from error
+    if deck.digest != manifest["deck_id"]:
+        raise JobError(
+            f"the deck at {manifest['deck_uri']} is not the one the design was run in",
+            reason="OTHER_DECK",
+            hint="run the design again",
+        )
+    if not manifest.get("evaluated_count"):
+        raise JobError(
+            "the design was never run, so there is nothing to start from",
+            reason="NOT_EVALUATED",
+            hint="evaluate the design first",
+        )
+    return Design(
+        deck=deck,
+        space=Space.from_dict(manifest["space"]),
+        fixed=dict(manifest.get("fixed", {})),
+        rows=tuple(pq.read_table(table).to_pylist()),
+    )
+
+
+def model_folder(manifest: Mapping[str, Any], artifacts: ArtifactStore) -> tuple[Path, str | None]:
+    """Where the model of an ML_TRAIN job's result lies, and the hash of its manifest."""
+    model = manifest["model"]
+    path = artifacts.existing(str(model["uri"]))
+    return (path if path.is_dir() else path.parent), model.get("sha256")

@@ -1,0 +1,292 @@
+"""What an OPTIMIZE job does: optimises a design against the simulator, or tunes a model.
+
+Points that were run are kept in the point store, and what is asked next depends on the seed and
+on what was answered alone: another attempt replays what this one ran and ends with the same best.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from vistaflow.api.optimize.v1 import optimize_pb2 as pb
+from vistaflow_services.core.errors import InvalidError, ServiceError
+from vistaflow_services.core.jobs import Attempt, JobError, plain
+from vistaflow_services.decks.deck import Policy
+from vistaflow_services.decks.space import Point
+from vistaflow_services.optimize import plots, specs
+from vistaflow_services.optimize.domain import (
+    DEFAULT_BATCH,
+    RUNS_PER_PARAMETER,
+    Problem,
+    StudyPlan,
+    Trial,
+    blocking,
+    check_goals,
+)
+from vistaflow_services.optimize.inputs import (
+    MANIFEST,
+    Design,
+    find_manifest,
+    model_folder,
+    open_design,
+)
+from vistaflow_services.optimize.study import Study, StudyResult
+from vistaflow_services.optimize.suggestion import predicted_best
+from vistaflow_services.optimize.trials import write_trials
+from vistaflow_services.optimize.tuning_job import tune
+from vistaflow_services.simulators.evaluate import evaluate, local_executor
+from vistaflow_services.simulators.outcome import Outcome
+from vistaflow_services.simulators.points import PointStore
+from vistaflow_services.surrogates.model import Model
+
+POINTS = "points"
+"""The folder of the artifact store that holds every point ever run."""
+
+
+def run(attempt: Attempt) -> dict[str, Any]:
+    """Runs one OPTIMIZE job, of a design or of a model by its spec.
+
+    Returns:
+        The study's manifest, JSON-able.
+
+    Raises:
+        JobError: A reference names nothing, no run succeeded, or no point is possible.
+        InvalidError: The spec does not fit the deck; each mistake names its field.
+    """
+    # One thread: sums come in one order, so that a replay is the same to the last bit.
+    with threadpool_limits(limits=1):
+        manifest = tune(attempt) if isinstance(attempt.spec, pb.TuneModelSpec) else _study(attempt)
+    plained: dict[str, Any] = plain(manifest)
+    written = attempt.folder / MANIFEST
+    attempt.artifacts.write(written, json.dumps(plained, allow_nan=False).encode())
+    return plained
+
+
+JOBS: dict[str, Callable[[Attempt], dict[str, Any]]] = {"OPTIMIZE": run}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Setting:
+    """A study ready to run."""
+
+    plan: StudyPlan
+    design: Design
+    problem: Problem
+    trials: list[Trial]
+    budget: int
+    batch_size: int
+    model: Model | None
+
+
+def _study(attempt: Attempt) -> dict[str, Any]:
+    setting = _prepare(attempt)
+    with _task(attempt, "infill") as told:
+        result = _search(attempt, setting)
+        told.update({"runs": setting.budget, "stop_reason": result.stop_reason})
+    if result.best is None:
+        raise JobError(
+            "no run of the design or the study succeeded, so there is no best point",
+            reason="ALL_FAILED",
+            hint="look at the failures in the trials; narrow the ranges or mend the deck",
+        )
+    with _task(attempt, "report") as told:
+        manifest = _report(attempt, setting, result)
+        told.update({"best": manifest["best"]})
+    return manifest
+
+
+def _prepare(attempt: Attempt) -> _Setting:
+    spec = attempt.unpack(pb.OptimizeDesignSpec)
+    plan = specs.study_plan(spec)
+    inputs, artifacts = attempt.inputs, attempt.artifacts
+    design = open_design(
+        find_manifest(spec.design, "design", "design", inputs, artifacts), artifacts
+    )
+    numeric = [each.name for each in design.space.parameters if each.is_numeric]
+    goals = check_goals(plan.goals, responses=design.deck.response_names, parameters=numeric)
+    problem = Problem(space=design.space, goals=goals, fixed=design.fixed)
+    model = None
+    if spec.model:
+        manifest = find_manifest(spec.model, "model", "model", inputs, artifacts)
+        model = Model.load(*model_folder(manifest, artifacts))
+    free = design.space.dimension - len(design.fixed)
+    return _Setting(
+        plan=plan,
+        design=design,
+        problem=problem,
+        trials=design.trials(problem),
+        budget=plan.budget or RUNS_PER_PARAMETER * free,
+        batch_size=plan.batch_size or min(attempt.workers, DEFAULT_BATCH),
+        model=model,
+    )
+
+
+def _search(attempt: Attempt, setting: _Setting) -> StudyResult:
+    deck = setting.design.deck
+    policy = deck.failure_policy
+    if policy.policy is not Policy.ABORT:
+        # A failed run teaches the search where not to go; a made-up value would mislead it.
+        kept = policy.policy if policy.policy is Policy.RETRY else Policy.CONTINUE
+        policy = replace(policy, policy=kept, max_failed_fraction=1.0)
+    scratch = attempt.folder / ".scratch"
+    store = PointStore(attempt.artifacts.root / POINTS)
+    executor: Executor = local_executor(attempt.workers)
+
+    def simulate(points: Sequence[Point]) -> list[Outcome]:
+        return evaluate(
+            deck, points, store=store, executor=executor, scratch_root=scratch, policy=policy
+        )
+
+    def on_round(completed: int, message: str) -> None:
+        attempt.progress("infill", completed, setting.budget, unit="runs", message=message)
+
+    model = setting.model
+    study = Study(
+        problem=setting.problem,
+        plan=setting.plan,
+        budget=setting.budget,
+        batch_size=setting.batch_size,
+        evaluate=simulate,
+        on_round=on_round,
+        suggestions=predicted_best(setting.problem, model, setting.plan.seed) if model else (),
+        trials=list(setting.trials),
+        responses=deck.response_names,
+    )
+    on_round(0, study.message())
+    try:
+        return study.run()
+    except InvalidError as error:
+        raise JobError(
+            error.message, reason="NO_FEASIBLE_POINT", hint="loosen a constraint or widen a range"
+        ) from error
+    finally:
+        executor.shutdown(cancel_futures=True)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _report(attempt: Attempt, setting: _Setting, result: StudyResult) -> dict[str, Any]:
+    deck, problem = setting.design.deck, setting.problem
+    best = result.best
+    assert best is not None
+    table = attempt.folder / "trials.parquet"
+    with attempt.artifacts.writing(table) as temporary:
+        write_trials(
+            temporary,
+            result.trials,
+            parameters=problem.space.names,
+            responses=deck.response_names,
+        )
+    told: dict[str, Any] = {
+        "kind": "design",
+        "study_id": attempt.job_id,
+        "kit_id": attempt.kit_id,
+        "goals": setting.plan.goals,
+        "direction": problem.objective.direction,
+        "objective": str(problem.objective.expression),
+        "deck_id": deck.digest,
+        "seed": setting.plan.seed,
+        "budget": setting.budget,
+        "batch_size": setting.batch_size,
+        "stop_reason": result.stop_reason,
+        "parameters": [{"name": each.name, "unit": each.unit} for each in problem.space.parameters],
+        "responses": [{"name": each.name, "unit": each.unit} for each in deck.responses],
+        "best": {**_told(best), "verified": best.usable, "predicted": _predicted(result.forecast)},
+        "doe_best": None if result.design_best is None else _told(result.design_best),
+        "improvement": _improvement(best, result.design_best, problem.objective.sign),
+        "evaluations": _evaluations(result.trials),
+        "trials": attempt.artifacts.describe(table),
+        "plots": _plots(attempt, setting, result),
+    }
+    if setting.model is not None:
+        said = setting.model.predict([best.point], extrapolate=True)
+        told["best"]["model_predicted"] = {
+            name: {"mean": float(mean[0]), "sd": float(sd[0])} for name, (mean, sd) in said.items()
+        }
+    if not best.feasible:
+        told["blocking"] = blocking(result.trials, problem)[:20]
+    return told
+
+
+def _told(trial: Trial) -> dict[str, Any]:
+    """A trial as the manifest has it."""
+    assessment = trial.assessment
+    return {
+        "number": trial.number,
+        "origin": trial.origin,
+        "point": dict(trial.point),
+        "simulated": dict(trial.responses or {}),
+        "objective": assessment.objective if assessment else None,
+        "feasible": trial.feasible,
+        "violation": assessment.violation if assessment else None,
+        "constraints": [
+            {"text": each.text, "value": each.value, "limit": each.limit, "met": each.met}
+            for each in (assessment.constraints if assessment else ())
+        ],
+    }
+
+
+def _predicted(forecast: dict[str, tuple[float, float]]) -> dict[str, dict[str, float]]:
+    return {name: {"mean": mean, "sd": sd} for name, (mean, sd) in forecast.items()}
+
+
+def _improvement(best: Trial, before: Trial | None, sign: float) -> float | None:
+    """Share of the design's best feasible objective that was gained; None without one."""
+    if before is None or not (before.feasible and best.feasible):
+        return None
+    assert before.assessment is not None
+    assert best.assessment is not None
+    gained = sign * (before.assessment.objective - best.assessment.objective)
+    return gained / abs(before.assessment.objective) if before.assessment.objective else None
+
+
+def _evaluations(trials: Sequence[Trial]) -> dict[str, int]:
+    """How many points were known, run for the study, found in the store, and failed."""
+    infill = [each for each in trials if each.origin == "infill"]
+    return {
+        "total": sum(each.origin != "verify" for each in trials),
+        "design": sum(each.origin == "doe" for each in trials),
+        "infill": len(infill),
+        "simulated": sum(not each.cached for each in infill),
+        "cached": sum(each.cached for each in infill),
+        "failed": sum(each.failure is not None for each in trials if each.origin != "verify"),
+        "feasible": sum(each.feasible for each in trials if each.origin != "verify"),
+    }
+
+
+def _plots(attempt: Attempt, setting: _Setting, result: StudyResult) -> list[dict[str, Any]]:
+    responses = setting.design.deck.responses
+    units = {each.name: each.unit for each in responses}
+    names = [each.name for each in responses]
+    described = []
+    convergence, comparison = attempt.folder / "convergence.png", attempt.folder / "predicted.png"
+    with attempt.artifacts.writing(convergence) as temporary:
+        plots.plot_convergence(temporary, setting.problem, result.trials)
+    with attempt.artifacts.writing(comparison) as temporary:
+        plots.plot_comparison(temporary, result.trials, names, units)
+    for path in (convergence, comparison):
+        described.append({"name": path.name, **attempt.artifacts.describe(path)})
+    return described
+
+
+@contextlib.contextmanager
+def _task(attempt: Attempt, name: str) -> Iterator[dict[str, Any]]:
+    """Reports a part of the job: RUNNING, then FINISHED with what the block told, or FAILED."""
+    told: dict[str, Any] = {}
+    attempt.task(name, "RUNNING")
+    try:
+        yield told
+    except (JobError, ServiceError) as error:
+        attempt.task(name, "FAILED", told, reason=error.message)
+        raise
+    except Exception:
+        attempt.task(name, "FAILED", told, reason="internal error; see the job's log")
+        raise
+    attempt.task(name, "FINISHED", told)

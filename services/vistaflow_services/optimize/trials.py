@@ -1,0 +1,82 @@
+"""`trials.parquet`: what a study tried, in order.
+
+Columns: `number`, `origin`, a column `x.<name>` a parameter, `y.<name>` a response (null where the
+run failed), `objective`, `violation`, `feasible`, `failure`, `mean.<name>` and `sd.<name>` a
+response (what was predicted before the run; null where nothing was), `cached`, `seconds`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vistaflow_services.optimize.domain import Trial
+
+ROW_GROUP = 1024
+"""Rows that a reader holds at a time."""
+
+PARAMETER, RESPONSE, MEAN, DEVIATION = "x.", "y.", "mean.", "sd."
+"""Prefixes of the columns that a study names."""
+
+
+def write_trials(
+    path: Path, trials: Sequence[Trial], *, parameters: Sequence[str], responses: Sequence[str]
+) -> None:
+    """Writes the trials at `path`."""
+    columns: dict[str, Any] = {
+        "number": pa.array([each.number for each in trials], pa.int64()),
+        "origin": pa.array([each.origin for each in trials], pa.string()),
+    }
+    for name in parameters:
+        columns[PARAMETER + name] = pa.array([each.point.get(name) for each in trials])
+    for name in responses:
+        values = [(each.responses or {}).get(name) for each in trials]
+        columns[RESPONSE + name] = pa.array(values, pa.float64())
+    assessed = [each.assessment for each in trials]
+    columns["objective"] = pa.array(
+        [each and each.objective for each in assessed], pa.float64(), from_pandas=True
+    )
+    columns["violation"] = pa.array([each and each.violation for each in assessed], pa.float64())
+    columns["feasible"] = pa.array([each.feasible for each in trials], pa.bool_())
+    columns["failure"] = pa.array([each.failure for each in trials], pa.string())
+    for at, prefix in enumerate((MEAN, DEVIATION)):
+        for name in responses:
+            said = [each.predicted.get(name) for each in trials]
+            columns[prefix + name] = pa.array([each and each[at] for each in said], pa.float64())
+    columns["cached"] = pa.array([each.cached for each in trials], pa.bool_())
+    columns["seconds"] = pa.array([each.seconds for each in trials], pa.float64())
+    pq.write_table(pa.table(columns), path, row_group_size=ROW_GROUP, compression="zstd")
+
+
+def read_trials(path: Path, *, offset: int = 0, limit: int) -> tuple[list[dict[str, Any]], bool]:
+    """Rows from `offset` on, at most `limit`, and whether there are more."""
+    rows: list[dict[str, Any]] = []
+    for row in _rows_from(path, offset):
+        if len(rows) == limit:
+            return rows, True
+        rows.append(row)
+    return rows, False
+
+
+def named(row: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The values of the columns with a prefix, by the names behind it; nulls are left out."""
+    return {
+        name.removeprefix(prefix): value
+        for name, value in row.items()
+        if name.startswith(prefix) and value is not None
+    }
+
+
+def _rows_from(path: Path, offset: int) -> Iterator[dict[str, Any]]:
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            size = file.metadata.row_group(group).num_rows
+            if offset >= size:
+                offset -= size
+                continue
+            yield from file.read_row_group(group).slice(offset).to_pylist()
+            offset = 0
