@@ -1,0 +1,133 @@
+"""The messages of LeaseJobs, to and from domain values."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass
+
+from google.protobuf import json_format
+
+from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow_services.core.errors import Violations
+from vistaflow_services.registry import translate
+from vistaflow_services.registry.commands import Granted
+from vistaflow_services.registry.domain import MAX_REASON, WORKER_PATTERN, Progress
+from vistaflow_services.registry.watch_store import Sign, progress_to_json
+
+MAX_CAPACITY = 1000
+MAX_WORKER_NAME = 100
+MAX_PROGRESS_WORD = 100
+MAX_PROGRESS_MESSAGE = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hello:
+    """How a worker introduced itself."""
+
+    worker: str
+    job_types: frozenset[str]
+    capacity: int
+    running: tuple[tuple[uuid.UUID, int], ...]
+
+
+def hello_from_proto(hello: pb.WorkerHello) -> Hello:
+    """A worker's first message.
+
+    Raises:
+        InvalidError: It is malformed.
+    """
+    violations = Violations()
+    if not WORKER_PATTERN.fullmatch(hello.worker) or len(hello.worker) > MAX_WORKER_NAME:
+        violations.add(
+            "hello.worker",
+            f"must match {WORKER_PATTERN.pattern} and have at most {MAX_WORKER_NAME} characters",
+        )
+    if not hello.job_types:
+        violations.add("hello.job_types", "is empty; name the types of job the worker can run")
+    job_types = [
+        translate.job_type_from_proto(job_type, f"hello.job_types[{place}]", violations)
+        for place, job_type in enumerate(hello.job_types)
+    ]
+    if not 1 <= hello.capacity <= MAX_CAPACITY:
+        violations.add("hello.capacity", f"is {hello.capacity}; give 1 to {MAX_CAPACITY}")
+    running = [
+        (_job_id(each.job_id, f"hello.running[{place}].job_id", violations), each.attempt)
+        for place, each in enumerate(hello.running)
+    ]
+    violations.check()
+    return Hello(
+        worker=hello.worker,
+        job_types=frozenset(job_types),
+        capacity=hello.capacity,
+        running=tuple(running),
+    )
+
+
+def signs_from_proto(heartbeat: pb.Heartbeat) -> list[Sign]:
+    """What a heartbeat says of each attempt; of several words on one attempt the last.
+
+    Raises:
+        InvalidError: It is malformed.
+    """
+    violations = Violations()
+    signs: dict[tuple[uuid.UUID, int], Sign] = {}
+    for place, each in enumerate(heartbeat.attempts):
+        job_id = _job_id(each.job_id, f"heartbeat.attempts[{place}].job_id", violations)
+        said = each.progress
+        progress = Progress(
+            phase=said.phase[:MAX_PROGRESS_WORD],
+            completed=max(0, said.completed),
+            total=max(0, said.total),
+            unit=said.unit[:MAX_PROGRESS_WORD],
+            message=said.message[:MAX_PROGRESS_MESSAGE],
+        )
+        signs[job_id, each.attempt] = Sign(
+            job_id=job_id,
+            attempt=each.attempt,
+            progress=progress if each.HasField("progress") else None,
+        )
+    violations.check()
+    return list(signs.values())
+
+
+def release_from_proto(release: pb.Release) -> tuple[uuid.UUID, int, str]:
+    """The job, attempt and reason of a release.
+
+    Raises:
+        InvalidError: It is malformed.
+    """
+    violations = Violations()
+    job_id = _job_id(release.job_id, "release.job_id", violations)
+    violations.check()
+    return job_id, release.attempt, release.reason[:MAX_REASON]
+
+
+def grant_to_proto(granted: Granted, lease_seconds: float) -> pb.Grant:
+    """An attempt with the results of what it depends on."""
+    grant = pb.Grant(job=translate.job_to_proto(granted.job))
+    grant.lease.FromNanoseconds(round(lease_seconds * 1e9))
+    for job in granted.inputs:
+        needed = grant.inputs.add(
+            name=job.name,
+            job_id=str(job.job_id),
+            job_type=translate.job_type_to_proto(job.job_type),
+            attempt=job.attempt,
+        )
+        if job.result_json:
+            json_format.Parse(job.result_json, needed.result)
+    return grant
+
+
+def progress_metadata(progress: Progress) -> str:
+    """Progress as the metadata of a row of the log."""
+    return json.dumps({"progress": progress_to_json(progress)})
+
+
+def _job_id(text: str, field: str, violations: Violations) -> uuid.UUID:
+    """A job's id; the nil UUID, with a violation noted, if it is none."""
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        violations.add(field, "is not a UUID")
+        return uuid.UUID(int=0)

@@ -1,0 +1,374 @@
+"""Hands jobs to workers, and takes them away from those who fall silent.
+
+A worker is a stream (`lease_session.Session`) with room for so many attempts. Whenever a job is
+queued or room appears, the one granting task of this process looks which jobs wait and gives them
+out, kits taking turns. The ledger decides: a grant is a row of the log, and of two replicas that
+want to give the same job away one is told no.
+
+The lease is a row of its own outside the log that heartbeats renew. When its time is over by the
+database's clock the attempt is lost. The attempt number fences: whatever a lost worker still
+sends is refused as stale.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import uuid
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, Protocol
+
+import psycopg
+
+from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow_services.core.errors import ConflictError, ServiceError
+from vistaflow_services.registry import lease_messages
+from vistaflow_services.registry.commands import Append, Grant, Granted, Item, Lose, Release
+from vistaflow_services.registry.domain import StateRow, Status
+from vistaflow_services.registry.hub import Hub
+from vistaflow_services.registry.lease_session import Hello, Session, read_hello
+from vistaflow_services.registry.watch_store import Lease, Sign, WatchStore
+
+_log = logging.getLogger(__name__)
+
+POLL_SECONDS = 1.0
+GRANTS_A_ROUND = 100
+# A running job's progress goes into the log as rows of a task of this name.
+PROGRESS_TASK = "progress"
+PROGRESS_SECONDS = 1.0
+# Leases an attempt may run on after its job's timeout, which its worker should enforce.
+OVERDUE_LEASES = 2
+
+_Failure = (ServiceError, psycopg.Error, OSError)
+
+
+class Commands(Protocol):
+    """The ledger, as far as leasing needs it."""
+
+    async def submit(self, command: Any) -> Any:
+        """Answers once the command is on disk."""
+
+
+class LeaseService:
+    """Serves LeaseJobs.
+
+    Args:
+        ledger: What grants, releases and losses are submitted to.
+        hub: Where new rows are heard of.
+        store: Where leases and queued jobs are read.
+        lease_seconds: How long a lease lasts without a heartbeat.
+    """
+
+    def __init__(
+        self, *, ledger: Commands, hub: Hub, store: WatchStore, lease_seconds: float
+    ) -> None:
+        self.lease_seconds = lease_seconds
+        self._ledger = ledger
+        self._store = store
+        self._sessions: dict[str, Session] = {}
+        self._holders: dict[uuid.UUID, Session] = {}
+        self._moved: dict[uuid.UUID, StateRow | None] = {}
+        self._unconfirmed: set[tuple[uuid.UUID, int]] = set()
+        self._wake = asyncio.Event()
+        self._errands: set[asyncio.Task[None]] = set()
+        self._draining = False
+        hub.listen(self._hear)
+
+    async def run(self) -> None:
+        """Grants and expires until canceled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._grant_for_ever())
+            tasks.create_task(self._expire_for_ever())
+
+    def drain(self) -> None:
+        """Ends every session; the leases stay, for the workers to reconnect."""
+        self._draining = True
+        for session in self._sessions.values():
+            session.close(None)
+
+    async def session(
+        self, requests: AsyncIterator[pb.LeaseJobsRequest]
+    ) -> AsyncIterator[pb.LeaseJobsResponse]:
+        """The messages to one worker, for as long as its stream lives."""
+        hello = await read_hello(requests)
+        session = Session(hello)
+        former = self._sessions.get(session.worker)
+        if former is not None:
+            former.close(
+                ConflictError(
+                    f"another worker connected as {session.worker!r}", reason="WORKER_REPLACED"
+                )
+            )
+            self._forget(former)
+        self._sessions[session.worker] = session
+        welcome = pb.Welcome()
+        welcome.lease.FromNanoseconds(round(self.lease_seconds * 1e9))
+        reader: asyncio.Task[None] | None = None
+        try:
+            if self._draining:
+                return
+            yield pb.LeaseJobsResponse(welcome=welcome)
+            await self._adopt(session, hello)
+            reader = asyncio.create_task(self._read(session, requests))
+            session.ready = True
+            self._wake.set()
+            async for message in session.messages():
+                yield message
+        finally:
+            session.close(None)
+            if reader is not None:
+                reader.cancel()
+                await asyncio.gather(reader, return_exceptions=True)
+            if self._sessions.get(session.worker) is session:
+                del self._sessions[session.worker]
+            self._forget(session)
+            for grant in session.unsent():
+                job_id, attempt = uuid.UUID(grant.job.job_id), grant.job.attempt
+                self._later(self._give_back(job_id, attempt, session.worker))
+
+    async def _adopt(self, session: Session, hello: Hello) -> None:
+        """Takes up the attempts a worker still runs, and those it should run and does not."""
+        signs = [Sign(job_id=job_id, attempt=attempt) for job_id, attempt in hello.running]
+        renewed = await self._store.renew(session.worker, signs, self.lease_seconds)
+        for job_id, attempt in hello.running:
+            if (job_id, attempt) in renewed:
+                session.running[job_id] = attempt
+                self._holders[job_id] = session
+                self._unconfirmed.discard((job_id, attempt))
+        await self._dismiss(session, set(hello.running) - renewed)
+        for lease in await self._store.leases_of(session.worker):
+            key = (lease.job_id, lease.attempt)
+            if key in renewed:
+                continue
+            received = key not in self._unconfirmed
+            self._unconfirmed.discard(key)
+            reason = "the worker came back without it" if received else "the worker never got it"
+            await self._ledger.submit(
+                Release(
+                    job_id=lease.job_id,
+                    attempt=lease.attempt,
+                    worker=session.worker,
+                    reason=reason,
+                    counts=received,
+                )
+            )
+
+    async def _read(self, session: Session, requests: AsyncIterator[pb.LeaseJobsRequest]) -> None:
+        """Takes what the worker says until it ends its side or breaks the rules."""
+        try:
+            async for request in requests:
+                session.heard()
+                if request.HasField("heartbeat"):
+                    await self._beat(session, request.heartbeat)
+                elif request.HasField("release"):
+                    await self._release(session, request.release)
+                else:
+                    raise ConflictError("after `hello` come only heartbeats and releases")
+            session.close(None)
+        except ServiceError as error:
+            session.close(error)
+
+    async def _beat(self, session: Session, heartbeat: pb.Heartbeat) -> None:
+        signs = lease_messages.signs_from_proto(heartbeat)
+        session.stopped_all_but({sign.job_id for sign in signs})
+        if not signs:
+            self._wake.set()
+            return
+        self._unconfirmed.difference_update((sign.job_id, sign.attempt) for sign in signs)
+        try:
+            renewed = await self._store.renew(session.worker, signs, self.lease_seconds)
+            named = {(sign.job_id, sign.attempt) for sign in signs}
+            await self._dismiss(session, named - renewed)
+        except _Failure as error:
+            # The worker goes on: leases get their full time again when the database is back.
+            _log.warning("could not renew the leases of %s: %s", session.worker, error)
+            return
+        told = [sign for sign in signs if (sign.job_id, sign.attempt) in renewed]
+        items = [
+            Item(
+                job_id=sign.job_id,
+                status=Status.RUNNING,
+                task_name=PROGRESS_TASK,
+                attempt=sign.attempt,
+                metadata_json=lease_messages.progress_metadata(sign.progress),
+                actor=session.worker,
+            )
+            for sign in told
+            if sign.progress is not None and session.samples(sign, PROGRESS_SECONDS)
+        ]
+        if items:
+            self._later(self._submit(Append(items=tuple(items))))
+
+    async def _release(self, session: Session, release: pb.Release) -> None:
+        job_id, attempt, reason = lease_messages.release_from_proto(release)
+        if session.running.get(job_id) == attempt:
+            self._drop(session, job_id)
+        await self._submit(
+            Release(
+                job_id=job_id,
+                attempt=attempt,
+                worker=session.worker,
+                reason=reason,
+                counts=release.counts,
+            )
+        )
+        self._wake.set()
+
+    async def _dismiss(self, session: Session, gone: set[tuple[uuid.UUID, int]]) -> None:
+        """Tells a worker what to do with attempts that are not its own any more."""
+        if not gone:
+            return
+        standing = await self._store.standing({job_id for job_id, _ in gone})
+        for job_id, attempt in gone:
+            if session.running.get(job_id) == attempt:
+                self._drop(session, job_id)
+            job = standing.get(job_id)
+            if job is not None and job.attempt == attempt and job.status == Status.CANCELED:
+                session.direct(job_id, attempt, pb.ACTION_CANCEL, job.reason)
+            elif job is None or job.attempt != attempt or job.status != Status.FINISHED:
+                session.direct(job_id, attempt, pb.ACTION_ABANDON, "it is no longer yours")
+
+    def _hear(self, rows: Sequence[StateRow]) -> None:
+        """Looks through the rows of a commit for what concerns the workers here."""
+        for row in rows:
+            if row.task_name:
+                continue
+            if row.status == Status.QUEUED:
+                self._wake.set()
+            if row.job_id in self._moved and row.status != Status.RUNNING:
+                self._moved[row.job_id] = row
+            session = self._holders.get(row.job_id)
+            if session is not None:
+                self._hear_of_held(session, row)
+
+    def _hear_of_held(self, session: Session, row: StateRow) -> None:
+        attempt = session.running.get(row.job_id, 0)
+        if row.status == Status.RUNNING and row.attempt == attempt:
+            return
+        self._drop(session, row.job_id)
+        self._wake.set()
+        if row.status == Status.CANCELED:
+            session.direct(row.job_id, attempt, pb.ACTION_CANCEL, row.reason)
+        elif row.status not in (Status.FINISHED, Status.FAILED):
+            session.direct(row.job_id, attempt, pb.ACTION_ABANDON, row.reason)
+
+    async def _grant_for_ever(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POLL_SECONDS):
+                    await self._wake.wait()
+            self._wake.clear()
+            try:
+                while await self._grant_round():
+                    pass
+            except _Failure as error:
+                _log.warning("could not hand out jobs: %s", error)
+                await asyncio.sleep(POLL_SECONDS)
+
+    async def _grant_round(self) -> bool:
+        """Hands out what fits now; tells whether anything was."""
+        open_ = [session for session in self._sessions.values() if session.room() > 0]
+        if not open_:
+            return False
+        job_types = frozenset().union(*(session.job_types for session in open_))
+        room = min(GRANTS_A_ROUND, sum(session.room() for session in open_))
+        chosen: list[tuple[uuid.UUID, Session]] = []
+        for job_id, job_type in await self._store.queued_jobs(job_types, room):
+            able = [s for s in open_ if job_type in s.job_types and s.room() > 0]
+            if able:
+                session = max(able, key=lambda s: s.room() / s.capacity)
+                session.promised += 1
+                chosen.append((job_id, session))
+        granted = await asyncio.gather(*(self._grant(job, session) for job, session in chosen))
+        return any(granted)
+
+    async def _grant(self, job_id: uuid.UUID, session: Session) -> bool:
+        self._moved[job_id] = None
+        try:
+            granted: Granted | None = await self._ledger.submit(
+                Grant(job_id=job_id, worker=session.worker, lease_seconds=self.lease_seconds)
+            )
+            moved = self._moved[job_id]
+        finally:
+            del self._moved[job_id]
+            session.promised -= 1
+        if granted is None:
+            return False
+        attempt = granted.job.attempt
+        if moved is not None and moved.attempt >= attempt:
+            return True  # Canceled before the worker could hear of it.
+        self._unconfirmed.add((job_id, attempt))
+        if session.closed:
+            self._later(self._give_back(job_id, attempt, session.worker))
+            return True
+        session.running[job_id] = attempt
+        self._holders[job_id] = session
+        session.grant(lease_messages.grant_to_proto(granted, self.lease_seconds))
+        return True
+
+    async def _expire_for_ever(self) -> None:
+        """Ends the attempts of workers that fell silent."""
+        # Nobody could renew while the registry or the database was away.
+        unheard = True
+        while True:
+            try:
+                if unheard:
+                    await self._store.extend_leases(self.lease_seconds)
+                    unheard = False
+                # A worker stops an overdue attempt itself; this is for one that does not.
+                for lease in await self._store.expired_leases(OVERDUE_LEASES * self.lease_seconds):
+                    await self._take_away(lease)
+            except _Failure as error:
+                _log.warning("could not look for expired leases: %s", error)
+                unheard = True
+            await asyncio.sleep(min(POLL_SECONDS, self.lease_seconds / 5))
+
+    async def _take_away(self, lease: Lease) -> None:
+        job_id, attempt, worker = lease.job_id, lease.attempt, lease.worker
+        _log.warning(
+            "attempt %d of job %s is taken from worker %s, which %s",
+            attempt,
+            job_id,
+            worker,
+            "lets it run on after its timeout" if lease.overdue else "fell silent",
+        )
+        if lease.overdue:
+            await self._ledger.submit(
+                Release(
+                    job_id=job_id,
+                    attempt=attempt,
+                    worker=worker,
+                    reason="it ran longer than its timeout",
+                    counts=True,
+                )
+            )
+        else:
+            await self._ledger.submit(Lose(job_id=job_id, attempt=attempt, worker=worker))
+
+    async def _give_back(self, job_id: uuid.UUID, attempt: int, worker: str) -> None:
+        """Queues a job again whose grant could not be delivered."""
+        self._unconfirmed.discard((job_id, attempt))
+        reason = "the worker was gone before it got it"
+        await self._submit(Release(job_id=job_id, attempt=attempt, worker=worker, reason=reason))
+
+    async def _submit(self, command: Append | Release) -> None:
+        """Submits what nobody waits for; if it fails, expiry sets things right."""
+        try:
+            await self._ledger.submit(command)
+        except _Failure as error:
+            _log.warning("%s was not recorded: %s", type(command).__name__, error)
+
+    def _later(self, errand: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(errand)
+        self._errands.add(task)
+        task.add_done_callback(self._errands.discard)
+
+    def _drop(self, session: Session, job_id: uuid.UUID) -> None:
+        session.running.pop(job_id, None)
+        if self._holders.get(job_id) is session:
+            del self._holders[job_id]
+
+    def _forget(self, session: Session) -> None:
+        for job_id in list(session.running):
+            self._drop(session, job_id)

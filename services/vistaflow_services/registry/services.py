@@ -1,0 +1,125 @@
+"""Which services there are and where they listen, and what this registry is.
+
+Kept in memory: every service says where it is every few seconds, so a registry that has just
+started knows them as soon as it needs to.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+
+from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow_services.core.errors import ExhaustedError, Violations
+from vistaflow_services.registry.hub import Hub
+from vistaflow_services.registry.watch_store import WatchStore
+
+SILENCE_SECONDS = 15.0
+# A service that was silent so long is not listed any more.
+FORGET_SECONDS = 3600.0
+MAX_SERVICES = 1000
+SERVING = "SERVING"
+NOT_SERVING = "NOT_SERVING"
+
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+_MAX_ADDRESS = 255
+_MAX_VERSION = 100
+
+
+class ServiceDirectory:
+    """Serves AnnounceService and GetServerInfo.
+
+    Args:
+        hub: Knows the newest revision.
+        store: Knows the oldest, and the database's clock.
+        name_schema: Schema of the tables in the database.
+        version: Version of vistaflow.
+        address: Where this registry listens, once it does.
+        limits: Limits and settings worth knowing, by name.
+        clock: Seconds from any start; never goes back.
+    """
+
+    def __init__(
+        self,
+        *,
+        hub: Hub,
+        store: WatchStore,
+        name_schema: str,
+        version: str,
+        address: Callable[[], str],
+        limits: Mapping[str, str],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._hub = hub
+        self._store = store
+        self._schema = name_schema
+        self._version = version
+        self._address = address
+        self._limits = dict(limits)
+        self._clock = clock
+        self._heard: dict[tuple[str, str], tuple[float, pb.ServiceInfo]] = {}
+
+    def announce(self, request: pb.AnnounceServiceRequest) -> pb.AnnounceServiceResponse:
+        """Notes where a service listens."""
+        service = request.service
+        violations = Violations()
+        if not _NAME.fullmatch(service.name):
+            violations.add("service.name", f"must match {_NAME.pattern}")
+        if not service.address or len(service.address) > _MAX_ADDRESS:
+            violations.add("service.address", f"give 1 to {_MAX_ADDRESS} characters")
+        if len(service.version) > _MAX_VERSION:
+            violations.add("service.version", f"give at most {_MAX_VERSION} characters")
+        if service.status not in (SERVING, NOT_SERVING):
+            violations.add("service.status", f"give {SERVING} or {NOT_SERVING}")
+        violations.check()
+        now = self._clock()
+        for key in [key for key, (at, _) in self._heard.items() if now - at > FORGET_SECONDS]:
+            del self._heard[key]
+        key = (service.name, service.address)
+        if key not in self._heard and len(self._heard) >= MAX_SERVICES:
+            raise ExhaustedError(f"{MAX_SERVICES} services are known already")
+        kept = pb.ServiceInfo()
+        kept.CopyFrom(service)
+        kept.seen_at.FromDatetime(datetime.now(UTC))
+        self._heard[key] = (now, kept)
+        return pb.AnnounceServiceResponse()
+
+    def services(self) -> list[pb.ServiceInfo]:
+        """The services known, the registry first, then by name and address.
+
+        Of one name at several addresses, those that fell silent are left out as long as another
+        serves: they are where the service was before it restarted.
+        """
+        here = pb.ServiceInfo(
+            name="registry", address=self._address(), version=self._version, status=SERVING
+        )
+        here.seen_at.FromDatetime(datetime.now(UTC))
+        now = self._clock()
+        listed: list[pb.ServiceInfo] = []
+        for _, (at, kept) in sorted(self._heard.items()):
+            service = pb.ServiceInfo()
+            service.CopyFrom(kept)
+            if now - at > SILENCE_SECONDS:
+                service.status = NOT_SERVING
+            listed.append(service)
+        alive = {service.name for service in listed if service.status == SERVING}
+        return [here] + [
+            service for service in listed if service.status == SERVING or service.name not in alive
+        ]
+
+    async def info(self) -> pb.GetServerInfoResponse:
+        """What this registry is."""
+        ends = await self._store.ends()
+        response = pb.GetServerInfoResponse(
+            version=self._version,
+            epoch=ends.epoch,
+            revision=max(ends.head, self._hub.head),
+            oldest_revision=ends.oldest,
+            services=self.services(),
+            limits=self._limits,
+            database_schema=self._schema,
+        )
+        response.now.FromDatetime(await self._store.now())
+        return response

@@ -1,0 +1,146 @@
+"""Brings what other replicas wrote, and whatever else the hub has missed.
+
+Revisions are dense and given under the head row's lock, so what is new is simply what
+comes after the hub's head. A notification is only a hint that there is something: the
+tail looks once a second anyway, which also shows it a connection that has died silently.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import sql
+
+from vistaflow_services.registry.domain import StateRow
+from vistaflow_services.registry.hub import Hub
+from vistaflow_services.registry.watch_store import Row, to_row
+
+_log = logging.getLogger(__name__)
+
+CHANNEL = "totalstate"
+POLL_SECONDS = 1.0
+# How long an answer may take before the connection is given up.
+PATIENCE_SECONDS = 5.0
+# A commit of this process is published a moment after its notification arrives.
+OWN_COMMIT_SECONDS = 0.005
+_KEEPALIVE: Mapping[str, Any] = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 8000,
+}
+
+
+class GapError(Exception):
+    """Revisions are missing from the log, which must never be."""
+
+
+class Tail:
+    """A connection of its own on which the log is followed.
+
+    Args:
+        hub: What is kept up to date.
+        conninfo: Where the database is.
+        schema: The schema of the registry's tables.
+        queries: The texts of `sql/watch_queries.sql`, by name.
+    """
+
+    def __init__(
+        self, hub: Hub, *, conninfo: str, schema: str, queries: Mapping[str, LiteralString]
+    ) -> None:
+        self._hub = hub
+        self._conninfo = conninfo
+        self._schema = schema
+        self._queries = queries
+        self._polled = float("-inf")
+        self.reconnect_count = 0
+        """How often the connection was lost."""
+
+    async def run(self) -> None:
+        """Follows the log until canceled, reconnecting for ever."""
+        pause = 0.1
+        while True:
+            connection: psycopg.AsyncConnection[Row] | None = None
+            try:
+                async with asyncio.timeout(2 * PATIENCE_SECONDS):
+                    connection = await self._connect()
+                pause = 0.1
+                while True:
+                    await self._round(connection)
+            except (psycopg.Error, OSError, TimeoutError) as error:
+                self.reconnect_count += 1
+                _log.warning("lost the tail of the log, trying again: %s", error or "no answer")
+            except GapError as error:
+                _log.critical("%s", error)
+            finally:
+                if connection is not None:
+                    await connection.close()
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 2.0)
+
+    async def _connect(self) -> psycopg.AsyncConnection[Row]:
+        connection = await psycopg.AsyncConnection.connect(
+            self._conninfo,
+            autocommit=True,
+            application_name="vistaflow registry tail",
+            **_KEEPALIVE,
+        )
+        schema = sql.Identifier(self._schema)
+        await connection.execute(sql.SQL("SET search_path TO {}").format(schema))
+        await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
+        self._polled = float("-inf")
+        return connection
+
+    async def _round(self, connection: psycopg.AsyncConnection[Row]) -> None:
+        """Waits for a hint or the next look, and brings what is new."""
+        clock = asyncio.get_running_loop().time
+        wait = self._polled + POLL_SECONDS - clock()
+        heard = await self._heard(connection, wait) if wait > 0 else 0
+        if heard > self._hub.head:
+            await asyncio.sleep(OWN_COMMIT_SECONDS)
+        due = clock() >= self._polled + POLL_SECONDS or self._hub.missing.is_set()
+        if due or heard > self._hub.head:
+            self._hub.missing.clear()
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await self._catch_up(connection)
+            self._polled = clock()
+
+    async def _heard(self, connection: psycopg.AsyncConnection[Row], seconds: float) -> int:
+        """The revision told by the next notification; 0 if none comes in time."""
+        heard = 0
+        async for notice in connection.notifies(timeout=seconds, stop_after=1):
+            if notice.payload.isdecimal():
+                heard = max(heard, int(notice.payload))
+        return heard
+
+    async def _catch_up(self, connection: psycopg.AsyncConnection[Row]) -> None:
+        cursor = await connection.execute(self._queries["log_ends"])
+        ends = await cursor.fetchone()
+        assert ends is not None
+        while self._hub.head < ends[0]:
+            known = self._hub.head
+            rows = await self._rows(connection, known)
+            first = rows[0].revision if rows else None
+            if first != known + 1 or rows[-1].revision != known + len(rows):
+                raise GapError(f"the log has no row {known + 1}, though its head is {ends[0]}")
+            self._hub.advance_to(rows)
+
+    async def _rows(
+        self, connection: psycopg.AsyncConnection[Row], after: int, limit: int = 2000
+    ) -> list[StateRow]:
+        """The next rows of the log, in order; whole appends only."""
+        parameters = {"after": after, "limit": limit + 1}
+        cursor = await connection.execute(self._queries["log_tail"], parameters)
+        rows = [to_row(row) for row in await cursor.fetchall()]
+        if len(rows) <= limit:
+            return rows
+        whole = [row for row in rows if row.batch != rows[-1].batch]
+        if whole:
+            return whole
+        cursor = await connection.execute(self._queries["log_batch"], {"batch": rows[-1].batch})
+        return [row for row in map(to_row, await cursor.fetchall()) if row.revision > after]

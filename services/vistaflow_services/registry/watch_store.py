@@ -1,0 +1,327 @@
+"""What is read from, and written to, Postgres for those who watch and those who run jobs.
+
+The SQL lies in `sql/watch_queries.sql`. Values in and out are domain values.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg.types.json import Jsonb
+from psycopg_pool import AsyncConnectionPool
+
+from vistaflow_services.core.errors import UnavailableError
+from vistaflow_services.registry.domain import Counts, Kit, Progress, StateFilter, StateRow
+
+# How much of the log one statement may read through for a filter that few rows match.
+SCAN_ROWS = 200_000
+
+Row = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Rows read from the log."""
+
+    rows: list[StateRow]
+    """In revision order; whole appends only."""
+    through: int
+    """Every row that was asked for up to this revision is in it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ends:
+    """Where the log ends and begins."""
+
+    head: int
+    oldest: int
+    epoch: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """An attempt held by a worker."""
+
+    job_id: uuid.UUID
+    attempt: int
+    worker: str
+    overdue: bool = False
+    """Whether the worker is alive but the attempt runs on after the job's timeout."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Where a job is."""
+
+    job_id: uuid.UUID
+    status: str
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sign:
+    """A sign of life of one attempt, with its progress if it told any."""
+
+    job_id: uuid.UUID
+    attempt: int
+    progress: Progress | None = None
+
+
+class Snapshot:
+    """The current rows a filter wants, as they were at one revision."""
+
+    def __init__(
+        self, connection: psycopg.AsyncConnection[Row], queries: Mapping[str, LiteralString]
+    ) -> None:
+        self._connection = connection
+        self._queries = queries
+        self.revision = 0
+        self.epoch = ""
+
+    async def begin(self) -> None:
+        """Fixes the moment."""
+        cursor = await self._connection.execute(self._queries["log_ends"])
+        row = await cursor.fetchone()
+        assert row is not None
+        self.revision, self.epoch = row[0], row[2]
+
+    async def rows(self, wanted: StateFilter, page: int) -> AsyncIterator[list[StateRow]]:
+        """The rows in revision order, a page at a time."""
+        async with self._connection.cursor(name="snapshot") as cursor:
+            cursor.itersize = page
+            await cursor.execute(self._queries["current_rows"], filter_parameters(wanted))
+            while fetched := await cursor.fetchmany(page):
+                yield [to_row(row) for row in fetched]
+
+    async def kits(self, kit_ids: Collection[int]) -> list[Kit]:
+        """These kits without their jobs, as they were at the same moment."""
+        cursor = await self._connection.execute(
+            self._queries["kits_by_id"], {"kit_ids": list(kit_ids)}
+        )
+        return [to_kit(row) for row in await cursor.fetchall()]
+
+
+class WatchStore:
+    """The registry's tables, for watching and leasing.
+
+    Args:
+        pool: Connections whose search path is the registry's schema.
+        queries: The texts of `sql/watch_queries.sql`, by name.
+    """
+
+    def __init__(
+        self,
+        pool: AsyncConnectionPool[psycopg.AsyncConnection[Row]],
+        queries: Mapping[str, LiteralString],
+    ) -> None:
+        self._pool = pool
+        self._queries = queries
+
+    async def ends(self) -> Ends:
+        """Where the log ends and begins."""
+        (row,) = await self._fetch("log_ends", {})
+        return Ends(head=row[0], oldest=row[1], epoch=row[2])
+
+    async def now(self) -> datetime:
+        """The database's clock."""
+        ((now,),) = await self._fetch("database_now", {})
+        moment: datetime = now
+        return moment
+
+    async def page(self, wanted: StateFilter, after: int, until: int, limit: int) -> Page:
+        """The next rows of `(after, until]` that a filter wants, about `limit` of them.
+
+        Jobs' own rows of matching kits come along whatever else the filter says. Appends are
+        not split: the page ends before the first that does not fit, and one larger than the
+        page comes whole.
+        """
+        name = "log_page_of_kits" if wanted.kit_ids else "log_page"
+        if not wanted.kit_ids:
+            until = min(until, after + SCAN_ROWS)
+        parameters = filter_parameters(wanted)
+        parameters |= {"after": after, "until": until, "limit": limit + 1}
+        rows = [to_row(row) for row in await self._fetch(name, parameters)]
+        if len(rows) <= limit:
+            return Page(rows=rows, through=until)
+        cut = rows[-1].batch
+        whole = [row for row in rows if row.batch != cut]
+        if whole:
+            return Page(rows=whole, through=cut - 1)
+        batch = await self._fetch("log_batch", {"batch": cut})
+        rows = [to_row(row) for row in batch]
+        return Page(rows=[row for row in rows if row.revision > after], through=rows[-1].revision)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Snapshot]:
+        """One moment of the log, held still for as long as the block lasts."""
+        async with self._pool.connection() as connection:
+            await connection.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
+            try:
+                async with connection.transaction():
+                    snapshot = Snapshot(connection, self._queries)
+                    await snapshot.begin()
+                    yield snapshot
+            finally:
+                if not connection.closed:
+                    await connection.set_isolation_level(None)
+
+    async def labels(self, kit_ids: Collection[int]) -> dict[int, dict[str, str]]:
+        """The labels of kits."""
+        return dict(await self._fetch("labels_of_kits", {"kit_ids": list(kit_ids)}))
+
+    async def queued_jobs(
+        self, job_types: Collection[str], limit: int
+    ) -> list[tuple[uuid.UUID, str]]:
+        """Jobs to hand out next, with their types: kits take turns."""
+        rows = await self._fetch("queued_jobs", {"job_types": list(job_types), "limit": limit})
+        return [(row[0], row[1]) for row in rows]
+
+    async def renew(
+        self, worker: str, signs: Iterable[Sign], seconds: float
+    ) -> set[tuple[uuid.UUID, int]]:
+        """Renews the leases of a worker and keeps its progress.
+
+        Returns:
+            The attempts renewed; the others are not the worker's any more.
+        """
+        said = [
+            {
+                "job_id": str(sign.job_id),
+                "attempt": sign.attempt,
+                "progress": None if sign.progress is None else progress_to_json(sign.progress),
+            }
+            for sign in signs
+        ]
+        parameters = {"said": json.dumps(said), "worker": worker, "seconds": seconds}
+        return {(row[0], row[1]) for row in await self._fetch("renew_leases", parameters)}
+
+    async def extend_leases(self, seconds: float) -> None:
+        """Gives every lease its full time again."""
+        async with self._pool.connection() as connection:
+            await connection.execute(self._queries["extend_leases"], {"seconds": seconds})
+
+    async def expired_leases(self, grace: float, limit: int = 1000) -> list[Lease]:
+        """Leases whose time is over by the database's clock, and those of overdue attempts.
+
+        Args:
+            grace: Seconds an attempt may run on after its job's timeout.
+            limit: Most leases to return.
+        """
+        rows = await self._fetch("expired_leases", {"grace": grace, "limit": limit})
+        return [Lease(job_id=row[0], attempt=row[1], worker=row[2], overdue=row[3]) for row in rows]
+
+    async def leases_of(self, worker: str) -> list[Lease]:
+        """What is leased to a worker."""
+        rows = await self._fetch("leases_of_worker", {"worker": worker})
+        return [Lease(job_id=row[0], attempt=row[1], worker=row[2]) for row in rows]
+
+    async def standing(self, job_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, Standing]:
+        """Where jobs are. Jobs that do not exist are left out."""
+        rows = await self._fetch("standing_of_jobs", {"job_ids": list(job_ids)})
+        return {
+            row[0]: Standing(job_id=row[0], status=row[1], attempt=row[2], reason=row[3] or "")
+            for row in rows
+        }
+
+    async def progress(self, job_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, Progress]:
+        """What jobs that run now last said of their progress."""
+        rows = await self._fetch("progress_of_jobs", {"job_ids": list(job_ids)})
+        return {row[0]: progress_from_json(row[1], row[2]) for row in rows}
+
+    async def _fetch(self, name: str, parameters: Mapping[str, Any]) -> list[Row]:
+        """The rows of a query that may be asked again when its connection turns out dead."""
+        for last in (False, False, True):
+            try:
+                async with self._pool.connection() as connection:
+                    cursor = await connection.execute(self._queries[name], parameters)
+                    return await cursor.fetchall()
+            except psycopg.OperationalError as error:
+                if last:
+                    raise UnavailableError("the database is not there now") from error
+                # The others of the pool are as dead as this one was: let them go at once.
+                await self._pool.drain()
+        raise AssertionError
+
+
+def filter_parameters(wanted: StateFilter) -> dict[str, Any]:
+    """A filter as the parameters of the queries above."""
+    return {
+        "kit_ids": list(wanted.kit_ids) or None,
+        "job_types": list(wanted.job_types) or None,
+        "statuses": list(wanted.statuses) or None,
+        "job_ids": list(wanted.job_ids) or None,
+        "labels": Jsonb(dict(wanted.labels)) if wanted.labels else None,
+    }
+
+
+def to_row(row: Row) -> StateRow:
+    """A row of the log as the queries above return it."""
+    return StateRow(
+        revision=row[0],
+        batch=row[1],
+        kit_id=row[2],
+        job_id=row[3],
+        job_type=row[4],
+        task_name=row[5],
+        status=row[6],
+        current_order=row[7],
+        attempt=row[8],
+        seq=row[9],
+        created_at=row[10],
+        metadata_json=row[11],
+        actor=row[12],
+        reason=row[13],
+        kit_counts=None if row[14] is None else to_counts(row[14]),
+    )
+
+
+def to_kit(row: Row) -> Kit:
+    """A kit without its jobs."""
+    return Kit(
+        kit_id=row[0],
+        name=row[1],
+        project=row[2],
+        labels=row[3],
+        spec_json=row[4],
+        actor=row[5],
+        counts=to_counts(row[6]),
+        revision=row[7],
+        created_at=row[8],
+        updated_at=row[9],
+    )
+
+
+def to_counts(counts: Sequence[int]) -> Counts:
+    """Six numbers of the database as counts."""
+    return (counts[0], counts[1], counts[2], counts[3], counts[4], counts[5])
+
+
+def progress_to_json(progress: Progress) -> dict[str, Any]:
+    """Progress as it is kept, without its time."""
+    return {
+        "phase": progress.phase,
+        "completed": progress.completed,
+        "total": progress.total,
+        "unit": progress.unit,
+        "message": progress.message,
+    }
+
+
+def progress_from_json(kept: Mapping[str, Any], told_at: datetime | None) -> Progress:
+    """Progress as it was kept."""
+    return Progress(
+        phase=kept.get("phase", ""),
+        completed=kept.get("completed", 0),
+        total=kept.get("total", 0),
+        unit=kept.get("unit", ""),
+        message=kept.get("message", ""),
+        updated_at=told_at,
+    )

@@ -1,0 +1,60 @@
+"""Watch messages as bytes.
+
+A row is serialised once, when the first watcher needs it, and its bytes go into the messages of
+all the others, whatever their filters: protobuf joins the bytes of repeated fields just so. With
+many watchers this, and not the database, is what delivery costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow_services.registry import translate
+from vistaflow_services.registry.domain import Counts, kit_status
+from vistaflow_services.registry.hub import Entry
+
+_LENGTH_DELIMITED = 2
+
+
+def varint(number: int) -> bytes:
+    """A non-negative number as protobuf writes it."""
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def _tag(message: type, field: str, wire_type: int) -> bytes:
+    number: int = message.DESCRIPTOR.fields_by_name[field].number  # type: ignore[attr-defined]
+    return varint(number << 3 | wire_type)
+
+
+_STATES = _tag(pb.Delta, "states", _LENGTH_DELIMITED)
+_COUNTS = _tag(pb.Delta, "kit_counts", _LENGTH_DELIMITED)
+_DELTA = _tag(pb.WatchStatesResponse, "delta", _LENGTH_DELIMITED)
+_REVISION = _tag(pb.WatchStatesResponse, "revision", 0)
+
+
+def delta(entries: Iterable[Entry], counts: Mapping[int, Counts], revision: int) -> bytes:
+    """A WatchStatesResponse with these rows, and the counts of the kits they touch."""
+    parts = [_row(entry) for entry in entries]
+    for kit_id, kit in counts.items():
+        message = pb.KitCounts(
+            kit_id=kit_id,
+            status=translate.status_to_proto(kit_status(kit)),
+            job_counts=translate.counts_to_proto(kit),
+        ).SerializeToString()
+        parts += [_COUNTS, varint(len(message)), message]
+    body = b"".join(parts)
+    return b"".join((_DELTA, varint(len(body)), body, _REVISION, varint(revision)))
+
+
+def _row(entry: Entry) -> bytes:
+    wire = entry.wire
+    if wire is None:
+        state = translate.state_to_proto(entry.row).SerializeToString()
+        wire = entry.wire = b"".join((_STATES, varint(len(state)), state))
+    return wire
