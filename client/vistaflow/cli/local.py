@@ -33,7 +33,10 @@ STOP_SECONDS = 60.0
 def up(
     home: Home = DEFAULT_HOME,
     port: Annotated[
-        int, typer.Option(help="Where the registry listens, on this machine.", min=1, max=65535)
+        int,
+        typer.Option(
+            envvar="VISTAFLOW_PORT", help="Where the registry listens here.", min=1, max=65535
+        ),
     ] = 50051,
     detach: Annotated[bool, typer.Option("--detach", help="Return once it is up.")] = False,
 ) -> None:

@@ -1,0 +1,28 @@
+"""Settings of the pipeline service."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of the pipeline service. Each field is read from `VISTAFLOW_PIPELINE_<FIELD>`."""
+
+    listen: str = "127.0.0.1:50056"
+    """Address to serve on."""
+
+    advertise: str = ""
+    """Address that others reach it at; `listen` if empty."""
+
+    deck_folders: tuple[str, ...] = ()
+    """Folders that `deck.path` is relative to, separated by commas."""
+
+    doe: str = ""
+    """Address of the DOE service; asked of the registry if empty."""
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """The deck folders."""
+        return tuple(Path(each).expanduser() for each in self.deck_folders)

@@ -1,0 +1,95 @@
+"""The gRPC service of the pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from vistaflow.api.doe.v1 import doe_pb2
+from vistaflow.api.pipeline.v1 import pipeline_pb2 as pb
+from vistaflow.api.pipeline.v1 import pipeline_pb2_grpc as rpc
+from vistaflow.api.registry.v1 import registry_pb2
+from vistaflow_services.core.errors import (
+    ConflictError,
+    ExistsError,
+    InvalidError,
+    NotFoundError,
+    ServiceError,
+    UnavailableError,
+)
+from vistaflow_services.core.interceptor import Context
+from vistaflow_services.core.registry_client import RegistryClient
+from vistaflow_services.pipeline.domain import examine
+from vistaflow_services.pipeline.reading import Reading, Source
+from vistaflow_services.pipeline.translate import jobs_of, spec_record
+
+Simulators = Callable[[], Awaitable[list[doe_pb2.SimulatorInfo]]]
+"""Asks the DOE service for its simulators."""
+
+_REFUSALS = (InvalidError, NotFoundError, ConflictError, ExistsError)
+
+
+class PipelineServicer(rpc.PipelineServiceServicer):
+    """Translates between the proto and the domain; decides nothing itself."""
+
+    def __init__(self, registry: RegistryClient, reading: Reading, simulators: Simulators) -> None:
+        self._registry = registry
+        self._reading = reading
+        self._simulators = simulators
+
+    async def ValidateKit(
+        self, request: pb.ValidateKitRequest, context: Context
+    ) -> pb.ValidateKitResponse:
+        """Finds every mistake of a kit. See the proto for the contract."""
+        source = Source.of(request)
+        try:
+            spec, plan = await self._reading.read(source)
+        except _REFUSALS as error:
+            return pb.ValidateKitResponse(mistakes=_mistakes(error))
+        findings = examine(plan)
+        response = pb.ValidateKitResponse(
+            mistakes=[pb.Mistake(**vars(each)) for each in source.located(findings.mistakes)],
+            warnings=[pb.Mistake(**vars(each)) for each in source.located(findings.warnings)],
+            max_simulation_count=findings.simulation_count,
+        )
+        if missing := await self._missing(plan.deck.simulator):
+            response.mistakes.add(field="deck", description=missing)
+        if not response.mistakes:
+            response.spec.CopyFrom(spec)
+        return response
+
+    async def RunKit(self, request: pb.RunKitRequest, context: Context) -> pb.RunKitResponse:
+        """Validates a kit and starts it. See the proto for the contract."""
+        source = Source.of(request)
+        spec, plan = await self._reading.read(source)
+        source.check(examine(plan))
+        if missing := await self._missing(plan.deck.simulator):
+            raise UnavailableError(missing, reason="SIMULATOR_MISSING")
+        created = await self._registry.create_kit(
+            registry_pb2.CreateKitRequest(
+                request_id=request.request_id,
+                name=spec.name,
+                project=spec.project,
+                labels=spec.labels,
+                jobs=jobs_of(spec, plan),
+                spec=spec_record(spec, plan.deck),
+                actor=request.actor,
+            )
+        )
+        return pb.RunKitResponse(
+            kit=created.kit, revision=created.revision, replayed=created.replayed
+        )
+
+    async def _missing(self, simulator: str) -> str:
+        """Why a simulator cannot be used, and how to get it; nothing if it can."""
+        for each in await self._simulators():
+            if each.name == simulator:
+                return (
+                    "" if each.available else f"the simulator {simulator} is missing: {each.hint}"
+                )
+        return f"the DOE service knows no simulator {simulator}"
+
+
+def _mistakes(error: ServiceError) -> list[pb.Mistake]:
+    if not error.violations:
+        return [pb.Mistake(field="deck", description=error.message)]
+    return [pb.Mistake(**vars(each)) for each in error.violations]
