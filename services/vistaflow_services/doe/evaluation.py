@@ -48,7 +48,8 @@ def too_many_failed(results: Results, policy: FailurePolicy) -> str:
     """Why the design is not fit to go on with, for people to read; empty if it is."""
     count, failed = len(results.failures), int(results.failed.sum())
     if failed == count:
-        return f"all {count} runs failed{most_common_failure(results)}"
+        which = "the only run" if count == 1 else f"all {count} runs"
+        return f"{which} failed{most_common_failure(results)}"
     if failed > policy.max_failed_fraction * count:
         return (
             f"{failed} of {count} runs failed, more than the {policy.max_failed_fraction:.0%} "

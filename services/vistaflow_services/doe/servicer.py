@@ -19,7 +19,7 @@ from vistaflow_services.core.registry_client import RegistryClient
 from vistaflow_services.decks.deck import Deck
 from vistaflow_services.decks.library import DeckLibrary
 from vistaflow_services.doe import messages, references, specs, table
-from vistaflow_services.simulators.status import require_simulator
+from vistaflow_services.simulators.status import require_simulator, simulator_status
 
 CHUNK_BYTES = 1 << 20
 """About how large a streamed message is."""
@@ -56,7 +56,7 @@ class DoeServicer(rpc.DoeServiceServicer):
         """Starts running a design."""
         source = await self._result(request.design_id)
         deck = await asyncio.to_thread(references.deck_of, source.result, self._artifacts)
-        _check_evaluation(request.evaluation, deck)
+        await asyncio.to_thread(_check_evaluation, request.evaluation, deck)
         spec = pb.DoeSpec(design_id=request.design_id, evaluation=request.evaluation)
         spec.evaluation.SetInParent()
         job = await self._start(request.request_id, f"evaluate-{deck.name}", spec)
@@ -80,6 +80,15 @@ class DoeServicer(rpc.DoeServiceServicer):
         path = self._artifacts.existing(source.result["design"]["uri"])
         async for chunk in _in_threads(_chunks(request, path)):
             yield chunk
+
+    async def ListSimulators(
+        self, request: pb.ListSimulatorsRequest, context: Context
+    ) -> pb.ListSimulatorsResponse:
+        """Lists the simulators of this machine."""
+        found = await asyncio.to_thread(simulator_status)
+        return pb.ListSimulatorsResponse(
+            simulators=[pb.SimulatorInfo(**vars(each)) for each in found]
+        )
 
     def _plan(self, request: pb.GenerateDesignRequest) -> Deck:
         """The deck to design for, once all that can be wrong has been looked at."""
