@@ -21,6 +21,11 @@ from vistaflow_services.simulators.supervise import Finished
 from vistaflow_services.simulators.verdict import unsuccessful
 
 _VALUE: Final = re.compile(r"^\s*([A-Za-z_][\w.#()]*)\s*=\s*(\S+)")
+_UNMEASURED: Final = re.compile(
+    r"^\s*(?:error:\s*measure\s+|\.?meas(?:ure)?\s+\w+\s+)(\w+)\b.*(?:failed|out of interval)",
+    re.IGNORECASE | re.MULTILINE,
+)
+_NO_QUIT: Final = "no simulations run"
 _STUCK: Final = re.compile(
     r"singular matrix|timestep too small|time ?step too small|no convergence|convergence problem"
     r"|iteration limit|gmin stepping failed|source stepping failed|simulation\(?s?\)? aborted"
@@ -73,21 +78,25 @@ def outcome(deck: Deck, point: Point, work: Path, finished: Finished, limits: Li
     values = printed(finished.output)
     said = f"{finished.output}\n{finished.errors}"
     stuck = _STUCK.search(said)
+    if finished.returncode == 1 and _NO_QUIT in said:
+        message = f"end the control block with `quit`: ngspice returned 1 and said {_NO_QUIT!r}"
+        return failed(point, Failure.CRASHED, message, finished.seconds)
     if finished.returncode != 0:
         kind = Failure.NO_CONVERGENCE if stuck else Failure.CRASHED
         return unsuccessful(point, finished, limits, kind)
+    unmeasured = {name.lower() for name in _UNMEASURED.findall(said)}
     for each in deck.responses:
-        value = values.get(each.extract.lower())
+        name = each.extract.lower()
+        value = values.get(name, "failed" if name in unmeasured else None)
         if value is None and stuck:
             message = f"no `{each.extract}`: {finished.errors.strip()[-1000:] or stuck[0]}"
             return failed(point, Failure.NO_CONVERGENCE, message, finished.seconds)
         if value == "failed":
             message = f"the measure `{each.extract}` found nothing at this point"
             return failed(point, Failure.INFEASIBLE, message, finished.seconds)
-    asked = {each.extract: values.get(each.extract.lower()) for each in deck.responses}
-    if None in asked.values():
-        asked = {name: value for name, value in asked.items() if value is not None}
-    return gated(point, deck.responses, asked, finished.seconds)
+    declared = {each.extract.lower(): each.extract for each in deck.responses}
+    named = {declared.get(name, name): value for name, value in values.items()}
+    return gated(point, deck.responses, named, finished.seconds)
 
 
 def printed(output: str) -> dict[str, str]:

@@ -17,6 +17,8 @@ from vistaflow_services.simulators.run import Canceled, sweep_scratch
 from vistaflow_services.simulators.sandbox import Sandbox, this_sandbox
 
 MEBIBYTE = 1024**2
+MARK = f"vf-{os.getpid()}"
+"""What processes of this test run are called, and no others."""
 LIMITS_ONLY = Sandbox(program="", description="resource limits only (by this test)")
 
 
@@ -164,13 +166,13 @@ def test_a_fork_bomb_is_ended_and_leaves_nothing(run: Run) -> None:
         "import os, time\n"
         "for _ in range(500):\n"
         "    if os.fork() == 0:\n"
-        "        os.execv('/bin/sleep', ['vf-bomb', '97'])\n"
+        f"        os.execv('/bin/sleep', ['{MARK}-bomb', '97'])\n"
         "    time.sleep(0.001)\n"
         "time.sleep(60)"
     )
     outcome = run(body)
     assert outcome.failure is Failure.CRASHED
-    assert alive("vf-bomb") == []
+    assert alive(f"{MARK}-bomb") == []
 
 
 def test_children_that_hide_in_a_session_of_their_own_are_found(run: Run) -> None:
@@ -179,14 +181,14 @@ def test_children_that_hide_in_a_session_of_their_own_are_found(run: Run) -> Non
         "if os.fork() == 0:\n"
         "    os.setsid()\n"
         "    if os.fork() == 0:\n"
-        "        os.execv('/bin/sleep', ['vf-hidden', '98'])\n"
+        f"        os.execv('/bin/sleep', ['{MARK}-hidden', '98'])\n"
         "    os._exit(0)\n"
         "time.sleep(0.3)\n"
         "return {'y': 1.0}"
     )
     outcome = run(body)
     assert outcome.ok
-    assert alive("vf-hidden") == []
+    assert alive(f"{MARK}-hidden") == []
 
 
 def test_endless_output_is_capped(run: Run) -> None:
@@ -253,13 +255,13 @@ def test_a_run_can_be_stopped(tmp_path: Path, isolated: bool) -> None:
     start = time.monotonic()
     with pytest.raises(Canceled):
         run_point(
-            deck("import os\nos.execv('/bin/sleep', ['vf-canceled', '99'])"),
+            deck(f"import os\nos.execv('/bin/sleep', ['{MARK}-canceled', '99'])"),
             {"x": 0.5},
             scratch_root=tmp_path,
             should_stop=lambda: time.monotonic() - start > 0.5,
         )
     assert time.monotonic() - start < 2
-    assert (alive("vf-canceled"), list(tmp_path.iterdir())) == ([], [])
+    assert (alive(f"{MARK}-canceled"), list(tmp_path.iterdir())) == ([], [])
 
 
 def test_a_timeout_of_the_caller_replaces_the_decks(tmp_path: Path) -> None:

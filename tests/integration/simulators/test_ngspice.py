@@ -25,6 +25,7 @@ op
 let vout = v(out)
 print vout
 {more}
+quit
 .endc
 .end
 """
@@ -106,6 +107,12 @@ def test_each_way_to_fail_has_its_kind(run: Run, deck: Deck, failure: Failure, s
     outcome = run(deck, 1000.0)
     assert (outcome.failure, outcome.responses) == (failure, {}), outcome.message
     assert said in outcome.message
+
+
+def test_a_control_block_without_quit_is_told_to_have_one(run: Run) -> None:
+    outcome = run(divider(text=DIVIDER.replace("quit\n", "")), 1000.0)
+    assert outcome.failure is Failure.CRASHED
+    assert outcome.message.startswith("end the control block with `quit`")
 
 
 def test_a_forbidden_deck_is_refused_before_anything_runs(tmp_path: Path) -> None:
