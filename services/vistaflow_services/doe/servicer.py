@@ -7,15 +7,12 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.doe.v1 import doe_pb2 as pb
 from vistaflow.api.doe.v1 import doe_pb2_grpc as rpc
-from vistaflow.api.registry.v1 import registry_pb2
-from vistaflow_services.core.artifacts import ArtifactStore
 from vistaflow_services.core.errors import InvalidError, NotFoundError, Violations
 from vistaflow_services.core.interceptor import Context
 from vistaflow_services.core.jobs import JobResult
-from vistaflow_services.core.registry_client import RegistryClient
+from vistaflow_services.core.stage import Stage
 from vistaflow_services.decks.deck import Deck
 from vistaflow_services.decks.library import DeckLibrary
 from vistaflow_services.doe import messages, references, specs, table
@@ -30,10 +27,10 @@ Chunk = TypeVar("Chunk")
 class DoeServicer(rpc.DoeServiceServicer):
     """Translates between the protos, the domain and the registry; decides nothing itself."""
 
-    def __init__(self, registry: RegistryClient, artifacts: ArtifactStore) -> None:
-        self._registry = registry
-        self._artifacts = artifacts
-        self._decks = DeckLibrary(artifacts.root / references.DECKS)
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._artifacts = stage.artifacts
+        self._decks = DeckLibrary(stage.artifacts.root / references.DECKS)
 
     async def ListGenerators(
         self, request: pb.ListGeneratorsRequest, context: Context
@@ -47,7 +44,7 @@ class DoeServicer(rpc.DoeServiceServicer):
         """Starts making a design."""
         deck = await asyncio.to_thread(self._plan, request)
         spec = pb.DoeSpec(deck=deck.digest, design=request.design)
-        job = await self._start(request.request_id, f"design-{deck.name}", spec)
+        job = await self._stage.submit(spec, "DOE", f"design-{deck.name}", request.request_id)
         return pb.GenerateDesignResponse(job=job)
 
     async def EvaluateDesign(
@@ -59,7 +56,7 @@ class DoeServicer(rpc.DoeServiceServicer):
         await asyncio.to_thread(_check_evaluation, request.evaluation, deck)
         spec = pb.DoeSpec(design_id=request.design_id, evaluation=request.evaluation)
         spec.evaluation.SetInParent()
-        job = await self._start(request.request_id, f"evaluate-{deck.name}", spec)
+        job = await self._stage.submit(spec, "DOE", f"evaluate-{deck.name}", request.request_id)
         return pb.EvaluateDesignResponse(job=job)
 
     async def GetDesign(
@@ -106,18 +103,11 @@ class DoeServicer(rpc.DoeServiceServicer):
         found.check()
         return deck
 
-    async def _start(self, request_id: str, name: str, spec: pb.DoeSpec) -> common_pb2.Job:
-        """Creates a job in a kit of its own."""
-        new = registry_pb2.NewJob(name=name, job_type=common_pb2.JOB_TYPE_DOE)
-        new.spec.Pack(spec)
-        request = registry_pb2.CreateJobRequest(request_id=request_id, job=new)
-        return (await self._registry.create_job(request)).job
-
     async def _result(self, design_id: str) -> JobResult:
         """What the finished job of a design published."""
         if not references.is_job_id(design_id):
             raise NotFoundError(f"no design {design_id[:100]!r}: a design's id is its job's id")
-        return await self._registry.result(design_id, job_type="DOE", field="design_id")
+        return await self._stage.registry.result(design_id, job_type="DOE", field="design_id")
 
 
 def _check_evaluation(evaluation: pb.EvaluationSpec, deck: Deck) -> None:
