@@ -23,6 +23,7 @@ from vistaflow_services.decks.space import Point
 from vistaflow_services.optimize.acquisition import Acquisition
 from vistaflow_services.optimize.climbing import Climber
 from vistaflow_services.optimize.cube import PointKey, SearchCube, point_key
+from vistaflow_services.optimize.observation import Observation, best_observation
 from vistaflow_services.optimize.posterior import Posterior
 from vistaflow_services.optimize.surfaces import CubeSurfaces, Learner
 from vistaflow_services.optimize.warping import constraint_scale
@@ -66,33 +67,6 @@ class Role(StrEnum):
     ELSEWHERE = "elsewhere"
     """The most expected improvement over the best point outside the surroundings of the best:
     once a basin is exhausted, the next is searched as if it were the only one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Observation:
-    """What is known of one evaluated point."""
-
-    point: Point
-    """The canonical point."""
-
-    objective: float = np.nan
-    """The quantity to minimise; NaN when the run failed."""
-
-    sides: tuple[tuple[float, float], ...] = ()
-    """(left, right) of each simulated constraint, turned so that left <= right is met."""
-
-    feasible: bool = False
-    """Whether every constraint, known or simulated, is met."""
-
-    violation: float = np.inf
-    """How far the worst constraint is missed, relative to its limit; 0 when feasible."""
-
-    @property
-    def ok(self) -> bool:
-        """Whether the point has usable values."""
-        return bool(np.isfinite(self.objective)) and all(
-            np.isfinite(left) and np.isfinite(right) for left, right in self.sides
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,24 +293,6 @@ class BayesianSearch:
                 if np.abs(known - here).max(axis=1).min() > TOO_CLOSE:
                     return point, here
         return None
-
-
-def best_observation(observations: Sequence[Observation]) -> Observation | None:
-    """The feasible observation of smallest objective, else the usable one of least violation.
-
-    Of equals the earliest wins.
-    """
-    usable = [each for each in observations if each.ok]
-    if not usable:
-        return None
-    return min(
-        usable,
-        key=lambda each: (
-            not each.feasible,
-            0.0 if each.feasible else each.violation,
-            each.objective,
-        ),
-    )
 
 
 def model_rows(inputs: Array, centre: Array) -> NDArray[np.int64]:

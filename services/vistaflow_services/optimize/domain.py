@@ -11,7 +11,7 @@ from typing import Any
 from vistaflow_services.core.errors import FieldViolation, InvalidError, Violations
 from vistaflow_services.core.expressions import Constraint, Goals, Objective, parse_goals
 from vistaflow_services.decks.space import Point, Space
-from vistaflow_services.optimize.bayes import Observation
+from vistaflow_services.optimize.observation import Observation
 
 MAX_BUDGET = 100_000
 """Most simulator runs that a study may spend."""
@@ -294,6 +294,38 @@ class Trial:
     def usable(self) -> bool:
         """Whether it has an objective and constraints that can be compared."""
         return self.assessment is not None and math.isfinite(self.assessment.objective)
+
+
+def made_trial(
+    problem: Problem,
+    number: int,
+    origin: str,
+    point: Point,
+    responses: dict[str, float] | None,
+    *,
+    failure: str | None = None,
+    predicted: Mapping[str, tuple[float, float]] | None = None,
+    cached: bool = False,
+    seconds: float = 0.0,
+) -> Trial:
+    """A trial with what its responses are worth; `responses` is None when the run failed."""
+    assessment = None if responses is None else problem.assess(point, responses)
+    feasible = assessment is not None and assessment.feasible
+    if feasible:
+        feasible = bool(problem.space.feasible([point])[0])
+    undefined = assessment is not None and not math.isfinite(assessment.objective)
+    return Trial(
+        number=number,
+        origin=origin,
+        point=point,
+        responses=responses,
+        assessment=assessment,
+        feasible=feasible and not undefined,
+        failure=failure,
+        predicted=predicted or {},
+        cached=cached,
+        seconds=seconds,
+    )
 
 
 def best_trial(trials: Sequence[Trial], sign: float) -> Trial | None:

@@ -20,8 +20,7 @@ from vistaflow_services.core.errors import ServiceError
 from vistaflow_services.core.jobs import JobError, JobResult
 from vistaflow_services.decks.deck import Deck, read_archive
 from vistaflow_services.decks.space import Point, Space
-from vistaflow_services.optimize.domain import Problem, Trial
-from vistaflow_services.optimize.study import made_trial
+from vistaflow_services.optimize.domain import Problem, Trial, made_trial
 
 MANIFEST: Final = "manifest.json"
 """The file in an attempt's prefix that holds the job's result."""

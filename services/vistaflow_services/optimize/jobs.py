@@ -198,7 +198,12 @@ def _report(attempt: Attempt, setting: _Setting, result: StudyResult) -> dict[st
         "stop_reason": result.stop_reason,
         "parameters": [{"name": each.name, "unit": each.unit} for each in problem.space.parameters],
         "responses": [{"name": each.name, "unit": each.unit} for each in deck.responses],
-        "best": {**_told(best), "verified": best.usable, "predicted": _predicted(result.forecast)},
+        "best": {
+            **_told(best),
+            "verified": best.usable,
+            "found_at": _found_at(best, result.trials),
+            "predicted": _predicted(result.forecast),
+        },
         "doe_best": None if result.design_best is None else _told(result.design_best),
         "improvement": _improvement(best, result.design_best, problem.objective.sign),
         "evaluations": _evaluations(result.trials),
@@ -231,6 +236,12 @@ def _told(trial: Trial) -> dict[str, Any]:
             for each in (assessment.constraints if assessment else ())
         ],
     }
+
+
+def _found_at(best: Trial, trials: Sequence[Trial]) -> dict[str, Any]:
+    """The trial that first had the best point."""
+    first = next(each for each in trials if each.point == best.point)
+    return {"number": first.number, "origin": first.origin}
 
 
 def _predicted(forecast: dict[str, tuple[float, float]]) -> dict[str, dict[str, float]]:

@@ -23,8 +23,8 @@ BEST = "#1f3a5f"
 MAX_RESPONSES = 12
 """Most responses that are compared in one picture."""
 
-HEAVY_TAIL = 50.0
-"""Ratio of the extreme to the middle of the objective from which its axis is logarithmic."""
+WIDE = 10.0
+"""Ratio of the largest to the smallest value from which an axis is logarithmic."""
 
 
 def plot_convergence(path: Path, problem: Problem, trials: Sequence[Trial]) -> None:
@@ -98,10 +98,18 @@ def _objective(axes: Any, problem: Problem, trials: Sequence[Trial]) -> None:
             label="failed",
         )
     finite = values[np.isfinite(values)]
-    if len(finite) and finite.min() > 0:
-        middle = float(np.median(best[np.isfinite(best)])) if np.isfinite(best).any() else 1.0
-        if finite.max() > HEAVY_TAIL * middle or finite.min() * HEAVY_TAIL < middle:
-            axes.set_yscale("log")
+    if len(finite) and finite.min() > 0 and finite.max() > WIDE * finite.min():
+        axes.set_yscale("log")
+    if np.isfinite(best).any():
+        axes.annotate(
+            f"{best[-1]:.6g}",
+            (numbers[-1], best[-1]),
+            xytext=(-2, 7),
+            textcoords="offset points",
+            ha="right",
+            fontsize=9,
+            color=BEST,
+        )
     axes.set_ylabel(f"{problem.objective}", fontsize=9)
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8, loc="best", framealpha=0.9)
@@ -174,7 +182,7 @@ def _parity(axes: Any, pairs: NDArray[np.float64]) -> None:
     simulated, mean, sd = pairs.T
     low, high = float(simulated.min()), float(simulated.max())
     margin = 0.08 * (high - low) or 0.08 * max(abs(high), 1e-12)
-    if low > 0 and high > HEAVY_TAIL * low:
+    if low > 0 and high > WIDE * low:
         axes.set_xscale("log")
         axes.set_yscale("log")
         span = (low / 1.5, high * 1.5)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from vistaflow_services.core.errors import InvalidError
 from vistaflow_services.decks.space import Point
-from vistaflow_services.optimize.bayes import BayesianSearch, Observation
+from vistaflow_services.optimize.bayes import BayesianSearch
 from vistaflow_services.optimize.cube import SearchCube, point_key
-from vistaflow_services.optimize.domain import Problem, StudyPlan, Trial, best_trial
+from vistaflow_services.optimize.domain import Problem, StudyPlan, Trial, best_trial, made_trial
 from vistaflow_services.optimize.forecast import Forecast, Forecaster
+from vistaflow_services.optimize.observation import Observation
 from vistaflow_services.simulators.outcome import Outcome
 
 PATIENCE = 3
@@ -200,35 +200,3 @@ class Study:
     def _forecast_without(self, best: Trial) -> Forecast:
         forecaster = Forecaster(self._cube, self.responses, self.plan.seed)
         return forecaster.forecast(self._known(without=dict(best.point)), [dict(best.point)])[0]
-
-
-def made_trial(
-    problem: Problem,
-    number: int,
-    origin: str,
-    point: Point,
-    responses: dict[str, float] | None,
-    *,
-    failure: str | None = None,
-    predicted: Forecast | None = None,
-    cached: bool = False,
-    seconds: float = 0.0,
-) -> Trial:
-    """A trial with what its responses are worth; `responses` is None when the run failed."""
-    assessment = None if responses is None else problem.assess(point, responses)
-    feasible = assessment is not None and assessment.feasible
-    if feasible:
-        feasible = bool(problem.space.feasible([point])[0])
-    undefined = assessment is not None and not math.isfinite(assessment.objective)
-    return Trial(
-        number=number,
-        origin=origin,
-        point=point,
-        responses=responses,
-        assessment=assessment,
-        feasible=feasible and not undefined,
-        failure=failure,
-        predicted=predicted or {},
-        cached=cached,
-        seconds=seconds,
-    )
