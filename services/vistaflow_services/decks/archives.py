@@ -101,6 +101,8 @@ def read_archive_files(archive: bytes) -> dict[str, bytes]:
         raise InvalidError(
             "the archive cannot be read as a zip or tar.gz file; pack the deck's folder anew"
         ) from error
+    if not collected.files and not found:
+        found.add("", "the archive holds no file of a deck; pack the folder with deck.yaml in it")
     found.check()
     return _without_folder(collected.files)
 
@@ -122,7 +124,7 @@ def write_archive(files: Mapping[str, bytes]) -> bytes:
 def path_problem(path: str) -> str:
     """Why a path may not name a file of a deck, or nothing."""
     parts = PurePosixPath(path).parts
-    if not parts or len(path) > 200:
+    if not 1 <= len(path) <= 200:
         return "a path has 1 to 200 characters"
     if path.startswith(("/", "~")) or "\\" in path or ":" in path:
         return "is no relative path with / between folders"
@@ -175,11 +177,10 @@ class _Collected:
 
 
 def _left_out(path: str) -> bool:
+    """Whether a file is no part of a deck; only asked of paths that stay in the deck."""
     parts = PurePosixPath(path).parts
-    return (
-        any(each == "__pycache__" or each == "__MACOSX" or each.startswith(".") for each in parts)
-        and ".." not in parts
-    ) or (path.endswith((".pyc", ".md")) or parts[-1:] == ("kit.yaml",))
+    hidden = any(each.startswith(".") or each in ("__pycache__", "__MACOSX") for each in parts)
+    return hidden or path.endswith((".pyc", ".md")) or parts[-1:] == ("kit.yaml",)
 
 
 def _walk(folder: Path, collected: _Collected, found: Violations) -> Iterator[Path]:
@@ -188,7 +189,7 @@ def _walk(folder: Path, collected: _Collected, found: Violations) -> Iterator[Pa
     pending = [folder]
     while pending:
         try:
-            entries = sorted(pending.pop().iterdir(), reverse=True)
+            entries = sorted(pending.pop(0).iterdir())
         except OSError as error:
             found.add("", f"a folder cannot be read: {error.strerror}")
             continue
@@ -215,13 +216,13 @@ def _read_zip(archive: bytes, collected: _Collected, found: Violations) -> None:
             path = entry.orig_filename
             if not collected.entry():
                 return
-            if entry.is_dir() or _left_out(path):
-                continue
             mode = entry.external_attr >> 16
-            if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-                found.add(path, "is a link or a device; a deck holds plain files")
-            elif problem := path_problem(path):
+            if problem := path_problem(path):
                 found.add(path, problem)
+            elif entry.is_dir() or _left_out(path):
+                continue
+            elif stat.S_IFMT(mode) not in (0, stat.S_IFREG):
+                found.add(path, "is a link or a device; a deck holds plain files")
             elif entry.flag_bits & 0x1:
                 found.add(path, "is encrypted")
             else:
@@ -245,12 +246,12 @@ def _read_tar(archive: bytes, collected: _Collected, found: Violations) -> None:
             if not collected.entry():
                 return
             path = entry.name
-            if entry.isdir() or _left_out(path):
-                continue
-            if not entry.isreg():
-                found.add(path, "is a link or a device; a deck holds plain files")
-            elif problem := path_problem(path):
+            if problem := path_problem(path):
                 found.add(path, problem)
+            elif entry.isdir() or _left_out(path):
+                continue
+            elif not entry.isreg():
+                found.add(path, "is a link or a device; a deck holds plain files")
             elif (file := opened.extractfile(entry)) is not None:
                 collected.take(_plain(path), file)
 

@@ -155,7 +155,7 @@ def test_any_text_is_either_parsed_or_refused_with_a_violation(text: str) -> Non
     try:
         goals = parse_goals(text, responses=["a"], parameters=["b"])
     except InvalidError as error:
-        told = error.violations
+        told: object = error.violations
     else:
         told = parse_goals(str(goals), responses=["a"], parameters=["b"]).objectives
     assert told

@@ -62,13 +62,12 @@ responses:
 
 
 def deck(yaml: str = YAML, **files: str | bytes) -> Deck:
-    files = {"deck.yaml": yaml, "rc.cir": NETLIST} | {
-        name.replace("__", "."): content for name, content in files.items()
-    }
+    given: dict[str, str | bytes] = {"deck.yaml": yaml, "rc.cir": NETLIST}
+    given |= {name.replace("__", "."): content for name, content in files.items()}
     return parse_deck(
         {
             name: content.encode() if isinstance(content, str) else content
-            for name, content in files.items()
+            for name, content in given.items()
         }
     )
 

@@ -75,10 +75,10 @@ def parameters(draw: st.DrawFn) -> Parameter:
         low = draw(st.integers(1 if scale is Scale.LOG else -1000, 1000))
         high = low + draw(st.integers(1, 100_000))
         return Parameter(name="p", kind=kind, low=low, high=high, scale=scale)
-    low = 10.0 ** draw(st.integers(-25, 18)) * draw(st.floats(1, 9))
+    least = 10.0 ** draw(st.integers(-25, 18)) * draw(st.floats(1, 9))
     if scale is Scale.LINEAR and draw(st.booleans()):
-        return Parameter(name="p", low=-low, high=low * draw(st.floats(0.001, 10)))
-    return Parameter(name="p", low=low, high=low * draw(st.floats(1.01, 1e6)), scale=scale)
+        return Parameter(name="p", low=-least, high=least * draw(st.floats(0.001, 10)))
+    return Parameter(name="p", low=least, high=least * draw(st.floats(1.01, 1e6)), scale=scale)
 
 
 places = st.lists(st.floats(0, 1), min_size=1, max_size=8)
