@@ -2,6 +2,7 @@
 
 domain.py      what training and testing are
 plots.py       parity, residual and calibration pictures
+specs.py       what the messages mean to the domain
 references.py  finds what a job refers to
 jobs.py        the four jobs: preprocess, scale, train, test
 servicer.py    translates calls; predicts from the artifact store

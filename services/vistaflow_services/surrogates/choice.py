@@ -23,7 +23,7 @@ from vistaflow_services.surrogates.surrogate import (
     make_folds,
     score,
 )
-from vistaflow_services.surrogates.trees import ExtraTrees, GradientBoosting
+from vistaflow_services.surrogates.trees import ExtraTrees, GradientBoosting, GroupedTrees
 
 FAMILIES: dict[str, type[Any]] = {
     "gp": GaussianProcess,
@@ -112,7 +112,8 @@ def choose_family(
 ) -> tuple[Surrogate, Scores]:
     """Fits the family that predicts left-out rows best, to all rows.
 
-    Every family is fitted anew without each fold. The smallest root mean squared error wins; among
+    Every family predicts each fold by a fit without it; tree ensembles are grown so that one fit
+    gives all of that (`GroupedTrees`). The smallest root mean squared error wins; among
     those within 2 % of it, the smallest negative log density. A Gaussian process first chooses
     kernel and trend by its closed-form cross-validation, and if left-out rows lie further off than
     its deviations say, these are widened to match (`GaussianProcess.calibration`).
@@ -152,10 +153,18 @@ def choose_family(
     for number, fold in enumerate(parts, start=1):
         kept = complement(len(rows), fold)
         errors = {}
-        for family in candidates:
-            mean, sd = _without(
-                fitted[family], rows[kept], target[kept], rows[fold], settings, seed
-            )
+        for family, whole in fitted.items():
+            if isinstance(whole, GroupedTrees):
+                if number == 1:
+                    whole.fit(rows, target, folds=parts)
+                mean, sd = (each[fold] for each in whole.out_of_fold)
+            else:
+                again = _again(whole, settings, seed)
+                start = (
+                    {"start": whole.hyper_parameters} if isinstance(whole, GaussianProcess) else {}
+                )
+                again.fit(rows[kept], target[kept], **start)
+                mean, sd = again.predict(rows[fold], noise=True)
             means[family][fold], deviations[family][fold] = mean, sd
             errors[family] = float(np.sqrt(np.mean((mean - target[fold]) ** 2)))
         if on_progress:
@@ -167,8 +176,9 @@ def choose_family(
         z = (target - means[chosen]) / deviations[chosen]
         spread = float(np.sqrt(np.mean(z * z))) if len(rows) > 2 else 1.0
         winner.calibration = min(max(1.0, spread), _MAX_CALIBRATION)
-        return winner, scores
-    return winner.fit(rows, target), scores
+    elif not (isinstance(winner, GroupedTrees) and parts):
+        winner.fit(rows, target)
+    return winner, scores
 
 
 def _smallest(scores: Mapping[str, Mapping[str, float]]) -> str:
@@ -177,22 +187,19 @@ def _smallest(scores: Mapping[str, Mapping[str, float]]) -> str:
     return min(tied, key=lambda name: scores[name]["nlpd"])
 
 
-def _without(
-    whole: Surrogate,
-    X: Floats,
-    y: Floats,
-    left_out: Floats,
-    settings: Mapping[str, Settings],
-    seed: int,
-) -> tuple[Floats, Floats]:
-    """Predictions of rows by the same kind of surrogate fitted without them."""
+def _again(whole: Any, settings: Mapping[str, Settings], seed: int) -> Any:
+    """An unfitted surrogate like the one fitted to all rows."""
     if isinstance(whole, GaussianProcess):
-        again = GaussianProcess(
-            kernel=whole.kernel, trend=whole.trend, noise=whole.noise, starts=1, seed=seed
+        return GaussianProcess(
+            kernel=whole.kernel,
+            trend=whole.trend,
+            noise=whole.noise,
+            starts=1,
+            seed=seed,
+            max_iterations=whole.max_iterations,
         )
-        return again.fit(X, y, start=whole.hyper_parameters).predict(left_out, noise=True)
     family = family_of(whole)
-    return make_surrogate(family, settings.get(family, {}), seed).fit(X, y).predict(left_out)
+    return make_surrogate(family, settings.get(family, {}), seed)
 
 
 def _best_process(

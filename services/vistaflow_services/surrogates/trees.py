@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self, cast
 
 import numpy as np
@@ -46,6 +46,9 @@ class GroupedTrees(ABC):
         self._features = 0
         self._standard = (0.0, 1.0)
         self._spread = (1.0, 1.0)
+        self._group_count = groups
+        self.out_of_fold: tuple[Floats, Floats] = (np.empty(0), np.empty(0))
+        """Mean and deviation (n,) of each row learnt from, by the trees that never saw it."""
 
     @classmethod
     @abstractmethod
@@ -60,14 +63,25 @@ class GroupedTrees(ABC):
     def _answers(self, leaves: list[Floats], bases: Floats) -> tuple[Floats, Floats]:
         """Mean and raw spread from the leaf values (n, trees) of some groups and their bases."""
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
-        """Learns from rows `X` (n, d) and responses `y` (n,)."""
+    def fit(self, X: ArrayLike, y: ArrayLike, *, folds: Sequence[Integers] | None = None) -> Self:
+        """Learns from rows `X` (n, d) and responses `y` (n,).
+
+        Args:
+            X: Features, finite.
+            y: Responses, finite.
+            folds: What each group is grown without; its own choice if None. Each row must be in
+                one of them.
+        """
         rows, target = as_training(X, y)
         rows = rows.astype(np.float32).astype(np.float64)  # what the trees compare
         n, self._features = rows.shape
         self._standard = float(target.mean()), float(target.std()) or 1.0
         z = (target - self._standard[0]) / self._standard[1]
-        folds = make_folds(n, self.groups, self.seed) if n >= 4 else [np.empty(0, np.int64)]
+        if n < 4:
+            folds = [np.empty(0, np.int64)]
+        elif folds is None:
+            folds = make_folds(n, self.groups, self.seed)
+        self._group_count = len(folds)
         grown = [
             self._grow(rows[kept], z[kept], self.seed + 1000 * number)
             for number, kept in enumerate(complement(n, fold) for fold in folds)
@@ -77,10 +91,11 @@ class GroupedTrees(ABC):
         self._calibrate(rows, z, folds)
         return self
 
-    def _calibrate(self, rows: Floats, z: Floats, folds: list[Integers]) -> None:
+    def _calibrate(self, rows: Floats, z: Floats, folds: Sequence[Integers]) -> None:
         """Finds the floor of the spread and the factor that makes 95 % bands hold 95 %."""
         if not len(folds[0]):
             self._spread = (1.0, 1.0)
+            self.out_of_fold = self.predict(rows)
             return
         mean, spread = np.empty(len(z)), np.empty(len(z))
         for number, fold in enumerate(folds):
@@ -89,7 +104,11 @@ class GroupedTrees(ABC):
         floor = max(0.5 * float(np.sqrt(np.mean(residual**2))), 1e-12)
         ratio = residual / np.sqrt(spread**2 + floor**2)
         rank = min(1.0, 0.95 * (len(z) + 1) / len(z))
-        self._spread = floor, max(float(np.quantile(ratio, rank)) / _NORMAL_95, 1e-6)
+        factor = max(float(np.quantile(ratio, rank)) / _NORMAL_95, 1e-6)
+        self._spread = floor, factor
+        center, scale = self._standard
+        sd = factor * np.sqrt(spread**2 + floor**2)
+        self.out_of_fold = mean * scale + center, sd * scale
 
     def _raw(self, rows: Floats, groups: list[int]) -> tuple[Floats, Floats]:
         leaves = [self._forests[group].leaves(rows) for group in groups]
@@ -146,7 +165,7 @@ class ExtraTrees(GroupedTrees):
         """Describes the ensemble.
 
         Args:
-            trees: Trees in all, over ten groups.
+            trees: Trees in all, over the groups (ten of them by default).
             min_samples_leaf: Fewest rows in a leaf.
             max_features: Part of the features tried at a split.
             seed: Makes growing repeatable.
@@ -164,10 +183,10 @@ class ExtraTrees(GroupedTrees):
         from sklearn.ensemble import ExtraTreesRegressor
 
         model = ExtraTreesRegressor(
-            max(1, self.trees // self.groups),
+            max(1, self.trees // self._group_count),
             min_samples_leaf=self.min_samples_leaf,
             max_features=self.max_features,
-            random_state=seed,
+            random_state=seed % 2**31,
             n_jobs=1,
         )
         return from_scikit_trees(model.fit(X, z).estimators_), 0.0

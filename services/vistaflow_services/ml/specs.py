@@ -1,0 +1,74 @@
+"""What the messages of a job mean to the domain."""
+
+from __future__ import annotations
+
+from google.protobuf import json_format
+
+from vistaflow.api.ml.v1 import ml_pb2 as pb
+from vistaflow_services.core.errors import InvalidError, Violations
+from vistaflow_services.ml.domain import DEFAULT_FOLDS, TrainingPlan
+from vistaflow_services.surrogates.choice import FAMILIES
+from vistaflow_services.surrogates.preparation import Preparation
+
+FAMILY_NAMES: dict[int, str] = {
+    pb.FAMILY_GAUSSIAN_PROCESS: "gp",
+    pb.FAMILY_POLYNOMIAL_RIDGE: "polynomial_ridge",
+    pb.FAMILY_EXTRA_TREES: "extra_trees",
+    pb.FAMILY_GRADIENT_BOOSTING: "gradient_boosting",
+}
+FAMILY_NUMBERS = {name: number for number, name in FAMILY_NAMES.items()}
+
+DEFAULT_TEST_FRACTION = 0.2
+
+
+def preparation_of(spec: pb.PreprocessSpec) -> Preparation:
+    """How rows are made fit.
+
+    Raises:
+        InvalidError: With every mistake.
+    """
+    found = Violations()
+    if spec.outliers not in pb.OutlierPolicy.values():
+        found.add("outliers", f"{spec.outliers} is no outlier policy; give flag or drop")
+    fraction = spec.test_fraction if spec.HasField("test_fraction") else DEFAULT_TEST_FRACTION
+    try:
+        made = Preparation(
+            responses=tuple(spec.responses),
+            test_fraction=fraction,
+            seed=abs(spec.seed),
+            drop_outliers=spec.outliers == pb.OUTLIER_POLICY_DROP,
+            log_responses=tuple(spec.log_responses),
+        )
+    except InvalidError as error:
+        found.extend("", error)
+    found.check()
+    return made
+
+
+def plan_of(spec: pb.TrainSpec) -> TrainingPlan:
+    """How surrogates are trained.
+
+    Raises:
+        InvalidError: With every mistake.
+    """
+    found = Violations()
+    for at, each in enumerate(spec.families):
+        if each not in FAMILY_NAMES:
+            found.add(f"families[{at}]", f"{each} is no family; there are {', '.join(FAMILIES)}")
+    hyper_parameters = json_format.MessageToDict(spec.hyperparameters)
+    for name, each in list(hyper_parameters.items()):
+        if not isinstance(each, dict):
+            found.add(f"hyperparameters.{name}", "give a mapping of settings")
+            del hyper_parameters[name]
+    families = [FAMILY_NAMES[each] for each in spec.families if each in FAMILY_NAMES]
+    try:
+        made = TrainingPlan(
+            families=tuple(families) or tuple(FAMILIES),
+            folds=spec.folds or DEFAULT_FOLDS,
+            seed=abs(spec.seed),
+            hyper_parameters=hyper_parameters,
+        )
+    except InvalidError as error:
+        found.extend("", error)
+    found.check()
+    return made
