@@ -1,6 +1,5 @@
 """Ingestion: decks in, checked and kept.
 
-domain.py      where a deck may come from
 jobs.py        the job that collects decks
 translate.py   between the protos and the decks
 servicer.py    the gRPC service

@@ -5,19 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from vistaflow_services.core.stage import StageConfig
+
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(StageConfig):
     """Settings of the ingestion service. Each field is read from `VISTAFLOW_INGESTION_<FIELD>`."""
 
     listen: str = "127.0.0.1:50052"
-    """Address to serve on."""
-
-    advertise: str = ""
-    """Address that others reach it at; `listen` if empty."""
+    """Where it listens; port 0 takes a free one."""
 
     capacity: int = 2
-    """Most jobs run at once."""
+    """Jobs run at once."""
 
     deck_folders: tuple[str, ...] = ()
     """Folders that a deck's `path` is relative to, separated by commas."""

@@ -5,5 +5,7 @@ kitfile.py     kit.yaml to a kit spec, with the line of every mistake
 translate.py   between the protos and the domain; the jobs of a kit
 servicer.py    the gRPC service
 config.py      settings, from VISTAFLOW_PIPELINE_* variables
+simulators.py  asks the DOE service which simulators are there
+reading.py     a request's kit as a full spec and a plan
 __main__.py    puts them together and serves
 """

@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from vistaflow_services.core.stage import StageConfig
+
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(StageConfig):
     """Settings of the pipeline service. Each field is read from `VISTAFLOW_PIPELINE_<FIELD>`."""
 
     listen: str = "127.0.0.1:50056"
-    """Address to serve on."""
-
-    advertise: str = ""
-    """Address that others reach it at; `listen` if empty."""
+    """Where it listens; port 0 takes a free one."""
 
     deck_folders: tuple[str, ...] = ()
     """Folders that `deck.path` is relative to, separated by commas."""

@@ -1,0 +1,55 @@
+"""The generated code is what the protos say, and every service says what it promises."""
+
+from __future__ import annotations
+
+import filecmp
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from vistaflow.api.doe.v1 import doe_pb2
+from vistaflow.api.ingestion.v1 import ingestion_pb2
+from vistaflow.api.ml.v1 import ml_pb2
+from vistaflow.api.optimize.v1 import optimize_pb2
+from vistaflow.api.pipeline.v1 import pipeline_pb2
+from vistaflow.api.registry.v1 import registry_pb2
+
+ROOT = Path(__file__).parents[2]
+
+RPCS = {
+    registry_pb2: "CreateKit GetKit ListKits CancelKit RetryKit CreateJob GetJob ListJobs "
+    "CancelJob RetryJob AppendStates ListStates WatchStates LeaseJobs GetServerInfo",
+    pipeline_pb2: "RunKit ValidateKit",
+    ingestion_pb2: "CollectDecks ListDecks GetDeck",
+    doe_pb2: "ListGenerators GenerateDesign EvaluateDesign GetDesign ReadDesign ListSimulators",
+    ml_pb2: "Preprocess Scale Train Test Predict GetModel ListModels",
+    optimize_pb2: "TuneModel OptimizeDesign GetStudy ListTrials",
+}
+
+
+def differences(left: Path, right: Path) -> list[str]:
+    found = []
+    pending = [filecmp.dircmp(left, right, ignore=["__pycache__"])]
+    while pending:
+        each = pending.pop()
+        found += [f"{each.left}: {name}" for name in each.left_only + each.right_only]
+        _, differ, errors = filecmp.cmpfiles(
+            each.left, each.right, each.common_files, shallow=False
+        )
+        found += [f"{each.left}/{name}" for name in differ + errors]
+        pending += each.subdirs.values()
+    return found
+
+
+def test_the_committed_code_is_what_the_generator_makes_of_the_protos(tmp_path: Path) -> None:
+    subprocess.run(["sh", "protos/generate.sh", "--to", str(tmp_path)], cwd=ROOT, check=True)
+
+    assert differences(tmp_path / "vistaflow" / "api", ROOT / "client" / "vistaflow" / "api") == []
+
+
+@pytest.mark.parametrize("module", RPCS, ids=lambda each: each.DESCRIPTOR.package)
+def test_a_service_has_the_calls_it_promises(module: object) -> None:
+    (service,) = module.DESCRIPTOR.services_by_name.values()  # type: ignore[attr-defined]
+
+    assert set(RPCS[module].split()) - set(service.methods_by_name) == set()

@@ -1,0 +1,137 @@
+"""The whole suite, as `vistaflow up` starts it, on an embedded PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SERVICES = ("registry", "ingestion", "doe", "ml", "optimize", "pipeline")
+START_SECONDS = 120
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """A running suite."""
+
+    home: Path
+    address: str
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment of its users."""
+        return {
+            **os.environ,
+            "VISTAFLOW_HOME": str(self.home),
+            "VISTAFLOW_REGISTRY": self.address,
+            "VISTAFLOW_PORT": self.address.rpartition(":")[2],
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "COLUMNS": "120",
+        }
+
+    def cli(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        """Runs `vistaflow` and checks its exit code."""
+        done = subprocess.run(
+            [sys.executable, "-m", "vistaflow.cli.app", *arguments],
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == code, (
+            f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
+        )
+        return done
+
+    def json(self, *arguments: str, code: int = 0) -> list[dict[str, Any]]:
+        """The lines of JSON that `vistaflow … --json` prints."""
+        return [
+            json.loads(line)
+            for line in self.cli(*arguments, "--json", code=code).stdout.splitlines()
+        ]
+
+    def pid(self, service: str) -> int:
+        """The process of a service now, or of the postmaster; 0 if there is none."""
+        if service == "postgres":
+            text = self.home / "pg" / "postmaster.pid"
+            return int(text.read_text().split()[0]) if text.exists() else 0
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                home = f"VISTAFLOW_HOME={self.home}".encode()
+                ours = home in (entry / "environ").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if ours and f"vistaflow_services.{service}".encode() in words[-3:]:
+                if b"vistaflow_services.suite.child" in words:
+                    return int(entry.name)
+        return 0
+
+    def kill(self, service: str) -> int:
+        """Kills a service or the postmaster with SIGKILL; the process killed."""
+        pid = self.pid(service)
+        if pid:
+            os.kill(pid, signal.SIGKILL)
+        return pid
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start_suite(home: Path) -> Iterator[Suite]:
+    """Starts a suite in a fresh home; ends it, and checks that nothing of it is left."""
+    port = free_port()
+    output = (home.parent / f"{home.name}.out").open("wb")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vistaflow_services.suite", f"--home={home}", f"--port={port}"],
+        stdout=output,
+        stderr=output,
+    )
+    try:
+        end = time.monotonic() + START_SECONDS
+        while not (home / "run" / "endpoints.json").exists():
+            told = Path(output.name).read_text()
+            assert process.poll() is None, told
+            assert time.monotonic() < end, told
+            time.sleep(0.1)
+        yield Suite(home=home, address=f"127.0.0.1:{port}")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+            output.close()
+
+
+@pytest.fixture(scope="session")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
+    """A suite for the whole run."""
+    yield from start_suite(tmp_path_factory.mktemp("suite") / "home")
+
+
+@pytest.fixture
+def own_suite(tmp_path: Path) -> Iterator[Suite]:
+    """A suite for this test alone, to be broken."""
+    yield from start_suite(tmp_path / "home")
+
+
+def lines(command: Sequence[str], suite: Suite, path: Path) -> subprocess.Popen[bytes]:
+    """Starts a command whose output goes to a file."""
+    with path.open("wb") as file:
+        return subprocess.Popen(command, env=suite.env, stdout=file, stderr=subprocess.STDOUT)

@@ -1,0 +1,121 @@
+"""kit.yaml: what it becomes, and how its mistakes are told."""
+
+from __future__ import annotations
+
+import pytest
+
+from vistaflow.api.common.v1 import common_pb2
+from vistaflow.api.doe.v1 import doe_pb2
+from vistaflow.api.ml.v1 import ml_pb2
+from vistaflow_services.core.errors import InvalidError
+from vistaflow_services.pipeline.kitfile import deck_beside, read_kit
+
+KIT = """\
+name: a kit
+deck: mosfet
+seed: 3
+labels: {team: power}
+design:
+  generator: lhs_ese
+  size: 40
+  parameters:
+    gate_length: [30, 80]
+    oxide_thickness: 2.5
+    kind: {choices: [a, b]}
+goals: |
+  maximize ion
+  ioff <= 1e-9
+ml: {families: [gaussian_process], test_fraction: 0.25}
+optimize: {budget: 20}
+stop_after: ml_test
+"""
+
+
+def test_a_file_becomes_the_spec_it_says() -> None:
+    spec = read_kit(KIT)
+
+    assert (spec.name, spec.deck.name, spec.seed) == ("a kit", "mosfet", 3)
+    assert dict(spec.labels) == {"team": "power"}
+    assert spec.design.generator == doe_pb2.GENERATOR_LHS_ESE
+    assert [
+        (each.name, each.low, each.high, each.fixed.number_value, len(each.choices))
+        for each in spec.design.parameters
+    ] == [
+        ("gate_length", 30, 80, 0, 0),
+        ("oxide_thickness", 0, 0, 2.5, 0),
+        ("kind", 0, 0, 0, 2),
+    ]
+    assert spec.goals == "maximize ion\nioff <= 1e-9\n"
+    assert list(spec.ml.families) == [ml_pb2.FAMILY_GAUSSIAN_PROCESS]
+    assert spec.ml.test_fraction == 0.25
+    assert spec.stop_after == common_pb2.JOB_TYPE_ML_TEST
+
+
+def test_goals_may_be_a_list() -> None:
+    assert read_kit("name: k\ndeck: d\ngoals: [minimize a, b <= 1]").goals == "minimize a\nb <= 1"
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "problem"),
+    [
+        ("name: k\ndeck: d\nsize: 3", "kit.yaml:3 size", "unknown key"),
+        ("name: k\ndeck: d\ndesign:\n  siz: 3", "kit.yaml:4 design.siz", "did you mean `size`"),
+        ("name: k\ndeck: d\ndesign: {size: many}", "kit.yaml:3 design.size", "no whole number"),
+        ("name: k\ndeck: d\ndesign: {size: 2.5}", "kit.yaml:3 design.size", "no whole number"),
+        (
+            "name: k\ndeck: d\ndesign: {generator: lhs_es}",
+            "kit.yaml:3 design.generator",
+            "did you mean `lhs_ese`",
+        ),
+        ("name: k\ndeck: d\ndesign: 3", "kit.yaml:3 design", "give a mapping of generator"),
+        (
+            "name: k\ndeck: d\ndesign: {parameters: {a: [1, 2, 3]}}",
+            "kit.yaml:3 design.parameters.a",
+            "give [low, high]",
+        ),
+        ("name: k\ndeck: ./mine", "kit.yaml:2 deck", "lies beside the file"),
+        ("name: k", "deck", "say which deck"),
+        ("- a", "", "is no mapping"),
+        ("name: k\ndeck: d\nml: {families: gp}", "kit.yaml:3 ml.families", "give a list"),
+    ],
+)
+def test_a_mistake_is_told_with_its_line_and_field(text: str, field: str, problem: str) -> None:
+    with pytest.raises(InvalidError) as caught:
+        read_kit(text)
+
+    (violation,) = caught.value.violations
+    assert field in violation.field
+    assert problem in violation.description
+
+
+def test_every_mistake_is_told_at_once() -> None:
+    with pytest.raises(InvalidError) as caught:
+        read_kit("name: [k]\ndeck: 3\ndesign: {size: x, seed: y}\nfoo: 1")
+
+    assert [each.field.split()[-1] for each in caught.value.violations] == [
+        "name",
+        "deck",
+        "design.size",
+        "design.seed",
+        "foo",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("deck: ./mine", "./mine"),
+        ("deck: decks/mine", "decks/mine"),
+        ("deck: mine.zip", "mine.zip"),
+        ("deck: {path: mine}", "mine"),
+        ("deck: mosfet", ""),
+        ("name: x", ""),
+        (": :", ""),
+    ],
+)
+def test_a_deck_beside_the_file_is_found(text: str, path: str) -> None:
+    assert deck_beside(text) == path
+
+
+def test_a_deck_beside_the_file_is_sent_along() -> None:
+    assert read_kit("name: k\ndeck: ./mine", b"zip").deck.archive == b"zip"
