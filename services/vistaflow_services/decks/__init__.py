@@ -11,5 +11,7 @@ document.py     YAML read with line numbers and without its traps
 fields.py       its fields, checked as they are read
 loading.py      deck.yaml to a deck, every mistake at once
 sources.py      templates, entries and functions, held against what the deck declares
+library.py      the decks that were collected, by content
+origins.py      where decks are collected from
 shipped/        the decks that come with vistaflow
 """
