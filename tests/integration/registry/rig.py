@@ -1,0 +1,121 @@
+"""A registry in this process, on a real port, with its parts at hand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import grpc
+from traffic import connect
+from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow.api.registry.v1.registry_pb2_grpc import add_RegistryServiceServicer_to_server
+from vistaflow_services.core.server import Server, make_server
+from vistaflow_services.core.sql import load_queries
+from vistaflow_services.registry.hub import RING_ROWS, Hub
+from vistaflow_services.registry.journal import Journal
+from vistaflow_services.registry.leases import LeaseService
+from vistaflow_services.registry.ledger import Ledger
+from vistaflow_services.registry.services import ServiceDirectory
+from vistaflow_services.registry.servicer import RegistryServicer
+from vistaflow_services.registry.store import Pool, Store, make_pool
+from vistaflow_services.registry.tail import Tail
+from vistaflow_services.registry.watch import WatchService, serve_bytes
+from vistaflow_services.registry.watch_store import WatchStore
+
+if TYPE_CHECKING:
+    from vistaflow.api.registry.v1.registry_pb2_grpc import RegistryServiceAsyncStub
+
+SCHEMA = "vistadb_test"
+PACKAGE = "vistaflow_services.registry"
+
+
+@dataclass
+class Rig:
+    """One replica."""
+
+    dsn: str
+    address: str
+    hub: Hub
+    ledger: Ledger
+    leases: LeaseService
+    watches: WatchService
+    stub: RegistryServiceAsyncStub
+    channel: grpc.aio.Channel
+    server: Server
+    pool: Pool
+    tasks: list[asyncio.Task[None]]
+
+    @classmethod
+    async def start(
+        cls, dsn: str, *, ring_rows: int = RING_ROWS, lease_seconds: float = 10.0
+    ) -> Rig:
+        """Starts a replica."""
+        queries = load_queries(PACKAGE)
+        pool = make_pool(dsn, schema=SCHEMA)
+        await pool.open()
+        hub = Hub(0, max_rows=int(ring_rows))
+        ledger = Ledger(Journal(dsn, SCHEMA), hub)
+        head = await ledger.start()
+        hub.begin(head.last_id)
+        store = WatchStore(pool, queries)
+        watches = WatchService(hub=hub, store=store, epoch=ledger.epoch)
+        leases = LeaseService(ledger=ledger, hub=hub, store=store, lease_seconds=lease_seconds)
+        server = make_server(pb.DESCRIPTOR.services_by_name["RegistryService"].full_name)
+        address = ""
+        servicer = RegistryServicer(
+            ledger=ledger,
+            store=Store(pool),
+            hub=hub,
+            watches=watches,
+            leases=leases,
+            directory=ServiceDirectory(
+                hub=hub,
+                store=store,
+                name_schema=SCHEMA,
+                version="0",
+                address=lambda: address,
+                limits={},
+            ),
+        )
+        add_RegistryServiceServicer_to_server(servicer, server)
+        serve_bytes(watches, server)
+        address = server.bind("127.0.0.1:0")
+        await server.start()
+        tail = Tail(hub, conninfo=dsn, schema=SCHEMA, queries=queries)
+        channel, stub = connect(address)
+        return cls(
+            dsn=dsn,
+            address=address,
+            hub=hub,
+            ledger=ledger,
+            leases=leases,
+            watches=watches,
+            stub=stub,
+            channel=channel,
+            server=server,
+            pool=pool,
+            tasks=[asyncio.create_task(tail.run()), asyncio.create_task(leases.run())],
+        )
+
+    def drain(self) -> None:
+        """What the shell does first on SIGTERM."""
+        self.watches.drain()
+        self.leases.drain()
+
+    async def stop(self) -> None:
+        """Ends it."""
+        await self.channel.close()
+        await self.server.stop(0)
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await self.ledger.stop()
+        await self.pool.close()
+
+
+class Start(Protocol):
+    """Starts another replica of the same log."""
+
+    def __call__(self, **settings: Any) -> Awaitable[Rig]: ...
