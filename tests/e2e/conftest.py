@@ -74,9 +74,9 @@ class Suite:
                 ours = home in (entry / "environ").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if ours and f"vistaflow_services.{service}".encode() in words[-3:]:
-                if b"vistaflow_services.suite.child" in words:
-                    return int(entry.name)
+            started = b"vistaflow_services.suite.child" in words
+            if ours and started and f"vistaflow_services.{service}".encode() in words[-3:]:
+                return int(entry.name)
         return 0
 
     def kill(self, service: str) -> int:
@@ -135,3 +135,9 @@ def lines(command: Sequence[str], suite: Suite, path: Path) -> subprocess.Popen[
     """Starts a command whose output goes to a file."""
     with path.open("wb") as file:
         return subprocess.Popen(command, env=suite.env, stdout=file, stderr=subprocess.STDOUT)
+
+
+@pytest.fixture
+def own_home(tmp_path: Path) -> Suite:
+    """A home and a port where nothing is up yet."""
+    return Suite(home=tmp_path / "home", address=f"127.0.0.1:{free_port()}")
