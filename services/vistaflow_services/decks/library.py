@@ -66,9 +66,9 @@ class DeckLibrary:
             path = self._folder / f"{reference}.zip"
             if path.exists():
                 return self._collected(path)
-            for each in _shipped():
-                if each.digest == reference:
-                    return Collected(deck=each, shipped=True, created_at=None, path=None)
+            for shipped in _shipped():
+                if shipped.digest == reference:
+                    return Collected(deck=shipped, shipped=True, created_at=None, path=None)
             raise NotFoundError(f"no deck has the id {reference}; list them with ListDecks")
         everything = self.list()
         for each in everything:
