@@ -107,16 +107,16 @@ def evaluate(
             message = f"breaks the deck's constraint {broken}"
             telling.tell([index], failed(known[index], Failure.INFEASIBLE, message), ran=False)
 
-    distinct = [known[at[0]] for at in places.values()]
-    for key, outcome in store.get_many(deck, distinct).items():
-        telling.tell(places.pop(key), outcome)
-    remaining = [known[at[0]] for at in places.values()]
+    remaining = {key: known[at[0]] for key, at in places.items()}
+    for key, outcome in store.get_many(deck, remaining).items():
+        telling.tell(places[key], outcome)
+        del remaining[key]
     with _stop_file(scratch_root) as stop:
         tasks = _tasks(deck, remaining, store, scratch_root, policy, timeout, stop)
         # Closed at once, and not when the traceback is let go: runs must not outlive a failure.
         with contextlib.closing(_completed(executor, tasks, stop, should_stop)) as completed:
-            for outcome in completed:
-                telling.tell(places.pop(point_key(outcome.point)), outcome)
+            for key, outcome in completed:
+                telling.tell(places[key], outcome)
     return telling.outcomes()
 
 
@@ -178,13 +178,13 @@ class _Telling:
         return [each for each in self._outcomes if each is not None]
 
 
-Task = Callable[[], list[Outcome]]
-"""One unit of work for the executor."""
+Task = Callable[[], dict[str, Outcome]]
+"""One unit of work for the executor; gives outcomes by their point's key."""
 
 
 def _tasks(
     deck: Deck,
-    points: list[Point],
+    points: Mapping[str, Point],
     store: PointStore,
     scratch_root: Path,
     policy: FailurePolicy,
@@ -192,43 +192,47 @@ def _tasks(
     stop: Path,
 ) -> Iterator[Task]:
     if deck.simulator == "function":
-        for first in range(0, len(points), CHUNK):
-            yield partial(_run_chunk, deck, points[first : first + CHUNK], store, stop)
+        rest = iter(points.items())
+        while chunk := dict(islice(rest, CHUNK)):
+            yield partial(_run_chunk, deck, chunk, store, stop)
         return
     retries = policy.retries if policy.policy is Policy.RETRY else 0
-    for point in points:
-        yield partial(_run_one, deck, point, store, scratch_root, timeout, retries, stop)
+    for key, point in points.items():
+        yield partial(_run_one, deck, key, point, store, scratch_root, timeout, retries, stop)
 
 
-def _run_chunk(deck: Deck, points: list[Point], store: PointStore, stop: Path) -> list[Outcome]:
+def _run_chunk(
+    deck: Deck, points: dict[str, Point], store: PointStore, stop: Path
+) -> dict[str, Outcome]:
     """Computes points of a function and keeps them in one file."""
     with store.running(deck, "chunk", stop.exists) as mine:
         if not mine:
             raise Canceled("stopped before it began")
         kept = store.get_many(deck, points)
-        fresh = [point for point in points if point_key(point) not in kept]
-        outcomes = function_simulator.compute(deck, fresh)
+        fresh = [key for key in points if key not in kept]
+        computed = function_simulator.compute(deck, [points[key] for key in fresh])
+        outcomes = dict(zip(fresh, computed, strict=True))
         store.put_many(deck, outcomes)
-    return [*kept.values(), *outcomes]
+    return kept | outcomes
 
 
 def _run_one(
     deck: Deck,
+    key: str,
     point: Point,
     store: PointStore,
     scratch_root: Path,
     timeout: float | None,
     retries: int,
     stop: Path,
-) -> list[Outcome]:
+) -> dict[str, Outcome]:
     """Runs a point, unless somebody else has just done so, and keeps what came of it."""
-    key = point_key(point)
     with store.running(deck, key, stop.exists) as mine:
         if not mine:
             raise Canceled("stopped before it began")
-        kept = store.get_many(deck, [point]).get(key)
-        if kept is not None:
-            return [kept]
+        kept = store.get_many(deck, {key: point})
+        if kept:
+            return kept
         for _ in range(retries + 1):
             outcome = run_point(
                 deck, point, scratch_root=scratch_root, timeout=timeout, should_stop=stop.exists
@@ -238,14 +242,14 @@ def _run_one(
         # A shorter time than the deck's own says nothing about the point.
         if outcome.failure is not Failure.TIMEOUT or timeout is None:
             store.put(deck, outcome)
-        return [outcome]
+        return {key: outcome}
 
 
 def _completed(
     executor: Executor, tasks: Iterator[Task], stop: Path, should_stop: Callable[[], bool]
-) -> Generator[Outcome, None, None]:
+) -> Generator[tuple[str, Outcome], None, None]:
     """Outcomes as they come. However this ends, no run of it goes on afterwards."""
-    pending: set[Future[list[Outcome]]] = set()
+    pending: set[Future[dict[str, Outcome]]] = set()
     try:
         while True:
             if should_stop():
@@ -255,7 +259,7 @@ def _completed(
                 return
             done, pending = wait(pending, _POLL_SECONDS, FIRST_COMPLETED)
             for each in done:
-                yield from each.result()
+                yield from each.result().items()
     finally:
         if pending:
             stop.touch()

@@ -16,6 +16,7 @@ import sys
 
 PR_SET_PDEATHSIG = 1
 PR_SET_NO_NEW_PRIVS = 38
+SLACK = 2048
 
 
 def lower(which: int, value: int, grace: int = 0) -> None:
@@ -51,7 +52,9 @@ def main(arguments: list[str]) -> None:
         if os.getppid() != parent:
             os._exit(125)  # the parent died before the kernel was asked
         if os.getuid() != 0:  # the kernel does not count the superuser's processes
-            lower(resource.RLIMIT_NPROC, threads_of(os.getuid()) + processes)
+            # Loose: it counts the user's threads outside of this container, too, which are not
+            # seen here. The supervisor counts the run's own.
+            lower(resource.RLIMIT_NPROC, threads_of(os.getuid()) + processes + SLACK)
     lower(resource.RLIMIT_AS, memory)
     lower(resource.RLIMIT_CPU, cpu, grace=1)  # SIGXCPU first, which says why; then SIGKILL
     lower(resource.RLIMIT_FSIZE, file)

@@ -19,7 +19,7 @@ import os
 import re
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ class PointStore:
             InvalidError: If it is no point of the deck.
         """
         canonical = deck.space.check(point)
-        return self.get_many(deck, [canonical]).get(point_key(canonical))
+        return next(iter(self.get_many(deck, {point_key(canonical): canonical}).values()), None)
 
     def put(self, deck: Deck, outcome: Outcome) -> None:
         """Keeps one outcome, durably; a later one of the same point takes its place."""
@@ -66,14 +66,13 @@ class PointStore:
         path = self._folder(deck) / "points" / key[:2] / f"{key}.json"
         _write(path, _ENCODE(outcome.to_dict()).encode() + b"\n")
 
-    def get_many(self, deck: Deck, points: Sequence[Point]) -> dict[str, Outcome]:
-        """The outcomes of those canonical points that were run, by `point_key`."""
+    def get_many(self, deck: Deck, points: Mapping[str, Point]) -> dict[str, Outcome]:
+        """The outcomes of those canonical points, given by their `point_key`, that were run."""
         folder = self._folder(deck)
         chunks = self._chunks_of(folder)
         found: dict[str, Outcome] = {}
         shelves: dict[str, set[str]] = {}
-        for point in points:
-            key = point_key(point)
+        for key, point in points.items():
             line = chunks.get(key)
             if line is None:
                 shelf = key[:2]
@@ -88,11 +87,11 @@ class PointStore:
                 found[key] = outcome
         return found
 
-    def put_many(self, deck: Deck, outcomes: Iterable[Outcome]) -> None:
-        """Keeps many outcomes of a cheap simulator in one file, durably and all or none."""
+    def put_many(self, deck: Deck, outcomes: Mapping[str, Outcome]) -> None:
+        """Keeps many outcomes of a cheap simulator, by `point_key`, in one file, all or none."""
         lines = [
-            _ENCODE({"key": point_key(each.point), **each.to_dict()})
-            for each in outcomes
+            _ENCODE({"key": key, **each.to_dict()})
+            for key, each in outcomes.items()
             if _lasting(each)
         ]
         if lines:

@@ -25,7 +25,7 @@ TAIL_BYTES: Final = 64 * 1024
 """How much of the end of a run's output is read."""
 
 _POLL_SECONDS = 0.1
-_INSPECT_SECONDS = 0.5
+_INSPECT_SECONDS = 0.25
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _LAUNCHER = str(Path(__file__).with_name("launch.py"))
 

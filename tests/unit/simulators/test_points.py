@@ -76,17 +76,17 @@ def test_a_damaged_file_counts_as_absent(tmp_path: Path) -> None:
 
 def test_a_torn_tail_of_a_chunk_loses_only_itself(tmp_path: Path) -> None:
     points = canonical_points(SPACE, [{**POINT, "n": n} for n in range(1, 6)])
-    PointStore(tmp_path).put_many(DECK, [outcome(point=each) for each in points])
+    PointStore(tmp_path).put_many(DECK, {point_key(each): outcome(point=each) for each in points})
     (file,) = tmp_path.rglob("*.jsonl")
     file.write_bytes(file.read_bytes()[:-30])
-    found = PointStore(tmp_path).get_many(DECK, points)
+    found = PointStore(tmp_path).get_many(DECK, {point_key(each): each for each in points})
     assert set(found) == {point_key(each) for each in points[:4]}
 
 
 def test_points_kept_by_another_process_after_the_first_look_are_found(tmp_path: Path) -> None:
     here, there = PointStore(tmp_path), PointStore(tmp_path)
-    assert here.get_many(DECK, [POINT]) == {}
-    there.put_many(DECK, [outcome()])
+    assert here.get(DECK, POINT) is None
+    there.put_many(DECK, {point_key(POINT): outcome()})
     assert here.get(DECK, POINT) == outcome(cached=True)
     assert (here.count(DECK), pickle.loads(pickle.dumps(here)).count(DECK)) == (1, 1)
 
@@ -94,7 +94,8 @@ def test_points_kept_by_another_process_after_the_first_look_are_found(tmp_path:
 def test_nothing_unfinished_is_left_behind(tmp_path: Path) -> None:
     store = PointStore(tmp_path)
     store.put(DECK, outcome())
-    store.put_many(DECK, [outcome(point={**POINT, "n": 5})])
+    other = {**POINT, "n": 5}
+    store.put_many(DECK, {point_key(other): outcome(point=other)})
     files = sorted(each.suffix for each in tmp_path.rglob("*") if each.is_file())
     assert files == [".json", ".jsonl"]
 
