@@ -139,6 +139,15 @@ class Execution:
         await self._close(f"ends with {describe_exit(code)}")
         return code
 
+    async def finish(self, why: str = "") -> None:
+        """Lets the process end by itself unless there is a reason why it must not go on."""
+        if not why:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STOP_SECONDS):
+                    await self.ended()
+                    return
+        await self.stop(why or "it does not end by itself")
+
     async def stop(self, why: str) -> None:
         """Ends the process and all below it: SIGTERM, 3 s of grace, SIGKILL."""
         if self.alive:

@@ -90,7 +90,7 @@ def gone(pid: int) -> bool:
 async def until_gone(pids: list[int], seconds: float) -> list[int]:
     """Those of the processes that are still there after so long."""
     give_up = time.monotonic() + seconds
-    while left := [each for each in pids if not gone(each)]:  # noqa: ASYNC110
+    while left := [each for each in pids if not gone(each)]:
         if time.monotonic() > give_up:
             break
         await asyncio.sleep(0.02)

@@ -1,0 +1,350 @@
+"""One attempt in the worker's hands: from its grant to its last row.
+
+Rows go to the registry in the order in which the job spoke, numbered by `seq`, in batches, again
+and again until they are acknowledged. The job's result is published once, in its FINISHED row. An
+attempt that is no longer the current one is stopped and says nothing more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
+
+from vistaflow.api.common.v1 import common_pb2
+from vistaflow.api.registry.v1 import registry_pb2
+from vistaflow_services.core import log
+from vistaflow_services.core.artifacts import ArtifactStore
+from vistaflow_services.core.errors import (
+    ConflictError,
+    InvalidError,
+    NotFoundError,
+    ServiceError,
+)
+from vistaflow_services.core.execution import Execution, describe_exit
+from vistaflow_services.core.registry_client import (
+    RegistryClient,
+    backoff,
+    job_type_word,
+    struct_to_dict,
+)
+
+logger = logging.getLogger(__name__)
+
+MAX_PENDING_ROWS = 2_000
+"""Rows that may wait for the registry; then the job waits as well."""
+
+MAX_FAULTS = 10
+"""Internal errors of the registry until a row is given up; that it is away does not count."""
+
+MAX_BATCH_ROWS = 200
+MAX_BATCH_BYTES = 1 << 20
+
+_JOB_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+Value = TypeVar("Value")
+
+Key = tuple[str, int]
+"""Job id and attempt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What every attempt of one worker has in common."""
+
+    worker: str
+    registry: RegistryClient
+    artifacts: ArtifactStore
+    logs: Path
+    cores: int
+    memory_bytes: int
+    prepare: Callable[[], Awaitable[Execution]]
+
+
+class _StaleError(Exception):
+    """The registry does not want to hear of this attempt any more."""
+
+
+class Run:
+    """One attempt, run and reported."""
+
+    def __init__(self, grant: registry_pb2.Grant, around: Surroundings) -> None:
+        self.job = grant.job
+        self.key: Key = (grant.job.job_id, grant.job.attempt)
+        self.progress: common_pb2.Progress | None = None
+        self.progress_is_new = False
+        self.publishing = False
+        self._grant = grant
+        self._around = around
+        self._seq = 0
+        self._rows: asyncio.Queue[common_pb2.State] = asyncio.Queue(MAX_PENDING_ROWS)
+        self._task: asyncio.Task[registry_pb2.Release | None] | None = None
+        self._abandoned = ""
+        self._given_back = False
+
+    def abandon(self, why: str, *, give_back: bool = False) -> None:
+        """Stops the attempt; nothing more is said about it, or only that it is given back."""
+        if not self._abandoned:
+            self._abandoned = why
+            self._given_back = give_back
+            if self._task is not None:
+                self._task.cancel()
+
+    async def run(self) -> registry_pb2.Release | None:
+        """Does the attempt. Returns how to give it back, or None when all has been said."""
+        job_id, attempt = self.key
+        with log.bound(kit_id=self.job.kit_id, job_id=job_id, attempt=attempt):
+            if self._abandoned:
+                return self._stopped()
+            self._task = asyncio.create_task(self._run())
+            try:
+                return await self._task
+            except asyncio.CancelledError:
+                if not self._abandoned:
+                    raise
+                return self._stopped()
+            except _StaleError:
+                logger.info("stopped: the attempt is no longer the current one")
+            except Exception:
+                logger.exception("the attempt could not be run")
+                return self._release("the worker could not run it; see the service's log")
+            return None
+
+    def _stopped(self) -> registry_pb2.Release | None:
+        logger.info("stopped: %s", self._abandoned)
+        return self._release(self._abandoned, counts=False) if self._given_back else None
+
+    async def _run(self) -> registry_pb2.Release | None:
+        began = time.monotonic()
+        header = await self._header()
+        execution = await self._around.prepare()
+        reporting = asyncio.create_task(self._report())
+        try:
+            job_id, attempt = self.key
+            logger.info("starts in process %d", execution.pid)
+            await execution.start(header, self._around.logs / job_id / f"{attempt}.log")
+            last = await self._until(self._listen(execution), reporting)
+            await self._until(self._rows.join(), reporting)
+            seconds = round(time.monotonic() - began, 3)
+            if last["kind"] not in ("result", "failed"):
+                return self._release(f"{last['error']}; see `vistaflow logs {job_id}`")
+            self.publishing = True
+            return await self._publish(self._last_row(last, seconds))
+        finally:
+            reporting.cancel()
+            await _to_its_end(execution.finish(self._abandoned))
+            await asyncio.wait([reporting])
+
+    async def _listen(self, execution: Execution) -> dict[str, Any]:
+        """Takes in what the attempt says up to its end, which is returned."""
+        limit = self.job.timeout.ToTimedelta().total_seconds() or None
+        try:
+            async with asyncio.timeout(limit):
+                async for message in execution.messages():
+                    if message["kind"] in ("result", "failed"):
+                        return message
+                    if message["kind"] == "crashed":
+                        error = message["error"]
+                        return {"kind": "crashed", "error": f"ended by an unforeseen {error}"}
+                    await self._take(message)
+                code = await execution.ended()
+                return {"kind": "crashed", "error": f"its process ended: {describe_exit(code)}"}
+        except TimeoutError:
+            await execution.stop(f"it ran longer than its timeout of {limit:g} s")
+            return {
+                "kind": "failed",
+                "reason": "TIMEOUT",
+                "message": f"ran longer than its timeout of {limit:g} s",
+                "hint": "raise the job's timeout, or make it smaller",
+                "details": {},
+            }
+
+    async def _until(
+        self, work: Coroutine[Any, Any, Value], reporting: asyncio.Task[None]
+    ) -> Value:
+        """Does `work`, but not when rows can not be reported any more, which is raised."""
+        working = asyncio.create_task(work)
+        try:
+            await asyncio.wait([working, reporting], return_when=asyncio.FIRST_COMPLETED)
+            if reporting.done():
+                reporting.result()
+        finally:
+            if not working.done():
+                working.cancel()
+                await _to_its_end(_settled(working))
+        return working.result()
+
+    async def _take(self, message: dict[str, Any]) -> None:
+        if message["kind"] == "progress":
+            self.progress = common_pb2.Progress(
+                **{key: value for key, value in message.items() if key != "kind"}
+            )
+            self.progress_is_new = True
+        elif message["kind"] == "task":
+            await self._rows.put(self._row(**{k: v for k, v in message.items() if k != "kind"}))
+
+    def _row(
+        self, name: str, status: str, metadata: dict[str, Any], reason: str
+    ) -> common_pb2.State:
+        self._seq += 1
+        job_id, attempt = self.key
+        row = common_pb2.State(
+            job_id=job_id,
+            task_name=name,
+            status=common_pb2.Status.Value(f"STATUS_{status}"),
+            attempt=attempt,
+            seq=self._seq,
+            actor=f"worker {self._around.worker}",
+            reason=reason,
+        )
+        if metadata:
+            struct = Struct()
+            struct.update(metadata)
+            row.metadata.CopyFrom(struct)
+        return row
+
+    def _last_row(self, last: dict[str, Any], seconds: float) -> common_pb2.State:
+        """The job's own row: FINISHED with its result, or FAILED with its reason."""
+        if last["kind"] == "result":
+            return self._row("", "FINISHED", {"result": last["result"], "seconds": seconds}, "")
+        hint = f"; {last['hint']}" if last["hint"] else ""
+        error = {each: last[each] for each in ("reason", "message", "hint", "details")}
+        return self._row(
+            "",
+            "FAILED",
+            {"error": error, "seconds": seconds},
+            f"{last['reason']}: {last['message']}{hint}"[:4000],
+        )
+
+    async def _report(self) -> None:
+        """Sends rows as they come, in order, until canceled."""
+        while True:
+            batch = [await self._rows.get()]
+            size = batch[0].ByteSize()
+            while not self._rows.empty() and len(batch) < MAX_BATCH_ROWS and size < MAX_BATCH_BYTES:
+                batch.append(self._rows.get_nowait())
+                size += batch[-1].ByteSize()
+            await self._append_all(batch)
+            for _ in batch:
+                self._rows.task_done()
+
+    async def _append_all(self, batch: list[common_pb2.State]) -> None:
+        try:
+            await self._append(batch)
+        except ServiceError as error:
+            if len(batch) == 1:
+                # One row that the registry cannot take must not cost the job.
+                logger.error("task %s is not recorded: %s", batch[0].task_name, error)
+                return
+            for row in batch:
+                await self._append_all([row])
+
+    async def _append(self, rows: list[common_pb2.State]) -> None:
+        """Appends rows, for as long as it takes for the registry to come back."""
+        tried = 0
+        while True:
+            try:
+                response = await self._around.registry.append(rows)
+                break
+            except ServiceError as error:
+                is_away = error.code in ("UNAVAILABLE", "RESOURCE_EXHAUSTED")
+                if not is_away and (error.code != "INTERNAL" or tried >= MAX_FAULTS):
+                    raise
+                waiting = len(rows) + self._rows.qsize()
+                logger.warning("%s; %d rows wait", error, waiting)
+                await asyncio.sleep(backoff(tried))
+                tried += 1
+        for row, result in zip(rows, response.results, strict=True):
+            if result.verdict == registry_pb2.VERDICT_STALE_ATTEMPT:
+                raise _StaleError
+            if result.verdict == registry_pb2.VERDICT_REJECTED:
+                logger.warning("task `%s` is not recorded: %s", row.task_name, result.detail)
+
+    async def _publish(self, row: common_pb2.State) -> registry_pb2.Release | None:
+        try:
+            await self._append([row])
+        except ServiceError:
+            logger.exception("the registry does not take the last row")
+            return self._release("the registry did not take its result; see the service's log")
+        logger.info("%s", common_pb2.Status.Name(row.status).removeprefix("STATUS_"))
+        return None
+
+    def _release(self, reason: str, *, counts: bool = True) -> registry_pb2.Release:
+        job_id, attempt = self.key
+        return registry_pb2.Release(
+            job_id=job_id, attempt=attempt, reason=reason[:1000], counts=counts
+        )
+
+    async def _header(self) -> dict[str, Any]:
+        """What the process is told of its attempt."""
+        job, (job_id, attempt) = self.job, self.key
+        inputs = {
+            each.name: {
+                "job_id": each.job_id,
+                "job_type": job_type_word(each.job_type),
+                "attempt": each.attempt,
+                "result": struct_to_dict(each.result),
+            }
+            for each in self._grant.inputs
+        }
+        known = {each["job_id"] for each in inputs.values()}
+        for reference in sorted(set(_job_ids(job.spec)) - known):
+            found = await self._referred(reference)
+            if found is not None:
+                inputs[reference] = found
+        return {
+            "kit_id": job.kit_id,
+            "job_id": job_id,
+            "attempt": attempt,
+            "job_type": job_type_word(job.job_type),
+            "name": job.name,
+            "spec_type": job.spec.type_url,
+            "spec": base64.b64encode(job.spec.value).decode(),
+            "inputs": inputs,
+            "folder": str(self._around.artifacts.open_prefix(job_id, attempt)),
+            "artifacts": str(self._around.artifacts.root),
+            "workers": self._around.cores,
+            "memory_bytes": self._around.memory_bytes,
+        }
+
+    async def _referred(self, job_id: str) -> dict[str, Any] | None:
+        """A finished job that the spec names by its id; None if there is none."""
+        try:
+            found = await self._around.registry.result(job_id)
+        except (NotFoundError, ConflictError, InvalidError):
+            return None
+        return dict(vars(found))
+
+
+async def _settled(task: asyncio.Task[Any]) -> None:
+    await asyncio.wait([task])
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Does `work` even if the caller is canceled meanwhile, who hears of it afterwards."""
+    task = asyncio.create_task(work)
+    canceled = False
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            canceled = True
+    task.result()
+    if canceled:
+        raise asyncio.CancelledError
+
+
+def _job_ids(spec: Message) -> Iterator[str]:
+    """Whatever looks like a job's id in a packed spec."""
+    # Strings of a message lie in its bytes as they are, so its type need not be known here.
+    for match in _JOB_ID.finditer(spec.value.decode("ascii", errors="replace")):  # type: ignore[attr-defined]
+        yield match.group()

@@ -1,0 +1,331 @@
+"""The one shape of a stage service: a server for its RPCs, a worker for its jobs.
+
+A stage's `__main__.py` is this and no more:
+
+    SERVICE = StageService(
+        name="doe",
+        config=DoeConfig,
+        service_names=("vistaflow.api.doe.v1.DoeService",),
+        add_servicers=lambda stage, server: add_DoeServiceServicer_to_server(
+            DoeServicer(stage), server
+        ),
+        jobs_module="vistaflow_services.doe.jobs",
+        job_types=("DOE",),
+    )
+
+    def main() -> None:
+        serve_stage(SERVICE)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import importlib.metadata
+import logging
+import os
+import re
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import any_pb2
+from google.protobuf.message import Message
+
+from vistaflow.api.common.v1 import common_pb2
+from vistaflow.api.registry.v1 import registry_pb2
+from vistaflow_services.core import config as configuration
+from vistaflow_services.core import log
+from vistaflow_services.core.artifacts import ArtifactStore
+from vistaflow_services.core.errors import ServiceError
+from vistaflow_services.core.registry_client import RegistryClient, job_type_number
+from vistaflow_services.core.server import Server, ServerSettings, main, make_server, run
+from vistaflow_services.core.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+ANNOUNCE_SECONDS = 5.0
+"""How often a service tells the registry where it listens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """What every stage service can be told, as `VISTAFLOW_<SERVICE>_<FIELD>`."""
+
+    listen: str = "127.0.0.1:0"
+    """Where it listens; port 0 takes a free one."""
+
+    advertise: str = ""
+    """The address others reach it by, if it is not the one it listens on."""
+
+    capacity: int = 1
+    """Jobs run at once."""
+
+    cores: int = 0
+    """Cores one job may keep busy; its share of the machine if 0."""
+
+    memory_mib: int = 0
+    """Memory one job may use, in MiB; 0 for no limit."""
+
+    warm: bool = True
+    """Whether a process with its imports done waits for the next job."""
+
+    worker: str = ""
+    """Name of its worker, unique among those alive; made of service and host if empty."""
+
+    log_level: str = "INFO"
+    """DEBUG, INFO, WARNING or ERROR."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.capacity <= 1_000:
+            raise ValueError(f"capacity is from 1 to 1,000, not {self.capacity}")
+        if self.cores < 0 or self.memory_mib < 0:
+            raise ValueError("cores and memory_mib are at least 0")
+        if self.log_level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+            raise ValueError(f"log_level is DEBUG, INFO, WARNING or ERROR, not {self.log_level}")
+
+
+class Stage:
+    """What a servicer of a stage service has at hand."""
+
+    def __init__(
+        self, name: str, config: StageConfig, registry: RegistryClient, home: Path
+    ) -> None:
+        self.name = name
+        self.config = config
+        self.registry = registry
+        self.home = home
+        self.artifacts = ArtifactStore(home / "artifacts")
+
+    async def submit(
+        self,
+        spec: Message,
+        job_type: str,
+        name: str = "",
+        request_id: str = "",
+        *,
+        kit_id: int = 0,
+        depends_on: Sequence[str] = (),
+        timeout: float = 0.0,
+        max_attempts: int = 0,
+    ) -> common_pb2.Job:
+        """Starts a job: in a kit of its own, or in the one given.
+
+        Args:
+            spec: What to do, the message that the stage's jobs unpack.
+            job_type: Such as `DOE`.
+            name: The job's name, unique in its kit; the job type in lower case if empty.
+            request_id: From the caller's request, so that repeating that is safe.
+            kit_id: The kit to add it to; 0 for a new one.
+            depends_on: Names of jobs of the kit that must be FINISHED first.
+            timeout: Seconds one attempt may take; 0 for no limit.
+            max_attempts: Attempts that may be lost; the registry's default if 0.
+
+        Returns:
+            The job as the registry recorded it, queued.
+        """
+        packed = any_pb2.Any()
+        packed.Pack(spec)
+        job = registry_pb2.NewJob(
+            name=name,
+            job_type=job_type_number(job_type),
+            depends_on=depends_on,
+            spec=packed,
+            max_attempts=max_attempts,
+        )
+        if timeout:
+            job.timeout.FromNanoseconds(round(timeout * 1e9))
+        request = registry_pb2.CreateJobRequest(request_id=request_id, kit_id=kit_id, job=job)
+        return (await self.registry.create_job(request)).job
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageService:
+    """A stage service: what it serves and what its worker runs."""
+
+    name: str
+    """Such as `doe`."""
+
+    config: type[StageConfig] = StageConfig
+    """Its configuration, read from `VISTAFLOW_<NAME>_*`."""
+
+    service_names: tuple[str, ...]
+    """Full names of its services, such as `vistaflow.api.doe.v1.DoeService`."""
+
+    add_servicers: Callable[[Stage, Server], None]
+    """Adds its servicers to the server."""
+
+    jobs_module: str = ""
+    """The module whose `JOBS` does its jobs; imported by the attempts' processes only."""
+
+    job_types: tuple[str, ...] = ()
+    """The types of job it runs; empty for a service without a worker."""
+
+    settings: ServerSettings = field(default_factory=ServerSettings)
+    """Limits of its server."""
+
+
+def serve_stage(service: StageService) -> None:
+    """Runs a stage service until SIGTERM: the whole of its `main`."""
+    home = configuration.home()
+    log.configure(service.name, home=home)
+
+    async def serving() -> None:
+        config = configuration.read_config(service.config, f"VISTAFLOW_{service.name.upper()}_")
+        logging.getLogger().setLevel(config.log_level.upper())
+        await serve(service, config, home=home)
+
+    main(service.name, serving)
+
+
+async def serve(
+    service: StageService,
+    config: StageConfig,
+    *,
+    home: Path,
+    registry_address: str | None = None,
+    stop: asyncio.Event | None = None,
+    on_bound: Callable[[str], None] | None = None,
+) -> None:
+    """Serves until SIGTERM or `stop`, with a worker if the service has jobs.
+
+    Args:
+        service: What to serve.
+        config: How.
+        home: `$VISTAFLOW_HOME`.
+        registry_address: Where the registry listens; `$VISTAFLOW_REGISTRY` if None.
+        stop: Set to stop from within.
+        on_bound: Told the address once it is known.
+    """
+    registry = RegistryClient(registry_address, actor=service.name)
+    with worker_name(service.name, config.worker, home) as name:
+        stage = Stage(service.name, config, registry, home)
+        server = make_server(*service.service_names, settings=service.settings)
+        service.add_servicers(stage, server)
+        address = server.bind(config.listen)
+        logger.info("listening on %s", address, extra={"address": address})
+        if on_bound is not None:
+            on_bound(address)
+        worker = _worker(service, stage, name) if service.job_types else None
+        reachable = _Reachable(registry)
+
+        async def ready() -> bool:
+            return worker.connected if worker is not None else await reachable()
+
+        try:
+            async with (
+                _beside(worker.run() if worker is not None else None),
+                _beside(_announce(service.name, registry, server, advertised(config, address))),
+            ):
+                drain = worker.drain if worker is not None else None
+                await run(server, ready=ready, on_drain=drain, stop=stop)
+            with contextlib.suppress(ServiceError):
+                await registry.announce(service.name, address, version(), "NOT_SERVING")
+        finally:
+            await registry.close()
+
+
+def _worker(service: StageService, stage: Stage, name: str) -> Worker:
+    return Worker(
+        name,
+        service.jobs_module,
+        service.job_types,
+        stage.registry,
+        stage.artifacts,
+        stage.config.capacity,
+        home=stage.home,
+        cores=stage.config.cores,
+        memory_bytes=stage.config.memory_mib << 20,
+        warm=stage.config.warm,
+    )
+
+
+class _Reachable:
+    """Whether the registry answers, for services without a worker."""
+
+    def __init__(self, registry: RegistryClient) -> None:
+        self._registry = registry
+
+    async def __call__(self) -> bool:
+        await self._registry.server_info()
+        return True
+
+
+async def _announce(name: str, registry: RegistryClient, server: Server, address: str) -> None:
+    """Tells the registry where the service listens, for ever, and at once when health changes."""
+    told: tuple[float, bool] = (-ANNOUNCE_SECONDS, False)
+    loop = asyncio.get_running_loop()
+    while True:
+        if loop.time() - told[0] >= ANNOUNCE_SECONDS or told[1] != server.serving:
+            serving = server.serving
+            try:
+                status = "SERVING" if serving else "NOT_SERVING"
+                await registry.announce(name, address, version(), status)
+                told = (loop.time(), serving)
+            except ServiceError as error:
+                logger.debug("not announced: %s", error)
+        await asyncio.sleep(0.2)
+
+
+@contextlib.asynccontextmanager
+async def _beside(work: Coroutine[Any, Any, None] | None) -> AsyncIterator[None]:
+    """Does `work` for as long as the block runs; should it fail, the process must not go on."""
+    if work is None:
+        yield
+        return
+    task = asyncio.create_task(work)
+    task.add_done_callback(_end_if_broken)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def _end_if_broken(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        logger.critical("a part of the service broke; it ends", exc_info=task.exception())
+        # Whoever supervises the service starts it anew; half a service helps nobody.
+        os._exit(70)
+
+
+@contextlib.contextmanager
+def worker_name(service: str, name: str, home: Path) -> Any:
+    """A worker's name: the same after a restart, another for a second one beside it.
+
+    The same name lets the registry know at once that what the former process ran is lost, instead
+    of waiting for its leases to expire.
+    """
+    host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:60]
+    folder = home / "run"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(1, 1_000):
+        file = (folder / f"{service}-{number}@{host}.lock").open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            continue
+        with file:
+            yield name or f"{service}-{number}@{host}"
+            return
+    raise ServiceError(f"more than 1,000 {service} services run on this machine")
+
+
+def advertised(config: StageConfig, address: str) -> str:
+    """The address others reach a service by."""
+    if config.advertise:
+        return config.advertise
+    host, _, port = address.rpartition(":")
+    return f"{socket.gethostname()}:{port}" if host in ("0.0.0.0", "[::]") else address
+
+
+def version() -> str:
+    """The version of vistaflow."""
+    try:
+        return importlib.metadata.version("vistaflow")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
