@@ -176,7 +176,8 @@ class Ledger:
         last_tidy = 0.0
         loop = asyncio.get_running_loop()
         while not self._broken:
-            await self._wake.wait()
+            if not await self._woken():
+                continue
             batch = self._take()
             if not batch:
                 self._wake.clear()
@@ -194,6 +195,18 @@ class Ledger:
                     _fail(waiting, error)
                 with contextlib.suppress(Exception):
                     await self._journal.close()
+
+    async def _woken(self) -> bool:
+        """Waits for commands; connects again meanwhile, if need be."""
+        if not self._wake.is_set():
+            try:
+                async with asyncio.timeout(1.0):
+                    await self._wake.wait()
+            except TimeoutError:
+                if not self._journal.connected:
+                    await self._reconnect()
+                return False
+        return True
 
     def _take(self) -> list[_Waiting]:
         """The commands of the next batch; callers that have gone are left out."""
@@ -286,7 +299,7 @@ class Ledger:
             request = each.command.request
             request_id = request.request_id if request else None
             try:
-                if request is not None and request_id in known:
+                if request is not None and request_id is not None and request_id in known:
                     batch.told.append((each, _replay(known[request_id], request)))
                     continue
                 answer = draft.apply(each.command)
@@ -329,10 +342,10 @@ class Ledger:
             for kit in (await self._journal.kits(missing)).values():
                 self.board.put(kit)
 
-    async def _answered(self, commands: list[c.Command]) -> dict[uuid.UUID | None, Answered]:
+    async def _answered(self, commands: list[c.Command]) -> dict[uuid.UUID, Answered]:
         asked = {each.request.request_id for each in commands if each.request}
         wanted = [request_id for request_id in asked if request_id is not None]
-        return {**(await self._journal.answers(wanted))} if wanted else {}
+        return await self._journal.answers(wanted) if wanted else {}
 
     async def _seqs(self, commands: list[c.Command]) -> Seqs:
         """The revisions of rows that may come a second time."""

@@ -1,0 +1,200 @@
+"""Serves the registry: `python -m vistaflow_services.registry`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from importlib import metadata
+from typing import Any
+
+from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow.api.registry.v1 import registry_pb2_grpc as rpc
+from vistaflow_services.core import log
+from vistaflow_services.core import server as core
+from vistaflow_services.core.config import read_config
+from vistaflow_services.core.migrations import MigrationError, migrate
+from vistaflow_services.core.sql import load_queries
+from vistaflow_services.registry import domain
+from vistaflow_services.registry.board import Board
+from vistaflow_services.registry.config import Config
+from vistaflow_services.registry.embedded import EmbeddedPostgres
+from vistaflow_services.registry.hub import Hub
+from vistaflow_services.registry.journal import Journal
+from vistaflow_services.registry.leases import LeaseService
+from vistaflow_services.registry.ledger import Ledger
+from vistaflow_services.registry.servicer import RegistryServicer
+from vistaflow_services.registry.services import ServiceDirectory
+from vistaflow_services.registry.store import Pool, Store, make_pool
+from vistaflow_services.registry.tail import Tail
+from vistaflow_services.registry.watch import WatchService, serve_bytes
+from vistaflow_services.registry.watch_store import WatchStore
+
+logger = logging.getLogger(__name__)
+
+PACKAGE = "vistaflow_services.registry"
+SERVICE_NAME = pb.DESCRIPTOR.services_by_name["RegistryService"].full_name
+MAX_RECEIVE_BYTES = 16 * 1024 * 1024
+
+
+class Registry:
+    """A registry on an open pool: the server, and what runs behind it."""
+
+    def __init__(self, pool: Pool, config: Config, head: domain.Head) -> None:
+        queries = load_queries(PACKAGE)
+        conninfo = str(pool.conninfo)
+        self.address = ""
+        self.stop = asyncio.Event()
+        """Set when something behind the server has failed for good."""
+        self.hub = Hub(head.last_id)
+        self.store = Store(pool)
+        self.ledger = Ledger(
+            Journal(conninfo, config.schema, partition_size=config.partition_size),
+            self.hub,
+            board=Board(max_weight=config.board_weight),
+            request_seconds=config.request_days * 86400,
+        )
+        watch_store = WatchStore(pool, queries)
+        self.watches = WatchService(hub=self.hub, store=watch_store, epoch=str(head.epoch))
+        self.leases = LeaseService(
+            ledger=self.ledger,
+            hub=self.hub,
+            store=watch_store,
+            lease_seconds=config.lease_seconds,
+        )
+        self.directory = ServiceDirectory(
+            hub=self.hub,
+            store=watch_store,
+            name_schema=config.schema,
+            version=_version(),
+            address=lambda: self.address,
+            limits=limits(config),
+        )
+        self.tail = Tail(self.hub, conninfo=conninfo, schema=config.schema, queries=queries)
+        settings = core.ServerSettings(max_receive_bytes=MAX_RECEIVE_BYTES)
+        self.server = core.make_server(SERVICE_NAME, settings=settings)
+        servicer = RegistryServicer(
+            ledger=self.ledger,
+            store=self.store,
+            hub=self.hub,
+            watches=self.watches,
+            leases=self.leases,
+            directory=self.directory,
+        )
+        rpc.add_RegistryServiceServicer_to_server(servicer, self.server)
+        serve_bytes(self.watches, self.server)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def open(self) -> None:
+        """Begins to commit, to follow the log and to lease; the server is started apart."""
+        await self.ledger.start()
+        for name, work in (("tail", self.tail.run()), ("leases", self.leases.run())):
+            self._tasks.append(asyncio.create_task(self._guarded(name, work), name=name))
+
+    async def ready(self) -> bool:
+        """Whether requests can be answered."""
+        return self.ledger.ready and await self.store.ping()
+
+    async def drain(self) -> None:
+        """Tells watchers and workers to go on elsewhere."""
+        self.watches.drain()
+        self.leases.drain()
+
+    async def close(self) -> None:
+        """Ends what `open` began, once the last call has ended."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await self.ledger.stop()
+
+    async def _guarded(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception:
+            logger.exception("the registry's %s ended; the registry stops", name)
+            self.stop.set()
+
+
+async def build(pool: Pool, config: Config) -> Registry:
+    """A registry on an open pool of a migrated database, not yet open."""
+    return Registry(pool, config, await Store(pool).head())
+
+
+def limits(config: Config) -> dict[str, str]:
+    """What is worth knowing of the registry's limits, by name."""
+    return {
+        "jobs_a_request": str(domain.MAX_JOBS_A_REQUEST),
+        "jobs_a_kit": str(domain.MAX_JOBS_A_KIT),
+        "states_an_append": str(domain.MAX_STATES_AN_APPEND),
+        "metadata_bytes": str(domain.MAX_METADATA_BYTES),
+        "job_spec_bytes": str(domain.MAX_JOB_SPEC_BYTES),
+        "lease_seconds": f"{config.lease_seconds:g}",
+        "request_days": f"{config.request_days:g}",
+    }
+
+
+async def main(config: Config) -> None:
+    """Serves until told to stop."""
+    async with _database(config) as conninfo:
+        try:
+            await asyncio.to_thread(migrate, conninfo, config.schema, PACKAGE)
+        except MigrationError as error:
+            raise core.StartError(str(error)) from error
+        pool = make_pool(conninfo, schema=config.schema, size=config.pool_size)
+        await pool.open(wait=True, timeout=30)
+        try:
+            registry = await build(pool, config)
+            registry.address = registry.server.bind(config.listen)
+            await registry.open()
+            logger.info("listening on %s", registry.address)
+            if config.address_file is not None:
+                partial = config.address_file.with_name(config.address_file.name + ".new")
+                partial.write_text(registry.address)
+                partial.rename(config.address_file)
+            await core.run(
+                registry.server,
+                ready=registry.ready,
+                on_drain=registry.drain,
+                on_stopped=registry.close,
+                stop=registry.stop,
+            )
+        finally:
+            await pool.close(timeout=2)
+
+
+@asynccontextmanager
+async def _database(config: Config) -> AsyncIterator[str]:
+    """Where the database is; the embedded one runs for as long as the block lasts."""
+    if config.database:
+        yield config.database
+        return
+    postgres = EmbeddedPostgres(config.home)
+    await asyncio.to_thread(postgres.start)
+    supervisor = asyncio.create_task(postgres.supervise(), name="postgres")
+    try:
+        yield postgres.conninfo
+    finally:
+        supervisor.cancel()
+        await asyncio.wait([supervisor])
+        await asyncio.to_thread(postgres.stop)
+
+
+def _version() -> str:
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return metadata.version("vistaflow")
+    return "0"
+
+
+def run() -> None:
+    """Reads the settings and serves."""
+    config = read_config(Config, "VISTAFLOW_REGISTRY_")
+    log.configure("registry", home=config.home, level=config.log_level)
+    core.main("registry", lambda: main(dataclasses.replace(config)))
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,54 @@
+"""Settings of the registry."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vistaflow_services.core import config as core
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of the registry. Each field is read from `VISTAFLOW_REGISTRY_<FIELD>`."""
+
+    listen: str = "127.0.0.1:50051"
+    """Address to serve on; port 0 takes a free one."""
+
+    database: str = ""
+    """libpq connection string or URL. Empty starts an embedded PostgreSQL below `home`."""
+
+    schema: str = "vistadb_test"
+    """Schema of the tables."""
+
+    home: Path = field(default_factory=core.home)
+    """Where the embedded PostgreSQL keeps its data and the logs go; `$VISTAFLOW_HOME`."""
+
+    pool_size: int = 10
+    """Most connections held open to the database for reads."""
+
+    lease_seconds: float = 15.0
+    """How long a worker's lease lasts without a heartbeat."""
+
+    partition_size: int = 50_000_000
+    """Rows a partition of the log holds."""
+
+    request_days: float = 7.0
+    """How long answered requests are kept, for their ids to be recognised."""
+
+    board_weight: int = 200_000
+    """About how many tasks are held in memory for appending."""
+
+    address_file: Path | None = None
+    """Written with the address once it is known, for whoever started the registry."""
+
+    log_level: str = "INFO"
+    """Least level of what is logged."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", self.schema):
+            raise ValueError(f"schema {self.schema!r} is no plain lower-case name")
+        for name in ("pool_size", "lease_seconds", "partition_size", "request_days"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0")

@@ -1,0 +1,306 @@
+"""The gRPC service of the registry."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+
+from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow.api.registry.v1 import registry_pb2_grpc as rpc
+from vistaflow_services.core.errors import NotFoundError, UnavailableError, Violations
+from vistaflow_services.core.server import Context
+from vistaflow_services.registry import commands as c
+from vistaflow_services.registry import pages, requests, translate
+from vistaflow_services.registry.hub import Hub
+from vistaflow_services.registry.leases import LeaseService
+from vistaflow_services.registry.ledger import DEFAULT_WAIT, Ledger
+from vistaflow_services.registry.services import ServiceDirectory
+from vistaflow_services.registry.store import Store
+from vistaflow_services.registry.watch import WatchService
+
+MAX_PAGE = 1000
+MAX_STATES_PAGE = 5000
+
+# A caller who waits is told what is the matter rather than left to his own deadline.
+_MARGIN_SECONDS = 0.2
+
+Response = TypeVar("Response", bound=Message)
+
+
+class RegistryServicer(rpc.RegistryServiceServicer):
+    """Translates between the proto and the domain; decides nothing itself."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        store: Store,
+        hub: Hub,
+        watches: WatchService,
+        leases: LeaseService,
+        directory: ServiceDirectory,
+    ) -> None:
+        self._ledger = ledger
+        self._store = store
+        self._hub = hub
+        self._watches = watches
+        self._leases = leases
+        self._directory = directory
+
+    async def CreateKit(
+        self, request: pb.CreateKitRequest, context: Context
+    ) -> pb.CreateKitResponse:
+        """Creates a kit with its jobs."""
+        command = requests.create_kit(request, _encoded(_kit_created))
+        return await self._submit(command, context, pb.CreateKitResponse, _kit_created)
+
+    async def CreateJob(
+        self, request: pb.CreateJobRequest, context: Context
+    ) -> pb.CreateJobResponse:
+        """Adds a job to a kit, or to a new one."""
+        command = requests.create_job(request, _encoded(_job_created))
+        return await self._submit(command, context, pb.CreateJobResponse, _job_created)
+
+    async def AppendStates(
+        self, request: pb.AppendStatesRequest, context: Context
+    ) -> pb.AppendStatesResponse:
+        """Appends rows, each with a verdict."""
+        command = requests.append(request, _encoded(_appended))
+        return await self._submit(command, context, pb.AppendStatesResponse, _appended)
+
+    async def CancelKit(
+        self, request: pb.CancelKitRequest, context: Context
+    ) -> pb.CancelKitResponse:
+        """Cancels every job of a kit that is not over."""
+        command = requests.cancel_kit(request, _encoded(_kit_canceled))
+        return await self._submit(command, context, pb.CancelKitResponse, _kit_canceled)
+
+    async def RetryKit(self, request: pb.RetryKitRequest, context: Context) -> pb.RetryKitResponse:
+        """Queues the failed and canceled jobs of a kit again."""
+        command = requests.retry_kit(request, _encoded(_kit_retried))
+        return await self._submit(command, context, pb.RetryKitResponse, _kit_retried)
+
+    async def CancelJob(
+        self, request: pb.CancelJobRequest, context: Context
+    ) -> pb.CancelJobResponse:
+        """Cancels one job."""
+        command = requests.cancel_job(request, _encoded(_job_canceled))
+        return await self._submit(command, context, pb.CancelJobResponse, _job_canceled)
+
+    async def RetryJob(self, request: pb.RetryJobRequest, context: Context) -> pb.RetryJobResponse:
+        """Queues one failed or canceled job again."""
+        command = requests.retry_job(request, _encoded(_job_retried))
+        return await self._submit(command, context, pb.RetryJobResponse, _job_retried)
+
+    async def GetKit(self, request: pb.GetKitRequest, context: Context) -> pb.GetKitResponse:
+        """Gets a kit with its jobs and tasks."""
+        found = Violations()
+        requests.kit_id(request.kit_id, found)
+        await self._reach(request.min_revision, context, found)
+        kit, revision = await self._store.kit(request.kit_id)
+        if kit is None:
+            raise NotFoundError(f"there is no kit {request.kit_id}")
+        return pb.GetKitResponse(kit=translate.kit_to_proto(kit), revision=revision)
+
+    async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
+        """Gets a job with its tasks."""
+        found = Violations()
+        job_id = translate.uuid_from_proto(request.job_id, "job_id", found)
+        await self._reach(request.min_revision, context, found)
+        job, revision = await self._store.job(job_id)
+        if job is None:
+            raise NotFoundError(f"there is no job {job_id}")
+        return pb.GetJobResponse(job=translate.job_to_proto(job), revision=revision)
+
+    async def ListKits(self, request: pb.ListKitsRequest, context: Context) -> pb.ListKitsResponse:
+        """Lists kits, newest first."""
+        found = Violations()
+        limit = pages.size(request, 100, MAX_PAGE, found)
+        before = pages.decode(request, found)
+        statuses = translate.statuses_from_proto(request.statuses, "statuses", found)
+        labels = translate.labels_from_proto(request.labels, "labels", found)
+        translate.label_from_proto(request.name_contains, "name_contains", 200, found)
+        translate.label_from_proto(request.project, "project", 63, found)
+        await self._reach(request.min_revision, context, found)
+        page = await self._store.list_kits(
+            before=before,
+            limit=limit,
+            project=request.project,
+            statuses=statuses,
+            labels=labels,
+            name_contains=request.name_contains,
+        )
+        return pb.ListKitsResponse(
+            kits=map(translate.kit_to_proto, page.entries),
+            next_page_token=_token(page.next_key, request),
+            revision=page.revision,
+        )
+
+    async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
+        """Lists jobs, newest first."""
+        found = Violations()
+        limit = pages.size(request, 100, MAX_PAGE, found)
+        before = pages.decode(request, found)
+        kit_ids = translate.ids_from_proto(request.kit_ids, "kit_ids", found)
+        job_types = translate.job_types_from_proto(request.job_types, "job_types", found)
+        statuses = translate.statuses_from_proto(request.statuses, "statuses", found)
+        labels = translate.labels_from_proto(request.labels, "labels", found)
+        await self._reach(request.min_revision, context, found)
+        page = await self._store.list_jobs(
+            before=before,
+            limit=limit,
+            kit_ids=kit_ids,
+            job_types=job_types,
+            statuses=statuses,
+            labels=labels,
+        )
+        return pb.ListJobsResponse(
+            jobs=[translate.job_to_proto(job, task_counts=counts) for job, counts in page.entries],
+            next_page_token=_token(page.next_key, request),
+            revision=page.revision,
+        )
+
+    async def ListStates(
+        self, request: pb.ListStatesRequest, context: Context
+    ) -> pb.ListStatesResponse:
+        """Lists rows of the log in order."""
+        found = Violations()
+        limit = pages.size(request, 1000, MAX_STATES_PAGE, found)
+        token = pages.decode(request, found)
+        wanted = translate.filter_from_proto(request.filter, found)
+        if request.after_revision < 0:
+            found.add("after_revision", f"is {request.after_revision}; revisions count from 1")
+        await self._reach(request.min_revision, context, found)
+        after = request.after_revision if token is None else token
+        page = await self._store.list_states(after=after, limit=limit, wanted=wanted)
+        return pb.ListStatesResponse(
+            states=map(translate.state_to_proto, page.entries),
+            next_page_token=_token(page.next_key, request),
+            revision=page.revision,
+        )
+
+    async def WatchStates(
+        self, request: pb.WatchStatesRequest, context: Context
+    ) -> AsyncIterator[pb.WatchStatesResponse]:
+        """Streams rows; `watch.serve_bytes` serves it, this is what the types ask for."""
+        async for message in self._watches.watch(request):
+            yield (
+                pb.WatchStatesResponse.FromString(bytes(message))
+                if isinstance(message, bytes)
+                else message
+            )
+
+    async def LeaseJobs(
+        self, request_iterator: AsyncIterator[pb.LeaseJobsRequest], context: Context
+    ) -> AsyncIterator[pb.LeaseJobsResponse]:
+        """Hands jobs to one worker."""
+        async for message in self._leases.session(request_iterator):
+            yield message
+
+    async def AnnounceService(
+        self, request: pb.AnnounceServiceRequest, context: Context
+    ) -> pb.AnnounceServiceResponse:
+        """Notes where a service listens."""
+        return self._directory.announce(request)
+
+    async def GetServerInfo(
+        self, request: pb.GetServerInfoRequest, context: Context
+    ) -> pb.GetServerInfoResponse:
+        """Tells what this registry is."""
+        return await self._directory.info()
+
+    async def _submit(
+        self,
+        command: c.Command,
+        context: Context,
+        response_type: type[Response],
+        respond: Callable[[Any], Response],
+    ) -> Response:
+        answer = await self._ledger.submit(command, seconds=_seconds(context))
+        if not isinstance(answer, c.Replayed):
+            return respond(answer)
+        response = response_type.FromString(answer.response)
+        translate.settle(response, answer.created_at)
+        response.replayed = True  # type: ignore[attr-defined]
+        return response
+
+    async def _reach(self, revision: int, context: Context, found: Violations) -> None:
+        """Waits until the answer can be as new as the caller asks."""
+        requests.min_revision(revision, found)
+        found.check()
+        if revision <= self._hub.head:
+            return
+        try:
+            async with asyncio.timeout(_seconds(context)):
+                await self._hub.reached(revision)
+        except TimeoutError:
+            raise UnavailableError(
+                f"revision {revision} is not reached; the log is at {self._hub.head}",
+                reason="REVISION_NOT_REACHED",
+            ) from None
+
+
+def _seconds(context: Context) -> float:
+    """How long the call may wait for the database."""
+    remaining = context.time_remaining()
+    if remaining is None:
+        return DEFAULT_WAIT
+    return max(0.05, min(remaining - min(_MARGIN_SECONDS, remaining / 4), 300.0))
+
+
+def _token(key: int | None, request: Message) -> str:
+    return "" if key is None else pages.encode(key, request)
+
+
+def _encoded(respond: Callable[[Any], Message]) -> Callable[[Any], bytes]:
+    return lambda answer: respond(answer).SerializeToString()
+
+
+def _kit_created(answer: c.KitChange) -> pb.CreateKitResponse:
+    return pb.CreateKitResponse(kit=translate.kit_to_proto(answer.kit), revision=answer.revision)
+
+
+def _job_created(answer: c.JobChange) -> pb.CreateJobResponse:
+    return pb.CreateJobResponse(job=translate.job_to_proto(answer.job), revision=answer.revision)
+
+
+def _kit_canceled(answer: c.KitChange) -> pb.CancelKitResponse:
+    return pb.CancelKitResponse(
+        kit=translate.kit_to_proto(answer.kit),
+        canceled_count=answer.count,
+        revision=answer.revision,
+    )
+
+
+def _kit_retried(answer: c.KitChange) -> pb.RetryKitResponse:
+    return pb.RetryKitResponse(
+        kit=translate.kit_to_proto(answer.kit),
+        retried_count=answer.count,
+        revision=answer.revision,
+    )
+
+
+def _job_canceled(answer: c.JobChange) -> pb.CancelJobResponse:
+    return pb.CancelJobResponse(job=translate.job_to_proto(answer.job), revision=answer.revision)
+
+
+def _job_retried(answer: c.JobChange) -> pb.RetryJobResponse:
+    return pb.RetryJobResponse(job=translate.job_to_proto(answer.job), revision=answer.revision)
+
+
+_VERDICTS = {word.removeprefix("VERDICT_"): value for word, value in pb.Verdict.items()}
+
+
+def _appended(answer: c.Appended) -> pb.AppendStatesResponse:
+    return pb.AppendStatesResponse(
+        results=[
+            pb.AppendResult(
+                verdict=_VERDICTS[each.verdict], revision=each.revision, detail=each.detail
+            )
+            for each in answer.results
+        ],
+        revision=answer.revision,
+    )

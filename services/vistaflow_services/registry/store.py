@@ -1,0 +1,263 @@
+"""Reads of the registry: kits, jobs and rows of the log. Writing is the journal's."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.types.json import Jsonb
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
+
+from vistaflow_services.core.errors import UnavailableError
+from vistaflow_services.registry.domain import (
+    STATUS_PLACE,
+    Counts,
+    Head,
+    Job,
+    Kit,
+    StateFilter,
+    StateRow,
+)
+from vistaflow_services.registry.reading import (
+    Connection,
+    fetch,
+    read_head,
+    read_job,
+    read_kits,
+    to_job,
+)
+from vistaflow_services.registry.watch_store import (
+    SCAN_ROWS,
+    Row,
+    filter_parameters,
+    to_counts,
+    to_kit,
+    to_row,
+)
+
+Pool = AsyncConnectionPool[psycopg.AsyncConnection[Row]]
+
+SETTINGS = (
+    "-c statement_timeout=5s -c lock_timeout=2s -c idle_in_transaction_session_timeout=60s "
+    "-c jit=off"
+)
+TOO_FAR = 2**62
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Some entries of a list."""
+
+    entries: list[Any]
+    next_key: int | None
+    """Where the next page starts; None on the last."""
+    revision: int
+    """Revision of the log up to which the page is complete."""
+
+
+def make_pool(conninfo: str, *, schema: str = "vistadb_test", size: int = 10) -> Pool:
+    """A pool of connections whose search path is the schema, not yet open."""
+    return AsyncConnectionPool(
+        conninfo,
+        min_size=min(2, size),
+        max_size=size,
+        timeout=5.0,
+        max_waiting=1000,
+        reconnect_timeout=3600.0,
+        open=False,
+        name="registry",
+        kwargs={
+            "options": f"{SETTINGS} -c search_path={schema}",
+            "application_name": "vistaflow registry",
+            "connect_timeout": 5,
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 2,
+            "tcp_user_timeout": 8000,
+        },
+    )
+
+
+class Store:
+    """Reads kits, jobs and rows.
+
+    Args:
+        pool: Connections whose search path is the registry's schema.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def head(self) -> Head:
+        """Where the log ends."""
+        return await self._read(read_head)
+
+    async def kit(self, kit_id: int) -> tuple[Kit | None, int]:
+        """A kit with jobs and tasks, and the revision up to which that is complete."""
+
+        async def read(connection: Connection) -> tuple[Kit | None, int]:
+            head = await read_head(connection)
+            return (await read_kits(connection, [kit_id])).get(kit_id), head.last_id
+
+        return await self._read(read)
+
+    async def job(self, job_id: uuid.UUID) -> tuple[Job | None, int]:
+        """A job with its tasks, and the revision up to which that is complete."""
+
+        async def read(connection: Connection) -> tuple[Job | None, int]:
+            head = await read_head(connection)
+            return await read_job(connection, job_id), head.last_id
+
+        return await self._read(read)
+
+    async def list_kits(
+        self,
+        *,
+        before: int | None,
+        limit: int,
+        project: str = "",
+        statuses: Iterable[str] = (),
+        labels: dict[str, str] | None = None,
+        name_contains: str = "",
+    ) -> Page:
+        """Kits without their jobs, newest first, with ids below `before`."""
+        wanted = {
+            "before": before or 2**31 - 1,
+            "limit": limit + 1,
+            "project": project,
+            "statuses": list(statuses) or None,
+            "labels": Jsonb(labels) if labels else None,
+            "contains": name_contains,
+        }
+
+        async def read(connection: Connection) -> Page:
+            head = await read_head(connection)
+            kits = [to_kit(row) for row in await fetch(connection, "list_kits", wanted)]
+            more = kits[limit - 1].kit_id if len(kits) > limit else None
+            return Page(entries=kits[:limit], next_key=more, revision=head.last_id)
+
+        return await self._read(read)
+
+    async def list_jobs(
+        self,
+        *,
+        before: int | None,
+        limit: int,
+        kit_ids: Sequence[int] = (),
+        job_types: Iterable[str] = (),
+        statuses: Iterable[str] = (),
+        labels: dict[str, str] | None = None,
+    ) -> Page:
+        """Jobs, newest first, each with its tasks' counts in place of its tasks."""
+        wanted = {
+            "before": before or TOO_FAR,
+            "limit": limit + 1,
+            "kit_ids": list(kit_ids) or None,
+            "job_types": list(job_types) or None,
+            "statuses": list(statuses) or None,
+            "labels": Jsonb(labels) if labels else None,
+        }
+
+        async def read(connection: Connection) -> Page:
+            head = await read_head(connection)
+            jobs = [to_job(row) for row in await fetch(connection, "list_jobs", wanted)]
+            more = jobs[limit - 1].first_revision if len(jobs) > limit else None
+            counts = await _task_counts(connection, jobs[:limit])
+            entries = [(job, counts.get(job.job_id)) for job in jobs[:limit]]
+            return Page(entries=entries, next_key=more, revision=head.last_id)
+
+        return await self._read(read)
+
+    async def list_states(
+        self, *, after: int, limit: int, wanted: StateFilter, until: int | None = None
+    ) -> Page:
+        """Rows after a revision that a filter wants, in order.
+
+        A filter that few rows match may bring a short page, or an empty one, that is not the
+        last: one statement reads only so much of the log.
+        """
+
+        async def read(connection: Connection) -> Page:
+            head = await read_head(connection)
+            end = head.last_id if until is None else min(until, head.last_id)
+            selective = wanted.kit_ids or wanted.job_ids
+            through = end if selective else min(end, after + SCAN_ROWS)
+            asked = filter_parameters(wanted) | {
+                "after": after,
+                "until": through,
+                "limit": limit + 1,
+            }
+            rows = [to_row(row) for row in await fetch(connection, "list_states", asked)]
+            if len(rows) > limit:
+                more: int | None = rows[limit - 1].revision
+            else:
+                more = through if through < end else None
+            return Page(entries=rows[:limit], next_key=more, revision=head.last_id)
+
+        return await self._read(read)
+
+    async def rows_after(
+        self,
+        revision: int,
+        *,
+        filter: StateFilter = StateFilter(),  # noqa: B008
+        limit: int = 1000,
+        until: int | None = None,
+    ) -> list[StateRow]:
+        """The next rows that a filter wants."""
+        page = await self.list_states(after=revision, limit=limit, wanted=filter, until=until)
+        return list(page.entries)
+
+    async def ping(self) -> bool:
+        """Whether the database answers."""
+        await self.head()
+        return True
+
+    async def _read(self, read: Callable[[Connection], Awaitable[Answer]]) -> Answer:
+        """Reads at one moment of the log; again, if the connection turns out dead."""
+        for last in (False, False, True):
+            try:
+                async with self._snapshot() as connection:
+                    return await read(connection)
+            except (PoolTimeout, PoolClosed) as error:
+                raise UnavailableError("the database is not there now; try again") from error
+            except psycopg.errors.QueryCanceled as error:
+                raise UnavailableError(
+                    "the database took too long; narrow the filters or try again"
+                ) from error
+            except psycopg.OperationalError as error:
+                if last:
+                    raise UnavailableError("the database is not there now; try again") from error
+                # The others of the pool are as dead as this one was: let them go at once.
+                await self._pool.drain()
+        raise AssertionError
+
+    @asynccontextmanager
+    async def _snapshot(self) -> AsyncIterator[Connection]:
+        async with self._pool.connection() as connection:
+            await connection.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
+            try:
+                async with connection.transaction():
+                    yield connection
+            finally:
+                if not connection.closed:
+                    await connection.set_isolation_level(None)
+
+
+async def _task_counts(connection: Connection, jobs: Sequence[Job]) -> dict[uuid.UUID, Counts]:
+    if not jobs:
+        return {}
+    wanted = {
+        "kit_ids": list({job.kit_id for job in jobs}),
+        "job_ids": [job.job_id for job in jobs],
+    }
+    counts: dict[uuid.UUID, list[int]] = {}
+    for job_id, status, number in await fetch(connection, "task_counts", wanted):
+        counts.setdefault(job_id, [0] * len(STATUS_PLACE))[STATUS_PLACE[status]] = number
+    return {job_id: to_counts(each) for job_id, each in counts.items()}

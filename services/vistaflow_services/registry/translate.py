@@ -1,0 +1,354 @@
+"""Between the proto and the domain: values, both ways. `requests.py` has the requests."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from google.protobuf import json_format, struct_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from vistaflow.api.common.v1 import common_pb2 as common
+from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow_services.core.errors import Violations
+from vistaflow_services.registry.domain import (
+    MAX_FILTER_IDS,
+    MAX_LABEL_KEY,
+    MAX_LABEL_VALUE,
+    MAX_LABELS,
+    PENDING,
+    Counts,
+    Job,
+    JobType,
+    Kit,
+    Progress,
+    StateFilter,
+    StateRow,
+    Status,
+    count,
+)
+
+JOB_TYPES: dict[str, common.JobType.ValueType] = {
+    each.value: common.JobType.Value(f"JOB_TYPE_{each.value}") for each in JobType
+}
+STATUSES: dict[str, common.Status.ValueType] = {
+    each.value: common.Status.Value(f"STATUS_{each.value}") for each in Status
+}
+_JOB_TYPE_WORDS: dict[int, str] = {number: word for word, number in JOB_TYPES.items()}
+_STATUS_WORDS: dict[int, str] = {number: word for word, number in STATUSES.items()}
+
+# A Struct's binary form is at most about this many times its JSON: `0,` takes 11 bytes.
+_STRUCT_BYTES_A_JSON_BYTE = 8
+
+
+# From the domain.
+
+
+def status_to_proto(status: str) -> common.Status.ValueType:
+    """The enum value of a status word."""
+    return STATUSES[status]
+
+
+def job_type_to_proto(job_type: str) -> common.JobType.ValueType:
+    """The enum value of a job type's word; unspecified for one this version does not know."""
+    return JOB_TYPES.get(job_type, common.JOB_TYPE_UNSPECIFIED)
+
+
+def counts_to_proto(counts: Counts) -> common.StatusCounts:
+    """Children by status."""
+    return common.StatusCounts(
+        init_count=counts[0],
+        queued_count=counts[1],
+        running_count=counts[2],
+        finished_count=counts[3],
+        failed_count=counts[4],
+        canceled_count=counts[5],
+    )
+
+
+def time_to_proto(time: datetime) -> Timestamp:
+    """A moment."""
+    stamp = Timestamp()
+    stamp.FromDatetime(time)
+    return stamp
+
+
+def struct_to_proto(text: str, struct: struct_pb2.Struct) -> None:
+    """Puts a JSON object into a Struct."""
+    struct.update(json.loads(text))
+
+
+def state_to_proto(row: StateRow) -> common.State:
+    """A row of the log."""
+    state = common.State(
+        revision=row.revision,
+        kit_id=row.kit_id,
+        job_id=str(row.job_id),
+        job_type=job_type_to_proto(row.job_type),
+        task_name=row.task_name,
+        status=STATUSES[row.status],
+        current_order=row.current_order,
+        attempt=row.attempt,
+        seq=row.seq,
+        actor=row.actor,
+        reason=row.reason,
+    )
+    state.created_at.FromDatetime(row.created_at)
+    if row.metadata_json:
+        struct_to_proto(row.metadata_json, state.metadata)
+    return state
+
+
+def job_to_proto(job: Job, *, task_counts: Counts | None = None) -> common.Job:
+    """A job with its tasks, or with their counts alone."""
+    message = common.Job(
+        kit_id=job.kit_id,
+        job_id=str(job.job_id),
+        name=job.name,
+        job_type=job_type_to_proto(job.job_type),
+        status=STATUSES[job.status],
+        current_order=job.current_order,
+        attempt=job.attempt,
+        max_attempts=job.max_attempts,
+        depends_on=job.depends_on,
+        priority=job.priority,
+        labels=job.labels,
+        revision=job.revision,
+        created_at=time_to_proto(job.created_at),
+        reason=job.reason,
+        actor=job.actor,
+        external=job.external,
+        worker=job.worker,
+    )
+    if job.spec_type:
+        message.spec.type_url, message.spec.value = job.spec_type, job.spec
+    if job.timeout_seconds is not None:
+        message.timeout.FromNanoseconds(round(job.timeout_seconds * 1e9))
+    if job.started_at is not None:
+        message.started_at.FromDatetime(job.started_at)
+    if job.finished_at is not None:
+        message.finished_at.FromDatetime(job.finished_at)
+    if job.result_json:
+        struct_to_proto(job.result_json, message.result)
+    if job.progress is not None:
+        message.progress.CopyFrom(progress_to_proto(job.progress))
+    tasks = sorted(job.tasks.values(), key=lambda row: row.revision)
+    message.tasks.extend(state_to_proto(row) for row in tasks)
+    counts = task_counts or count(row.status for row in tasks)
+    message.task_counts.CopyFrom(counts_to_proto(counts))
+    return message
+
+
+def progress_to_proto(progress: Progress) -> common.Progress:
+    """How far a job is."""
+    message = common.Progress(
+        phase=progress.phase,
+        completed=progress.completed,
+        total=progress.total,
+        unit=progress.unit,
+        message=progress.message,
+    )
+    if progress.updated_at is not None:
+        message.updated_at.FromDatetime(progress.updated_at)
+    return message
+
+
+def kit_to_proto(kit: Kit) -> pb.Kit:
+    """A kit with the jobs it holds."""
+    message = pb.Kit(
+        kit_id=kit.kit_id,
+        name=kit.name,
+        project=kit.project,
+        labels=kit.labels,
+        status=STATUSES[kit.status],
+        jobs=[job_to_proto(job) for job in kit.ordered_jobs()],
+        job_counts=counts_to_proto(kit.counts),
+        revision=kit.revision,
+        created_at=time_to_proto(kit.created_at),
+        updated_at=time_to_proto(kit.updated_at),
+        actor=kit.actor,
+    )
+    if kit.spec_json:
+        struct_to_proto(kit.spec_json, message.spec)
+    return message
+
+
+def settle(message: Any, now: datetime) -> None:
+    """Puts the time of the commit where it was pending when an answer was stored."""
+    pending, settled = time_to_proto(PENDING), time_to_proto(now)
+
+    def visit(part: Any) -> None:
+        for field, value in part.ListFields():
+            if field.message_type is None or field.message_type.full_name in _TIMELESS:
+                continue
+            if field.message_type.full_name == "google.protobuf.Timestamp":
+                if value == pending:
+                    value.CopyFrom(settled)
+            elif hasattr(value, "ListFields"):
+                visit(value)
+            elif not hasattr(value, "items"):
+                for each in value:
+                    visit(each)
+
+    visit(message)
+
+
+_TIMELESS = frozenset({"google.protobuf.Struct", "google.protobuf.Any"})
+
+
+# To the domain. What is wrong is noted under its field; a harmless value comes back.
+
+
+def job_type_from_proto(value: int, field: str, violations: Violations) -> str:
+    """The word of a job type."""
+    word = _JOB_TYPE_WORDS.get(value, "")
+    if not word:
+        violations.add(field, f"must be one of {', '.join(f'JOB_TYPE_{each}' for each in JobType)}")
+    return word
+
+
+def status_from_proto(value: int, field: str, violations: Violations) -> str:
+    """The word of a status."""
+    word = _STATUS_WORDS.get(value, "")
+    if not word:
+        violations.add(field, f"must be one of {', '.join(f'STATUS_{each}' for each in Status)}")
+    return word
+
+
+def uuid_from_proto(text: str, field: str, violations: Violations) -> uuid.UUID:
+    """A UUID in its 36-character form."""
+    try:
+        if len(text) == 36:
+            return uuid.UUID(text)
+    except ValueError:
+        pass
+    what = "is required: " if not text else ""
+    violations.add(field, f"{what}must be a UUID, such as {uuid.UUID(int=0x1234 << 112)}")
+    return uuid.UUID(int=0)
+
+
+def text_from_proto(text: str, field: str, limit: int, violations: Violations) -> str:
+    """A line of text for people: no control characters but tabs and line ends."""
+    if len(text) > limit:
+        violations.add(field, f"is {len(text):,} characters long; at most {limit:,} are kept")
+    if any(_is_control(each) and each not in "\t\n\r" for each in text):
+        violations.add(field, "must not hold control characters")
+    return text
+
+
+def label_from_proto(text: str, field: str, limit: int, violations: Violations) -> str:
+    """A name or the like: within a limit and without any control character."""
+    if len(text) > limit:
+        violations.add(field, f"is {len(text):,} characters long; at most {limit:,} are allowed")
+    if any(map(_is_control, text)):
+        violations.add(field, "must not hold control characters")
+    return text
+
+
+def labels_from_proto(
+    labels: Mapping[str, str], field: str, violations: Violations
+) -> dict[str, str]:
+    """Key and value pairs."""
+    if len(labels) > MAX_LABELS:
+        violations.add(field, f"has {len(labels)} pairs; at most {MAX_LABELS} are allowed")
+    for key, value in labels.items():
+        if not key:
+            violations.add(field, "has an empty key")
+        label_from_proto(key, f"{field}[{key[:MAX_LABEL_KEY]}]", MAX_LABEL_KEY, violations)
+        label_from_proto(value, f"{field}[{key[:MAX_LABEL_KEY]}]", MAX_LABEL_VALUE, violations)
+    return dict(labels)
+
+
+def struct_from_proto(
+    struct: struct_pb2.Struct, field: str, limit: int, violations: Violations
+) -> tuple[str, dict[str, Any]]:
+    """A Struct as JSON text, and parsed. An empty one is the empty text."""
+    if not struct.fields:
+        return "", {}
+    size = struct.ByteSize()
+    if size > limit * _STRUCT_BYTES_A_JSON_BYTE:
+        violations.add(field, f"is larger than {limit // 1024} KiB as JSON")
+        return "", {}
+    try:
+        value = json_format.MessageToDict(struct)
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except (ValueError, json_format.Error):
+        violations.add(field, "holds NaN or an infinity, which JSON has not")
+        return "", {}
+    if len(text.encode()) > limit:
+        violations.add(field, f"is larger than {limit // 1024} KiB as JSON")
+        return "", {}
+    if "\\u0000" in text and _has_nul(value):
+        violations.add(field, "holds a NUL character, which the database cannot keep")
+        return "", {}
+    return text, value
+
+
+def filter_from_proto(
+    message: pb.StateFilter, violations: Violations, field: str = "filter"
+) -> StateFilter:
+    """Which rows a reader wants."""
+    return StateFilter(
+        kit_ids=frozenset(ids_from_proto(message.kit_ids, f"{field}.kit_ids", violations)),
+        job_types=job_types_from_proto(message.job_types, f"{field}.job_types", violations),
+        statuses=statuses_from_proto(message.statuses, f"{field}.statuses", violations),
+        labels=tuple(
+            sorted(labels_from_proto(message.labels, f"{field}.labels", violations).items())
+        ),
+        job_ids=frozenset(
+            uuid_from_proto(job_id, f"{field}.job_ids[{place}]", violations)
+            for place, job_id in enumerate(_few(message.job_ids, f"{field}.job_ids", violations))
+        ),
+    )
+
+
+def ids_from_proto(values: Iterable[int], field: str, violations: Violations) -> list[int]:
+    """Ids of kits."""
+    ids = _few(values, field, violations)
+    for place, value in enumerate(ids):
+        if value < 1:
+            violations.add(f"{field}[{place}]", f"is {value}; kits are numbered from 1")
+    return ids
+
+
+def job_types_from_proto(
+    values: Iterable[int], field: str, violations: Violations
+) -> frozenset[str]:
+    """Job types' words."""
+    return frozenset(
+        job_type_from_proto(value, f"{field}[{place}]", violations)
+        for place, value in enumerate(values)
+    )
+
+
+def statuses_from_proto(
+    values: Iterable[int], field: str, violations: Violations
+) -> frozenset[str]:
+    """Status words."""
+    return frozenset(
+        status_from_proto(value, f"{field}[{place}]", violations)
+        for place, value in enumerate(values)
+    )
+
+
+def _few(values: Iterable[Any], field: str, violations: Violations) -> list[Any]:
+    found = list(values)
+    if len(found) > MAX_FILTER_IDS:
+        violations.add(field, f"has {len(found):,} entries; at most {MAX_FILTER_IDS:,} are allowed")
+        return found[:MAX_FILTER_IDS]
+    return found
+
+
+def _is_control(char: str) -> bool:
+    return char < " " or "\x7f" <= char <= "\x9f"
+
+
+def _has_nul(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\x00" in value
+    if isinstance(value, dict):
+        return any("\x00" in key or _has_nul(each) for key, each in value.items())
+    return isinstance(value, list) and any(map(_has_nul, value))

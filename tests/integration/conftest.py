@@ -1,0 +1,96 @@
+"""A PostgreSQL for the run, a database for each test, and a registry serving it."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from itertools import count
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from vistaflow_services.core.migrations import migrate
+from vistaflow_services.registry.__main__ import PACKAGE, Registry, build
+from vistaflow_services.registry.config import Config
+from vistaflow_services.registry.embedded import EmbeddedPostgres
+from vistaflow_services.registry.store import make_pool
+
+TEMPLATE = "vistaflow_template"
+SCHEMA = Config.schema
+
+Serving = Callable[..., AbstractAsyncContextManager[Registry]]
+
+_serial = count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """Connection string of a PostgreSQL started for the whole run."""
+    # Not below pytest's own folder, which another run may tidy away.
+    with tempfile.TemporaryDirectory(prefix="vistaflow-test-") as home:
+        server = EmbeddedPostgres(Path(home))
+        yield server.start()
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def template(postgres: str) -> str:
+    """Name of a database with the schema and no rows, to copy from."""
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {TEMPLATE}")
+    migrate(make_conninfo(postgres, dbname=TEMPLATE), SCHEMA, PACKAGE)
+    return TEMPLATE
+
+
+@pytest.fixture
+def database(postgres: str, template: str) -> Iterator[str]:
+    """Connection string of a fresh database, for this test alone."""
+    name = f"test_{next(_serial)}"
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        yield make_conninfo(postgres, dbname=name)
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@asynccontextmanager
+async def serving(conninfo: str, config: Config | None = None) -> AsyncIterator[Registry]:
+    """A registry on a migrated database, listening on a free port."""
+    config = config or Config(lease_seconds=2.0)
+    pool = make_pool(conninfo, schema=config.schema, size=6)
+    await pool.open(wait=True, timeout=10)
+    try:
+        registry = await build(pool, config)
+        registry.address = registry.server.bind("127.0.0.1:0")
+        await registry.open()
+        await registry.server.start()
+        await registry.server.set_serving(True)
+        yield registry
+        await registry.drain()
+        await registry.server.stop(0.2)
+        await registry.close()
+    finally:
+        await pool.close(timeout=2)
+
+
+@pytest.fixture(scope="session")
+def serve() -> Serving:
+    """How to serve a registry on a migrated database, in an `async with`."""
+    return serving
+
+
+@pytest.fixture
+async def running(database: str) -> AsyncIterator[Registry]:
+    """A registry serving a fresh database, with its parts at hand."""
+    async with serving(database) as registry:
+        yield registry
+
+
+@pytest.fixture
+async def registry(running: Registry) -> str:
+    """Address of a registry serving a fresh database."""
+    await asyncio.sleep(0)
+    return running.address
