@@ -146,7 +146,7 @@ class Hub:
     """The newest rows of the log, and everyone who follows it in this process."""
 
     def __init__(
-        self, head: int, *, max_rows: int = RING_ROWS, max_bytes: int = RING_BYTES
+        self, head: int = 0, *, max_rows: int = RING_ROWS, max_bytes: int = RING_BYTES
     ) -> None:
         self.head = head
         """The last revision published; everything up to it is committed."""
@@ -162,6 +162,12 @@ class Hub:
         self._listeners: list[Callable[[Sequence[StateRow]], None]] = []
         self._awaited: list[tuple[int, int, asyncio.Future[None]]] = []
         self._ticket = itertools.count()
+
+    def begin(self, head: int) -> None:
+        """Starts at a head learned from the database; nothing before it is in memory."""
+        if self.head < head:
+            self.head = head
+            self.oldest = head + 1
 
     def publish(self, rows: Sequence[StateRow]) -> None:
         """Takes in the rows of one or more commits, contiguous and in order.

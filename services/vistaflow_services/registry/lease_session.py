@@ -49,7 +49,9 @@ class Session:
         """Hands it an attempt."""
         self._outbox.put_nowait(pb.LeaseJobsResponse(grant=grant))
 
-    def direct(self, job_id: uuid.UUID, attempt: int, action: pb.Action, reason: str) -> None:
+    def direct(
+        self, job_id: uuid.UUID, attempt: int, action: pb.Action.ValueType, reason: str
+    ) -> None:
         """Tells it what to do with an attempt it runs."""
         self._stopping[job_id] = time.monotonic() + STOPPING_SECONDS
         self._outbox.put_nowait(

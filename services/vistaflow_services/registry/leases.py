@@ -27,7 +27,8 @@ from vistaflow_services.registry import lease_messages
 from vistaflow_services.registry.commands import Append, Grant, Granted, Item, Lose, Release
 from vistaflow_services.registry.domain import StateRow, Status
 from vistaflow_services.registry.hub import Hub
-from vistaflow_services.registry.lease_session import Hello, Session, read_hello
+from vistaflow_services.registry.lease_messages import Hello
+from vistaflow_services.registry.lease_session import Session, read_hello
 from vistaflow_services.registry.watch_store import Lease, Sign, WatchStore
 
 _log = logging.getLogger(__name__)
@@ -158,7 +159,6 @@ class LeaseService:
         """Takes what the worker says until it ends its side or breaks the rules."""
         try:
             async for request in requests:
-                session.heard()
                 if request.HasField("heartbeat"):
                     await self._beat(session, request.heartbeat)
                 elif request.HasField("release"):

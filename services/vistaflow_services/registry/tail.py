@@ -90,9 +90,13 @@ class Tail:
             application_name="vistaflow registry tail",
             **_KEEPALIVE,
         )
-        schema = sql.Identifier(self._schema)
-        await connection.execute(sql.SQL("SET search_path TO {}").format(schema))
-        await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
+        try:
+            schema = sql.Identifier(self._schema)
+            await connection.execute(sql.SQL("SET search_path TO {}").format(schema))
+            await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
+        except BaseException:
+            await connection.close()
+            raise
         self._polled = float("-inf")
         return connection
 

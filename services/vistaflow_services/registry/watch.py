@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable
 from dataclasses import dataclass, field
 
 import grpc
@@ -98,7 +98,7 @@ class WatchService:
 
     async def watch(
         self, request: pb.WatchStatesRequest
-    ) -> AsyncIterator[pb.WatchStatesResponse | bytes]:
+    ) -> AsyncGenerator[pb.WatchStatesResponse | bytes, None]:
         """The messages of one watch; deltas come serialised already."""
         watch = await self._admit(request)
         with self._hub.subscribe(watch.wanted.kit_ids or None) as place:
@@ -156,7 +156,7 @@ class WatchService:
 
     async def _follow(
         self, watch: _Watch, place: Subscription
-    ) -> AsyncIterator[pb.WatchStatesResponse | bytes]:
+    ) -> AsyncGenerator[pb.WatchStatesResponse | bytes, None]:
         """Everything after the watch's place, until the registry drains."""
         clock = asyncio.get_running_loop().time
         past = self._hub.head
@@ -255,7 +255,7 @@ class WatchService:
         while len(self._labels) > max(_LABELS_KEPT, len(needed)):
             self._labels.popitem(last=False)
 
-    async def _snapshot(self, wanted: StateFilter) -> AsyncIterator[pb.WatchStatesResponse]:
+    async def _snapshot(self, wanted: StateFilter) -> AsyncGenerator[pb.WatchStatesResponse, None]:
         """The current rows, as they were at the revision of the last message."""
         pages: asyncio.Queue[_SnapshotPage] = asyncio.Queue(maxsize=2)
         # In a task of its own, so that a watcher that does not read cannot hold the database's

@@ -15,7 +15,7 @@ from typing import Any, LiteralString
 
 import psycopg
 from psycopg.types.json import Jsonb
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from vistaflow_services.core.errors import UnavailableError
 from vistaflow_services.registry.domain import Counts, Kit, Progress, StateFilter, StateRow
@@ -243,6 +243,10 @@ class WatchStore:
                 async with self._pool.connection() as connection:
                     cursor = await connection.execute(self._queries[name], parameters)
                     return await cursor.fetchall()
+            except (PoolTimeout, PoolClosed) as error:
+                raise UnavailableError("the database is not there now; try again") from error
+            except psycopg.errors.QueryCanceled as error:
+                raise UnavailableError("the database took too long; try again") from error
             except psycopg.OperationalError as error:
                 if last:
                     raise UnavailableError("the database is not there now") from error

@@ -80,9 +80,7 @@ class Writer:
             )
             if self.metadata:
                 state.metadata.CopyFrom(
-                    struct_pb2.Struct(
-                        fields={"note": struct_pb2.Value(string_value=self.metadata)}
-                    )
+                    struct_pb2.Struct(fields={"note": struct_pb2.Value(string_value=self.metadata)})
                 )
             states.append(state)
         return states
@@ -166,9 +164,7 @@ class Watcher:
         )
         self.at = max(self.at, response.revision)
 
-    async def watch_until(
-        self, over: Callable[[], bool], *, patience: float | None = None
-    ) -> None:
+    async def watch_until(self, over: Callable[[], bool], *, patience: float | None = None) -> None:
         """Watches until `over` and, with patience, connects again when the stream breaks."""
         while not over():
             try:
