@@ -51,8 +51,11 @@ STALL = 1e-2
 LAST_REFINEMENTS = 4
 """Evaluations left from which only refinement is asked for."""
 
-TOO_CLOSE = 1e-7
-"""Largest coordinate difference at which two cube points count as one."""
+TOO_CLOSE = 1e-6
+"""Largest coordinate difference at which a point says no more than one that was told."""
+
+TOO_CLOSE_IN_BATCH = 1e-3
+"""The same for points asked for together, of which none can learn from the other."""
 
 
 class Role(StrEnum):
@@ -151,6 +154,7 @@ class BayesianSearch:
         rng = np.random.default_rng([self.seed, len(self.observations), self._asked])
         ok = [row for row, each in enumerate(self.observations) if each.ok]
         proposals: list[Point] = []
+        batch: list[Array] = []
         taken = set(self._seen)
         if len(ok) < 2:
             return self._explore(count, rng, taken)
@@ -158,10 +162,11 @@ class BayesianSearch:
         for slot in range(count):
             turn = self._asked + slot
             role = self._role(models, turn, remaining)
-            found = self._propose(models, role, rng, taken)
+            found = self._propose(models, role, rng, taken, batch)
             if found is None:
                 break
             point, where = found
+            batch.append(where)
             proposals.append(point)
             taken.add(point_key(point))
             if slot + 1 < count:
@@ -246,7 +251,12 @@ class BayesianSearch:
         )
 
     def _propose(
-        self, models: _Models, role: Role, rng: np.random.Generator, taken: set[PointKey]
+        self,
+        models: _Models,
+        role: Role,
+        rng: np.random.Generator,
+        taken: set[PointKey],
+        batch: Sequence[Array],
     ) -> tuple[Point, Array] | None:
         """One new point for `role`, and where it lies; None when the space has no more."""
         acquisition = Acquisition(
@@ -280,19 +290,35 @@ class BayesianSearch:
                 for start in (models.incumbent, *ranked[:1])
             ]
             ranked[:0] = [where for _, where in sorted(descents, key=lambda each: each[0])]
-        return self._first_new(np.vstack([*ranked, candidates[order]]), taken)
+        return self._first_new(np.vstack([*ranked, candidates[order]]), taken, batch)
 
-    def _first_new(self, inputs: Array, taken: set[PointKey]) -> tuple[Point, Array] | None:
-        known = np.array(self._inputs)
-        for start in range(0, len(inputs), 64):
-            points, where = self.cube.canonical(inputs[start : start + 64])
-            allowed = self.cube.allows(points)
-            for point, here, good in zip(points, where, allowed, strict=True):
-                if not good or point_key(point) in taken:
-                    continue
-                if np.abs(known - here).max(axis=1).min() > TOO_CLOSE:
-                    return point, here
+    def _first_new(
+        self, inputs: Array, taken: set[PointKey], batch: Sequence[Array]
+    ) -> tuple[Point, Array] | None:
+        """The first allowed point that is not too close to one told or asked; else one not taken.
+
+        Discrete points that differ are never too close, as a level is further than that.
+        """
+        told = np.array(self._inputs)
+        asked = np.array(batch).reshape(-1, self.cube.dimension)
+        for told_gap, asked_gap in ((TOO_CLOSE, TOO_CLOSE_IN_BATCH), (0.0, 0.0)):
+            for start in range(0, len(inputs), 64):
+                points, where = self.cube.canonical(inputs[start : start + 64])
+                allowed = self.cube.allows(points)
+                for point, here, good in zip(points, where, allowed, strict=True):
+                    if (
+                        good
+                        and point_key(point) not in taken
+                        and _gap(told, here) > told_gap
+                        and _gap(asked, here) > asked_gap
+                    ):
+                        return point, here
         return None
+
+
+def _gap(places: Array, here: Array) -> float:
+    """The largest coordinate difference to the nearest of some places."""
+    return float(np.abs(places - here).max(axis=1).min()) if len(places) else np.inf
 
 
 def model_rows(inputs: Array, centre: Array) -> NDArray[np.int64]:
