@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from google.protobuf import json_format
 
 from vistaflow.api.ml.v1 import ml_pb2 as pb
 from vistaflow_services.core.errors import InvalidError, Violations
+from vistaflow_services.core.expressions import suggest
 from vistaflow_services.ml.domain import DEFAULT_FOLDS, TrainingPlan
 from vistaflow_services.surrogates.choice import FAMILIES
 from vistaflow_services.surrogates.preparation import Preparation
 
-FAMILY_NAMES: dict[int, str] = {
+FAMILY_NAMES: dict[pb.Family.ValueType, str] = {
     pb.FAMILY_GAUSSIAN_PROCESS: "gp",
     pb.FAMILY_POLYNOMIAL_RIDGE: "polynomial_ridge",
     pb.FAMILY_EXTRA_TREES: "extra_trees",
@@ -43,6 +47,17 @@ def preparation_of(spec: pb.PreprocessSpec) -> Preparation:
         found.extend("", error)
     found.check()
     return made
+
+
+def check_responses(spec: pb.PreprocessSpec, design: Mapping[str, Any]) -> None:
+    """Raises `InvalidError` for each response that the design of this manifest does not have."""
+    known = [each["name"] for each in design["responses"]]
+    found = Violations()
+    for field in ("responses", "log_responses"):
+        for at, name in enumerate(getattr(spec, field)):
+            if name not in known:
+                found.add(f"{field}[{at}]", f"the design has no `{name}`{suggest(name, known)}")
+    found.check()
 
 
 def plan_of(spec: pb.TrainSpec) -> TrainingPlan:
