@@ -61,6 +61,9 @@ class StageConfig:
     advertise: str = ""
     """The address others reach it by, if it is not the one it listens on."""
 
+    address_file: Path | None = None
+    """Written with the address once it is known, for whoever started the service."""
+
     capacity: int = 1
     """Jobs run at once."""
 
@@ -209,6 +212,10 @@ async def serve(
         logger.info("listening on %s", address, extra={"address": address})
         if on_bound is not None:
             on_bound(address)
+        if config.address_file is not None:
+            partial = config.address_file.with_name(config.address_file.name + ".new")
+            partial.write_text(address)
+            partial.rename(config.address_file)
         worker = _worker(service, stage, name) if service.job_types else None
         reachable = _Reachable(registry)
 

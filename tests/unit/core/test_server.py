@@ -16,6 +16,7 @@ from google.protobuf import wrappers_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
 from vistaflow_services.core import errors
 from vistaflow_services.core.server import Server, ServerSettings, StartError, make_server, run
 from vistaflow_services.core.status import error_of
