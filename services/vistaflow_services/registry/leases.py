@@ -40,6 +40,7 @@ PROGRESS_TASK = "progress"
 PROGRESS_SECONDS = 1.0
 # Leases an attempt may run on after its job's timeout, which its worker should enforce.
 OVERDUE_LEASES = 2
+RECLAIM_SECONDS = 2.0
 
 _Failure = (ServiceError, psycopg.Error, OSError)
 
@@ -129,7 +130,7 @@ class LeaseService:
                 self._later(self._give_back(job_id, attempt, session.worker))
 
     async def _adopt(self, session: Session, hello: Hello) -> None:
-        """Takes up the attempts a worker still runs, and those it should run and does not."""
+        """Takes up the attempts that a worker still runs."""
         signs = [Sign(job_id=job_id, attempt=attempt) for job_id, attempt in hello.running]
         renewed = await self._store.renew(session.worker, signs, self.lease_seconds)
         for job_id, attempt in hello.running:
@@ -138,19 +139,37 @@ class LeaseService:
                 self._holders[job_id] = session
                 self._unconfirmed.discard((job_id, attempt))
         await self._dismiss(session, set(hello.running) - renewed)
-        for lease in await self._store.leases_of(session.worker):
+        self._later(self._reclaim(session))
+
+    async def _reclaim(self, session: Session) -> None:
+        """Takes back what a worker that came back should run and does not.
+
+        Not at once: a release that was lost with its former stream comes right after the hello.
+        """
+        await asyncio.sleep(min(RECLAIM_SECONDS, self.lease_seconds / 3))
+        try:
+            leases = await self._store.leases_of(session.worker)
+        except _Failure as error:
+            _log.warning("could not look what worker %s left: %s", session.worker, error)
+            return
+        for lease in leases:
             key = (lease.job_id, lease.attempt)
-            if key in renewed:
+            if (
+                session.closed
+                or session.running.get(lease.job_id) == lease.attempt
+                or lease.job_id in self._moved
+            ):
                 continue
             received = key not in self._unconfirmed
             self._unconfirmed.discard(key)
-            reason = "the worker came back without it" if received else "the worker never got it"
-            await self._ledger.submit(
+            await self._submit(
                 Release(
                     job_id=lease.job_id,
                     attempt=lease.attempt,
                     worker=session.worker,
-                    reason=reason,
+                    reason=(
+                        "the worker came back without it" if received else "the worker never got it"
+                    ),
                     counts=received,
                 )
             )
@@ -326,6 +345,7 @@ class LeaseService:
 
     async def _take_away(self, lease: Lease) -> None:
         job_id, attempt, worker = lease.job_id, lease.attempt, lease.worker
+        self._unconfirmed.discard((job_id, attempt))
         _log.warning(
             "attempt %d of job %s is taken from worker %s, which %s",
             attempt,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+
 from vistaflow_services.core.migrations import migrate
 
 sys.path.insert(0, str(Path(__file__).parent))

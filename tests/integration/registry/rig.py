@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 from traffic import connect
+
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1.registry_pb2_grpc import add_RegistryServiceServicer_to_server
 from vistaflow_services.core.server import Server, make_server
@@ -17,8 +18,8 @@ from vistaflow_services.registry.hub import RING_ROWS, Hub
 from vistaflow_services.registry.journal import Journal
 from vistaflow_services.registry.leases import LeaseService
 from vistaflow_services.registry.ledger import Ledger
-from vistaflow_services.registry.services import ServiceDirectory
 from vistaflow_services.registry.servicer import RegistryServicer
+from vistaflow_services.registry.services import ServiceDirectory
 from vistaflow_services.registry.store import Pool, Store, make_pool
 from vistaflow_services.registry.tail import Tail
 from vistaflow_services.registry.watch import WatchService, serve_bytes

@@ -13,13 +13,14 @@ import grpc
 import psycopg
 import pytest
 from google.protobuf import duration_pb2
+
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from rig import Rig, Start
-from traffic import Watcher, Writer, appends_of, external_job, head_of
+from traffic import Watcher, Writer, appends_of, external_job, head_of, until
 from watch_checker import judge
 
 
@@ -50,8 +51,7 @@ async def test_one_call_replays_the_past_says_so_and_goes_live(rig: Rig) -> None
     _, job_id = await external_job(rig.stub)
     watcher = Watcher(rig.stub, keep_responses=True)
     watching = asyncio.create_task(watcher.catch_up(3, seconds=10))
-    while not any(message.kind == "synced" for message in watcher.messages):
-        await asyncio.sleep(0.01)
+    await until(lambda: watcher.got("synced"))
     await append(rig, common.State(job_id=job_id, task_name="a", status=common.STATUS_RUNNING))
     await watching
     assert kinds(watcher.responses) == ["delta", "synced", "delta"]
@@ -108,8 +108,7 @@ async def test_a_snapshot_and_the_deltas_after_it_are_what_get_kit_says(rig: Rig
         await chance.choice(writers).append(chance.choice((1, 3)))
     watcher = Watcher(rig.stub, snapshot=True, keep_responses=True)
     watching = asyncio.create_task(watcher.watch_until(lambda: False))
-    while not watcher.responses:
-        await asyncio.sleep(0.01)
+    await until(lambda: bool(watcher.responses))
     for _ in range(30):
         await chance.choice(writers).append(chance.choice((1, 3)))
     for (_, job_id), status in zip(
@@ -117,8 +116,7 @@ async def test_a_snapshot_and_the_deltas_after_it_are_what_get_kit_says(rig: Rig
     ):
         await append(rig, common.State(job_id=job_id, status=status))
     head = (await rig.stub.GetServerInfo(pb.GetServerInfoRequest())).revision
-    while watcher.at < head:
-        await asyncio.sleep(0.01)
+    await until(lambda: watcher.at >= head)
     watching.cancel()
 
     rows: dict[tuple[str, str], common.State] = {}
@@ -311,8 +309,8 @@ async def test_watchers_that_resume_at_random_miss_and_repeat_nothing(start: Sta
 
     async def hop(watcher: Watcher) -> None:
         while time.monotonic() < end:
-            until = time.monotonic() + chance.uniform(0.0, 0.1)
-            await watcher.watch_until(lambda: time.monotonic() > until)
+            stop = time.monotonic() + chance.uniform(0.0, 0.1)
+            await watcher.watch_until(lambda stop=stop: time.monotonic() > stop)
             watcher.resumed()
             if chance.random() < 0.3:
                 await asyncio.sleep(chance.uniform(0, 0.2))
@@ -339,8 +337,7 @@ async def test_a_draining_registry_ends_every_watch_with_the_place_to_go_on_from
     await external_job(rig.stub)
     watcher = Watcher(rig.stub)
     watching = asyncio.create_task(anext_of_kind(watcher, "end"))
-    while not any(message.kind == "synced" for message in watcher.messages):
-        await asyncio.sleep(0.01)
+    await until(lambda: watcher.got("synced"))
     rig.drain()
     end = await watching
     assert (end.end.reason, end.revision) == ("DRAINING", 2)
@@ -387,9 +384,6 @@ async def test_a_lost_tail_connection_costs_time_and_no_rows(rig: Rig, start: St
     writer = Writer(other.stub, job_id)
     await writer.append(10)
     watcher = Watcher(rig.stub, after=2)
-    began = time.monotonic()
-    while rig.hub.head < head_of([writer]):
-        assert time.monotonic() - began < 5
-        await asyncio.sleep(0.01)
+    await until(lambda: rig.hub.head >= head_of([writer]), seconds=5)
     await watcher.catch_up(head_of([writer]), seconds=5)
     assert judge(watcher.messages, appends_of([writer]), after=2).told() == {}

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import grpc
 from google.protobuf import struct_pb2
+from watch_checker import Message, Seen
+
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
-from watch_checker import Message, Seen
 
 if TYPE_CHECKING:
     from vistaflow.api.registry.v1.registry_pb2_grpc import RegistryServiceAsyncStub
@@ -181,11 +182,24 @@ class Watcher:
         self.resume_count += 1
         self.messages.append(Message(kind="resume", revision=self.at, at=time.monotonic()))
 
+    def got(self, kind: str) -> bool:
+        """Whether a message of this kind came."""
+        return any(message.kind == kind for message in self.messages)
+
     async def catch_up(self, revision: int, *, seconds: float = 60.0) -> None:
         """Watches until everything up to a revision was delivered."""
         async with asyncio.timeout(seconds):
             if self.at < revision:
                 await self.watch_until(lambda: self.at >= revision)
+
+
+async def until(happened: Callable[[], bool], *, seconds: float = 10.0) -> None:
+    """Waits until something has happened."""
+    for _ in range(int(seconds * 100)):
+        if happened():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"it did not happen within {seconds} s")
 
 
 def appends_of(writers: Iterable[Writer]) -> list[list[Seen]]:

@@ -8,6 +8,7 @@ import uuid
 from datetime import UTC, datetime
 
 import pytest
+
 from vistaflow_services.registry.domain import StateRow
 from vistaflow_services.registry.hub import STRETCH_ROWS, Entry, Hub, Stretch, Subscription, cut
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.core.errors import InvalidError
 from vistaflow_services.registry.hub import Hub

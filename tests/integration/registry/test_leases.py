@@ -1,0 +1,507 @@
+"""LeaseJobs through gRPC on a real Postgres: what a worker may count on, and a lost one may not."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psycopg
+import pytest
+from google.protobuf import any_pb2, duration_pb2
+
+from vistaflow.api.common.v1 import common_pb2 as common
+from vistaflow.api.registry.v1 import registry_pb2 as pb
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from rig import Rig, Start
+from traffic import connect, until
+
+DOE, TRAIN = common.JOB_TYPE_DOE, common.JOB_TYPE_ML_TRAIN
+SPEC = any_pb2.Any(type_url="type.googleapis.com/vistaflow.test.Spec", value=b"\x08\x01")
+
+
+class Worker:
+    """A worker's end of the stream, which does only what it is told."""
+
+    def __init__(self, rig: Rig, name: str = "w1", *types: int, capacity: int = 1) -> None:
+        self.name = name
+        self.job_types = types or (DOE,)
+        self.capacity = capacity
+        self.grants: list[pb.Grant] = []
+        self.directives: list[pb.Directive] = []
+        self.ended: grpc.StatusCode | None = None
+        self.channel, self.stub = connect(rig.address)
+        self.call: Any = None
+
+    async def hello(self, *running: tuple[str, int]) -> Worker:
+        self.call = self.stub.LeaseJobs()
+        await self.say(
+            hello=pb.WorkerHello(
+                worker=self.name,
+                job_types=list(self.job_types),
+                capacity=self.capacity,
+                running=[pb.AttemptRef(job_id=job, attempt=attempt) for job, attempt in running],
+            )
+        )
+        first = await self.call.read()
+        assert first.WhichOneof("message") == "welcome", first
+        self._listening = asyncio.create_task(self._listen(self.call))
+        return self
+
+    async def say(self, **message: Any) -> None:
+        await self.call.write(pb.LeaseJobsRequest(**message))
+
+    async def beat(self, *running: tuple[str, int], completed: int | None = None) -> None:
+        progress = None if completed is None else common.Progress(phase="p", completed=completed)
+        await self.say(
+            heartbeat=pb.Heartbeat(
+                attempts=[
+                    pb.AttemptProgress(job_id=job, attempt=attempt, progress=progress)
+                    for job, attempt in running
+                ]
+            )
+        )
+
+    async def granted(self, count: int = 1, *, seconds: float = 10.0) -> list[pb.Grant]:
+        await until(lambda: len(self.grants) >= count, seconds=seconds)
+        return self.grants
+
+    async def finish(self, grant: pb.Grant, **result: Any) -> pb.AppendResult:
+        state = common.State(
+            job_id=grant.job.job_id,
+            attempt=grant.job.attempt,
+            seq=1,
+            status=common.STATUS_FINISHED,
+        )
+        if result:
+            state.metadata.update({"result": result})
+        answer = await self.stub.AppendStates(pb.AppendStatesRequest(states=[state]))
+        return answer.results[0]
+
+    async def leave(self) -> None:
+        """The connection breaks."""
+        self.call.cancel()
+        await asyncio.gather(self._listening, return_exceptions=True)
+
+    async def _listen(self, call: Any) -> None:
+        try:
+            while (message := await call.read()) is not grpc.aio.EOF:
+                if message.HasField("grant"):
+                    self.grants.append(message.grant)
+                else:
+                    self.directives.append(message.directive)
+            self.ended = await call.code()
+        except grpc.aio.AioRpcError as error:
+            self.ended = error.code()
+
+
+NewWorker = Callable[..., Worker]
+
+
+@pytest.fixture
+async def worker(rig: Rig) -> AsyncIterator[NewWorker]:
+    made: list[Worker] = []
+
+    def make(*args: Any, at: Rig | None = None, **kwargs: Any) -> Worker:
+        made.append(Worker(at or rig, *args, **kwargs))
+        return made[-1]
+
+    yield make
+    for each in made:
+        if each.call is not None:
+            each.call.cancel()
+        await each.channel.close()
+
+
+@pytest.fixture
+async def rig(start: Start) -> Rig:
+    return await start(lease_seconds=1.0)
+
+
+async def create(rig: Rig, *jobs: pb.NewJob, name: str = "kit") -> pb.Kit:
+    for job in jobs:
+        job.spec.CopyFrom(SPEC)
+    return (await rig.stub.CreateKit(pb.CreateKitRequest(name=name, jobs=jobs))).kit
+
+
+async def job_of(rig: Rig, job_id: str) -> common.Job:
+    return (await rig.stub.GetJob(pb.GetJobRequest(job_id=job_id))).job
+
+
+async def test_a_queued_job_is_granted_with_its_spec_and_is_running(
+    rig: Rig, worker: NewWorker
+) -> None:
+    w = await worker().hello()
+    kit = await create(rig, pb.NewJob(job_type=DOE))
+    (grant,) = await w.granted()
+    assert grant.job.job_id == kit.jobs[0].job_id
+    assert (grant.job.attempt, grant.job.status) == (1, common.STATUS_RUNNING)
+    assert grant.job.spec == SPEC
+    assert grant.lease == duration_pb2.Duration(seconds=1)
+    now = await job_of(rig, grant.job.job_id)
+    assert (now.status, now.worker, now.attempt) == (common.STATUS_RUNNING, "w1", 1)
+
+
+async def test_a_grant_follows_its_job_within_milliseconds(rig: Rig, worker: NewWorker) -> None:
+    w = await worker(capacity=20).hello()
+    waits = []
+    for n in range(10):
+        began = time.monotonic()
+        await create(rig, pb.NewJob(job_type=DOE))
+        await w.granted(n + 1)
+        waits.append(time.monotonic() - began)
+    assert sorted(waits)[5] < 0.2
+
+
+async def test_a_dependent_job_is_granted_with_the_results_it_needs(
+    rig: Rig, worker: NewWorker
+) -> None:
+    w = await worker("w1", DOE, TRAIN, capacity=2).hello()
+    await create(
+        rig,
+        pb.NewJob(name="design", job_type=DOE),
+        pb.NewJob(name="train", job_type=TRAIN, depends_on=["design"]),
+    )
+    (design,) = await w.granted()
+    await w.finish(design, size=3)
+    train = (await w.granted(2))[1]
+    assert train.job.name == "train"
+    (needed,) = train.inputs
+    assert (needed.name, needed.job_id, needed.attempt) == ("design", design.job.job_id, 1)
+    assert dict(needed.result) == {"size": 3}
+
+
+async def test_a_worker_gets_only_its_types_and_as_many_as_it_takes(
+    rig: Rig, worker: NewWorker
+) -> None:
+    w = await worker("w1", DOE, capacity=2).hello()
+    jobs = [pb.NewJob(name=f"doe-{n}", job_type=DOE) for n in range(4)]
+    await create(rig, *jobs, pb.NewJob(name="train", job_type=TRAIN, priority=100))
+    await w.granted(2)
+    held = [(grant.job.job_id, 1) for grant in w.grants]
+    for _ in range(5):
+        await w.beat(*held)
+        await asyncio.sleep(0.1)
+    assert [grant.job.name for grant in w.grants] == ["doe-0", "doe-1"]
+    await w.finish(w.grants[0])
+    await w.granted(3)
+    assert w.grants[2].job.name == "doe-2"
+
+
+async def test_kits_take_turns(rig: Rig, worker: NewWorker) -> None:
+    big = await create(rig, *(pb.NewJob(name=f"j{n}", job_type=DOE) for n in range(20)))
+    small = [await create(rig, pb.NewJob(job_type=DOE)) for _ in range(3)]
+    w = await worker(capacity=6).hello()
+    await w.granted(6)
+    granted = [grant.job.kit_id for grant in w.grants]
+    assert {kit.kit_id for kit in small} <= set(granted)
+    assert granted.count(big.kit_id) == 3
+
+
+async def test_the_higher_priority_of_a_kit_goes_first(rig: Rig, worker: NewWorker) -> None:
+    await create(
+        rig,
+        pb.NewJob(name="later", job_type=DOE, priority=-1),
+        pb.NewJob(name="first", job_type=DOE, priority=7),
+        pb.NewJob(name="second", job_type=DOE),
+    )
+    w = await worker(capacity=3).hello()
+    await w.granted(3)
+    assert [grant.job.name for grant in w.grants] == ["first", "second", "later"]
+
+
+async def test_external_jobs_are_not_granted(rig: Rig, worker: NewWorker) -> None:
+    await rig.stub.CreateKit(pb.CreateKitRequest(name="k", jobs=[pb.NewJob(job_type=DOE)]))
+    w = await worker().hello()
+    await asyncio.sleep(0.3)
+    assert w.grants == []
+
+
+async def test_heartbeats_keep_a_lease_and_tell_progress(rig: Rig, worker: NewWorker) -> None:
+    w = await worker().hello()
+    await create(rig, pb.NewJob(job_type=DOE))
+    (grant,) = await w.granted()
+    for completed in range(12):
+        await w.beat((grant.job.job_id, 1), completed=completed)
+        await asyncio.sleep(0.2)
+    now = await job_of(rig, grant.job.job_id)
+    assert (now.status, now.attempt) == (common.STATUS_RUNNING, 1)
+    assert now.progress.completed == 11
+    assert now.progress.HasField("updated_at")
+    rows = (await rig.stub.ListStates(pb.ListStatesRequest())).states
+    sampled = [row.metadata["progress"]["completed"] for row in rows if row.task_name == "progress"]
+    assert 2 <= len(sampled) <= 4, "about one a second"
+    assert sampled == sorted(set(sampled))
+
+
+async def test_an_attempt_nobody_hears_of_is_lost_and_run_again(
+    rig: Rig, worker: NewWorker
+) -> None:
+    lost = await worker("lost").hello()
+    await create(rig, pb.NewJob(job_type=DOE))
+    (first,) = await lost.granted()
+    await lost.leave()
+    other = await worker("other").hello()
+    began = time.monotonic()
+    (again,) = await other.granted(seconds=5)
+    assert time.monotonic() - began < 1.0 + 2.0
+    assert (again.job.job_id, again.job.attempt) == (first.job.job_id, 2)
+    rows = (await rig.stub.ListStates(pb.ListStatesRequest())).states
+    told = [row for row in rows if row.metadata.fields.get("event")]
+    assert [row.metadata["event"] for row in told] == ["GRANTED", "LOST", "LOST", "GRANTED"]
+
+
+async def test_what_a_zombie_still_says_is_stale_and_changes_nothing(
+    rig: Rig, worker: NewWorker
+) -> None:
+    zombie = await worker("zombie").hello()
+    await create(rig, pb.NewJob(job_type=DOE))
+    (old,) = await zombie.granted()
+    other = await worker("other").hello()
+    (new,) = await other.granted(seconds=5)
+    result = await zombie.finish(old, who="zombie")
+    assert result.verdict == pb.VERDICT_STALE_ATTEMPT
+    await zombie.beat((old.job.job_id, 1), completed=99)
+    await zombie.say(release=pb.Release(job_id=old.job.job_id, attempt=1, counts=True))
+    await until(lambda: bool(zombie.directives))
+    assert {d.action for d in zombie.directives} == {pb.ACTION_ABANDON}
+    assert zombie.directives[0].attempt == 1
+    assert (await other.finish(new, who="other")).verdict == pb.VERDICT_ACCEPTED
+    now = await job_of(rig, new.job.job_id)
+    assert (now.attempt, dict(now.result)) == (2, {"who": "other"})
+
+
+async def test_a_job_that_loses_every_worker_fails_and_others_go_on(
+    rig: Rig, worker: NewWorker
+) -> None:
+    w = await worker(capacity=2).hello()
+    kit = await create(
+        rig,
+        pb.NewJob(name="poison", job_type=DOE, max_attempts=2),
+        pb.NewJob(name="after", job_type=TRAIN, depends_on=["poison"]),
+    )
+    await w.granted(2, seconds=6)
+    assert [grant.job.attempt for grant in w.grants] == [1, 2]
+    poison, after = kit.jobs
+    for _ in range(60):
+        if (await job_of(rig, poison.job_id)).status == common.STATUS_FAILED:
+            break
+        await asyncio.sleep(0.05)
+    failed = await job_of(rig, poison.job_id)
+    assert failed.status == common.STATUS_FAILED
+    assert "attempts are used up" in failed.reason
+    waiting = await job_of(rig, after.job_id)
+    assert waiting.status == common.STATUS_INIT
+    assert "poison" in waiting.reason
+
+
+async def test_a_worker_that_reconnects_in_time_goes_on_with_its_attempt(
+    rig: Rig, worker: NewWorker
+) -> None:
+    w = await worker().hello()
+    await create(rig, pb.NewJob(job_type=DOE))
+    (grant,) = await w.granted()
+    held = (grant.job.job_id, grant.job.attempt)
+    await w.beat(held)
+    await w.leave()
+    await asyncio.sleep(0.3)
+    await w.hello(held)
+    for _ in range(8):
+        await w.beat(held)
+        await asyncio.sleep(0.2)
+    assert w.directives == []
+    assert (await w.finish(grant)).verdict == pb.VERDICT_ACCEPTED
+    assert (await job_of(rig, held[0])).attempt == 1
+
+
+async def test_a_worker_goes_on_with_its_attempt_at_a_restarted_registry(
+    rig: Rig, worker: NewWorker, start: Start
+) -> None:
+    w = await worker().hello()
+    await create(rig, pb.NewJob(job_type=DOE))
+    (grant,) = await w.granted()
+    held = (grant.job.job_id, grant.job.attempt)
+    await w.beat(held)
+    await rig.stop()
+    await asyncio.sleep(1.5)  # longer than the lease
+    again = await start(lease_seconds=1.0)
+    w2 = await worker(at=again).hello(held)
+    for _ in range(8):
+        await w2.beat(held)
+        await asyncio.sleep(0.2)
+    assert w2.directives == []
+    assert (await w2.finish(grant)).verdict == pb.VERDICT_ACCEPTED
+
+
+async def test_a_worker_that_comes_back_without_its_attempt_gives_it_up_at_once(
+    start: Start, worker: NewWorker
+) -> None:
+    rig = await start(lease_seconds=6.0)
+    w = await worker(at=rig).hello()
+    await create(rig, pb.NewJob(job_type=DOE))
+    (grant,) = await w.granted()
+    await w.beat((grant.job.job_id, 1))
+    await asyncio.sleep(0.1)
+    await w.leave()
+    began = time.monotonic()
+    await w.hello()
+    await w.granted(2, seconds=5)
+    assert time.monotonic() - began < 4
+    assert w.grants[1].job.attempt == 2
+
+
+async def test_a_canceled_attempt_is_told_to_its_worker_at_once(
+    rig: Rig, worker: NewWorker
+) -> None:
+    w = await worker().hello()
+    kit = await create(rig, pb.NewJob(job_type=DOE))
+    (grant,) = await w.granted()
+    began = time.monotonic()
+    await rig.stub.CancelKit(pb.CancelKitRequest(kit_id=kit.kit_id, reason="wrong deck"))
+    await until(lambda: bool(w.directives))
+    assert time.monotonic() - began < 0.5
+    assert w.directives == [
+        pb.Directive(
+            job_id=grant.job.job_id, attempt=1, action=pb.ACTION_CANCEL, reason="wrong deck"
+        )
+    ]
+
+
+async def test_a_cancel_by_another_replica_reaches_the_worker(
+    rig: Rig, worker: NewWorker, start: Start
+) -> None:
+    other = await start(lease_seconds=1.0)
+    w = await worker().hello()
+    await create(rig, pb.NewJob(job_type=DOE))
+    (grant,) = await w.granted()
+    await other.stub.CancelJob(pb.CancelJobRequest(job_id=grant.job.job_id, reason="no"))
+    await until(lambda: bool(w.directives), seconds=3)
+    assert w.directives[0].action == pb.ACTION_CANCEL
+
+
+async def test_a_cancel_while_the_worker_was_away_is_told_when_it_is_back(
+    rig: Rig, worker: NewWorker
+) -> None:
+    w = await worker().hello()
+    await create(rig, pb.NewJob(job_type=DOE))
+    (grant,) = await w.granted()
+    await w.leave()
+    await rig.stub.CancelJob(pb.CancelJobRequest(job_id=grant.job.job_id, reason="no"))
+    await w.hello((grant.job.job_id, 1))
+    await until(lambda: bool(w.directives))
+    assert [(d.attempt, d.action) for d in w.directives] == [(1, pb.ACTION_CANCEL)]
+
+
+async def test_a_released_attempt_is_queued_again_and_counts_only_if_said(
+    rig: Rig, worker: NewWorker
+) -> None:
+    w = await worker().hello()
+    await create(rig, pb.NewJob(job_type=DOE, max_attempts=1))
+    for attempt in (1, 2, 3):
+        grant = (await w.granted(attempt))[-1]
+        assert grant.job.attempt == attempt
+        release = pb.Release(job_id=grant.job.job_id, attempt=attempt, reason="leaving")
+        release.counts = attempt == 3
+        await w.say(release=release)
+    for _ in range(60):
+        job = await job_of(rig, w.grants[0].job.job_id)
+        if job.status == common.STATUS_FAILED:
+            break
+        await asyncio.sleep(0.05)
+    assert job.status == common.STATUS_FAILED
+    assert "leaving" in job.reason
+    assert len(w.grants) == 3
+
+
+async def test_of_two_sessions_of_one_name_the_newer_wins(rig: Rig, worker: NewWorker) -> None:
+    old = await worker("same").hello()
+    new = await worker("same").hello()
+    await until(lambda: old.ended is not None)
+    assert old.ended == grpc.StatusCode.FAILED_PRECONDITION
+    await create(rig, pb.NewJob(job_type=DOE))
+    await new.granted()
+    assert old.grants == []
+
+
+async def test_two_replicas_grant_every_job_once(rig: Rig, worker: NewWorker, start: Start) -> None:
+    other = await start(lease_seconds=5.0)
+    workers = [
+        await worker(f"w{n}", DOE, capacity=20, at=at).hello() for n, at in enumerate((rig, other))
+    ]
+    for _ in range(5):
+        await create(rig, *(pb.NewJob(name=f"j{n}", job_type=DOE) for n in range(4)))
+    await until(lambda: sum(len(w.grants) for w in workers) >= 20)
+    await asyncio.sleep(0.3)
+    granted = [grant.job.job_id for w in workers for grant in w.grants]
+    assert len(granted) == len(set(granted)) == 20
+
+
+async def test_an_attempt_that_runs_on_long_after_its_timeout_is_taken_away(
+    rig: Rig, worker: NewWorker
+) -> None:
+    w = await worker().hello()
+    timeout = duration_pb2.Duration(nanos=500_000_000)
+    await create(rig, pb.NewJob(job_type=DOE, timeout=timeout, max_attempts=1))
+    (grant,) = await w.granted()
+    began = time.monotonic()
+    while not w.directives and time.monotonic() - began < 8:
+        await w.beat((grant.job.job_id, 1))
+        await asyncio.sleep(0.2)
+    job = await job_of(rig, grant.job.job_id)
+    assert job.status == common.STATUS_FAILED
+    assert "timeout" in job.reason
+
+
+async def test_a_draining_registry_ends_the_stream_and_keeps_the_lease(
+    rig: Rig, worker: NewWorker
+) -> None:
+    w = await worker().hello()
+    await create(rig, pb.NewJob(job_type=DOE))
+    await w.granted()
+    rig.drain()
+    await until(lambda: w.ended is not None)
+    assert w.ended == grpc.StatusCode.OK
+    async with await psycopg.AsyncConnection.connect(rig.dsn) as connection:
+        cursor = await connection.execute("SELECT worker, attempt FROM vistadb_test.leases")
+        assert await cursor.fetchall() == [("w1", 1)]
+
+
+@pytest.mark.parametrize(
+    ("hello", "field"),
+    [
+        (pb.WorkerHello(worker="-x", job_types=[DOE], capacity=1), "hello.worker"),
+        (pb.WorkerHello(worker="w", capacity=1), "hello.job_types"),
+        (pb.WorkerHello(worker="w", job_types=[0], capacity=1), "hello.job_types[0]"),
+        (pb.WorkerHello(worker="w", job_types=[DOE], capacity=1001), "hello.capacity"),
+        (
+            pb.WorkerHello(
+                worker="w", job_types=[DOE], capacity=1, running=[pb.AttemptRef(job_id="x")]
+            ),
+            "hello.running[0].job_id",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_a_malformed_hello_is_refused_with_its_field(
+    rig: Rig, hello: pb.WorkerHello, field: str
+) -> None:
+    call = rig.stub.LeaseJobs()
+    await call.write(pb.LeaseJobsRequest(hello=hello))
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await call.read()
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert field in (refused.value.details() or "")
+
+
+async def test_a_worker_that_does_not_introduce_itself_is_refused(rig: Rig) -> None:
+    call = rig.stub.LeaseJobs()
+    await call.write(pb.LeaseJobsRequest(heartbeat=pb.Heartbeat()))
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await call.read()
+    assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
