@@ -58,3 +58,7 @@ for command in (
 def main() -> None:
     """The entry point of the `vistaflow` script."""
     app()
+
+
+if __name__ == "__main__":
+    main()

@@ -60,8 +60,11 @@ def up(
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end:
         code = process.poll()
-        if code == 0 or (home / "run" / "endpoints.json").is_file():
-            console.print(output.read_text().strip().splitlines()[-1], markup=False)
+        if code == 0:  # somebody else has it up
+            console.print(output.read_text().strip(), markup=False)
+            return
+        if _is_up(home, process.pid):
+            console.print(f"vistaflow is up: registry at 127.0.0.1:{port}", markup=False)
             return
         if code is not None:
             break
@@ -262,6 +265,13 @@ def _holder(home: Path) -> dict[str, Any] | None:
         return running if _started(int(running["pid"])) == running["started"] else None
     except (OSError, ValueError, KeyError):
         return None
+
+
+def _is_up(home: Path, pid: int) -> bool:
+    """Whether the suite of that process says that all of it serves."""
+    holder = _holder(home)
+    ours = holder is not None and holder["pid"] == pid
+    return ours and (home / "run" / "endpoints.json").is_file()
 
 
 def _started(pid: int) -> int | None:

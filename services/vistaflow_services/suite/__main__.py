@@ -8,7 +8,9 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -29,14 +31,14 @@ async def serve(home: Home, port: int) -> None:
     """Runs all services until told to stop, then stops them, the registry last.
 
     Raises:
-        GaveUpError: If a service died too often; the others are stopped.
+        GaveUpError: If a service cannot start or died too often; the others are stopped.
     """
+    check_port(port)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
     services = _services(home, port)
-    home.hold(port)
     stopping: asyncio.Task[Any] = asyncio.create_task(stop.wait())
     tasks: list[asyncio.Task[Any]] = [stopping]
     try:
@@ -60,9 +62,23 @@ async def serve(home: Home, port: int) -> None:
         await asyncio.gather(*(each.stop() for each in services[1:]))
         await services[0].stop()
         await asyncio.gather(*tasks, return_exceptions=True)
-        home.release()
     for each in failed:
         each.result()
+
+
+def check_port(port: int) -> None:
+    """Raises `GaveUpError` if the registry's port is taken.
+
+    Another suite's registry there would answer that it serves, and be taken for this one's.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise GaveUpError(
+                f"cannot listen on 127.0.0.1:{port}: {error.strerror}; choose another with --port"
+            ) from None
 
 
 def _services(home: Home, port: int) -> list[Supervised]:
@@ -89,16 +105,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     home = Home(options.home.expanduser().resolve())
     home.create()
-    holder = home.holder()
-    if holder is not None:
-        print(f"already up: registry at 127.0.0.1:{holder.port}, process {holder.pid}", flush=True)
-        return 0
+    if not home.hold(options.port):
+        return _tell_holder(home)
     log.configure("suite", home=home.path)
     try:
         asyncio.run(serve(home, options.port))
     except GaveUpError as error:
         print(f"vistaflow stopped: {error}", file=sys.stderr)
         return 1
+    finally:
+        home.release()
+    return 0
+
+
+def _tell_holder(home: Home) -> int:
+    """Says where the suite that holds the home is."""
+    end = time.monotonic() + 5.0
+    while (holder := home.holder()) is None and time.monotonic() < end:
+        time.sleep(0.05)  # it has only just begun
+    where = f"registry at 127.0.0.1:{holder.port}, process {holder.pid}" if holder else home.path
+    print(f"already up: {where}", flush=True)
     return 0
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,7 @@ class Home:
         self.logs = path / "logs"
         self.endpoints_file = self.run / "endpoints.json"
         self._state_file = self.run / "suite.json"
+        self._lock: IO[str] | None = None
 
     def create(self) -> None:
         """Makes the folders, readable by their owner only."""
@@ -45,16 +48,29 @@ class Home:
             return None
         return running if started_at(running.pid) == running.started else None
 
-    def hold(self, port: int) -> None:
-        """Records that this process runs here."""
+    def hold(self, port: int) -> bool:
+        """Records that this process runs here; false if another one does."""
+        lock = (self.run / "suite.lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            return False
+        self._lock = lock
+        # What a killed suite left behind must not be taken for this one's.
+        self.endpoints_file.unlink(missing_ok=True)
         pid = os.getpid()
         running = Running(pid=pid, started=started_at(pid) or 0, port=port)
         _write(self._state_file, json.dumps(asdict(running)))
+        return True
 
     def release(self) -> None:
         """Takes the record back."""
         self.endpoints_file.unlink(missing_ok=True)
         self._state_file.unlink(missing_ok=True)
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def publish(self, endpoints: Mapping[str, str]) -> None:
         """Tells where each service listens; made only when all of them serve."""

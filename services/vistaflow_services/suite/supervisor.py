@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -26,12 +27,16 @@ LONGEST_WAIT_SECONDS: Final = 5.0
 MOST_STARTS: Final = 10
 """Starts within `STARTS_SECONDS` after which a service is given up."""
 STARTS_SECONDS: Final = 60.0
+CANNOT_START: Final = 2
+"""Exit code of a service that cannot start as configured."""
+MOST_REFUSALS: Final = 3
+"""Such ends one after another after which a service is given up."""
 GRACE_SECONDS: Final = 20.0
 """How long a service may take to end after SIGTERM."""
 
 
 class GaveUpError(Exception):
-    """A service died too often."""
+    """A service cannot start, or died too often."""
 
 
 class Supervised:
@@ -44,9 +49,10 @@ class Supervised:
         """Set while the service answers that it serves."""
         self.environment: Mapping[str, str] = {}
         """What the process is started with."""
-        self._logs = logs
+        self._path = logs / f"{name}.out"
         self._process: asyncio.subprocess.Process | None = None
         self._starts: deque[float] = deque(maxlen=MOST_STARTS)
+        self._refusals = 0
 
     @property
     def address(self) -> str:
@@ -62,13 +68,16 @@ class Supervised:
         """Keeps the service running until cancelled.
 
         Raises:
-            GaveUpError: If it died too often.
+            GaveUpError: If it cannot start or died too often.
         """
         wait = FIRST_WAIT_SECONDS
         while True:
             self._count_start()
             begun = time.monotonic()
             code = await self._once()
+            self._refusals = self._refusals + 1 if code == CANNOT_START else 0
+            if self._refusals == MOST_REFUSALS:
+                raise GaveUpError(self._told("cannot start"))
             if time.monotonic() - begun > LONGEST_WAIT_SECONDS:
                 wait = FIRST_WAIT_SECONDS
             logger.warning("%s ended with %s; starting it again", self.name, code)
@@ -130,19 +139,19 @@ class Supervised:
 
     def _output(self) -> IO[bytes]:
         """Where what the process prints goes; its own logs are files beside it."""
-        path = self._logs / f"{self.name}.out"
-        if path.exists() and path.stat().st_size > 10_000_000:
-            path.replace(path.with_suffix(".out.1"))
-        return path.open("ab")
+        if self._path.exists() and self._path.stat().st_size > 10_000_000:
+            self._path.replace(self._path.with_suffix(".out.1"))
+        return self._path.open("ab")
 
     def _count_start(self) -> None:
         now = time.monotonic()
         if len(self._starts) == MOST_STARTS and now - self._starts[0] < STARTS_SECONDS:
-            raise GaveUpError(
-                f"{self.name} died {MOST_STARTS} times in a minute; "
-                f"see `vistaflow logs {self.name}`"
-            )
+            raise GaveUpError(self._told(f"died {MOST_STARTS} times in a minute"))
         self._starts.append(now)
+
+    def _told(self, problem: str) -> str:
+        """The problem, with the last error that the service told."""
+        return f"{self.name} {problem}: {last_error(self._path)} (see `vistaflow logs {self.name}`)"
 
 
 _OPTIONS: Final = (
@@ -151,6 +160,25 @@ _OPTIONS: Final = (
     ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.enable_http_proxy", 0),
 )
+
+
+def last_error(output: Path) -> str:
+    """The last error among what a service printed; its last line if it logged none."""
+    try:
+        with output.open("rb") as file:
+            file.seek(max(0, output.stat().st_size - 64 * 1024))
+            lines = file.read().decode("utf-8", "replace").split("\n")
+    except OSError:
+        return "it printed nothing"
+    spoken = [each.strip() for each in lines if each.strip()]
+    for line in reversed(spoken):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and record.get("level") in ("ERROR", "CRITICAL"):
+            return str(record.get("message", ""))
+    return spoken[-1] if spoken else "it printed nothing"
 
 
 def free_port() -> int:
