@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
@@ -28,16 +30,25 @@ _TREND = "#d1495b"
 _FAILED = "#d1495b"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Axis:
-    """One parameter or response as numbers to draw."""
+    """One parameter or response as numbers to draw: logarithms are taken beforehand.
+
+    matplotlib's own ticks and layout take 13 s for eight logarithmic parameters; ticks
+    chosen once for a column of panels take a quarter of that.
+    """
 
     label: str
     values: NDArray[np.float64]
-    log: bool
+    places: Sequence[float]
+    names: Sequence[str]
+    """Ticks: where they are, and what is written there."""
+
+    low: float
+    high: float
     whole: bool = False
-    ticks: Sequence[str] = ()
-    """Names of the places 0, 1, 2, … where the values are choices."""
+    choices: int = 0
+    """How many there are, if the values are places of choices 0, 1, 2, …"""
 
 
 def plot_design(
@@ -49,35 +60,27 @@ def plot_design(
     response most are shown.
     """
     rows = _thinned(len(results.seconds))
-    name, response = _first_response(results, units)
-    shown = _most_moving(region, columns, response)
+    response = _first_response(results, units)
+    shown = _most_moving(region, columns, None if response is None else response.values)
     axes = [_parameter_axis(each, columns[each.name]) for each in shown]
     count = len(axes)
-    figure = Figure(figsize=(2.0 * count + 1.4, 2.0 * count + 0.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(count, count, squeeze=False)
+    figure, grid = _panels(count, count, width=1.9, height=1.9, colours=response is not None)
     failed = results.failed[rows]
-    good = ~failed
     mappable = None
     for row, down in enumerate(axes):
         for column, across in enumerate(axes):
             place = grid[row][column]
             if column > row:
                 place.set_visible(False)
-                continue
-            if column == row:
+            elif column == row:
                 _histogram(place, across, rows)
             else:
                 x, y = _apart(across, rows, turn=0), _apart(down, rows, turn=1)
-                colours = {"color": _POINT} if response is None else _colours(response, rows, good)
-                drawn = place.scatter(x[good], y[good], s=14, linewidths=0, **colours)
-                mappable = drawn if response is not None else None
-                place.scatter(x[failed], y[failed], s=26, marker="x", color=_FAILED, linewidths=1)
-                _scale(place.yaxis, down)
-            _scale(place.xaxis, across)
-            _label(place, across, down, row=row, column=column, last=count - 1)
-    if mappable is not None:
-        figure.colorbar(mappable, ax=grid, shrink=0.6, aspect=30, label=name)
+                drawn = _dots(place, x, y, failed, rows, response)
+                mappable = mappable or drawn
+            _label(place, across, None if column == row else down, row, column, last=count - 1)
+    if response is not None and mappable is not None:
+        _colour_bar(figure, mappable, response)
     figure.suptitle(_title(len(results.seconds), len(rows), int(results.failed.sum())), fontsize=11)
     _save(figure, path)
 
@@ -87,31 +90,42 @@ def plot_responses(
 ) -> None:
     """Each response against each parameter, with the median along the range: the main effects."""
     rows = _thinned(len(results.seconds))
-    names = [name for name, values in results.responses.items() if np.isfinite(values).any()]
-    names = names[:MOST_RESPONSES]
-    first = results.responses[names[0]] if names else None
-    shown = _most_moving(region, columns, first)
+    known = {name: each for name, each in results.responses.items() if np.isfinite(each).any()}
+    down = [
+        _response_axis(name, values, units.get(name, ""))
+        for name, values in list(known.items())[:MOST_RESPONSES]
+    ]
+    shown = _most_moving(region, columns, down[0].values if down else None)
     across = [_parameter_axis(each, columns[each.name]) for each in shown]
-    down = [_response_axis(name, results.responses[name], units.get(name, "")) for name in names]
-    figure = Figure(figsize=(2.2 * len(across) + 1.0, 1.9 * len(down) + 0.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(len(down), len(across), squeeze=False, sharey="row")
+    figure, grid = _panels(len(down), len(across), width=2.1, height=1.7)
     for row, response in enumerate(down):
         for column, parameter in enumerate(across):
             place = grid[row][column]
-            place.scatter(
-                _apart(parameter, rows, turn=0),
-                response.values[rows],
-                s=9,
-                linewidths=0,
-                color=_POINT,
-            )
+            x = _apart(parameter, rows, turn=0)
+            place.scatter(x, response.values[rows], s=9, linewidths=0, color=_POINT)
             place.plot(*_medians(parameter, response), color=_TREND, linewidth=1.6)
-            _scale(place.xaxis, parameter)
-            _scale(place.yaxis, response)
-            _label(place, parameter, response, row=row, column=column, last=len(down) - 1)
+            _label(place, parameter, response, row, column, last=len(down) - 1)
     figure.suptitle("Responses along each parameter, with the running median", fontsize=11)
     _save(figure, path)
+
+
+def _panels(
+    rows: int, columns: int, *, width: float, height: float, colours: bool = False
+) -> tuple[Figure, Any]:
+    """A grid of panels of this size in inches, with room for labels at the left and below."""
+    left, right, below, above = 0.95, 1.1 if colours else 0.2, 0.65, 0.4
+    wide, high = columns * width + left + right, rows * height + below + above
+    figure = Figure(figsize=(wide, high))
+    FigureCanvasAgg(figure)
+    figure.subplots_adjust(
+        left=left / wide,
+        right=1 - right / wide,
+        bottom=below / high,
+        top=1 - above / high,
+        wspace=0.08,
+        hspace=0.08,
+    )
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def _thinned(count: int) -> NDArray[np.intp]:
@@ -120,17 +134,12 @@ def _thinned(count: int) -> NDArray[np.intp]:
     return np.linspace(0, count - 1, MOST_POINTS).astype(np.intp)
 
 
-def _first_response(
-    results: Results, units: dict[str, str]
-) -> tuple[str, NDArray[np.float64] | None]:
-    """The first response that has a value, its values as they are best coloured, its label."""
+def _first_response(results: Results, units: dict[str, str]) -> _Axis | None:
+    """The first response that has a value."""
     for name, values in results.responses.items():
         if np.isfinite(values).any():
-            axis = _response_axis(name, values, units.get(name, ""))
-            if not axis.log:
-                return axis.label, values
-            return f"log10 {axis.label}", np.log10(values)
-    return "", None
+            return _response_axis(name, values, units.get(name, ""))
+    return None
 
 
 def _most_moving(
@@ -155,25 +164,54 @@ def _most_moving(
 def _parameter_axis(parameter: Parameter, values: NDArray[Any]) -> _Axis:
     label = f"{parameter.name} [{parameter.unit}]" if parameter.unit else parameter.name
     if parameter.choices:
+        count = len(parameter.choices)
+        named = [str(each)[:12] for each in parameter.choices]
         return _Axis(
-            label,
-            parameter.positions(values).astype(np.float64),
-            log=False,
-            ticks=[str(each) for each in parameter.choices],
+            label=label,
+            values=parameter.positions(values).astype(np.float64),
+            places=list(range(count)) if count <= 8 else [],
+            names=named if count <= 8 else [],
+            low=-0.5,
+            high=count - 0.5,
+            choices=count,
         )
-    return _Axis(
-        label,
-        values.astype(np.float64),
-        log=parameter.scale is Scale.LOG,
-        whole=parameter.kind is Kind.INTEGER,
-    )
+    log = parameter.scale is Scale.LOG
+    return _numbers(label, values.astype(np.float64), log, parameter.kind is Kind.INTEGER)
 
 
 def _response_axis(name: str, values: NDArray[np.float64], unit: str) -> _Axis:
-    """Logarithmic where all values are positive and span three decades or more."""
+    """Logarithmic where all values are positive and span a factor of 50 or more."""
     known = values[np.isfinite(values)]
-    log = bool(len(known) and known.min() > 0 and known.max() / known.min() >= 1000)
-    return _Axis(f"{name} [{unit}]" if unit else name, values, log=log)
+    log = bool(len(known) and known.min() > 0 and known.max() >= 50 * known.min())
+    return _numbers(f"{name} [{unit}]" if unit else name, values, log, whole=False)
+
+
+def _numbers(label: str, values: NDArray[np.float64], log: bool, whole: bool) -> _Axis:
+    """Numbers with about four round ticks within their range."""
+    drawn = np.log10(values) if log else values
+    low, high = float(np.nanmin(drawn)), float(np.nanmax(drawn))
+    if not log:
+        round_numbers = MaxNLocator(4, integer=whole).tick_values(low, high)
+        ticks = [(float(each), f"{each:.6g}") for each in round_numbers]
+    elif high - low >= 2:
+        step = max(1, round((high - low) / 4))
+        decades = range(math.floor(low), math.ceil(high) + 1, step)
+        ticks = [(float(each), f"1e{each}") for each in decades]
+    else:
+        decades = range(math.floor(low), math.ceil(high) + 1)
+        round_numbers = [digit * 10.0**each for each in decades for digit in (1, 2, 5)]
+        ticks = [(math.log10(each), f"{each:.6g}") for each in round_numbers]
+    room = 0.04 * (high - low) or 0.5
+    inside = [each for each in ticks if low - room <= each[0] <= high + room]
+    return _Axis(
+        label=label,
+        values=drawn,
+        places=[place for place, _ in inside],
+        names=[name for _, name in inside],
+        low=low - room,
+        high=high + room,
+        whole=whole,
+    )
 
 
 def _medians(parameter: _Axis, response: _Axis) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -191,17 +229,45 @@ def _medians(parameter: _Axis, response: _Axis) -> tuple[NDArray[np.float64], ND
     )
 
 
-def _colours(
-    response: NDArray[np.float64], rows: NDArray[np.intp], good: NDArray[np.bool_]
-) -> dict[str, Any]:
-    known = response[np.isfinite(response)]
+def _dots(
+    place: Any,
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    failed: NDArray[np.bool_],
+    rows: NDArray[np.intp],
+    response: _Axis | None,
+) -> Any:
+    """Draws the points; returns what a colour bar is made from, if they have colours."""
+    good = ~failed
+    place.scatter(x[failed], y[failed], s=26, marker="x", color=_FAILED, linewidths=1)
+    if response is None:
+        place.scatter(x[good], y[good], s=14, linewidths=0, color=_POINT)
+        return None
+    known = response.values[np.isfinite(response.values)]
     low, high = np.percentile(known, [2, 98])
-    return {"c": response[rows][good], "cmap": _DOTS, "vmin": low, "vmax": max(high, low)}
+    colours = response.values[rows][good]
+    return place.scatter(
+        x[good], y[good], s=14, linewidths=0, c=colours, cmap=_DOTS, vmin=low, vmax=high
+    )
+
+
+def _colour_bar(figure: Figure, mappable: Any, response: _Axis) -> None:
+    box = figure.subplotpars
+    place = figure.add_axes((box.right + 0.02, 0.25, 0.015, 0.5))
+    bar = figure.colorbar(mappable, cax=place, label=response.label)
+    low, high = mappable.get_clim()
+    inside = [
+        (at, name)
+        for at, name in zip(response.places, response.names, strict=True)
+        if low <= at <= high
+    ]
+    bar.set_ticks([at for at, _ in inside], labels=[name for _, name in inside])
+    bar.ax.tick_params(labelsize=7)
 
 
 def _apart(axis: _Axis, rows: NDArray[np.intp], *, turn: int) -> NDArray[np.float64]:
     """The values to draw; points on one choice are strewn a little so that they do not hide."""
-    if not axis.ticks:
+    if not axis.choices:
         return axis.values[rows]
     # The golden and the silver ratio fill an interval evenly, without a random draw.
     step = (0.6180339887498949, 0.41421356237309503)[turn]
@@ -210,38 +276,30 @@ def _apart(axis: _Axis, rows: NDArray[np.intp], *, turn: int) -> NDArray[np.floa
 
 def _histogram(place: Any, axis: _Axis, rows: NDArray[np.intp]) -> None:
     values = axis.values[rows]
-    if axis.ticks:
-        bins = np.arange(len(axis.ticks) + 1) - 0.5
-    elif axis.whole and np.ptp(values) <= 40:
+    if axis.choices or (axis.whole and np.ptp(values) <= 40):
         bins = np.arange(values.min(), values.max() + 2) - 0.5
-    elif axis.log:
-        bins = np.geomspace(values.min(), max(values.max(), values.min() * 1.001), 13)
     else:
-        bins = np.linspace(values.min(), max(values.max(), values.min() + 1e-300), 13)
+        bins = np.linspace(values.min(), values.max() or 1e-12, 13)
     place.hist(values, bins=np.unique(bins), color=_POINT, alpha=0.6)
     place.set_yticks([])
 
 
-def _scale(axis: Any, shown: _Axis) -> None:
-    if shown.ticks:
-        many = len(shown.ticks) > 8
-        axis.set_ticks(
-            range(len(shown.ticks)), labels=[] if many else [t[:12] for t in shown.ticks]
-        )
-    elif shown.log:
-        axis.axes.set_xscale("log") if axis.axis_name == "x" else axis.axes.set_yscale("log")
-
-
-def _label(place: Any, across: _Axis, down: _Axis, *, row: int, column: int, last: int) -> None:
-    place.tick_params(labelsize=7)
-    if row == last:
+def _label(
+    place: Any, across: _Axis, down: _Axis | None, row: int, column: int, *, last: int
+) -> None:
+    """Ticks on every panel, words on the outermost only; `down` is none for a histogram."""
+    lowest, leftmost = row == last, column == 0
+    place.set_xlim(across.low, across.high)
+    place.set_xticks(across.places, across.names if lowest else [""] * len(across.places))
+    place.tick_params(labelsize=7, length=2)
+    if lowest:
         place.set_xlabel(across.label, fontsize=8)
-    else:
-        place.tick_params(labelbottom=False)
-    if column == 0 and across is not down:
+    if down is None:
+        return
+    place.set_ylim(down.low, down.high)
+    place.set_yticks(down.places, down.names if leftmost else [""] * len(down.places))
+    if leftmost:
         place.set_ylabel(down.label, fontsize=8)
-    elif column > 0:
-        place.tick_params(labelleft=False)
 
 
 def _title(count: int, shown: int, failed: int) -> str:

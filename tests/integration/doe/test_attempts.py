@@ -74,18 +74,18 @@ async def test_an_attempt_after_a_killed_one_runs_only_what_is_left(tmp_path: Pa
     store = PointStore(artifacts.root / "points")
     spec = pb.DoeSpec(
         deck=deck.digest,
-        design=pb.DesignSpec(size=16, generator=pb.GENERATOR_SOBOL),
+        design=pb.DesignSpec(size=10, generator=pb.GENERATOR_SOBOL),
         evaluation=pb.EvaluationSpec(),
     )
     job_id = str(uuid.uuid4())
     first = await Execution.prepare("vistaflow_services.doe.jobs")
     await first.start(header(artifacts, job_id, 1, spec), tmp_path / "1.log")
-    await simulated(first, 4)
+    await simulated(first, 3)
     os.killpg(first.pid, 9)
     assert await first.ended() == -9
     await asyncio.sleep(1.0)
     kept = store.count(deck)
-    assert 4 <= kept < 16
+    assert 3 <= kept < 10
     assert list(artifacts.root.glob("jobs/*/1/manifest.json")) == []
 
     second = await Execution.prepare("vistaflow_services.doe.jobs")
@@ -93,8 +93,8 @@ async def test_an_attempt_after_a_killed_one_runs_only_what_is_left(tmp_path: Pa
     messages = [message async for message in second.messages()]
     assert await second.ended() == 0
     result = messages[-1]["result"]
-    assert (result["size"], result["failed_count"], result["cached_count"]) == (16, 0, kept)
-    assert store.count(deck) == 16
+    assert (result["size"], result["failed_count"], result["cached_count"]) == (10, 0, kept)
+    assert store.count(deck) == 10
     rows = pq.read_table(artifacts.path(result["design"]["uri"])).to_pylist()
     assert [row["y.product"] for row in rows] == [row["x.x"] * row["x.y"] for row in rows]
     assert [
