@@ -71,7 +71,7 @@ def plan_of(spec: pb.TrainSpec) -> TrainingPlan:
         if each not in FAMILY_NAMES:
             found.add(f"families[{at}]", f"{each} is no family; there are {', '.join(FAMILIES)}")
     hyper_parameters = json_format.MessageToDict(spec.hyperparameters)
-    for name, each in list(hyper_parameters.items()):
+    for name, each in sorted(hyper_parameters.items()):
         if not isinstance(each, dict):
             found.add(f"hyperparameters.{name}", "give a mapping of settings")
             del hyper_parameters[name]

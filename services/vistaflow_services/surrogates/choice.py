@@ -64,7 +64,7 @@ def check_hyper_parameters(settings: Mapping[str, Settings]) -> dict[str, dict[s
     """
     found = Violations()
     checked: dict[str, dict[str, Any]] = {}
-    for family, values in settings.items():
+    for family, values in sorted(settings.items()):
         if family not in FAMILIES:
             found.add(family, f"no such family; there are {', '.join(FAMILIES)}")
             continue
@@ -74,7 +74,7 @@ def check_hyper_parameters(settings: Mapping[str, Settings]) -> dict[str, dict[s
             if name != "seed"
         }
         checked[family] = {}
-        for name, value in values.items():
+        for name, value in sorted(values.items()):
             if name not in known:
                 found.add(f"{family}.{name}", f"no such setting; there are {', '.join(known)}")
             elif (

@@ -307,8 +307,8 @@ def test_every_mistake_of_a_training_spec_is_told_at_once(kit: Kit) -> None:
         "hyperparameters.gradient_boosting",
         "folds",
         "families[1]",
-        "hyperparameters.gp",
         "hyperparameters.extra_trees.leaves",
+        "hyperparameters.gp",
     ]
 
 

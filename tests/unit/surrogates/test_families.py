@@ -199,7 +199,7 @@ def test_hyper_parameters_are_checked_all_at_once() -> None:
             }
         )
     fields = [each.field for each in raised.value.violations]
-    assert fields == ["gp", "extra_trees.leaves", "forest"]
+    assert fields == ["extra_trees.leaves", "forest", "gp"]
 
 
 def test_whole_numbers_that_came_as_floats_are_made_whole() -> None:
