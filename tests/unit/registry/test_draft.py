@@ -1,0 +1,304 @@
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+
+import pytest
+
+from vistaflow_services.core.errors import (
+    ConflictError,
+    ExistsError,
+    InvalidError,
+    NotFoundError,
+)
+from vistaflow_services.registry import commands as c
+from vistaflow_services.registry.board import Board
+from vistaflow_services.registry.domain import Head, Job, Kit, Status, Verdict
+from vistaflow_services.registry.draft import Draft
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+ACCEPTED, DUPLICATE, REJECTED, STALE = Verdict
+
+
+class Log:
+    """A board on which each command is committed by itself."""
+
+    def __init__(self) -> None:
+        self.board = Board()
+        self.head = Head(
+            last_id=0, last_kit_id=0, epoch=uuid.uuid4(), commit_id=uuid.uuid4(), oldest_id=1
+        )
+        self.seqs: dict[tuple[uuid.UUID, int, int], int] = {}
+        self.rows = []
+
+    def do(self, command: c.Command):
+        draft = Draft(self.board, self.head, self.seqs)
+        answer = draft.apply(command)
+        draft.settle(NOW)
+        self.board.adopt(draft)
+        for row in draft.rows:
+            if row.seq:
+                self.seqs[row.job_id, row.attempt, row.seq] = row.revision
+        self.rows += draft.rows
+        self.head = Head(
+            last_id=draft.last_id,
+            last_kit_id=draft.last_kit_id,
+            epoch=self.head.epoch,
+            commit_id=uuid.uuid4(),
+            oldest_id=1,
+        )
+        return answer
+
+    def kit(self, *jobs: c.NewJob) -> Kit:
+        return self.do(c.CreateKit(name="kit", jobs=jobs)).kit
+
+    def job(self, job_id: uuid.UUID) -> Job:
+        kit = self.board.kit(self.board.kit_of(job_id) or 0)
+        assert kit is not None
+        return kit.jobs[job_id]
+
+    def append(self, job_id: uuid.UUID, *steps: str, **fields) -> list[c.Result]:
+        items = tuple(c.Item(job_id=job_id, status=status, **fields) for status in steps)
+        return list(self.do(c.Append(items=items)).results)
+
+    def verdict(self, job_id: uuid.UUID, status: str, **fields) -> Verdict:
+        return self.append(job_id, status, **fields)[0].verdict
+
+    def story(self) -> list[tuple[str, str]]:
+        """Names and statuses of the rows, in order."""
+        return [(self.job(row.job_id).name + row.task_name, row.status) for row in self.rows]
+
+
+def new(name: str, *needs: str, external: bool = False, max_attempts: int = 3) -> c.NewJob:
+    return c.NewJob(
+        job_id=uuid.uuid4(),
+        name=name,
+        job_type="DOE",
+        current_order=0,
+        depends_on=needs,
+        external=external,
+        max_attempts=max_attempts,
+    )
+
+
+@pytest.fixture
+def log() -> Log:
+    return Log()
+
+
+def brought_to(log: Log, status: str, external: bool) -> uuid.UUID:
+    """The id of a job in this status."""
+    first, job = new("first", external=True), new("job", external=external)
+    if status == Status.INIT:
+        job = new("job", "first", external=external)
+    log.kit(first, job)
+    if status in (Status.INIT, Status.QUEUED):
+        return job.job_id
+    if status == Status.CANCELED:
+        log.do(c.CancelJob(job_id=job.job_id))
+        return job.job_id
+    if external:
+        log.append(job.job_id, Status.RUNNING)
+    else:
+        log.do(c.Grant(job_id=job.job_id, worker="w", lease_seconds=5))
+    if status != Status.RUNNING:
+        log.append(job.job_id, status, attempt=1)
+    return job.job_id
+
+
+ALLOWED_EXTERNAL = {
+    (Status.INIT, Status.CANCELED),
+    (Status.QUEUED, Status.RUNNING),
+    (Status.QUEUED, Status.CANCELED),
+    (Status.RUNNING, Status.FINISHED),
+    (Status.RUNNING, Status.FAILED),
+    (Status.RUNNING, Status.CANCELED),
+    (Status.RUNNING, Status.QUEUED),
+}
+ALLOWED_LEASED = {
+    (Status.RUNNING, Status.FINISHED),
+    (Status.RUNNING, Status.FAILED),
+    (Status.RUNNING, Status.CANCELED),
+}
+
+
+@pytest.mark.parametrize("external", [True, False], ids=["external", "leased"])
+@pytest.mark.parametrize("after", Status)
+@pytest.mark.parametrize("before", Status)
+def test_an_append_moves_a_job_only_as_the_table_says(
+    log: Log, before: Status, after: Status, external: bool
+) -> None:
+    job_id = brought_to(log, before, external)
+    head = log.head.last_id
+
+    (result,) = log.append(job_id, after, attempt=log.job(job_id).attempt * (not external))
+
+    if (before, after) in (ALLOWED_EXTERNAL if external else ALLOWED_LEASED):
+        assert (result.verdict, log.job(job_id).status) == (ACCEPTED, after)
+    else:
+        assert (result.verdict, result.revision, log.job(job_id).status) == (REJECTED, 0, before)
+        assert f"from {before} to {after}; allowed: " in result.detail
+        assert log.head.last_id == head
+
+
+def test_a_rejection_says_what_is_allowed(log: Log) -> None:
+    job_id = brought_to(log, Status.RUNNING, True)
+    (result,) = log.append(job_id, Status.INIT)
+    assert result.detail == (
+        "job cannot go from RUNNING to INIT; allowed: QUEUED, FINISHED, FAILED, CANCELED"
+    )
+
+
+def test_a_task_moves_only_while_its_job_runs(log: Log) -> None:
+    job_id = brought_to(log, Status.QUEUED, True)
+    assert log.verdict(job_id, Status.RUNNING, task_name="t") is REJECTED
+    log.append(job_id, Status.RUNNING)
+    steps = [Status.QUEUED, Status.RUNNING, Status.RUNNING, Status.FINISHED, Status.RUNNING]
+    verdicts = [result.verdict for result in log.append(job_id, *steps, task_name="t")]
+    assert verdicts == [ACCEPTED, ACCEPTED, ACCEPTED, ACCEPTED, REJECTED]
+
+
+def test_a_repeated_seq_is_a_duplicate_with_the_first_revision(log: Log) -> None:
+    job_id = brought_to(log, Status.RUNNING, True)
+    first, again = log.append(job_id, Status.RUNNING, Status.RUNNING, task_name="t", seq=7)
+    (later,) = log.append(job_id, Status.RUNNING, task_name="t", seq=7)
+    assert (first.verdict, again.verdict, later.verdict) == (ACCEPTED, DUPLICATE, DUPLICATE)
+    assert first.revision == again.revision == later.revision
+
+
+def test_a_seq_that_was_skipped_may_come_late(log: Log) -> None:
+    job_id = brought_to(log, Status.RUNNING, True)
+    assert log.verdict(job_id, Status.RUNNING, task_name="t", seq=7) is ACCEPTED
+    assert log.verdict(job_id, Status.RUNNING, task_name="t", seq=3) is ACCEPTED
+    assert log.verdict(job_id, Status.RUNNING, task_name="t", seq=7) is DUPLICATE
+
+
+def test_a_lost_attempt_is_stale_whatever_it_says(log: Log) -> None:
+    job_id = brought_to(log, Status.RUNNING, False)
+    log.do(c.Lose(job_id=job_id, attempt=1, worker="w"))
+    assert log.verdict(job_id, Status.FINISHED, attempt=1) is STALE
+    log.do(c.Grant(job_id=job_id, worker="v", lease_seconds=5))
+    assert log.verdict(job_id, Status.FINISHED, attempt=1) is STALE
+    assert log.verdict(job_id, Status.RUNNING, attempt=1, task_name="t") is STALE
+    assert log.verdict(job_id, Status.FINISHED) is STALE
+    assert log.verdict(job_id, Status.FINISHED, attempt=2) is ACCEPTED
+
+
+def test_rows_of_unknown_jobs_and_of_other_kits_are_rejected(log: Log) -> None:
+    job_id = brought_to(log, Status.QUEUED, True)
+    assert log.verdict(uuid.uuid4(), Status.RUNNING) is REJECTED
+    assert log.verdict(job_id, Status.RUNNING, kit_id=9) is REJECTED
+    assert log.verdict(job_id, Status.RUNNING, job_type="QUERY") is REJECTED
+
+
+def test_the_last_dependency_to_finish_queues_the_job_in_the_same_append(log: Log) -> None:
+    a, b = new("a", external=True), new("b", external=True)
+    log.kit(a, b, new("c", "a", "b"), new("d", "c"))
+    log.append(a.job_id, Status.RUNNING, Status.FINISHED)
+    log.rows.clear()
+    log.append(b.job_id, Status.RUNNING, Status.FINISHED)
+    assert log.story() == [("b", "RUNNING"), ("b", "FINISHED"), ("c", "QUEUED")]
+    assert len({row.batch for row in log.rows}) == 1
+    assert [row.kit_counts for row in log.rows] == [
+        (2, 0, 1, 1, 0, 0),
+        (2, 0, 0, 2, 0, 0),
+        (1, 1, 0, 2, 0, 0),
+    ]
+
+
+def test_a_failure_is_named_by_all_that_waits_for_it(log: Log) -> None:
+    a = new("a", external=True)
+    kit = log.kit(a, new("b", "a"), new("c", "b"), new("d"))
+    log.append(a.job_id, Status.RUNNING)
+    log.append(a.job_id, Status.FAILED, reason="no licence")
+    reasons = {job.name: job.reason for job in log.board.kit(kit.kit_id).jobs.values()}
+    cause = "waits for a, which is FAILED: no licence"
+    assert reasons == {"a": "no licence", "b": cause, "c": cause, "d": ""}
+
+    log.do(c.RetryJob(job_id=a.job_id))
+    assert [job.reason for job in log.board.kit(kit.kit_id).jobs.values()][1:3] == ["", ""]
+
+
+def test_attempts_are_used_up_by_faults_and_not_by_workers_that_leave(log: Log) -> None:
+    job = new("job", max_attempts=2)
+    log.kit(job)
+    for number, counts in enumerate([False, True, False, True], start=1):
+        granted = log.do(c.Grant(job_id=job.job_id, worker="w", lease_seconds=5))
+        assert granted.job.attempt == number
+        log.do(c.Release(job_id=job.job_id, attempt=number, worker="w", counts=counts))
+    assert log.job(job.job_id).status == Status.FAILED
+    assert "all 2 attempts are used up" in log.job(job.job_id).reason
+
+    log.do(c.RetryKit(kit_id=1))
+    assert (log.job(job.job_id).status, log.job(job.job_id).failures) == (Status.QUEUED, 0)
+
+
+def test_a_lost_attempt_leaves_a_row_and_a_new_one_starts_without_its_tasks(log: Log) -> None:
+    job_id = brought_to(log, Status.RUNNING, False)
+    log.append(job_id, Status.RUNNING, task_name="/t", attempt=1)
+    log.rows.clear()
+    assert log.do(c.Lose(job_id=job_id, attempt=1, worker="w"))
+    assert not log.do(c.Lose(job_id=job_id, attempt=1, worker="w"))
+    assert log.story() == [("jobattempt-1", "FAILED"), ("job", "QUEUED")]
+    granted = log.do(c.Grant(job_id=job_id, worker="v", lease_seconds=5))
+    assert (granted.job.attempt, granted.job.tasks) == (2, {})
+
+
+def test_only_a_queued_leased_job_is_granted_and_only_once(log: Log) -> None:
+    job, external = new("job"), new("external", external=True)
+    log.kit(job, external, new("waits", "job"))
+    waits = next(each for each in log.board.kit(1).jobs.values() if each.name == "waits")
+    assert log.do(c.Grant(job_id=external.job_id, worker="w", lease_seconds=5)) is None
+    assert log.do(c.Grant(job_id=waits.job_id, worker="w", lease_seconds=5)) is None
+    assert log.do(c.Grant(job_id=uuid.uuid4(), worker="w", lease_seconds=5)) is None
+    assert log.do(c.Grant(job_id=job.job_id, worker="w", lease_seconds=5)) is not None
+    assert log.do(c.Grant(job_id=job.job_id, worker="v", lease_seconds=5)) is None
+    log.append(job.job_id, Status.FINISHED, attempt=1, result_json='{"x": 1}')
+    granted = log.do(c.Grant(job_id=waits.job_id, worker="w", lease_seconds=5))
+    assert [each.result_json for each in granted.inputs] == ['{"x": 1}']
+
+
+def test_a_canceled_kit_goes_on_from_where_it_was(log: Log) -> None:
+    a, b = new("a", external=True), new("b", "a")
+    log.kit(a, b, new("c", "b"))
+    log.append(a.job_id, Status.RUNNING, Status.FINISHED)
+    assert log.do(c.CancelKit(kit_id=1)).count == 2
+    with pytest.raises(ConflictError, match="it is over"):
+        log.do(c.CancelKit(kit_id=1))
+    change = log.do(c.RetryKit(kit_id=1))
+    assert [job.status for job in change.kit.ordered_jobs()] == ["FINISHED", "QUEUED", "INIT"]
+    with pytest.raises(ConflictError, match="FAILED or CANCELED"):
+        log.do(c.RetryKit(kit_id=1))
+
+
+def test_a_refused_command_changes_nothing(log: Log) -> None:
+    log.kit(new("a"))
+    head = log.head.last_id
+    for command, error in [
+        (c.CreateJob(kit_id=1, job=new("a")), ExistsError),
+        (c.CreateJob(kit_id=9, job=new("b")), NotFoundError),
+        (c.CreateJob(kit_id=1, job=new("b", "x")), InvalidError),
+        (c.CancelKit(kit_id=9), NotFoundError),
+        (c.RetryJob(job_id=uuid.uuid4()), NotFoundError),
+    ]:
+        with pytest.raises(error):
+            log.do(command)
+    assert (log.head.last_id, len(log.board.kit(1).jobs)) == (head, 1)
+
+
+def test_a_draft_leaves_the_board_as_it_was(log: Log) -> None:
+    job_id = brought_to(log, Status.RUNNING, True)
+    draft = Draft(log.board, log.head, {})
+    draft.apply(c.Append(items=(c.Item(job_id=job_id, status="FINISHED", task_name="t"),)))
+    draft.apply(c.Append(items=(c.Item(job_id=job_id, status="FINISHED"),)))
+    assert (log.job(job_id).status, log.job(job_id).tasks) == (Status.RUNNING, {})
+    assert log.board.kit(1).counts == (0, 1, 1, 0, 0, 0)
+
+
+def test_the_board_forgets_what_was_touched_longest_ago() -> None:
+    log = Log()
+    log.board = Board(max_weight=6)
+    for _ in range(5):
+        log.kit(new("a", external=True), new("b"))
+        log.board.trim()
+    assert [kit_id for kit_id in range(1, 6) if log.board.kit(kit_id)] == [3, 4, 5]
