@@ -507,7 +507,7 @@ class AsyncClient:
     ) -> Any:
         timeout = timeout or self._timeout
         if service == "registry":
-            return await call(getattr(self._registry, method), request, timeout=timeout)
+            return await self._call_registry(method, request, timeout)
         for last in (False, True):
             stub, address = await self._stub(service)
             try:
@@ -518,6 +518,15 @@ class AsyncClient:
                 if last or error.reason or (await self._address(service)) == address:
                     raise
         raise AssertionError("unreachable")
+
+    async def _call_registry(self, method: str, request: Any, timeout: float) -> Any:
+        try:
+            return await call(getattr(self._registry, method), request, timeout=timeout)
+        except UnavailableError as error:
+            if error.reason:
+                raise
+            # What gRPC says names sockets and system calls; who reads it wants the address.
+            raise UnavailableError(f"no registry answers at {self.address}") from None
 
     async def _stub(self, service: str) -> tuple[Any, str]:
         if service not in self._others:

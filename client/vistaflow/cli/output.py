@@ -70,7 +70,7 @@ def plain(value: Any) -> Any:
 
 def number(value: float, unit: str = "") -> str:
     """A number as people write it, with its unit."""
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    text = f"{value:.5g}" if isinstance(value, float) else str(value)
     return f"{text} {unit}" if unit else text
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -29,17 +31,20 @@ def result_table(kit: Kit, study: optimize_pb2.Study) -> RenderableType:
     """Best point with units, predicted against simulated, constraints, what it cost."""
     units = kit.spec.get("units", {})
     best = struct_dict(study.best.parameters)
-    parameters = Table(title="best point, proven by the simulator", title_justify="left")
+    parameters = Table(box=box.SIMPLE_HEAD)
     parameters.add_column("parameter")
     parameters.add_column("value", justify="right")
     parameters.add_column("unit")
-    for name, value in best.items():
-        parameters.add_row(name, number(value), units.get(name, ""))
-    parts: list[RenderableType] = [parameters]
+    for name in _in_order(kit, best):
+        parameters.add_row(name, number(best[name]), units.get(name, ""))
+    parts: list[RenderableType] = [
+        Text("best point, proven by the simulator", style="bold"),
+        parameters,
+    ]
     if study.comparisons:
-        parts.append(_comparison(study))
+        parts += [Text("predicted against simulated", style="bold"), _comparison(study)]
     if study.constraints:
-        parts.append(_constraints(study))
+        parts += [Text("constraints", style="bold"), _constraints(study)]
     parts.append(Text(_summary(kit, study)))
     return Group(*parts)
 
@@ -83,8 +88,18 @@ def pictures(kit: Kit) -> list[Path]:
     return found
 
 
+def _in_order(kit: Kit, names: Iterable[str]) -> list[str]:
+    """The parameters in their deck's order, which a Struct does not keep."""
+    for job in kit.jobs:
+        space = job.result.get("space")
+        if isinstance(space, dict):
+            order = [each["name"] for each in space.get("parameters", ())]
+            return sorted(names, key=lambda name: order.index(name) if name in order else 0)
+    return sorted(names)
+
+
 def _comparison(study: optimize_pb2.Study) -> Table:
-    table = Table(title="predicted against simulated", title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD)
     table.add_column("response")
     for name in ("predicted", "± 1 sd", "simulated"):
         table.add_column(name, justify="right")
@@ -101,7 +116,7 @@ def _comparison(study: optimize_pb2.Study) -> Table:
 
 
 def _constraints(study: optimize_pb2.Study) -> Table:
-    table = Table(title="constraints", title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD)
     table.add_column("constraint")
     table.add_column("value", justify="right")
     table.add_column("")
@@ -126,7 +141,7 @@ def _summary(kit: Kit, study: optimize_pb2.Study) -> str:
     taken = (kit.updated_at - kit.created_at) if kit.updated_at and kit.created_at else None
     lines.append(
         f"cost: {study.evaluation_count} points, {study.simulated_count} runs for the "
-        f"optimisation, {study.cached_count} found in the store, {study.failed_count} failed; "
+        f"optimisation, {study.cached_count} found in the store, {study.failed_count} failed;\n"
         f"{clock(taken)} in all; ended by {study.stop_reason or 'its budget'}"
     )
     return "\n".join(lines)

@@ -46,8 +46,9 @@ def decks(
         _show_deck(found[0])
     else:
         table = Table(box=None)
-        for name in ("deck", "version", "simulator", "parameters", "responses", "description"):
+        for name in ("deck", "version", "simulator", "parameters", "responses"):
             table.add_column(name)
+        table.add_column("description", no_wrap=True, overflow="ellipsis")
         for each in found:
             table.add_row(
                 each.name,
@@ -55,7 +56,7 @@ def decks(
                 each.simulator,
                 str(len(each.parameters)),
                 ", ".join(one.name for one in each.responses),
-                each.description.strip().split("\n")[0][:60],
+                each.description.strip().split("\n")[0].split(": ")[0],
             )
         console.print(table)
 
