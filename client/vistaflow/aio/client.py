@@ -459,13 +459,14 @@ class AsyncClient:
         return [
             {
                 name: Prediction(
-                    mean=each.mean,
-                    standard_deviation=each.standard_deviation,
-                    low95=each.low95,
-                    high95=each.high95,
-                    unit=units.get(name, ""),
+                    mean=point.responses[name].mean,
+                    standard_deviation=point.responses[name].standard_deviation,
+                    low95=point.responses[name].low95,
+                    high95=point.responses[name].high95,
+                    unit=unit,
                 )
-                for name, each in point.responses.items()
+                for name, unit in units.items()
+                if name in point.responses
             }
             for point in response.predictions
         ]

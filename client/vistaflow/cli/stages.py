@@ -45,10 +45,11 @@ def decks(
     elif deck:
         _show_deck(found[0])
     else:
-        table = Table(box=None)
-        for name in ("deck", "version", "simulator", "parameters", "responses"):
-            table.add_column(name)
-        table.add_column("description", no_wrap=True, overflow="ellipsis")
+        table = Table(box=None, expand=True)
+        for name in ("deck", "version", "simulator", "parameters"):
+            table.add_column(name, no_wrap=True)
+        table.add_column("responses", no_wrap=True, overflow="ellipsis", ratio=2)
+        table.add_column("description", no_wrap=True, overflow="ellipsis", ratio=3)
         for each in found:
             table.add_row(
                 each.name,
