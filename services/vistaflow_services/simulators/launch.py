@@ -25,7 +25,11 @@ def lower(which: int, value: int, grace: int = 0) -> None:
     last = value + grace
     if hard != resource.RLIM_INFINITY:
         value, last = min(value, hard), min(last, hard)
-    resource.setrlimit(which, (value, last))
+    try:
+        resource.setrlimit(which, (value, last))
+    except (ValueError, OSError):
+        if sys.platform == "linux":
+            raise  # macOS knows some limits by name only
 
 
 def threads_of(user: int) -> int:

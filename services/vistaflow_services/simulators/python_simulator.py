@@ -17,7 +17,7 @@ from vistaflow_services.simulators.outcome import Failure, Outcome, failed, gate
 from vistaflow_services.simulators.python_deck import RESULT
 from vistaflow_services.simulators.sandbox import python_folders, this_sandbox
 from vistaflow_services.simulators.supervise import Finished
-from vistaflow_services.simulators.verdict import unsuccessful
+from vistaflow_services.simulators.verdict import SHOWN, unsuccessful
 
 MAX_RESULT_BYTES = 1024 * 1024
 _RUNNER = str(Path(__file__).with_name("python_deck.py"))
@@ -72,9 +72,11 @@ def outcome(deck: Deck, point: Point, work: Path, finished: Finished, limits: Li
     """What the run left behind, judged."""
     told = _result(work / RESULT)
     if "failure" in told and told["failure"] in tuple(Failure):
-        return failed(
-            point, Failure(told["failure"]), str(told.get("message", "")), finished.seconds
-        )
+        kind, message = Failure(told["failure"]), str(told.get("message", ""))
+        if kind is Failure.CRASHED:
+            # Its author wants to know where.
+            message = f"{message}\n{finished.errors.strip()[-SHOWN:]}"
+        return failed(point, kind, message, finished.seconds)
     if finished.returncode != 0 or not isinstance(told.get("responses"), dict):
         return unsuccessful(point, finished, limits)
     return gated(point, deck.responses, told["responses"], finished.seconds)

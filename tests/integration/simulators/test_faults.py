@@ -76,7 +76,7 @@ def alive(token: str) -> list[int]:
 def test_a_good_run_returns_its_responses(run: Run) -> None:
     outcome = run("print('hello')\nreturn {'y': 2 * point['x']}")
     assert (outcome.responses, outcome.failure, outcome.message) == ({"y": 1.0}, None, "")
-    assert 0 < outcome.seconds < 5
+    assert 0 < outcome.seconds < 20
 
 
 @pytest.mark.parametrize(
@@ -108,12 +108,18 @@ def test_each_way_to_fail_has_its_kind(run: Run, body: str, failure: Failure, sa
     assert said in outcome.message
 
 
+def test_a_crash_says_where_in_the_deck_it_was(run: Run) -> None:
+    lines = run("bias = 1\nraise ValueError('no such bias')").message.splitlines()
+    assert lines[0] == "ValueError: no such bias"
+    assert any('deck.py", line 3, in simulate' in each for each in lines)
+
+
 def test_a_deck_that_loops_is_ended_at_its_timeout(run: Run) -> None:
     start = time.monotonic()
     outcome = run("while True: pass", timeout_seconds=1.0)
     assert outcome.failure is Failure.TIMEOUT
     assert "no result after 1 s" in outcome.message
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 10
 
 
 def test_a_deck_that_eats_memory_is_told_so(run: Run) -> None:
@@ -260,7 +266,7 @@ def test_a_run_can_be_stopped(tmp_path: Path, isolated: bool) -> None:
             scratch_root=tmp_path,
             should_stop=lambda: time.monotonic() - start > 0.5,
         )
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 10
     assert (alive(f"{MARK}-canceled"), list(tmp_path.iterdir())) == ([], [])
 
 
