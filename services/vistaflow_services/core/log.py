@@ -17,7 +17,7 @@ import logging.handlers
 import re
 import sys
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,7 @@ def safe(value: Any, *, name: str = "") -> Any:
         return _safe_message(value)
     if isinstance(value, Mapping):
         return {str(key): safe(each, name=str(key)) for key, each in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
+    if _is_repeated(value):
         return [safe(each) for each in value]
     if isinstance(value, bytes | bytearray | memoryview):
         return f"<{len(value)} bytes>"
@@ -126,7 +126,12 @@ def safe(value: Any, *, name: str = "") -> Any:
 
 def redact_text(text: str) -> str:
     """The text without what looks like a password, token or key in it."""
-    return _SECRET_URL.sub(rf"\1:{REDACTED}@", _SECRET_TEXT.sub(rf"\1{REDACTED}", text))
+    return _SECRET_URL.sub(rf"\1:{REDACTED}@", _SECRET_TEXT.sub(_without_secret, text))
+
+
+def _without_secret(match: re.Match[str]) -> str:
+    quote = match[2][0] if match[2][0] in "\"'" else ""
+    return f"{match[1]}{quote}{REDACTED}{quote}"
 
 
 def _message(record: logging.LogRecord) -> str:
@@ -141,7 +146,7 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _argument(value: Any) -> Any:
-    if hasattr(value, "DESCRIPTOR") or isinstance(value, Mapping | list | tuple):
+    if hasattr(value, "DESCRIPTOR") or isinstance(value, Mapping) or _is_repeated(value):
         return json.dumps(safe(value), default=str)
     return f"<{len(value)} bytes>" if isinstance(value, bytes | bytearray) else value
 
@@ -154,11 +159,16 @@ def _safe_message(message: Any) -> dict[str, Any]:
             told[field.name] = REDACTED
         elif hasattr(value, "items"):
             told[field.name] = {str(key): safe(each, name=str(key)) for key, each in value.items()}
-        elif not isinstance(value, str | bytes) and hasattr(value, "__iter__"):
+        elif _is_repeated(value):
             told[field.name] = [safe(each, name=field.name) for each in value]
         else:
             told[field.name] = safe(value, name=field.name)
     return told
+
+
+def _is_repeated(value: Any) -> bool:
+    """Whether it is a list of some kind; a message's repeated field prints all that is in it."""
+    return isinstance(value, Sequence | Set) and not isinstance(value, str | bytes | bytearray)
 
 
 def _clip(text: str) -> str:

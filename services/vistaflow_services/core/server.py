@@ -176,7 +176,8 @@ class Server(grpc.aio.Server):
                 logger.warning("not serving: %s", why)
             told = "" if is_ready else why
             await self.set_serving(is_ready)
-            await asyncio.sleep(self.settings.ready_interval)
+            wait = self.settings.ready_interval
+            await asyncio.sleep(wait if is_ready else min(wait, 0.2))
 
 
 def make_server(*service_names: str, settings: ServerSettings | None = None) -> Server:
@@ -209,9 +210,9 @@ async def run(
     """
     if listen is not None:
         logger.info("listening on %s", server.bind(listen))
-    await server.start()
     stop = stop or asyncio.Event()
     with _signals(stop):
+        await server.start()
         async with _readiness(server, ready):
             await stop.wait()
         logger.info("draining")
