@@ -14,14 +14,50 @@ MAX_BYTES: Final = 1024 * 1024
 """Largest archive that a request may carry."""
 
 _ARCHIVES: Final = (".zip", ".tar", ".tar.gz", ".tgz")
-_DECK = re.compile(r"""^deck:\s*(?:\{\s*path:\s*)?["']?([^"'\s#}]+)""", re.MULTILINE)
+_DECK = re.compile(r"""^(["']?)deck\1[ \t]*:(?:[ \t]+|$)(.*)$""", re.MULTILINE)
+_PATH = re.compile(r"""(?:^|[{\s,])(["']?)path\1[ \t]*:\s+(.*)""", re.DOTALL)
 _BESIDE = re.compile(r"^\.{0,2}/|/|\.(zip|tar|tar\.gz|tgz)$")
 
 
 def deck_beside(kit_yaml: str) -> str:
-    """The path of the deck that the text of a kit file names beside itself, or nothing."""
+    """The path of the deck that the text of a kit file names beside itself, or nothing.
+
+    Reads that one key only, so that the client needs no YAML library; the service reads the file.
+    """
+    kit_yaml = kit_yaml.replace("\r\n", "\n")
     found = _DECK.search(kit_yaml)
-    return found.group(1) if found and _BESIDE.search(found.group(1)) else ""
+    if found is None:
+        return ""
+    value = found.group(2).strip()
+    if value.startswith("{"):
+        path = _PATH.search(kit_yaml[found.start(2) :].partition("}")[0])
+        return _scalar(path.group(2), ",}") if path else ""
+    if not value or value.startswith("#"):
+        path = _PATH.search(_indented(kit_yaml[found.end() :]))
+        return _scalar(path.group(2)) if path else ""
+    deck = "" if value.startswith("[") else _scalar(value)
+    return deck if _BESIDE.search(deck) else ""
+
+
+def _indented(text: str) -> str:
+    """The lines up to the next key."""
+    lines = []
+    for line in text.splitlines():
+        if line.strip() and not line.startswith((" ", "#")):
+            break
+        if not line.strip().startswith("#"):
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def _scalar(text: str, ends: str = "") -> str:
+    """What a YAML scalar at the beginning of a text says."""
+    line = text.strip().partition("\n")[0]
+    if line[:1] in ("'", '"'):
+        return line[1:].partition(line[0])[0]
+    for end in ends:
+        line = line.partition(end)[0]
+    return re.split(r"\s#", f" {line}")[0].strip()
 
 
 def pack_deck(path: Path) -> bytes:

@@ -558,5 +558,6 @@ def _fill(request: Any, kit: str | Path | pipeline_pb2.KitSpec) -> None:
     request.kit_yaml = path.read_text("utf-8")
     if beside := deck_beside(request.kit_yaml):
         folder = path.parent / beside
-        if folder.exists():
+        # Any other path may lie below a deck folder of the service.
+        if folder.exists() or beside.startswith((".", "/")):
             request.deck_archive = pack_deck(folder)

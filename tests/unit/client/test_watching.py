@@ -1,0 +1,160 @@
+"""A watch over connections that break: nothing is missed, nothing is repeated."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+
+import vistaflow
+from tests.unit.client.scripted import (  # type: ignore[import-not-found]
+    CUT,
+    HANG,
+    ScriptedRegistry,
+    bookmark,
+    delta,
+    end,
+    snapshot,
+    synced,
+)
+from vistaflow import watching
+from vistaflow.aio import connect
+from vistaflow.models import Bookmark, Delta, Snapshot, Synced, WatchEvent
+
+
+async def until(events: AsyncIterator[WatchEvent], revision: int) -> list[WatchEvent]:
+    """The events up to the one of that revision."""
+    found: list[WatchEvent] = []
+    async with asyncio.timeout(10):
+        async for each in events:
+            found.append(each)
+            if each.revision >= revision:
+                break
+    return found
+
+
+def revisions(events: list[WatchEvent]) -> list[int]:
+    return [row.revision for each in events if isinstance(each, Delta) for row in each.states]
+
+
+async def test_a_stream_cut_in_the_middle_goes_on_from_the_last_row(
+    scripted: ScriptedRegistry,
+) -> None:
+    scripted.streams = [
+        [delta(1, 2), synced(2), delta(3), CUT],
+        [delta(4), end(4)],
+        [synced(4), delta(5)],
+    ]
+
+    async with connect(scripted.address) as client:
+        found = await until(aiter(client.watch(kit_ids=[1])), 5)
+
+    assert revisions(found) == [1, 2, 3, 4, 5]
+    assert [each.after_revision for each in scripted.watches] == [0, 3, 4]
+    assert [list(each.filter.kit_ids) for each in scripted.watches] == [[1]] * 3
+
+
+async def test_rows_that_come_twice_are_delivered_once(scripted: ScriptedRegistry) -> None:
+    scripted.streams = [[delta(1), delta(1), delta(2), delta(1), delta(2), delta(3)]]
+
+    async with connect(scripted.address) as client:
+        found = await until(aiter(client.watch()), 3)
+
+    assert revisions(found) == [1, 2, 3]
+
+
+async def test_rows_up_to_a_bookmark_are_not_asked_for_again(scripted: ScriptedRegistry) -> None:
+    scripted.streams = [[delta(1), bookmark(40), CUT], [delta(41)]]
+
+    async with connect(scripted.address) as client:
+        watch = client.watch(after_revision=0)
+        found = await until(aiter(watch), 41)
+
+    assert isinstance(found[1], Bookmark)
+    assert scripted.watches[1].after_revision == 40
+    assert watch.revision == 41
+
+
+async def test_a_snapshot_that_was_cut_off_begins_anew(scripted: ScriptedRegistry) -> None:
+    scripted.streams = [
+        [snapshot(9, 3), CUT],
+        [snapshot(12, 3), snapshot(12, 11), synced(12), delta(13)],
+    ]
+
+    async with connect(scripted.address) as client:
+        found = await until(aiter(client.watch(include_snapshot=True)), 13)
+
+    assert [each.include_snapshot for each in scripted.watches] == [True, True]
+    assert [each.after_revision for each in scripted.watches] == [0, 0]
+    assert [type(each) for each in found] == [Snapshot, Snapshot, Snapshot, Synced, Delta]
+
+
+async def test_after_the_snapshot_a_lost_stream_resumes_in_the_same_log(
+    scripted: ScriptedRegistry,
+) -> None:
+    scripted.streams = [[snapshot(9, 3), synced(9, "epoch-a"), CUT], [delta(10)]]
+
+    async with connect(scripted.address) as client:
+        await until(aiter(client.watch(include_snapshot=True)), 10)
+
+    resumed = scripted.watches[1]
+    assert not resumed.include_snapshot
+    assert (resumed.after_revision, resumed.epoch) == (9, "epoch-a")
+
+
+async def test_silence_counts_as_a_lost_connection(
+    scripted: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "_SILENCE_SECONDS", 0.3)
+    scripted.streams = [[delta(1), HANG], [delta(2)]]
+
+    async with connect(scripted.address) as client:
+        found = await until(aiter(client.watch()), 2)
+
+    assert revisions(found) == [1, 2]
+    assert scripted.watches[1].after_revision == 1
+
+
+async def test_a_watch_survives_a_registry_that_is_down(scripted: ScriptedRegistry) -> None:
+    scripted.streams = [[delta(1), HANG], [delta(2), HANG]]
+    async with connect(scripted.address) as client:
+        watch = client.watch()
+        events = aiter(watch)
+        assert revisions([await anext(events)]) == [1]
+        assert watch.connected
+        following = asyncio.ensure_future(anext(events))
+        await scripted.stop()
+        await asyncio.sleep(0.5)
+        assert not watch.connected
+        await scripted.start(scripted.address)
+
+        assert revisions([await asyncio.wait_for(following, 10)]) == [2]
+
+
+@pytest.mark.parametrize(
+    ("code", "raised"),
+    [
+        (grpc.StatusCode.OUT_OF_RANGE, vistaflow.OutOfRangeError),
+        (grpc.StatusCode.FAILED_PRECONDITION, vistaflow.FailedPreconditionError),
+        (grpc.StatusCode.INVALID_ARGUMENT, vistaflow.InvalidArgumentError),
+    ],
+)
+async def test_what_trying_again_cannot_mend_is_raised(
+    scripted: ScriptedRegistry, code: grpc.StatusCode, raised: type[vistaflow.VistaError]
+) -> None:
+    scripted.streams = [[delta(1), code]]
+
+    async with connect(scripted.address) as client:
+        events = aiter(client.watch())
+        await anext(events)
+        with pytest.raises(raised):
+            await asyncio.wait_for(anext(events), 5)
+
+
+def test_an_unknown_word_in_a_filter_is_refused_before_the_call() -> None:
+    with pytest.raises(ValueError, match="STATUS_DONE"):
+        watching.watch_filter(statuses=["done"])
+    with pytest.raises(ValueError, match="JOB_TYPE_DOER"):
+        watching.watch_filter(job_types=["doer"])
