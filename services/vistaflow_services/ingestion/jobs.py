@@ -12,6 +12,7 @@ from vistaflow_services.core.jobs import Attempt, JobError
 from vistaflow_services.decks.library import Collected, DeckLibrary
 from vistaflow_services.decks.origins import deck_of
 from vistaflow_services.ingestion.config import Config
+from vistaflow_services.simulators.run import check_deck
 
 
 def collect(attempt: Attempt) -> dict[str, Any]:
@@ -30,6 +31,7 @@ def collect(attempt: Attempt) -> dict[str, Any]:
                 library=library,
                 roots=roots,
             )
+            check_deck(deck)
         except ServiceError as error:
             raise JobError(
                 f"sources[{at}]: {error.message}",

@@ -16,6 +16,7 @@ from vistaflow_services.decks.library import Collected, DeckLibrary
 from vistaflow_services.decks.origins import deck_of
 from vistaflow_services.ingestion.config import Config
 from vistaflow_services.ingestion.translate import deck_to_proto
+from vistaflow_services.simulators.run import check_deck
 
 MAX_SOURCES = 100
 """Most decks in one request."""
@@ -70,13 +71,14 @@ class IngestionServicer(rpc.IngestionServiceServicer):
         missing: list[NotFoundError] = []
         for at, each in enumerate(sources[:MAX_SOURCES]):
             try:
-                deck_of(
+                deck = deck_of(
                     name=each.name,
                     path=each.path,
                     archive=each.archive,
                     library=self._library,
                     roots=self._roots,
                 )
+                check_deck(deck)
             except NotFoundError as error:
                 missing.append(error)
             except ServiceError as error:

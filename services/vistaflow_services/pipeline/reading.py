@@ -19,6 +19,7 @@ from vistaflow_services.decks.origins import deck_of
 from vistaflow_services.pipeline.domain import Findings, KitPlan
 from vistaflow_services.pipeline.kitfile import FILE, read_kit
 from vistaflow_services.pipeline.translate import plan_of, with_defaults
+from vistaflow_services.simulators.run import check_deck
 
 MAX_YAML_BYTES = 256 * 1024
 """Largest kit file."""
@@ -103,6 +104,7 @@ class Reading:
                 library=self._library,
                 roots=self._roots,
             )
+            check_deck(deck)
         except NotFoundError as error:
             found = FieldViolation(field="deck", description=error.message)
             raise NotFoundError(error.message, violations=source.located([found])) from None
