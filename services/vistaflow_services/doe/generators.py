@@ -35,12 +35,15 @@ from vistaflow_services.doe.domain import (
 
 VERSIONS = {
     Generator.FULL_FACTORIAL: "full_factorial/1",
-    Generator.LHS: "lhs/1",
-    Generator.LHS_ESE: "lhs_ese/1",
+    Generator.LHS: f"lhs/1 numpy/{np.__version__}",
+    Generator.LHS_ESE: f"lhs_ese/1 numpy/{np.__version__}",
     Generator.SOBOL: f"sobol/1 scipy/{scipy.__version__}",
     Generator.HALTON: f"halton/1 scipy/{scipy.__version__}",
 }
-"""What makes the points, named in every design: other points need another version."""
+"""What makes the points, named in every design: other points need another version.
+
+NumPy's random permutations and SciPy's scrambling may change with their releases.
+"""
 
 MIN_DRAWS = 100_000
 """Candidates drawn at least before the constraints count as impossible."""

@@ -122,7 +122,7 @@ def _panels(
         right=1 - right / wide,
         bottom=below / high,
         top=1 - above / high,
-        wspace=0.08,
+        wspace=0.14,
         hspace=0.08,
     )
     return figure, figure.subplots(rows, columns, squeeze=False)
@@ -215,14 +215,14 @@ def _numbers(label: str, values: NDArray[np.float64], log: bool, whole: bool) ->
 
 
 def _medians(parameter: _Axis, response: _Axis) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Medians of the response over up to 8 equal parts of the points along the parameter."""
+    """Medians of the response over 2 to 8 equal parts of the points, at least 8 in each."""
     known = np.isfinite(response.values)
     x, y = parameter.values[known], response.values[known]
     levels = np.unique(x)
     if len(levels) <= 8:
         return levels, np.array([np.median(y[x == level]) for level in levels])
     order = np.argsort(x, kind="stable")
-    parts = [part for part in np.array_split(order, 8) if len(part)]
+    parts = [part for part in np.array_split(order, min(8, max(2, len(x) // 8))) if len(part)]
     return (
         np.array([np.median(x[part]) for part in parts]),
         np.array([np.median(y[part]) for part in parts]),

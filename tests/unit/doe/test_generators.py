@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import hashlib
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -277,3 +281,25 @@ def test_a_logarithmic_parameter_is_even_in_its_logarithm() -> None:
     design = generate(recipe(Generator.LHS, size=100), Region(space=space()))
     exponents = np.log10(design.columns["tox"])
     assert math.isclose(float(np.mean(exponents)), -8.5, abs_tol=0.01)
+
+
+@pytest.mark.parametrize("generator", list(Generator))
+def test_the_same_seed_gives_the_same_design_in_another_process(generator: Generator) -> None:
+    program = (
+        "import hashlib\n"
+        "from vistaflow_services.decks.space import Parameter, Space\n"
+        "from vistaflow_services.doe.domain import Generator, Recipe, Region\n"
+        "from vistaflow_services.doe.generators import generate\n"
+        "space = Space(parameters=tuple(\n"
+        "    Parameter(name=f'x{at}', low=0.0, high=1.0) for at in range(4)))\n"
+        f"generator = Generator('{generator}')\n"
+        "size = 0 if generator == 'full_factorial' else 40\n"
+        "recipe = Recipe(generator=generator, size=size, seed=7)\n"
+        "print(hashlib.sha256(generate(recipe, Region(space=space)).unit().tobytes()).hexdigest())"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONHASHSEED": "1"}
+    told = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, env=environment, check=True
+    )
+    here = generate(recipe(generator), cube(4)).unit()
+    assert told.stdout.decode().strip() == hashlib.sha256(here.tobytes()).hexdigest()
