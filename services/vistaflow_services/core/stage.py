@@ -203,36 +203,40 @@ async def serve(
         stop: Set to stop from within.
         on_bound: Told the address once it is known.
     """
-    registry = RegistryClient(registry_address, actor=service.name)
-    with worker_name(service.name, config.worker, home) as name:
+    async with contextlib.AsyncExitStack() as stack:
+        name = stack.enter_context(worker_name(service.name, config.worker, home))
+        registry = RegistryClient(registry_address, actor=service.name)
+        stack.push_async_callback(registry.close)
         stage = Stage(service.name, config, registry, home)
         server = make_server(*service.service_names, settings=service.settings)
         service.add_servicers(stage, server)
         address = server.bind(config.listen)
         logger.info("listening on %s", address, extra={"address": address})
-        if on_bound is not None:
-            on_bound(address)
-        if config.address_file is not None:
-            partial = config.address_file.with_name(config.address_file.name + ".new")
-            partial.write_text(address)
-            partial.rename(config.address_file)
+        _tell(address, config.address_file, on_bound)
         worker = _worker(service, stage, name) if service.job_types else None
         reachable = _Reachable(registry)
 
         async def ready() -> bool:
             return worker.connected if worker is not None else await reachable()
 
-        try:
-            async with (
-                _beside(worker.run() if worker is not None else None),
-                _beside(_announce(service.name, registry, server, advertised(config, address))),
-            ):
-                drain = worker.drain if worker is not None else None
-                await run(server, ready=ready, on_drain=drain, stop=stop)
-            with contextlib.suppress(ServiceError):
-                await registry.announce(service.name, address, version(), "NOT_SERVING")
-        finally:
-            await registry.close()
+        told = advertised(config, address)
+        async with (
+            _beside(worker.run() if worker is not None else None),
+            _beside(_announce(service.name, registry, server, told)),
+        ):
+            drain = worker.drain if worker is not None else None
+            await run(server, ready=ready, on_drain=drain, stop=stop)
+        with contextlib.suppress(ServiceError):
+            await registry.announce(service.name, told, version(), "NOT_SERVING")
+
+
+def _tell(address: str, file: Path | None, on_bound: Callable[[str], None] | None) -> None:
+    if on_bound is not None:
+        on_bound(address)
+    if file is not None:
+        partial = file.with_name(f"{file.name}.new")
+        partial.write_text(address)
+        partial.rename(file)
 
 
 def _worker(service: StageService, stage: Stage, name: str) -> Worker:
@@ -274,6 +278,7 @@ async def _announce(name: str, registry: RegistryClient, server: Server, address
                 told = (loop.time(), serving)
             except ServiceError as error:
                 logger.debug("not announced: %s", error)
+                await asyncio.sleep(1.0)
         await asyncio.sleep(0.2)
 
 
