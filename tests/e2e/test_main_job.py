@@ -69,7 +69,7 @@ def test_the_same_history_is_in_the_database(suite: Suite, beam: dict) -> None:
     kit_id = beam["kit"]["kit_id"]
     socket_line = (suite.home / "pg" / "postmaster.pid").read_text().splitlines()
     with psycopg.connect(
-        host=socket_line[4], port=socket_line[3], user="postgres", dbname="postgres"
+        host=socket_line[4], port=socket_line[3], user="vistaflow", dbname="vistaflow"
     ) as conn:
         rows = conn.execute(
             "SELECT id, job_type, task_name, status FROM vistadb_test.mlops_totalstate_table"

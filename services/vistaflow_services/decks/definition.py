@@ -148,7 +148,7 @@ class Deck:
             **self.space.to_dict(),
             "responses": [each.to_dict() for each in self.responses],
             "failure": self.failure_policy.to_dict(),
-            "timeout": self.timeout_seconds,
+            "timeout": float(self.timeout_seconds),
             "memory_limit": self.memory_limit_bytes,
         }
         if self.templates:
