@@ -1,0 +1,119 @@
+"""Services and PostgreSQL are killed in the middle of a kit; it ends as if nothing had been."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import vistaflow
+from tests.e2e.conftest import Suite, start_suite  # type: ignore[import-not-found]
+from tests.e2e.slow_kit import (  # type: ignore[import-not-found]
+    Puts,
+    Reporter,
+    deck_id,
+    ended,
+    optimum,
+    watching,
+    write_kit,
+)
+
+VICTIMS = ("registry", "ingestion", "doe", "ml", "optimize", "pipeline", "postgres")
+SHORT = ("doe", "registry", "postgres", "ml", "optimize")
+SEED = 20260
+
+
+@dataclass(frozen=True, kw_only=True)
+class Undisturbed:
+    """A kit that nobody disturbed, and how long it took."""
+
+    suite: Suite
+    kit: vistaflow.Kit
+    seconds: float
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Undisturbed]:
+    """A suite of this module's own, with a first kit that ran to its end."""
+    folder = tmp_path_factory.mktemp("faults")
+    for suite in start_suite(folder / "home"):
+        with vistaflow.connect(suite.address) as client:
+            begun = time.monotonic()
+            started = client.run(write_kit(folder / "first", "undisturbed"))
+            kit = ended(suite.address, started.kit_id)
+        yield Undisturbed(suite=suite, kit=kit, seconds=time.monotonic() - begun)
+
+
+def disturb(
+    undisturbed: Undisturbed, folder: Path, version: str, victims: tuple[str, ...], moments: int
+) -> None:
+    """Runs the same kit anew, kills the victims at random moments, and compares everything."""
+    suite = undisturbed.suite
+    chance = random.Random(f"{SEED} {version}")
+    # A moment in each equal part of the kit's time; its end is left out, or it might be over.
+    part = 0.85 * undisturbed.seconds / moments
+    times = [part * (at + chance.random()) for at in range(moments)]
+    order = [victims[at % len(victims)] for at in range(moments)]
+    killed = []
+    with Puts(suite.home) as puts, Reporter(suite.address) as reporter:
+        with vistaflow.connect(suite.address) as client:
+            begun = time.monotonic()
+            kit_id = client.run(write_kit(folder, version)).kit_id
+        with watching(suite.address, kit_id) as seen:
+            for victim, moment in zip(order, times, strict=True):
+                time.sleep(max(0.0, begun + moment - time.monotonic()))
+                killed.append(wait_and_kill(suite, victim))
+            kit = ended(suite.address, kit_id)
+
+    assert all(killed)
+    assert kit.status == "FINISHED"
+    assert optimum(kit) == optimum(undisturbed.kit)
+    with vistaflow.connect(suite.address) as client:
+        stored = [each.revision for each in client.states(kit_ids=[kit_id])]
+    assert seen.revisions == stored
+    assert len(reporter.acked) > 10
+    assert reporter.lost() == {}
+    evaluated = puts.of(deck_id(kit))
+    assert len(evaluated) == len(set(evaluated))
+    assert len(evaluated) == len(kit_points(suite, undisturbed.kit)) > 16
+
+
+def wait_and_kill(suite: Suite, victim: str) -> int:
+    """Kills the victim, if need be as soon as it is there again."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        try:
+            if pid := suite.kill(victim):
+                return int(pid)
+        except ProcessLookupError:
+            pass
+        time.sleep(0.05)
+    return 0
+
+
+def kit_points(suite: Suite, kit: vistaflow.Kit) -> list[Path]:
+    """The points that a kit's deck was evaluated at."""
+    return list((suite.home / "artifacts" / "points" / deck_id(kit)).glob("*/points/*/*.json"))
+
+
+def test_a_kit_survives_the_kill_of_one_service_after_another(
+    undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    disturb(undisturbed, tmp_path / "kit", "one after another", SHORT, len(SHORT))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", VICTIMS)
+def test_a_kit_survives_three_kills(undisturbed: Undisturbed, tmp_path: Path, victim: str) -> None:
+    disturb(undisturbed, tmp_path / "kit", f"three {victim}", (victim,), 3)
+
+
+@pytest.mark.slow
+def test_a_kit_survives_the_kill_of_everything_at_once(
+    undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    disturb(undisturbed, tmp_path / "kit", "everything", VICTIMS, 2 * len(VICTIMS))
