@@ -276,7 +276,9 @@ class BayesianSearch:
             merits = np.where(_is_far(candidates, models.incumbent), merits, -np.inf)
         order = np.argsort(-merits, kind="stable")
         lottery = rng.permutation(order[:200])[:LOTTERY]
-        starts = candidates[[*order[: REFINED_STARTS - len(lottery)], *lottery]]
+        chosen = [*order[: REFINED_STARTS - len(lottery)], *lottery]
+        # Refinement starts from the best point known; one more start guards against a false one.
+        starts = candidates[chosen[:1] if role is Role.REFINE else chosen]
         refined = [self._climber.refine(acquisition, start) for start in starts]
         if role is Role.ELSEWHERE:
             refined = [each for each in refined if _is_far(each[1][None], models.incumbent)[0]]

@@ -15,7 +15,7 @@ Array = NDArray[np.float64]
 Loss = Callable[[Array], tuple[float, Array]]
 Limits = Callable[[Array], tuple[Array, Array]]
 
-ITERATIONS = 30
+ITERATIONS = 25
 """Of one descent."""
 
 TURNS = 3

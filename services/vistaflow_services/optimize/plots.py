@@ -104,7 +104,7 @@ def _objective(axes: Any, problem: Problem, trials: Sequence[Trial]) -> None:
         axes.annotate(
             f"{best[-1]:.6g}",
             (numbers[-1], best[-1]),
-            xytext=(-2, 7),
+            xytext=(-2, 7 if problem.objective.sign > 0 else -13),
             textcoords="offset points",
             ha="right",
             fontsize=9,
