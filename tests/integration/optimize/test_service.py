@@ -1,0 +1,230 @@
+"""The optimise service on a real registry: everything through gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+sys.path.insert(0, str(Path(__file__).parent))
+from bench import WELDED_BEAM, Bench
+
+from vistaflow.api.common.v1 import common_pb2
+from vistaflow.api.ml.v1 import ml_pb2
+from vistaflow.api.optimize.v1 import optimize_pb2 as pb
+from vistaflow.api.optimize.v1 import optimize_pb2_grpc as rpc
+from vistaflow.api.registry.v1 import registry_pb2
+from vistaflow_services.core import stage
+from vistaflow_services.core.jobs import JobResult
+from vistaflow_services.core.registry_client import RegistryClient, job_type_number
+from vistaflow_services.optimize.__main__ import SERVICE
+from vistaflow_services.optimize.config import Config
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A registry and an optimise service, both serving, and jobs done beside them."""
+
+    stub: rpc.OptimizeServiceAsyncStub
+    registry: RegistryClient
+    bench: Bench
+
+    async def publish(self, made: JobResult) -> str:
+        """Records a job that was done here as an external one; returns its id there."""
+        new = registry_pb2.NewJob(job_type=job_type_number(made.job_type))
+        job = (await self.registry.create_job(registry_pb2.CreateJobRequest(job=new))).job
+        for seq, status in enumerate(("RUNNING", "FINISHED"), start=1):
+            row = common_pb2.State(
+                job_id=job.job_id, status=common_pb2.Status.Value(f"STATUS_{status}"), seq=seq
+            )
+            if status == "FINISHED":
+                row.metadata.update({"result": dict(made.result)})
+            answer = await self.registry.append([row])
+            assert answer.results[0].verdict == registry_pb2.VERDICT_ACCEPTED, answer
+        kept = self.bench.artifacts.open_prefix(job.job_id, 1) / "manifest.json"
+        kept.write_bytes(
+            (self.bench.artifacts.open_prefix(made.job_id, 1) / "manifest.json").read_bytes()
+        )
+        return str(job.job_id)
+
+    async def finished(self, job: common_pb2.Job) -> common_pb2.Job:
+        async with asyncio.timeout(120):
+            while True:
+                now = await self.registry.get_job(job.job_id)
+                if now.status >= common_pb2.STATUS_FINISHED:
+                    return now
+                await asyncio.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def bench(home: Path) -> Bench:
+    made = Bench(home / "artifacts")
+    made.design("welded_beam", 24, 1)
+    made.scaled()
+    return made
+
+
+@pytest.fixture
+async def suite(registry: str, home: Path, bench: Bench) -> AsyncIterator[Suite]:
+    stop = asyncio.Event()
+    address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    config = Config(listen="127.0.0.1:0", cores=2, warm=False)
+    serving = asyncio.create_task(
+        stage.serve(
+            SERVICE,
+            config,
+            home=home,
+            registry_address=registry,
+            stop=stop,
+            on_bound=address.set_result,
+        )
+    )
+    client = RegistryClient(registry)
+    async with grpc.aio.insecure_channel(await address) as channel:
+        yield Suite(stub=rpc.OptimizeServiceStub(channel), registry=client, bench=bench)
+    await client.close()
+    stop.set()
+    await serving
+
+
+async def refused(call: Any) -> tuple[grpc.StatusCode, dict[str, str]]:
+    """The status of a call that must fail, and its violations by field."""
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await call
+    found: dict[str, str] = {}
+    status = rpc_status.from_call(raised.value)
+    for detail in status.details if status else ():
+        bad = error_details_pb2.BadRequest()
+        if detail.Unpack(bad):
+            found |= {each.field: each.description for each in bad.field_violations}
+    return raised.value.code(), found
+
+
+def wanted(design: str, **spec: Any) -> pb.OptimizeDesignRequest:
+    made = pb.OptimizeDesignSpec(**{"design": design, "goals": WELDED_BEAM, "budget": 8, **spec})
+    return pb.OptimizeDesignRequest(spec=made)
+
+
+async def test_a_design_is_optimised_told_and_its_trials_are_listed_in_pages(suite: Suite) -> None:
+    design = await suite.publish(suite.bench.inputs["doe"])
+    answer = await suite.stub.OptimizeDesign(wanted(design, seed=2, batch_size=2))
+    job = await suite.finished(answer.job)
+    assert job.status == common_pb2.STATUS_FINISHED, job.reason
+    request = pb.GetStudyRequest(study_id=job.job_id)
+    study = (await suite.stub.GetStudy(request)).study
+    assert (study.study_id, study.kit_id) == (job.job_id, job.kit_id)
+    assert (study.goals, study.stop_reason) == (WELDED_BEAM, "budget")
+    assert (study.evaluation_count, study.failed_count) == (32, 0)
+    assert study.simulated_count + study.cached_count == 8
+    assert study.best.feasible == all(each.met for each in study.constraints)
+    assert [each.response.name for each in study.comparisons] == [
+        "cost", "tau", "sigma", "deflection", "pc"
+    ]  # fmt: skip
+    cost = study.comparisons[0]
+    assert cost.simulated == study.best.objective
+    assert cost.predicted.low95 < cost.predicted.mean < cost.predicted.high95
+    assert [each.name for each in study.plots] == ["convergence.png", "predicted.png"]
+
+    trials: list[pb.Trial] = []
+    token = ""
+    while True:
+        page = await suite.stub.ListTrials(
+            pb.ListTrialsRequest(study_id=job.job_id, page_size=10, page_token=token)
+        )
+        trials += page.trials
+        token = page.next_page_token
+        if not token:
+            break
+    assert [each.number for each in trials] == list(range(33))
+    assert trials[-1] == study.best
+
+
+async def test_every_mistake_is_found_before_anything_is_queued(suite: Suite) -> None:
+    code, found = await refused(
+        suite.stub.OptimizeDesign(
+            pb.OptimizeDesignRequest(
+                spec=pb.OptimizeDesignSpec(budget=-5, batch_size=65, tolerance=2)
+            )
+        )
+    )
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert set(found) == {
+        "spec.design", "spec.goals", "spec.budget", "spec.batch_size", "spec.tolerance"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("goals", "told"),
+    [
+        ("minimize cots", "did you mean `cost`"),
+        ("minimize cost; tau <= 1; tau >= 2", "contradict"),
+        ("minimize cost; maximize pc", "keep one"),
+    ],
+)
+async def test_goals_are_checked_against_the_design(suite: Suite, goals: str, told: str) -> None:
+    design = await suite.publish(suite.bench.inputs["doe"])
+    code, found = await refused(suite.stub.OptimizeDesign(wanted(design, goals=goals)))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert list(found) == ["spec.goals"]
+    assert told in found["spec.goals"]
+
+
+async def test_what_does_not_exist_is_not_found_and_what_is_not_done_has_no_result(
+    suite: Suite,
+) -> None:
+    nobody = "00000000-0000-4000-8000-000000000000"
+    for name in (nobody, "elsewhere"):
+        code, _ = await refused(suite.stub.OptimizeDesign(wanted(name)))
+        assert code is grpc.StatusCode.NOT_FOUND
+        code, _ = await refused(suite.stub.GetStudy(pb.GetStudyRequest(study_id=name)))
+        assert code is grpc.StatusCode.NOT_FOUND
+    new = registry_pb2.NewJob(job_type=common_pb2.JOB_TYPE_OPTIMIZE)
+    waiting = (await suite.registry.create_job(registry_pb2.CreateJobRequest(job=new))).job
+    code, _ = await refused(suite.stub.GetStudy(pb.GetStudyRequest(study_id=waiting.job_id)))
+    assert code is grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_pages_out_of_range_are_refused(suite: Suite) -> None:
+    request = pb.ListTrialsRequest(study_id="x", page_size=10_001, page_token="next")
+    code, found = await refused(suite.stub.ListTrials(request))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert set(found) == {"page_size", "page_token"}
+
+
+async def test_a_family_is_tuned_and_the_best_settings_are_told(suite: Suite) -> None:
+    scaler = await suite.publish(suite.bench.inputs["scale"])
+    spec = pb.TuneModelSpec(
+        scaler=scaler,
+        family=ml_pb2.FAMILY_POLYNOMIAL_RIDGE,
+        response="cost",
+        trial_count=5,
+        folds=3,
+    )
+    answer = await suite.stub.TuneModel(pb.TuneModelRequest(spec=spec))
+    job = await suite.finished(answer.job)
+    assert job.status == common_pb2.STATUS_FINISHED, job.reason
+    study = (await suite.stub.GetStudy(pb.GetStudyRequest(study_id=job.job_id))).study
+    assert list(study.hyperparameters) == ["polynomial_ridge"]
+    page = await suite.stub.ListTrials(pb.ListTrialsRequest(study_id=job.job_id))
+    assert [each.origin for each in page.trials] == ["default"] + ["tuned"] * 4
+    assert study.best.objective == min(each.objective for each in page.trials if each.feasible)
+
+
+async def test_every_mistake_in_a_tuning_is_told_with_its_field(suite: Suite) -> None:
+    spec = pb.TuneModelSpec(trial_count=-1, folds=21)
+    code, found = await refused(suite.stub.TuneModel(pb.TuneModelRequest(spec=spec)))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert set(found) == {"spec.scaler", "spec.family", "spec.trial_count", "spec.folds"}
