@@ -42,8 +42,9 @@ class GaveUpError(Exception):
 class Supervised:
     """A service of the suite, in a process of its own that does not outlive this one."""
 
-    def __init__(self, name: str, *, port: int, logs: Path) -> None:
+    def __init__(self, name: str, *, port: int, logs: Path, module: str = "") -> None:
         self.name = name
+        self._module = module or f"vistaflow_services.{name}"
         self.port = port or free_port()
         self.serving = asyncio.Event()
         """Set while the service answers that it serves."""
@@ -107,7 +108,7 @@ class Supervised:
                 "-m",
                 "vistaflow_services.suite.child",
                 str(os.getpid()),
-                f"vistaflow_services.{self.name}",
+                self._module,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
