@@ -25,7 +25,6 @@ from vistaflow.api.ml.v1 import ml_pb2 as pb
 from vistaflow_services.core.errors import ServiceError
 from vistaflow_services.core.jobs import Attempt, JobError, plain
 from vistaflow_services.decks.space import Space
-from vistaflow_services.ml import plots
 from vistaflow_services.ml.domain import FoldReport, ModelTest, measure, train, verdict
 from vistaflow_services.ml.references import (
     MANIFEST,
@@ -293,6 +292,9 @@ def _write_residuals(found: ModelTest, path: Any) -> None:
 
 
 def _draw(attempt: Attempt, found: ModelTest) -> list[dict[str, Any]]:
+    # Only this job draws; the other three start sooner without the library.
+    from vistaflow_services.ml import plots
+
     drawn = []
     for name, draw in (
         ("parity.png", plots.draw_parity),

@@ -2,6 +2,7 @@
 
 surrogate.py         the protocol of all families, folds, scores
 kernels.py           covariances of the Gaussian process
+factors.py           its covariance, factored
 gaussian_process.py  Gaussian process: smooth simulators
 polynomial.py        ridge regression on a full polynomial: few points, strong trends
 forest.py            a fitted ensemble of trees as plain arrays

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal, Self, cast, get_args
 
 import numpy as np
@@ -11,6 +10,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import cho_solve, lapack, qr, solve_triangular
 from scipy.optimize import minimize
 
+from vistaflow_services.surrogates.factors import (
+    TINY,
+    Factors,
+    factor,
+)
+from vistaflow_services.surrogates.factors import cholesky_with_jitter as cholesky_with_jitter
 from vistaflow_services.surrogates.kernels import KernelName, covariance, covariance_and_slope
 from vistaflow_services.surrogates.surrogate import (
     Arrays,
@@ -32,40 +37,6 @@ _LOG_LENGTH_BOUNDS = (np.log(0.02), np.log(50.0))
 _LOG_NOISE_BOUNDS = (np.log(1e-8), np.log(2.0))
 _LENGTH_PRIOR_SD = 1.2
 _NOISE_PRIOR = (np.log(1e-5), 3.0)
-_TINY = 1e-12
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Factors:
-    """What a covariance, once factored, gives to predictions and derivatives."""
-
-    lower: Floats
-    """Cholesky factor of correlation + noise (n, n)."""
-    trend: Floats
-    """Trend columns whitened by `lower` (n, q)."""
-    upper: Floats
-    """R of the QR decomposition of `trend` (q, q)."""
-    orthogonal: Floats
-    """Q of the same (n, q)."""
-    coefficients: Floats
-    """Generalised least squares trend coefficients (q,)."""
-    weights: Floats
-    """Inverse covariance times the residuals (n,)."""
-    variance: float
-    """Process variance, restricted maximum likelihood estimate."""
-
-
-def cholesky_with_jitter(matrix: Floats) -> tuple[Floats, float]:
-    """Lower Cholesky factor, and the jitter that had to be added to the diagonal (mostly 0)."""
-    jitter = 0.0
-    while True:
-        lifted = matrix if jitter == 0.0 else matrix + jitter * np.eye(len(matrix))
-        lower, failed = lapack.dpotrf(lifted, lower=1, clean=1)
-        if not failed and np.isfinite(lower[-1, -1]):
-            return lower, jitter
-        jitter = 1e-10 if jitter == 0.0 else jitter * 10.0
-        if jitter > 1e-2:
-            raise np.linalg.LinAlgError("covariance is not positive definite even with jitter")
 
 
 class GaussianProcess:
@@ -119,7 +90,7 @@ class GaussianProcess:
         self._center, self._scale = 0.0, 1.0
         self._log: Floats = np.empty(0)
         self._kept: Integers = np.zeros(1, np.int64)
-        self._factors: _Factors | None = None
+        self._factors: Factors | None = None
         self._inverse: Floats = np.empty(0)
         self.calibration = 1.0
         """By what deviations are multiplied: above 1 when cross-validation found them too small."""
@@ -234,27 +205,6 @@ class GaussianProcess:
         assert best is not None
         return best if free == d + 1 else np.append(best, fixed)
 
-    def _factor(self, K: Floats, z: Floats, trend: Floats) -> _Factors:
-        lower, _ = cholesky_with_jitter(K)
-        white_trend = solve_triangular(lower, trend, lower=True, check_finite=False)
-        white = solve_triangular(lower, z, lower=True, check_finite=False)
-        orthogonal, upper = np.linalg.qr(white_trend)
-        projected = orthogonal.T @ white
-        residual = white - orthogonal @ projected
-        freedom = max(1, len(z) - trend.shape[1])
-        variance = float(residual @ residual) / freedom
-        if len(z) <= trend.shape[1]:
-            variance = 1.0  # nothing is left to estimate it from: the standardised variance
-        return _Factors(
-            lower=lower,
-            trend=white_trend,
-            upper=upper,
-            orthogonal=orthogonal,
-            coefficients=solve_triangular(upper, projected, check_finite=False),
-            weights=solve_triangular(lower, residual, lower=True, trans=1, check_finite=False),
-            variance=max(variance, _TINY),
-        )
-
     def _negative_log_posterior(
         self, log: Floats, rows: Floats, z: Floats, trend: Floats
     ) -> tuple[float, Floats]:
@@ -265,7 +215,7 @@ class GaussianProcess:
         K = K.copy()
         K[np.diag_indices(n)] = 1.0 + noise
         try:
-            f = self._factor(K, z, trend)
+            f = factor(K, z, trend)
         except np.linalg.LinAlgError:
             return 1e10, np.zeros_like(log)
         value = (
@@ -298,11 +248,11 @@ class GaussianProcess:
         self._inverse = np.exp(-self._log[:d])
         K = covariance(self.kernel, self.X, self.X, self._inverse).copy()
         K[np.diag_indices(len(K))] = 1.0 + np.exp(self._log[d])
-        self._factors = self._factor(K, self._z, _trend_columns(self.X)[:, self._kept])
+        self._factors = factor(K, self._z, _trend_columns(self.X)[:, self._kept])
 
     # -- answering --------------------------------------------------------------------------
 
-    def _fitted(self) -> _Factors:
+    def _fitted(self) -> Factors:
         if self._factors is None:
             raise ValueError("the process has not been fitted")
         return self._factors
@@ -324,7 +274,7 @@ class GaussianProcess:
             gap = solve_triangular(f.upper, trend.T - f.trend.T @ white, trans=1)
             ratio = 1.0 - np.sum(white * white, 0) + np.sum(gap * gap, 0) + extra
             means[part] = trend @ f.coefficients + k @ f.weights
-            deviations[part] = np.sqrt(f.variance * np.maximum(ratio, _TINY))
+            deviations[part] = np.sqrt(f.variance * np.maximum(ratio, TINY))
         return means * self._scale + self._center, deviations * self._scale * self.calibration
 
     def gradient(self, x: ArrayLike) -> tuple[Floats, Floats, Floats, Floats]:
@@ -343,7 +293,7 @@ class GaussianProcess:
         white = solve_triangular(f.lower, k.T, lower=True, check_finite=False)
         gap = solve_triangular(f.upper, trend.T - f.trend.T @ white, trans=1)
         ratio = 1.0 - np.sum(white * white, 0) + np.sum(gap * gap, 0)
-        sd = np.sqrt(f.variance * np.maximum(ratio, _TINY))
+        sd = np.sqrt(f.variance * np.maximum(ratio, TINY))
         mean = trend @ f.coefficients + k @ f.weights
         dmean = np.einsum("mnd,n->md", dk, f.weights)
         dmean += np.einsum("mdq,q->md", slopes, f.coefficients)
@@ -354,7 +304,7 @@ class GaussianProcess:
         )
         dratio = 2.0 * np.einsum("mdq,qm->md", slopes, pull)
         dratio -= 2.0 * np.einsum("mnd,nm->md", dk, solved)
-        dratio[ratio <= _TINY] = 0.0
+        dratio[ratio <= TINY] = 0.0
         dsd = 0.5 * f.variance * dratio / sd[:, None]
         widened = self._scale * self.calibration
         found = (mean * self._scale + self._center, sd * widened)
@@ -393,7 +343,7 @@ class GaussianProcess:
             block = block + 1e-12 * np.trace(block) / len(rows) * np.eye(len(rows))
             inverse = np.linalg.inv(block)
             mean[rows] = (self._z[rows] - inverse @ pulled[rows]) * self._scale + self._center
-            spread = np.maximum(np.diag(inverse) * f.variance, _TINY)
+            spread = np.maximum(np.diag(inverse) * f.variance, TINY)
             sd[rows] = np.sqrt(spread) * self._scale * self.calibration
         return mean, sd
 

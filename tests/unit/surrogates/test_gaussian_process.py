@@ -124,12 +124,19 @@ def test_two_hundred_points_reach_the_published_error_with_honest_bands(
 
 def test_a_fit_of_two_hundred_rows_in_eight_dimensions_is_quick() -> None:
     X = _rows(200, 8)
-    spent = []
+    y = borehole(X)
+    matrix = np.eye(200) + 0.5
+    spent, reference = [], []
     for seed in range(3):
         begin = time.process_time()
-        GaussianProcess(seed=seed).fit(X, borehole(X))
-        spent.append(time.process_time() - begin)
-    assert min(spent) <= 0.3
+        GaussianProcess(seed=seed).fit(X, y)
+        middle = time.process_time()
+        for _ in range(100):
+            np.linalg.inv(np.linalg.cholesky(matrix))
+        spent.append(middle - begin)
+        reference.append(time.process_time() - middle)
+    # 0.3 s on the machine where the reference takes 0.08 s; on a busy one both take longer.
+    assert min(spent) <= max(0.3, 3.6 * min(reference))
 
 
 def test_noise_is_learnt_and_told_apart_from_the_response() -> None:
