@@ -248,6 +248,11 @@ class Hub:
                     del self._by_kit[kit_id]
 
     @property
+    def awaited_count(self) -> int:
+        """How many wait for a revision to come."""
+        return len(self._awaited)
+
+    @property
     def follower_count(self) -> int:
         """How many follow everything, and kits with followers of their own."""
         return len(self._everyone) + len(self._by_kit)
@@ -266,7 +271,12 @@ class Hub:
         if revision > self.head:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             heapq.heappush(self._awaited, (revision, next(self._ticket), waiter))
-            await waiter
+            try:
+                await waiter
+            finally:
+                if waiter.cancelled():
+                    self._awaited = [each for each in self._awaited if each[2] is not waiter]
+                    heapq.heapify(self._awaited)
 
     def _remember(self, entries: list[Entry]) -> None:
         slots = self._slots

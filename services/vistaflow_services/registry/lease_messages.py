@@ -51,6 +51,8 @@ def hello_from_proto(hello: pb.WorkerHello) -> Hello:
     ]
     if not 1 <= hello.capacity <= MAX_CAPACITY:
         violations.add("hello.capacity", f"is {hello.capacity}; give 1 to {MAX_CAPACITY}")
+    if len(hello.running) > MAX_CAPACITY:
+        violations.add("hello.running", f"has {len(hello.running)} entries; at most {MAX_CAPACITY}")
     running = [
         (_job_id(each.job_id, f"hello.running[{place}].job_id", violations), each.attempt)
         for place, each in enumerate(hello.running)
@@ -71,6 +73,9 @@ def signs_from_proto(heartbeat: pb.Heartbeat) -> list[Sign]:
         InvalidError: It is malformed.
     """
     violations = Violations()
+    if len(heartbeat.attempts) > MAX_CAPACITY:
+        told = f"has {len(heartbeat.attempts)} entries; at most {MAX_CAPACITY}"
+        violations.add("heartbeat.attempts", told)
     signs: dict[tuple[uuid.UUID, int], Sign] = {}
     for place, each in enumerate(heartbeat.attempts):
         job_id = _job_id(each.job_id, f"heartbeat.attempts[{place}].job_id", violations)

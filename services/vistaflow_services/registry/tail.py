@@ -23,7 +23,6 @@ _log = logging.getLogger(__name__)
 
 CHANNEL = "totalstate"
 POLL_SECONDS = 1.0
-# How long an answer may take before the connection is given up.
 PATIENCE_SECONDS = 5.0
 # A commit of this process is published a moment after its notification arrives.
 OWN_COMMIT_SECONDS = 0.005
@@ -48,15 +47,23 @@ class Tail:
         conninfo: Where the database is.
         schema: The schema of the registry's tables.
         queries: The texts of `sql/watch_queries.sql`, by name.
+        patience_seconds: How long an answer may take before the connection is given up.
     """
 
     def __init__(
-        self, hub: Hub, *, conninfo: str, schema: str, queries: Mapping[str, LiteralString]
+        self,
+        hub: Hub,
+        *,
+        conninfo: str,
+        schema: str,
+        queries: Mapping[str, LiteralString],
+        patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         self._hub = hub
         self._conninfo = conninfo
         self._schema = schema
         self._queries = queries
+        self._patience = patience_seconds
         self._polled = float("-inf")
         self.reconnect_count = 0
         """How often the connection was lost."""
@@ -67,7 +74,7 @@ class Tail:
         while True:
             connection: psycopg.AsyncConnection[Row] | None = None
             try:
-                async with asyncio.timeout(2 * PATIENCE_SECONDS):
+                async with asyncio.timeout(2 * self._patience):
                     connection = await self._connect()
                 pause = 0.1
                 while True:
@@ -110,7 +117,7 @@ class Tail:
         due = clock() >= self._polled + POLL_SECONDS or self._hub.missing.is_set()
         if due or heard > self._hub.head:
             self._hub.missing.clear()
-            async with asyncio.timeout(PATIENCE_SECONDS):
+            async with asyncio.timeout(self._patience):
                 await self._catch_up(connection)
             self._polled = clock()
 

@@ -182,6 +182,15 @@ async def test_a_reader_waits_for_the_revision_it_asked_for() -> None:
         await hub.reached(2)
 
 
+async def test_a_reader_that_gives_up_waiting_leaves_nothing_behind() -> None:
+    hub = Hub(0)
+    for _ in range(10):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.001):
+                await hub.reached(2**62)
+    assert hub.awaited_count == 0
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_followers_of_any_pace_see_every_row_of_theirs_once_in_order_and_whole(seed: int) -> None:
     chance = random.Random(seed)

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import psycopg
+import pytest
+
+from vistaflow.api.common.v1 import common_pb2 as common
+from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
+from vistaflow_services.registry.embedded import (
+    EmbeddedError,
+    EmbeddedPostgres,
+    is_postgres,
+    socket_folder,
+)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    """A home that nobody else can enter; what runs in it is stopped in the end."""
+    path = tmp_path / "private" / "home"
+    path.mkdir(parents=True)
+    path.parent.chmod(0o700)
+    yield path
+    EmbeddedPostgres(path).stop()
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_it_starts_is_adopted_and_stops_without_touching_a_folder_above(home: Path) -> None:
+    before = [mode(folder) for folder in home.parents]
+    first = EmbeddedPostgres(home)
+    conninfo = first.start()
+    second = EmbeddedPostgres(home)
+
+    assert second.start() == conninfo
+    assert second.pid == first.pid
+    with psycopg.connect(conninfo) as connection:
+        assert connection.execute("SHOW listen_addresses").fetchone() == ("",)
+        assert connection.execute("SHOW fsync").fetchone() == ("on",)
+    assert mode(home / "pg") == 0o700
+    assert [mode(folder) for folder in home.parents] == before
+
+    second.stop()
+    assert first.pid is None
+    assert not first.answers()
+    first.stop()
+
+
+def test_a_pid_file_left_behind_does_not_hinder_whoever_has_the_pid_now(home: Path) -> None:
+    postgres = EmbeddedPostgres(home)
+    postgres.start()
+    pid = postgres.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while is_postgres(pid, home / "pg") and time.monotonic() < deadline:
+        postgres._reap()
+        time.sleep(0.02)
+    file = home / "pg" / "postmaster.pid"
+    # The pid of this test stands for a reused one.
+    file.write_text("\n".join([str(os.getpid()), *file.read_text().splitlines()[1:]]) + "\n")
+
+    again = EmbeddedPostgres(home)
+    again.start()
+
+    assert again.answers()
+    assert again.pid not in (pid, os.getpid())
+    again.stop()
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(home: Path) -> None:
+    (home / "pg").mkdir()
+    (home / "pg" / "thesis.tex").write_text("precious")
+    with pytest.raises(EmbeddedError, match="no PostgreSQL data folder"):
+        EmbeddedPostgres(home).start()
+    assert [each.name for each in (home / "pg").iterdir()] == ["thesis.tex"]
+
+
+def test_a_long_home_gets_a_short_socket() -> None:
+    data = Path("/") / ("long" * 40) / "pg"
+    assert len(str(socket_folder(data) / ".s.PGSQL.5432")) < 107
+
+
+class Process:
+    """A registry as `vistaflow up` starts it."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.file = home / "address"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> str:
+        self.file.unlink(missing_ok=True)
+        environment = os.environ | {
+            "VISTAFLOW_HOME": str(self.home),
+            "VISTAFLOW_REGISTRY_LISTEN": "127.0.0.1:0",
+            "VISTAFLOW_REGISTRY_ADDRESS_FILE": str(self.file),
+            "OPENBLAS_NUM_THREADS": "1",
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "vistaflow_services.registry"],
+            env=environment,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 60
+        while not self.file.exists():
+            assert self.process.poll() is None, "the registry did not start"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        return self.file.read_text()
+
+    def end(self, number: signal.Signals) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(30)
+
+
+@pytest.fixture
+def process(home: Path) -> Iterator[Process]:
+    made = Process(home)
+    yield made
+    if made.process is not None and made.process.poll() is None:
+        made.end(signal.SIGKILL)
+
+
+async def kit_of_one(stub: RegistryServiceStub) -> str:
+    created = await stub.CreateKit(
+        pb.CreateKitRequest(name="k", jobs=[pb.NewJob(job_type=common.JOB_TYPE_DOE)]),
+        wait_for_ready=True,
+    )
+    (job,) = created.kit.jobs
+    state = common.State(job_id=job.job_id, status=common.STATUS_RUNNING)
+    await stub.AppendStates(pb.AppendStatesRequest(states=[state]))
+    return str(job.job_id)
+
+
+async def test_sigterm_ends_the_registry_and_its_postgres(process: Process) -> None:
+    address = await asyncio.to_thread(process.start)
+    async with grpc.aio.insecure_channel(address) as channel:
+        await kit_of_one(RegistryServiceStub(channel))
+    assert await asyncio.to_thread(process.end, signal.SIGTERM) == 0
+    assert EmbeddedPostgres(process.home).pid is None
+
+
+async def test_a_killed_registry_leaves_a_postgres_that_the_next_one_adopts(
+    process: Process,
+) -> None:
+    address = await asyncio.to_thread(process.start)
+    async with grpc.aio.insecure_channel(address) as channel:
+        await kit_of_one(RegistryServiceStub(channel))
+    pid = EmbeddedPostgres(process.home).pid
+    await asyncio.to_thread(process.end, signal.SIGKILL)
+    assert EmbeddedPostgres(process.home).answers()
+
+    address = await asyncio.to_thread(process.start)
+    assert EmbeddedPostgres(process.home).pid == pid
+    async with grpc.aio.insecure_channel(address) as channel:
+        got = await RegistryServiceStub(channel).GetKit(pb.GetKitRequest(kit_id=1))
+    assert got.kit.status == common.STATUS_RUNNING
+
+
+async def test_no_acked_row_is_lost_when_postgres_is_killed(process: Process) -> None:
+    address = await asyncio.to_thread(process.start)
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = RegistryServiceStub(channel)
+        job_ids = [await kit_of_one(stub) for _ in range(4)]
+        acked: dict[tuple[str, int], int] = {}
+        over = asyncio.Event()
+
+        async def write(job_id: str) -> None:
+            seq = 0
+            while not over.is_set():
+                seq += 1
+                state = common.State(
+                    job_id=job_id, status=common.STATUS_RUNNING, task_name=f"t{seq % 9}", seq=seq
+                )
+                request = pb.AppendStatesRequest(
+                    states=[state], request_id=str(uuid.uuid4()) if seq % 2 else ""
+                )
+                answer = await stub.AppendStates(request, timeout=30)
+                assert answer.results[0].verdict == pb.VERDICT_ACCEPTED
+                acked[job_id, seq] = answer.results[0].revision
+                await asyncio.sleep(0.002)
+
+        writers = [asyncio.create_task(write(job_id)) for job_id in job_ids]
+        for _ in range(2):
+            await asyncio.sleep(0.7)
+            pid = EmbeddedPostgres(process.home).pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            before = len(acked)
+            async with asyncio.timeout(30):
+                while len(acked) < before + 20:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+        over.set()
+        await asyncio.gather(*writers)
+
+        there: dict[tuple[str, int], int] = {}
+        revisions = []
+        token = ""
+        while True:
+            page = await stub.ListStates(pb.ListStatesRequest(page_size=5000, page_token=token))
+            revisions += [row.revision for row in page.states]
+            there |= {(row.job_id, row.seq): row.revision for row in page.states if row.seq}
+            token = page.next_page_token
+            if not token:
+                break
+
+    assert there == acked
+    assert revisions == list(range(1, len(revisions) + 1))
