@@ -1,0 +1,193 @@
+"""The suite as a whole: up, up again, down, killed, two at once, and what cannot start."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import vistaflow
+from tests.e2e.conftest import SERVICES, Suite, free_port  # type: ignore[import-not-found]
+
+
+@contextmanager
+def up(home: Path, port: int | None = None) -> Iterator[Suite]:
+    """Brings a suite up with the CLI, and down at the end."""
+    suite = Suite(home=home, address=f"127.0.0.1:{port or free_port()}")
+    suite.cli("up", "--detach")
+    try:
+        yield suite
+    finally:
+        subprocess.run(
+            [sys.executable, "-m", "vistaflow.cli.app", "down"], env=suite.env, check=False
+        )
+
+
+def processes(home: Path) -> dict[int, str]:
+    """The processes that belong to a home, whoever started them."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            environment = (entry / "environ").read_bytes()
+        except OSError:
+            continue
+        told = f"VISTAFLOW_HOME={home}\0".encode() in environment or f"{home}/" in command
+        if state != "Z" and told:
+            found[int(entry.name)] = command
+    return found
+
+
+def none_left(home: Path, seconds: float) -> dict[int, str]:
+    """What is left of a home after so long; returns as soon as it is nothing."""
+    end = time.monotonic() + seconds
+    while (left := processes(home)) and time.monotonic() < end:
+        time.sleep(0.1)
+    return left
+
+
+def suite_pid(home: Path) -> int:
+    return int(json.loads((home / "run" / "suite.json").read_text())["pid"])
+
+
+def test_endpoints_are_told_only_when_all_services_serve(tmp_path: Path) -> None:
+    with up(tmp_path / "home") as suite:
+        endpoints = json.loads((suite.home / "run" / "endpoints.json").read_text())
+        (told,) = suite.json("status")
+
+        assert tuple(endpoints) == SERVICES
+        assert endpoints["registry"] == suite.address
+        assert {each["name"]: each["status"] for each in told["services"]} == dict.fromkeys(
+            SERVICES, "SERVING"
+        )
+        assert {each["name"]: each["address"] for each in told["services"]} == endpoints
+        assert oct(suite.home.stat().st_mode & 0o777) == "0o700"
+
+
+def test_up_down_up_goes_on_with_the_old_data_and_leaves_no_process(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with up(home) as suite:
+        with vistaflow.connect(suite.address) as client:
+            kit = client.create_kit("kept", ["DOE"])
+        pid = suite_pid(home)
+
+        again = suite.cli("up", "--detach")
+
+        assert f"already up: registry at {suite.address}, process {pid}" in again.stdout
+        assert suite_pid(home) == pid
+
+        assert "vistaflow is down" in suite.cli("down").stdout
+        assert none_left(home, 1) == {}
+        assert not (home / "run" / "endpoints.json").exists()
+        assert "nothing is up" in suite.cli("down").stdout
+        assert "vistaflow up" in suite.cli("status", code=3).stderr
+
+    with up(home) as suite, vistaflow.connect(suite.address) as client:
+        kept = client.kit(kit.kit_id)
+        assert (kept.name, kept.revision) == ("kept", kit.revision)
+        assert client.create_kit("next").kit_id == kit.kit_id + 1
+    assert none_left(home, 1) == {}
+
+
+def test_a_killed_suite_leaves_no_service_and_the_next_goes_on(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with up(home) as suite:
+        with vistaflow.connect(suite.address) as client:
+            job = client.create_kit("kept", ["DOE"]).jobs[0]
+            revision = client.append(job.job_id, "RUNNING")
+
+        os.kill(suite_pid(home), signal.SIGKILL)
+
+        left = none_left(home, 15)
+        assert not [each for each in left.values() if "vistaflow" in each], left
+        assert (home / "run" / "endpoints.json").exists()  # stale: the next must not trust it
+
+    with up(home) as suite, vistaflow.connect(suite.address) as client:
+        assert client.job(job.job_id).status == "RUNNING"
+        assert client.append(job.job_id, "FINISHED") == revision + 1
+    assert none_left(home, 1) == {}
+
+
+def test_postgres_that_lost_suite_and_registry_is_adopted(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with up(home) as suite:
+        postgres = suite.pid("postgres")
+        with vistaflow.connect(suite.address) as client:
+            kit = client.create_kit("kept", ["DOE"])
+        # Frozen first, so that none can react to the death of another.
+        pids = [suite_pid(home), *(suite.pid(each) for each in SERVICES)]
+        for signum in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in pids:
+                os.kill(pid, signum)
+        assert suite.pid("postgres") == postgres
+
+    with up(home) as suite:
+        assert suite.pid("postgres") == postgres
+        with vistaflow.connect(suite.address) as client:
+            assert client.kit(kit.kit_id).name == "kept"
+    assert none_left(home, 1) == {}
+
+
+def test_two_homes_are_up_at_once_and_know_nothing_of_each_other(tmp_path: Path) -> None:
+    with ThreadPoolExecutor() as pool:
+        first, second = pool.map(lambda name: up(tmp_path / name), ("a", "b"))
+    with first as a, second as b:
+        with vistaflow.connect(a.address) as one, vistaflow.connect(b.address) as other:
+            kits = one.create_kit("of a"), other.create_kit("of b")
+            assert [each.kit_id for each in kits] == [1, 1]
+            assert [each.name for each in one.kits()] == ["of a"]
+            assert [each.name for each in other.kits()] == ["of b"]
+            assert one.server_info().epoch != other.server_info().epoch
+    assert none_left(tmp_path, 1) == {}
+
+
+def test_a_taken_port_is_told_at_once(own_home: Suite) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", int(own_home.address.rpartition(":")[2])))
+        taken.listen()
+        begun = time.monotonic()
+
+        told = own_home.cli("up", "--detach", code=1).stderr
+
+    assert f"cannot listen on {own_home.address}" in told
+    assert "--port" in told
+    assert time.monotonic() - begun < 10
+    assert none_left(own_home.home, 1) == {}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "service", "said"),
+    [
+        ("VISTAFLOW_REGISTRY_SCHEMA", "no-name", "registry", "no plain lower-case name"),
+        ("VISTAFLOW_DOE_CAPACITY", "many", "doe", "CAPACITY"),
+    ],
+)
+def test_a_service_that_cannot_start_is_given_up_with_its_reason(
+    own_home: Suite,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    value: str,
+    service: str,
+    said: str,
+) -> None:
+    monkeypatch.setenv(variable, value)
+
+    told = own_home.cli("up", "--detach", code=1).stderr
+
+    assert f"vistaflow stopped: {service} cannot start" in told
+    assert said in told
+    assert f"vistaflow logs {service}" in told
+    assert none_left(own_home.home, 1) == {}
