@@ -47,6 +47,7 @@ UNPRIVILEGED_UID = 65534
 # A socket's path must fit in sockaddr_un, with `/.s.PGSQL.5432` after it.
 MAX_SOCKET_FOLDER = 107 - len("/.s.PGSQL.5432.lock")
 MAX_LOG_BYTES = 20_000_000
+NO_PID = 2**31 - 2
 
 OPTIONS = {
     "listen_addresses": "",
@@ -218,8 +219,8 @@ class EmbeddedPostgres:
 
     def _launch(self) -> None:
         self._reap()
-        self._discard_stale_pid()
         prepare_folder(self._socket)
+        self._disown_stale_files()
         if self._log.exists() and self._log.stat().st_size > MAX_LOG_BYTES:
             self._log.replace(self._log.with_suffix(".log.1"))
         command = [str(self._binaries / "postgres"), "-D", str(self.data), "-k", str(self._socket)]
@@ -250,11 +251,23 @@ class EmbeddedPostgres:
         if self._process is not None and self._process.poll() is not None:
             self._process = None
 
-    def _discard_stale_pid(self) -> None:
-        """Removes the pid file of a server that is gone, whoever has its pid now."""
-        pid = self.pid
-        if pid is not None and not is_postgres(pid, self.data):
-            (self.data / "postmaster.pid").unlink(missing_ok=True)
+    def _disown_stale_files(self) -> None:
+        """Lets PostgreSQL see that its predecessor is gone, whoever has its pid now.
+
+        It takes any process of that pid, a zombie or a stranger, for its predecessor. Only the pid
+        is put out of the way: by the rest of the file PostgreSQL still finds out whether a child
+        of its predecessor is alive.
+        """
+        file = self.data / "postmaster.pid"
+        lines = self._pid_file()
+        if lines:
+            fresh = file.with_name("postmaster.pid.new")
+            fresh.write_text("\n".join([str(NO_PID), *lines[1:]]) + "\n")
+            shutil.copystat(file, fresh)
+            os.chown(fresh, file.stat().st_uid, file.stat().st_gid)
+            fresh.replace(file)
+        for name in (".s.PGSQL.5432.lock", ".s.PGSQL.5432"):
+            (self._socket / name).unlink(missing_ok=True)
 
     def _pid_file(self) -> list[str]:
         try:

@@ -80,6 +80,7 @@ def test_a_pid_file_left_behind_does_not_hinder_whoever_has_the_pid_now(home: Pa
     assert again.answers()
     assert again.pid not in (pid, os.getpid())
     again.stop()
+    postgres.stop()
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(home: Path) -> None:
