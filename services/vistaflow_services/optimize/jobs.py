@@ -216,7 +216,8 @@ def _report(attempt: Attempt, setting: _Setting, result: StudyResult) -> dict[st
             name: {"mean": float(mean[0]), "sd": float(sd[0])} for name, (mean, sd) in said.items()
         }
     if not best.feasible:
-        told["blocking"] = blocking(result.trials, problem)[:20]
+        tried = [each for each in result.trials if each.origin != "verify"]
+        told["blocking"] = blocking(tried, problem)[:20]
     return told
 
 
