@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -15,7 +14,7 @@ from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1 import registry_pb2_grpc as rpc
 from vistaflow_services.core import log
 from vistaflow_services.core import server as core
-from vistaflow_services.core.config import read_config
+from vistaflow_services.core.config import home, read_config
 from vistaflow_services.core.migrations import MigrationError, migrate
 from vistaflow_services.core.sql import load_queries
 from vistaflow_services.registry import domain
@@ -191,9 +190,14 @@ def _version() -> str:
 
 def run() -> None:
     """Reads the settings and serves."""
-    config = read_config(Config, "VISTAFLOW_REGISTRY_")
-    log.configure("registry", home=config.home, level=config.log_level)
-    core.main("registry", lambda: main(dataclasses.replace(config)))
+    log.configure("registry", home=home())
+
+    async def serving() -> None:
+        config = read_config(Config, "VISTAFLOW_REGISTRY_")
+        log.configure("registry", home=config.home, level=config.log_level)
+        await main(config)
+
+    core.main("registry", serving)
 
 
 if __name__ == "__main__":
