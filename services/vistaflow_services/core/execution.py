@@ -11,13 +11,15 @@ import collections
 import contextlib
 import datetime
 import json
-import os
-import sys
+import logging
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from vistaflow_services.core.children import Child, ForkServer, StartedChild
 from vistaflow_services.core.processes import kill_tree
+
+logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 4.0
 """How long the process may take from SIGTERM to its end, its own 3 s of grace included."""
@@ -25,104 +27,53 @@ STOP_SECONDS = 4.0
 MAX_LOG_BYTES = 8 << 20
 KEPT_TAIL_BYTES = 64 << 10
 
-MAX_LINE_BYTES = 1 << 20
-"""Longest message."""
-
 LAST_MESSAGES = ("result", "failed", "crashed")
-
-_ONE_THREAD = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
-_KEPT_FROM_CHILDREN = ("PASSWORD", "TOKEN", "SECRET", "DATABASE")
-
-
-def child_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment of an attempt: one thread a numeric library, no secrets, no display."""
-    kept = {
-        name: value
-        for name, value in environment.items()
-        if not any(each in name.upper() for each in _KEPT_FROM_CHILDREN)
-    }
-    return {
-        **kept,
-        **dict.fromkeys(_ONE_THREAD, "1"),
-        "MPLBACKEND": "Agg",
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONFAULTHANDLER": "1",
-    }
 
 
 class Execution:
     """A process that does, or is about to do, one attempt. Made by `prepare`."""
 
-    def __init__(
-        self, process: asyncio.subprocess.Process, messages: asyncio.StreamReader, pipe: Any
-    ) -> None:
-        self._process = process
-        self._messages = messages
-        self._pipe = pipe
+    def __init__(self, child: Child) -> None:
+        self._child = child
         self._log = AttemptLog()
         self._pump = asyncio.create_task(self._pump_output())
 
     @classmethod
-    async def prepare(cls, module: str) -> Execution:
-        """Starts a process that imports the stage's jobs and waits for one."""
-        read, write = os.pipe()
-        try:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "vistaflow_services.core.attempt",
-                module,
-                str(write),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                pass_fds=(write,),
-                start_new_session=True,
-                env=child_environment(),
-            )
-        except BaseException:
-            os.close(read)
-            raise
-        finally:
-            os.close(write)
-        reader = asyncio.StreamReader(limit=MAX_LINE_BYTES)
-        pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read, "rb")
-        )
-        return cls(process, reader, pipe)
+    async def prepare(cls, module: str, server: ForkServer | None = None) -> Execution:
+        """A process that has imported the stage's jobs, or does so, and waits for one.
+
+        Args:
+            module: The module with the `JOBS`.
+            server: Forks the process if it can; otherwise it is started from nothing.
+        """
+        if server is not None and server.ready:
+            try:
+                return cls(await server.fork())
+            except OSError as error:
+                logger.warning("not forked: %s", error)
+        return cls(await StartedChild.start(module))
 
     @property
     def pid(self) -> int:
         """The process; everything of the attempt is below it."""
-        return self._process.pid
+        return self._child.pid
 
     @property
     def alive(self) -> bool:
         """Whether the process is still there."""
-        return self._process.returncode is None
+        return self._child.returncode is None
 
     async def start(self, header: Mapping[str, Any], log: Path) -> None:
         """Hands the attempt over; its output goes to `log` from here on."""
         self._log.open(log)
         self._log.note(f"attempt {header['attempt']} of job {header['job_id']} starts")
-        assert self._process.stdin is not None
-        # A process that died meanwhile is seen by its missing last message.
-        with contextlib.suppress(ConnectionError):
-            self._process.stdin.write(json.dumps(header).encode() + b"\n")
-            await self._process.stdin.drain()
+        await self._child.send(json.dumps(header).encode() + b"\n")
 
     async def messages(self) -> AsyncIterator[dict[str, Any]]:
         """What the attempt says, up to its last message or its end."""
         while True:
             try:
-                line = await self._messages.readline()
+                line = await self._child.messages.readline()
             except ValueError:
                 yield {"kind": "crashed", "error": "a message that is too long"}
                 return
@@ -135,7 +86,7 @@ class Execution:
 
     async def ended(self) -> int:
         """Waits for the end of the process; returns its code, or minus the signal."""
-        code = await self._process.wait()
+        code = await self._child.wait()
         await self._close(f"ends with {describe_exit(code)}")
         return code
 
@@ -152,13 +103,12 @@ class Execution:
         """Ends the process and all below it: SIGTERM, 3 s of grace, SIGKILL."""
         if self.alive:
             self._log.note(f"is stopped: {why}")
-            with contextlib.suppress(ProcessLookupError):
-                self._process.terminate()
+            self._child.terminate()
             try:
-                await asyncio.wait_for(self._process.wait(), STOP_SECONDS)
+                await asyncio.wait_for(self._child.wait(), STOP_SECONDS)
             except TimeoutError:
                 await asyncio.to_thread(kill_tree, self.pid)
-                await self._process.wait()
+                await self._child.wait()
         await self._close("has been stopped")
 
     async def _close(self, note: str) -> None:
@@ -167,18 +117,12 @@ class Execution:
             await asyncio.wait_for(asyncio.shield(self._pump), 2.0)
         self._pump.cancel()
         await asyncio.wait([self._pump])
-        self._pipe.close()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        transport = getattr(self._process, "_transport", None)
-        if transport is not None:
-            transport.close()
+        self._child.close()
         self._log.note(note)
         self._log.close()
 
     async def _pump_output(self) -> None:
-        assert self._process.stdout is not None
-        while block := await self._process.stdout.read(1 << 16):
+        while block := await self._child.output.read(1 << 16):
             self._log.write(block)
 
 

@@ -128,11 +128,13 @@ class Run:
         header = await self._header()
         execution = await self._around.prepare()
         reporting = asyncio.create_task(self._report())
+        unfinished = "nobody wants its result any more"
         try:
             job_id, attempt = self.key
             logger.info("starts in process %d", execution.pid)
             await execution.start(header, self._around.logs / job_id / f"{attempt}.log")
             last = await self._until(self._listen(execution), reporting)
+            unfinished = ""
             await self._until(self._rows.join(), reporting)
             seconds = round(time.monotonic() - began, 3)
             if last["kind"] not in ("result", "failed"):
@@ -141,7 +143,7 @@ class Run:
             return await self._publish(self._last_row(last, seconds))
         finally:
             reporting.cancel()
-            await _to_its_end(execution.finish(self._abandoned))
+            await _to_its_end(execution.finish(self._abandoned or unfinished))
             await asyncio.wait([reporting])
 
     async def _listen(self, execution: Execution) -> dict[str, Any]:

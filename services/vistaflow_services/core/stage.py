@@ -74,7 +74,7 @@ class StageConfig:
     """Memory one job may use, in MiB; 0 for no limit."""
 
     warm: bool = True
-    """Whether a process with its imports done waits for the next job."""
+    """Whether a process with its imports done forks the attempts, which then start at once."""
 
     worker: str = ""
     """Name of its worker, unique among those alive; made of service and host if empty."""

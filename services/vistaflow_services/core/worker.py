@@ -20,6 +20,7 @@ import grpc
 
 from vistaflow.api.registry.v1 import registry_pb2
 from vistaflow_services.core.artifacts import ArtifactStore
+from vistaflow_services.core.children import ForkServer
 from vistaflow_services.core.execution import Execution
 from vistaflow_services.core.registry_client import RegistryClient, backoff, job_type_number
 from vistaflow_services.core.running import Key, Run, Surroundings
@@ -33,7 +34,10 @@ PROGRESS_SECONDS = 1.0
 RELEASE_MEMORY_SECONDS = 60.0
 """How long a release is said again after a reconnect: it may have been lost on the way."""
 
-SPARE_DELAY_SECONDS = 0.5
+MAX_FORK_SERVERS = 20
+FORK_SERVER_SECONDS = 30.0
+"""A fork server that ends sooner is not started again: every attempt starts from nothing then."""
+
 PUBLISH_SECONDS = 3.0
 """How long a draining worker waits for attempts that only have to say their result."""
 
@@ -51,7 +55,7 @@ class Worker:
         home: `$VISTAFLOW_HOME`; the jobs' logs lie below.
         cores: Cores that one attempt may keep busy; its share of the machine if 0.
         memory_bytes: Memory that one attempt may use; 0 for no limit.
-        warm: Whether to keep one process with its imports done, waiting for the next job.
+        warm: Whether to keep a process with its imports done, which forks the attempts.
     """
 
     def __init__(
@@ -78,7 +82,8 @@ class Worker:
         self._tasks: set[asyncio.Task[None]] = set()
         self._out: asyncio.Queue[registry_pb2.Release] = asyncio.Queue()
         self._said: list[tuple[float, registry_pb2.Release]] = []
-        self._spare: asyncio.Task[Execution] | None = None
+        self._forks: ForkServer | None = None
+        self._forking: asyncio.Task[None] | None = None
         self._lease_seconds = 30.0
         self._connected = False
         self._draining = False
@@ -106,7 +111,8 @@ class Worker:
         """Leases and runs jobs until canceled; `drain` first gives back what runs."""
         tried = 0
         try:
-            self._prepare_spare(0)
+            if self._warm:
+                self._forking = asyncio.create_task(self._serve_forks())
             while True:
                 began = time.monotonic()
                 try:
@@ -262,29 +268,19 @@ class Worker:
         return registry_pb2.LeaseJobsRequest(heartbeat=heartbeat)
 
     async def _execution(self) -> Execution:
-        """A process for the next attempt: the spare one if there is one."""
-        spare, self._spare = self._spare, None
-        try:
-            prepared = await asyncio.shield(spare) if spare is not None else None
-        except asyncio.CancelledError:
-            self._spare = spare
-            raise
-        finally:
-            self._prepare_spare(SPARE_DELAY_SECONDS)
-        if prepared is not None and prepared.alive:
-            return prepared
-        if prepared is not None:
-            await prepared.stop("it ended before there was a job")
-        return await Execution.prepare(self._jobs_module)
+        """A process for the next attempt."""
+        return await Execution.prepare(self._jobs_module, self._forks)
 
-    def _prepare_spare(self, delay: float) -> None:
-        async def prepare() -> Execution:
-            # Later, so that it does not take the cores from the attempt that starts.
-            await asyncio.sleep(delay)
-            return await Execution.prepare(self._jobs_module)
-
-        if self._warm and not self._draining and self._spare is None:
-            self._spare = asyncio.create_task(prepare())
+    async def _serve_forks(self) -> None:
+        """Keeps a fork server, for as long as the worker runs."""
+        for restarts in range(MAX_FORK_SERVERS):
+            self._forks = ForkServer(self._jobs_module)
+            began = time.monotonic()
+            await self._forks.run()
+            self._forks = None
+            if time.monotonic() - began < FORK_SERVER_SECONDS:
+                return
+            await asyncio.sleep(restarts)
 
     async def _stop_all(self) -> None:
         self._draining = True
@@ -292,8 +288,6 @@ class Worker:
             run.abandon("the worker stops")
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=6)
-        if self._spare is not None:
-            self._spare.cancel()
-            await asyncio.wait([self._spare])
-            if not self._spare.cancelled() and self._spare.exception() is None:
-                await self._spare.result().stop("the worker stops")
+        if self._forking is not None:
+            self._forking.cancel()
+            await asyncio.wait([self._forking])

@@ -8,6 +8,7 @@ import sys
 import time
 from typing import Any
 
+import numpy as np
 from google.protobuf import wrappers_pb2
 
 from vistaflow_services.core.errors import FieldViolation, InvalidError
@@ -55,6 +56,11 @@ def run(attempt: Attempt) -> dict[str, Any]:
     if act == "leave":
         attempt.task("pids", "RUNNING", {"pids": [_spawn(own_session=True)]})
         return {}
+    if act == "random":
+        import random
+
+        drawn = [float(np.random.random()), random.random()]
+        return {"drawn": drawn}
     if act == "print":
         for number in range(what["lines"]):
             print(f"line {number:07} " + "x" * 80)

@@ -18,6 +18,7 @@ import pytest
 from google.protobuf import any_pb2, wrappers_pb2
 
 from vistaflow_services.core.artifacts import ArtifactStore
+from vistaflow_services.core.children import ForkServer
 from vistaflow_services.core.execution import MAX_LOG_BYTES, AttemptLog, Execution
 from vistaflow_services.core.processes import descendants
 
@@ -53,12 +54,28 @@ def header(tmp_path: Path, memory_bytes: int = 0, **what: Any) -> dict[str, Any]
 Do = Callable[..., Coroutine[Any, Any, tuple[list[dict[str, Any]], int, str]]]
 
 
+@pytest.fixture(params=["started", "forked"])
+async def server(request: pytest.FixtureRequest) -> AsyncIterator[ForkServer | None]:
+    """What forks the attempts, or None where each is started from nothing."""
+    if request.param == "started":
+        yield None
+        return
+    made = ForkServer(MODULE)
+    running = asyncio.create_task(made.run())
+    async with asyncio.timeout(10):
+        while not made.ready:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    yield made
+    running.cancel()
+    await asyncio.wait([running])
+
+
 @pytest.fixture
-async def started(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
+async def started(tmp_path: Path, server: ForkServer | None) -> AsyncIterator[Callable[..., Any]]:
     made: list[Execution] = []
 
     async def start(memory_bytes: int = 0, **what: Any) -> Execution:
-        execution = await Execution.prepare(MODULE)
+        execution = await Execution.prepare(MODULE, server)
         made.append(execution)
         await execution.start(header(tmp_path, memory_bytes, **what), tmp_path / "1.log")
         return execution
@@ -85,6 +102,11 @@ def gone(pid: int) -> bool:
     except OSError:
         return True
     return state in "ZX"
+
+
+def parents_of(pid: int) -> list[int]:
+    """The parent of a process."""
+    return [int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])]
 
 
 async def until_gone(pids: list[int], seconds: float) -> list[int]:
@@ -192,7 +214,9 @@ async def test_more_memory_than_the_limit_is_a_failure_that_says_so(do: Do) -> N
     assert said[-1]["result"] == {"size": 1 << 20}
 
 
-async def test_a_spec_of_an_unknown_type_is_a_failure_that_says_so(tmp_path: Path) -> None:
+async def test_a_spec_of_an_unknown_type_is_a_failure_that_says_so(
+    tmp_path: Path,
+) -> None:
     execution = await Execution.prepare(MODULE)
     told = header(tmp_path, do="steps") | {"spec_type": "type.googleapis.com/no.Such"}
     await execution.start(told, tmp_path / "1.log")
@@ -238,14 +262,20 @@ async def test_killing_the_watching_process_takes_the_job_with_it(started: Any) 
     assert await until_gone(pids, 2) == []
 
 
-async def test_killing_the_worker_leaves_no_process_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["started", "forked"])
+async def test_killing_the_worker_leaves_no_process_behind(tmp_path: Path, how: str) -> None:
     program = tmp_path / "worker.py"
     told = header(tmp_path, do="sleep", children=True)
     program.write_text(
         "import asyncio, json, pathlib, sys\n"
+        "from vistaflow_services.core.children import ForkServer\n"
         "from vistaflow_services.core.execution import Execution\n"
         "async def main():\n"
-        f"    execution = await Execution.prepare({MODULE!r})\n"
+        f"    server = ForkServer({MODULE!r})\n"
+        "    running = asyncio.create_task(server.run())\n"
+        f"    while {how == 'forked'} and not server.ready:\n"
+        "        await asyncio.sleep(0.01)\n"
+        f"    execution = await Execution.prepare({MODULE!r}, server)\n"
         f"    told = json.loads({json.dumps(json.dumps(told))})\n"
         f"    await execution.start(told, pathlib.Path({str(tmp_path / '1.log')!r}))\n"
         "    async for message in execution.messages():\n"
@@ -260,23 +290,69 @@ async def test_killing_the_worker_leaves_no_process_behind(tmp_path: Path) -> No
     assert worker.stdout is not None
     pids = json.loads(await worker.stdout.readline())
     assert len(pids) == 5
-    assert set(descendants(worker.pid)) == set(pids)
+    below = descendants(worker.pid)
+    # The fork server is there as well.
+    assert (set(pids) <= set(below), len(below)) == (True, 5)
     worker.kill()
     await worker.communicate()
-    assert await until_gone(pids, 3) == []
+    assert await until_gone(below, 3) == []
 
 
-async def test_a_prepared_process_waits_for_its_job_and_starts_it_in_no_time(
+async def test_forked_attempts_start_in_no_time(do: Do, server: ForkServer | None) -> None:
+    took = []
+    for _ in range(5):
+        begin = time.monotonic()
+        said, code, _ = await do(do="steps", count=0)
+        assert (said[-1]["kind"], code) == ("result", 0)
+        took.append(time.monotonic() - begin)
+    if server is not None:
+        assert min(took) < 0.1
+
+
+async def test_forked_attempts_do_not_share_random_numbers(
+    do: Do, server: ForkServer | None
+) -> None:
+    drawn = [(await do(do="random"))[0][-1]["result"]["drawn"] for _ in range(3)]
+    assert len({tuple(each) for each in drawn}) == 3
+
+
+async def test_the_end_of_the_fork_server_ends_its_attempts_and_others_start_without_it(
     tmp_path: Path,
 ) -> None:
-    execution = await Execution.prepare(MODULE)
-    await asyncio.sleep(1.0)
-    begin = time.monotonic()
-    await execution.start(header(tmp_path, do="steps", count=0), tmp_path / "1.log")
-    said = [each async for each in execution.messages()]
-    assert time.monotonic() - begin < 0.3
-    assert said[-1]["kind"] == "result"
+    made = ForkServer("misbehaving_jobs")
+    running = asyncio.create_task(made.run())
+    async with asyncio.timeout(10):
+        while not made.ready:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    execution = await Execution.prepare(MODULE, made)
+    await execution.start(header(tmp_path, do="sleep", children=True), tmp_path / "1.log")
+    pids = await pids_of(execution)
+    (server,) = {each for each in descendants(os.getpid()) if each in parents_of(execution.pid)}
+    os.kill(server, signal.SIGKILL)
+    assert await asyncio.wait_for(execution.ended(), 5) == -signal.SIGKILL
+    await asyncio.wait_for(running, 5)
+    assert (await until_gone(pids, 2), made.ready) == ([], False)
+    execution = await Execution.prepare(MODULE, made)
+    await execution.start(header(tmp_path, do="steps", count=0), tmp_path / "2.log")
+    assert [each async for each in execution.messages()][-1]["kind"] == "result"
     await execution.ended()
+
+
+async def test_imports_that_leave_a_thread_running_are_not_forked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "threaded_jobs.py").write_text(
+        "import threading, time\n"
+        "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+        "JOBS = {}\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    made = ForkServer("threaded_jobs")
+    await asyncio.wait_for(made.run(), 10)
+    assert not made.ready
+
+
+async def test_a_process_that_gets_no_job_ends_when_stopped() -> None:
     idle = await Execution.prepare(MODULE)
     await idle.stop("not needed")
     assert await until_gone([idle.pid], 1) == []

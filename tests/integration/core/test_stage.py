@@ -254,15 +254,15 @@ async def test_a_known_failure_and_a_timeout_are_not_tried_again(
     assert slow.reason.startswith("TIMEOUT: ran longer than its timeout of 1 s")
 
 
-async def test_warm_processes_make_jobs_start_in_milliseconds(
+async def test_a_warm_service_does_a_small_job_in_well_under_a_second(
     client: RegistryClient, start: Start
 ) -> None:
     await start()
     warming = await new_job(client, do="steps", count=1)
     await until(client, warming.job_id, is_over)
     took = []
-    for _ in range(3):
-        await asyncio.sleep(1.2)
+    await asyncio.sleep(1.0)
+    for _ in range(5):
         begin = time.monotonic()
         job = await new_job(client, do="steps", count=1)
         await until(client, job.job_id, is_over)

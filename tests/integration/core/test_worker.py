@@ -188,7 +188,7 @@ async def test_a_stale_attempt_is_stopped_and_says_nothing_more(
     registry.verdict = registry_pb2.VERDICT_STALE_ATTEMPT
     await registry.grant(do="sleep")
     await registry.until(lambda: registry.rows)
-    await until_idle(worker)
+    await until_idle(worker, 1.5)
     assert (len(registry.rows), registry.releases) == (1, [])
 
 
