@@ -8,12 +8,14 @@ import uuid
 from collections.abc import AsyncIterator, Collection, Iterator
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
-from vistaflow_services.core.errors import ConflictError, ServiceError
+from vistaflow_services.core.errors import ConflictError, ExhaustedError, ServiceError
 from vistaflow_services.registry.domain import Progress
 from vistaflow_services.registry.lease_messages import Hello, hello_from_proto
 from vistaflow_services.registry.watch_store import Sign
 
 HELLO_SECONDS = 10.0
+# Messages that may wait for a worker that does not read.
+MAX_UNREAD = 10_000
 # How long an attempt that was told to stop keeps its place when the worker says nothing of it.
 STOPPING_SECONDS = 10.0
 
@@ -47,20 +49,15 @@ class Session:
 
     def grant(self, grant: pb.Grant) -> None:
         """Hands it an attempt."""
-        self._outbox.put_nowait(pb.LeaseJobsResponse(grant=grant))
+        self._send(pb.LeaseJobsResponse(grant=grant))
 
     def direct(
         self, job_id: uuid.UUID, attempt: int, action: pb.Action.ValueType, reason: str
     ) -> None:
         """Tells it what to do with an attempt it runs."""
         self._stopping[job_id] = time.monotonic() + STOPPING_SECONDS
-        self._outbox.put_nowait(
-            pb.LeaseJobsResponse(
-                directive=pb.Directive(
-                    job_id=str(job_id), attempt=attempt, action=action, reason=reason
-                )
-            )
-        )
+        directive = pb.Directive(job_id=str(job_id), attempt=attempt, action=action, reason=reason)
+        self._send(pb.LeaseJobsResponse(directive=directive))
 
     def stopped_all_but(self, named: Collection[uuid.UUID]) -> None:
         """Frees the places of attempts that were told to stop and are not named any more."""
@@ -96,6 +93,12 @@ class Session:
             yield message
         if self._error is not None:
             raise self._error
+
+    def _send(self, message: pb.LeaseJobsResponse) -> None:
+        if self._outbox.qsize() >= MAX_UNREAD:
+            self.close(ExhaustedError("the worker does not read what it is told"))
+        else:
+            self._outbox.put_nowait(message)
 
     def unsent(self) -> Iterator[pb.Grant]:
         """Grants that were still on their way when the stream broke."""

@@ -223,6 +223,44 @@ async def test_a_killed_registry_costs_watchers_time_and_no_row(registry: Regist
             assert faults.told() == {}
 
 
+async def test_cut_database_connections_cost_time_and_no_row(
+    registry: RegistryProcess, database: str
+) -> None:
+    async with clients(registry) as stub:
+        writers = await writers_of(stub, 4)
+        watchers = [Watcher(stub(), after=8, interval=0.5) for _ in range(2)]  # type: ignore[arg-type]
+        over = asyncio.Event()
+        writing = asyncio.gather(
+            *(writer.write_until(over.is_set, patience=30) for writer in writers)
+        )
+        watching = [
+            asyncio.create_task(watcher.watch_until(lambda: False, patience=30))
+            for watcher in watchers
+        ]
+        cut = 0
+        async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
+            for _ in range(6):
+                await asyncio.sleep(0.5)
+                cursor = await connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+                cut += len(await cursor.fetchall())
+        await asyncio.sleep(1.0)
+        over.set()
+        await writing
+        head = head_of(writers)
+        await until(lambda: all(watcher.at >= head for watcher in watchers), seconds=30)
+        for task in watching:
+            task.cancel()
+        await asyncio.gather(*watching, return_exceptions=True)
+        assert cut >= 12
+        assert len(appends_of(writers)) > 20
+        for watcher in watchers:
+            faults = judge(watcher.messages, appends_of(writers), after=8, only_acked=False)
+            assert faults.told() == {}
+
+
 async def test_a_thousand_bookmarks_are_neither_early_nor_late(registry: RegistryProcess) -> None:
     async with clients(registry) as stub:
         writers = await writers_of(stub, 3, sizes=(1, 3))

@@ -339,6 +339,26 @@ async def test_a_worker_goes_on_with_its_attempt_at_a_restarted_registry(
     assert (await w2.finish(grant)).verdict == pb.VERDICT_ACCEPTED
 
 
+async def test_a_worker_keeps_its_attempt_when_the_database_connections_are_cut(
+    rig: Rig, worker: NewWorker
+) -> None:
+    w = await worker().hello()
+    await create(rig, pb.NewJob(job_type=DOE))
+    (grant,) = await w.granted()
+    held = (grant.job.job_id, 1)
+    async with await psycopg.AsyncConnection.connect(rig.dsn, autocommit=True) as connection:
+        for round_ in range(10):
+            await w.beat(held, completed=round_)
+            if round_ in (2, 5):
+                await connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            await asyncio.sleep(0.2)
+    assert (w.directives, w.ended) == ([], None)
+    assert (await w.finish(grant)).verdict == pb.VERDICT_ACCEPTED
+
+
 async def test_a_worker_that_comes_back_without_its_attempt_gives_it_up_at_once(
     start: Start, worker: NewWorker
 ) -> None:

@@ -292,3 +292,15 @@ async def test_the_stage_tables_follow_the_log(stub: RegistryServiceStub, databa
         ml = connection.execute("SELECT id, step_name, step_order, status FROM ml_step").fetchall()
     assert doe == [(1, "FINISHED", {"size": 8})]
     assert ml == [(2, "train", 3, "QUEUED")]
+
+
+async def test_a_page_of_large_entries_is_short_and_not_the_last(
+    stub: RegistryServiceStub,
+) -> None:
+    large = any_pb2.Any(type_url="a/b", value=bytes(500_000))
+    for _ in range(2):
+        jobs = [pb.NewJob(name=f"j{n}", job_type=common.JOB_TYPE_DOE, spec=large) for n in range(5)]
+        await stub.CreateKit(pb.CreateKitRequest(name="large", jobs=jobs))
+    first = await stub.ListJobs(pb.ListJobsRequest())
+    rest = await stub.ListJobs(pb.ListJobsRequest(page_token=first.next_page_token))
+    assert (len(first.jobs), len(rest.jobs), rest.next_page_token) == (4, 4, rest.next_page_token)
