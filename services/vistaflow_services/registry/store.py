@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -46,6 +47,15 @@ SETTINGS = (
     "-c jit=off"
 )
 TOO_FAR = 2**62
+PAGE_BYTES = 2 * 1024 * 1024
+"""About how much a page of kits or jobs holds, whatever number was asked for: gRPC clients refuse
+messages of more than 4 MiB unless they are told otherwise."""
+
+METADATA_BYTES = 1024 * 1024
+"""The same for the metadata of rows, which take more room as a Struct than as JSON."""
+
+DRAIN_SECONDS = 1.0
+"""Connections found dead within this time of one another are one incident."""
 
 Answer = TypeVar("Answer")
 
@@ -69,7 +79,7 @@ def make_pool(conninfo: str, *, schema: str = "vistadb_test", size: int = 10) ->
         max_size=size,
         timeout=5.0,
         max_waiting=1000,
-        reconnect_timeout=3600.0,
+        reconnect_timeout=2.0,
         open=False,
         name="registry",
         kwargs={
@@ -93,6 +103,7 @@ class Store:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self._drained = float("-inf")
 
     async def head(self) -> Head:
         """Where the log ends."""
@@ -130,6 +141,7 @@ class Store:
         wanted = {
             "before": before or 2**31 - 1,
             "limit": limit + 1,
+            "bytes": PAGE_BYTES,
             "project": project,
             "statuses": list(statuses) or None,
             "labels": Jsonb(labels) if labels else None,
@@ -138,9 +150,10 @@ class Store:
 
         async def read(connection: Connection) -> Page:
             head = await read_head(connection)
-            kits = [to_kit(row) for row in await fetch(connection, "list_kits", wanted)]
-            more = kits[limit - 1].kit_id if len(kits) > limit else None
-            return Page(entries=kits[:limit], next_key=more, revision=head.last_id)
+            rows, more = _cut(await fetch(connection, "list_kits", wanted), limit)
+            kits = [to_kit(row) for row in rows]
+            next_key = kits[-1].kit_id if more else None
+            return Page(entries=kits, next_key=next_key, revision=head.last_id)
 
         return await self._read(read)
 
@@ -158,6 +171,7 @@ class Store:
         wanted = {
             "before": before or TOO_FAR,
             "limit": limit + 1,
+            "bytes": PAGE_BYTES,
             "kit_ids": list(kit_ids) or None,
             "job_types": list(job_types) or None,
             "statuses": list(statuses) or None,
@@ -166,11 +180,12 @@ class Store:
 
         async def read(connection: Connection) -> Page:
             head = await read_head(connection)
-            jobs = [to_job(row) for row in await fetch(connection, "list_jobs", wanted)]
-            more = jobs[limit - 1].first_revision if len(jobs) > limit else None
-            counts = await _task_counts(connection, jobs[:limit])
-            entries = [(job, counts.get(job.job_id)) for job in jobs[:limit]]
-            return Page(entries=entries, next_key=more, revision=head.last_id)
+            rows, more = _cut(await fetch(connection, "list_jobs", wanted), limit)
+            jobs = [to_job(row) for row in rows]
+            next_key = jobs[-1].first_revision if more else None
+            counts = await _task_counts(connection, jobs)
+            entries = [(job, counts.get(job.job_id)) for job in jobs]
+            return Page(entries=entries, next_key=next_key, revision=head.last_id)
 
         return await self._read(read)
 
@@ -192,13 +207,15 @@ class Store:
                 "after": after,
                 "until": through,
                 "limit": limit + 1,
+                "bytes": METADATA_BYTES,
             }
-            rows = [to_row(row) for row in await fetch(connection, "list_states", asked)]
-            if len(rows) > limit:
-                more: int | None = rows[limit - 1].revision
+            found, more = _cut(await fetch(connection, "list_states", asked), limit)
+            rows = [to_row(row) for row in found]
+            if more:
+                next_key: int | None = rows[-1].revision
             else:
-                more = through if through < end else None
-            return Page(entries=rows[:limit], next_key=more, revision=head.last_id)
+                next_key = through if through < end else None
+            return Page(entries=rows, next_key=next_key, revision=head.last_id)
 
         return await self._read(read)
 
@@ -234,9 +251,15 @@ class Store:
             except psycopg.OperationalError as error:
                 if last:
                     raise UnavailableError("the database is not there now; try again") from error
-                # The others of the pool are as dead as this one was: let them go at once.
-                await self._pool.drain()
+                await self._drain()
         raise AssertionError
+
+    async def _drain(self) -> None:
+        """Lets the pool's connections go, once an incident: they are as dead as the one used."""
+        now = time.monotonic()
+        if now - self._drained > DRAIN_SECONDS:
+            self._drained = now
+            await self._pool.drain()
 
     @asynccontextmanager
     async def _snapshot(self) -> AsyncIterator[Connection]:
@@ -248,6 +271,12 @@ class Store:
             finally:
                 if not connection.closed:
                     await connection.set_isolation_level(None)
+
+
+def _cut(rows: list[Row], limit: int) -> tuple[list[Row], bool]:
+    """At most `limit` rows, and whether there are more; each row ends with how many were found."""
+    kept = rows[:limit]
+    return kept, bool(rows) and rows[0][-1] > len(kept)
 
 
 async def _task_counts(connection: Connection, jobs: Sequence[Job]) -> dict[uuid.UUID, Counts]:

@@ -230,33 +230,47 @@ SELECT id, id, kit_id, job_id, job_type, task_name, status, current_order, attem
  ORDER BY id
 
 -- name: list_kits
--- Kits without their jobs, newest first.
-SELECT kit_id, name, project, labels, coalesce(spec::text, ''), actor, counts, revision,
-       created_at, updated_at
-  FROM kits
- WHERE kit_id < %(before)s
-   AND (%(project)s = '' OR project = %(project)s)
-   AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
-   AND (%(labels)s::jsonb IS NULL OR labels @> %(labels)s::jsonb)
-   AND (%(contains)s = '' OR strpos(lower(name), lower(%(contains)s)) > 0)
- ORDER BY kit_id DESC
- LIMIT %(limit)s
+-- Kits without their jobs, newest first, up to so many bytes of specs but at least one; and
+-- whether there are more.
+SELECT k.kit_id, k.name, k.project, k.labels, coalesce(k.spec::text, ''), k.actor, k.counts,
+       k.revision, k.created_at, k.updated_at, picked.total
+  FROM (SELECT kit_id, row_number() OVER newest AS place, count(*) OVER () AS total,
+               sum(coalesce(octet_length(spec::text), 0)) OVER newest AS bytes
+          FROM (SELECT kit_id, spec FROM kits
+                 WHERE kit_id < %(before)s
+                   AND (%(project)s = '' OR project = %(project)s)
+                   AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
+                   AND (%(labels)s::jsonb IS NULL OR labels @> %(labels)s::jsonb)
+                   AND (%(contains)s = '' OR strpos(lower(name), lower(%(contains)s)) > 0)
+                 ORDER BY kit_id DESC LIMIT %(limit)s) AS wanted
+        WINDOW newest AS (ORDER BY kit_id DESC)) AS picked
+  JOIN kits k USING (kit_id)
+ WHERE picked.bytes <= %(bytes)s OR picked.place = 1
+ ORDER BY k.kit_id DESC
 
 -- name: list_jobs
--- Jobs without their tasks, newest first.
+-- Jobs without their tasks, newest first, up to so many bytes of specs and results but at least
+-- one; and whether there are more.
 SELECT j.job_id, j.kit_id, j.name, j.job_type, j.current_order, j.depends_on, j.spec_type, j.spec,
        j.external, j.max_attempts, j.failures, extract(epoch FROM j.timeout)::float8, j.priority,
        j.labels, j.status, j.attempt, j.last_seq, j.first_revision, j.revision, j.created_at,
        j.started_at, j.finished_at, j.worker, j.reason, j.actor, coalesce(j.result::text, ''),
-       l.progress, l.progress_at
-  FROM jobs j LEFT JOIN leases l ON l.job_id = j.job_id AND l.attempt = j.attempt
- WHERE j.first_revision < %(before)s
-   AND (%(kit_ids)s::int[] IS NULL OR j.kit_id = ANY (%(kit_ids)s::int[]))
-   AND (%(job_types)s::text[] IS NULL OR j.job_type = ANY (%(job_types)s::text[]))
-   AND (%(statuses)s::text[] IS NULL OR j.status = ANY (%(statuses)s::text[]))
-   AND (%(labels)s::jsonb IS NULL OR j.labels @> %(labels)s::jsonb)
+       l.progress, l.progress_at, picked.total
+  FROM (SELECT job_id, row_number() OVER newest AS place, count(*) OVER () AS total,
+               sum(octet_length(spec) + coalesce(octet_length(result::text), 0)) OVER newest
+                   AS bytes
+          FROM (SELECT job_id, first_revision, spec, result FROM jobs
+                 WHERE first_revision < %(before)s
+                   AND (%(kit_ids)s::int[] IS NULL OR kit_id = ANY (%(kit_ids)s::int[]))
+                   AND (%(job_types)s::text[] IS NULL OR job_type = ANY (%(job_types)s::text[]))
+                   AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
+                   AND (%(labels)s::jsonb IS NULL OR labels @> %(labels)s::jsonb)
+                 ORDER BY first_revision DESC LIMIT %(limit)s) AS wanted
+        WINDOW newest AS (ORDER BY first_revision DESC)) AS picked
+  JOIN jobs j USING (job_id)
+  LEFT JOIN leases l ON l.job_id = j.job_id AND l.attempt = j.attempt
+ WHERE picked.bytes <= %(bytes)s OR picked.place = 1
  ORDER BY j.first_revision DESC
- LIMIT %(limit)s
 
 -- name: task_counts
 -- Tasks of jobs by status.
@@ -266,16 +280,24 @@ SELECT job_id, status, count(*)
  GROUP BY 1, 2
 
 -- name: list_states
--- Rows of a range of the log that a filter wants, in order.
+-- Rows of a range of the log that a filter wants, in order, up to so many bytes of metadata but
+-- at least one; and whether there are more.
 SELECT id, batch, kit_id, job_id, job_type, task_name, status, current_order, attempt, seq,
-       created_at, coalesce(metadata::text, ''), actor, reason, kit_counts
-  FROM mlops_totalstate_table
- WHERE id > %(after)s AND id <= %(until)s
-   AND (%(kit_ids)s::int[] IS NULL OR kit_id = ANY (%(kit_ids)s::int[]))
-   AND (%(labels)s::jsonb IS NULL
-        OR kit_id IN (SELECT kit_id FROM kits WHERE labels @> %(labels)s::jsonb))
-   AND (%(job_types)s::text[] IS NULL OR job_type = ANY (%(job_types)s::text[]))
-   AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
-   AND (%(job_ids)s::uuid[] IS NULL OR job_id = ANY (%(job_ids)s::uuid[]))
+       created_at, metadata, actor, reason, kit_counts, total
+  FROM (SELECT *, row_number() OVER oldest AS place, count(*) OVER () AS total,
+               sum(octet_length(metadata)) OVER oldest AS bytes
+          FROM (SELECT id, batch, kit_id, job_id, job_type, task_name, status, current_order,
+                       attempt, seq, created_at, coalesce(metadata::text, '') AS metadata, actor,
+                       reason, kit_counts
+                  FROM mlops_totalstate_table
+                 WHERE id > %(after)s AND id <= %(until)s
+                   AND (%(kit_ids)s::int[] IS NULL OR kit_id = ANY (%(kit_ids)s::int[]))
+                   AND (%(labels)s::jsonb IS NULL
+                        OR kit_id IN (SELECT kit_id FROM kits WHERE labels @> %(labels)s::jsonb))
+                   AND (%(job_types)s::text[] IS NULL OR job_type = ANY (%(job_types)s::text[]))
+                   AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
+                   AND (%(job_ids)s::uuid[] IS NULL OR job_id = ANY (%(job_ids)s::uuid[]))
+                 ORDER BY id LIMIT %(limit)s) AS wanted
+        WINDOW oldest AS (ORDER BY id)) AS picked
+ WHERE bytes <= %(bytes)s OR place = 1
  ORDER BY id
- LIMIT %(limit)s
