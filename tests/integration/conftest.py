@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from itertools import count
 from pathlib import Path
 
 import psycopg
 import pytest
+import pytest_asyncio
 from psycopg.conninfo import make_conninfo
 
 from vistaflow_services.core.migrations import migrate
@@ -46,14 +47,21 @@ def template(postgres: str) -> str:
     return TEMPLATE
 
 
-@pytest.fixture
-def database(postgres: str, template: str) -> Iterator[str]:
-    """Connection string of a fresh database, for this test alone."""
+@contextmanager
+def fresh_database(postgres: str, template: str) -> Iterator[str]:
+    """Connection string of a database of its own, dropped afterwards."""
     name = f"test_{next(_serial)}"
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         yield make_conninfo(postgres, dbname=name)
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def database(postgres: str, template: str) -> Iterator[str]:
+    """Connection string of a fresh database, for this test alone."""
+    with fresh_database(postgres, template) as conninfo:
+        yield conninfo
 
 
 @asynccontextmanager
@@ -94,3 +102,11 @@ async def registry(running: Registry) -> str:
     """Address of a registry serving a fresh database."""
     await asyncio.sleep(0)
     return running.address
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def module_registry(postgres: str, template: str) -> AsyncIterator[str]:
+    """Address of a registry that the tests of a module share, in the loop that they share."""
+    with fresh_database(postgres, template) as conninfo:
+        async with serving(conninfo) as registry:
+            yield registry.address
