@@ -10,7 +10,8 @@ channels.py         channel arguments, checked against the names gRPC knows
 registry_client.py  the registry, as the other services call it
 stage.py            the one shape of a stage service
 worker.py           leases jobs, runs attempts, reports; running.py is one of them
-attempt.py          the child process of one attempt; execution.py starts and ends it
+attempt.py          the child process of one attempt; execution.py talks to it and ends it
+children.py         starts such processes; forkserver.py forks them with imports done
 processes.py        process groups, limits, and dying with one's parent
 jobs.py             what a job sees of the world while it runs
 artifacts.py        the artifact store
