@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
-import os
-import sys
-import time
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -20,10 +15,10 @@ import pytest_asyncio
 from google.protobuf import json_format
 from google.rpc import error_details_pb2
 
+from tests.integration.stages import finished, stage_serving
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.doe.v1 import doe_pb2 as pb
 from vistaflow.api.doe.v1 import doe_pb2_grpc as rpc
-from vistaflow_services.core import stage
 from vistaflow_services.core.registry_client import RegistryClient
 from vistaflow_services.decks.deck import shipped_deck
 from vistaflow_services.doe.__main__ import SERVICE
@@ -41,12 +36,7 @@ class Suite:
 
     async def finished(self, job: common_pb2.Job) -> common_pb2.Job:
         """The job once it has ended."""
-        async with asyncio.timeout(60):
-            while True:
-                now = await self.registry.get_job(job.job_id)
-                if now.status >= common_pb2.STATUS_FINISHED:
-                    return now
-                await asyncio.sleep(0.1)
+        return await finished(self.registry, job)
 
     async def made(self, **design: Any) -> common_pb2.Job:
         """The finished job of a new design over the Branin function."""
@@ -62,59 +52,21 @@ def generate(deck: str = "branin", **design: Any) -> pb.GenerateDesignRequest:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def suite(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Suite]:
+async def suite(
+    module_registry: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Suite]:
     home = tmp_path_factory.mktemp("home")
-    address_file = home / "address"
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "vistaflow_services.registry",
-        env={
-            **os.environ,
-            "VISTAFLOW_HOME": str(home),
-            "VISTAFLOW_REGISTRY_LISTEN": "127.0.0.1:0",
-            "VISTAFLOW_REGISTRY_ADDRESS_FILE": str(address_file),
-        },
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    stop = asyncio.Event()
-    address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    try:
-        registry_address = await asyncio.to_thread(written, address_file)
-        serving = asyncio.create_task(
-            stage.serve(
-                SERVICE,
-                Config(listen="127.0.0.1:0", cores=2),
-                home=home,
-                registry_address=registry_address,
-                stop=stop,
-                on_bound=address.set_result,
-            )
-        )
-        registry = RegistryClient(registry_address)
-        async with grpc.aio.insecure_channel(await address) as channel:
-            yield Suite(doe=rpc.DoeServiceStub(channel), registry=registry)
-        await registry.close()
-        stop.set()
-        await serving
-    finally:
-        process.terminate()
-        await process.wait()
+    registry = RegistryClient(module_registry)
+    config = Config(listen="127.0.0.1:0", cores=2)
+    async with stage_serving(SERVICE, config, home=home, registry=module_registry) as channel:
+        yield Suite(doe=rpc.DoeServiceStub(channel), registry=registry)
+    await registry.close()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def design_id(suite: Suite) -> str:
     """A finished design of 3000 points."""
     return (await suite.made(size=3000)).job_id
-
-
-def written(path: Path) -> str:
-    """What the file says once it is there."""
-    for _ in range(600):
-        if path.exists() and (text := path.read_text().strip()):
-            return text
-        time.sleep(0.1)
-    raise TimeoutError(f"{path.name} was not written")
 
 
 def fields(caught: pytest.ExceptionInfo[grpc.aio.AioRpcError]) -> list[str]:

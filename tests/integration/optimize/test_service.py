@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -11,20 +10,18 @@ from typing import Any
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
 sys.path.insert(0, str(Path(__file__).parent))
 from bench import WELDED_BEAM, Bench
 
+from tests.integration.stages import external, finished, refused, stage_serving
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.ml.v1 import ml_pb2
 from vistaflow.api.optimize.v1 import optimize_pb2 as pb
 from vistaflow.api.optimize.v1 import optimize_pb2_grpc as rpc
 from vistaflow.api.registry.v1 import registry_pb2
-from vistaflow_services.core import stage
 from vistaflow_services.core.jobs import JobResult
-from vistaflow_services.core.registry_client import RegistryClient, job_type_number
+from vistaflow_services.core.registry_client import RegistryClient
 from vistaflow_services.optimize.__main__ import SERVICE
 from vistaflow_services.optimize.config import Config
 
@@ -39,16 +36,7 @@ class Suite:
 
     async def publish(self, made: JobResult) -> str:
         """Records a job that was done here as an external one; returns its id there."""
-        new = registry_pb2.NewJob(job_type=job_type_number(made.job_type))
-        job = (await self.registry.create_job(registry_pb2.CreateJobRequest(job=new))).job
-        for seq, status in enumerate(("RUNNING", "FINISHED"), start=1):
-            row = common_pb2.State(
-                job_id=job.job_id, status=common_pb2.Status.Value(f"STATUS_{status}"), seq=seq
-            )
-            if status == "FINISHED":
-                row.metadata.update({"result": dict(made.result)})
-            answer = await self.registry.append([row])
-            assert answer.results[0].verdict == registry_pb2.VERDICT_ACCEPTED, answer
+        job = await external(self.registry, made.job_type, made.result)
         kept = self.bench.artifacts.open_prefix(job.job_id, 1) / "manifest.json"
         kept.write_bytes(
             (self.bench.artifacts.open_prefix(made.job_id, 1) / "manifest.json").read_bytes()
@@ -56,12 +44,8 @@ class Suite:
         return str(job.job_id)
 
     async def finished(self, job: common_pb2.Job) -> common_pb2.Job:
-        async with asyncio.timeout(120):
-            while True:
-                now = await self.registry.get_job(job.job_id)
-                if now.status >= common_pb2.STATUS_FINISHED:
-                    return now
-                await asyncio.sleep(0.1)
+        """The job once it has ended."""
+        return await finished(self.registry, job)
 
 
 @pytest.fixture(scope="module")
@@ -79,38 +63,11 @@ def bench(home: Path) -> Bench:
 
 @pytest.fixture
 async def suite(registry: str, home: Path, bench: Bench) -> AsyncIterator[Suite]:
-    stop = asyncio.Event()
-    address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    config = Config(listen="127.0.0.1:0", cores=2, warm=False)
-    serving = asyncio.create_task(
-        stage.serve(
-            SERVICE,
-            config,
-            home=home,
-            registry_address=registry,
-            stop=stop,
-            on_bound=address.set_result,
-        )
-    )
     client = RegistryClient(registry)
-    async with grpc.aio.insecure_channel(await address) as channel:
+    config = Config(listen="127.0.0.1:0", cores=2, warm=False)
+    async with stage_serving(SERVICE, config, home=home, registry=registry) as channel:
         yield Suite(stub=rpc.OptimizeServiceStub(channel), registry=client, bench=bench)
     await client.close()
-    stop.set()
-    await serving
-
-
-async def refused(call: Any) -> tuple[grpc.StatusCode, dict[str, str]]:
-    """The status of a call that must fail, and its violations by field."""
-    with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await call
-    found: dict[str, str] = {}
-    status = rpc_status.from_call(raised.value)
-    for detail in status.details if status else ():
-        bad = error_details_pb2.BadRequest()
-        if detail.Unpack(bad):
-            found |= {each.field: each.description for each in bad.field_violations}
-    return raised.value.code(), found
 
 
 def wanted(design: str, **spec: Any) -> pb.OptimizeDesignRequest:
