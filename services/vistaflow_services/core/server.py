@@ -86,6 +86,7 @@ class Server(grpc.aio.Server):
         )
         self._health = health.aio.HealthServicer()
         self._serving: bool | None = None
+        self._has_served = False
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self)
         names = (*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self)
@@ -100,6 +101,7 @@ class Server(grpc.aio.Server):
         if serving == self._serving:
             return
         self._serving = serving
+        self._has_served |= serving
         response = health_pb2.HealthCheckResponse
         status = response.SERVING if serving else response.NOT_SERVING
         for name in ("", *self.service_names):
@@ -173,7 +175,9 @@ class Server(grpc.aio.Server):
             except Exception as error:
                 is_ready, why = False, str(error) or type(error).__name__
             if not is_ready and why != told:
-                logger.warning("not serving: %s", why)
+                # That it is not ready yet is nothing to warn of; that it no longer is, is.
+                level = logging.WARNING if self._has_served else logging.INFO
+                logger.log(level, "not serving: %s", why)
             told = "" if is_ready else why
             await self.set_serving(is_ready)
             wait = self.settings.ready_interval
