@@ -175,4 +175,5 @@ def test_a_service_that_cannot_start_is_given_up_with_its_reason(
     assert f"vistaflow stopped: {service} cannot start" in told
     assert said in told
     assert f"vistaflow logs {service}" in told
+    assert "Traceback" not in told
     assert none_left(own_home.home, 1) == {}

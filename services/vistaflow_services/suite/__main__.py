@@ -48,6 +48,7 @@ async def serve(home: Home, port: int) -> None:
             await asyncio.wait({serving, *tasks}, return_when=asyncio.FIRST_COMPLETED)
             if not serving.done():
                 serving.cancel()
+                await asyncio.wait({serving})
                 break
         else:
             home.publish({each.name: each.address for each in services})

@@ -152,7 +152,9 @@ class Supervised:
 
     def _told(self, problem: str) -> str:
         """The problem, with the last error that the service told."""
-        return f"{self.name} {problem}: {last_error(self._path)} (see `vistaflow logs {self.name}`)"
+        head = f"{self.name} {problem}: "
+        last = last_error(self._path).removeprefix(head)
+        return f"{head}{last} (see `vistaflow logs {self.name}`)"
 
 
 _OPTIONS: Final = (
