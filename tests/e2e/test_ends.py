@@ -1,0 +1,132 @@
+"""How kits end that do not simply finish: canceled, retried, failed, refused."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import vistaflow
+from tests.e2e.conftest import Suite, free_port  # type: ignore[import-not-found]
+from tests.e2e.slow_kit import Puts, deck_id, write_kit  # type: ignore[import-not-found]
+
+
+@pytest.fixture
+def client(suite: Suite) -> Iterator[vistaflow.Client]:
+    with vistaflow.connect(suite.address) as made:
+        yield made
+
+
+def until(holds: Callable[[], object], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def simulators(home: Path) -> list[str]:
+    """Commands of the simulator runs that go on now."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            folder = os.readlink(entry / "cwd")
+        except OSError:
+            continue
+        if "python_deck" in command and (str(home) in command or str(home) in folder):
+            found.append(command)
+    return found
+
+
+def test_a_canceled_kit_stops_within_seconds_and_goes_on_when_retried(
+    suite: Suite, client: vistaflow.Client, tmp_path: Path
+) -> None:
+    kit = client.run(write_kit(tmp_path / "kit", "canceled", size=24, budget=4, seconds=0.4))
+    points = suite.home / "artifacts" / "points"
+    with Puts(suite.home) as puts:
+        design = kit.job("DOE").job_id
+        assert until(lambda: client.job(design).status == "RUNNING", 60)
+        deck = deck_id(client.kit(kit.kit_id))
+        assert until(lambda: len(list(points.glob(f"{deck}/*/points/*/*.json"))) >= 4, 60)
+        assert simulators(suite.home)
+
+        suite.cli("cancel", str(kit.kit_id), "--reason", "enough")
+
+        assert until(lambda: not simulators(suite.home), 5)
+        canceled = client.kit(kit.kit_id)
+        assert canceled.status == "CANCELED"
+        assert canceled.job("design").status == "CANCELED"
+        assert canceled.job("design").reason == "enough"
+        with pytest.raises(vistaflow.KitFailedError, match="CANCELED"):
+            client.wait(kit.kit_id)
+        suite.cli("watch", str(kit.kit_id), code=1)
+        time.sleep(1)
+        kept = len(puts.of(deck))
+        assert kept < 24
+
+        suite.cli("retry", str(kit.kit_id))
+        ended = client.wait(kit.kit_id, timeout=120)
+
+        assert ended.status == "FINISHED"
+        result = ended.job("design").result
+        assert result["cached_count"] >= kept - 1
+        assert ended.job("collect").attempt == 1
+        assert ended.job("design").attempt == 2
+        evaluated = puts.of(deck)
+        assert len(evaluated) == len(set(evaluated)) == 24 + 4
+
+
+def test_a_kit_whose_every_run_fails_ends_failed_with_the_reason(
+    suite: Suite, client: vistaflow.Client, tmp_path: Path
+) -> None:
+    broken = "raise ValueError('the bowl is cracked')"
+    kit_file = write_kit(tmp_path / "kit", "cracked", seconds=0, first=broken)
+
+    done = suite.cli("run", str(kit_file), code=1)
+
+    assert "FAILED" in done.stdout
+    assert "the bowl is cracked" in done.stdout
+    assert "vistaflow retry" in done.stdout
+    (kit,) = client.kits(limit=1)
+    failed = client.kit(kit.kit_id).job("design")
+    assert "failed, more than the 50% that its policy allows" in failed.reason
+    assert client.kit(kit.kit_id).job("train").status == "INIT"
+    assert "attempt 1 of job" in suite.cli("logs", failed.job_id).stdout
+
+
+def test_mistakes_in_a_deck_beside_the_kit_are_told_with_file_and_field(
+    suite: Suite, tmp_path: Path
+) -> None:
+    kit_file = write_kit(tmp_path / "kit", "wrong")
+    deck = tmp_path / "kit" / "deck" / "deck.yaml"
+    deck.write_text(deck.read_text().replace("[-2, 2]", "[2, -2]", 1))
+
+    told = suite.cli("run", str(kit_file), code=2).stderr
+
+    assert "deck.yaml:7 parameters[0].range" in told
+
+
+def test_a_kit_whose_deck_is_nowhere_is_told_so(suite: Suite, tmp_path: Path) -> None:
+    kit_file = write_kit(tmp_path / "kit", "nowhere")
+    shutil.rmtree(tmp_path / "kit" / "deck")
+
+    told = suite.cli("run", str(kit_file), code=2).stderr
+
+    assert "no such deck" in told
+    assert "deck.yaml" in told
+
+
+def test_nobody_there_is_told_with_what_to_do(suite: Suite) -> None:
+    nobody = f"127.0.0.1:{free_port()}"
+
+    told = suite.cli("kits", "--address", nobody, code=3).stderr
+
+    assert "vistaflow up" in told
