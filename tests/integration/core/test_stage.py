@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 import time
 import uuid
@@ -286,3 +287,32 @@ async def test_a_second_service_gets_another_worker_name_and_both_work(
     assert len({each.worker for each in both}) == 2
     for each in jobs:
         assert status_word((await until(client, each.job_id, is_over)).status) == "FINISHED"
+
+
+async def test_a_frozen_service_loses_its_job_and_stops_it_when_it_wakes(
+    client: RegistryClient, start: Start
+) -> None:
+    services = [await start(), await start()]
+    job = await new_job(client, do="sleep", seconds=6)
+    job = await until(client, job.job_id, has_begun)
+    pids = pids_of(job)
+    (frozen,) = [each for each in services if set(pids) & set(descendants(each.pid))]
+    frozen.send_signal(signal.SIGSTOP)
+    job = await until(client, job.job_id, lambda job: job.attempt == 2 and has_begun(job))
+    assert not set(pids_of(job)) & set(pids)
+    frozen.send_signal(signal.SIGCONT)
+    assert await still_there(pids, 5) == []
+    job = await until(client, job.job_id, is_over)
+    assert (status_word(job.status), job.attempt) == ("FINISHED", 2)
+    request = registry_pb2.ListStatesRequest(
+        filter=registry_pb2.StateFilter(job_ids=[job.job_id]), page_size=5_000
+    )
+    rows = (await client.call(client.stub.ListStates, request)).states
+    own = [(each.attempt, status_word(each.status)) for each in rows if not each.task_name]
+    assert own == [
+        (0, "QUEUED"),
+        (1, "RUNNING"),
+        (1, "QUEUED"),
+        (2, "RUNNING"),
+        (2, "FINISHED"),
+    ]
