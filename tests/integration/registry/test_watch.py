@@ -197,6 +197,21 @@ async def test_a_place_beyond_the_head_is_refused_with_the_head(rig: Rig) -> Non
     assert "head of the log, 0" in (refused.value.details() or "")
 
 
+async def test_a_place_that_is_no_longer_kept_is_refused_with_the_oldest_that_is(
+    rig: Rig, start: Start
+) -> None:
+    await external_job(rig.stub)
+    async with await psycopg.AsyncConnection.connect(rig.dsn, autocommit=True) as connection:
+        await connection.execute("UPDATE vistadb_test.head SET oldest_id = 2")
+    replica = await start()
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await first(replica, pb.WatchStatesRequest(), 1)
+    assert refused.value.code() == grpc.StatusCode.OUT_OF_RANGE
+    assert "before revision 2 are no longer kept" in (refused.value.details() or "")
+    (delta,) = await first(replica, pb.WatchStatesRequest(after_revision=1), 1)
+    assert [state.revision for state in delta.delta.states] == [2]
+
+
 async def test_another_logs_epoch_is_refused(rig: Rig) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await first(rig, pb.WatchStatesRequest(epoch=str(uuid.uuid4())), 1)
