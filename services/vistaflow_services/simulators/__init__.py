@@ -4,6 +4,7 @@ outcome.py             what comes of a run; the gate every result passes
 run.py                 one point in a scratch folder of its own: `run_point`, `check_deck`
 evaluate.py            many points, in parallel, none twice
 points.py              the store of evaluated points
+canonical.py           points made into the one form that is stored
 locks.py               one run of a point at a time, over threads and processes
 status.py              which simulators this machine has
 functions.py           the named analytic functions

@@ -1,0 +1,122 @@
+"""The settings that docs/operations.md tells are those that the services read, and no others."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vistaflow_services.core import config as core
+from vistaflow_services.core.server import ALLOW_INSECURE
+from vistaflow_services.core.stage import StageConfig
+from vistaflow_services.suite.__main__ import DEFAULT_PORT, SERVICES
+
+ROOT = Path(__file__).parents[2]
+ROW = re.compile(r"^\| `(VISTAFLOW_[A-Z_<>]+)` \| (.+?) \| .+ \|$", re.MULTILINE)
+NAME = re.compile(r"\bVISTAFLOW_[A-Z_]*[A-Z]\b")
+STAGES = SERVICES[1:]
+
+SAID = {
+    "none": ("", (), None),
+    "embedded": ("",),
+    "as `LISTEN`": ("",),
+    "asks the registry": ("",),
+    "service and host": ("",),
+    "its share": (0,),
+    "no limit": (0,),
+}
+"""Words of the table, and what they stand for in a service's configuration."""
+
+NOT_SETTINGS = {"VISTAFLOW_RUN"}
+"""Variables set for vistaflow's own processes, which nobody may set from outside."""
+
+COMPOSE = {"VISTAFLOW_DB_PASSWORD", "VISTAFLOW_HOST"}
+"""Variables of docker-compose.yml itself."""
+
+
+def configs() -> dict[str, type[Any]]:
+    modules = {each: f"vistaflow_services.{each}.config" for each in SERVICES}
+    return {name: importlib.import_module(module).Config for name, module in modules.items()}
+
+
+def defaults() -> dict[str, Any]:
+    """Every variable that is read, with its default."""
+    found: dict[str, Any] = {
+        "VISTAFLOW_HOME": core.home({}),
+        "VISTAFLOW_REGISTRY": core.registry_address({}),
+        "VISTAFLOW_PORT": DEFAULT_PORT,
+        ALLOW_INSECURE: False,
+    }
+    for name, kind in configs().items():
+        made = kind()
+        for field in dataclasses.fields(kind):
+            found[f"VISTAFLOW_{name.upper()}_{field.name.upper()}"] = getattr(made, field.name)
+    return found
+
+
+def documented() -> dict[str, str]:
+    """Every variable of the tables, with the text of its default."""
+    rows = ROW.findall((ROOT / "docs" / "operations.md").read_text())
+    names = [name for name, _ in rows]
+    assert len(set(names)) == len(names)
+    told: dict[str, str] = {}
+    for name, text in sorted(rows, key=lambda row: "<" not in row[0]):  # the special ones win
+        if "<SERVICE>" in name:
+            for port, service in enumerate(SERVICES, start=50051):
+                listen = text.replace("50051` to `50056", str(port))
+                told[name.replace("<SERVICE>", service.upper())] = listen
+        elif "<STAGE>" in name:
+            told |= {name.replace("<STAGE>", each.upper()): text for each in STAGES}
+        else:
+            told[name] = text
+    return told
+
+
+def test_every_setting_is_documented_and_every_documented_one_exists() -> None:
+    assert sorted(documented()) == sorted(defaults())
+
+
+@pytest.mark.parametrize(("name", "default"), defaults().items(), ids=list(defaults()))
+def test_the_default_is_the_documented_one(name: str, default: Any) -> None:
+    text = documented()[name]
+    if text in SAID:
+        assert default in SAID[text]
+    elif text == "`VISTAFLOW_HOME`":
+        assert default == core.home()
+    elif isinstance(default, Path):
+        assert default == Path(text.strip("`")).expanduser()
+    else:
+        assert text == f"`{_plain(default)}`"
+
+
+def _plain(value: Any) -> str:
+    whole = isinstance(value, bool) or (isinstance(value, float) and value.is_integer())
+    return str(int(value)) if whole else str(value)
+
+
+def test_every_stage_service_can_be_told_the_same() -> None:
+    assert {name for name, kind in configs().items() if issubclass(kind, StageConfig)} == set(
+        STAGES
+    )
+
+
+@pytest.mark.parametrize("folder", ["client", "services"])
+def test_no_variable_is_read_that_nobody_documented(folder: str) -> None:
+    named = {
+        name
+        for path in (ROOT / folder).rglob("*.py")
+        for name in NAME.findall(path.read_text())
+        if name not in NOT_SETTINGS
+    }
+    prefixes = {f"VISTAFLOW_{each.upper()}" for each in SERVICES}
+
+    assert named - prefixes <= set(documented())
+
+
+@pytest.mark.parametrize("path", ["docker-compose.yml", "Dockerfile", "examples/demo.sh"])
+def test_what_ships_sets_only_what_is_read(path: str) -> None:
+    assert set(NAME.findall((ROOT / path).read_text())) <= set(documented()) | COMPOSE
