@@ -542,9 +542,11 @@ class AsyncClient:
 
     async def _address(self, service: str) -> str:
         info = await self.server_info()
-        for each in info.services:
-            if each.name == service and each.address:
-                return each.address
+        known = [each for each in info.services if each.name == service and each.address]
+        if known:
+            # One that was killed is listed for a while beside the one that took its place.
+            known.sort(key=lambda each: (each.status == "SERVING", each.seen_at.ToNanoseconds()))
+            return known[-1].address
         raise UnavailableError(
             f"the registry at {self.address} knows no {service} service; is the suite up?"
         )

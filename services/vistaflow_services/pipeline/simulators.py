@@ -47,7 +47,9 @@ class Simulators:
 
     async def _find(self) -> str:
         info = await self._registry.server_info(patience=TIMEOUT_SECONDS)
-        for each in info.services:
-            if each.name == "doe" and each.address:
-                return each.address
+        known = [each for each in info.services if each.name == "doe" and each.address]
+        if known:
+            # One that was killed is listed for a while beside the one that took its place.
+            known.sort(key=lambda each: (each.status == "SERVING", each.seen_at.ToNanoseconds()))
+            return known[-1].address
         raise UnavailableError("no DOE service is up; it is needed to look at the simulators")
