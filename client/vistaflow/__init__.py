@@ -8,40 +8,90 @@
 `vistaflow.aio.connect()` is the same for asyncio.
 """
 
-from vistaflow.aio.client import AsyncClient
-from vistaflow.client import Client, connect
-from vistaflow.errors import (
-    AbortedError,
-    AlreadyExistsError,
-    CanceledError,
-    DeadlineExceededError,
-    FailedPreconditionError,
-    FieldViolation,
-    InternalError,
-    InvalidArgumentError,
-    KitFailedError,
-    NotFoundError,
-    OutOfRangeError,
-    PermissionDeniedError,
-    ResourceExhaustedError,
-    UnauthenticatedError,
-    UnavailableError,
-    UnimplementedError,
-    VistaError,
-)
-from vistaflow.models import (
-    Bookmark,
-    Counts,
-    Delta,
-    Job,
-    Kit,
-    Prediction,
-    Progress,
-    Snapshot,
-    State,
-    Synced,
-    WatchEvent,
-)
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vistaflow.aio.client import AsyncClient
+    from vistaflow.client import Client, connect
+    from vistaflow.errors import (
+        AbortedError,
+        AlreadyExistsError,
+        CanceledError,
+        DeadlineExceededError,
+        FailedPreconditionError,
+        FieldViolation,
+        InternalError,
+        InvalidArgumentError,
+        KitFailedError,
+        NotFoundError,
+        OutOfRangeError,
+        PermissionDeniedError,
+        ResourceExhaustedError,
+        UnauthenticatedError,
+        UnavailableError,
+        UnimplementedError,
+        VistaError,
+    )
+    from vistaflow.models import (
+        Bookmark,
+        Counts,
+        Delta,
+        Job,
+        Kit,
+        Prediction,
+        Progress,
+        Snapshot,
+        State,
+        Synced,
+        WatchEvent,
+    )
+
+_HOMES = {
+    "AbortedError": "vistaflow.errors",
+    "AlreadyExistsError": "vistaflow.errors",
+    "AsyncClient": "vistaflow.aio.client",
+    "Bookmark": "vistaflow.models",
+    "CanceledError": "vistaflow.errors",
+    "Client": "vistaflow.client",
+    "Counts": "vistaflow.models",
+    "DeadlineExceededError": "vistaflow.errors",
+    "Delta": "vistaflow.models",
+    "FailedPreconditionError": "vistaflow.errors",
+    "FieldViolation": "vistaflow.errors",
+    "InternalError": "vistaflow.errors",
+    "InvalidArgumentError": "vistaflow.errors",
+    "Job": "vistaflow.models",
+    "Kit": "vistaflow.models",
+    "KitFailedError": "vistaflow.errors",
+    "NotFoundError": "vistaflow.errors",
+    "OutOfRangeError": "vistaflow.errors",
+    "PermissionDeniedError": "vistaflow.errors",
+    "Prediction": "vistaflow.models",
+    "Progress": "vistaflow.models",
+    "ResourceExhaustedError": "vistaflow.errors",
+    "Snapshot": "vistaflow.models",
+    "State": "vistaflow.models",
+    "Synced": "vistaflow.models",
+    "UnauthenticatedError": "vistaflow.errors",
+    "UnavailableError": "vistaflow.errors",
+    "UnimplementedError": "vistaflow.errors",
+    "VistaError": "vistaflow.errors",
+    "WatchEvent": "vistaflow.models",
+    "connect": "vistaflow.client",
+}
+"""Where each name is defined: the protos alone are to be had without the whole client."""
+
+
+def __getattr__(name: str) -> Any:
+    if name == "aio":
+        return importlib.import_module("vistaflow.aio")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
 
 __all__ = [
     "AbortedError",

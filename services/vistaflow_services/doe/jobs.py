@@ -13,7 +13,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from vistaflow.api.doe.v1 import doe_pb2 as pb
 from vistaflow_services.core.errors import ServiceError
@@ -71,6 +71,9 @@ def run(attempt: Attempt) -> dict[str, Any]:
     attempt.artifacts.write(written, json.dumps(manifest, allow_nan=False).encode())
     return manifest
 
+
+PRELOAD: Final = ("vistaflow_services.doe.plots",)
+"""What the process that attempts are forked from imports beforehand."""
 
 JOBS: dict[str, Callable[[Attempt], dict[str, Any]]] = {"DOE": run}
 

@@ -14,7 +14,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -323,6 +323,9 @@ def _task(attempt: Attempt, name: str) -> Iterator[dict[str, Any]]:
         raise
     attempt.task(name, "FINISHED", told)
 
+
+PRELOAD: Final = ("sklearn.ensemble", "vistaflow_services.ml.plots")
+"""What the process that attempts are forked from imports beforehand."""
 
 JOBS: dict[str, Job] = {
     "ML_PREPROCESS": preprocess,

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
@@ -69,6 +69,9 @@ def run(attempt: Attempt) -> dict[str, Any]:
     attempt.artifacts.write(written, json.dumps(plained, allow_nan=False).encode())
     return plained
 
+
+PRELOAD: Final = ("vistaflow_services.optimize.plots",)
+"""What the process that attempts are forked from imports beforehand."""
 
 JOBS: dict[str, Callable[[Attempt], dict[str, Any]]] = {"OPTIMIZE": run}
 
