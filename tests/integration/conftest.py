@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -23,6 +25,17 @@ from vistaflow_services.registry.store import make_pool
 TEMPLATE = "vistaflow_template"
 SCHEMA = Config.schema
 
+# Stops the server and removes its home once this process is gone, however it went.
+TIDY = """
+import sys
+from pathlib import Path
+import shutil
+from vistaflow_services.registry.embedded import EmbeddedPostgres
+sys.stdin.read()
+EmbeddedPostgres(Path(sys.argv[1])).stop()
+shutil.rmtree(sys.argv[1], ignore_errors=True)
+"""
+
 Serving = Callable[..., AbstractAsyncContextManager[Registry]]
 
 _serial = count(1)
@@ -32,7 +45,10 @@ _serial = count(1)
 def postgres() -> Iterator[str]:
     """Connection string of a PostgreSQL started for the whole run."""
     # Not below pytest's own folder, which another run may tidy away.
-    with tempfile.TemporaryDirectory(prefix="vistaflow-test-") as home:
+    home = tempfile.mkdtemp(prefix="vistaflow-test-")
+    with subprocess.Popen(
+        [sys.executable, "-c", TIDY, home], stdin=subprocess.PIPE, start_new_session=True
+    ):
         server = EmbeddedPostgres(Path(home))
         yield server.start()
         server.stop()
@@ -76,10 +92,12 @@ async def serving(conninfo: str, config: Config | None = None) -> AsyncIterator[
         await registry.open()
         await registry.server.start()
         await registry.server.set_serving(True)
-        yield registry
-        await registry.drain()
-        await registry.server.stop(0.2)
-        await registry.close()
+        try:
+            yield registry
+        finally:
+            await registry.drain()
+            await registry.server.stop(0.2)
+            await registry.close()
     finally:
         await pool.close(timeout=2)
 
