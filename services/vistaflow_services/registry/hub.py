@@ -28,6 +28,10 @@ RING_ROWS = 20_000
 RING_BYTES = 32 * 1024 * 1024
 STRETCH_ROWS = 1_000
 STRETCH_BYTES = 1024 * 1024
+# Followers of everything are woken at most this often, times their number: with many of them
+# a burst is one message to each and writers are not kept waiting. A lone commit is told at once.
+PAUSE_A_FOLLOWER = 0.0002
+MOST_PAUSE = 0.1
 # About what a row costs in memory beside its metadata and its serialised form.
 _ROW_BYTES = 700
 
@@ -158,6 +162,8 @@ class Hub:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._everyone: set[Subscription] = set()
+        self._armed = False
+        self._woke_everyone = float("-inf")
         self._by_kit: dict[int, set[Subscription]] = {}
         self._listeners: list[Callable[[Sequence[StateRow]], None]] = []
         self._awaited: list[tuple[int, int, asyncio.Future[None]]] = []
@@ -315,5 +321,19 @@ class Hub:
             for subscription, theirs in told.items():
                 subscription.gather(theirs, self.head)
                 subscription.wake()
+        if self._everyone and not self._armed:
+            self._armed = True
+            loop = asyncio.get_running_loop()
+            pause = min(MOST_PAUSE, PAUSE_A_FOLLOWER * len(self._everyone))
+            wait = self._woke_everyone + pause - loop.time()
+            if wait > 0:
+                loop.call_later(wait, self._wake_everyone)
+            else:
+                # Not here and now: the writers of these rows are answered first.
+                loop.call_soon(self._wake_everyone)
+
+    def _wake_everyone(self) -> None:
+        self._armed = False
+        self._woke_everyone = asyncio.get_running_loop().time()
         for subscription in self._everyone:
             subscription.wake()

@@ -40,7 +40,7 @@ def revisions(stretch: Stretch | None) -> list[int] | None:
     return None if stretch is None else [entry.row.revision for entry in stretch.entries]
 
 
-def test_a_follower_reads_what_was_published_after_its_place() -> None:
+async def test_a_follower_reads_what_was_published_after_its_place() -> None:
     hub = Hub(10)
     with hub.subscribe() as place:
         hub.publish(rows(11, 13))
@@ -49,7 +49,7 @@ def test_a_follower_reads_what_was_published_after_its_place() -> None:
         assert hub.head == 13
 
 
-def test_rows_that_both_the_ledger_and_the_tail_bring_count_once() -> None:
+async def test_rows_that_both_the_ledger_and_the_tail_bring_count_once() -> None:
     hub = Hub(0)
     seen: list[int] = []
     hub.listen(lambda fresh: seen.extend(row.revision for row in fresh))
@@ -59,7 +59,7 @@ def test_rows_that_both_the_ledger_and_the_tail_bring_count_once() -> None:
     assert seen == [1, 2, 3, 4, 5]
 
 
-def test_rows_after_a_gap_are_not_taken_and_the_tail_is_called() -> None:
+async def test_rows_after_a_gap_are_not_taken_and_the_tail_is_called() -> None:
     hub = Hub(0)
     hub.publish(rows(4, 5))
     assert hub.head == 0
@@ -75,7 +75,7 @@ def test_rows_with_a_gap_inside_are_a_fault() -> None:
     assert hub.head == 0
 
 
-def test_a_follower_behind_the_ring_is_sent_to_the_database() -> None:
+async def test_a_follower_behind_the_ring_is_sent_to_the_database() -> None:
     hub = Hub(0, max_rows=4)
     with hub.subscribe() as place:
         for revision in range(1, 8):
@@ -85,14 +85,14 @@ def test_a_follower_behind_the_ring_is_sent_to_the_database() -> None:
         assert revisions(hub.read(place, 3)) == [4, 5, 6, 7]
 
 
-def test_the_ring_is_bounded_by_bytes_too() -> None:
+async def test_the_ring_is_bounded_by_bytes_too() -> None:
     hub = Hub(0, max_rows=1000, max_bytes=50_000)
     for revision in range(1, 101):
         hub.publish([a_row(revision, metadata="x" * 10_000)])
     assert hub.head - hub.oldest + 1 == 4
 
 
-def test_a_commit_larger_than_the_ring_leaves_its_end_in_memory() -> None:
+async def test_a_commit_larger_than_the_ring_leaves_its_end_in_memory() -> None:
     hub = Hub(0, max_rows=4)
     with hub.subscribe() as place:
         hub.publish(rows(1, 10))
@@ -100,7 +100,7 @@ def test_a_commit_larger_than_the_ring_leaves_its_end_in_memory() -> None:
         assert revisions(hub.read(place, 6)) == [7, 8, 9, 10]
 
 
-def test_a_stretch_ends_where_an_append_ends() -> None:
+async def test_a_stretch_ends_where_an_append_ends() -> None:
     hub = Hub(0)
     with hub.subscribe() as place:
         hub.publish(rows(1, STRETCH_ROWS - 1) + rows(STRETCH_ROWS, STRETCH_ROWS + 99))
@@ -146,6 +146,34 @@ async def test_a_commit_wakes_only_the_followers_of_its_kits() -> None:
     assert hub.follower_count == 0
 
 
+async def test_with_many_followers_a_burst_wakes_each_once_and_a_lone_commit_at_once() -> None:
+    hub = Hub(0)
+    wakes = 0
+
+    async def follow(place: Subscription) -> None:
+        nonlocal wakes
+        while True:
+            await place.wait(60)
+            wakes += 1
+
+    places = [hub.subscribe() for _ in range(200)]
+    for place in places:
+        place.__enter__()
+        await place.wait(0)
+    tasks = [asyncio.create_task(follow(place)) for place in places]
+    await asyncio.sleep(0)
+    hub.publish([a_row(1)])
+    await asyncio.sleep(0.01)
+    assert wakes == 200, "the lone commit"
+    for revision in range(2, 12):
+        hub.publish([a_row(revision)])
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.1)
+    assert wakes == 400, "the burst"
+    for task in tasks:
+        task.cancel()
+
+
 async def test_a_wait_ends_when_its_time_is_over() -> None:
     hub = Hub(0)
     with hub.subscribe() as place:
@@ -154,7 +182,7 @@ async def test_a_wait_ends_when_its_time_is_over() -> None:
             await place.wait(0.01)
 
 
-def test_a_slow_follower_of_one_kit_keeps_a_bounded_buffer_and_loses_nothing() -> None:
+async def test_a_slow_follower_of_one_kit_keeps_a_bounded_buffer_and_loses_nothing() -> None:
     hub = Hub(0, max_rows=4 * STRETCH_ROWS)
     with hub.subscribe([1]) as place:
         for revision in range(1, 3 * STRETCH_ROWS + 1):
@@ -192,7 +220,9 @@ async def test_a_reader_that_gives_up_waiting_leaves_nothing_behind() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_followers_of_any_pace_see_every_row_of_theirs_once_in_order_and_whole(seed: int) -> None:
+async def test_followers_of_any_pace_see_every_row_of_theirs_once_in_order_and_whole(
+    seed: int,
+) -> None:
     chance = random.Random(seed)
     hub = Hub(0, max_rows=chance.choice([5, 50, 5000]))
     log: list[StateRow] = []
