@@ -328,19 +328,20 @@ class LeaseService:
 
     async def _expire_for_ever(self) -> None:
         """Ends the attempts of workers that fell silent."""
-        # Nobody could renew while the registry or the database was away.
-        unheard = True
+        # Nobody could renew while the registry or the database was away, or the process frozen.
+        clock = asyncio.get_running_loop().time
+        looked = float("-inf")
         while True:
             try:
-                if unheard:
+                if clock() - looked > self.lease_seconds / 2 + 1:
                     await self._store.extend_leases(self.lease_seconds)
-                    unheard = False
+                looked = clock()
                 # A worker stops an overdue attempt itself; this is for one that does not.
                 for lease in await self._store.expired_leases(OVERDUE_LEASES * self.lease_seconds):
                     await self._take_away(lease)
             except _Failure as error:
                 _log.warning("could not look for expired leases: %s", error)
-                unheard = True
+                looked = float("-inf")
             await asyncio.sleep(min(POLL_SECONDS, self.lease_seconds / 5))
 
     async def _take_away(self, lease: Lease) -> None:

@@ -19,6 +19,7 @@ from vistaflow.api.registry.v1 import registry_pb2 as pb
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from process import RegistryProcess
 from rig import Rig, Start
 from traffic import connect, until
 
@@ -29,7 +30,9 @@ SPEC = any_pb2.Any(type_url="type.googleapis.com/vistaflow.test.Spec", value=b"\
 class Worker:
     """A worker's end of the stream, which does only what it is told."""
 
-    def __init__(self, rig: Rig, name: str = "w1", *types: int, capacity: int = 1) -> None:
+    def __init__(
+        self, rig: Rig | RegistryProcess, name: str = "w1", *types: int, capacity: int = 1
+    ) -> None:
         self.name = name
         self.job_types = types or (DOE,)
         self.capacity = capacity
@@ -124,7 +127,7 @@ async def rig(start: Start) -> Rig:
     return await start(lease_seconds=1.0)
 
 
-async def create(rig: Rig, *jobs: pb.NewJob, name: str = "kit") -> pb.Kit:
+async def create(rig: Rig | Worker, *jobs: pb.NewJob, name: str = "kit") -> pb.Kit:
     for job in jobs:
         job.spec.CopyFrom(SPEC)
     return (await rig.stub.CreateKit(pb.CreateKitRequest(name=name, jobs=jobs))).kit
@@ -337,6 +340,30 @@ async def test_a_worker_goes_on_with_its_attempt_at_a_restarted_registry(
         await asyncio.sleep(0.2)
     assert w2.directives == []
     assert (await w2.finish(grant)).verdict == pb.VERDICT_ACCEPTED
+
+
+async def test_a_worker_keeps_its_attempt_when_the_registry_was_frozen_for_longer_than_the_lease(
+    database: str, tmp_path: Path
+) -> None:
+    registry = RegistryProcess(database, tmp_path, settings={"LEASE_SECONDS": "3"})
+    await registry.start()
+    w = await Worker(registry).hello()
+    kit = await create(w, pb.NewJob(job_type=DOE))
+    held = (kit.jobs[0].job_id, 1)
+    (grant,) = await w.granted()
+    await w.beat(held)
+    await asyncio.sleep(0.5)
+    registry.freeze()
+    await asyncio.sleep(4.0)
+    registry.thaw()
+    for _ in range(10):
+        await w.beat(held)
+        await asyncio.sleep(0.2)
+    assert w.directives == []
+    assert (await w.finish(grant)).verdict == pb.VERDICT_ACCEPTED
+    w.call.cancel()
+    await w.channel.close()
+    await registry.stop()
 
 
 async def test_a_worker_keeps_its_attempt_when_the_database_connections_are_cut(
