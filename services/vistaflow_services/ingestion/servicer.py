@@ -50,7 +50,7 @@ class IngestionServicer(rpc.IngestionServiceServicer):
         """Lists the decks collected and shipped."""
         size, after = _page(request)
         found = await asyncio.to_thread(self._library.list)
-        wanted = [each for each in found if _matches(each, request) and _key(each) > after]
+        wanted = [each for each in _after(found, after) if _matches(each, request)]
         page = wanted[:size]
         more = len(wanted) > size
         return pb.ListDecksResponse(
@@ -92,6 +92,15 @@ def _key(collected: Collected) -> str:
     return f"{collected.deck.name}/{collected.deck.digest}"
 
 
+def _after(found: list[Collected], key: str) -> list[Collected]:
+    """The decks that come after the one of that key."""
+    keys = [_key(each) for each in found]
+    if key in keys:
+        return found[keys.index(key) + 1 :]
+    name = key.partition("/")[0]
+    return [each for each in found if each.deck.name > name]
+
+
 def _matches(collected: Collected, request: pb.ListDecksRequest) -> bool:
     if request.HasField("shipped") and collected.shipped != request.shipped:
         return False
@@ -105,7 +114,7 @@ def _page(request: pb.ListDecksRequest) -> tuple[int, str]:
         found.add("page_size", f"{request.page_size} is not from 1 to {MAX_PAGE}")
     after = ""
     try:
-        after = base64.urlsafe_b64decode(request.page_token.encode()).decode()
+        after = base64.b64decode(request.page_token.encode(), b"-_", validate=True).decode()
     except (binascii.Error, UnicodeError):
         found.add("page_token", "is not one that this service gave out; begin without one")
     found.check()

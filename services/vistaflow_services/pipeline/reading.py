@@ -109,9 +109,13 @@ class Reading:
             found = FieldViolation(field="deck", description=error.message)
             raise NotFoundError(error.message, violations=source.located([found])) from None
         except InvalidError as error:
-            if error.violations:
-                raise
-            found = FieldViolation(field="deck", description=error.message)
+            told = list(error.violations) or [FieldViolation(field="", description=error.message)]
+            if told[0].field not in ("", "path"):
+                raise  # mistakes in the deck's own files
+            found = FieldViolation(
+                field=".".join(each for each in ("deck", told[0].field) if each),
+                description=told[0].description,
+            )
             raise InvalidError(error.message, violations=source.located([found])) from None
         if wanted.path:
             # Pinned: what was validated is what will run.

@@ -11,6 +11,7 @@ from vistaflow.api.registry.v1 import registry_pb2
 from vistaflow_services.core.errors import (
     ConflictError,
     ExistsError,
+    FieldViolation,
     InvalidError,
     NotFoundError,
     ServiceError,
@@ -52,7 +53,8 @@ class PipelineServicer(rpc.PipelineServiceServicer):
             max_simulation_count=findings.simulation_count,
         )
         if missing := await self._missing(plan.deck.simulator):
-            response.mistakes.add(field="deck", description=missing)
+            located = source.located([FieldViolation(field="deck", description=missing)])
+            response.mistakes.extend(pb.Mistake(**vars(each)) for each in located)
         if not response.mistakes:
             response.spec.CopyFrom(spec)
         return response
