@@ -36,7 +36,7 @@ class LogLine:
         )
         head = f"{str(record.get('time', ''))[11:23]} {record.get('level', ''):<7} {self.source}"
         text = f"{head} {record['message']} {fields}".rstrip()
-        failure = record.get("exception") or record.get("exc_info") or ""
+        failure = record.get("error") or ""
         return f"{text}\n{failure}" if failure else text
 
 

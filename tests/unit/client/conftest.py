@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
@@ -16,3 +18,23 @@ async def scripted() -> AsyncIterator[ScriptedRegistry]:
     await registry.start()
     yield registry
     await registry.stop()
+
+
+@pytest.fixture
+def background() -> Iterator[ScriptedRegistry]:
+    """A scripted registry in a thread of its own, for what blocks."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    async def made() -> ScriptedRegistry:
+        registry = ScriptedRegistry()
+        await registry.start()
+        return registry
+
+    registry = asyncio.run_coroutine_threadsafe(made(), loop).result(10)
+    yield registry
+    asyncio.run_coroutine_threadsafe(registry.stop(), loop).result(10)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
