@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ from vistaflow.errors import (
     from_rpc,
 )
 from vistaflow.models import (
+    Delta,
     Job,
     Kit,
     Prediction,
@@ -212,10 +214,15 @@ class AsyncClient:
             async with asyncio.timeout(timeout):
                 kit = await self.kit(kit_id)
                 watch = self.watch(kit_ids=[kit_id], after_revision=kit.revision)
+                moved = False
                 if not kit.is_terminal:
                     async for event in watch:
-                        if getattr(event, "states", ()):
-                            kit = await self.kit(kit_id, min_revision=event.revision)
+                        moved = moved or isinstance(event, Delta)
+                        if moved:
+                            # It may be down again just now; every later event asks again.
+                            with contextlib.suppress(UnavailableError, DeadlineExceededError):
+                                kit = await self.kit(kit_id, min_revision=event.revision)
+                                moved = False
                         if kit.is_terminal:
                             break
         except TimeoutError:

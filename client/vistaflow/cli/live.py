@@ -15,7 +15,7 @@ from rich.text import Text
 
 from vistaflow.aio.client import AsyncClient
 from vistaflow.cli.output import MARKS, STYLES, console, print_json
-from vistaflow.errors import VistaError
+from vistaflow.errors import DeadlineExceededError, UnavailableError, VistaError
 from vistaflow.models import Delta, Job, Kit, State
 from vistaflow.watching import Watch
 
@@ -141,11 +141,15 @@ async def _listen(watch: Watch, moved: Callable[[], None]) -> None:
 
 async def _print_rows(client: AsyncClient, kit: Kit, *, as_json: bool, until_done: bool) -> Kit:
     names = {each.job_id: each.name for each in kit.jobs}
+    moved = False
     async for event in client.watch(kit_ids=[kit.kit_id]):
         if isinstance(event, Delta):
             _print_states(event.states, names, as_json=as_json)
-            if until_done and any(not each.task_name for each in event.states):
+            moved = moved or any(not each.task_name for each in event.states)
+        if until_done and moved:
+            with contextlib.suppress(UnavailableError, DeadlineExceededError):  # asked again later
                 kit = await client.kit(kit.kit_id, min_revision=event.revision)
+                moved = False
         if until_done and kit.is_terminal and event.revision >= kit.revision:
             return kit
     raise AssertionError("a watch has no end")

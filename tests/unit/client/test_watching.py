@@ -16,11 +16,14 @@ from tests.unit.client.scripted import (  # type: ignore[import-not-found]
     bookmark,
     delta,
     end,
+    refuse,
     snapshot,
     synced,
 )
 from vistaflow import watching
 from vistaflow.aio import connect
+from vistaflow.api.common.v1 import common_pb2
+from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.models import Bookmark, Delta, Snapshot, Synced, WatchEvent
 
 
@@ -158,3 +161,20 @@ def test_an_unknown_word_in_a_filter_is_refused_before_the_call() -> None:
         watching.watch_filter(statuses=["done"])
     with pytest.raises(ValueError, match="JOB_TYPE_DOER"):
         watching.watch_filter(job_types=["doer"])
+
+
+async def test_waiting_outlives_a_registry_that_is_down_for_longer_than_a_call(
+    scripted: ScriptedRegistry,
+) -> None:
+    running = pb.Kit(kit_id=1, status=common_pb2.STATUS_RUNNING, revision=1)
+    running.job_counts.running_count = 1
+    done = pb.Kit(kit_id=1, status=common_pb2.STATUS_FINISHED, revision=2)
+    down = refuse(grpc.StatusCode.UNAVAILABLE)
+    scripted.answers = [pb.GetKitResponse(kit=running), *[down] * 8, pb.GetKitResponse(kit=done)]
+    scripted.streams = [[delta(2), bookmark(2), bookmark(2), bookmark(2), bookmark(2)]] * 3
+
+    async with connect(scripted.address, timeout=0.3) as client:
+        kit = await asyncio.wait_for(client.wait(1), 20)
+
+    assert kit.status == "FINISHED"
+    assert len(scripted.answers) == 1
