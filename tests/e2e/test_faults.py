@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +27,8 @@ from tests.e2e.slow_kit import (  # type: ignore[import-not-found]
 VICTIMS = ("registry", "ingestion", "doe", "ml", "optimize", "pipeline", "postgres")
 SHORT = ("doe", "registry", "postgres", "ml", "optimize")
 SEED = 20260
+FROZEN_SECONDS = 25.0
+"""Longer than a lease."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,16 +53,21 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Undisturbe
 
 
 def disturb(
-    undisturbed: Undisturbed, folder: Path, version: str, victims: tuple[str, ...], moments: int
+    undisturbed: Undisturbed,
+    folder: Path,
+    version: str,
+    victims: tuple[str, ...],
+    moments: int,
+    fault: Callable[[Suite, str], int],
 ) -> None:
-    """Runs the same kit anew, kills the victims at random moments, and compares everything."""
+    """Runs the same kit anew, does harm at random moments, and compares everything."""
     suite = undisturbed.suite
     chance = random.Random(f"{SEED} {version}")
     # A moment in each equal part of the kit's time; its end is left out, or it might be over.
     part = 0.85 * undisturbed.seconds / moments
     times = [part * (at + chance.random()) for at in range(moments)]
     order = [victims[at % len(victims)] for at in range(moments)]
-    killed = []
+    harmed = []
     with Puts(suite.home) as puts, Reporter(suite.address) as reporter:
         with vistaflow.connect(suite.address) as client:
             begun = time.monotonic()
@@ -66,10 +75,10 @@ def disturb(
         with watching(suite.address, kit_id) as seen:
             for victim, moment in zip(order, times, strict=True):
                 time.sleep(max(0.0, begun + moment - time.monotonic()))
-                killed.append(wait_and_kill(suite, victim))
+                harmed.append(fault(suite, victim))
             kit = ended(suite.address, kit_id)
 
-    assert all(killed)
+    assert all(harmed)
     assert kit.status == "FINISHED"
     assert optimum(kit) == optimum(undisturbed.kit)
     with vistaflow.connect(suite.address) as client:
@@ -82,7 +91,7 @@ def disturb(
     assert len(evaluated) == len(kit_points(suite, undisturbed.kit)) > 16
 
 
-def wait_and_kill(suite: Suite, victim: str) -> int:
+def kill(suite: Suite, victim: str) -> int:
     """Kills the victim, if need be as soon as it is there again."""
     end = time.monotonic() + 30
     while time.monotonic() < end:
@@ -95,6 +104,17 @@ def wait_and_kill(suite: Suite, victim: str) -> int:
     return 0
 
 
+def freeze(suite: Suite, victim: str) -> int:
+    """Stops the victim for longer than its lease lasts, then lets it go on as if nothing were."""
+    pid = int(suite.pid(victim))
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        time.sleep(FROZEN_SECONDS)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    return pid
+
+
 def kit_points(suite: Suite, kit: vistaflow.Kit) -> list[Path]:
     """The points that a kit's deck was evaluated at."""
     return list((suite.home / "artifacts" / "points" / deck_id(kit)).glob("*/points/*/*.json"))
@@ -103,17 +123,25 @@ def kit_points(suite: Suite, kit: vistaflow.Kit) -> list[Path]:
 def test_a_kit_survives_the_kill_of_one_service_after_another(
     undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
-    disturb(undisturbed, tmp_path / "kit", "one after another", SHORT, len(SHORT))
+    disturb(undisturbed, tmp_path / "kit", "one after another", SHORT, len(SHORT), kill)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", VICTIMS)
 def test_a_kit_survives_three_kills(undisturbed: Undisturbed, tmp_path: Path, victim: str) -> None:
-    disturb(undisturbed, tmp_path / "kit", f"three {victim}", (victim,), 3)
+    disturb(undisturbed, tmp_path / "kit", f"three {victim}", (victim,), 3, kill)
 
 
 @pytest.mark.slow
 def test_a_kit_survives_the_kill_of_everything_at_once(
     undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
-    disturb(undisturbed, tmp_path / "kit", "everything", VICTIMS, 2 * len(VICTIMS))
+    disturb(undisturbed, tmp_path / "kit", "everything", VICTIMS, 2 * len(VICTIMS), kill)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["registry", "doe", "optimize", "postgres"])
+def test_a_kit_survives_what_is_frozen_and_comes_back(
+    undisturbed: Undisturbed, tmp_path: Path, victim: str
+) -> None:
+    disturb(undisturbed, tmp_path / "kit", f"frozen {victim}", (victim,), 1, freeze)
