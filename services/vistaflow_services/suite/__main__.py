@@ -48,7 +48,8 @@ async def serve(home: Home, port: int) -> None:
             await asyncio.wait({serving, *tasks}, return_when=asyncio.FIRST_COMPLETED)
             if not serving.done():
                 serving.cancel()
-                await asyncio.wait({serving})
+                with contextlib.suppress(asyncio.CancelledError):
+                    await serving
                 break
         else:
             home.publish({each.name: each.address for each in services})
