@@ -18,7 +18,7 @@ from google.protobuf.struct_pb2 import Value
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.ingestion.v1 import ingestion_pb2
 from vistaflow.api.pipeline.v1 import pipeline_pb2 as pb
-from vistaflow_services.core.errors import InvalidError, Violations
+from vistaflow_services.core.errors import FieldViolation, InvalidError, Violations
 from vistaflow_services.core.expressions import suggest
 from vistaflow_services.decks.document import Document, read_document
 
@@ -49,15 +49,19 @@ def deck_beside(text: str) -> str:
     return deck if isinstance(deck, str) and _BESIDE.search(deck) else ""
 
 
-def read_kit(text: str, deck_archive: bytes = b"") -> pb.KitSpec:
-    """Parses a kit file.
+def read_kit(text: str, deck_archive: bytes = b"") -> tuple[pb.KitSpec, list[FieldViolation]]:
+    """Parses a kit file as far as it can be: the spec, and every mistake.
 
     Args:
         text: The file.
         deck_archive: The deck, when the file names one beside itself.
 
+    Returns:
+        The spec without the fields that are wrong, and the mistakes, each with its field as
+        `kit.yaml:12 design.size`.
+
     Raises:
-        InvalidError: With every mistake, its field as `kit.yaml:12 design.size`.
+        InvalidError: If the text is no YAML at all.
     """
     document = read_document(text.encode(), FILE)
     reader = _Reader(document, deck_archive)
@@ -68,8 +72,7 @@ def read_kit(text: str, deck_archive: bytes = b"") -> pb.KitSpec:
         reader.wrong("", "is no mapping; begin with `name: …` and `deck: …`")
     if isinstance(document.root, Mapping) and "deck" not in document.root:
         reader.wrong("deck", "say which deck, such as `deck: mosfet` or `deck: ./mydeck`")
-    reader.found.check()
-    return spec
+    return spec, list(reader.found)
 
 
 class _Reader:

@@ -16,7 +16,7 @@ from vistaflow_services.decks.deck import Deck
 from vistaflow_services.decks.document import Document, read_document
 from vistaflow_services.decks.library import DeckLibrary
 from vistaflow_services.decks.origins import deck_of
-from vistaflow_services.pipeline.domain import Findings, KitPlan
+from vistaflow_services.pipeline.domain import KitPlan, examine
 from vistaflow_services.pipeline.kitfile import FILE, read_kit
 from vistaflow_services.pipeline.translate import plan_of, with_defaults
 from vistaflow_services.simulators.run import check_deck
@@ -53,13 +53,6 @@ class Source:
             deck_archive=request.deck_archive,
         )
 
-    def check(self, findings: Findings) -> None:
-        """Raises `InvalidError` with every mistake found, if there is any."""
-        found = Violations()
-        for each in self.located(findings.mistakes):
-            found.add(each.field, each.description)
-        found.check()
-
     def located(self, violations: Iterable[FieldViolation]) -> list[FieldViolation]:
         """The violations with the line of the kit file, where there is one."""
         if self.spec is not None:
@@ -71,6 +64,38 @@ class Source:
         ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """What is in a request's kit, and every mistake of it."""
+
+    spec: pb.KitSpec
+    """With the defaults filled in, where the deck could be read."""
+    plan: KitPlan | None = None
+    """None if the deck could not be read."""
+    mistakes: tuple[FieldViolation, ...] = ()
+    warnings: tuple[FieldViolation, ...] = ()
+    simulation_count: int = 0
+    """Simulator runs the kit makes at most."""
+    missing: NotFoundError | None = None
+    """If there is no such deck."""
+
+    def checked(self) -> KitPlan:
+        """The plan of a kit without mistakes.
+
+        Raises:
+            NotFoundError: If all that is wrong is that there is no such deck.
+            InvalidError: With every mistake.
+        """
+        if self.missing is not None and len(self.mistakes) == 1:
+            raise self.missing
+        found = Violations()
+        for each in self.mistakes:
+            found.add(each.field, each.description)
+        found.check()
+        assert self.plan is not None  # or there would be a mistake
+        return self.plan
+
+
 class Reading:
     """Reads kits, with the decks of this machine at hand."""
 
@@ -78,22 +103,45 @@ class Reading:
         self._library = library
         self._roots = roots
 
-    async def read(self, source: Source) -> tuple[pb.KitSpec, KitPlan]:
-        """The full spec and the plan of a request's kit.
-
-        Raises:
-            InvalidError: If the file is malformed, or the deck is, with every mistake.
-            NotFoundError: If there is no such deck.
-        """
+    async def read(self, source: Source) -> Read:
+        """What is in a request's kit; one mistake does not hide another."""
         # Parsing YAML and sampling a space take milliseconds of processor time each.
         return await asyncio.to_thread(self._read, source)
 
-    def _read(self, source: Source) -> tuple[pb.KitSpec, KitPlan]:
-        spec = source.spec or read_kit(source.kit_yaml, source.deck_archive)
-        _check_enums(spec)
-        deck = self._deck(spec.deck, source)
+    def _read(self, source: Source) -> Read:
+        mistakes: list[FieldViolation] = []
+        try:
+            spec, told = _spec(source)
+            mistakes += told
+            deck = self._deck(spec.deck, source) if spec.deck.WhichOneof("source") else None
+        except NotFoundError as error:
+            mistakes += error.violations
+            return Read(spec=spec, mistakes=tuple(mistakes), missing=error)
+        except InvalidError as error:
+            mistakes += error.violations
+            return Read(spec=pb.KitSpec(), mistakes=tuple(mistakes))
+        if deck is None:
+            if not mistakes:
+                missing = FieldViolation(field="deck", description="say which deck")
+                mistakes += source.located([missing])
+            return Read(spec=spec, mistakes=tuple(mistakes))
         full = with_defaults(spec, deck)
-        return full, plan_of(full, deck)
+        plan = plan_of(full, deck)
+        findings = examine(plan)
+        # What could not be read was told; that it is missing therefore need not be.
+        known = [_path(each) for each in mistakes]
+        mistakes += [
+            each
+            for each in source.located(findings.mistakes)
+            if not any(_path(each).startswith(path) for path in known)
+        ]
+        return Read(
+            spec=full,
+            plan=plan,
+            mistakes=tuple(mistakes),
+            warnings=tuple(source.located(findings.warnings)),
+            simulation_count=findings.simulation_count,
+        )
 
     def _deck(self, wanted: ingestion_pb2.DeckSource, source: Source) -> Deck:
         try:
@@ -123,11 +171,22 @@ class Reading:
         return deck
 
 
-def _check_enums(spec: pb.KitSpec) -> None:
-    """Raises `InvalidError` for numbers that no enum value has: protos let them through."""
-    found = Violations()
+def _spec(source: Source) -> tuple[pb.KitSpec, list[FieldViolation]]:
+    """The spec as far as it can be read, and what cannot."""
+    if source.spec is None:
+        return read_kit(source.kit_yaml, source.deck_archive)
+    # Protos let numbers through that no enum value has.
+    spec, found = pb.KitSpec(), Violations()
+    spec.CopyFrom(source.spec)
     if spec.design.generator not in doe_pb2.Generator.values():
         found.add("design.generator", f"{spec.design.generator} is no generator")
+        spec.design.ClearField("generator")
     if spec.stop_after not in common_pb2.JobType.values():
         found.add("stop_after", f"{spec.stop_after} is no stage of a kit")
-    found.check()
+        spec.ClearField("stop_after")
+    return spec, list(found)
+
+
+def _path(violation: FieldViolation) -> str:
+    """The field without the file and line before it."""
+    return violation.field.rpartition(" ")[2]

@@ -8,25 +8,14 @@ from vistaflow.api.doe.v1 import doe_pb2
 from vistaflow.api.pipeline.v1 import pipeline_pb2 as pb
 from vistaflow.api.pipeline.v1 import pipeline_pb2_grpc as rpc
 from vistaflow.api.registry.v1 import registry_pb2
-from vistaflow_services.core.errors import (
-    ConflictError,
-    ExistsError,
-    FieldViolation,
-    InvalidError,
-    NotFoundError,
-    ServiceError,
-    UnavailableError,
-)
+from vistaflow_services.core.errors import FieldViolation, UnavailableError
 from vistaflow_services.core.interceptor import Context
 from vistaflow_services.core.registry_client import RegistryClient
-from vistaflow_services.pipeline.domain import examine
 from vistaflow_services.pipeline.reading import Reading, Source
 from vistaflow_services.pipeline.translate import jobs_of, spec_record
 
 Simulators = Callable[[], Awaitable[list[doe_pb2.SimulatorInfo]]]
 """Asks the DOE service for its simulators."""
-
-_REFUSALS = (InvalidError, NotFoundError, ConflictError, ExistsError)
 
 
 class PipelineServicer(rpc.PipelineServiceServicer):
@@ -42,28 +31,23 @@ class PipelineServicer(rpc.PipelineServiceServicer):
     ) -> pb.ValidateKitResponse:
         """Finds every mistake of a kit. See the proto for the contract."""
         source = Source.of(request)
-        try:
-            spec, plan = await self._reading.read(source)
-        except _REFUSALS as error:
-            return pb.ValidateKitResponse(mistakes=_mistakes(error))
-        findings = examine(plan)
+        read = await self._reading.read(source)
         response = pb.ValidateKitResponse(
-            mistakes=[pb.Mistake(**vars(each)) for each in source.located(findings.mistakes)],
-            warnings=[pb.Mistake(**vars(each)) for each in source.located(findings.warnings)],
-            max_simulation_count=findings.simulation_count,
+            mistakes=[pb.Mistake(**vars(each)) for each in read.mistakes],
+            warnings=[pb.Mistake(**vars(each)) for each in read.warnings],
+            max_simulation_count=read.simulation_count,
         )
-        if missing := await self._missing(plan.deck.simulator):
+        if read.plan and (missing := await self._missing(read.plan.deck.simulator)):
             located = source.located([FieldViolation(field="deck", description=missing)])
             response.mistakes.extend(pb.Mistake(**vars(each)) for each in located)
         if not response.mistakes:
-            response.spec.CopyFrom(spec)
+            response.spec.CopyFrom(read.spec)
         return response
 
     async def RunKit(self, request: pb.RunKitRequest, context: Context) -> pb.RunKitResponse:
         """Validates a kit and starts it. See the proto for the contract."""
-        source = Source.of(request)
-        spec, plan = await self._reading.read(source)
-        source.check(examine(plan))
+        read = await self._reading.read(Source.of(request))
+        spec, plan = read.spec, read.checked()
         if missing := await self._missing(plan.deck.simulator):
             raise UnavailableError(missing, reason="SIMULATOR_MISSING")
         created = await self._registry.create_kit(
@@ -89,9 +73,3 @@ class PipelineServicer(rpc.PipelineServiceServicer):
                     "" if each.available else f"the simulator {simulator} is missing: {each.hint}"
                 )
         return f"the DOE service knows no simulator {simulator}"
-
-
-def _mistakes(error: ServiceError) -> list[pb.Mistake]:
-    if not error.violations:
-        return [pb.Mistake(field="deck", description=error.message)]
-    return [pb.Mistake(**vars(each)) for each in error.violations]

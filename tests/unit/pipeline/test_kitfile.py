@@ -32,7 +32,9 @@ stop_after: ml_test
 
 
 def test_a_file_becomes_the_spec_it_says() -> None:
-    spec = read_kit(KIT)
+    spec, mistakes = read_kit(KIT)
+
+    assert mistakes == []
 
     assert (spec.name, spec.deck.name, spec.seed) == ("a kit", "mosfet", 3)
     assert dict(spec.labels) == {"team": "power"}
@@ -51,8 +53,15 @@ def test_a_file_becomes_the_spec_it_says() -> None:
     assert spec.stop_after == common_pb2.JOB_TYPE_ML_TEST
 
 
+def test_what_is_no_yaml_is_refused() -> None:
+    with pytest.raises(InvalidError, match="is not YAML"):
+        read_kit("deck: [")
+
+
 def test_goals_may_be_a_list() -> None:
-    assert read_kit("name: k\ndeck: d\ngoals: [minimize a, b <= 1]").goals == "minimize a\nb <= 1"
+    spec, _ = read_kit("name: k\ndeck: d\ngoals: [minimize a, b <= 1]")
+
+    assert spec.goals == "minimize a\nb <= 1"
 
 
 @pytest.mark.parametrize(
@@ -80,19 +89,16 @@ def test_goals_may_be_a_list() -> None:
     ],
 )
 def test_a_mistake_is_told_with_its_line_and_field(text: str, field: str, problem: str) -> None:
-    with pytest.raises(InvalidError) as caught:
-        read_kit(text)
+    _, (violation,) = read_kit(text)
 
-    (violation,) = caught.value.violations
     assert field in violation.field
     assert problem in violation.description
 
 
 def test_every_mistake_is_told_at_once() -> None:
-    with pytest.raises(InvalidError) as caught:
-        read_kit("name: [k]\ndeck: 3\ndesign: {size: x, seed: y}\nfoo: 1")
+    _, mistakes = read_kit("name: [k]\ndeck: 3\ndesign: {size: x, seed: y}\nfoo: 1")
 
-    assert [each.field.split()[-1] for each in caught.value.violations] == [
+    assert [each.field.split()[-1] for each in mistakes] == [
         "name",
         "deck",
         "design.size",
@@ -118,4 +124,4 @@ def test_a_deck_beside_the_file_is_found(text: str, path: str) -> None:
 
 
 def test_a_deck_beside_the_file_is_sent_along() -> None:
-    assert read_kit("name: k\ndeck: ./mine", b"zip").deck.archive == b"zip"
+    assert read_kit("name: k\ndeck: ./mine", b"zip")[0].deck.archive == b"zip"
