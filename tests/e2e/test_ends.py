@@ -99,7 +99,9 @@ def test_a_kit_whose_every_run_fails_ends_failed_with_the_reason(
     failed = client.kit(kit.kit_id).job("design")
     assert "failed, more than the 50% that its policy allows" in failed.reason
     assert client.kit(kit.kit_id).job("train").status == "INIT"
-    assert "attempt 1 of job" in suite.cli("logs", failed.job_id).stdout
+    told = suite.cli("logs", failed.job_id).stdout
+    assert "attempt 1 of job" in told
+    assert "the bowl is cracked" in told
 
 
 def test_mistakes_in_a_deck_beside_the_kit_are_told_with_file_and_field(

@@ -252,6 +252,8 @@ def _result(result: Any) -> dict[str, Any]:
 def _failed(reason: str, message: str, hint: str, details: dict[str, Any]) -> dict[str, Any]:
     from vistaflow_services.core.jobs import plain
 
+    # Whoever looks into the job's log for the reason finds it there, too.
+    print("; ".join(each for each in (message, hint) if each), file=sys.stderr, flush=True)
     return {
         "kind": "failed",
         "reason": reason,
