@@ -28,8 +28,9 @@ def main(seen: Path) -> None:
 
 def tell(state: vistaflow.State) -> None:
     what = f"task {state.task_name!r}" if state.task_name else "the job"
+    why = " ".join(state.reason.split())
     print(
-        f"{state.revision}: kit {state.kit_id}, {state.job_type}: {what} failed: {state.reason}",
+        f"{state.revision}: kit {state.kit_id}, {state.job_type}: {what} failed: {why}",
         flush=True,
     )
 

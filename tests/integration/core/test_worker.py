@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -65,11 +66,19 @@ async def ended(registry: ScriptedRegistry, job_id: str, seconds: float = 10) ->
     return own()[0]
 
 
+BEFORE: set[int] = set()
+"""Processes that ran when the test began: those of other tests' suites."""
+
+
+@pytest.fixture(autouse=True)
+def _before() -> None:
+    BEFORE.clear()
+    BEFORE.update(descendants(os.getpid()))
+
+
 def attempts() -> list[int]:
     """Processes of attempts that this test has running."""
-    import os
-
-    return descendants(os.getpid())
+    return [each for each in descendants(os.getpid()) if each not in BEFORE]
 
 
 async def until_idle(worker: Worker, seconds: float = 5) -> None:
