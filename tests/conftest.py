@@ -1,0 +1,18 @@
+"""The quick tests first, those of the whole suite last."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+ORDER = ("unit", "contract", "integration", "e2e")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: rank(item.path))
+
+
+def rank(path: Path) -> int:
+    parts = path.relative_to(Path(__file__).parent).parts
+    return ORDER.index(parts[0]) if parts[0] in ORDER else len(ORDER)
