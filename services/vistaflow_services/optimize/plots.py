@@ -101,15 +101,7 @@ def _objective(axes: Any, problem: Problem, trials: Sequence[Trial]) -> None:
     if len(finite) and finite.min() > 0 and finite.max() > WIDE * finite.min():
         axes.set_yscale("log")
     if np.isfinite(best).any():
-        axes.annotate(
-            f"{best[-1]:.6g}",
-            (numbers[-1], best[-1]),
-            xytext=(-2, 7 if problem.objective.sign > 0 else -13),
-            textcoords="offset points",
-            ha="right",
-            fontsize=9,
-            color=BEST,
-        )
+        axes.set_title(f"best feasible {best[-1]:.6g}", loc="right", fontsize=9, color=BEST)
     axes.set_ylabel(f"{problem.objective}", fontsize=9)
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8, loc="best", framealpha=0.9)
