@@ -17,11 +17,12 @@ time, so it keeps finished parts where the next attempt finds them.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,6 +30,7 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 
 from vistaflow_services.core.artifacts import ArtifactStore
+from vistaflow_services.core.errors import ServiceError
 
 MAX_RESULT_BYTES = 48 * 1024
 """Largest result, as JSON; what is larger belongs into an artifact."""
@@ -230,6 +232,25 @@ class Attempt:
                     "reason": reason[:4000],
                 }
             )
+
+    @contextlib.contextmanager
+    def part(self, name: str) -> Iterator[dict[str, Any]]:
+        """Records a task around a block: RUNNING, then FINISHED with what it told, or FAILED.
+
+        with attempt.part("generate") as told:
+            told["points"] = len(points)
+        """
+        told: dict[str, Any] = {}
+        self.task(name, "RUNNING")
+        try:
+            yield told
+        except (JobError, ServiceError) as error:
+            self.task(name, "FAILED", told, reason=error.message)
+            raise
+        except Exception:
+            self.task(name, "FAILED", told, reason="internal error; see the job's log")
+            raise
+        self.task(name, "FINISHED", told)
 
 
 def plain(value: Any) -> Any:

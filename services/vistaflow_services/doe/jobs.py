@@ -7,16 +7,14 @@ another attempt goes on where this one stopped.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from vistaflow.api.doe.v1 import doe_pb2 as pb
-from vistaflow_services.core.errors import ServiceError
 from vistaflow_services.core.jobs import Attempt, JobError, plain
 from vistaflow_services.decks.deck import Deck, FailurePolicy
 from vistaflow_services.decks.space import Columns
@@ -80,7 +78,7 @@ JOBS: dict[str, Callable[[Attempt], dict[str, Any]]] = {"DOE": run}
 
 def _designed(attempt: Attempt, spec: pb.DoeSpec) -> _Made:
     """Makes the design that the spec asks for."""
-    with _task(attempt, "generate") as told:
+    with attempt.part("generate") as told:
         found = references.find_deck(spec.deck, attempt.inputs, attempt.artifacts)
         recipe, region = specs.plan(spec.design, found.deck)
         attempt.progress("generate", 0, recipe.size, unit="points", message=str(recipe.generator))
@@ -165,7 +163,7 @@ def _simulated(attempt: Attempt, made: _Made, policy: FailurePolicy) -> Results:
         attempt.progress("simulate", len(seen), len(points), unit="runs", message=told)
 
     scratch = attempt.folder / ".scratch"
-    with _task(attempt, "simulate") as told:
+    with attempt.part("simulate") as told:
         told.update({"deck": made.deck.name, "simulator": made.deck.simulator})
         attempt.progress("simulate", 0, len(points), unit="runs")
         executor = local_executor(attempt.workers)
@@ -202,7 +200,7 @@ def _summarized(
     attempt: Attempt, made: _Made, results: Results, *, evaluated: bool
 ) -> dict[str, Any]:
     """Writes the rows and the pictures, and tells all of it as the job's result."""
-    with _task(attempt, "summarize") as told:
+    with attempt.part("summarize") as told:
         deck = made.deck
         about = {
             "design_id": attempt.job_id,
@@ -255,22 +253,6 @@ def _counts(results: Results) -> dict[str, Any]:
 def _deck_copy(attempt: Attempt, deck: Deck) -> str:
     """Keeps a deck that has no place in the store beside the design that is for it."""
     return attempt.artifacts.write(attempt.folder / "deck.zip", deck.to_archive())["uri"]
-
-
-@contextlib.contextmanager
-def _task(attempt: Attempt, name: str) -> Iterator[dict[str, Any]]:
-    """Reports a part of the job: RUNNING, then FINISHED with what the block told, or FAILED."""
-    told: dict[str, Any] = {}
-    attempt.task(name, "RUNNING")
-    try:
-        yield told
-    except (JobError, ServiceError) as error:
-        attempt.task(name, "FAILED", told, reason=error.message)
-        raise
-    except Exception:
-        attempt.task(name, "FAILED", told, reason="internal error; see the job's log")
-        raise
-    attempt.task(name, "FINISHED", told)
 
 
 def _count(columns: Columns) -> int:

@@ -6,13 +6,12 @@ its result there as `manifest.json`. From one seed all of it comes out the same 
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import functools
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -22,7 +21,6 @@ import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from vistaflow.api.ml.v1 import ml_pb2 as pb
-from vistaflow_services.core.errors import ServiceError
 from vistaflow_services.core.jobs import Attempt, JobError, plain
 from vistaflow_services.decks.space import Space
 from vistaflow_services.ml.domain import FoldReport, ModelTest, measure, train, verdict
@@ -82,7 +80,7 @@ def preprocess(attempt: Attempt) -> Manifest:
         )
     space = Space.from_dict(design["space"])
     units = {each["name"]: each.get("unit", "") for each in design["responses"]}
-    with _task(attempt, "clean and split") as told:
+    with attempt.part("clean and split") as told:
         rows = read_design(open_file(design, "design", attempt.artifacts), space)
         attempt.progress("preprocess", 0, len(rows.row_ids), unit="rows")
         dataset, report = prepare(rows, space, how, units)
@@ -125,7 +123,7 @@ def scale(attempt: Attempt) -> Manifest:
     """ML_SCALE: a scaler fitted on the training rows of a dataset, and on nothing else."""
     spec = attempt.unpack(pb.ScaleSpec)
     source = find_manifest(attempt, spec.dataset, job_type="ML_PREPROCESS", holds="dataset")
-    with _task(attempt, "fit scaler") as told:
+    with attempt.part("fit scaler") as told:
         dataset = open_dataset(source, attempt.artifacts)
         scaler = fit_scaler(dataset)
         described = attempt.artifacts.write(
@@ -242,7 +240,7 @@ def test_model(attempt: Attempt) -> Manifest:
     source = find_manifest(attempt, spec.model, job_type="ML_TRAIN", holds="model")
     model = open_model(source, attempt.artifacts)
     dataset = open_dataset(source, attempt.artifacts)
-    with _task(attempt, "measure") as told:
+    with attempt.part("measure") as told:
         attempt.progress("measure", 0, len(model.responses), unit="responses")
         found = measure(model, dataset)
         attempt.progress("measure", len(model.responses), len(model.responses), unit="responses")
@@ -250,7 +248,7 @@ def test_model(attempt: Attempt) -> Manifest:
     rows = attempt.folder / "residuals.parquet"
     with attempt.artifacts.writing(rows) as temporary:
         _write_residuals(found, temporary)
-    with _task(attempt, "draw") as told:
+    with attempt.part("draw") as told:
         drawn = _draw(attempt, found)
         told["plots"] = [each["name"] for each in drawn]
     return {
@@ -306,22 +304,6 @@ def _draw(attempt: Attempt, found: ModelTest) -> list[dict[str, Any]]:
             draw(temporary, found.responses)
         drawn.append({"name": name, **attempt.artifacts.describe(path)})
     return drawn
-
-
-@contextlib.contextmanager
-def _task(attempt: Attempt, name: str) -> Iterator[dict[str, Any]]:
-    """Reports a part of the job: RUNNING, then FINISHED with what the block told, or FAILED."""
-    told: dict[str, Any] = {}
-    attempt.task(name, "RUNNING")
-    try:
-        yield told
-    except (JobError, ServiceError) as error:
-        attempt.task(name, "FAILED", told, reason=error.message)
-        raise
-    except Exception:
-        attempt.task(name, "FAILED", told, reason="internal error; see the job's log")
-        raise
-    attempt.task(name, "FINISHED", told)
 
 
 PRELOAD: Final = ("sklearn.ensemble", "vistaflow_services.ml.plots")

@@ -6,30 +6,20 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from google.protobuf import json_format, struct_pb2, timestamp_pb2
+from google.protobuf import struct_pb2, timestamp_pb2
 
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.ml.v1 import ml_pb2 as pb
 from vistaflow_services.core.artifacts import ArtifactStore
 from vistaflow_services.core.errors import Violations
-from vistaflow_services.decks.space import Kind, Parameter, Scale, Space
+from vistaflow_services.decks.space import Space
+from vistaflow_services.messages import parameter_message
 from vistaflow_services.ml.specs import FAMILY_NUMBERS
 from vistaflow_services.surrogates.model import Model
 from vistaflow_services.surrogates.storage import MANIFEST
 from vistaflow_services.surrogates.transforms import Prediction, Transform
 
 MAX_POINTS = 10_000
-
-_KINDS = {
-    Kind.REAL: common_pb2.PARAMETER_KIND_REAL,
-    Kind.INTEGER: common_pb2.PARAMETER_KIND_INTEGER,
-    Kind.CATEGORICAL: common_pb2.PARAMETER_KIND_CATEGORICAL,
-    Kind.ORDINAL: common_pb2.PARAMETER_KIND_ORDINAL,
-}
-_SCALES = {
-    Scale.LINEAR: common_pb2.PARAMETER_SCALE_LINEAR,
-    Scale.LOG: common_pb2.PARAMETER_SCALE_LOG,
-}
 
 
 def points_of(points: Iterable[struct_pb2.Struct]) -> list[dict[str, Any]]:
@@ -79,7 +69,7 @@ def model_message(model_id: str, manifest: Mapping[str, Any], artifacts: Artifac
         kit_id=manifest["kit_id"],
         deck_id=manifest["deck_id"],
         parameters=[
-            _parameter(each, manifest["held_parameters"])
+            parameter_message(each, fixed=manifest["held_parameters"].get(each.name))
             for each in Space.from_dict(manifest["space"]).parameters
         ],
         responses=[_response(each, manifest) for each in manifest["responses"]],
@@ -101,26 +91,6 @@ def _response(told: Mapping[str, str], manifest: Mapping[str, Any]) -> pb.Respon
     )
 
 
-def _parameter(parameter: Parameter, held: Mapping[str, Any]) -> common_pb2.Parameter:
-    """A parameter with the range it was trained over: one value where it was held."""
-    message = common_pb2.Parameter(
-        name=parameter.name,
-        kind=_KINDS[parameter.kind],
-        unit=parameter.unit,
-        description=parameter.description,
-    )
-    if parameter.choices:
-        choices = [held[parameter.name]] if parameter.name in held else parameter.choices
-        message.choices.extend(_value(each) for each in choices)
-    else:
-        message.scale = _SCALES[parameter.scale]
-        message.low = held.get(parameter.name, parameter.low)
-        message.high = held.get(parameter.name, parameter.high)
-    if parameter.default is not None:
-        message.default_value.CopyFrom(_value(parameter.default))
-    return message
-
-
 def _files(manifest: Mapping[str, Any], artifacts: ArtifactStore) -> list[common_pb2.Artifact]:
     """The files that the model's own manifest lists, that manifest first."""
     uri, sha256 = manifest["model"]["uri"], manifest["model"]["sha256"]
@@ -135,9 +105,3 @@ def _files(manifest: Mapping[str, Any], artifacts: ArtifactStore) -> list[common
         )
         for name, each in files.items()
     ]
-
-
-def _value(value: object) -> struct_pb2.Value:
-    message = struct_pb2.Value()
-    json_format.ParseDict(value, message)  # type: ignore[arg-type]
-    return message

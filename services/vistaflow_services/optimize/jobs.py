@@ -6,10 +6,9 @@ on what was answered alone: another attempt replays what this one ran and ends w
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -17,7 +16,7 @@ from typing import Any, Final
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from vistaflow.api.optimize.v1 import optimize_pb2 as pb
-from vistaflow_services.core.errors import InvalidError, ServiceError
+from vistaflow_services.core.errors import InvalidError
 from vistaflow_services.core.jobs import Attempt, JobError, plain
 from vistaflow_services.decks.deck import Policy
 from vistaflow_services.decks.space import Point
@@ -91,7 +90,7 @@ class _Setting:
 
 def _study(attempt: Attempt) -> dict[str, Any]:
     setting = _prepare(attempt)
-    with _task(attempt, "infill") as told:
+    with attempt.part("infill") as told:
         result = _search(attempt, setting)
         told.update({"runs": setting.budget, "stop_reason": result.stop_reason})
     if result.best is None:
@@ -100,7 +99,7 @@ def _study(attempt: Attempt) -> dict[str, Any]:
             reason="ALL_FAILED",
             hint="look at the failures in the trials; narrow the ranges or mend the deck",
         )
-    with _task(attempt, "report") as told:
+    with attempt.part("report") as told:
         manifest = _report(attempt, setting, result)
         told.update({"best": manifest["best"]})
     return manifest
@@ -289,19 +288,3 @@ def _plots(attempt: Attempt, setting: _Setting, result: StudyResult) -> list[dic
     for path in (convergence, comparison):
         described.append({"name": path.name, **attempt.artifacts.describe(path)})
     return described
-
-
-@contextlib.contextmanager
-def _task(attempt: Attempt, name: str) -> Iterator[dict[str, Any]]:
-    """Reports a part of the job: RUNNING, then FINISHED with what the block told, or FAILED."""
-    told: dict[str, Any] = {}
-    attempt.task(name, "RUNNING")
-    try:
-        yield told
-    except (JobError, ServiceError) as error:
-        attempt.task(name, "FAILED", told, reason=error.message)
-        raise
-    except Exception:
-        attempt.task(name, "FAILED", told, reason="internal error; see the job's log")
-        raise
-    attempt.task(name, "FINISHED", told)

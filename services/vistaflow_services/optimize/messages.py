@@ -8,6 +8,7 @@ from typing import Any
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.ml.v1 import ml_pb2
 from vistaflow.api.optimize.v1 import optimize_pb2 as pb
+from vistaflow_services.messages import artifact_message
 from vistaflow_services.optimize.trials import PARAMETER, RESPONSE, named
 
 Z95 = 1.959963984540054
@@ -110,13 +111,3 @@ def trial_message(row: Mapping[str, Any]) -> pb.Trial:
     if row["objective"] is not None:
         trial.objective = row["objective"]
     return trial
-
-
-def artifact_message(name: str, described: Mapping[str, Any]) -> common_pb2.Artifact:
-    """A file of the artifact store."""
-    return common_pb2.Artifact(
-        name=name,
-        uri=described["uri"],
-        size_bytes=described["bytes"],
-        sha256=described["sha256"],
-    )
