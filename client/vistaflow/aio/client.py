@@ -424,20 +424,13 @@ class AsyncClient:
         return found
 
     async def design_rows(self, design_id: str) -> list[dict[str, Any]]:
-        """The rows of a design: parameters, responses and `failure` by name."""
+        """The rows of a design: `row_id`, parameters, responses and `failure` by name, in order."""
+        design = await self.design(design_id)
         stub, _ = await self._stub("doe")
         rows: list[dict[str, Any]] = []
         try:
             async for chunk in stub.ReadDesign(doe_pb2.ReadDesignRequest(design_id=design_id)):
-                rows += [
-                    {
-                        "row_id": each.row_id,
-                        **json_format.MessageToDict(each.parameters),
-                        **dict(each.responses),
-                        "failure": each.failure,
-                    }
-                    for each in chunk.rows
-                ]
+                rows += [_row(each, design) for each in chunk.rows]
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error) from None
         return rows
@@ -557,6 +550,16 @@ class AsyncClient:
         raise UnavailableError(
             f"the registry at {self.address} knows no {service} service; is the suite up?"
         )
+
+
+def _row(row: doe_pb2.DesignRow, design: doe_pb2.Design) -> dict[str, Any]:
+    """A row with its columns in the design's order, which a Struct does not keep."""
+    parameters = json_format.MessageToDict(row.parameters)
+    told: dict[str, Any] = {"row_id": row.row_id}
+    told |= {each.name: parameters.get(each.name) for each in design.parameters}
+    if design.evaluated_count:
+        told |= {each.name: row.responses.get(each.name) for each in design.responses}
+    return told | {"failure": row.failure}
 
 
 def _fill(request: Any, kit: str | Path | pipeline_pb2.KitSpec) -> None:
