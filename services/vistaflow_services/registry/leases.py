@@ -170,7 +170,9 @@ class LeaseService:
                     reason=(
                         "the worker came back without it" if received else "the worker never got it"
                     ),
-                    counts=received,
+                    # A first grant may be lost on its way. Jobs that kill their worker before it
+                    # can say a word look the same, but do it again.
+                    counts=received or lease.attempt > 1,
                 )
             )
 

@@ -403,6 +403,26 @@ async def test_a_worker_that_comes_back_without_its_attempt_gives_it_up_at_once(
     assert w.grants[1].job.attempt == 2
 
 
+async def test_a_worker_that_dies_of_every_grant_before_a_word_uses_the_attempts_up(
+    start: Start, worker: NewWorker
+) -> None:
+    rig = await start(lease_seconds=3.0)
+    kit = await create(rig, pb.NewJob(job_type=DOE, max_attempts=2))
+    w = worker(at=rig)
+    for deaths in range(1, 8):
+        await w.hello()
+        try:
+            await w.granted(deaths, seconds=3)
+        except AssertionError:
+            break
+        await w.leave()
+
+    failed = await job_of(rig, kit.jobs[0].job_id)
+    assert failed.status == common.STATUS_FAILED
+    # The first may have been lost on its way; from the second on it is the job that does it.
+    assert [grant.job.attempt for grant in w.grants] == [1, 2, 3]
+
+
 async def test_a_canceled_attempt_is_told_to_its_worker_at_once(
     rig: Rig, worker: NewWorker
 ) -> None:
