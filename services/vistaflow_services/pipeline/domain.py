@@ -65,7 +65,6 @@ class KitPlan:
     levels: int = 3
     parameter_levels: Mapping[str, int] = field(default_factory=dict)
     include_default: bool = False
-    max_failed_fraction: float | None = None
     responses: Sequence[str] = ()
     log_responses: Sequence[str] = ()
     test_fraction: float = 0.2
