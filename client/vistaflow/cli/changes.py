@@ -15,7 +15,7 @@ from vistaflow.cli.output import STYLES, USAGE, console, print_json, stop, told,
 from vistaflow.models import Kit, KitDiff, ManyJobs, State
 
 SomeKit = Annotated[
-    int, typer.Argument(help="The kit; leave it out to choose by filter.", metavar="[KIT]", min=1)
+    int, typer.Argument(help="The kit; leave it out to choose by filter.", metavar="[KIT]", min=0)
 ]
 Statuses = Annotated[
     list[str] | None, typer.Option("--status", help="Only jobs in this status; may be repeated.")
@@ -180,8 +180,8 @@ def _change_many(
     if as_json:
         print_json(changed)
         return
-    jobs = "job" if changed.count == 1 else "jobs"
-    console.print(f"{changed.count} {jobs} {'would be' if dry_run else 'are'} {what}")
+    jobs, are = ("job", "is") if changed.count == 1 else ("jobs", "are")
+    console.print(f"{changed.count} {jobs} {'would be' if dry_run else are} {what}")
     for each in changed.jobs:
         console.print(f"  kit {each.kit_id} {each.name} {each.status}", markup=False)
     if changed.count > len(changed.jobs):

@@ -10,6 +10,8 @@ UPDATE kits
    SET first_revision =
        coalesce((SELECT min(j.first_revision) FROM jobs j WHERE j.kit_id = kits.kit_id), revision);
 
+COMMENT ON COLUMN mlops_totalstate_table.job_id IS 'The job. On a kit''s own rows (job_type KIT, such as its pauses) the kit''s number as a UUID, which is no job''s.';
+
 -- For list_kits by time.
 CREATE INDEX kits_created ON kits (created_at);
 -- For kits, jobs and rows of one project.
