@@ -8,8 +8,10 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
@@ -30,6 +32,7 @@ from vistaflow_services.registry.domain import (
 from vistaflow_services.registry.history import Moment, differences
 from vistaflow_services.registry.journal import Journal
 from vistaflow_services.registry.ledger import Ledger
+from vistaflow_services.registry.reading import QUERIES
 from vistaflow_services.registry.rebuild import rebuild
 from vistaflow_services.registry.store import Store, make_pool
 from vistaflow_services.registry.watch_store import WatchStore
@@ -398,3 +401,26 @@ def test_a_dry_run_tells_what_the_change_then_does(
 
 def count_alone(answer: bytes) -> Told:
     return Told(count=int(answer), jobs=[], revision=0)
+
+
+def test_a_time_stands_for_the_last_revision_recorded_by_it(database: str) -> None:
+    begin = datetime(2026, 1, 1, tzinfo=UTC)
+    # A restored log goes on further up.
+    rows = [(n, begin + timedelta(seconds=n)) for n in (*range(1, 8), *range(1000, 1004))]
+    insert = (
+        "INSERT INTO mlops_totalstate_table (id, kit_id, job_type, task_name, job_id, status, "
+        "current_order, created_at, batch, attempt, seq, actor, reason) "
+        "VALUES (%s, 1, 'DOE', '', gen_random_uuid(), 'QUEUED', 1, %s, 1, 0, 0, '', '')"
+    )
+    query = QUERIES["revision_at"]
+    with psycopg.connect(database) as connection:
+        connection.execute(f"SET search_path TO {SCHEMA}")
+        connection.execute("SELECT add_partitions(1000000)")
+        connection.cursor().executemany(insert, rows)
+        for oldest in (1, 3):
+            connection.execute("UPDATE head SET last_id = 1003, oldest_id = %s", [oldest])
+            for seconds in (-1, 0.5, 1, 1.5, 3, 5.5, 7, 400, 999.5, 1000, 1002.5, 1003, 9999):
+                time = begin + timedelta(seconds=seconds)
+                found = connection.execute(query, {"time": time}).fetchone()
+                kept = [n for n, at in rows if at <= time and n >= oldest]
+                assert found == (max(kept, default=oldest - 1), True)

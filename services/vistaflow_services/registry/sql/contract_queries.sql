@@ -1,16 +1,18 @@
 -- Queries of the past of kits, and of changes to many jobs.
 
 -- name: revision_at
--- The last revision that was recorded by a time, found by halving: revisions are dense and times
--- rise with them. One before the oldest kept if there is none. And whether the time is past.
+-- The last revision that was recorded by a time, found by halving: times rise with revisions, of
+-- which some may be missing after a restore. One before the oldest kept if there is none. And
+-- whether the time is past.
 WITH RECURSIVE halves (low, high) AS (
     SELECT oldest_id - 1, last_id FROM head
     UNION ALL
     SELECT CASE WHEN l.created_at <= %(time)s THEN l.id ELSE low END,
-           CASE WHEN l.created_at <= %(time)s THEN high ELSE l.id - 1 END
+           CASE WHEN l.created_at <= %(time)s THEN high ELSE (low + high + 1) / 2 - 1 END
       FROM halves
-     CROSS JOIN LATERAL (SELECT id, created_at FROM mlops_totalstate_table
-                          WHERE id = (low + high + 1) / 2) AS l
+      LEFT JOIN LATERAL (SELECT id, created_at FROM mlops_totalstate_table
+                          WHERE id >= (low + high + 1) / 2 AND id <= high
+                          ORDER BY id LIMIT 1) AS l ON true
      WHERE low < high
 )
 SELECT low, %(time)s <= clock_timestamp() FROM halves ORDER BY high - low LIMIT 1
@@ -21,24 +23,19 @@ SELECT id, batch, kit_id, job_id, job_type, task_name, status, current_order, at
        created_at, coalesce(metadata::text, ''), actor, reason, kit_counts
   FROM mlops_totalstate_table
  WHERE kit_id = %(kit_id)s AND task_name = '' AND id <= %(revision)s
+   AND job_id IN (SELECT job_id FROM jobs WHERE kit_id = %(kit_id)s)
  ORDER BY id + 0
 
 -- name: task_rows_until
--- The latest row up to a revision of each task of a kit, whatever the attempt. Those that have not
--- changed since are in the current state even if the log keeps them no longer.
-SELECT DISTINCT ON (job_id, task_name)
-       id, batch, kit_id, job_id, job_type, task_name, status, current_order, attempt, seq,
+-- The latest row up to a revision of each task of a kit, whatever the attempt, and of the kit's
+-- own. Which they are is found in the index alone.
+SELECT id, batch, kit_id, job_id, job_type, task_name, status, current_order, attempt, seq,
        created_at, coalesce(metadata::text, ''), actor, reason, NULL::smallint[]
-  FROM (SELECT id, batch, kit_id, job_id, job_type, task_name, status, current_order, attempt,
-               seq, created_at, metadata, actor, reason
+  FROM mlops_totalstate_table
+  JOIN (SELECT DISTINCT ON (job_id, task_name) id
           FROM mlops_totalstate_table
          WHERE kit_id = %(kit_id)s AND task_name <> '' AND id <= %(revision)s
-        UNION ALL
-        SELECT id, id, kit_id, job_id, job_type, task_name, status, current_order, attempt,
-               seq, created_at, metadata, actor, reason
-          FROM current_state
-         WHERE kit_id = %(kit_id)s AND task_name <> '' AND id <= %(revision)s) AS past
- ORDER BY job_id, task_name, id DESC
+         ORDER BY job_id, task_name, id DESC) AS latest USING (id)
 
 -- name: count_matching_jobs
 -- How many jobs a filter and a change want.
