@@ -16,6 +16,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -30,7 +31,7 @@ from vistaflow.api.ml.v1 import ml_pb2
 from vistaflow.api.optimize.v1 import optimize_pb2
 from vistaflow.api.pipeline.v1 import pipeline_pb2
 from vistaflow.api.registry.v1 import registry_pb2
-from vistaflow.models import Job, Kit, Prediction, State, WatchEvent
+from vistaflow.models import Job, Kit, KitDiff, ManyJobs, Prediction, State, WatchEvent
 
 T = TypeVar("T")
 
@@ -105,9 +106,23 @@ class Client:
             )
         )
 
-    def kit(self, kit_id: int, *, min_revision: int = 0) -> Kit:
-        """A kit with its jobs and their tasks."""
-        return self._run(self._client.kit(kit_id, min_revision=min_revision))
+    def kit(
+        self, kit_id: int, *, min_revision: int = 0, as_of: int | datetime | None = None
+    ) -> Kit:
+        """A kit with its jobs and their tasks, as it is or as it was at a revision or time."""
+        return self._run(self._client.kit(kit_id, min_revision=min_revision, as_of=as_of))
+
+    def diff_kit(self, kit_id: int, from_revision: int = 0, to_revision: int = 0) -> KitDiff:
+        """What changed in a kit between two revisions; 0: before it was created, and now."""
+        return self._run(self._client.diff_kit(kit_id, from_revision, to_revision))
+
+    def pause_kit(self, kit_id: int, *, reason: str = "", actor: str = "") -> Kit:
+        """Grants no more jobs of a kit to workers; what runs goes on to its end."""
+        return self._run(self._client.pause_kit(kit_id, reason=reason, actor=actor))
+
+    def resume_kit(self, kit_id: int, *, reason: str = "", actor: str = "") -> Kit:
+        """Grants jobs of a paused kit again."""
+        return self._run(self._client.resume_kit(kit_id, reason=reason, actor=actor))
 
     def kits(
         self,
@@ -115,12 +130,19 @@ class Client:
         project: str = "",
         statuses: Iterable[str] = (),
         labels: Mapping[str, str] | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
         limit: int = 0,
     ) -> Iterator[Kit]:
         """Kits without their jobs, newest first."""
         return self._iterate(
             lambda: self._client.kits(
-                project=project, statuses=statuses, labels=labels, limit=limit
+                project=project,
+                statuses=statuses,
+                labels=labels,
+                created_after=created_after,
+                created_before=created_before,
+                limit=limit,
             )
         )
 
@@ -165,6 +187,66 @@ class Client:
         """Queues a failed or canceled job again."""
         return self._run(self._client.retry_job(job_id, reason=reason, actor=actor))
 
+    def cancel_jobs(
+        self,
+        *,
+        kit_ids: Iterable[int] = (),
+        job_types: Iterable[str] = (),
+        statuses: Iterable[str] = (),
+        project: str = "",
+        kit_labels: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        created_before: datetime | None = None,
+        dry_run: bool = False,
+        reason: str = "",
+        actor: str = "",
+    ) -> ManyJobs:
+        """Cancels every job that a filter wants and that is not terminal, or counts them."""
+        return self._run(
+            self._client.cancel_jobs(
+                kit_ids=kit_ids,
+                job_types=job_types,
+                statuses=statuses,
+                project=project,
+                kit_labels=kit_labels,
+                labels=labels,
+                created_before=created_before,
+                dry_run=dry_run,
+                reason=reason,
+                actor=actor,
+            )
+        )
+
+    def retry_jobs(
+        self,
+        *,
+        kit_ids: Iterable[int] = (),
+        job_types: Iterable[str] = (),
+        statuses: Iterable[str] = (),
+        project: str = "",
+        kit_labels: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        created_before: datetime | None = None,
+        dry_run: bool = False,
+        reason: str = "",
+        actor: str = "",
+    ) -> ManyJobs:
+        """Queues every FAILED or CANCELED job again that a filter wants, or counts them."""
+        return self._run(
+            self._client.retry_jobs(
+                kit_ids=kit_ids,
+                job_types=job_types,
+                statuses=statuses,
+                project=project,
+                kit_labels=kit_labels,
+                labels=labels,
+                created_before=created_before,
+                dry_run=dry_run,
+                reason=reason,
+                actor=actor,
+            )
+        )
+
     def append(
         self,
         job_id: str,
@@ -200,6 +282,10 @@ class Client:
         job_ids: Iterable[str] = (),
         job_types: Iterable[str] = (),
         statuses: Iterable[str] = (),
+        labels: Mapping[str, str] | None = None,
+        project: str = "",
+        recorded_after: datetime | None = None,
+        recorded_before: datetime | None = None,
         after_revision: int = 0,
         limit: int = 0,
     ) -> Iterator[State]:
@@ -210,6 +296,10 @@ class Client:
                 job_ids=job_ids,
                 job_types=job_types,
                 statuses=statuses,
+                labels=labels,
+                project=project,
+                recorded_after=recorded_after,
+                recorded_before=recorded_before,
                 after_revision=after_revision,
                 limit=limit,
             )

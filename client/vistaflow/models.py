@@ -6,7 +6,7 @@ Each keeps the message it was made from as `pb`, for what is not carried over.
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -123,6 +123,8 @@ class Kit:
     updated_at: datetime | None
     actor: str
     spec: Mapping[str, Any]
+    paused: bool = False
+    """Whether its jobs are not granted to workers now."""
     pb: registry_pb2.Kit = field(repr=False, compare=False)
 
     @property
@@ -152,6 +154,42 @@ class Kit:
             f"<p><b>kit {self.kit_id}</b> {html.escape(self.name)}: {self.status}</p>"
             f"<table><tr><th></th><th>job</th><th>type</th><th>status</th><th></th></tr>{rows}</table>"
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateChange:
+    """One job or task that differs between two revisions."""
+
+    before: State | None
+    """How it was; none: it was not there."""
+    after: State | None
+    """How it is; none: it left the tree with an earlier attempt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KitDiff:
+    """What differs in a kit between two revisions."""
+
+    from_revision: int
+    to_revision: int
+    from_status: str
+    """Empty: the kit was not there."""
+    to_status: str
+    from_counts: Counts
+    to_counts: Counts
+    changes: tuple[StateChange, ...]
+    """By the revision of the later row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManyJobs:
+    """What a change of many jobs did, or would do."""
+
+    count: int
+    jobs: tuple[Job, ...]
+    """Some of them, at most 100, without their results."""
+    revision: int
+    """Of the last row made; 0 if none was."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,8 +355,64 @@ def kit_of(message: registry_pb2.Kit) -> Kit:
         updated_at=_time(message.updated_at) if message.HasField("updated_at") else None,
         actor=message.actor,
         spec=struct_dict(message.spec),
+        paused=message.paused,
         pb=message,
     )
+
+
+def diff_of(message: registry_pb2.DiffKitResponse) -> KitDiff:
+    """The difference that a message tells."""
+    return KitDiff(
+        from_revision=message.from_revision,
+        to_revision=message.to_revision,
+        from_status=status_word(message.from_status) if message.from_status else "",
+        to_status=status_word(message.to_status),
+        from_counts=counts_of(message.from_counts),
+        to_counts=counts_of(message.to_counts),
+        changes=tuple(
+            StateChange(
+                before=state_of(each.before) if each.HasField("before") else None,
+                after=state_of(each.after) if each.HasField("after") else None,
+            )
+            for each in message.changes
+        ),
+    )
+
+
+def many_of(
+    message: registry_pb2.CancelJobsResponse | registry_pb2.RetryJobsResponse,
+) -> ManyJobs:
+    """The change that a message tells."""
+    count = (
+        message.canceled_count
+        if isinstance(message, registry_pb2.CancelJobsResponse)
+        else message.retried_count
+    )
+    return ManyJobs(count=count, jobs=tuple(map(job_of, message.jobs)), revision=message.revision)
+
+
+def job_filter(
+    *,
+    kit_ids: Iterable[int] = (),
+    job_types: Iterable[str] = (),
+    statuses: Iterable[str] = (),
+    project: str = "",
+    kit_labels: Mapping[str, str] | None = None,
+    labels: Mapping[str, str] | None = None,
+    created_before: datetime | None = None,
+) -> registry_pb2.JobFilter:
+    """The jobs that a change is for; what is left empty does not restrict."""
+    wanted = registry_pb2.JobFilter(
+        kit_ids=kit_ids,
+        job_types=map(job_type_value, job_types),
+        statuses=map(status_value, statuses),
+        project=project,
+        kit_labels=kit_labels or {},
+        labels=labels or {},
+    )
+    if created_before is not None:
+        wanted.created_before.FromDatetime(created_before.astimezone(UTC))
+    return wanted
 
 
 def event_of(message: registry_pb2.WatchStatesResponse) -> WatchEvent | None:

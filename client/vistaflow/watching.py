@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import grpc
@@ -39,15 +40,24 @@ def watch_filter(
     job_types: Iterable[str] = (),
     statuses: Iterable[str] = (),
     labels: Mapping[str, str] | None = None,
+    project: str = "",
+    recorded_after: datetime | None = None,
+    recorded_before: datetime | None = None,
 ) -> pb.StateFilter:
     """The rows wanted; what is left empty does not restrict."""
-    return pb.StateFilter(
+    wanted = pb.StateFilter(
+        project=project,
         kit_ids=kit_ids,
         job_ids=job_ids,
         job_types=map(job_type_value, job_types),
         statuses=map(status_value, statuses),
         labels=labels or {},
     )
+    if recorded_after is not None:
+        wanted.recorded_after.FromDatetime(recorded_after.astimezone(UTC))
+    if recorded_before is not None:
+        wanted.recorded_before.FromDatetime(recorded_before.astimezone(UTC))
+    return wanted
 
 
 class Watch:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -34,11 +35,16 @@ from vistaflow.models import (
     Delta,
     Job,
     Kit,
+    KitDiff,
+    ManyJobs,
     Prediction,
     State,
+    diff_of,
+    job_filter,
     job_of,
     job_type_value,
     kit_of,
+    many_of,
     state_of,
     status_value,
 )
@@ -159,10 +165,48 @@ class AsyncClient:
         )
         return kit_of((await self._call("registry", "CreateKit", request)).kit)
 
-    async def kit(self, kit_id: int, *, min_revision: int = 0) -> Kit:
-        """A kit with its jobs and their tasks."""
+    async def kit(
+        self, kit_id: int, *, min_revision: int = 0, as_of: int | datetime | None = None
+    ) -> Kit:
+        """A kit with its jobs and their tasks.
+
+        Args:
+            kit_id: The kit.
+            min_revision: Answer no older than this revision.
+            as_of: The kit as it was at this revision or time, instead of as it is.
+
+        Raises:
+            OutOfRangeError: If that is no longer kept, or not there yet.
+        """
         request = registry_pb2.GetKitRequest(kit_id=kit_id, min_revision=min_revision)
+        if isinstance(as_of, datetime):
+            request.as_of_time.FromDatetime(as_of.astimezone(UTC))
+        elif as_of is not None:
+            request.as_of_revision = as_of
         return kit_of((await self._call("registry", "GetKit", request)).kit)
+
+    async def diff_kit(self, kit_id: int, from_revision: int = 0, to_revision: int = 0) -> KitDiff:
+        """What changed in a kit between two revisions.
+
+        Args:
+            kit_id: The kit.
+            from_revision: The earlier; 0: before it was created.
+            to_revision: The later; 0: now.
+        """
+        request = registry_pb2.DiffKitRequest(
+            kit_id=kit_id, from_revision=from_revision, to_revision=to_revision
+        )
+        return diff_of(await self._call("registry", "DiffKit", request))
+
+    async def pause_kit(self, kit_id: int, *, reason: str = "", actor: str = "") -> Kit:
+        """Grants no more jobs of a kit to workers; what runs goes on to its end."""
+        request = registry_pb2.PauseKitRequest(kit_id=kit_id, reason=reason, actor=actor)
+        return kit_of((await self._call("registry", "PauseKit", request)).kit)
+
+    async def resume_kit(self, kit_id: int, *, reason: str = "", actor: str = "") -> Kit:
+        """Grants jobs of a paused kit again."""
+        request = registry_pb2.ResumeKitRequest(kit_id=kit_id, reason=reason, actor=actor)
+        return kit_of((await self._call("registry", "ResumeKit", request)).kit)
 
     async def kits(
         self,
@@ -170,6 +214,8 @@ class AsyncClient:
         project: str = "",
         statuses: Iterable[str] = (),
         labels: Mapping[str, str] | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
         limit: int = 0,
     ) -> AsyncIterator[Kit]:
         """Kits without their jobs, newest first; every page is fetched as it is needed.
@@ -178,6 +224,8 @@ class AsyncClient:
             project: Only kits of it.
             statuses: Only kits in them, such as "RUNNING".
             labels: Only kits that have them all.
+            created_after: Only kits created then or later.
+            created_before: Only kits created before.
             limit: Most kits; 0: all.
         """
         request = registry_pb2.ListKitsRequest(
@@ -186,6 +234,10 @@ class AsyncClient:
             labels=labels or {},
             page_size=min(limit or 200, 200),
         )
+        if created_after is not None:
+            request.created_after.FromDatetime(created_after.astimezone(UTC))
+        if created_before is not None:
+            request.created_before.FromDatetime(created_before.astimezone(UTC))
         async for each in self._pages("ListKits", request, "kits", limit):
             yield kit_of(each)
 
@@ -281,6 +333,80 @@ class AsyncClient:
         request = registry_pb2.RetryJobRequest(job_id=job_id, reason=reason, actor=actor)
         return job_of((await self._call("registry", "RetryJob", request)).job)
 
+    async def cancel_jobs(
+        self,
+        *,
+        kit_ids: Iterable[int] = (),
+        job_types: Iterable[str] = (),
+        statuses: Iterable[str] = (),
+        project: str = "",
+        kit_labels: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        created_before: datetime | None = None,
+        dry_run: bool = False,
+        reason: str = "",
+        actor: str = "",
+    ) -> ManyJobs:
+        """Cancels every job that a filter wants and that is not terminal.
+
+        Args:
+            kit_ids: Only jobs of these kits.
+            job_types: Only these types, such as "DOE".
+            statuses: Only jobs in these, such as "QUEUED".
+            project: Only jobs of kits of it.
+            kit_labels: Only jobs of kits that have them all.
+            labels: Only jobs that have them all.
+            created_before: Only jobs created before.
+            dry_run: Whether to count only.
+            reason: Why, for the record.
+            actor: Who asks, for the record.
+
+        Raises:
+            InvalidArgumentError: If the filter is empty.
+        """
+        wanted = job_filter(
+            kit_ids=kit_ids,
+            job_types=job_types,
+            statuses=statuses,
+            project=project,
+            kit_labels=kit_labels,
+            labels=labels,
+            created_before=created_before,
+        )
+        request = registry_pb2.CancelJobsRequest(
+            filter=wanted, dry_run=dry_run, reason=reason, actor=actor
+        )
+        return many_of(await self._call("registry", "CancelJobs", request))
+
+    async def retry_jobs(
+        self,
+        *,
+        kit_ids: Iterable[int] = (),
+        job_types: Iterable[str] = (),
+        statuses: Iterable[str] = (),
+        project: str = "",
+        kit_labels: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        created_before: datetime | None = None,
+        dry_run: bool = False,
+        reason: str = "",
+        actor: str = "",
+    ) -> ManyJobs:
+        """Queues every FAILED or CANCELED job again that a filter wants; see `cancel_jobs`."""
+        wanted = job_filter(
+            kit_ids=kit_ids,
+            job_types=job_types,
+            statuses=statuses,
+            project=project,
+            kit_labels=kit_labels,
+            labels=labels,
+            created_before=created_before,
+        )
+        request = registry_pb2.RetryJobsRequest(
+            filter=wanted, dry_run=dry_run, reason=reason, actor=actor
+        )
+        return many_of(await self._call("registry", "RetryJobs", request))
+
     async def append(
         self,
         job_id: str,
@@ -330,6 +456,10 @@ class AsyncClient:
         job_ids: Iterable[str] = (),
         job_types: Iterable[str] = (),
         statuses: Iterable[str] = (),
+        labels: Mapping[str, str] | None = None,
+        project: str = "",
+        recorded_after: datetime | None = None,
+        recorded_before: datetime | None = None,
         after_revision: int = 0,
         limit: int = 0,
     ) -> AsyncIterator[State]:
@@ -337,7 +467,14 @@ class AsyncClient:
         request = registry_pb2.ListStatesRequest(
             after_revision=after_revision,
             filter=watch_filter(
-                kit_ids=kit_ids, job_ids=job_ids, job_types=job_types, statuses=statuses
+                kit_ids=kit_ids,
+                job_ids=job_ids,
+                job_types=job_types,
+                statuses=statuses,
+                labels=labels,
+                project=project,
+                recorded_after=recorded_after,
+                recorded_before=recorded_before,
             ),
             page_size=min(limit or 1000, 1000),
         )

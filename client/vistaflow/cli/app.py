@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vistaflow.cli import kits, local, stages
+from vistaflow.cli import changes, kits, local, stages
 
 app = typer.Typer(
     name="vistaflow",
@@ -45,8 +45,11 @@ for command in (
     kits.kits,
     kits.show,
     kits.states,
-    kits.cancel,
-    kits.retry,
+    changes.pause,
+    changes.resume,
+    changes.diff,
+    changes.cancel,
+    changes.retry,
     local.logs,
     stages.decks,
     stages.design,

@@ -18,8 +18,13 @@ wire.py            its messages as bytes, made once for all watchers
 leases.py          LeaseJobs: workers, heartbeats, expiry
 lease_session.py   one worker's stream
 lease_messages.py  its messages, to and from the domain
+history.py         a kit as it was at a revision, and what changed between two; pure
+past.py            what is read for that, and the jobs a filter wants
+bulk.py            CancelJobs and RetryJobs: one command a kit
 requests.py        requests to commands; every mistake under its field
+selecting.py       which jobs, which moment: filters of requests, checked
 translate.py       domain values to messages, and back
+translate_past.py  the difference of two moments as a message
 pages.py           page tokens
 services.py        which services there are, and where
 servicer.py        the gRPC service

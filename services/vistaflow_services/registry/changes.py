@@ -15,7 +15,9 @@ from vistaflow_services.core.errors import NotFoundError
 from vistaflow_services.registry import commands as c
 from vistaflow_services.registry.board import Board
 from vistaflow_services.registry.domain import (
+    KIT,
     MAX_REASON,
+    PAUSE_TASK,
     PENDING,
     RETRYABLE,
     TERMINAL,
@@ -24,6 +26,7 @@ from vistaflow_services.registry.domain import (
     Kit,
     StateRow,
     Status,
+    kit_row_id,
     moved,
 )
 
@@ -80,7 +83,14 @@ class Changes:
                 kit.updated_at = now
 
     def _new_kit(
-        self, name: str, project: str, labels: Mapping[str, str] | None, spec: str, actor: str
+        self,
+        name: str,
+        project: str,
+        labels: Mapping[str, str] | None,
+        spec: str,
+        actor: str,
+        *,
+        has_jobs: bool = True,
     ) -> Kit:
         self.last_kit_id += 1
         kit = Kit(
@@ -91,6 +101,7 @@ class Changes:
             spec_json=spec,
             actor=actor,
             revision=self.last_id,
+            first_revision=self.last_id + has_jobs,
         )
         self.kits[kit.kit_id] = kit
         self.new_kits.add(kit.kit_id)
@@ -223,6 +234,28 @@ class Changes:
             job.tasks[task_name] = row
         else:
             self._move(job, row)
+        return row
+
+    def _record_pause(self, kit: Kit, status: str, *, actor: str, reason: str) -> StateRow:
+        """Records a row of the kit's own: a task of no job, one attempt a pause."""
+        self.last_id += 1
+        row = StateRow(
+            revision=self.last_id,
+            batch=self._batch,
+            kit_id=kit.kit_id,
+            job_id=kit_row_id(kit.kit_id),
+            job_type=KIT,
+            task_name=PAUSE_TASK,
+            status=status,
+            current_order=0,
+            attempt=kit.pauses,
+            seq=0,
+            created_at=PENDING,
+            actor=actor,
+            reason=_clip(reason),
+        )
+        self.rows.append(row)
+        kit.revision, kit.updated_at = row.revision, PENDING
         return row
 
     def _move(self, job: Job, row: StateRow) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from vistaflow_services.registry.domain import Job, Kit, Verdict
+from vistaflow_services.registry.domain import Job, JobFilter, Kit, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +141,56 @@ class RetryJob(Command):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PauseKit(Command):
+    """Grants no more jobs of a kit. Answer: `KitChange`."""
+
+    kit_id: int
+    reason: str = ""
+    actor: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumeKit(Command):
+    """Grants jobs of a paused kit again. Answer: `KitChange`."""
+
+    kit_id: int
+    reason: str = ""
+    actor: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeJobs(Command):
+    """Cancels or retries some jobs of one kit, those that still can be. Answer: `JobsChange`."""
+
+    kit_id: int
+    job_ids: tuple[uuid.UUID, ...]
+    statuses: frozenset[str]
+    """A job that has left these meanwhile is left alone."""
+    retry: bool
+    """Whether they are queued again; else they are canceled."""
+    reason: str = ""
+    actor: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManyJobs:
+    """Jobs of any number of kits to cancel or retry: one `ChangeJobs` a kit, then `Conclude`."""
+
+    request: Request
+    filter: JobFilter
+    retry: bool
+    dry_run: bool
+    """Whether to count only."""
+    reason: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conclude(Command):
+    """Keeps what `request` encodes as its answer: it was done in several commands. Answer: True."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Grant(Command):
     """Leases a QUEUED job to a worker: RUNNING, attempt + 1. Answer: `Granted` or None."""
 
@@ -195,6 +245,23 @@ class JobChange:
     def settle(self, now: datetime) -> None:
         """Puts the time of the commit where it was pending."""
         self.job.settle(now)
+
+
+@dataclass(slots=True, kw_only=True)
+class JobsChange:
+    """Jobs after a command."""
+
+    jobs: list[Job]
+    """Some of those it moved."""
+    revision: int
+    """Of the last row the command made; 0 if it made none."""
+    count: int
+    """How many jobs it moved."""
+
+    def settle(self, now: datetime) -> None:
+        """Puts the time of the commit where it was pending."""
+        for job in self.jobs:
+            job.settle(now)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ import psycopg
 
 from vistaflow_services.registry.changes import Changes, Seqs
 from vistaflow_services.registry.commands import Request
-from vistaflow_services.registry.domain import PENDING, Head, Job, Kit, StateRow
+from vistaflow_services.registry.domain import KIT, PENDING, Head, Job, Kit, StateRow
 from vistaflow_services.registry.reading import QUERIES, Connection, fetch, read_head, read_kits
 from vistaflow_services.registry.watch_store import to_row
 
@@ -251,7 +251,11 @@ def _row(row: StateRow, draft: Changes, last: dict[tuple[uuid.UUID, str], int]) 
         "e": row.reason,
         # Tasks of an attempt that a later row of the batch ended are not current any more.
         "l": last[row.job_id, row.task_name] == row.revision
-        and (not row.task_name or row.task_name in draft.jobs[row.job_id].tasks),
+        and (
+            not row.task_name
+            or row.job_type == KIT
+            or row.task_name in draft.jobs[row.job_id].tasks
+        ),
     }
     if row.metadata_json:
         told["m"] = row.metadata_json
@@ -267,6 +271,8 @@ def _kit(kit: Kit) -> dict[str, Any]:
         "status": kit.status,
         "counts": kit.counts,
         "revision": kit.revision,
+        "paused": kit.paused,
+        "pauses": kit.pauses,
     }
 
 
@@ -307,6 +313,7 @@ def _rest(draft: Changes, answers: Answers) -> dict[str, str]:
                     "labels": dict(kit.labels),
                     "spec": kit.spec_json or None,
                     "actor": kit.actor,
+                    "first_revision": kit.first_revision,
                 }
                 for kit in new_kits
             ]

@@ -25,7 +25,7 @@ from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.core.errors import ConflictError, ServiceError
 from vistaflow_services.registry import lease_messages
 from vistaflow_services.registry.commands import Append, Grant, Granted, Item, Lose, Release
-from vistaflow_services.registry.domain import StateRow, Status
+from vistaflow_services.registry.domain import KIT, PROGRESS_TASK, StateRow, Status
 from vistaflow_services.registry.hub import Hub
 from vistaflow_services.registry.lease_messages import Hello
 from vistaflow_services.registry.lease_session import Session, read_hello
@@ -36,7 +36,6 @@ _log = logging.getLogger(__name__)
 POLL_SECONDS = 1.0
 GRANTS_A_ROUND = 100
 # A running job's progress goes into the log as rows of a task of this name.
-PROGRESS_TASK = "progress"
 PROGRESS_SECONDS = 1.0
 # Leases an attempt may run on after its job's timeout, which its worker should enforce.
 OVERDUE_LEASES = 2
@@ -253,6 +252,8 @@ class LeaseService:
     def _hear(self, rows: Sequence[StateRow]) -> None:
         """Looks through the rows of a commit for what concerns the workers here."""
         for row in rows:
+            if row.job_type == KIT:
+                self._wake.set()
             if row.task_name:
                 continue
             if row.status == Status.QUEUED:

@@ -330,7 +330,14 @@ class Ledger:
             match command:
                 case c.Append():
                     job_ids.update(item.job_id for item in command.items)
-                case c.CreateJob() | c.CancelKit() | c.RetryKit():
+                case (
+                    c.CreateJob()
+                    | c.CancelKit()
+                    | c.RetryKit()
+                    | c.PauseKit()
+                    | c.ResumeKit()
+                    | c.ChangeJobs()
+                ):
                     kit_ids.add(command.kit_id)
                 case c.CancelJob() | c.RetryJob() | c.Grant() | c.Release() | c.Lose():
                     job_ids.add(command.job_id)
@@ -458,6 +465,8 @@ def _size(command: c.Command) -> int:
             return 1 + len(command.jobs)
         case c.CancelKit() | c.RetryKit():
             return 50
+        case c.ChangeJobs():
+            return len(command.job_ids)
     return 1
 
 

@@ -15,7 +15,7 @@ from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.core.errors import Violations
 from vistaflow_services.registry import commands as c
-from vistaflow_services.registry import translate
+from vistaflow_services.registry import selecting, translate
 from vistaflow_services.registry.domain import (
     MAX_ACTOR,
     MAX_JOB_NAME,
@@ -131,6 +131,48 @@ def retry_kit(request: pb.RetryKitRequest, encode: Encode) -> c.RetryKit:
     )
     found.check()
     return command
+
+
+def pause_kit(request: pb.PauseKitRequest, encode: Encode) -> c.PauseKit:
+    """A kit to hold back."""
+    found = Violations()
+    command = c.PauseKit(
+        request=_request(request, encode, found),
+        kit_id=kit_id(request.kit_id, found),
+        reason=translate.text_from_proto(request.reason, "reason", MAX_REASON, found),
+        actor=_actor(request.actor, "actor", found),
+    )
+    found.check()
+    return command
+
+
+def resume_kit(request: pb.ResumeKitRequest, encode: Encode) -> c.ResumeKit:
+    """A paused kit to go on with."""
+    found = Violations()
+    command = c.ResumeKit(
+        request=_request(request, encode, found),
+        kit_id=kit_id(request.kit_id, found),
+        reason=translate.text_from_proto(request.reason, "reason", MAX_REASON, found),
+        actor=_actor(request.actor, "actor", found),
+    )
+    found.check()
+    return command
+
+
+def change_jobs(request: pb.CancelJobsRequest | pb.RetryJobsRequest, encode: Encode) -> c.ManyJobs:
+    """Jobs to cancel or to retry by a filter."""
+    found = Violations()
+    retry = isinstance(request, pb.RetryJobsRequest)
+    wanted = c.ManyJobs(
+        request=_request(request, encode, found),
+        filter=selecting.jobs(request.filter, retry, found),
+        retry=retry,
+        dry_run=request.dry_run,
+        reason=translate.text_from_proto(request.reason, "reason", MAX_REASON, found),
+        actor=_actor(request.actor, "actor", found),
+    )
+    found.check()
+    return wanted
 
 
 def cancel_job(request: pb.CancelJobRequest, encode: Encode) -> c.CancelJob:

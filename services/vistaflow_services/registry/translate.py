@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from google.protobuf import json_format, struct_pb2
@@ -19,6 +19,7 @@ from vistaflow_services.registry.domain import (
     MAX_LABEL_KEY,
     MAX_LABEL_VALUE,
     MAX_LABELS,
+    MAX_PROJECT,
     PENDING,
     Counts,
     Job,
@@ -28,7 +29,6 @@ from vistaflow_services.registry.domain import (
     StateFilter,
     StateRow,
     Status,
-    count,
 )
 
 JOB_TYPES: dict[str, common.JobType.ValueType] = {
@@ -137,7 +137,7 @@ def job_to_proto(job: Job, *, task_counts: Counts | None = None) -> common.Job:
         message.progress.CopyFrom(progress_to_proto(job.progress))
     tasks = sorted(job.tasks.values(), key=lambda row: row.revision)
     message.tasks.extend(state_to_proto(row) for row in tasks)
-    counts = task_counts or count(row.status for row in tasks)
+    counts = task_counts or job.task_counts()
     message.task_counts.CopyFrom(counts_to_proto(counts))
     return message
 
@@ -170,6 +170,7 @@ def kit_to_proto(kit: Kit) -> pb.Kit:
         created_at=time_to_proto(kit.created_at),
         updated_at=time_to_proto(kit.updated_at),
         actor=kit.actor,
+        paused=kit.paused,
     )
     if kit.spec_json:
         struct_to_proto(kit.spec_json, message.spec)
@@ -287,11 +288,35 @@ def struct_from_proto(
     return text, value
 
 
+def time_from_proto(
+    message: Any, name: str, violations: Violations, prefix: str = ""
+) -> datetime | None:
+    """The moment of a Timestamp field; None if it is unset."""
+    if not message.HasField(name):
+        return None
+    stamp: Timestamp = getattr(message, name)
+    try:
+        if 0 <= stamp.nanos < 1_000_000_000:
+            return stamp.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        pass
+    violations.add(f"{prefix}{name}", "is not a time of the years 1 to 9999")
+    return None
+
+
 def filter_from_proto(
     message: pb.StateFilter, violations: Violations, field: str = "filter"
 ) -> StateFilter:
     """Which rows a reader wants."""
+    prefix = f"{field}."
+    recorded_after = time_from_proto(message, "recorded_after", violations, prefix)
+    recorded_before = time_from_proto(message, "recorded_before", violations, prefix)
+    if recorded_after and recorded_before and recorded_after >= recorded_before:
+        violations.add(f"{field}.recorded_before", "must be later than recorded_after")
     return StateFilter(
+        project=label_from_proto(message.project, f"{field}.project", MAX_PROJECT, violations),
+        recorded_after=recorded_after,
+        recorded_before=recorded_before,
         kit_ids=frozenset(ids_from_proto(message.kit_ids, f"{field}.kit_ids", violations)),
         job_types=job_types_from_proto(message.job_types, f"{field}.job_types", violations),
         statuses=statuses_from_proto(message.statuses, f"{field}.statuses", violations),

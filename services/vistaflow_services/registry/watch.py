@@ -69,7 +69,7 @@ class _Watch:
     @property
     def picks_rows(self) -> bool:
         """Whether it may want some rows of a kit and not others."""
-        return bool(self.wanted.job_types or self.wanted.statuses or self.wanted.job_ids)
+        return self.wanted.of_rows
 
 
 class WatchService:
@@ -220,7 +220,11 @@ class WatchService:
         picked: list[Entry] = []
         touched: dict[int, None] = {}
         of_kits: list[StateRow] = []
-        kits = StateFilter(kit_ids=watch.wanted.kit_ids, labels=watch.wanted.labels)
+        kits = StateFilter(
+            kit_ids=watch.wanted.kit_ids,
+            labels=watch.wanted.labels,
+            project=watch.wanted.project,
+        )
         for entry in stretch.entries:
             labels = self._labels.get(entry.row.kit_id)
             if watch.wanted.matches(entry.row, labels):
@@ -242,7 +246,7 @@ class WatchService:
 
     async def _learn_labels(self, wanted: StateFilter, entries: Iterable[Entry]) -> None:
         """Makes the labels of the kits of these rows known. They never change."""
-        if not wanted.labels:
+        if not wanted.of_kits:
             return
         needed = {entry.row.kit_id for entry in entries}
         unknown = needed.difference(self._labels)

@@ -50,6 +50,16 @@ UPDATE kits
          GROUP BY j.kit_id) AS c
  WHERE kits.kit_id = c.kit_id
 
+-- name: rebuild_pauses
+-- Whether kits are paused, and how often they were, from the latest of their own rows.
+UPDATE kits
+   SET paused = coalesce(last.status = 'RUNNING', false), pauses = coalesce(last.attempt, 0)
+  FROM kits k
+  LEFT JOIN (SELECT DISTINCT ON (kit_id) kit_id, status, attempt
+               FROM mlops_totalstate_table WHERE job_type = 'KIT'
+              ORDER BY kit_id, id DESC) AS last USING (kit_id)
+ WHERE kits.kit_id = k.kit_id
+
 -- name: rebuild_reasons
 -- Puts the reasons of waiting jobs in place.
 UPDATE jobs SET reason = x.reason
@@ -63,8 +73,8 @@ INSERT INTO current_state (kit_id, job_id, task_name, id, job_type, status, curr
 SELECT DISTINCT ON (l.kit_id, l.job_id, l.task_name)
        l.kit_id, l.job_id, l.task_name, l.id, l.job_type, l.status, l.current_order, l.attempt,
        l.seq, l.created_at, l.actor, l.reason, l.metadata
-  FROM mlops_totalstate_table l JOIN jobs j USING (job_id)
- WHERE l.task_name = '' OR l.attempt = j.attempt
+  FROM mlops_totalstate_table l LEFT JOIN jobs j USING (job_id)
+ WHERE l.task_name = '' OR l.attempt = j.attempt OR l.job_type = 'KIT'
  ORDER BY l.kit_id, l.job_id, l.task_name, l.id DESC
 
 -- name: rebuild_steps

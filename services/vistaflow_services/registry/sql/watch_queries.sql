@@ -9,10 +9,16 @@ FROM mlops_totalstate_table
 WHERE id > %(after)s AND id <= %(until)s
   AND (%(labels)s::jsonb IS NULL
        OR kit_id IN (SELECT kit_id FROM kits WHERE labels @> %(labels)s::jsonb))
+  AND (%(project)s::text IS NULL
+       OR kit_id IN (SELECT kit_id FROM kits WHERE project = %(project)s))
   AND (task_name = ''
        OR ((%(job_types)s::text[] IS NULL OR job_type = ANY (%(job_types)s::text[]))
            AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
-           AND (%(job_ids)s::uuid[] IS NULL OR job_id = ANY (%(job_ids)s::uuid[]))))
+           AND (%(job_ids)s::uuid[] IS NULL OR job_id = ANY (%(job_ids)s::uuid[]))
+           AND (%(recorded_after)s::timestamptz IS NULL
+                OR created_at >= %(recorded_after)s::timestamptz)
+           AND (%(recorded_before)s::timestamptz IS NULL
+                OR created_at < %(recorded_before)s::timestamptz)))
 ORDER BY id
 LIMIT %(limit)s
 
@@ -25,10 +31,16 @@ FROM mlops_totalstate_table
 WHERE kit_id = ANY (%(kit_ids)s::int[]) AND id > %(after)s AND id <= %(until)s
   AND (%(labels)s::jsonb IS NULL
        OR kit_id IN (SELECT kit_id FROM kits WHERE labels @> %(labels)s::jsonb))
+  AND (%(project)s::text IS NULL
+       OR kit_id IN (SELECT kit_id FROM kits WHERE project = %(project)s))
   AND (task_name = ''
        OR ((%(job_types)s::text[] IS NULL OR job_type = ANY (%(job_types)s::text[]))
            AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
-           AND (%(job_ids)s::uuid[] IS NULL OR job_id = ANY (%(job_ids)s::uuid[]))))
+           AND (%(job_ids)s::uuid[] IS NULL OR job_id = ANY (%(job_ids)s::uuid[]))
+           AND (%(recorded_after)s::timestamptz IS NULL
+                OR created_at >= %(recorded_after)s::timestamptz)
+           AND (%(recorded_before)s::timestamptz IS NULL
+                OR created_at < %(recorded_before)s::timestamptz)))
 ORDER BY id + 0
 LIMIT %(limit)s
 
@@ -61,25 +73,29 @@ FROM current_state
 WHERE (%(kit_ids)s::int[] IS NULL OR kit_id = ANY (%(kit_ids)s::int[]))
   AND (%(labels)s::jsonb IS NULL
        OR kit_id IN (SELECT kit_id FROM kits WHERE labels @> %(labels)s::jsonb))
+  AND (%(project)s::text IS NULL
+       OR kit_id IN (SELECT kit_id FROM kits WHERE project = %(project)s))
   AND (%(job_types)s::text[] IS NULL OR job_type = ANY (%(job_types)s::text[]))
   AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
   AND (%(job_ids)s::uuid[] IS NULL OR job_id = ANY (%(job_ids)s::uuid[]))
+  AND (%(recorded_after)s::timestamptz IS NULL OR created_at >= %(recorded_after)s::timestamptz)
+  AND (%(recorded_before)s::timestamptz IS NULL OR created_at < %(recorded_before)s::timestamptz)
 ORDER BY id
 
 -- name: kits_by_id
 -- Kits without their jobs.
 SELECT kit_id, name, project, labels, coalesce(spec::text, ''), actor, counts, revision,
-       created_at, updated_at
+       created_at, updated_at, paused, pauses, first_revision
 FROM kits
 WHERE kit_id = ANY (%(kit_ids)s::int[])
 ORDER BY kit_id
 
 -- name: labels_of_kits
--- The labels of kits.
-SELECT kit_id, labels FROM kits WHERE kit_id = ANY (%(kit_ids)s::int[])
+-- The labels of kits, and the project of each.
+SELECT kit_id, labels, project FROM kits WHERE kit_id = ANY (%(kit_ids)s::int[])
 
 -- name: queued_jobs
--- Jobs to hand out next. Kits take turns, those with less running first; within a kit the higher
+-- Jobs to hand out next. Kits that are not paused take turns, those with less running first; within a kit the higher
 -- priority, then the kit's own order.
 SELECT job_id, job_type
 FROM (SELECT j.job_id, j.job_type, j.kit_id, j.priority,
@@ -87,7 +103,7 @@ FROM (SELECT j.job_id, j.job_type, j.kit_id, j.priority,
                  ORDER BY j.priority DESC, j.current_order, j.revision) AS turn
       FROM jobs j
       JOIN kits k USING (kit_id)
-      WHERE j.status = 'QUEUED' AND NOT j.external
+      WHERE j.status = 'QUEUED' AND NOT j.external AND NOT k.paused
         AND j.job_type = ANY (%(job_types)s::text[])) AS waiting
 ORDER BY turn, kit_id
 LIMIT %(limit)s
