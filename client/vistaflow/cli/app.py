@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vistaflow.cli import kits, local, stages
+from vistaflow.cli import keeping, kits, local, stages
 
 app = typer.Typer(
     name="vistaflow",
@@ -48,6 +48,9 @@ for command in (
     kits.cancel,
     kits.retry,
     local.logs,
+    keeping.backup,
+    keeping.restore,
+    keeping.retention,
     stages.decks,
     stages.design,
     stages.predict,

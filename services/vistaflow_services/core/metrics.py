@@ -101,6 +101,16 @@ class Metrics:
             server.server_close()
             thread.join(5)
 
+    def watch_worker(self, running: Callable[[], float], connected: Callable[[], float]) -> None:
+        """Tells how many jobs a worker runs, and whether the registry hands it any."""
+        import prometheus_client as prometheus
+
+        for name, text, value in (
+            ("vistaflow_worker_running", "Attempts that the worker runs.", running),
+            ("vistaflow_worker_connected", "1 while the registry hands it jobs.", connected),
+        ):
+            prometheus.Gauge(name, text, registry=self.registry).set_function(value)
+
     async def watch_loop(self) -> None:
         """Keeps measuring how late the event loop is, for ever."""
         clock = asyncio.get_running_loop().time

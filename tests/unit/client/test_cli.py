@@ -74,6 +74,7 @@ def test_help_names_every_command() -> None:
     assert told.exit_code == 0
     names = """
         up down status doctor run validate watch kits show states cancel retry logs decks design
+        backup restore retention
         predict
     """
     for name in names.split():
