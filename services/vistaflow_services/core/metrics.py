@@ -167,12 +167,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 began = time.perf_counter()
                 status = "CANCELLED"
                 try:
-                    made = inner(request, context)
-                    if hasattr(made, "__aiter__"):
-                        await _write(made, context)
-                        answer = None
-                    else:
-                        answer = await made
+                    # The error interceptor inside has made a coroutine of every kind of handler.
+                    answer = await inner(request, context)
                     status = _status(context, "OK")
                     return answer
                 except asyncio.CancelledError:
@@ -191,11 +187,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             if getattr(handler, each) is not None
         )
         return handler._replace(**{kind: timed(getattr(handler, kind))})
-
-
-async def _write(made: AsyncIterator[Any], context: Any) -> None:
-    async for message in made:
-        await context.write(message)
 
 
 _NAMES = {code.value[0]: code.name for code in grpc.StatusCode}

@@ -249,6 +249,42 @@ async def test_watchers_behind_are_told_and_others_go_on(database: str, serve) -
             assert len(told) <= 3 + 3 * 8
 
 
+async def test_whoever_resumes_at_the_edge_gets_every_row_or_is_told(database: str, serve) -> None:
+    async with ledger(database) as made:
+        for _ in range(5):
+            await fill(made, SIZE)
+    chance = random.Random(5)
+    told = "OUT_OF_RANGE, told why: True"
+    edges = [n * SIZE + d for n in range(6) for d in (-2, -1, 0, 1)]
+    async with serve(database, Config(partition_size=SIZE)) as registry:
+        head = registry.hub.head
+        channel, stub = connect(registry.address)
+
+        async def watch(after: int) -> str:
+            await asyncio.sleep(chance.random() * 0.5)
+            at = after
+            try:
+                async for message in stub.WatchStates(pb.WatchStatesRequest(after_revision=at)):
+                    for state in message.delta.states:
+                        assert state.revision == at + 1
+                        at = state.revision
+                    if at == head:
+                        return "all"
+                    await asyncio.sleep(0.02)
+            except grpc.aio.AioRpcError as error:
+                kept = "no longer kept" in (error.details() or "")
+                return f"{error.code().name}, told why: {kept}"
+            raise AssertionError("it ended without a word")
+
+        async with channel, asyncio.timeout(60):
+            watches = [asyncio.create_task(watch(max(0, chance.choice(edges)))) for _ in range(40)]
+            await asyncio.sleep(0.2)
+            await asyncio.to_thread(apply, database, SCHEMA, AT_ONCE)
+            ends = await asyncio.gather(*watches)
+            assert [await watch(5 * SIZE - 1), await watch(5 * SIZE)] == [told, "all"]
+    assert set(ends) == {"all", told}
+
+
 async def test_a_page_of_the_past_is_refused_if_the_past_goes_meanwhile(
     database: str, serve
 ) -> None:
