@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, MutableMapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import NamedTuple
 
 import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout
@@ -30,6 +30,41 @@ logger = logging.getLogger(__name__)
 LOOK_SECONDS = 5.0
 FIRST_RETENTION_SECONDS = 30.0
 FAILED = (psycopg.Error, PoolTimeout, PoolClosed, OSError)
+
+
+class Growth(NamedTuple):
+    """How large the log is and how far back it goes: a row of the query `log_growth`."""
+
+    rows: int
+    last_id: int
+    oldest_id: int
+    partitions: int
+    log_bytes: int
+    kept_bytes: int
+    database_bytes: int
+    oldest_at: datetime | None
+    end_id: int | None
+
+    @property
+    def age_seconds(self) -> float:
+        """Age of the oldest row; 0 while there is none."""
+        if self.oldest_at is None:
+            return 0.0
+        return max(0.0, (datetime.now(UTC) - self.oldest_at).total_seconds())
+
+    def told(self) -> dict[str, str]:
+        """As entries of GetServerInfo.limits."""
+        told = {
+            "log.rows": str(max(0, self.rows)),
+            "log.size": megabytes(self.log_bytes + self.kept_bytes),
+            "log.partitions": str(self.partitions),
+            "log.room": str(max(0, (self.end_id or 0) - 1 - self.last_id)),
+            "database.size": megabytes(self.database_bytes),
+        }
+        if self.oldest_at is not None:
+            told["log.oldest_at"] = self.oldest_at.astimezone(UTC).isoformat(timespec="seconds")
+            told["log.age_days"] = f"{self.age_seconds / 86400:.1f}"
+        return told
 
 
 class Upkeep:
@@ -84,12 +119,13 @@ class Upkeep:
         pool = self._pool.get_stats()
         space = self._guard.space()
         async with self._pool.connection() as connection:
-            (growth,) = await fetch(connection, "log_growth")
+            (grown,) = await fetch(connection, "log_growth")
             (row,) = await fetch(connection, "database_health")
             long = await fetch(connection, "long_transactions", {"seconds": checks.LONG_SECONDS})
             applied = await fetch(connection, "applied_migrations")
             queued = await fetch(connection, "waiting_work")
             ((leases,),) = await fetch(connection, "lease_count")
+        growth = Growth(*grown)
         health = checks.health_of(row)
         found = checks.findings(
             health=health,
@@ -104,13 +140,13 @@ class Upkeep:
             pool=pool,
             space=space,
             least_free=self._config.min_free_mib << 20,
-            database_bytes=growth[5],
+            database_bytes=growth.database_bytes,
             head=self._hub.head,
-            committed=growth[0],
+            committed=growth.last_id,
             lags=lags,
         )  # fmt: skip
         self._limits.update(checks.told(found))
-        self._limits.update(_growth_told(growth))
+        self._limits.update(growth.told())
         self._warn(found)
         if self._meters is not None:
             self._measure(growth, health, pool, lags, leases)
@@ -118,20 +154,24 @@ class Upkeep:
         return found
 
     def _measure(
-        self, growth: Any, health: checks.Health, pool: dict[str, int], lags: list[int], leases: int
+        self,
+        growth: Growth,
+        health: checks.Health,
+        pool: dict[str, int],
+        lags: list[int],
+        leases: int,
     ) -> None:
         assert self._meters is not None
-        last_id, oldest_id, partitions, log_bytes, kept_bytes, database_bytes, oldest_at, _ = growth
         space = self._guard.space()
         ordered = sorted(lags)
         self._meters.look(
-            head_revision=max(last_id, self._hub.head),
-            oldest_revision=oldest_id,
-            log_bytes=log_bytes,
-            kept_bytes=kept_bytes,
-            database_bytes=database_bytes,
-            log_partitions=partitions,
-            log_age_seconds=_age(oldest_at),
+            head_revision=max(growth.last_id, self._hub.head),
+            oldest_revision=growth.oldest_id,
+            log_bytes=growth.log_bytes,
+            kept_bytes=growth.kept_bytes,
+            database_bytes=growth.database_bytes,
+            log_partitions=growth.partitions,
+            log_age_seconds=growth.age_seconds,
             watches=len(lags),
             watch_lag_rows_max=ordered[-1] if ordered else 0,
             watch_lag_rows_p99=ordered[int(0.99 * (len(ordered) - 1))] if ordered else 0,
@@ -182,22 +222,3 @@ class Upkeep:
             except FAILED as error:
                 logger.warning("could not drop old partitions: %s", error)
             await asyncio.sleep(self._config.retention_interval_seconds)
-
-
-def _growth_told(growth: Any) -> dict[str, str]:
-    last_id, oldest_id, partitions, log_bytes, kept_bytes, database_bytes, oldest_at, end = growth
-    told = {
-        "log.rows": str(max(0, last_id - oldest_id + 1)),
-        "log.size": megabytes(log_bytes + kept_bytes),
-        "log.partitions": str(partitions),
-        "log.room": str(max(0, (end or 0) - 1 - last_id)),
-        "database.size": megabytes(database_bytes),
-    }
-    if oldest_at is not None:
-        told["log.oldest_at"] = oldest_at.astimezone(UTC).isoformat(timespec="seconds")
-        told["log.age_days"] = f"{_age(oldest_at) / 86400:.1f}"
-    return told
-
-
-def _age(at: datetime | None) -> float:
-    return max(0.0, (datetime.now(UTC) - at).total_seconds()) if at is not None else 0.0

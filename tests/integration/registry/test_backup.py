@@ -120,6 +120,8 @@ async def test_a_backup_made_under_load_is_restored_and_clients_go_on(
                     if message.HasField("delta"):
                         break
             assert [state.task_name for state in message.delta.states] == ["after"]
+            await registry.upkeep.look()
+            assert registry.limits["log.rows"] == str(made.revision + 1)
             kit_id, _ = await external_job(stub)
             assert kit_id == 1 + KITS_SKIPPED + 1
     assert not any(rebuild(fresh, SCHEMA, check=True).values())

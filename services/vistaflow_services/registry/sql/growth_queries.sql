@@ -33,9 +33,11 @@ UPDATE head SET oldest_id = greatest(oldest_id, %(oldest_id)s)
 SELECT drop_partition(%(name)s)
 
 -- name: log_growth
--- How large the log is and how far back it goes.
-SELECT h.last_id, h.oldest_id,
-       (SELECT count(*) FROM partitions),
+-- How large the log is and how far back it goes. Rows that a restore left out do not count.
+SELECT h.last_id - h.oldest_id + 1
+           - (SELECT coalesce(sum(next_id - 1 - greatest(last_id, h.oldest_id - 1)), 0)
+                FROM restores WHERE next_id > h.oldest_id)::bigint,
+       h.last_id, h.oldest_id, (SELECT count(*) FROM partitions),
        (SELECT coalesce(sum(pg_total_relation_size(to_regclass(quote_ident(name)))), 0)::bigint
           FROM partitions),
        pg_total_relation_size('kept_states'),
