@@ -56,13 +56,17 @@ DECLARE
 BEGIN
     EXECUTE format($query$
         INSERT INTO kept_states
-        SELECT * FROM %1$I
-         WHERE task_name = ''
-            OR id IN (SELECT max(id) FROM %1$I
-                       WHERE task_name <> '' GROUP BY kit_id, job_id, task_name)
-            -- The last number that each attempt used.
-            OR id IN (SELECT DISTINCT ON (kit_id, job_id, attempt) id FROM %1$I
-                       WHERE seq > 0 ORDER BY kit_id, job_id, attempt, seq DESC)
+        SELECT part.*
+          FROM %1$I AS part
+          JOIN (SELECT id FROM %1$I WHERE task_name = ''
+                UNION
+                SELECT max(id) FROM %1$I
+                 WHERE task_name <> '' GROUP BY kit_id, job_id, task_name
+                UNION
+                -- The last number that each attempt used.
+                (SELECT DISTINCT ON (kit_id, job_id, attempt) id FROM %1$I
+                  WHERE seq > 0 ORDER BY kit_id, job_id, attempt, seq DESC)) AS kept
+            ON part.id = kept.id
         ON CONFLICT DO NOTHING
     $query$, part);
     GET DIAGNOSTICS copied = ROW_COUNT;
