@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vistaflow.cli import changes, kits, local, stages
+from vistaflow.cli import changes, keeping, kits, local, stages
 
 app = typer.Typer(
     name="vistaflow",
@@ -51,6 +51,9 @@ for command in (
     changes.cancel,
     changes.retry,
     local.logs,
+    keeping.backup,
+    keeping.restore,
+    keeping.retention,
     stages.decks,
     stages.design,
     stages.predict,

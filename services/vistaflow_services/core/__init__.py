@@ -6,6 +6,7 @@ config.py           one frozen dataclass a service, read from the environment
 log.py              JSON logs to stderr and files, secrets kept out
 server.py           the shell a service runs in: health, reflection, drain
 interceptor.py      every exception to a clean status; status.py has its details
+metrics.py          Prometheus: calls, event loop, an HTTP port
 channels.py         channel arguments, checked against the names gRPC knows
 registry_client.py  the registry, as the other services call it
 stage.py            the one shape of a stage service

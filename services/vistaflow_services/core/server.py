@@ -16,7 +16,7 @@ import ipaddress
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,11 +73,19 @@ class ServerSettings:
 class Server(grpc.aio.Server):
     """A gRPC server with health, reflection and the error interceptor."""
 
-    def __init__(self, service_names: tuple[str, ...], settings: ServerSettings) -> None:
+    def __init__(
+        self,
+        service_names: tuple[str, ...],
+        settings: ServerSettings,
+        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+    ) -> None:
         self.settings = settings
         self.service_names = service_names
         self._server = grpc.aio.server(
-            interceptors=[ErrorInterceptor(default_timeout=settings.default_timeout)],
+            interceptors=[
+                *interceptors,
+                ErrorInterceptor(default_timeout=settings.default_timeout),
+            ],
             options=server_arguments(
                 max_receive_bytes=settings.max_receive_bytes,
                 max_send_bytes=settings.max_send_bytes,
@@ -184,9 +192,19 @@ class Server(grpc.aio.Server):
             await asyncio.sleep(wait if is_ready else min(wait, 0.2))
 
 
-def make_server(*service_names: str, settings: ServerSettings | None = None) -> Server:
-    """A server for the services of these full names, not yet started."""
-    return Server(service_names, settings or ServerSettings())
+def make_server(
+    *service_names: str,
+    settings: ServerSettings | None = None,
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+) -> Server:
+    """A server for the services of these full names, not yet started.
+
+    Args:
+        service_names: The full names.
+        settings: Limits.
+        interceptors: What is around all that the server itself puts around calls.
+    """
+    return Server(service_names, settings or ServerSettings(), interceptors)
 
 
 async def run(
@@ -301,3 +319,19 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def private_address(listen: str, what: str) -> tuple[str, int]:
+    """Host and port of an address for something that asks nobody who they are.
+
+    Raises:
+        StartError: The address is malformed, or open to the network and nobody said that the
+            network itself is private.
+    """
+    host, port = _split(listen)
+    if not _is_loopback(host) and os.environ.get(ALLOW_INSECURE) != "1":
+        raise StartError(
+            f"{what} at {listen} would be open to the network; listen on 127.0.0.1, or set "
+            f"{ALLOW_INSECURE}=1 where the network itself is private"
+        )
+    return host, port

@@ -32,5 +32,12 @@ embedded.py        a PostgreSQL of our own, supervised
 pg_launcher.py     starts it as somebody who is not root
 config.py          settings, from VISTAFLOW_REGISTRY_* variables
 rebuild.py         recomputes what is derived from the log
+retention.py       drops old partitions; what is kept of them
+backup.py          saves the tables to a file, with dumping.py; restore.py puts it back
+local.py           the database, for these commands
+upkeep.py          looks at itself and its database while it serves
+checks.py          whether what it sees is well, and how to mend it
+storage.py         refuses writes before the disk is full
+meters.py          what it tells Prometheus
 __main__.py        puts them together and serves
 """

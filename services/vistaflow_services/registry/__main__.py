@@ -15,6 +15,7 @@ from vistaflow.api.registry.v1 import registry_pb2_grpc as rpc
 from vistaflow_services.core import log
 from vistaflow_services.core import server as core
 from vistaflow_services.core.config import home, read_config
+from vistaflow_services.core.metrics import Metrics, interceptors, made_if, served
 from vistaflow_services.core.migrations import MigrationError, migrate
 from vistaflow_services.core.sql import load_queries
 from vistaflow_services.registry import domain
@@ -25,10 +26,13 @@ from vistaflow_services.registry.hub import Hub
 from vistaflow_services.registry.journal import Journal
 from vistaflow_services.registry.leases import LeaseService
 from vistaflow_services.registry.ledger import Ledger
+from vistaflow_services.registry.meters import RegistryMeters
 from vistaflow_services.registry.servicer import RegistryServicer
 from vistaflow_services.registry.services import ServiceDirectory
+from vistaflow_services.registry.storage import StorageGuard
 from vistaflow_services.registry.store import Pool, Store, make_pool
 from vistaflow_services.registry.tail import Tail
+from vistaflow_services.registry.upkeep import Upkeep
 from vistaflow_services.registry.watch import WatchService, serve_bytes
 from vistaflow_services.registry.watch_store import WatchStore
 
@@ -42,7 +46,15 @@ MAX_RECEIVE_BYTES = 16 * 1024 * 1024
 class Registry:
     """A registry on an open pool: the server, and what runs behind it."""
 
-    def __init__(self, pool: Pool, config: Config, head: domain.Head) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        config: Config,
+        head: domain.Head,
+        *,
+        metrics: Metrics | None = None,
+        embedded: EmbeddedPostgres | None = None,
+    ) -> None:
         queries = load_queries(PACKAGE)
         conninfo = str(pool.conninfo)
         self.address = ""
@@ -50,12 +62,17 @@ class Registry:
         """Set when something behind the server has failed for good."""
         self.hub = Hub(head.last_id)
         self.store = Store(pool)
+        self.guard = StorageGuard(embedded.data if embedded else None, config.min_free_mib << 20)
+        meters = RegistryMeters(metrics) if metrics is not None else None
         self.ledger = Ledger(
             Journal(conninfo, config.schema, partition_size=config.partition_size),
             self.hub,
             board=Board(max_weight=config.board_weight),
             request_seconds=config.request_days * 86400,
+            guard=self.guard,
+            meters=meters,
         )
+        self.limits = limits(config)
         watch_store = WatchStore(pool, queries)
         self.watches = WatchService(hub=self.hub, store=watch_store, epoch=str(head.epoch))
         self.leases = LeaseService(
@@ -70,11 +87,26 @@ class Registry:
             name_schema=config.schema,
             version=_version(),
             address=lambda: self.address,
-            limits=limits(config),
+            limits=self.limits,
         )
         self.tail = Tail(self.hub, conninfo=conninfo, schema=config.schema, queries=queries)
         settings = core.ServerSettings(max_receive_bytes=MAX_RECEIVE_BYTES)
-        self.server = core.make_server(SERVICE_NAME, settings=settings)
+        self.upkeep = Upkeep(
+            pool=pool,
+            config=config,
+            hub=self.hub,
+            ledger=self.ledger,
+            guard=self.guard,
+            limits=self.limits,
+            meters=meters,
+            counts=lambda: {
+                "tail_reconnects": self.tail.reconnect_count,
+                "postgres_restarts": embedded.restarts if embedded else 0,
+            },
+        )
+        self.server = core.make_server(
+            SERVICE_NAME, settings=settings, interceptors=interceptors(metrics)
+        )
         servicer = RegistryServicer(
             ledger=self.ledger,
             store=self.store,
@@ -90,11 +122,16 @@ class Registry:
     async def open(self) -> None:
         """Begins to commit, to follow the log and to lease; the server is started apart."""
         await self.ledger.start()
-        for name, work in (("tail", self.tail.run()), ("leases", self.leases.run())):
+        for name, work in (
+            ("tail", self.tail.run()),
+            ("leases", self.leases.run()),
+            ("upkeep", self.upkeep.run()),
+        ):
             self._tasks.append(asyncio.create_task(self._guarded(name, work), name=name))
 
     async def ready(self) -> bool:
         """Whether requests can be answered."""
+        self.guard.check()
         return self.ledger.ready and await self.store.ping()
 
     async def drain(self) -> None:
@@ -118,9 +155,16 @@ class Registry:
             self.stop.set()
 
 
-async def build(pool: Pool, config: Config) -> Registry:
+async def build(
+    pool: Pool,
+    config: Config,
+    *,
+    metrics: Metrics | None = None,
+    embedded: EmbeddedPostgres | None = None,
+) -> Registry:
     """A registry on an open pool of a migrated database, not yet open."""
-    return Registry(pool, config, await Store(pool).head())
+    head = await Store(pool).head()
+    return Registry(pool, config, head, metrics=metrics, embedded=embedded)
 
 
 def limits(config: Config) -> dict[str, str]:
@@ -138,7 +182,11 @@ def limits(config: Config) -> dict[str, str]:
 
 async def main(config: Config) -> None:
     """Serves until told to stop."""
-    async with _database(config) as conninfo:
+    metrics = made_if(config.metrics_listen, "registry")
+    async with (
+        served(metrics, config.metrics_listen),
+        _database(config) as (conninfo, embedded),
+    ):
         try:
             await asyncio.to_thread(migrate, conninfo, config.schema, PACKAGE)
         except MigrationError as error:
@@ -146,7 +194,7 @@ async def main(config: Config) -> None:
         pool = make_pool(conninfo, schema=config.schema, size=config.pool_size)
         await pool.open(wait=True, timeout=30)
         try:
-            registry = await build(pool, config)
+            registry = await build(pool, config, metrics=metrics, embedded=embedded)
             registry.address = registry.server.bind(config.listen)
             await registry.open()
             logger.info("listening on %s", registry.address)
@@ -166,16 +214,16 @@ async def main(config: Config) -> None:
 
 
 @asynccontextmanager
-async def _database(config: Config) -> AsyncIterator[str]:
+async def _database(config: Config) -> AsyncIterator[tuple[str, EmbeddedPostgres | None]]:
     """Where the database is; the embedded one runs for as long as the block lasts."""
     if config.database:
-        yield config.database
+        yield config.database, None
         return
     postgres = EmbeddedPostgres(config.home)
     await asyncio.to_thread(postgres.start)
     supervisor = asyncio.create_task(postgres.supervise(), name="postgres")
     try:
-        yield postgres.conninfo
+        yield postgres.conninfo, postgres
     finally:
         supervisor.cancel()
         await asyncio.wait([supervisor])

@@ -88,6 +88,8 @@ class Subscription:
     def __init__(self, hub: Hub, kits: frozenset[int] | None) -> None:
         self.kits = kits
         self.since = hub.head
+        self.at = hub.head
+        """How far the follower has looked, for those who look whether it keeps up."""
         self._hub = hub
         self._gathered: list[Entry] = []
         self._size = 0
@@ -121,6 +123,7 @@ class Subscription:
 
     async def wait(self, seconds: float) -> None:
         """Waits until something may concern the follower, or the time is over."""
+        self.at = self._hub.head
         if not self._woken and seconds > 0:
             loop = asyncio.get_running_loop()
             self._waiter = loop.create_future()
@@ -214,6 +217,7 @@ class Hub:
             The next stretch, empty when there is nothing new, or None when the
             follower is so far behind that it must read from the database.
         """
+        subscription.at = after
         if after >= self.head:
             return Stretch([], after)
         if subscription.kits is not None and after >= subscription.since:
@@ -262,6 +266,11 @@ class Hub:
     def follower_count(self) -> int:
         """How many follow everything, and kits with followers of their own."""
         return len(self._everyone) + len(self._by_kit)
+
+    def lags(self) -> list[int]:
+        """How many rows each follower has still to look at."""
+        followers = self._everyone.union(*self._by_kit.values())
+        return [max(0, self.head - each.at) for each in followers]
 
     def wake_all(self) -> None:
         """Wakes every follower, so that it looks at what else changed."""

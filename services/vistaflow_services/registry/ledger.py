@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import time
 import uuid
 from collections import deque
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ from vistaflow_services.registry.changes import Seqs
 from vistaflow_services.registry.domain import PENDING, Head, StateRow
 from vistaflow_services.registry.draft import Draft
 from vistaflow_services.registry.journal import Answered, Answers, Journal, Outcome
+from vistaflow_services.registry.storage import StorageGuard
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +48,21 @@ MAX_WAITING = 20_000
 DEFAULT_WAIT = 30.0
 """Seconds a command waits whose caller names no time."""
 
+FULL = psycopg.errors.DiskFull
 LOST = (psycopg.OperationalError, psycopg.InterfaceError, OSError)
+
+
+class Meters(Protocol):
+    """Counts what the ledger does."""
+
+    def wrote(self, seconds: float, committed: bool) -> None:
+        """A batch was written, or another replica was first."""
+
+    def committed(self, rows: Sequence[StateRow], answers: Sequence[Any]) -> None:
+        """A batch is on disk, with these answers to its commands."""
+
+    def refused(self, commands: int) -> None:
+        """The database refused a batch."""
 
 
 class Publisher(Protocol):
@@ -86,6 +102,8 @@ class Ledger:
         journal: The connection to write on.
         hub: Gets the rows of every commit before its callers are answered.
         request_seconds: How long answered requests are kept.
+        guard: Knows whether there is room on the disk.
+        meters: Is told of every commit.
     """
 
     def __init__(
@@ -95,11 +113,15 @@ class Ledger:
         *,
         board: Board | None = None,
         request_seconds: float = 7 * 86400.0,
+        guard: StorageGuard | None = None,
+        meters: Meters | None = None,
     ) -> None:
         self.board = board or Board()
         self._journal = journal
         self._hub = hub
         self._request_seconds = request_seconds
+        self._guard = guard or StorageGuard(None, 0)
+        self._meters = meters
         self._queue: deque[_Waiting] = deque()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -123,7 +145,17 @@ class Ledger:
     @property
     def ready(self) -> bool:
         """Whether commands can be committed now."""
-        return self._journal.connected and not self._broken and self._task is not None
+        return (
+            self._journal.connected
+            and not self._broken
+            and self._task is not None
+            and not self._guard.full
+        )
+
+    @property
+    def waiting_count(self) -> int:
+        """Commands that wait to be committed."""
+        return len(self._queue)
 
     async def start(self) -> Head:
         """Connects and begins to take commands."""
@@ -159,6 +191,7 @@ class Ledger:
         """
         if self._broken or self._task is None:
             raise UnavailableError(self._broken or "the registry is not started")
+        self._guard.check()
         if len(self._queue) >= MAX_WAITING:
             raise ExhaustedError("too many requests are waiting for the database; try again")
         loop = asyncio.get_running_loop()
@@ -246,7 +279,10 @@ class Ledger:
                 if made.draft.rows or made.draft.new_kits or made.answers:
                     await self._journal.make_room(made.draft.last_id)
                     batch = made
+                    began = time.perf_counter()
                     now = await self._journal.write(made.draft, commit_id, made.answers)
+                    if self._meters is not None:
+                        self._meters.wrote(time.perf_counter() - began, now is not None)
                     if now is None:
                         raise _Conflict
                     head = dataclasses.replace(
@@ -387,6 +423,8 @@ class Ledger:
         )
         if draft.rows:
             self._hub.publish(draft.rows)
+        if self._meters is not None:
+            self._meters.committed(draft.rows, [answer for _, answer in batch.told])
         for waiting, answer in batch.told:
             if waiting.answer.done():
                 continue
@@ -438,8 +476,14 @@ class Ledger:
         self.board.clear()
         with contextlib.suppress(*LOST):
             await self._journal.unlock()
+        if isinstance(error, FULL):
+            refusal: ServiceError = self._guard.hear()
+        else:
+            refusal = UnavailableError("the database cannot commit now; try again")
+        if self._meters is not None:
+            self._meters.refused(len(waiting))
         for each in waiting:
-            _fail(each, UnavailableError("the database cannot commit now; try again"))
+            _fail(each, refusal)
 
     def _refuse_all(self, why: str) -> None:
         while self._queue:

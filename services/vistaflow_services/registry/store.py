@@ -272,7 +272,8 @@ class Store:
         """Rows after a revision that a filter wants, in order.
 
         A filter that few rows match may bring a short page, or an empty one, that is not the
-        last: one statement reads only so much of the log.
+        last: one statement reads only so much of the log. Of what retention dropped, the rows
+        that were kept come first.
         """
 
         async def read(connection: Connection) -> Page:
@@ -291,7 +292,11 @@ class Store:
                 "limit": limit + 1,
                 "bytes": METADATA_BYTES,
             }
-            found, more = _cut(await fetch(connection, "list_states", asked), limit)
+            query = "list_states"
+            if after + 1 < head.oldest_id <= end:
+                query, through = "list_kept_states", head.oldest_id - 1
+                asked["until"] = through
+            found, more = _cut(await fetch(connection, query, asked), limit)
             rows = [to_row(row) for row in found]
             if more:
                 next_key: int | None = rows[-1].revision

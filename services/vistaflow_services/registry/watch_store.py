@@ -17,7 +17,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
-from vistaflow_services.core.errors import UnavailableError
+from vistaflow_services.core.errors import ExpiredError, UnavailableError
 from vistaflow_services.registry.domain import (
     PROJECT_LABEL,
     Counts,
@@ -156,6 +156,7 @@ class WatchStore:
         parameters = filter_parameters(wanted)
         parameters |= {"after": after, "until": until, "limit": limit + 1}
         rows = [to_row(row) for row in await self._fetch(name, parameters)]
+        await self._check_kept(after)
         if len(rows) <= limit:
             return Page(rows=rows, through=until)
         cut = rows[-1].batch
@@ -165,6 +166,21 @@ class WatchStore:
         batch = await self._fetch("log_batch", {"batch": cut})
         rows = [to_row(row) for row in batch]
         return Page(rows=[row for row in rows if row.revision > after], through=rows[-1].revision)
+
+    async def _check_kept(self, after: int) -> None:
+        """Refuses a page from which rows may be missing; asked after the page was read.
+
+        Raises:
+            ExpiredError: Rows after this revision are no longer kept.
+        """
+        ends = await self.ends()
+        if after + 1 < ends.oldest:
+            raise ExpiredError(
+                f"rows before revision {ends.oldest} are no longer kept; start again with "
+                "include_snapshot",
+                reason="REVISION_EXPIRED",
+                metadata={"oldest_revision": str(ends.oldest)},
+            )
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Snapshot]:

@@ -74,7 +74,8 @@ def test_help_names_every_command() -> None:
     assert told.exit_code == 0
     names = """
         up down status doctor run validate watch kits show states pause resume diff cancel retry
-        logs decks design predict
+        logs decks design backup restore retention
+        predict
     """
     for name in names.split():
         assert f" {name} " in told.output

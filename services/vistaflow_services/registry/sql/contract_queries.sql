@@ -21,7 +21,7 @@ SELECT low, %(time)s <= clock_timestamp() FROM halves ORDER BY high - low LIMIT 
 -- The own rows of a kit's jobs up to a revision, in order.
 SELECT id, batch, kit_id, job_id, job_type, task_name, status, current_order, attempt, seq,
        created_at, coalesce(metadata::text, ''), actor, reason, kit_counts
-  FROM mlops_totalstate_table
+  FROM history
  WHERE kit_id = %(kit_id)s AND task_name = '' AND id <= %(revision)s
    AND job_id IN (SELECT job_id FROM jobs WHERE kit_id = %(kit_id)s)
  ORDER BY id + 0
@@ -31,9 +31,9 @@ SELECT id, batch, kit_id, job_id, job_type, task_name, status, current_order, at
 -- own. Which they are is found in the index alone.
 SELECT id, batch, kit_id, job_id, job_type, task_name, status, current_order, attempt, seq,
        created_at, coalesce(metadata::text, ''), actor, reason, NULL::smallint[]
-  FROM mlops_totalstate_table
+  FROM history
   JOIN (SELECT DISTINCT ON (job_id, task_name) id
-          FROM mlops_totalstate_table
+          FROM history
          WHERE kit_id = %(kit_id)s AND task_name <> '' AND id <= %(revision)s
          ORDER BY job_id, task_name, id DESC) AS latest USING (id)
 
