@@ -28,6 +28,7 @@ from vistaflow_services.registry.ledger import Ledger
 from vistaflow_services.registry.servicer import RegistryServicer
 from vistaflow_services.registry.services import ServiceDirectory
 from vistaflow_services.registry.store import Pool, Store, make_pool
+from vistaflow_services.registry.streams import StreamService
 from vistaflow_services.registry.tail import Tail
 from vistaflow_services.registry.watch import WatchService, serve_bytes
 from vistaflow_services.registry.watch_store import WatchStore
@@ -58,6 +59,7 @@ class Registry:
         )
         watch_store = WatchStore(pool, queries)
         self.watches = WatchService(hub=self.hub, store=watch_store, epoch=str(head.epoch))
+        self.streams = StreamService(self.ledger)
         self.leases = LeaseService(
             ledger=self.ledger,
             hub=self.hub,
@@ -80,6 +82,7 @@ class Registry:
             store=self.store,
             hub=self.hub,
             watches=self.watches,
+            streams=self.streams,
             leases=self.leases,
             directory=self.directory,
         )
@@ -100,6 +103,7 @@ class Registry:
     async def drain(self) -> None:
         """Tells watchers and workers to go on elsewhere."""
         self.watches.drain()
+        self.streams.drain()
         self.leases.drain()
 
     async def close(self) -> None:

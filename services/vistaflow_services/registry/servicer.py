@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ from vistaflow_services.registry.leases import LeaseService
 from vistaflow_services.registry.ledger import DEFAULT_WAIT, Ledger
 from vistaflow_services.registry.services import ServiceDirectory
 from vistaflow_services.registry.store import Store
+from vistaflow_services.registry.streams import StreamService
 from vistaflow_services.registry.watch import WatchService
 
 MAX_PAGE = 1000
@@ -40,6 +42,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         store: Store,
         hub: Hub,
         watches: WatchService,
+        streams: StreamService,
         leases: LeaseService,
         directory: ServiceDirectory,
     ) -> None:
@@ -47,6 +50,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         self._store = store
         self._hub = hub
         self._watches = watches
+        self._streams = streams
         self._leases = leases
         self._directory = directory
 
@@ -193,6 +197,14 @@ class RegistryServicer(rpc.RegistryServiceServicer):
                 else message
             )
 
+    async def StreamStates(
+        self, request_iterator: AsyncIterator[pb.StreamStatesRequest], context: Context
+    ) -> AsyncIterator[pb.StreamStatesResponse]:
+        """Appends rows over one stream."""
+        async with contextlib.aclosing(self._streams.session(request_iterator)) as messages:
+            async for message in messages:
+                yield message
+
     async def LeaseJobs(
         self, request_iterator: AsyncIterator[pb.LeaseJobsRequest], context: Context
     ) -> AsyncIterator[pb.LeaseJobsResponse]:
@@ -291,16 +303,7 @@ def _job_retried(answer: c.JobChange) -> pb.RetryJobResponse:
     return pb.RetryJobResponse(job=translate.job_to_proto(answer.job), revision=answer.revision)
 
 
-_VERDICTS = {word.removeprefix("VERDICT_"): value for word, value in pb.Verdict.items()}
-
-
 def _appended(answer: c.Appended) -> pb.AppendStatesResponse:
     return pb.AppendStatesResponse(
-        results=[
-            pb.AppendResult(
-                verdict=_VERDICTS[each.verdict], revision=each.revision, detail=each.detail
-            )
-            for each in answer.results
-        ],
-        revision=answer.revision,
+        results=map(translate.result_to_proto, answer.results), revision=answer.revision
     )
