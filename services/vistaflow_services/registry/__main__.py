@@ -74,7 +74,14 @@ class Registry:
             address=lambda: self.address,
             limits=limits(config),
         )
-        self.tail = Tail(self.hub, conninfo=conninfo, schema=config.schema, queries=queries)
+        self.tail = Tail(
+            self.hub,
+            conninfo=conninfo,
+            schema=config.schema,
+            queries=queries,
+            epoch=str(head.epoch),
+            on_replaced=self._replaced,
+        )
         settings = core.ServerSettings(max_receive_bytes=MAX_RECEIVE_BYTES)
         self.server = core.make_server(SERVICE_NAME, settings=settings)
         servicer = RegistryServicer(
@@ -113,6 +120,12 @@ class Registry:
         if self._tasks:
             await asyncio.wait(self._tasks)
         await self.ledger.stop()
+
+    def _replaced(self) -> None:
+        """What is in memory is of another log than the database's: only a new start helps."""
+        self.watches.replaced()
+        logger.critical("the log was replaced under the registry; the registry stops")
+        self.stop.set()
 
     async def _guarded(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         try:

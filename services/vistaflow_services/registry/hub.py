@@ -28,10 +28,11 @@ RING_ROWS = 20_000
 RING_BYTES = 32 * 1024 * 1024
 STRETCH_ROWS = 1_000
 STRETCH_BYTES = 1024 * 1024
-# Followers of everything are woken at most this often, times their number: with many of them
-# a burst is one message to each and writers are not kept waiting. A lone commit is told at once.
-PAUSE_A_FOLLOWER = 0.0002
-MOST_PAUSE = 0.1
+# A commit costs one delivery for everyone who follows everything. Beyond this many a second they
+# would starve the writers: then followers wait, and find what has gathered meanwhile as one
+# message. That delays and loses nothing. A commit after a quiet time is told at once.
+MOST_DELIVERIES_A_SECOND = 10_000
+MOST_PAUSE = 0.5
 # About what a row costs in memory beside its metadata and its serialised form.
 _ROW_BYTES = 700
 
@@ -39,10 +40,12 @@ _ROW_BYTES = 700
 class Entry:
     """A row on its way out, with its serialised form once somebody needed it."""
 
-    __slots__ = ("row", "size", "wire")
+    __slots__ = ("before", "row", "size", "wire")
 
     def __init__(self, row: StateRow) -> None:
         self.row = row
+        self.before: str | None = None
+        """The status before; empty for a first row, None until somebody needed it."""
         self.size = _ROW_BYTES + len(row.metadata_json)
         self.wire: bytes | None = None
 
@@ -324,7 +327,7 @@ class Hub:
         if self._everyone and not self._armed:
             self._armed = True
             loop = asyncio.get_running_loop()
-            pause = min(MOST_PAUSE, PAUSE_A_FOLLOWER * len(self._everyone))
+            pause = min(MOST_PAUSE, len(self._everyone) / MOST_DELIVERIES_A_SECOND)
             wait = self._woke_everyone + pause - loop.time()
             if wait > 0:
                 loop.call_later(wait, self._wake_everyone)

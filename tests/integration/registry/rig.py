@@ -88,7 +88,14 @@ class Rig:
         serve_bytes(watches, server)
         address = server.bind("127.0.0.1:0")
         await server.start()
-        tail = Tail(hub, conninfo=dsn, schema=SCHEMA, queries=queries)
+        tail = Tail(
+            hub,
+            conninfo=dsn,
+            schema=SCHEMA,
+            queries=queries,
+            epoch=ledger.epoch,
+            on_replaced=watches.replaced,
+        )
         channel, stub = connect(address)
         return cls(
             dsn=dsn,
