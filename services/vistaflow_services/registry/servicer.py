@@ -22,6 +22,7 @@ from vistaflow_services.registry.services import ServiceDirectory
 from vistaflow_services.registry.store import Store
 from vistaflow_services.registry.streams import StreamService
 from vistaflow_services.registry.watch import WatchService
+from vistaflow_services.registry.watch_many import WatchMany
 
 MAX_PAGE = 1000
 MAX_STATES_PAGE = 5000
@@ -189,13 +190,20 @@ class RegistryServicer(rpc.RegistryServiceServicer):
     async def WatchStates(
         self, request: pb.WatchStatesRequest, context: Context
     ) -> AsyncIterator[pb.WatchStatesResponse]:
-        """Streams rows; `watch.serve_bytes` serves it, this is what the types ask for."""
+        """Streams rows; `watch_bytes` serves it, this is what the types ask for."""
         async for message in self._watches.watch(request):
             yield (
                 pb.WatchStatesResponse.FromString(bytes(message))
                 if isinstance(message, bytes)
                 else message
             )
+
+    async def WatchMany(
+        self, request_iterator: AsyncIterator[pb.WatchManyRequest], context: Context
+    ) -> AsyncIterator[pb.WatchManyResponse]:
+        """Streams rows of several watches; served by `watch_bytes` like WatchStates."""
+        async for message in WatchMany(self._watches).messages(request_iterator):
+            yield pb.WatchManyResponse.FromString(message)
 
     async def StreamStates(
         self, request_iterator: AsyncIterator[pb.StreamStatesRequest], context: Context

@@ -15,10 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
-
-import grpc
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.core.errors import (
@@ -39,7 +37,7 @@ from vistaflow_services.registry.hub import (
 )
 from vistaflow_services.registry.watch_rows import Fold, RowPicker, Watch
 from vistaflow_services.registry.watch_snapshot import SnapshotReader
-from vistaflow_services.registry.watch_store import Ends, WatchStore
+from vistaflow_services.registry.watch_store import WatchStore
 
 DEFAULT_INTERVAL_SECONDS = 10.0
 MIN_INTERVAL_SECONDS = 0.1
@@ -73,6 +71,8 @@ class WatchService:
         self._store = store
         self._epoch = epoch
         self._ending: pb.EndReason.ValueType = pb.END_REASON_UNSPECIFIED
+        self.ended = asyncio.Event()
+        """Set when every watch is being ended."""
         self._readers = asyncio.Semaphore(PAST_READERS)
         self._picker = RowPicker(store)
         self._snapshots = SnapshotReader(store, readers=PAST_READERS)
@@ -80,7 +80,7 @@ class WatchService:
     @property
     def ending(self) -> bool:
         """Whether every watch is being ended."""
-        return self._ending != pb.END_REASON_UNSPECIFIED
+        return self.ended.is_set()
 
     def drain(self) -> None:
         """Ends every watch with `end`, for the watcher to go on elsewhere."""
@@ -93,38 +93,33 @@ class WatchService:
     def _end(self, reason: pb.EndReason.ValueType) -> None:
         if not self.ending:
             self._ending = reason
+            self.ended.set()
             self._hub.wake_all()
 
-    async def watch(
+    async def watch(self, request: pb.WatchStatesRequest) -> AsyncGenerator[Event, None]:
+        """The messages of one watch."""
+        async with contextlib.aclosing(self.run(await self.admit(request))) as events:
+            async for event in events:
+                yield event
+
+    async def admit(
         self,
         request: pb.WatchStatesRequest,
+        *,
         turn: contextlib.AbstractAsyncContextManager[Any] | None = None,
-    ) -> AsyncGenerator[Event, None]:
-        """The messages of one watch.
+    ) -> Watch:
+        """A watch to be run, if it can be served.
 
         Args:
             request: What to watch.
             turn: Held while rows are read and until they are handed over, so that watches which
                 share it hold no more in memory together than it lets through.
-        """
-        if self._ending == pb.END_REASON_EPOCH_CHANGED:
-            yield end(self._ending, request.after_revision)
-            return
-        watch = await self._admit(request)
-        watch.turn = turn or watch.turn
-        try:
-            with self._hub.subscribe(watch.wanted.kit_ids or None) as place:
-                if watch.begin_anew:
-                    async with watch.turn, contextlib.aclosing(self._snapshot(watch)) as messages:
-                        async for message in messages:
-                            yield message
-                async with contextlib.aclosing(self._follow(watch, place)) as deltas:
-                    async for delta in deltas:
-                        yield delta
-        except _Over as over:
-            yield end(over.code, watch.at)
 
-    async def _admit(self, request: pb.WatchStatesRequest) -> Watch:
+        Raises:
+            InvalidError: It is malformed.
+            ConflictError: It is of another log.
+            ExpiredError: It begins beyond the head, or where nothing is kept any more.
+        """
         violations = Violations()
         wanted = translate.filter_from_proto(request.filter, violations)
         interval = _interval(request, violations)
@@ -150,15 +145,32 @@ class WatchService:
             include_left=request.include_left,
             begin_anew=request.include_snapshot,
         )
-        if not watch.begin_anew and not await self._is_kept(watch.at, request.snapshot_if_expired):
-            watch.at, watch.begin_anew = 0, True
+        if turn is not None:
+            watch.turn = turn
+        if not watch.begin_anew and not self.ending:
+            await self._place(watch, request.snapshot_if_expired)
         return watch
 
-    async def _is_kept(self, after: int, may_begin_anew: bool) -> bool:
-        """Whether everything after a revision is there to be delivered."""
+    async def run(self, watch: Watch) -> AsyncGenerator[Event, None]:
+        """The messages of a watch; once one is delivered, so is everything up to `watch.at`."""
+        try:
+            with self._hub.subscribe(watch.wanted.kit_ids or None) as place:
+                if watch.begin_anew and not self.ending:
+                    async with watch.turn, contextlib.aclosing(self._snapshot(watch)) as messages:
+                        async for message in messages:
+                            yield message
+                async with contextlib.aclosing(self._follow(watch, place)) as deltas:
+                    async for delta in deltas:
+                        yield delta
+        except _Over as over:
+            yield end(over.code, watch.at)
+
+    async def _place(self, watch: Watch, may_begin_anew: bool) -> None:
+        """Sees that everything after the watch's place is there to be delivered."""
+        after = watch.at
         if self._hub.oldest - 1 <= after <= self._hub.head:
-            return True
-        ends = await self._ends()
+            return
+        ends = await self._store.ends()
         if after > ends.head:
             raise ExpiredError(
                 f"revision {after} is beyond the head of the log, {ends.head}",
@@ -167,7 +179,8 @@ class WatchService:
             )
         if after + 1 < ends.oldest:
             if may_begin_anew:
-                return False
+                watch.at, watch.begin_anew = 0, True
+                return
             raise ExpiredError(
                 f"rows before revision {ends.oldest} are no longer kept; start again with "
                 "include_snapshot, or ask for snapshot_if_expired",
@@ -179,26 +192,17 @@ class WatchService:
                 await self._hub.reached(after)
         except TimeoutError:
             raise UnavailableError("this replica is behind the log; try again") from None
-        return True
 
-    async def _ends(self) -> Ends:
-        """Where the log ends and begins.
-
-        Raises:
-            _Over: It is another log than the one this process serves.
-        """
-        ends = await self._store.ends()
-        if ends.epoch != self._epoch:
+    def _check_epoch(self, epoch: str) -> None:
+        """Ends every watch if what was read is of another log than the one served."""
+        if epoch != self._epoch:
             self.replaced()
             raise _Over(pb.END_REASON_EPOCH_CHANGED)
-        return ends
 
     async def _snapshot(self, watch: Watch) -> AsyncGenerator[pb.WatchStatesResponse, None]:
         async with contextlib.aclosing(self._snapshots.read(watch.wanted)) as pages:
             async for page in pages:
-                if page.epoch != self._epoch:
-                    self.replaced()
-                    raise _Over(pb.END_REASON_EPOCH_CHANGED)
+                self._check_epoch(page.epoch)
                 yield page.message
                 watch.at = page.message.revision
 
@@ -260,9 +264,11 @@ class WatchService:
             page = await self._store.page(
                 watch.read, at, self._hub.head, watch.page_rows, large=watch.large
             )
-            # Asked after the page: what was dropped before it was read is told.
-            if at + 1 < (await self._ends()).oldest:
-                raise _Over(pb.END_REASON_EXPIRED)
+            # Asked after the page was read: so what was dropped before that is noticed.
+            ends = await self._store.ends()
+        self._check_epoch(ends.epoch)
+        if at + 1 < ends.oldest:
+            raise _Over(pb.END_REASON_EXPIRED)
         watch.large = page.large
         entries = [Entry(row) for row in page.rows]
         if entries:
@@ -276,26 +282,6 @@ def end(code: pb.EndReason.ValueType, revision: int, reason: str = "") -> pb.Wat
     """The last message of a watch."""
     told = reason or pb.EndReason.Name(code).removeprefix("END_REASON_")
     return pb.WatchStatesResponse(end=pb.End(reason=told, code=code), revision=revision)
-
-
-def serve_bytes(service: WatchService, server: grpc.aio.Server) -> None:
-    """Lets WatchStates answer with bytes; call it after the servicer was added to the server."""
-
-    async def watch(
-        request: pb.WatchStatesRequest, context: object
-    ) -> AsyncIterator[pb.WatchStatesResponse | bytes]:
-        async with contextlib.aclosing(service.watch(request)) as messages:
-            async for message in messages:
-                yield message
-
-    def serialize(message: pb.WatchStatesResponse | bytes) -> bytes:
-        return message if isinstance(message, bytes) else message.SerializeToString()
-
-    handler = grpc.unary_stream_rpc_method_handler(
-        watch, pb.WatchStatesRequest.FromString, serialize
-    )
-    name = pb.DESCRIPTOR.services_by_name["RegistryService"].full_name
-    server.add_registered_method_handlers(name, {"WatchStates": handler})
 
 
 def _interval(request: pb.WatchStatesRequest, violations: Violations) -> float:

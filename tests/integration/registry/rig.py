@@ -23,7 +23,8 @@ from vistaflow_services.registry.services import ServiceDirectory
 from vistaflow_services.registry.store import Pool, Store, make_pool
 from vistaflow_services.registry.streams import StreamService
 from vistaflow_services.registry.tail import Tail
-from vistaflow_services.registry.watch import WatchService, serve_bytes
+from vistaflow_services.registry.watch import WatchService
+from vistaflow_services.registry.watch_bytes import serve_bytes
 from vistaflow_services.registry.watch_store import WatchStore
 
 if TYPE_CHECKING:

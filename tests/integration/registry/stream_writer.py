@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from traffic import key_of
 from watch_checker import Seen
 
 from vistaflow.api.common.v1 import common_pb2 as common
@@ -102,7 +103,7 @@ class StreamWriter:
         """What was acknowledged, one list an append, as the checker wants it."""
         return [
             [
-                Seen(result.revision, (s.job_id, s.attempt, s.seq, s.task_name, s.status))
+                Seen(result.revision, key_of(s), (s.job_id, s.task_name))
                 for s, result in zip(self.sent[ack.number], ack.results, strict=True)
             ]
             for ack in self.acks
