@@ -92,10 +92,21 @@ class Subscription:
         self.kits = kits
         self.since = hub.head
         self._hub = hub
+        self._horizon = hub.head
         self._gathered: list[Entry] = []
         self._size = 0
         self._woken = True
         self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def horizon(self) -> int:
+        """How far there is something to read now, rather than after the next wake."""
+        return self._hub.head if self.kits is not None else self._horizon
+
+    def wake_up_to(self, head: int) -> None:
+        """Wakes a follower of everything; what comes after `head` is for the next time."""
+        self._horizon = head
+        self.wake()
 
     def gather(self, entries: list[Entry], head: int) -> None:
         """Keeps the entries of one commit, which ends at `head`."""
@@ -241,6 +252,7 @@ class Hub:
         """Begins to tell a follower of new rows."""
         subscription.since = self.head
         if subscription.kits is None:
+            subscription.wake_up_to(self.head)
             self._everyone.add(subscription)
         else:
             for kit_id in subscription.kits:
@@ -339,4 +351,4 @@ class Hub:
         self._armed = False
         self._woke_everyone = asyncio.get_running_loop().time()
         for subscription in self._everyone:
-            subscription.wake()
+            subscription.wake_up_to(self.head)

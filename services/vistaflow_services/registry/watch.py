@@ -209,7 +209,7 @@ class WatchService:
     async def _follow(self, watch: Watch, place: Subscription) -> AsyncGenerator[Event, None]:
         """Everything after the watch's place, until the registry ends it."""
         clock = asyncio.get_running_loop().time
-        past = self._hub.head
+        past = place.horizon
         synced = False
         told = clock()
         while not self.ending:
@@ -217,7 +217,7 @@ class WatchService:
                 synced = True
                 yield pb.WatchStatesResponse(synced=pb.Synced(epoch=self._epoch), revision=watch.at)
                 told = clock()
-            if watch.at < self._hub.head:
+            if watch.at < place.horizon:
                 async with watch.turn, contextlib.aclosing(self._messages(watch, place)) as ready:
                     async for through, message in ready:
                         watch.at = through
@@ -230,7 +230,7 @@ class WatchService:
                     bookmark=pb.Bookmark(head_revision=self._hub.head), revision=watch.at
                 )
                 told = clock()
-            if watch.at >= self._hub.head:
+            if watch.at >= place.horizon:
                 await place.wait(told + watch.interval - clock())
         raise _Over(self._ending)
 

@@ -14,12 +14,12 @@ import pytest
 
 from vistaflow_services.registry import watch_store
 from vistaflow_services.registry.domain import StateFilter
-from vistaflow_services.registry.watch_store import WatchStore, filter_parameters
+from vistaflow_services.registry.watch_store import Page, WatchStore, filter_parameters
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from rig import PACKAGE, Rig
-from traffic import Watcher, external_job
+from traffic import external_job
 
 from vistaflow_services.core.sql import load_queries
 
@@ -39,7 +39,8 @@ async def fill(rig: Rig, large: int, large_job: str, small: int, small_job: str)
                 (id, kit_id, job_type, task_name, job_id, status, current_order, created_at,
                  batch, attempt, seq, actor, reason)
             SELECT %(last)s + n,
-                   CASE WHEN a %% 500 = 7 THEN %(small)s WHEN a %% 10 = 3 THEN 99 ELSE %(large)s END,
+                   CASE WHEN a %% 500 = 7 THEN %(small)s WHEN a %% 10 = 3 THEN 99
+                        ELSE %(large)s END,
                    'DOE', 'task-' || n %% 1000,
                    CASE WHEN a %% 500 = 7 THEN %(small_job)s ELSE %(large_job)s END::uuid,
                    'RUNNING', 1, now(), %(last)s + a * 10 + 1, 1, n, '', ''
@@ -76,70 +77,59 @@ async def explain(rig: Rig, name: str, parameters: dict[str, Any]) -> list[dict[
     return list(nodes(plan[0]["Plan"]))
 
 
-@pytest.mark.parametrize("wanted", ["the kit", "statuses that no row has"])
-async def test_a_page_of_a_large_kit_reads_a_piece_of_the_log_and_sorts_nothing(
-    rig: Rig, wanted: str
+async def test_a_page_of_a_large_kit_reads_a_piece_of_the_log_and_sorts_no_more_than_a_page(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     large, large_job = await external_job(rig.stub)
     small, small_job = await external_job(rig.stub)
     head = await fill(rig, large, large_job, small, small_job)
-    state_filter = StateFilter(
-        kit_ids=frozenset({large}),
-        statuses=frozenset({"FAILED"} if wanted != "the kit" else ()),
-    )
-    for after in (4, 150_000, head - 500):
-        parameters = filter_parameters(state_filter) | {
-            "after": after,
-            "until": min(head, after + watch_store.SCAN_ROWS),
-            "limit": 501,
-        }
-        found = await explain(rig, "log_page_walked_for_kits", parameters)
-        assert not [n for n in found if "Sort" in n["Node Type"]]
-        scans = [n for n in found if "Scan" in n["Node Type"] and n["Actual Loops"]]
-        assert {n.get("Index Name", "").endswith("_pkey") for n in scans} == {True}
-        read = sum(n["Actual Rows"] + n.get("Rows Removed by Filter", 0) for n in scans)
-        assert read <= (1_000 if wanted == "the kit" else watch_store.SCAN_ROWS + 1)
+    for statuses, most in (((), 1_000), (("FAILED",), watch_store.SCAN_ROWS + 1)):
+        wanted = StateFilter(kit_ids=frozenset({large}), statuses=frozenset(statuses))
+        for after in (4, 150_000, head - 500):
+            parameters = filter_parameters(wanted) | {
+                "after": after,
+                "until": min(head, after + watch_store.SCAN_ROWS),
+                "limit": 501,
+            }
+            found = await explain(rig, "log_page_walked_for_kits", parameters)
+            scans = [n for n in found if "Scan" in n["Node Type"] and n["Actual Loops"]]
+            assert sum(n["Actual Rows"] for n in found if n["Node Type"] == "Sort") <= 501
+            if not statuses:
+                assert {n.get("Index Name", "").endswith("_pkey") for n in scans} == {True}
+                assert sum(map(rows_read, scans)) <= most
     sizes = await explain(rig, "kits_are_large", {"kit_ids": [large], "few": 10_000})
     assert max(n["Actual Rows"] for n in sizes) <= 10_001
     assert not [n for n in sizes if n["Node Type"] == "Sort"]
 
-
-async def test_large_and_small_kits_are_paged_whole_and_in_order(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
     monkeypatch.setattr(watch_store, "SCAN_ROWS", 7_777)  # ends in the middle of an append
-    large, large_job = await external_job(rig.stub)
-    small, small_job = await external_job(rig.stub)
-    head = await fill(rig, large, large_job, small, small_job)
     store = WatchStore(rig.pool, load_queries(PACKAGE))
     for kit_id, count, is_large, most in (
-        (large, None, True, 60),
+        (large, ROWS - 600 - ROWS // 10 + 2, True, 60),
         (small, 602, False, 4),
     ):
-        wanted = StateFilter(kit_ids=frozenset({kit_id}))
-        at, known, pages, rows, cut = 0, False, 0, 0, set()
-        while at < head:
-            page = await store.page(wanted, at, head, 5_000, large=known)
-            assert all(at < row.revision <= page.through for row in page.rows)
-            revisions = [row.revision for row in page.rows]
-            assert revisions == sorted(set(revisions))
-            batches = {row.batch for row in page.rows}
-            assert not batches & cut
-            cut |= batches
-            rows += len(page.rows)
-            at, known = page.through, page.large
-            pages += 1
-        assert known == is_large
-        assert pages <= most
-        assert rows == (count or ROWS - 600 - ROWS // 10 + 2)
+        pages = await pages_of(store, StateFilter(kit_ids=frozenset({kit_id})), head)
+        assert {page.large for page in pages} == {is_large}
+        assert sum(len(page.rows) for page in pages) == count
+        assert len(pages) <= most
 
 
-async def test_a_late_kit_begins_at_its_first_row(rig: Rig) -> None:
-    large, large_job = await external_job(rig.stub)
-    small, small_job = await external_job(rig.stub)
-    head = await fill(rig, large, large_job, small, small_job)
-    await rig.hub_moves(head) if hasattr(rig, "hub_moves") else None
-    store = WatchStore(rig.pool, load_queries(PACKAGE))
-    page = await store.page(StateFilter(kit_ids=frozenset({large})), 0, head, 100)
-    assert page.rows[0].revision == 1
-    assert Watcher is not None
+async def pages_of(store: WatchStore, wanted: StateFilter, head: int) -> list[Page]:
+    """A filter's pages, each of which is in order and splits no append."""
+    pages: list[Page] = []
+    at = 0
+    seen: set[int] = set()
+    while at < head:
+        page = await store.page(wanted, at, head, 5_000, large=bool(pages) and pages[-1].large)
+        revisions = [row.revision for row in page.rows]
+        assert revisions == sorted(set(revisions))
+        assert all(at < each <= page.through for each in revisions)
+        batches = {row.batch for row in page.rows}
+        assert not batches & seen
+        seen |= batches
+        pages.append(page)
+        at = page.through
+    return pages
+
+
+def rows_read(scan: dict[str, Any]) -> int:
+    return int(scan["Actual Rows"] + scan.get("Rows Removed by Filter", 0))
