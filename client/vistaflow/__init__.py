@@ -36,6 +36,8 @@ if TYPE_CHECKING:
         VistaError,
     )
     from vistaflow.models import (
+        Appended,
+        AppendResult,
         Bookmark,
         Counts,
         Delta,
@@ -48,10 +50,13 @@ if TYPE_CHECKING:
         Synced,
         WatchEvent,
     )
+    from vistaflow.streaming import StateStream
 
 _HOMES = {
     "AbortedError": "vistaflow.errors",
     "AlreadyExistsError": "vistaflow.errors",
+    "AppendResult": "vistaflow.models",
+    "Appended": "vistaflow.models",
     "AsyncClient": "vistaflow.aio.client",
     "Bookmark": "vistaflow.models",
     "CanceledError": "vistaflow.errors",
@@ -74,6 +79,7 @@ _HOMES = {
     "ResourceExhaustedError": "vistaflow.errors",
     "Snapshot": "vistaflow.models",
     "State": "vistaflow.models",
+    "StateStream": "vistaflow.streaming",
     "Synced": "vistaflow.models",
     "UnauthenticatedError": "vistaflow.errors",
     "UnavailableError": "vistaflow.errors",
@@ -96,6 +102,8 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "AbortedError",
     "AlreadyExistsError",
+    "AppendResult",
+    "Appended",
     "AsyncClient",
     "Bookmark",
     "CanceledError",
@@ -118,6 +126,7 @@ __all__ = [
     "ResourceExhaustedError",
     "Snapshot",
     "State",
+    "StateStream",
     "Synced",
     "UnauthenticatedError",
     "UnavailableError",

@@ -104,10 +104,10 @@ async def test_a_page_of_a_large_kit_reads_a_piece_of_the_log_and_sorts_no_more_
     monkeypatch.setattr(watch_store, "SCAN_ROWS", 7_777)  # ends in the middle of an append
     store = WatchStore(rig.pool, load_queries(PACKAGE))
     for kit_id, count, is_large, most in (
-        (large, ROWS - 600 - ROWS // 10 + 2, True, 60),
-        (small, 602, False, 4),
+        (large, 60_000 - 120 - 6_000 + 2, True, 20),
+        (small, 122, False, 1),
     ):
-        pages = await pages_of(store, StateFilter(kit_ids=frozenset({kit_id})), head)
+        pages = await pages_of(store, StateFilter(kit_ids=frozenset({kit_id})), 60_004)
         assert {page.large for page in pages} == {is_large}
         assert sum(len(page.rows) for page in pages) == count
         assert len(pages) <= most
