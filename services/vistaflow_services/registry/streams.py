@@ -31,7 +31,8 @@ from vistaflow_services.registry.ledger import Lane
 MAX_WINDOW = 4_000
 """Most rows that one stream may have on their way."""
 MIN_WINDOW = 200
-FIRST_WINDOW = MAX_STATES_AN_APPEND
+FIRST_WINDOW = 400
+"""Before it is known how long acknowledgements take: many streams may begin at once."""
 TARGET_SECONDS = 0.04
 """How long an acknowledgement may take before the window shrinks."""
 GROWTH = 50
@@ -164,8 +165,9 @@ class _Session:
 
     async def heard(self) -> bool:
         """Waits for a message, the end, or a while; whether something came."""
+        enough = self.window.credit >= MAX_STATES_AN_APPEND
         try:
-            async with asyncio.timeout(IDLE_SECONDS if self.window.credit < FIRST_WINDOW else None):
+            async with asyncio.timeout(None if enough else IDLE_SECONDS):
                 await self._news.wait()
         except TimeoutError:
             return False
