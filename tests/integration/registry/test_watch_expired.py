@@ -17,8 +17,9 @@ from vistaflow.api.registry.v1 import registry_pb2 as pb
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from process import RegistryProcess
 from rig import Rig, Start
-from traffic import Watcher, Writer, external_job, head_of, until
+from traffic import Watcher, Writer, connect, external_job, head_of, until
 
 
 async def run_sql(rig: Rig, text: str, *parameters: object) -> None:
@@ -210,3 +211,22 @@ async def test_nothing_of_a_replaced_log_is_delivered_even_before_the_tail_notic
     await drain(watcher)
     assert [m.WhichOneof("event") for m in watcher.responses] == ["end"]
     assert watcher.responses[0].end.code == pb.END_REASON_EPOCH_CHANGED
+
+
+async def test_a_registry_under_which_the_log_is_replaced_tells_so_and_stops(
+    database: str, tmp_path: Path
+) -> None:
+    process = await RegistryProcess(dsn=database, home=tmp_path).start()
+    channel, stub = connect(process.address)
+    watcher = Watcher(stub, keep_responses=True)
+    watching = asyncio.create_task(drain(watcher))
+    await until(lambda: watcher.got("synced"))
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
+        await connection.execute("UPDATE vistadb_test.head SET epoch = gen_random_uuid()")
+    async with asyncio.timeout(30):
+        await watching
+        assert process.process is not None
+        await process.process.wait()
+    assert watcher.responses[-1].end.code == pb.END_REASON_EPOCH_CHANGED
+    assert "the log was replaced" in (tmp_path / "registry.err").read_text()
+    await channel.close()
