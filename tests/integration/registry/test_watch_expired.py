@@ -14,6 +14,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -117,7 +118,12 @@ async def test_a_watcher_that_rows_are_dropped_from_under_is_ended_not_lied_to(
     for _ in range(50):
         await writer.append(20)
     replica = await start(ring_rows=100)
-    watcher = Watcher(replica.stub, after=2)
+    # A window that does not grow, so that little waits in the connection.
+    channel = grpc.aio.insecure_channel(
+        replica.address,
+        options=[("grpc.use_local_subchannel_pool", 1), ("grpc.http2.bdp_probe", 0)],
+    )
+    watcher = Watcher(RegistryServiceStub(channel), after=2)  # type: ignore[arg-type]
     events = watcher.events()
     await anext(events)
     await asyncio.sleep(0.3)  # the connection's window is full: the watcher waits
@@ -136,6 +142,7 @@ async def test_a_watcher_that_rows_are_dropped_from_under_is_ended_not_lied_to(
     watcher.snapshot_if_expired = True
     await watcher.catch_up(1002)
     assert watcher.got("snapshot")
+    await channel.close()
 
 
 async def test_of_a_task_whose_past_is_gone_it_is_told_that_it_left(
