@@ -36,6 +36,8 @@ if TYPE_CHECKING:
         VistaError,
     )
     from vistaflow.models import (
+        Appended,
+        AppendResult,
         Bookmark,
         Counts,
         Delta,
@@ -51,10 +53,13 @@ if TYPE_CHECKING:
         Synced,
         WatchEvent,
     )
+    from vistaflow.streaming import StateStream
 
 _HOMES = {
     "AbortedError": "vistaflow.errors",
     "AlreadyExistsError": "vistaflow.errors",
+    "AppendResult": "vistaflow.models",
+    "Appended": "vistaflow.models",
     "AsyncClient": "vistaflow.aio.client",
     "Bookmark": "vistaflow.models",
     "CanceledError": "vistaflow.errors",
@@ -80,6 +85,7 @@ _HOMES = {
     "Snapshot": "vistaflow.models",
     "State": "vistaflow.models",
     "StateChange": "vistaflow.models",
+    "StateStream": "vistaflow.streaming",
     "Synced": "vistaflow.models",
     "UnauthenticatedError": "vistaflow.errors",
     "UnavailableError": "vistaflow.errors",
@@ -102,6 +108,8 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "AbortedError",
     "AlreadyExistsError",
+    "AppendResult",
+    "Appended",
     "AsyncClient",
     "Bookmark",
     "CanceledError",
@@ -127,6 +135,7 @@ __all__ = [
     "Snapshot",
     "State",
     "StateChange",
+    "StateStream",
     "Synced",
     "UnauthenticatedError",
     "UnavailableError",

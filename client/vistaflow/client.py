@@ -16,6 +16,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -31,7 +32,17 @@ from vistaflow.api.ml.v1 import ml_pb2
 from vistaflow.api.optimize.v1 import optimize_pb2
 from vistaflow.api.pipeline.v1 import pipeline_pb2
 from vistaflow.api.registry.v1 import registry_pb2
-from vistaflow.models import Job, Kit, KitDiff, ManyJobs, Prediction, State, WatchEvent
+from vistaflow.models import (
+    Appended,
+    Job,
+    Kit,
+    KitDiff,
+    ManyJobs,
+    Prediction,
+    State,
+    WatchEvent,
+)
+from vistaflow.streaming import StateStream
 
 T = TypeVar("T")
 
@@ -44,6 +55,38 @@ def connect(address: str = "", *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> C
         timeout: The longest one call may take with all its tries, in seconds.
     """
     return Client(address, timeout=timeout)
+
+
+class Stream:
+    """Many rows appended over one stream; made by `Client.stream`, for one thread."""
+
+    def __init__(self, stream: StateStream, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+        self._stream = stream
+        self._run = run
+
+    def send(self, states: Sequence[common_pb2.State]) -> Sent:
+        """Sends rows as one append, once there is room for them; see `StateStream.send`."""
+        return Sent(self._run(self._stream.send(states)), self._run)
+
+    def flush(self) -> int:
+        """Waits until all that was sent is durable; returns the highest revision so far."""
+        revision: int = self._run(self._stream.flush())
+        return revision
+
+
+class Sent:
+    """Rows on their way; `result` waits for what became of them."""
+
+    def __init__(
+        self, answer: asyncio.Future[Appended], run: Callable[[Coroutine[Any, Any, Any]], Any]
+    ) -> None:
+        self._answer = answer
+        self._run = run
+
+    def result(self) -> Appended:
+        """What became of them, once they are durable."""
+        appended: Appended = self._run(_answered(self._answer))
+        return appended
 
 
 class Client:
@@ -275,6 +318,17 @@ class Client:
         """Appends state rows; each item of the answer has its verdict."""
         return self._run(self._client.append_states(states, request_id=request_id))
 
+    @contextmanager
+    def stream(self, *, patience: float = 60.0) -> Iterator[Stream]:
+        """For appending many rows: `send` takes rows while others are on their way."""
+        stream = self._run(_made(lambda: self._client.stream(patience=patience)))
+        try:
+            yield Stream(stream, self._run)
+        except BaseException:
+            self._run(stream.abort())
+            raise
+        self._run(stream.close())
+
     def states(
         self,
         *,
@@ -315,6 +369,9 @@ class Client:
         labels: Mapping[str, str] | None = None,
         after_revision: int = 0,
         include_snapshot: bool = False,
+        mode: str = "every",
+        include_left: bool = False,
+        snapshot_if_expired: bool = False,
     ) -> Iterator[WatchEvent]:
         """What happens, for ever: reconnects by itself, misses nothing, repeats nothing."""
         return self._iterate(
@@ -326,6 +383,9 @@ class Client:
                 labels=labels,
                 after_revision=after_revision,
                 include_snapshot=include_snapshot,
+                mode=mode,
+                include_left=include_left,
+                snapshot_if_expired=snapshot_if_expired,
             ).__aiter__()
         )
 
@@ -409,6 +469,10 @@ class Client:
 
 async def _next(source: AsyncIterator[T]) -> T:
     return await anext(source)
+
+
+async def _answered(answer: asyncio.Future[T]) -> T:
+    return await asyncio.shield(answer)
 
 
 async def _made(make: Callable[[], T]) -> T:

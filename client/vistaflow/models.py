@@ -211,6 +211,10 @@ class Delta:
     """The status of each kit whose jobs moved."""
     kit_counts: Mapping[int, Counts]
     """Its jobs by status."""
+    left: tuple[State, ...] = ()
+    """Rows by which a job or task left the statuses watched; with `include_left`."""
+    folded_count: int = 0
+    """Rows that later ones of the same task took the place of; with the mode "latest"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +229,28 @@ class Synced:
     """The past is delivered; what follows is live."""
 
     revision: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class AppendResult:
+    """What became of one row."""
+
+    verdict: str
+    """ACCEPTED, DUPLICATE, REJECTED or STALE_ATTEMPT."""
+    revision: int
+    """Of the row, or of the first one of a duplicate; 0 if nothing was recorded."""
+    detail: str
+    """Why it was not recorded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Appended:
+    """What became of rows that were appended together."""
+
+    results: tuple[AppendResult, ...]
+    """One a row, in order."""
+    revision: int
+    """The highest of the results; read with `min_revision` set to it to see the rows."""
 
 
 WatchEvent = Snapshot | Delta | Bookmark | Synced
@@ -415,6 +441,21 @@ def job_filter(
     return wanted
 
 
+def appended_of(results: Iterable[registry_pb2.AppendResult], revision: int) -> Appended:
+    """The verdicts that a message tells."""
+    return Appended(
+        results=tuple(
+            AppendResult(
+                verdict=registry_pb2.Verdict.Name(each.verdict).removeprefix("VERDICT_"),
+                revision=each.revision,
+                detail=each.detail,
+            )
+            for each in results
+        ),
+        revision=revision,
+    )
+
+
 def event_of(message: registry_pb2.WatchStatesResponse) -> WatchEvent | None:
     """The event that a message tells; none for the end of a stream."""
     kind, revision = message.WhichOneof("event"), message.revision
@@ -430,6 +471,8 @@ def event_of(message: registry_pb2.WatchStatesResponse) -> WatchEvent | None:
             states=tuple(map(state_of, message.delta.states)),
             kit_statuses={each.kit_id: status_word(each.status) for each in counts},
             kit_counts={each.kit_id: counts_of(each.job_counts) for each in counts},
+            left=tuple(map(state_of, message.delta.left)),
+            folded_count=message.delta.folded_count,
         )
     if kind == "synced":
         return Synced(revision=revision)

@@ -48,6 +48,7 @@ from vistaflow.models import (
     state_of,
     status_value,
 )
+from vistaflow.streaming import StateStream
 from vistaflow.watching import Watch, watch_filter
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:50051"
@@ -449,6 +450,15 @@ class AsyncClient:
         )
         return response
 
+    def stream(self, *, patience: float = 60.0) -> StateStream:
+        """For appending many rows: a context whose `send` takes rows while others are on their way.
+
+        Args:
+            patience: The longest time without an acknowledgement, in seconds, through which a lost
+                connection is opened again.
+        """
+        return StateStream(self._registry, patience=patience)
+
     async def states(
         self,
         *,
@@ -491,6 +501,9 @@ class AsyncClient:
         labels: Mapping[str, str] | None = None,
         after_revision: int = 0,
         include_snapshot: bool = False,
+        mode: str = "every",
+        include_left: bool = False,
+        snapshot_if_expired: bool = False,
     ) -> Watch:
         """What happens, for ever: reconnects by itself, misses nothing, repeats nothing.
 
@@ -502,9 +515,17 @@ class AsyncClient:
             labels: Only kits that have them all.
             after_revision: Rows after this one; 0: from the beginning.
             include_snapshot: Begin with the current state instead of the history.
+            mode: "every" row, however late, or of those that wait the "latest" of each task, with
+                the number of the others in `Delta.folded_count`.
+            include_left: Tell in `Delta.left` by which row a job or task left `statuses`.
+            snapshot_if_expired: Begin with the current state when `after_revision` is no longer
+                kept, or the log was restored from a backup, instead of raising.
         """
         return Watch(
             self._registry,
+            mode=mode,
+            include_left=include_left,
+            snapshot_if_expired=snapshot_if_expired,
             after_revision=after_revision,
             include_snapshot=include_snapshot,
             state_filter=watch_filter(

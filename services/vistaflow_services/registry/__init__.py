@@ -14,7 +14,12 @@ watch_store.py     what is read for watches and leases
 hub.py             the newest rows, in memory, for whoever watches
 tail.py            brings the hub what other replicas wrote
 watch.py           WatchStates
-wire.py            its messages as bytes, made once for all watchers
+watch_rows.py      which rows a watch is sent, and which are folded into later ones
+watch_snapshot.py  the current rows with which it may begin
+watch_many.py      WatchMany: several watches on one stream
+watch_bytes.py     serves both without serialising twice
+wire.py            their messages as bytes, made once for all watchers
+streams.py         StreamStates: appending within credits
 leases.py          LeaseJobs: workers, heartbeats, expiry
 lease_session.py   one worker's stream
 lease_messages.py  its messages, to and from the domain

@@ -31,9 +31,11 @@ from vistaflow_services.registry.servicer import RegistryServicer
 from vistaflow_services.registry.services import ServiceDirectory
 from vistaflow_services.registry.storage import StorageGuard
 from vistaflow_services.registry.store import Pool, Store, make_pool
+from vistaflow_services.registry.streams import StreamService
 from vistaflow_services.registry.tail import Tail
 from vistaflow_services.registry.upkeep import Upkeep
-from vistaflow_services.registry.watch import WatchService, serve_bytes
+from vistaflow_services.registry.watch import WatchService
+from vistaflow_services.registry.watch_bytes import serve_bytes
 from vistaflow_services.registry.watch_store import WatchStore
 
 logger = logging.getLogger(__name__)
@@ -75,6 +77,7 @@ class Registry:
         self.limits = limits(config)
         watch_store = WatchStore(pool, queries)
         self.watches = WatchService(hub=self.hub, store=watch_store, epoch=str(head.epoch))
+        self.streams = StreamService(self.ledger)
         self.leases = LeaseService(
             ledger=self.ledger,
             hub=self.hub,
@@ -89,7 +92,14 @@ class Registry:
             address=lambda: self.address,
             limits=self.limits,
         )
-        self.tail = Tail(self.hub, conninfo=conninfo, schema=config.schema, queries=queries)
+        self.tail = Tail(
+            self.hub,
+            conninfo=conninfo,
+            schema=config.schema,
+            queries=queries,
+            epoch=str(head.epoch),
+            on_replaced=self._replaced,
+        )
         settings = core.ServerSettings(max_receive_bytes=MAX_RECEIVE_BYTES)
         self.upkeep = Upkeep(
             pool=pool,
@@ -112,6 +122,7 @@ class Registry:
             store=self.store,
             hub=self.hub,
             watches=self.watches,
+            streams=self.streams,
             leases=self.leases,
             directory=self.directory,
         )
@@ -137,6 +148,7 @@ class Registry:
     async def drain(self) -> None:
         """Tells watchers and workers to go on elsewhere."""
         self.watches.drain()
+        self.streams.drain()
         self.leases.drain()
 
     async def close(self) -> None:
@@ -146,6 +158,12 @@ class Registry:
         if self._tasks:
             await asyncio.wait(self._tasks)
         await self.ledger.stop()
+
+    def _replaced(self) -> None:
+        """What is in memory is of another log than the database's: only a new start helps."""
+        self.watches.replaced()
+        logger.critical("the log was replaced under the registry; the registry stops")
+        self.stop.set()
 
     async def _guarded(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         try:

@@ -72,10 +72,21 @@ class Publisher(Protocol):
         """Takes in rows, contiguous and in order."""
 
 
+class Lane:
+    """Commands that happen in the order they were queued, and none after one that failed."""
+
+    __slots__ = ("broken",)
+
+    def __init__(self) -> None:
+        self.broken = False
+        """Whether a command failed, or its outcome is unknown: none that follows is committed."""
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Waiting:
     command: c.Command
     answer: asyncio.Future[Any]
+    lane: Lane | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -189,21 +200,40 @@ class Ledger:
             ExistsError: The request_id was used with another body.
             ServiceError: As the command's rules say.
         """
+        answer, timer = self._put(command, seconds, None)
+        try:
+            return await answer
+        finally:
+            timer.cancel()
+
+    def queue(self, command: c.Command, lane: Lane) -> asyncio.Future[Any]:
+        """Queues a command behind those of its lane, without waiting.
+
+        Returns:
+            What `submit` would return, later. Cancel it to take back what is still queued.
+
+        Raises:
+            ExhaustedError, UnavailableError: It was not queued.
+        """
+        answer, timer = self._put(command, None, lane)
+        answer.add_done_callback(lambda _: timer.cancel())
+        return answer
+
+    def _put(
+        self, command: c.Command, seconds: float | None, lane: Lane | None
+    ) -> tuple[asyncio.Future[Any], asyncio.TimerHandle]:
         if self._broken or self._task is None:
             raise UnavailableError(self._broken or "the registry is not started")
         self._guard.check()
         if len(self._queue) >= MAX_WAITING:
             raise ExhaustedError("too many requests are waiting for the database; try again")
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Any] = loop.create_future()
-        timer = loop.call_later(DEFAULT_WAIT if seconds is None else seconds, _give_up, answer)
-        self._queue.append(_Waiting(command=command, answer=answer))
+        waiting = _Waiting(command=command, answer=loop.create_future(), lane=lane)
+        timer = loop.call_later(DEFAULT_WAIT if seconds is None else seconds, _give_up, waiting)
+        self._queue.append(waiting)
         self._idle.clear()
         self._wake.set()
-        try:
-            return await answer
-        finally:
-            timer.cancel()
+        return waiting.answer, timer
 
     async def _run(self) -> None:
         last_tidy = 0.0
@@ -247,7 +277,7 @@ class Ledger:
         rows = 0
         while self._queue and rows < MAX_ROWS:
             waiting = self._queue.popleft()
-            if not waiting.answer.done():
+            if _live(waiting):
                 batch.append(waiting)
                 rows += _size(waiting.command)
         return batch
@@ -269,7 +299,7 @@ class Ledger:
                         self._finish(batch, outcome.committed_at, outcome.head)
                         return
                     batch = None
-                    waiting = [each for each in waiting if not each.answer.done()]
+                    waiting = [each for each in waiting if _live(each)]
                     continue
                 batch = None
                 if locked:
@@ -303,7 +333,7 @@ class Ledger:
                 batch = None
                 locked = True
             except _Poisoned:
-                waiting = [each for each in waiting if not each.answer.done()]
+                waiting = [each for each in waiting if _live(each)]
                 await self._journal.unlock()
             except LOST as error:
                 if self._journal.connected:
@@ -320,7 +350,8 @@ class Ledger:
                     return
                 logger.warning("a batch was refused; its commands are tried one by one: %s", error)
                 for each in waiting:
-                    await self._commit([each])
+                    if _live(each):
+                        await self._commit([each])
                 return
 
     async def _make(self, waiting: list[_Waiting]) -> _Batch:
@@ -514,16 +545,25 @@ def _size(command: c.Command) -> int:
     return 1
 
 
+def _live(waiting: _Waiting) -> bool:
+    """Whether a command is still to be committed: its caller waits and its lane is whole."""
+    if waiting.lane is not None and waiting.lane.broken:
+        _fail(waiting, UnavailableError("what came before it was not recorded; send both again"))
+    return not waiting.answer.done()
+
+
 def _fail(waiting: _Waiting, error: BaseException) -> None:
+    if waiting.lane is not None:
+        waiting.lane.broken = True
     if not waiting.answer.done():
         waiting.answer.set_exception(error)
 
 
-def _give_up(answer: asyncio.Future[Any]) -> None:
-    if not answer.done():
-        answer.set_exception(
-            UnavailableError(
-                "the database did not answer in time; the outcome is unknown, "
-                "repeat the request with the same request_id"
-            )
-        )
+def _give_up(waiting: _Waiting) -> None:
+    _fail(
+        waiting,
+        UnavailableError(
+            "the database did not answer in time; the outcome is unknown, "
+            "repeat the request with the same request_id"
+        ),
+    )

@@ -96,15 +96,26 @@ def append(request: pb.AppendStatesRequest, encode: Encode) -> c.Append:
     """Rows to append. Without a request_id nothing of it is kept but the rows."""
     found = Violations()
     behind = _request(request, encode, found) if request.request_id else None
-    if not 1 <= len(request.states) <= MAX_STATES_AN_APPEND:
-        told = f"has {len(request.states):,} rows; append 1 to {MAX_STATES_AN_APPEND:,} at once"
+    return c.Append(request=behind, items=_items(request.states, found))
+
+
+def stream(request: pb.StreamStatesRequest, expected: int) -> c.Append:
+    """Rows of one message of a stream, whose number is to be `expected`."""
+    found = Violations()
+    if request.number != expected:
+        found.add("number", f"is {request.number}; messages are numbered from 1, now {expected}")
+    return c.Append(items=_items(request.states, found))
+
+
+def _items(states: Sequence[common.State], found: Violations) -> tuple[c.Item, ...]:
+    """The rows; every mistake of theirs, and what was found before, is told at once."""
+    if not 1 <= len(states) <= MAX_STATES_AN_APPEND:
+        told = f"has {len(states):,} rows; append 1 to {MAX_STATES_AN_APPEND:,} at once"
         found.add("states", told)
         found.check()
-    items = tuple(
-        _item(state, f"states[{place}]", found) for place, state in enumerate(request.states)
-    )
+    items = tuple(_item(state, f"states[{place}]", found) for place, state in enumerate(states))
     found.check()
-    return c.Append(request=behind, items=items)
+    return items
 
 
 def cancel_kit(request: pb.CancelKitRequest, encode: Encode) -> c.CancelKit:

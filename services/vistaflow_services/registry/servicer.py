@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from typing import Any, TypeVar
@@ -27,7 +28,9 @@ from vistaflow_services.registry.leases import LeaseService
 from vistaflow_services.registry.ledger import DEFAULT_WAIT, Ledger
 from vistaflow_services.registry.services import ServiceDirectory
 from vistaflow_services.registry.store import Store
+from vistaflow_services.registry.streams import StreamService
 from vistaflow_services.registry.watch import WatchService
+from vistaflow_services.registry.watch_many import WatchMany
 
 MAX_PAGE = 1000
 MAX_STATES_PAGE = 5000
@@ -49,6 +52,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         store: Store,
         hub: Hub,
         watches: WatchService,
+        streams: StreamService,
         leases: LeaseService,
         directory: ServiceDirectory,
     ) -> None:
@@ -57,6 +61,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         self._store = store
         self._hub = hub
         self._watches = watches
+        self._streams = streams
         self._leases = leases
         self._directory = directory
 
@@ -244,13 +249,28 @@ class RegistryServicer(rpc.RegistryServiceServicer):
     async def WatchStates(
         self, request: pb.WatchStatesRequest, context: Context
     ) -> AsyncIterator[pb.WatchStatesResponse]:
-        """Streams rows; `watch.serve_bytes` serves it, this is what the types ask for."""
+        """Streams rows; `watch_bytes` serves it, this is what the types ask for."""
         async for message in self._watches.watch(request):
             yield (
                 pb.WatchStatesResponse.FromString(bytes(message))
                 if isinstance(message, bytes)
                 else message
             )
+
+    async def WatchMany(
+        self, request_iterator: AsyncIterator[pb.WatchManyRequest], context: Context
+    ) -> AsyncIterator[pb.WatchManyResponse]:
+        """Streams rows of several watches; served by `watch_bytes` like WatchStates."""
+        async for message in WatchMany(self._watches).messages(request_iterator):
+            yield pb.WatchManyResponse.FromString(message)
+
+    async def StreamStates(
+        self, request_iterator: AsyncIterator[pb.StreamStatesRequest], context: Context
+    ) -> AsyncIterator[pb.StreamStatesResponse]:
+        """Appends rows over one stream."""
+        async with contextlib.aclosing(self._streams.session(request_iterator)) as messages:
+            async for message in messages:
+                yield message
 
     async def LeaseJobs(
         self, request_iterator: AsyncIterator[pb.LeaseJobsRequest], context: Context
@@ -390,16 +410,7 @@ def _job_retried(answer: c.JobChange) -> pb.RetryJobResponse:
     return pb.RetryJobResponse(job=translate.job_to_proto(answer.job), revision=answer.revision)
 
 
-_VERDICTS = {word.removeprefix("VERDICT_"): value for word, value in pb.Verdict.items()}
-
-
 def _appended(answer: c.Appended) -> pb.AppendStatesResponse:
     return pb.AppendStatesResponse(
-        results=[
-            pb.AppendResult(
-                verdict=_VERDICTS[each.verdict], revision=each.revision, detail=each.detail
-            )
-            for each in answer.results
-        ],
-        revision=answer.revision,
+        results=map(translate.result_to_proto, answer.results), revision=answer.revision
     )

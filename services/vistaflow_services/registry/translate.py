@@ -14,6 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.core.errors import Violations
+from vistaflow_services.registry.commands import Result
 from vistaflow_services.registry.domain import (
     MAX_FILTER_IDS,
     MAX_LABEL_KEY,
@@ -38,6 +39,7 @@ STATUSES: dict[str, common.Status.ValueType] = {
     each.value: common.Status.Value(f"STATUS_{each.value}") for each in Status
 }
 _JOB_TYPE_WORDS: dict[int, str] = {number: word for word, number in JOB_TYPES.items()}
+_VERDICTS = {word.removeprefix("VERDICT_"): value for word, value in pb.Verdict.items()}
 _STATUS_WORDS: dict[int, str] = {number: word for word, number in STATUSES.items()}
 
 # A Struct's binary form is at most about this many times its JSON: `0,` takes 11 bytes.
@@ -175,6 +177,13 @@ def kit_to_proto(kit: Kit) -> pb.Kit:
     if kit.spec_json:
         struct_to_proto(kit.spec_json, message.spec)
     return message
+
+
+def result_to_proto(result: Result) -> pb.AppendResult:
+    """What became of one appended row."""
+    return pb.AppendResult(
+        verdict=_VERDICTS[result.verdict], revision=result.revision, detail=result.detail
+    )
 
 
 def settle(message: Any, now: datetime) -> None:

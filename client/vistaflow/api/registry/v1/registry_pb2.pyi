@@ -104,6 +104,12 @@ class _EndReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EndReason.V
     """The caller's token is no longer valid."""
     END_REASON_CLOSED: _EndReason.ValueType  # 5
     """The caller closed this watch of `WatchMany`."""
+    END_REASON_INVALID: _EndReason.ValueType  # 6
+    """This watch of `WatchMany` was asked for in a way that cannot be served;
+    `reason` names the fields.
+    """
+    END_REASON_UNAVAILABLE: _EndReason.ValueType  # 7
+    """This watch of `WatchMany` cannot go on now; open it again."""
 
 class EndReason(_EndReason, metaclass=_EndReasonEnumTypeWrapper):
     """Why a stream ends."""
@@ -120,6 +126,12 @@ END_REASON_UNAUTHENTICATED: EndReason.ValueType  # 4
 """The caller's token is no longer valid."""
 END_REASON_CLOSED: EndReason.ValueType  # 5
 """The caller closed this watch of `WatchMany`."""
+END_REASON_INVALID: EndReason.ValueType  # 6
+"""This watch of `WatchMany` was asked for in a way that cannot be served;
+`reason` names the fields.
+"""
+END_REASON_UNAVAILABLE: EndReason.ValueType  # 7
+"""This watch of `WatchMany` cannot go on now; open it again."""
 Global___EndReason: _TypeAlias = EndReason  # noqa: Y015
 
 class _Action:
