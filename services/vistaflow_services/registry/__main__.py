@@ -19,10 +19,12 @@ from vistaflow_services.core.migrations import MigrationError, migrate
 from vistaflow_services.core.sql import load_queries
 from vistaflow_services.registry import domain
 from vistaflow_services.registry.board import Board
+from vistaflow_services.registry.cached_reads import CachedReads, StoreSource, serve_cached
 from vistaflow_services.registry.config import Config
 from vistaflow_services.registry.embedded import EmbeddedPostgres
 from vistaflow_services.registry.hub import Hub
 from vistaflow_services.registry.journal import Journal
+from vistaflow_services.registry.kit_cache import KitCache
 from vistaflow_services.registry.leases import LeaseService
 from vistaflow_services.registry.ledger import Ledger
 from vistaflow_services.registry.servicer import RegistryServicer
@@ -37,6 +39,10 @@ logger = logging.getLogger(__name__)
 PACKAGE = "vistaflow_services.registry"
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["RegistryService"].full_name
 MAX_RECEIVE_BYTES = 16 * 1024 * 1024
+
+# The hub looks at the database once a second at least. When it could not for longer than this,
+# reads ask the database themselves.
+CACHE_FRESH_SECONDS = 3.0
 
 
 class Registry:
@@ -75,7 +81,7 @@ class Registry:
         self.tail = Tail(self.hub, conninfo=conninfo, schema=config.schema, queries=queries)
         settings = core.ServerSettings(max_receive_bytes=MAX_RECEIVE_BYTES)
         self.server = core.make_server(SERVICE_NAME, settings=settings)
-        servicer = RegistryServicer(
+        self.servicer = RegistryServicer(
             ledger=self.ledger,
             store=self.store,
             hub=self.hub,
@@ -83,8 +89,15 @@ class Registry:
             leases=self.leases,
             directory=self.directory,
         )
-        rpc.add_RegistryServiceServicer_to_server(servicer, self.server)
+        rpc.add_RegistryServiceServicer_to_server(self.servicer, self.server)
         serve_bytes(self.watches, self.server)
+        self.cache = KitCache(
+            self.hub,
+            StoreSource(self.store),
+            max_bytes=config.cache_bytes,
+            fresh=lambda: self.tail.fresh(CACHE_FRESH_SECONDS),
+        )
+        serve_cached(CachedReads(self.servicer, self.cache, self.hub), self.server)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:

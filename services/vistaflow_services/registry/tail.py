@@ -65,8 +65,13 @@ class Tail:
         self._queries = queries
         self._patience = patience_seconds
         self._polled = float("-inf")
+        self._caught_up = float("-inf")
         self.reconnect_count = 0
         """How often the connection was lost."""
+
+    def fresh(self, seconds: float) -> bool:
+        """Whether the hub held all of the log at some moment of the last `seconds`."""
+        return asyncio.get_running_loop().time() - self._caught_up <= seconds
 
     async def run(self) -> None:
         """Follows the log until canceled, reconnecting for ever."""
@@ -130,6 +135,7 @@ class Tail:
         return heard
 
     async def _catch_up(self, connection: psycopg.AsyncConnection[Row]) -> None:
+        began = asyncio.get_running_loop().time()
         cursor = await connection.execute(self._queries["log_ends"])
         ends = await cursor.fetchone()
         assert ends is not None
@@ -140,6 +146,7 @@ class Tail:
             if first != known + 1 or rows[-1].revision != known + len(rows):
                 raise GapError(f"the log has no row {known + 1}, though its head is {ends[0]}")
             self._hub.advance_to(rows)
+        self._caught_up = began
 
     async def _rows(
         self, connection: psycopg.AsyncConnection[Row], after: int, limit: int = 2000
