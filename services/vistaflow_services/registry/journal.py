@@ -16,6 +16,7 @@ from vistaflow_services.registry.changes import Changes, Seqs
 from vistaflow_services.registry.commands import Request
 from vistaflow_services.registry.domain import PENDING, Head, Job, Kit, StateRow
 from vistaflow_services.registry.reading import QUERIES, Connection, fetch, read_head, read_kits
+from vistaflow_services.registry.row_texts import rows_text
 from vistaflow_services.registry.watch_store import to_row
 
 LEAN = QUERIES["write_rows"] + QUERIES["write_end"]
@@ -198,7 +199,7 @@ class Journal:
             "replica": self._replica,
             "last_id": draft.last_id,
             "last_kit_id": draft.last_kit_id,
-            "rows": _rows(draft),
+            "rows": rows_text(draft),
             "kits": json.dumps(
                 [_kit(kit) for kit in draft.kits.values() if kit.kit_id not in draft.new_kits]
             ),
@@ -228,37 +229,6 @@ class Journal:
 async def fetch_none(connection: Connection, name: str, parameters: dict[str, Any]) -> None:
     """Runs a named query that returns no rows."""
     await connection.execute(QUERIES[name], parameters)
-
-
-def _rows(draft: Changes) -> str:
-    last = {(row.job_id, row.task_name): row.revision for row in draft.rows}
-    return json.dumps([_row(row, draft, last) for row in draft.rows])
-
-
-def _row(row: StateRow, draft: Changes, last: dict[tuple[uuid.UUID, str], int]) -> dict[str, Any]:
-    told: dict[str, Any] = {
-        "i": row.revision,
-        "b": row.batch,
-        "k": row.kit_id,
-        "j": str(row.job_id),
-        "y": row.job_type,
-        "t": row.task_name,
-        "s": row.status,
-        "o": row.current_order,
-        "a": row.attempt,
-        "q": row.seq,
-        "w": row.actor,
-        "e": row.reason,
-        # Tasks of an attempt that a later row of the batch ended are not current any more.
-        "l": last[row.job_id, row.task_name] == row.revision
-        and (not row.task_name or row.task_name in draft.jobs[row.job_id].tasks),
-    }
-    if row.metadata_json:
-        told["m"] = row.metadata_json
-    if not row.task_name:
-        told["c"] = row.kit_counts
-        told["f"] = draft.jobs[row.job_id].first_revision
-    return told
 
 
 def _kit(kit: Kit) -> dict[str, Any]:

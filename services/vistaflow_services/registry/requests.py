@@ -31,6 +31,7 @@ from vistaflow_services.registry.domain import (
     NAME_PATTERN,
     find_cycle,
 )
+from vistaflow_services.registry.quick import quick_item
 
 LONG_BYTES = 4 * 1024
 """Longest bytes field kept as it is in `request_info.data`."""
@@ -101,7 +102,8 @@ def append(request: pb.AppendStatesRequest, encode: Encode) -> c.Append:
         found.add("states", told)
         found.check()
     items = tuple(
-        _item(state, f"states[{place}]", found) for place, state in enumerate(request.states)
+        quick_item(state) or _item(state, f"states[{place}]", found)
+        for place, state in enumerate(request.states)
     )
     found.check()
     return c.Append(request=behind, items=items)

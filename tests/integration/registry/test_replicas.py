@@ -15,9 +15,8 @@ import grpc
 import psycopg
 import pytest
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-sys.path.insert(0, str(HERE.parent / "core"))
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "core"))
 
 from process import RegistryProcess
 from test_stage import is_over, new_job
@@ -31,6 +30,7 @@ from vistaflow.models import Delta
 from vistaflow.replicas import ReplicaChannel
 from vistaflow_services.core.registry_client import RegistryClient, status_word, struct_to_dict
 
+CORE = Path(__file__).parents[1] / "core"
 GO_ON_SECONDS = 5.0
 
 Pair = list[RegistryProcess]
@@ -193,12 +193,12 @@ async def test_a_stage_service_keeps_its_attempt_when_its_replica_is_killed(
 ) -> None:
     environment = {
         **os.environ,
-        "PYTHONPATH": str(HERE.parent / "core"),
+        "PYTHONPATH": str(CORE),
         "VISTAFLOW_HOME": str(tmp_path),
         "VISTAFLOW_REGISTRY": addresses(pair),
     }
     stage = await asyncio.create_subprocess_exec(
-        sys.executable, str(HERE.parent / "core" / "stage_under_test.py"), env=environment
+        sys.executable, str(CORE / "stage_under_test.py"), env=environment
     )
     client = RegistryClient(addresses(pair), actor="test")
     try:
@@ -214,9 +214,11 @@ async def test_a_stage_service_keeps_its_attempt_when_its_replica_is_killed(
         assert struct_to_dict(job.result)["count"] == 80
         for replica in pair:
             channel, stub = connect(replica.address)
-            async with asyncio.timeout(15):
-                while "doe" not in await services(stub):
-                    await asyncio.sleep(0.2)
+            for _ in range(60):
+                if "doe" in (known := await services(stub)):
+                    break
+                await asyncio.sleep(0.2)
+            assert "doe" in known, "services announce themselves to every replica"
             await channel.close()
     finally:
         await client.close()
