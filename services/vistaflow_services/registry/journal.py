@@ -192,6 +192,7 @@ class Journal:
             When, by the database's clock; None if somebody else moved the head.
         """
         connection = self._open()
+        moved_jobs = draft.jobs_moved()
         parameters: dict[str, Any] = {
             "expected_id": draft.head.last_id,
             "expected_commit": draft.head.commit_id,
@@ -203,13 +204,7 @@ class Journal:
             "kits": json.dumps(
                 [_kit(kit) for kit in draft.kits.values() if kit.kit_id not in draft.new_kits]
             ),
-            "jobs": json.dumps(
-                [
-                    _job(job, job.job_id in draft.results)
-                    for job in draft.jobs.values()
-                    if job.job_id not in draft.new_jobs
-                ]
-            ),
+            "jobs": json.dumps([_job(job, job.job_id in draft.results) for job in moved_jobs]),
         }
         lean = not answers and not draft.new_kits and all(row.task_name for row in draft.rows)
         if not lean:

@@ -40,6 +40,9 @@ logger = logging.getLogger(__name__)
 MAX_ROWS = 2000
 """About how many rows one commit takes."""
 
+MAX_TURNS = 10
+"""Turns of the event loop that a batch waits for while every turn brings more commands."""
+
 MAX_WAITING = 20_000
 """Commands that may wait; more are turned away."""
 
@@ -178,6 +181,7 @@ class Ledger:
         while not self._broken:
             if not await self._woken():
                 continue
+            await self._gathered()
             batch = self._take()
             if not batch:
                 self._wake.clear()
@@ -207,6 +211,14 @@ class Ledger:
                     await self._reconnect()
                 return False
         return True
+
+    async def _gathered(self) -> None:
+        """Lets in what has arrived already: callers answered together ask again together."""
+        for _ in range(MAX_TURNS):
+            waiting = len(self._queue)
+            await asyncio.sleep(0)
+            if len(self._queue) == waiting or waiting > MAX_ROWS:
+                return
 
     def _take(self) -> list[_Waiting]:
         """The commands of the next batch; callers that have gone are left out."""
