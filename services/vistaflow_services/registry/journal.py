@@ -19,8 +19,9 @@ from vistaflow_services.registry.reading import QUERIES, Connection, fetch, read
 from vistaflow_services.registry.row_texts import rows_text
 from vistaflow_services.registry.watch_store import to_row
 
-LEAN = QUERIES["write_rows"] + QUERIES["write_end"]
-FULL = QUERIES["write_rows"] + QUERIES["write_rest"] + QUERIES["write_end"]
+TASKS = QUERIES["write_rows"] + QUERIES["write_end"]
+LEAN = QUERIES["write_rows"] + QUERIES["write_jobs"] + QUERIES["write_end"]
+FULL = QUERIES["write_rows"] + QUERIES["write_jobs"] + QUERIES["write_rest"] + QUERIES["write_end"]
 
 SETTINGS = {
     "statement_timeout": "5s",
@@ -209,7 +210,8 @@ class Journal:
         lean = not answers and not draft.new_kits and all(row.task_name for row in draft.rows)
         if not lean:
             parameters |= _rest(draft, answers)
-        cursor = await connection.execute(LEAN if lean else FULL, parameters)
+        statement = (LEAN if moved_jobs else TASKS) if lean else FULL
+        cursor = await connection.execute(statement, parameters)
         row = await cursor.fetchone()
         if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
             await connection.execute("COMMIT" if row is not None else "ROLLBACK")

@@ -37,7 +37,11 @@ WITH cas AS (
       FROM cas, jsonb_to_recordset(%(kits)s::jsonb) AS x (
            kit_id integer, status text, counts smallint[], revision bigint)
      WHERE kits.kit_id = x.kit_id
-), jobs_moved AS (
+)
+
+-- name: write_jobs
+-- The part of batches that change more of jobs than their tasks.
+, jobs_moved AS (
     UPDATE jobs
        SET status = x.status, attempt = x.attempt, last_seq = x.last_seq, failures = x.failures,
            revision = x.revision, worker = x.worker, reason = x.reason, actor = x.actor,
