@@ -8,8 +8,12 @@ changes.py         what commands are made of
 verdicts.py        what an append is told
 ledger.py          the one queue of commands: group commit, conflicts, lost connections
 journal.py         the ledger's own connection: one statement a batch
+row_texts.py       its rows as the text that the statement takes
 store.py           reads: kits, jobs, rows, requests (queries in sql/)
 reading.py         kits and jobs out of the tables, on any connection
+kit_cache.py       the kits read lately, in memory, in step with the log
+trees.py           one of them, its jobs and tasks in wire form
+cached_reads.py    GetKit and GetJob from there
 watch_store.py     what is read for watches and leases
 hub.py             the newest rows, in memory, for whoever watches
 tail.py            brings the hub what other replicas wrote
@@ -19,6 +23,8 @@ leases.py          LeaseJobs: workers, heartbeats, expiry
 lease_session.py   one worker's stream
 lease_messages.py  its messages, to and from the domain
 requests.py        requests to commands; every mistake under its field
+quick.py           rows to append that are plainly right, read the quick way
+structs.py         a Struct to JSON text
 translate.py       domain values to messages, and back
 pages.py           page tokens
 services.py        which services there are, and where

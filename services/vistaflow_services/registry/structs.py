@@ -34,7 +34,7 @@ def _text(value: struct_pb2.Value) -> str:
         number = value.number_value
         if number.is_integer() and -_EXACT < number < _EXACT:
             # Minus zero has no whole form.
-            return str(int(number)) if number else repr(number).removesuffix(".0")
+            return str(int(number)) if number or repr(number) == "0.0" else "-0.0"
         if number - number != 0.0:
             raise ValueError("NaN or an infinity, which JSON has not")
         return repr(number)
