@@ -11,7 +11,7 @@ from collections.abc import Callable
 from google.protobuf import struct_pb2
 
 # The C function behind json.dumps(..., ensure_ascii=False) for a text.
-quoted: Callable[[str], str] = json.encoder.encode_basestring  # type: ignore[attr-defined]
+quoted: Callable[[str], str] = json.encoder.encode_basestring
 
 _EXACT = 2.0**53
 
