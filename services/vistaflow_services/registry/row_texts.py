@@ -9,6 +9,7 @@ from __future__ import annotations
 import uuid
 
 from vistaflow_services.registry.changes import Changes
+from vistaflow_services.registry.domain import Job, StateRow
 from vistaflow_services.registry.structs import quoted
 
 
@@ -16,11 +17,12 @@ def rows_text(draft: Changes) -> str:
     """An array of one object a row; see `write_rows` in queries.sql for the names."""
     parts: list[str] = []
     told: uuid.UUID | None = None
+    job: Job | None = None
     head = ""
     jobs = draft.jobs
     for row in draft.rows:
         if row.job_id is not told:
-            told, job = row.job_id, jobs[row.job_id]
+            told, job = row.job_id, jobs.get(row.job_id)
             head = (
                 f'"k":{row.kit_id},"j":"{row.job_id}","y":{quoted(row.job_type)},'
                 f'"o":{row.current_order},"s":'
@@ -38,10 +40,18 @@ def rows_text(draft: Changes) -> str:
         # of the job has begun.
         if row.task_name:
             text += f',"t":{quoted(row.task_name)}'
-            latest = job.tasks.get(row.task_name) is row
+            latest = _last(draft, row) if job is None else job.tasks.get(row.task_name) is row
         else:
+            assert job is not None
             latest = job.revision == row.revision
             counts = ",".join(map(str, row.kit_counts or ()))
             text += f',"c":[{counts}],"f":{job.first_revision}'
         parts.append(text + ("}" if latest else ',"x":true}'))
     return "[" + ",".join(parts) + "]"
+
+
+def _last(draft: Changes, row: StateRow) -> bool:
+    """Whether a row that is of no job is the last of its name in the batch."""
+    key = (row.job_id, row.task_name)
+    last = max(each.revision for each in draft.rows if (each.job_id, each.task_name) == key)
+    return row.revision == last

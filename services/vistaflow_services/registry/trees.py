@@ -16,17 +16,14 @@ from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.registry import translate
 from vistaflow_services.registry.domain import (
-    NO_COUNTS,
     RETRYABLE,
     TERMINAL,
     TRANSITIONS,
-    Counts,
     Job,
     Kit,
     Progress,
     StateRow,
     Status,
-    moved,
 )
 from vistaflow_services.registry.wire import varint
 
@@ -63,13 +60,12 @@ class _Task:
 class _Branch:
     """A job, its tasks by name in revision order, and what of them was serialised."""
 
-    __slots__ = ("counts", "job", "size", "tasks", "wire")
+    __slots__ = ("job", "size", "tasks", "wire")
 
     def __init__(self, job: Job) -> None:
         rows = sorted(job.tasks.values(), key=lambda row: row.revision)
         self.job = replace(job, tasks={})
         self.tasks = {row.task_name: _Task(row) for row in rows}
-        self.counts = job.task_counts()
         self.wire = b""
         self.size = 0
         self.measure()
@@ -88,7 +84,9 @@ class _Branch:
 
     def bytes(self) -> bytes:
         if not self.wire:
-            head = translate.job_to_proto(self.job, task_counts=self.counts).SerializeToString()
+            rows = {name: task.row for name, task in self.tasks.items()}
+            counts = replace(self.job, tasks=rows).task_counts()
+            head = translate.job_to_proto(self.job, task_counts=counts).SerializeToString()
             self.wire = b"".join((head, *(task.bytes() for task in self.tasks.values())))
         return self.wire
 
@@ -186,7 +184,7 @@ class Tree:
             if waiting or row.status == Status.INIT:
                 return False
         if row.attempt != job.attempt:
-            branch.tasks, branch.counts = {}, NO_COUNTS
+            branch.tasks = {}
         job.status, job.attempt = row.status, row.attempt
         job.revision, job.actor, job.reason = row.revision, row.actor, row.reason
         job.progress = None
@@ -212,9 +210,4 @@ def _move_task(branch: _Branch, row: StateRow) -> bool:
     old = branch.tasks.pop(row.task_name, None)
     new = branch.tasks[row.task_name] = _Task(row)
     branch.size += new.size - (old.size if old else 0)
-    branch.counts = _moved(branch.counts, old, row.status)
     return True
-
-
-def _moved(counts: Counts, old: _Task | None, status: str) -> Counts:
-    return moved(counts, old.row.status if old else None, status)
