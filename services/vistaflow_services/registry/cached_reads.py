@@ -115,10 +115,10 @@ class CachedReads:
         if request.min_revision > self._hub.head:
             remaining = context.time_remaining()
             try:
-                async with asyncio.timeout(None if remaining is None else remaining * 0.9):
+                async with asyncio.timeout(None if remaining is None else remaining / 2):
                     await self._hub.reached(request.min_revision)
             except TimeoutError:
-                return False  # the servicer says what is the matter
+                return False  # the servicer waits for the rest, and says what is the matter
         return True
 
 
