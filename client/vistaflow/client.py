@@ -52,6 +52,7 @@ def connect(address: str = "", *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> C
 
     Args:
         address: Such as `127.0.0.1:50051`; `VISTAFLOW_REGISTRY`, else the default, if empty.
+            Several divided by commas are replicas of one registry.
         timeout: The longest one call may take with all its tries, in seconds.
     """
     return Client(address, timeout=timeout)

@@ -48,6 +48,7 @@ from vistaflow.models import (
     state_of,
     status_value,
 )
+from vistaflow.replicas import Newest, addresses_of
 from vistaflow.streaming import StateStream
 from vistaflow.watching import Watch, watch_filter
 
@@ -68,6 +69,7 @@ def connect(address: str = "", *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> A
 
     Args:
         address: Such as `127.0.0.1:50051`; `VISTAFLOW_REGISTRY`, else the default, if empty.
+            Several divided by commas are replicas of one registry.
         timeout: The longest one call may take with all its tries, in seconds.
     """
     return AsyncClient(address, timeout=timeout)
@@ -85,6 +87,7 @@ class AsyncClient:
         self._timeout = timeout
         self._channel = open_channel(self.address)
         self._registry = registry_pb2_grpc.RegistryServiceStub(self._channel)
+        self._newest = Newest(len(addresses_of(self.address)))
         self._others: dict[str, tuple[str, grpc.aio.Channel]] = {}
 
     async def __aenter__(self) -> AsyncClient:
@@ -679,9 +682,14 @@ class AsyncClient:
         raise AssertionError("unreachable")
 
     async def _call_registry(self, method: str, request: Any, timeout: float) -> Any:
+        waits = self._newest.ask(request)
         try:
-            return await call(getattr(self._registry, method), request, timeout=timeout)
+            response = await call(getattr(self._registry, method), request, timeout=timeout)
+            self._newest.note(response)
+            return response
         except UnavailableError as error:
+            if waits and error.reason == "REVISION_NOT_REACHED":
+                self._newest.forget()
             if error.reason:
                 raise
             # What gRPC says names sockets and system calls; who reads it wants the address.

@@ -8,8 +8,12 @@ changes.py         what commands are made of
 verdicts.py        what an append is told
 ledger.py          the one queue of commands: group commit, conflicts, lost connections
 journal.py         the ledger's own connection: one statement a batch
+row_texts.py       its rows as the text that the statement takes
 store.py           reads: kits, jobs, rows, requests (queries in sql/)
 reading.py         kits and jobs out of the tables, on any connection
+kit_cache.py       the kits read lately, in memory, in step with the log
+trees.py           one of them, its jobs and tasks in wire form
+cached_reads.py    GetKit and GetJob from there
 watch_store.py     what is read for watches and leases
 hub.py             the newest rows, in memory, for whoever watches
 tail.py            brings the hub what other replicas wrote
@@ -27,7 +31,9 @@ history.py         a kit as it was at a revision, and what changed between two; 
 past.py            what is read for that, and the jobs a filter wants
 bulk.py            CancelJobs and RetryJobs: one command a kit
 requests.py        requests to commands; every mistake under its field
+quick.py           rows to append that are plainly right, read the quick way
 selecting.py       which jobs, which moment: filters of requests, checked
+structs.py         a Struct to JSON text
 translate.py       domain values to messages, and back
 translate_past.py  the difference of two moments as a message
 pages.py           page tokens

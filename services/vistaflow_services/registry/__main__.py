@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -20,10 +21,12 @@ from vistaflow_services.core.migrations import MigrationError, migrate
 from vistaflow_services.core.sql import load_queries
 from vistaflow_services.registry import domain
 from vistaflow_services.registry.board import Board
+from vistaflow_services.registry.cached_reads import CachedReads, StoreSource, serve_cached
 from vistaflow_services.registry.config import Config
 from vistaflow_services.registry.embedded import EmbeddedPostgres
 from vistaflow_services.registry.hub import Hub
 from vistaflow_services.registry.journal import Journal
+from vistaflow_services.registry.kit_cache import KitCache
 from vistaflow_services.registry.leases import LeaseService
 from vistaflow_services.registry.ledger import Ledger
 from vistaflow_services.registry.meters import RegistryMeters
@@ -43,6 +46,10 @@ logger = logging.getLogger(__name__)
 PACKAGE = "vistaflow_services.registry"
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["RegistryService"].full_name
 MAX_RECEIVE_BYTES = 16 * 1024 * 1024
+
+# The hub looks at the database once a second at least. When it could not for longer than this,
+# reads ask the database themselves.
+CACHE_FRESH_SECONDS = 3.0
 
 
 class Registry:
@@ -117,7 +124,7 @@ class Registry:
         self.server = core.make_server(
             SERVICE_NAME, settings=settings, interceptors=interceptors(metrics)
         )
-        servicer = RegistryServicer(
+        self.servicer = RegistryServicer(
             ledger=self.ledger,
             store=self.store,
             hub=self.hub,
@@ -126,8 +133,15 @@ class Registry:
             leases=self.leases,
             directory=self.directory,
         )
-        rpc.add_RegistryServiceServicer_to_server(servicer, self.server)
+        rpc.add_RegistryServiceServicer_to_server(self.servicer, self.server)
         serve_bytes(self.watches, self.server)
+        self.cache = KitCache(
+            self.hub,
+            StoreSource(self.store),
+            max_bytes=config.cache_bytes,
+            fresh=lambda: self.tail.fresh(CACHE_FRESH_SECONDS),
+        )
+        serve_cached(CachedReads(self.servicer, self.cache, self.hub), self.server)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
@@ -185,6 +199,13 @@ async def build(
     return Registry(pool, config, head, metrics=metrics, embedded=embedded)
 
 
+def settle_memory() -> None:
+    """Keeps the collector off what is there for good, and from looking at every large batch."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
 def limits(config: Config) -> dict[str, str]:
     """What is worth knowing of the registry's limits, by name."""
     return {
@@ -215,6 +236,7 @@ async def main(config: Config) -> None:
             registry = await build(pool, config, metrics=metrics, embedded=embedded)
             registry.address = registry.server.bind(config.listen)
             await registry.open()
+            settle_memory()
             logger.info("listening on %s", registry.address)
             if config.address_file is not None:
                 partial = config.address_file.with_name(config.address_file.name + ".new")

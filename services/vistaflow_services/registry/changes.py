@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 from vistaflow_services.core.errors import NotFoundError
@@ -28,6 +28,7 @@ from vistaflow_services.registry.domain import (
     Status,
     kit_row_id,
     moved,
+    same,
 )
 
 ACTOR = "registry"
@@ -69,6 +70,17 @@ class Changes:
         self.ended: set[uuid.UUID] = set()
         """Jobs whose lease is over."""
         self._batch = 0
+
+    def jobs_moved(self) -> list[Job]:
+        """The jobs that were there before and of which more than tasks changed."""
+        moved = []
+        for job_id, job in self.jobs.items():
+            if job_id not in self.new_jobs:
+                held = self._board.kit(job.kit_id)
+                old = held.jobs.get(job_id) if held else None
+                if old is None or job_id in self.results or job.differs(old):
+                    moved.append(job)
+        return moved
 
     def settle(self, now: datetime) -> None:
         """Puts the time of the commit where it was pending."""
@@ -311,7 +323,7 @@ class Changes:
         kit = self.kits.get(kit_id)
         if kit is None:
             held = self._kit(kit_id)
-            kit = self.kits[kit_id] = replace(held, jobs=dict(held.jobs))
+            kit = self.kits[kit_id] = same(held, jobs=dict(held.jobs))
         return kit
 
     def _own_job(self, kit: Kit, job_id: uuid.UUID) -> Job:

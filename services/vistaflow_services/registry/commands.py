@@ -77,9 +77,9 @@ class CreateJob(Command):
     actor: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Item:
-    """One row to append."""
+    """One row to append. Not changed; frozen it would cost twice as much to make."""
 
     job_id: uuid.UUID
     status: str
@@ -264,9 +264,9 @@ class JobsChange:
             job.settle(now)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Result:
-    """What became of one item."""
+    """What became of one item. Not changed."""
 
     verdict: Verdict
     revision: int = 0

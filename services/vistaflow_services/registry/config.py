@@ -58,6 +58,9 @@ class Config:
     board_weight: int = 200_000
     """About how many tasks are held in memory for appending."""
 
+    cache_bytes: int = 32 * 1024 * 1024
+    """About how much memory the kits take that are kept for reading; 0 keeps none."""
+
     address_file: Path | None = None
     """Written with the address once it is known, for whoever started the registry."""
 

@@ -8,11 +8,16 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from functools import cache
+from itertools import repeat
+from operator import attrgetter
+from typing import Any, TypeVar
+
+Thing = TypeVar("Thing")
 
 Counts = tuple[int, int, int, int, int, int]
 """How many are INIT, QUEUED, RUNNING, FINISHED, FAILED and CANCELED, in this order."""
@@ -132,6 +137,24 @@ TASK_TRANSITIONS: dict[str, frozenset[str]] = {
 """What may follow each status of a task within an attempt. RUNNING again tells progress."""
 
 
+@cache
+def _columns(kind: type) -> tuple[tuple[str, ...], Callable[[Any], tuple[Any, ...]]]:
+    names = tuple(each.name for each in fields(kind))
+    return names, attrgetter(*names)
+
+
+def same(old: Thing, **changes: Any) -> Thing:
+    """A copy with some fields changed; `dataclasses.replace` takes four times as long."""
+    kind: Any = type(old)
+    names, read = _columns(kind)
+    new: Thing = object.__new__(kind)
+    for _ in map(setattr, repeat(new), names, read(old)):
+        pass
+    for name, value in changes.items():
+        setattr(new, name, value)
+    return new
+
+
 @dataclass(slots=True, kw_only=True)
 class StateRow:
     """One row of the log. Not changed once its commit is known."""
@@ -211,7 +234,11 @@ class Job:
 
     def copy(self) -> Job:
         """A copy whose changes do not show here."""
-        return replace(self, tasks=dict(self.tasks))
+        return same(self, tasks=dict(self.tasks))
+
+    def differs(self, old: Job) -> bool:
+        """Whether more than tasks and progress changed since `old`."""
+        return _BESIDE_TASKS(self) != _BESIDE_TASKS(old)
 
     def task_counts(self) -> Counts:
         """Its tasks by status, without the one that only tells its progress."""
@@ -229,6 +256,11 @@ class Job:
             self.started_at = now
         if self.finished_at is PENDING:
             self.finished_at = now
+
+
+_BESIDE_TASKS = attrgetter(
+    *(each.name for each in fields(Job) if each.name not in ("tasks", "progress"))
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -268,7 +300,7 @@ class Kit:
 
     def copy(self) -> Kit:
         """A copy, jobs and all, whose changes do not show here."""
-        return replace(self, jobs={key: job.copy() for key, job in self.jobs.items()})
+        return same(self, jobs={key: job.copy() for key, job in self.jobs.items()})
 
     def settle(self, now: datetime) -> None:
         """Puts the time of the commit where it was pending, in its jobs too."""

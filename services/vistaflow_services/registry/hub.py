@@ -296,6 +296,14 @@ class Hub:
         """Calls a function with the rows of every commit, before anyone awaits again."""
         self._listeners.append(listener)
 
+    def rows_after(self, revision: int) -> list[StateRow] | None:
+        """The rows after a revision, or None if the first of them is not in memory any more."""
+        if revision >= self.head:
+            return []
+        if revision + 1 < self.oldest:
+            return None
+        return [entry.row for entry in self._range(revision + 1)]
+
     async def reached(self, revision: int) -> None:
         """Waits until the log has reached a revision in this process."""
         if revision > self.head:

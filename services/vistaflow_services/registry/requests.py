@@ -31,6 +31,7 @@ from vistaflow_services.registry.domain import (
     NAME_PATTERN,
     find_cycle,
 )
+from vistaflow_services.registry.quick import quick_item
 
 LONG_BYTES = 4 * 1024
 """Longest bytes field kept as it is in `request_info.data`."""
@@ -113,7 +114,10 @@ def _items(states: Sequence[common.State], found: Violations) -> tuple[c.Item, .
         told = f"has {len(states):,} rows; append 1 to {MAX_STATES_AN_APPEND:,} at once"
         found.add("states", told)
         found.check()
-    items = tuple(_item(state, f"states[{place}]", found) for place, state in enumerate(states))
+    items = tuple(
+        quick_item(state) or _item(state, f"states[{place}]", found)
+        for place, state in enumerate(states)
+    )
     found.check()
     return items
 

@@ -323,6 +323,10 @@ class Store:
         await self.head()
         return True
 
+    async def read(self, read: Callable[[Connection], Awaitable[Answer]]) -> Answer:
+        """Reads something else, at one moment of the log."""
+        return await self._read(read)
+
     async def _read(self, read: Callable[[Connection], Awaitable[Answer]]) -> Answer:
         """Reads at one moment of the log; again, if the connection turns out dead."""
         for last in (False, False, True):

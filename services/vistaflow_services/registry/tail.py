@@ -75,8 +75,13 @@ class Tail:
         self._epoch = epoch
         self._on_replaced = on_replaced
         self._polled = float("-inf")
+        self._caught_up = float("-inf")
         self.reconnect_count = 0
         """How often the connection was lost."""
+
+    def fresh(self, seconds: float) -> bool:
+        """Whether the hub held all of the log at some moment of the last `seconds`."""
+        return asyncio.get_running_loop().time() - self._caught_up <= seconds
 
     async def run(self) -> None:
         """Follows the log until canceled or the log is replaced, reconnecting for ever."""
@@ -145,6 +150,7 @@ class Tail:
 
     async def _catch_up(self, connection: psycopg.AsyncConnection[Row]) -> None:
         committed = self._hub.head
+        began = asyncio.get_running_loop().time()
         cursor = await connection.execute(self._queries["log_ends"])
         ends = await cursor.fetchone()
         assert ends is not None
@@ -159,6 +165,7 @@ class Tail:
             if first != known + 1 or rows[-1].revision != known + len(rows):
                 raise GapError(f"the log has no row {known + 1}, though its head is {ends[0]}")
             self._hub.advance_to(rows)
+        self._caught_up = began
 
     async def _rows(
         self, connection: psycopg.AsyncConnection[Row], after: int, limit: int = 2000

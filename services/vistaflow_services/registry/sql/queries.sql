@@ -12,10 +12,11 @@ WITH cas AS (
     UPDATE writers SET commit_id = %(commit_id)s, committed_at = cas.now
       FROM cas WHERE replica = %(replica)s
 ), r AS MATERIALIZED (
-    SELECT x.*, m::jsonb AS metadata, cas.now
-      FROM cas, jsonb_to_recordset(%(rows)s::jsonb) AS x (
+    SELECT i, b, k, j, y, coalesce(t, '') AS t, s, o, a, coalesce(q, 0) AS q,
+           coalesce(w, '') AS w, coalesce(e, '') AS e, c, x IS NULL AS l, f, m AS metadata, cas.now
+      FROM cas, jsonb_to_recordset(%(rows)s::jsonb) AS told (
            i bigint, b bigint, k integer, j uuid, y text, t text, s text, o integer, a integer,
-           q bigint, m text, w text, e text, c smallint[], l boolean, f bigint)
+           q bigint, m jsonb, w text, e text, c smallint[], x boolean, f bigint)
 ), logged AS (
     INSERT INTO mlops_totalstate_table
            (id, batch, kit_id, job_id, job_type, task_name, status, current_order, attempt, seq,
@@ -38,7 +39,11 @@ WITH cas AS (
            kit_id integer, status text, counts smallint[], revision bigint, paused boolean,
            pauses integer)
      WHERE kits.kit_id = x.kit_id
-), jobs_moved AS (
+)
+
+-- name: write_jobs
+-- The part of batches that change more of jobs than their tasks.
+, jobs_moved AS (
     UPDATE jobs
        SET status = x.status, attempt = x.attempt, last_seq = x.last_seq, failures = x.failures,
            revision = x.revision, worker = x.worker, reason = x.reason, actor = x.actor,
