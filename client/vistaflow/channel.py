@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import grpc
 
+from vistaflow.credentials import secured_channel
 from vistaflow.errors import UnavailableError, from_rpc
 
 FIRST_WAIT_SECONDS: Final = 0.1
@@ -29,9 +30,14 @@ OPTIONS: Final = (
 """Settings of every channel."""
 
 
-def open_channel(address: str) -> grpc.aio.Channel:
-    """A channel to `address`, such as `127.0.0.1:50051`; it connects at the first call."""
-    return grpc.aio.insecure_channel(address, options=OPTIONS)
+def open_channel(address: str, token: str = "") -> grpc.aio.Channel:
+    """A channel to `address`, such as `127.0.0.1:50051`; it connects at the first call.
+
+    Args:
+        address: Where to.
+        token: Shown with every call.
+    """
+    return secured_channel(address, OPTIONS, token=token)
 
 
 def waits() -> Callable[[], float]:

@@ -35,14 +35,17 @@ from vistaflow.models import Job, Kit, Prediction, State, WatchEvent
 T = TypeVar("T")
 
 
-def connect(address: str = "", *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> Client:
+def connect(
+    address: str = "", *, timeout: float = DEFAULT_TIMEOUT_SECONDS, token: str = ""
+) -> Client:
     """A client of the suite whose registry is at `address`.
 
     Args:
         address: Such as `127.0.0.1:50051`; `VISTAFLOW_REGISTRY`, else the default, if empty.
         timeout: The longest one call may take with all its tries, in seconds.
+        token: Shown to the services; `VISTAFLOW_TOKEN` if empty.
     """
-    return Client(address, timeout=timeout)
+    return Client(address, timeout=timeout, token=token)
 
 
 class Client:
@@ -51,13 +54,15 @@ class Client:
     Safe to share between threads. Every method raises a `VistaError`.
     """
 
-    def __init__(self, address: str = "", *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self, address: str = "", *, timeout: float = DEFAULT_TIMEOUT_SECONDS, token: str = ""
+    ) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="vistaflow-client", daemon=True
         )
         self._thread.start()
-        self._client = self._run(_made(lambda: AsyncClient(address, timeout=timeout)))
+        self._client = self._run(_made(lambda: AsyncClient(address, timeout=timeout, token=token)))
         self.address = self._client.address
 
     def __enter__(self) -> Client:

@@ -22,6 +22,7 @@ from vistaflow.api.pipeline.v1 import pipeline_pb2, pipeline_pb2_grpc
 from vistaflow.api.registry.v1 import registry_pb2, registry_pb2_grpc
 from vistaflow.archive import deck_beside, pack_deck
 from vistaflow.channel import call, open_channel
+from vistaflow.credentials import TOKEN
 from vistaflow.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
@@ -54,14 +55,17 @@ _STUBS: Final[dict[str, Any]] = {
 }
 
 
-def connect(address: str = "", *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> AsyncClient:
+def connect(
+    address: str = "", *, timeout: float = DEFAULT_TIMEOUT_SECONDS, token: str = ""
+) -> AsyncClient:
     """A client of the suite whose registry is at `address`.
 
     Args:
         address: Such as `127.0.0.1:50051`; `VISTAFLOW_REGISTRY`, else the default, if empty.
         timeout: The longest one call may take with all its tries, in seconds.
+        token: Shown to the services; `VISTAFLOW_TOKEN` if empty.
     """
-    return AsyncClient(address, timeout=timeout)
+    return AsyncClient(address, timeout=timeout, token=token)
 
 
 class AsyncClient:
@@ -71,10 +75,13 @@ class AsyncClient:
     with one request id, so that nothing is done twice.
     """
 
-    def __init__(self, address: str = "", *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self, address: str = "", *, timeout: float = DEFAULT_TIMEOUT_SECONDS, token: str = ""
+    ) -> None:
         self.address = address or os.environ.get("VISTAFLOW_REGISTRY", "") or DEFAULT_ADDRESS
         self._timeout = timeout
-        self._channel = open_channel(self.address)
+        self._token = token or os.environ.get(TOKEN, "")
+        self._channel = open_channel(self.address, self._token)
         self._registry = registry_pb2_grpc.RegistryServiceStub(self._channel)
         self._others: dict[str, tuple[str, grpc.aio.Channel]] = {}
 
@@ -532,7 +539,7 @@ class AsyncClient:
     async def _stub(self, service: str) -> tuple[Any, str]:
         if service not in self._others:
             address = await self._address(service)
-            self._others[service] = (address, open_channel(address))
+            self._others[service] = (address, open_channel(address, self._token))
         address, channel = self._others[service]
         return _STUBS[service](channel), address
 

@@ -19,8 +19,8 @@ from google.protobuf.message import Message
 
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.registry.v1 import registry_pb2, registry_pb2_grpc
-from vistaflow_services.core.channels import client_arguments
 from vistaflow_services.core.config import registry_address
+from vistaflow_services.core.dial import open_channel
 from vistaflow_services.core.errors import ConflictError, InvalidError, ServiceError
 from vistaflow_services.core.jobs import JobResult
 from vistaflow_services.core.status import error_of
@@ -52,7 +52,7 @@ class RegistryClient:
     def __init__(self, address: str | None = None, *, actor: str = "") -> None:
         self.address = address or registry_address()
         self.actor = actor
-        self._channel = grpc.aio.insecure_channel(self.address, options=client_arguments())
+        self._channel = open_channel(self.address)
         self.stub = registry_pb2_grpc.RegistryServiceStub(self._channel)
 
     async def close(self) -> None:

@@ -83,6 +83,8 @@ class Registry:
             leases=self.leases,
             directory=self.directory,
         )
+        self.server.door.tokens = servicer.tokens.tokens
+        self.server.door.admit = servicer.tenancy.admit
         rpc.add_RegistryServiceServicer_to_server(servicer, self.server)
         serve_bytes(self.watches, self.server)
         self._tasks: list[asyncio.Task[None]] = []

@@ -269,19 +269,33 @@ class StateFilter:
     labels: tuple[tuple[str, str], ...] = ()
     """Labels the kit must have, sorted."""
     job_ids: frozenset[uuid.UUID] = frozenset()
+    project: str = ""
+    """The project of the kit."""
 
     def __bool__(self) -> bool:
         """Whether it restricts anything."""
-        return bool(self.kit_ids or self.job_types or self.statuses or self.labels or self.job_ids)
+        return bool(self.kit_ids or self.job_types or self.statuses or self.job_ids or self.of_kits)
+
+    @property
+    def of_kits(self) -> bool:
+        """Whether what it wants of a kit takes more to know than the kit's id."""
+        return bool(self.labels or self.project)
 
     def matches(self, row: StateRow, labels_of_kit: Mapping[str, str] | None = None) -> bool:
-        """Whether `row` of a kit with these labels is wanted."""
+        """Whether `row` of a kit with these labels is wanted.
+
+        Args:
+            row: The row.
+            labels_of_kit: The kit's labels, and its project under `PROJECT_LABEL`.
+        """
+        labels = labels_of_kit or {}
         return (
             (not self.kit_ids or row.kit_id in self.kit_ids)
             and (not self.job_types or row.job_type in self.job_types)
             and (not self.statuses or row.status in self.statuses)
             and (not self.job_ids or row.job_id in self.job_ids)
-            and (not self.labels or has_labels(labels_of_kit or {}, self.labels))
+            and (not self.labels or has_labels(labels, self.labels))
+            and (not self.project or labels.get(PROJECT_LABEL) == self.project)
         )
 
 
@@ -298,6 +312,10 @@ class Head:
     """Changes with every commit."""
     oldest_id: int
     """The oldest revision kept."""
+
+
+PROJECT_LABEL = ""
+"""Where a kit's project is among what it is filtered by; no label has an empty key."""
 
 
 def has_labels(labels: Mapping[str, str], wanted: Sequence[tuple[str, str]]) -> bool:

@@ -19,6 +19,7 @@ from vistaflow_services.registry.domain import (
     MAX_LABEL_KEY,
     MAX_LABEL_VALUE,
     MAX_LABELS,
+    MAX_PROJECT,
     PENDING,
     Counts,
     Job,
@@ -292,6 +293,7 @@ def filter_from_proto(
 ) -> StateFilter:
     """Which rows a reader wants."""
     return StateFilter(
+        project=label_from_proto(message.project, f"{field}.project", MAX_PROJECT, violations),
         kit_ids=frozenset(ids_from_proto(message.kit_ids, f"{field}.kit_ids", violations)),
         job_types=job_types_from_proto(message.job_types, f"{field}.job_types", violations),
         statuses=statuses_from_proto(message.statuses, f"{field}.statuses", violations),

@@ -19,6 +19,7 @@ import grpc
 import psycopg
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow_services.core import callers
 from vistaflow_services.core.errors import (
     ConflictError,
     ExhaustedError,
@@ -37,6 +38,7 @@ from vistaflow_services.registry.hub import (
     Subscription,
     cut,
 )
+from vistaflow_services.registry.tenancy import narrow_watch
 from vistaflow_services.registry.watch_store import WatchStore
 
 DEFAULT_INTERVAL_SECONDS = 10.0
@@ -101,7 +103,10 @@ class WatchService:
     ) -> AsyncGenerator[pb.WatchStatesResponse | bytes, None]:
         """The messages of one watch; deltas come serialised already."""
         watch = await self._admit(request)
-        with self._hub.subscribe(watch.wanted.kit_ids or None) as place:
+        with (
+            self._hub.subscribe(watch.wanted.kit_ids or None) as place,
+            callers.current().heard(place.wake),
+        ):
             if request.include_snapshot:
                 async with contextlib.aclosing(self._snapshot(watch.wanted)) as messages:
                     async for message in messages:
@@ -113,6 +118,7 @@ class WatchService:
 
     async def _admit(self, request: pb.WatchStatesRequest) -> _Watch:
         violations = Violations()
+        narrow_watch(request)
         wanted = translate.filter_from_proto(request.filter, violations)
         interval = _interval(request, violations)
         if request.after_revision < 0:
@@ -162,7 +168,8 @@ class WatchService:
         past = self._hub.head
         synced = False
         told = clock()
-        while not self._draining:
+        caller = callers.current()
+        while not self._draining and not caller.over:
             if watch.at >= past and not synced:
                 synced = True
                 yield pb.WatchStatesResponse(synced=pb.Synced(epoch=self._epoch), revision=watch.at)
@@ -182,7 +189,10 @@ class WatchService:
                 told = clock()
             if watch.at >= self._hub.head:
                 await place.wait(told + watch.interval - clock())
-        yield pb.WatchStatesResponse(end=pb.End(reason="DRAINING"), revision=watch.at)
+        end = pb.End(reason="DRAINING", code=pb.END_REASON_DRAINING)
+        if caller.over:
+            end = pb.End(reason="UNAUTHENTICATED", code=pb.END_REASON_UNAUTHENTICATED)
+        yield pb.WatchStatesResponse(end=end, revision=watch.at)
 
     async def _next(self, watch: _Watch, place: Subscription) -> list[Stretch]:
         """The next pieces of the log, from memory or from the database."""
@@ -220,7 +230,11 @@ class WatchService:
         picked: list[Entry] = []
         touched: dict[int, None] = {}
         of_kits: list[StateRow] = []
-        kits = StateFilter(kit_ids=watch.wanted.kit_ids, labels=watch.wanted.labels)
+        kits = StateFilter(
+            kit_ids=watch.wanted.kit_ids,
+            labels=watch.wanted.labels,
+            project=watch.wanted.project,
+        )
         for entry in stretch.entries:
             labels = self._labels.get(entry.row.kit_id)
             if watch.wanted.matches(entry.row, labels):
@@ -242,7 +256,7 @@ class WatchService:
 
     async def _learn_labels(self, wanted: StateFilter, entries: Iterable[Entry]) -> None:
         """Makes the labels of the kits of these rows known. They never change."""
-        if not wanted.labels:
+        if not wanted.of_kits:
             return
         needed = {entry.row.kit_id for entry in entries}
         unknown = needed.difference(self._labels)

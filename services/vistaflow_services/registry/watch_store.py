@@ -18,7 +18,14 @@ from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from vistaflow_services.core.errors import UnavailableError
-from vistaflow_services.registry.domain import Counts, Kit, Progress, StateFilter, StateRow
+from vistaflow_services.registry.domain import (
+    PROJECT_LABEL,
+    Counts,
+    Kit,
+    Progress,
+    StateFilter,
+    StateRow,
+)
 
 # How much of the log one statement may read through for a filter that few rows match.
 SCAN_ROWS = 200_000
@@ -174,8 +181,9 @@ class WatchStore:
                     await connection.set_isolation_level(None)
 
     async def labels(self, kit_ids: Collection[int]) -> dict[int, dict[str, str]]:
-        """The labels of kits."""
-        return dict(await self._fetch("labels_of_kits", {"kit_ids": list(kit_ids)}))
+        """The labels of kits, with the project of each under `PROJECT_LABEL`."""
+        rows = await self._fetch("labels_of_kits", {"kit_ids": list(kit_ids)})
+        return {row[0]: {**row[1], PROJECT_LABEL: row[2]} for row in rows}
 
     async def queued_jobs(
         self, job_types: Collection[str], limit: int
@@ -263,6 +271,7 @@ def filter_parameters(wanted: StateFilter) -> dict[str, Any]:
         "statuses": list(wanted.statuses) or None,
         "job_ids": list(wanted.job_ids) or None,
         "labels": Jsonb(dict(wanted.labels)) if wanted.labels else None,
+        "project": wanted.project or None,
     }
 
 

@@ -262,6 +262,8 @@ SELECT j.job_id, j.kit_id, j.name, j.job_type, j.current_order, j.depends_on, j.
           FROM (SELECT job_id, first_revision, spec, result FROM jobs
                  WHERE first_revision < %(before)s
                    AND (%(kit_ids)s::int[] IS NULL OR kit_id = ANY (%(kit_ids)s::int[]))
+                   AND (%(project)s = '' OR %(project)s =
+                        (SELECT project FROM kits WHERE kits.kit_id = jobs.kit_id))
                    AND (%(job_types)s::text[] IS NULL OR job_type = ANY (%(job_types)s::text[]))
                    AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
                    AND (%(labels)s::jsonb IS NULL OR labels @> %(labels)s::jsonb)
@@ -294,6 +296,8 @@ SELECT id, batch, kit_id, job_id, job_type, task_name, status, current_order, at
                    AND (%(kit_ids)s::int[] IS NULL OR kit_id = ANY (%(kit_ids)s::int[]))
                    AND (%(labels)s::jsonb IS NULL
                         OR kit_id IN (SELECT kit_id FROM kits WHERE labels @> %(labels)s::jsonb))
+                   AND (%(project)s::text IS NULL
+                        OR kit_id IN (SELECT kit_id FROM kits WHERE project = %(project)s))
                    AND (%(job_types)s::text[] IS NULL OR job_type = ANY (%(job_types)s::text[]))
                    AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
                    AND (%(job_ids)s::uuid[] IS NULL OR job_id = ANY (%(job_ids)s::uuid[]))

@@ -9,6 +9,8 @@ FROM mlops_totalstate_table
 WHERE id > %(after)s AND id <= %(until)s
   AND (%(labels)s::jsonb IS NULL
        OR kit_id IN (SELECT kit_id FROM kits WHERE labels @> %(labels)s::jsonb))
+  AND (%(project)s::text IS NULL
+       OR kit_id IN (SELECT kit_id FROM kits WHERE project = %(project)s))
   AND (task_name = ''
        OR ((%(job_types)s::text[] IS NULL OR job_type = ANY (%(job_types)s::text[]))
            AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
@@ -25,6 +27,8 @@ FROM mlops_totalstate_table
 WHERE kit_id = ANY (%(kit_ids)s::int[]) AND id > %(after)s AND id <= %(until)s
   AND (%(labels)s::jsonb IS NULL
        OR kit_id IN (SELECT kit_id FROM kits WHERE labels @> %(labels)s::jsonb))
+  AND (%(project)s::text IS NULL
+       OR kit_id IN (SELECT kit_id FROM kits WHERE project = %(project)s))
   AND (task_name = ''
        OR ((%(job_types)s::text[] IS NULL OR job_type = ANY (%(job_types)s::text[]))
            AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
@@ -61,6 +65,8 @@ FROM current_state
 WHERE (%(kit_ids)s::int[] IS NULL OR kit_id = ANY (%(kit_ids)s::int[]))
   AND (%(labels)s::jsonb IS NULL
        OR kit_id IN (SELECT kit_id FROM kits WHERE labels @> %(labels)s::jsonb))
+  AND (%(project)s::text IS NULL
+       OR kit_id IN (SELECT kit_id FROM kits WHERE project = %(project)s))
   AND (%(job_types)s::text[] IS NULL OR job_type = ANY (%(job_types)s::text[]))
   AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
   AND (%(job_ids)s::uuid[] IS NULL OR job_id = ANY (%(job_ids)s::uuid[]))
@@ -75,8 +81,8 @@ WHERE kit_id = ANY (%(kit_ids)s::int[])
 ORDER BY kit_id
 
 -- name: labels_of_kits
--- The labels of kits.
-SELECT kit_id, labels FROM kits WHERE kit_id = ANY (%(kit_ids)s::int[])
+-- The labels of kits, and the project of each.
+SELECT kit_id, labels, project FROM kits WHERE kit_id = ANY (%(kit_ids)s::int[])
 
 -- name: queued_jobs
 -- Jobs to hand out next. Kits take turns, those with less running first; within a kit the higher
