@@ -300,6 +300,20 @@ class Client:
         """What a study tried, in order."""
         return self._run(self._client.trials(study_id))
 
+    def create_token(
+        self, name: str, role: str, *, project: str = "", days: float = 0
+    ) -> tuple[registry_pb2.Token, str]:
+        """Makes a token; returns it and its text, which is told only now."""
+        return self._run(self._client.create_token(name, role, project=project, days=days))
+
+    def tokens(self) -> list[registry_pb2.Token]:
+        """The tokens without their texts, newest first."""
+        return self._run(self._client.tokens())
+
+    def revoke_token(self, token_id: str) -> registry_pb2.Token:
+        """Makes a token invalid, for good."""
+        return self._run(self._client.revoke_token(token_id))
+
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:

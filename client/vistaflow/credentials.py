@@ -46,6 +46,11 @@ def secured_channel(
         UnauthenticatedError: A token would travel in the open over a network.
         OSError: A file cannot be read.
     """
+    if isinstance(token, str):
+        token = token.strip()
+        if not (token.isascii() and token.isprintable()):
+            # gRPC would break the call without a word of why.
+            raise UnauthenticatedError(f"what {TOKEN} holds is no token", reason="TOKEN_INVALID")
     credentials = tls_credentials(environment)
     if credentials is not None:
         channel = grpc.aio.secure_channel(address, credentials, options=options)
@@ -63,7 +68,7 @@ def secured_channel(
                 reason="TOKEN_IN_THE_OPEN",
             )
         return channel
-    return BearerChannel(channel, token if callable(token) else lambda: token)
+    return BearerChannel(channel, token if callable(token) else lambda: str(token))
 
 
 def tls_credentials(

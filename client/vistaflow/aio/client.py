@@ -38,6 +38,7 @@ from vistaflow.models import (
     job_of,
     job_type_value,
     kit_of,
+    role_value,
     state_of,
     status_value,
 )
@@ -494,6 +495,41 @@ class AsyncClient:
             request.page_token = response.next_page_token
             if not request.page_token:
                 return found
+
+    # Tokens, for administrators
+
+    async def create_token(
+        self, name: str, role: str, *, project: str = "", days: float = 0
+    ) -> tuple[registry_pb2.Token, str]:
+        """Makes a token.
+
+        Args:
+            name: What it is for, for people.
+            role: "VIEWER", "EDITOR", "ADMIN" or "WORKER".
+            project: The project it is for; viewers and editors have one.
+            days: How long it is valid; 0 for good.
+
+        Returns:
+            The token, and its text, which is told only now.
+        """
+        request = registry_pb2.CreateTokenRequest(name=name, project=project, role=role_value(role))
+        if days:
+            request.lifetime.FromNanoseconds(round(days * 86400e9))
+        response = await self._call("registry", "CreateToken", request)
+        return response.token, response.secret
+
+    async def tokens(self) -> list[registry_pb2.Token]:
+        """The tokens without their texts, newest first."""
+        request = registry_pb2.ListTokensRequest()
+        return [each async for each in self._pages("ListTokens", request, "tokens", 0)]
+
+    async def revoke_token(self, token_id: str) -> registry_pb2.Token:
+        """Makes a token invalid, for good."""
+        request = registry_pb2.RevokeTokenRequest(token_id=token_id)
+        response: registry_pb2.RevokeTokenResponse = await self._call(
+            "registry", "RevokeToken", request
+        )
+        return response.token
 
     # Calls
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vistaflow.cli import kits, local, stages
+from vistaflow.cli import kits, local, stages, tokens
 
 app = typer.Typer(
     name="vistaflow",
@@ -53,6 +53,7 @@ for command in (
     stages.predict,
 ):
     app.command(name=command.__name__)(command)
+app.add_typer(tokens.app, name="token")
 
 
 def main() -> None:

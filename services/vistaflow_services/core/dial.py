@@ -35,7 +35,7 @@ def open_channel(
         token: Shown with every call; the caller's or the service's own if None.
         options: gRPC's channel arguments, if not those of every channel between services.
     """
-    own = os.environ.get(TOKEN, "") if token is None else token
+    own = os.environ.get(TOKEN, "").strip() if token is None else token
 
     def shown() -> str:
         return callers.current().secret or own if token is None else token

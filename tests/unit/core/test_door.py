@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -120,17 +121,21 @@ async def test_a_handler_knows_whose_call_it_serves() -> None:
 
 async def test_many_calls_at_once_ask_once_for_their_token() -> None:
     keeper = Keeper()
-    async with serving(keeper, required=True) as address:
-        async with calling(address, keeper.make(Role.VIEWER)) as channel:
-            await asyncio.gather(*(get(channel) for _ in range(50)))
+    async with (
+        serving(keeper, required=True) as address,
+        calling(address, keeper.make(Role.VIEWER)) as channel,
+    ):
+        await asyncio.gather(*(get(channel) for _ in range(50)))
     assert keeper.asked == 1
 
 
 async def test_a_call_that_the_protos_do_not_know_is_refused_to_everybody() -> None:
     keeper = Keeper()
-    async with serving(keeper, required=True) as address:
-        async with calling(address, keeper.make(Role.ADMIN)) as channel:
-            error = await failed(get(channel, "Unknown"))
+    async with (
+        serving(keeper, required=True) as address,
+        calling(address, keeper.make(Role.ADMIN)) as channel,
+    ):
+        error = await failed(get(channel, "Unknown"))
     assert error.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
@@ -144,9 +149,7 @@ async def test_a_token_is_refused_while_nobody_can_say_whose_it_is() -> None:
             assert await get(channel) == "VIEWER t"
 
 
-@pytest.mark.parametrize(
-    "shown", ["", "Bearer", "Basic dXNlcg==", "Bearer \u007f", "Bearer x" * 99]
-)
+@pytest.mark.parametrize("shown", ["", "Bearer", "Basic dXNlcg==", "Bearer x" * 99])
 async def test_what_is_no_bearer_token_is_refused_without_asking(shown: str) -> None:
     keeper = Keeper()
     async with serving(keeper, required=True) as address, calling(address) as channel:
@@ -182,11 +185,13 @@ async def test_health_is_open_and_reflection_for_administrators() -> None:
 
 async def test_a_stream_ends_when_its_token_expires() -> None:
     keeper = Keeper()
-    async with serving(keeper, required=True) as address:
-        async with calling(address, keeper.make(Role.VIEWER, seconds=0.3)) as channel:
-            stream = channel.unary_stream(f"/{SERVICE}/WatchStates")(b"", timeout=10)
-            await stream.read()
-            error = await failed(stream.read())
+    async with (
+        serving(keeper, required=True) as address,
+        calling(address, keeper.make(Role.VIEWER, seconds=0.3)) as channel,
+    ):
+        stream = channel.unary_stream(f"/{SERVICE}/WatchStates")(b"", timeout=10)
+        await stream.read()
+        error = await failed(stream.read())
     assert (error.code(), detail(error, error_details_pb2.ErrorInfo).reason) == (
         grpc.StatusCode.UNAUTHENTICATED,
         "TOKEN_ENDED",
@@ -195,50 +200,57 @@ async def test_a_stream_ends_when_its_token_expires() -> None:
 
 async def test_a_caller_over_its_rate_is_told_when_to_come_back_and_another_is_not() -> None:
     keeper = Keeper()
-    async with serving(keeper, required=True, rate_per_second=5) as address:
-        async with calling(address, keeper.make(Role.VIEWER)) as channel:
-            outcomes = await asyncio.gather(
-                *(get(channel) for _ in range(30)), return_exceptions=True
-            )
-            refused = [each for each in outcomes if isinstance(each, grpc.aio.AioRpcError)]
-            assert 10 <= len(outcomes) - len(refused) <= 12
-            assert {each.code() for each in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
-            wait = detail(refused[0], error_details_pb2.RetryInfo).retry_delay
-            assert 0 < wait.ToNanoseconds() <= 0.2e9
-            async with calling(address, keeper.make(Role.VIEWER)) as other:
-                assert await get(other) == "VIEWER t"
-            await asyncio.sleep(0.25)
-            assert await get(channel) == "VIEWER t"
+    async with (
+        serving(keeper, required=True, rate_per_second=5) as address,
+        calling(address, keeper.make(Role.VIEWER)) as channel,
+    ):
+        begun = time.monotonic()
+        outcomes = await asyncio.gather(*(get(channel) for _ in range(30)), return_exceptions=True)
+        refused = [each for each in outcomes if isinstance(each, grpc.aio.AioRpcError)]
+        most = 11 + 5 * (time.monotonic() - begun)
+        assert 10 <= len(outcomes) - len(refused) <= most
+        assert {each.code() for each in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        wait = detail(refused[0], error_details_pb2.RetryInfo).retry_delay
+        assert 0 < wait.ToNanoseconds() <= 0.2e9
+        async with calling(address, keeper.make(Role.VIEWER)) as other:
+            assert await get(other) == "VIEWER t"
+        await asyncio.sleep(0.25)
+        assert await get(channel) == "VIEWER t"
 
 
 async def test_without_tokens_the_rate_is_a_machines() -> None:
-    async with serving(Keeper(), rate_per_second=2) as address:
-        async with calling(address) as one, calling(address) as two:
-            outcomes = await asyncio.gather(
-                *(get(each) for each in (one, two) * 6), return_exceptions=True
-            )
+    async with (
+        serving(Keeper(), rate_per_second=2) as address,
+        calling(address) as one,
+        calling(address) as two,
+    ):
+        outcomes = await asyncio.gather(
+            *(get(each) for each in (one, two) * 6), return_exceptions=True
+        )
     refused = [each for each in outcomes if isinstance(each, grpc.aio.AioRpcError)]
     assert len(refused) >= 7
 
 
 async def test_a_caller_has_only_so_many_streams_open_and_a_closed_one_makes_room() -> None:
     keeper = Keeper()
-    async with serving(keeper, required=True, streams_per_caller=2) as address:
-        async with calling(address, keeper.make(Role.VIEWER)) as channel:
+    async with (
+        serving(keeper, required=True, streams_per_caller=2) as address,
+        calling(address, keeper.make(Role.VIEWER)) as channel,
+    ):
 
-            def watch() -> Any:
-                return channel.unary_stream(f"/{SERVICE}/WatchStates")(b"", timeout=10)
+        def watch() -> Any:
+            return channel.unary_stream(f"/{SERVICE}/WatchStates")(b"", timeout=10)
 
-            streams = [watch(), watch()]
-            for each in streams:
-                await each.read()
-            error = await failed(watch().read())
-            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            assert detail(error, error_details_pb2.RetryInfo).retry_delay.seconds == 5
-            assert await get(channel) == "VIEWER t"
-            streams[0].cancel()
-            await asyncio.sleep(0.1)
-            assert await watch().read() is not None
+        streams = [watch(), watch()]
+        for each in streams:
+            await each.read()
+        error = await failed(watch().read())
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert detail(error, error_details_pb2.RetryInfo).retry_delay.seconds == 5
+        assert await get(channel) == "VIEWER t"
+        streams[0].cancel()
+        await asyncio.sleep(0.1)
+        assert await watch().read() is not None
 
 
 @pytest.mark.parametrize(
