@@ -157,10 +157,9 @@ class Tokens:
     def _remember(self, key: bytes, known: _Known) -> None:
         self._known[key] = known
         self._known.move_to_end(key)
-        if len(self._known) <= KEPT_TOKENS:
-            return
-        for old in [each for each, it in self._known.items() if not it.holders][:1]:
-            del self._known[old]
+        if len(self._known) > KEPT_TOKENS:
+            idle = (each for each, it in self._known.items() if not it.holders)
+            del self._known[next(idle, key)]
 
     async def _look_again(self) -> None:
         """Asks for the tokens with open streams, for as long as there are any."""
