@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 from google.protobuf import descriptor_pool
 
 from vistaflow.api.common.v1 import access_pb2
@@ -18,7 +16,9 @@ OPEN = frozenset({HEALTH})
 NOBODY = Rule(role=None)
 
 
-@functools.cache
+_rules: dict[str, Rule] = {}
+
+
 def rule_of(method: str) -> Rule | None:
     """Who may make a call, such as `/vistaflow.api.doe.v1.DoeService/GetDesign`.
 
@@ -26,6 +26,16 @@ def rule_of(method: str) -> Rule | None:
         None for a method that the protos do not know. One that they know and that has no `access`
         is refused to everybody.
     """
+    rule = _rules.get(method)
+    if rule is None:
+        rule = _read(method)
+        # What is unknown now may be known once its proto is imported.
+        if rule is not None:
+            _rules[method] = rule
+    return rule
+
+
+def _read(method: str) -> Rule | None:
     service_name, _, name = method.lstrip("/").rpartition("/")
     if service_name in REFLECTION:
         return Rule(role=Role.ADMIN)

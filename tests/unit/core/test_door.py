@@ -15,6 +15,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from vistaflow.api.registry.v1 import registry_pb2
 from vistaflow.credentials import BearerChannel
 from vistaflow_services.core import callers
 from vistaflow_services.core.access import NOBODY, rule_of
@@ -24,7 +25,7 @@ from vistaflow_services.core.errors import UnavailableError
 from vistaflow_services.core.server import make_server
 from vistaflow_services.core.tokens import Tokens, digest_of, id_of, invalid, new_token
 
-SERVICE = "vistaflow.api.registry.v1.RegistryService"
+SERVICE = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
 Text = wrappers_pb2.StringValue
 CODEC = {"request_deserializer": Text.FromString, "response_serializer": Text.SerializeToString}
 
