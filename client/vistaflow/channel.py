@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import grpc
 
+from vistaflow.credentials import secured_channel
 from vistaflow.errors import DeadlineExceededError, UnavailableError, from_rpc
 from vistaflow.replicas import repeatable, replica_count, replicated
 
@@ -30,12 +31,14 @@ OPTIONS: Final = (
 """Settings of every channel."""
 
 
-def open_channel(address: str) -> grpc.aio.Channel:
+def open_channel(address: str, token: str = "") -> grpc.aio.Channel:
     """A channel to `address`, such as `127.0.0.1:50051`; it connects at the first call.
 
-    Several addresses divided by commas are replicas, of which any will do.
+    Args:
+        address: Where to. Several divided by commas are replicas, of which any will do.
+        token: Shown with every call.
     """
-    return replicated(address, lambda one: grpc.aio.insecure_channel(one, options=OPTIONS))
+    return replicated(address, lambda one: secured_channel(one, OPTIONS, token=token))
 
 
 def waits() -> Callable[[], float]:

@@ -47,15 +47,18 @@ from vistaflow.streaming import StateStream
 T = TypeVar("T")
 
 
-def connect(address: str = "", *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> Client:
+def connect(
+    address: str = "", *, timeout: float = DEFAULT_TIMEOUT_SECONDS, token: str = ""
+) -> Client:
     """A client of the suite whose registry is at `address`.
 
     Args:
         address: Such as `127.0.0.1:50051`; `VISTAFLOW_REGISTRY`, else the default, if empty.
             Several divided by commas are replicas of one registry.
         timeout: The longest one call may take with all its tries, in seconds.
+        token: Shown to the services; `VISTAFLOW_TOKEN` if empty.
     """
-    return Client(address, timeout=timeout)
+    return Client(address, timeout=timeout, token=token)
 
 
 class Stream:
@@ -96,13 +99,15 @@ class Client:
     Safe to share between threads. Every method raises a `VistaError`.
     """
 
-    def __init__(self, address: str = "", *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self, address: str = "", *, timeout: float = DEFAULT_TIMEOUT_SECONDS, token: str = ""
+    ) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="vistaflow-client", daemon=True
         )
         self._thread.start()
-        self._client = self._run(_made(lambda: AsyncClient(address, timeout=timeout)))
+        self._client = self._run(_made(lambda: AsyncClient(address, timeout=timeout, token=token)))
         self.address = self._client.address
 
     def __enter__(self) -> Client:
@@ -445,6 +450,20 @@ class Client:
     def trials(self, study_id: str) -> list[optimize_pb2.Trial]:
         """What a study tried, in order."""
         return self._run(self._client.trials(study_id))
+
+    def create_token(
+        self, name: str, role: str, *, project: str = "", days: float = 0
+    ) -> tuple[registry_pb2.Token, str]:
+        """Makes a token; returns it and its text, which is told only now."""
+        return self._run(self._client.create_token(name, role, project=project, days=days))
+
+    def tokens(self) -> list[registry_pb2.Token]:
+        """The tokens without their texts, newest first."""
+        return self._run(self._client.tokens())
+
+    def revoke_token(self, token_id: str) -> registry_pb2.Token:
+        """Makes a token invalid, for good."""
+        return self._run(self._client.revoke_token(token_id))
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from google.protobuf import json_format, timestamp_pb2
 
-from vistaflow.api.common.v1 import common_pb2
+from vistaflow.api.common.v1 import access_pb2, common_pb2
 from vistaflow.api.registry.v1 import registry_pb2
 
 TERMINAL: Final = frozenset({"FINISHED", "FAILED", "CANCELED"})
@@ -294,6 +294,15 @@ def job_type_value(word: str) -> common_pb2.JobType.ValueType:
         ValueError: If there is none.
     """
     return common_pb2.JobType.Value(f"JOB_TYPE_{word.upper().removeprefix('JOB_TYPE_')}")
+
+
+def role_value(word: str) -> access_pb2.Role.ValueType:
+    """The role that a word names.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    return access_pb2.Role.Value(f"ROLE_{word.upper().removeprefix('ROLE_')}")
 
 
 def counts_of(message: common_pb2.StatusCounts) -> Counts:

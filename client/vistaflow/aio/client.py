@@ -24,6 +24,7 @@ from vistaflow.api.pipeline.v1 import pipeline_pb2, pipeline_pb2_grpc
 from vistaflow.api.registry.v1 import registry_pb2, registry_pb2_grpc
 from vistaflow.archive import deck_beside, pack_deck
 from vistaflow.channel import call, open_channel
+from vistaflow.credentials import TOKEN
 from vistaflow.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
@@ -45,6 +46,7 @@ from vistaflow.models import (
     job_type_value,
     kit_of,
     many_of,
+    role_value,
     state_of,
     status_value,
 )
@@ -64,15 +66,18 @@ _STUBS: Final[dict[str, Any]] = {
 }
 
 
-def connect(address: str = "", *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> AsyncClient:
+def connect(
+    address: str = "", *, timeout: float = DEFAULT_TIMEOUT_SECONDS, token: str = ""
+) -> AsyncClient:
     """A client of the suite whose registry is at `address`.
 
     Args:
         address: Such as `127.0.0.1:50051`; `VISTAFLOW_REGISTRY`, else the default, if empty.
             Several divided by commas are replicas of one registry.
         timeout: The longest one call may take with all its tries, in seconds.
+        token: Shown to the services; `VISTAFLOW_TOKEN` if empty.
     """
-    return AsyncClient(address, timeout=timeout)
+    return AsyncClient(address, timeout=timeout, token=token)
 
 
 class AsyncClient:
@@ -82,10 +87,13 @@ class AsyncClient:
     with one request id, so that nothing is done twice.
     """
 
-    def __init__(self, address: str = "", *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self, address: str = "", *, timeout: float = DEFAULT_TIMEOUT_SECONDS, token: str = ""
+    ) -> None:
         self.address = address or os.environ.get("VISTAFLOW_REGISTRY", "") or DEFAULT_ADDRESS
         self._timeout = timeout
-        self._channel = open_channel(self.address)
+        self._token = token or os.environ.get(TOKEN, "")
+        self._channel = open_channel(self.address, self._token)
         self._registry = registry_pb2_grpc.RegistryServiceStub(self._channel)
         self._newest = Newest(len(addresses_of(self.address)))
         self._others: dict[str, tuple[str, grpc.aio.Channel]] = {}
@@ -649,6 +657,41 @@ class AsyncClient:
             if not request.page_token:
                 return found
 
+    # Tokens, for administrators
+
+    async def create_token(
+        self, name: str, role: str, *, project: str = "", days: float = 0
+    ) -> tuple[registry_pb2.Token, str]:
+        """Makes a token.
+
+        Args:
+            name: What it is for, for people.
+            role: "VIEWER", "EDITOR", "ADMIN" or "WORKER".
+            project: The project it is for; viewers and editors have one.
+            days: How long it is valid; 0 for good.
+
+        Returns:
+            The token, and its text, which is told only now.
+        """
+        request = registry_pb2.CreateTokenRequest(name=name, project=project, role=role_value(role))
+        if days:
+            request.lifetime.FromNanoseconds(round(days * 86400e9))
+        response = await self._call("registry", "CreateToken", request)
+        return response.token, response.secret
+
+    async def tokens(self) -> list[registry_pb2.Token]:
+        """The tokens without their texts, newest first."""
+        request = registry_pb2.ListTokensRequest()
+        return [each async for each in self._pages("ListTokens", request, "tokens", 0)]
+
+    async def revoke_token(self, token_id: str) -> registry_pb2.Token:
+        """Makes a token invalid, for good."""
+        request = registry_pb2.RevokeTokenRequest(token_id=token_id)
+        response: registry_pb2.RevokeTokenResponse = await self._call(
+            "registry", "RevokeToken", request
+        )
+        return response.token
+
     # Calls
 
     async def _pages(self, method: str, request: Any, field: str, limit: int) -> AsyncIterator[Any]:
@@ -698,7 +741,7 @@ class AsyncClient:
     async def _stub(self, service: str) -> tuple[Any, str]:
         if service not in self._others:
             address = await self._address(service)
-            self._others[service] = (address, open_channel(address))
+            self._others[service] = (address, open_channel(address, self._token))
         address, channel = self._others[service]
         return _STUBS[service](channel), address
 

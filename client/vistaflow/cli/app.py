@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vistaflow.cli import changes, keeping, kits, local, stages
+from vistaflow.cli import changes, keeping, kits, local, stages, tokens
 
 app = typer.Typer(
     name="vistaflow",
@@ -59,6 +59,7 @@ for command in (
     stages.predict,
 ):
     app.command(name=command.__name__)(command)
+app.add_typer(tokens.app, name="token")
 
 
 def main() -> None:

@@ -20,8 +20,8 @@ from google.protobuf.message import Message
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.registry.v1 import registry_pb2, registry_pb2_grpc
 from vistaflow.replicas import Newest, ReplicaChannel, addresses_of, replica_count, replicated
-from vistaflow_services.core.channels import client_arguments
 from vistaflow_services.core.config import registry_address
+from vistaflow_services.core.dial import open_channel
 from vistaflow_services.core.errors import ConflictError, InvalidError, ServiceError
 from vistaflow_services.core.jobs import JobResult
 from vistaflow_services.core.status import error_of
@@ -57,9 +57,7 @@ class RegistryClient:
     def __init__(self, address: str | None = None, *, actor: str = "") -> None:
         self.address = address or registry_address()
         self.actor = actor
-        self._channel = replicated(
-            self.address, lambda one: grpc.aio.insecure_channel(one, options=client_arguments())
-        )
+        self._channel = replicated(self.address, open_channel)
         self._newest = Newest(len(addresses_of(self.address)))
         self.stub = registry_pb2_grpc.RegistryServiceStub(self._channel)
 

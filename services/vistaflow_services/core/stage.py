@@ -44,6 +44,7 @@ from vistaflow_services.core.errors import ServiceError
 from vistaflow_services.core.metrics import interceptors, made_if, served
 from vistaflow_services.core.registry_client import RegistryClient, job_type_number
 from vistaflow_services.core.server import Server, ServerSettings, main, make_server, run
+from vistaflow_services.core.vouching import vouched
 from vistaflow_services.core.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -217,6 +218,7 @@ async def serve(
         server = make_server(
             *service.service_names, settings=service.settings, interceptors=interceptors(metrics)
         )
+        server.door.tokens = vouched(registry)
         service.add_servicers(stage, server)
         address = server.bind(config.listen)
         logger.info("listening on %s", address, extra={"address": address})

@@ -39,6 +39,10 @@ translate_past.py  the difference of two moments as a message
 pages.py           page tokens
 services.py        which services there are, and where
 servicer.py        the gRPC service
+token_store.py     bearer tokens in the database
+token_service.py   hands them out, takes them back, tells whose one is
+tokens.py          the same on the machine of the database, where no token is needed
+tenancy.py         keeps a caller within its project
 embedded.py        a PostgreSQL of our own, supervised
 pg_launcher.py     starts it as somebody who is not root
 config.py          settings, from VISTAFLOW_REGISTRY_* variables

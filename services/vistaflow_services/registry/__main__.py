@@ -133,6 +133,8 @@ class Registry:
             leases=self.leases,
             directory=self.directory,
         )
+        self.server.door.tokens = self.servicer.tokens.tokens
+        self.server.door.admit = self.servicer.tenancy.admit
         rpc.add_RegistryServiceServicer_to_server(self.servicer, self.server)
         serve_bytes(self.watches, self.server)
         self.cache = KitCache(

@@ -95,6 +95,8 @@ class Item:
     """0: whichever the job's is; else refused if it is not the job's."""
     job_type: str = ""
     """Empty: whichever the job's is; else refused if it is not the job's."""
+    within: str = ""
+    """The only project there is for whoever appends; empty: every project."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -210,7 +210,7 @@ class Draft(Changes):
     def _append_one(self, item: c.Item) -> c.Result:
         kit_id = self._kit_id_of(item.job_id)
         held = self._held(kit_id) if kit_id is not None else None
-        if held is None:
+        if held is None or (item.within and held.project != item.within):
             return c.Result(verdict=Verdict.REJECTED, detail=f"there is no job {item.job_id}")
         job = held.jobs[item.job_id]
         refusal = unfit(job, item)

@@ -10,6 +10,7 @@ import uuid
 from functools import lru_cache
 
 from vistaflow.api.common.v1 import common_pb2 as common
+from vistaflow_services.core import callers
 from vistaflow_services.registry import commands as c
 from vistaflow_services.registry.domain import MAX_ACTOR, MAX_METADATA_BYTES, MAX_TASK_NAME
 from vistaflow_services.registry.structs import struct_text
@@ -37,7 +38,8 @@ def quick_item(state: common.State) -> c.Item | None:
     job_id = _uuid(state.job_id)
     status = _STATUS_WORDS.get(state.status)
     job_type = _JOB_TYPE_WORDS.get(state.job_type)
-    task_name, actor, reason = state.task_name, state.actor, state.reason
+    caller = callers.current()
+    task_name, actor, reason = state.task_name, state.actor or caller.name, state.reason
     kit_id, attempt, seq = state.kit_id, state.attempt, state.seq
     # A job's own row may carry a result, and needs more care.
     if not (job_id and status and task_name) or job_type is None or reason:
@@ -66,4 +68,5 @@ def quick_item(state: common.State) -> c.Item | None:
         actor=actor,
         kit_id=kit_id,
         job_type=job_type,
+        within=caller.project,
     )

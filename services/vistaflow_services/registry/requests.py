@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow_services.core import callers
 from vistaflow_services.core.errors import Violations
 from vistaflow_services.registry import commands as c
 from vistaflow_services.registry import selecting, translate
@@ -233,7 +234,8 @@ def min_revision(value: int, violations: Violations) -> int:
 def _request(request: Message, encode: Encode, found: Violations) -> c.Request:
     text: str = request.request_id  # type: ignore[attr-defined]
     method = type(request).__name__.removesuffix("Request")
-    body = request.SerializeToString(deterministic=True)
+    # Another project's answer is none of the caller's business, whatever it knows of the request.
+    body = callers.current().project.encode() + request.SerializeToString(deterministic=True)
     return c.Request(
         request_id=translate.uuid_from_proto(text, "request_id", found) if text else None,
         method=method,
@@ -378,6 +380,7 @@ def _item(state: common.State, field: str, found: Violations) -> c.Item:
         reason=translate.text_from_proto(state.reason, f"{field}.reason", MAX_REASON, found),
         kit_id=state.kit_id,
         job_type=job_type,
+        within=callers.current().project,
     )
 
 
@@ -392,4 +395,4 @@ def _project(text: str, found: Violations) -> str:
 
 
 def _actor(text: str, field: str, found: Violations) -> str:
-    return translate.label_from_proto(text, field, MAX_ACTOR, found)
+    return translate.label_from_proto(text or callers.current().name, field, MAX_ACTOR, found)

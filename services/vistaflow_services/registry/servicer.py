@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1 import registry_pb2_grpc as rpc
+from vistaflow_services.core import callers
 from vistaflow_services.core.errors import NotFoundError, UnavailableError, Violations
 from vistaflow_services.core.server import Context
 from vistaflow_services.registry import (
@@ -29,6 +30,8 @@ from vistaflow_services.registry.ledger import DEFAULT_WAIT, Ledger
 from vistaflow_services.registry.services import ServiceDirectory
 from vistaflow_services.registry.store import Store
 from vistaflow_services.registry.streams import StreamService
+from vistaflow_services.registry.tenancy import Tenancy
+from vistaflow_services.registry.token_service import TokenService
 from vistaflow_services.registry.watch import WatchService
 from vistaflow_services.registry.watch_many import WatchMany
 
@@ -64,6 +67,10 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         self._streams = streams
         self._leases = leases
         self._directory = directory
+        self.tokens = TokenService(store.tokens)
+        """Knows the bearers of tokens, for the door."""
+        self.tenancy = Tenancy(store)
+        """Keeps callers within their projects, for the door."""
 
     async def CreateKit(
         self, request: pb.CreateKitRequest, context: Context
@@ -220,6 +227,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
             job_types=job_types,
             statuses=statuses,
             labels=labels,
+            project=callers.current().project,
         )
         return pb.ListJobsResponse(
             jobs=[translate.job_to_proto(job, task_counts=counts) for job, counts in page.entries],
@@ -289,7 +297,29 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         self, request: pb.GetServerInfoRequest, context: Context
     ) -> pb.GetServerInfoResponse:
         """Tells what this registry is."""
-        return await self._directory.info()
+        info = await self._directory.info()
+        shown = await self.tokens.shown()
+        if shown is not None:
+            info.caller.CopyFrom(shown)
+        return info
+
+    async def CreateToken(
+        self, request: pb.CreateTokenRequest, context: Context
+    ) -> pb.CreateTokenResponse:
+        """Makes a token."""
+        return await self.tokens.create(request)
+
+    async def ListTokens(
+        self, request: pb.ListTokensRequest, context: Context
+    ) -> pb.ListTokensResponse:
+        """Lists tokens, newest first."""
+        return await self.tokens.list(request)
+
+    async def RevokeToken(
+        self, request: pb.RevokeTokenRequest, context: Context
+    ) -> pb.RevokeTokenResponse:
+        """Makes a token invalid."""
+        return await self.tokens.revoke(request)
 
     async def _submit(
         self,

@@ -37,6 +37,7 @@ from vistaflow_services.registry.reading import (
     read_kits,
     to_job,
 )
+from vistaflow_services.registry.token_store import TokenStore
 from vistaflow_services.registry.watch_store import (
     SCAN_ROWS,
     Row,
@@ -112,6 +113,7 @@ class Store:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self.tokens = TokenStore(pool)
         self._drained = float("-inf")
 
     async def head(self) -> Head:
@@ -243,6 +245,7 @@ class Store:
         job_types: Iterable[str] = (),
         statuses: Iterable[str] = (),
         labels: dict[str, str] | None = None,
+        project: str = "",
     ) -> Page:
         """Jobs, newest first, each with its tasks' counts in place of its tasks."""
         wanted = {
@@ -250,6 +253,7 @@ class Store:
             "limit": limit + 1,
             "bytes": PAGE_BYTES,
             "kit_ids": list(kit_ids) or None,
+            "project": project,
             "job_types": list(job_types) or None,
             "statuses": list(statuses) or None,
             "labels": Jsonb(labels) if labels else None,
@@ -265,6 +269,14 @@ class Store:
             return Page(entries=entries, next_key=next_key, revision=head.last_id)
 
         return await self._read(read)
+
+    async def project_of_kit(self, kit_id: int) -> str | None:
+        """The project of a kit; None if there is no such kit."""
+        return await self._read(lambda c: _only(c, "project_of_kit", {"kit_id": kit_id}))
+
+    async def project_of_job(self, job_id: uuid.UUID) -> str | None:
+        """The project of a job; None if there is no such job."""
+        return await self._read(lambda c: _only(c, "project_of_job", {"job_id": job_id}))
 
     async def list_states(
         self, *, after: int, limit: int, wanted: StateFilter, until: int | None = None
@@ -375,6 +387,12 @@ async def _revision_near(connection: Connection, time: datetime, side: int) -> i
     around = {"time": time + side * CLOCK_STEP}
     ((revision, _),) = await fetch(connection, "revision_at", around)
     return int(revision)
+
+
+async def _only(connection: Connection, query: str, parameters: dict[str, Any]) -> str | None:
+    """The one value that a query finds, if it finds any."""
+    rows = await fetch(connection, query, parameters)
+    return rows[0][0] if rows else None
 
 
 async def _task_counts(connection: Connection, jobs: Sequence[Job]) -> dict[uuid.UUID, Counts]:

@@ -19,6 +19,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow_services.core import callers
 from vistaflow_services.core.errors import (
     ConflictError,
     ExpiredError,
@@ -35,6 +36,7 @@ from vistaflow_services.registry.hub import (
     Subscription,
     cut,
 )
+from vistaflow_services.registry.tenancy import narrow_watch
 from vistaflow_services.registry.watch_rows import Fold, RowPicker, Watch
 from vistaflow_services.registry.watch_snapshot import SnapshotReader
 from vistaflow_services.registry.watch_store import WatchStore
@@ -121,6 +123,7 @@ class WatchService:
             ExpiredError: It begins beyond the head, or where nothing is kept any more.
         """
         violations = Violations()
+        narrow_watch(request)
         wanted = translate.filter_from_proto(request.filter, violations)
         interval = _interval(request, violations)
         if request.after_revision < 0:
@@ -154,7 +157,10 @@ class WatchService:
     async def run(self, watch: Watch) -> AsyncGenerator[Event, None]:
         """The messages of a watch; once one is delivered, so is everything up to `watch.at`."""
         try:
-            with self._hub.subscribe(watch.wanted.kit_ids or None) as place:
+            with (
+                self._hub.subscribe(watch.wanted.kit_ids or None) as place,
+                callers.current().heard(place.wake),
+            ):
                 if watch.begin_anew and not self.ending:
                     async with watch.turn, contextlib.aclosing(self._snapshot(watch)) as messages:
                         async for message in messages:
@@ -212,7 +218,10 @@ class WatchService:
         past = place.horizon
         synced = False
         told = clock()
+        caller = callers.current()
         while not self.ending:
+            if caller.over:
+                raise _Over(pb.END_REASON_UNAUTHENTICATED)
             if watch.at >= past and not synced:
                 synced = True
                 yield pb.WatchStatesResponse(synced=pb.Synced(epoch=self._epoch), revision=watch.at)

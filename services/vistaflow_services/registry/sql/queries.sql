@@ -274,6 +274,8 @@ SELECT j.job_id, j.kit_id, j.name, j.job_type, j.current_order, j.depends_on, j.
           FROM (SELECT job_id, first_revision, spec, result FROM jobs
                  WHERE first_revision < %(before)s
                    AND (%(kit_ids)s::int[] IS NULL OR kit_id = ANY (%(kit_ids)s::int[]))
+                   AND (%(project)s = '' OR %(project)s =
+                        (SELECT project FROM kits WHERE kits.kit_id = jobs.kit_id))
                    AND (%(job_types)s::text[] IS NULL OR job_type = ANY (%(job_types)s::text[]))
                    AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
                    AND (%(labels)s::jsonb IS NULL OR labels @> %(labels)s::jsonb)

@@ -3123,6 +3123,7 @@ class GetServerInfoResponse(_message.Message):
     NOW_FIELD_NUMBER: _builtins.int
     BAD_REQUEST_FIELD_NUMBER: _builtins.int
     ERROR_INFO_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version of vistaflow."""
     epoch: _builtins.str
@@ -3157,6 +3158,10 @@ class GetServerInfoResponse(_message.Message):
         Never set.
         """
 
+    @_builtins.property
+    def caller(self) -> Global___Token:
+        """The token that the call showed. Unset where tokens are not required."""
+
     def __init__(
         self,
         *,
@@ -3170,10 +3175,11 @@ class GetServerInfoResponse(_message.Message):
         now: _timestamp_pb2.Timestamp | None = ...,
         bad_request: _error_details_pb2.BadRequest | None = ...,
         error_info: _error_details_pb2.ErrorInfo | None = ...,
+        caller: Global___Token | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bad_request", b"bad_request", "error_info", b"error_info", "now", b"now"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bad_request", b"bad_request", "caller", b"caller", "error_info", b"error_info", "now", b"now"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_request", b"bad_request", "database_schema", b"database_schema", "epoch", b"epoch", "error_info", b"error_info", "limits", b"limits", "now", b"now", "oldest_revision", b"oldest_revision", "revision", b"revision", "services", b"services", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_request", b"bad_request", "caller", b"caller", "database_schema", b"database_schema", "epoch", b"epoch", "error_info", b"error_info", "limits", b"limits", "now", b"now", "oldest_revision", b"oldest_revision", "revision", b"revision", "services", b"services", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
