@@ -26,6 +26,7 @@ from vistaflow_services.core.errors import (
     UnavailableError,
     Violations,
 )
+from vistaflow_services.core.failpoints import reached
 from vistaflow_services.registry import translate, wire
 from vistaflow_services.registry.domain import Counts, Kit, StateFilter, StateRow
 from vistaflow_services.registry.hub import (
@@ -172,7 +173,9 @@ class WatchService:
                     message = await self._message(watch, stretch)
                     watch.at = stretch.through
                     if message is not None:
+                        reached("watch.before_send")
                         yield message
+                        reached("watch.after_send")
                         told = clock()
                 await asyncio.sleep(0)
             if clock() - told >= watch.interval:
