@@ -29,8 +29,8 @@ def check(folder: Path, *, recovery_seconds: float | None = None) -> Found:
 
     Args:
         folder: Where they lie.
-        recovery_seconds: Longest time from the end of a fault to the next success of writers
-            and of readers; None: not judged.
+        recovery_seconds: Longest time from the end of a fault to the next success of each writer
+            and reader; None: not judged.
 
     Returns:
         What is wrong, by the promise it breaks; empty if nothing is.
@@ -252,9 +252,7 @@ def _check_watch(
             if row is not None and not wanted(row):
                 found["filtered"].append(f"{name}: {seen.revision} does not match")
     if messages and records[-1]["op"] == "left_behind":
-        found["complete"].append(
-            f"{name}: never got past {records[-1]['revision']} of {log.head}"
-        )
+        found["complete"].append(f"{name}: never got past {records[-1]['revision']} of {log.head}")
 
 
 def _check_reads(
@@ -284,19 +282,21 @@ def _check_recovery(
 ) -> None:
     """After a fault, writers and readers are served again in time."""
     faults = sorted((r["start"], r["end"]) for r in everything if r["op"] == "fault")
-    over = max((r["end"] for r in everything if r["op"] in ("append", "get")), default=0.0)
-    for op in ("append", "get"):
-        good = sorted(
-            r["end"] for r in everything if r["op"] == op and r.get("outcome") == "answered"
-        )
+    served: defaultdict[tuple[str, str], list[Record]] = defaultdict(list)
+    for record in everything:
+        if record["op"] in ("append", "get"):
+            served[record["client"], record["op"]].append(record)
+    for (client, op), records in served.items():
+        over = max(record["end"] for record in records)
+        good = sorted(r["end"] for r in records if r["outcome"] == "answered")
         for number, (_, end) in enumerate(faults):
             until = faults[number + 1][0] if number + 1 < len(faults) else over
             if not good or until < end + seconds:
                 continue
             first = next((at for at in good if at > end), None)
             if first is None or first > end + seconds:
-                shown = "never" if first is None else f"after {first - end:.1f} s"
-                found["recovered"].append(f"{op} succeeded {shown} after fault {number + 1}")
+                shown = "never" if first is None else f"{first - end:.1f} s"
+                found["recovered"].append(f"{client}: {op} after fault {number + 1}: {shown}")
 
 
 def told(found: Found) -> str:

@@ -17,6 +17,7 @@ from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 
 OP_SECONDS = 2.0
+READ_SECONDS = 6.0
 INTERVAL_SECONDS = 0.5
 SILENCE_SECONDS = 3.0
 Answer = TypeVar("Answer")
@@ -49,6 +50,7 @@ class Client:
         self._addresses = list(addresses)
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None
+        self._closing: set[asyncio.Task[None]] = set()
 
     @property
     def stub(self) -> Any:
@@ -59,16 +61,20 @@ class Client:
     async def elsewhere(self) -> None:
         """Goes to the next replica, on a connection of its own."""
         self._addresses.append(self._addresses.pop(0))
-        await self.close()
+        channel, self._channel, self._stub = self._channel, None, None
+        if channel is not None:
+            # Other calls of this client may still be under way on it.
+            closing = asyncio.create_task(channel.close(OP_SECONDS + 1))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
     async def close(self) -> None:
         channel, self._channel, self._stub = self._channel, None, None
         if channel is not None:
             await channel.close()
+        await asyncio.gather(*self._closing)
 
-    async def insist(
-        self, call: Callable[[], Awaitable[Answer]], until: float
-    ) -> Answer | None:
+    async def insist(self, call: Callable[[], Awaitable[Answer]], until: float) -> Answer | None:
         """Repeats a call until it is answered; None when the time was over first."""
         while True:
             try:
@@ -152,9 +158,7 @@ class Writer(Client):
             [pb.Verdict.Name(r.verdict).removeprefix("VERDICT_"), r.revision]
             for r in answer.results
         ]
-        self.recorder.note(
-            "append", start=start, rows=rows, outcome="answered", results=results
-        )
+        self.recorder.note("append", start=start, rows=rows, outcome="answered", results=results)
         self.acked_count += 1
         self.last_revision = max([self.last_revision, *(r[1] for r in results)])
 
@@ -215,7 +219,7 @@ class Reader(Client):
             request = pb.GetKitRequest(kit_id=writer.kit_id, min_revision=least)
             start = time.monotonic()
             got = await self.insist(
-                lambda request=request: self.stub.GetKit(request, timeout=OP_SECONDS), start + 30
+                lambda request=request: self.stub.GetKit(request, timeout=READ_SECONDS), start + 30
             )
             told: dict[str, Any] = {"start": start, "min_revision": least, "outcome": "unknown"}
             if got is not None:

@@ -225,7 +225,7 @@ class Cluster:
 
     def stored(self) -> list[dict[str, object]]:
         """Every row of the log."""
-        names = "revision batch kit job job_type task status attempt seq".split()
+        names = ["revision", "batch", "kit", "job", "job_type", "task", "status", "attempt", "seq"]
         with psycopg.connect(self.dsn) as connection:
             return [
                 dict(zip(names, row, strict=True))

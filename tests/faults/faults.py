@@ -73,6 +73,17 @@ async def end_backends(cluster: Cluster) -> None:
             )
 
 
+async def deafen(cluster: Cluster) -> None:
+    """The connections that hear notifications are ended; what is notified meanwhile is lost."""
+    with cluster.fault("deafen"):
+        async with await psycopg.AsyncConnection.connect(cluster.dsn, autocommit=True) as admin:
+            await admin.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database()"
+                " AND application_name = 'vistaflow registry tail'"
+            )
+
+
 def _proxied(name: str, disturb: Callable[[Proxy, Cluster], None]) -> tuple[Fault, Fault]:
     async def at(cluster: Cluster, proxies: list[Proxy], where: str) -> None:
         proxy = cluster.chance.choice(proxies)
@@ -104,13 +115,18 @@ swallow_door, swallow_line = _proxied("swallow", lambda proxy, _: proxy.swallow(
 half_open_door, half_open_line = _proxied("half-open", lambda proxy, _: proxy.half_open())
 
 
-def die_at(*points: str) -> Fault:
-    """A registry dies at one of these failpoints and is started again."""
+def die_at(*points: str, most: int = 40) -> Fault:
+    """A registry dies at one of these failpoints and is started again.
+
+    Args:
+        points: The failpoints.
+        most: It dies when it has reached the point at most so many times.
+    """
 
     async def die(cluster: Cluster) -> None:
         point = cluster.chance.choice(points)
         registry = cluster.chance.choice(cluster.registries)
-        nth = cluster.chance.randrange(1, 40)
+        nth = cluster.chance.randrange(1, most + 1)
         await registry.stop()
         cluster.arm(registry, f"{point}=kill@{nth}")
         await cluster.restart(registry)

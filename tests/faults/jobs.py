@@ -91,13 +91,15 @@ class Submitter(Client):
     """Makes leased jobs, waits for their ends, and records how each ended."""
 
     expected: dict[str, str]
+    made_count = 0
 
     async def submit(self, specs: list[bytes], *, max_attempts: int = 3) -> None:
         self.expected = {}
-        for number, spec in enumerate(specs):
+        for spec in specs:
+            self.made_count += 1
             request = pb.CreateKitRequest(
                 request_id=str(uuid.UUID(int=self.chance.getrandbits(128), version=4)),
-                name=f"{self.recorder.client} {number} {spec.decode()}",
+                name=f"{self.recorder.client} {self.made_count} {spec.decode()}",
                 jobs=[
                     pb.NewJob(
                         name="work",

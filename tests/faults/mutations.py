@@ -27,9 +27,12 @@ from vistaflow_services.registry.tail import Tail
 
 def id_cursor() -> None:
     """Ids are taken outside the transaction, as a sequence does; watchers read `id > last`."""
-    full, take = journal.FULL, (
-        "UPDATE head SET last_id = last_id + %(n)s, commit_id = gen_random_uuid()"
-        " RETURNING last_id, commit_id"
+    full, take = (
+        journal.FULL,
+        (
+            "UPDATE head SET last_id = last_id + %(n)s, commit_id = gen_random_uuid()"
+            " RETURNING last_id, commit_id"
+        ),
     )
     before, _, rest = full.partition("WITH cas AS (")
     loose = before + "WITH cas AS (SELECT clock_timestamp() AS now" + rest[rest.index("\n)") :]
@@ -178,4 +181,3 @@ MUTATIONS = {
     for each in (id_cursor, no_fence, ack_before_commit, notify_only, no_dedupe, naive_pool)
 }
 """Every mutation, by name."""
-

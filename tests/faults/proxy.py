@@ -7,7 +7,6 @@ import contextlib
 import socket
 import struct
 from dataclasses import dataclass, field
-from pathlib import Path
 
 BLOCK = 65536
 
@@ -94,7 +93,7 @@ class Proxy:
         self._tasks.add(task)
         link: _Link | None = None
         try:
-            if Path(self.upstream).is_socket():
+            if self.upstream.startswith("/"):
                 above = await asyncio.open_unix_connection(self.upstream)
             else:
                 host, _, port = self.upstream.rpartition(":")

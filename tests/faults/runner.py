@@ -93,7 +93,6 @@ async def run(
     scenario = SCENARIOS[name]
     seconds = seconds or scenario.seconds
     report = Report(scenario=name, seed=seed, seconds=seconds)
-    folder.mkdir(parents=True, exist_ok=True)
     try:
         with _server(scenario, server) as used:
             await _run(scenario, report, used, folder, mutation)
@@ -182,9 +181,7 @@ async def _work(scenario: Scenario, report: Report, cluster: Cluster) -> None:
     watcher.begin()
     over = asyncio.Event()
     watching = asyncio.create_task(watcher.run(over.is_set))
-    breaking = asyncio.create_task(
-        _break(scenario, cluster, time.monotonic() + report.seconds)
-    )
+    breaking = asyncio.create_task(_break(scenario, cluster, time.monotonic() + report.seconds))
     report.figures |= await scenario.work(cluster, report.seconds, str(report.seed))
     await breaking
     over.set()
@@ -202,9 +199,7 @@ async def _traffic(scenario: Scenario, report: Report, cluster: Cluster) -> None
         at = number % len(addresses)
         return addresses[at:] + addresses[:at]
 
-    writers = [
-        Writer(Recorder(folder, f"writer-{n}"), turned(n), seed) for n in range(WRITERS)
-    ]
+    writers = [Writer(Recorder(folder, f"writer-{n}"), turned(n), seed) for n in range(WRITERS)]
     for number, writer in enumerate(writers):
         await writer.begin(TYPES[number % 2], {})
     requester = Requester(Recorder(folder, "requester"), turned(0), seed)
@@ -232,7 +227,7 @@ async def _traffic(scenario: Scenario, report: Report, cluster: Cluster) -> None
     watching = [asyncio.create_task(watcher.run(watching_over.is_set)) for watcher in watchers]
     await asyncio.sleep(min(1.0, report.seconds / 4))
     await _break(scenario, cluster, begun + report.seconds)
-    await asyncio.sleep(max(1.0, begun + report.seconds - time.monotonic()))
+    await asyncio.sleep(max(scenario.peace, begun + report.seconds - time.monotonic()))
     writing_over.set()
     await asyncio.gather(*writing)
     took = time.monotonic() - begun

@@ -60,6 +60,7 @@ class Worker:
                 kind = message.WhichOneof("message")
                 if kind == "grant":
                     self._begin(message.grant)
+                    await call.write(self._heartbeat())
                 elif kind == "directive":
                     key = (message.directive.job_id, message.directive.attempt)
                     self.recorder.note("directive", job=key[0], attempt=key[1])
@@ -71,26 +72,27 @@ class Worker:
     async def _beat(self, call: Any) -> None:
         while True:
             await asyncio.sleep(BEAT_SECONDS)
-            attempts = [
-                pb.AttemptProgress(job_id=job, attempt=attempt) for job, attempt in self.running
-            ]
-            await call.write(pb.LeaseJobsRequest(heartbeat=pb.Heartbeat(attempts=attempts)))
+            await call.write(self._heartbeat())
+
+    def _heartbeat(self) -> pb.LeaseJobsRequest:
+        attempts = [
+            pb.AttemptProgress(job_id=job, attempt=attempt) for job, attempt in self.running
+        ]
+        return pb.LeaseJobsRequest(heartbeat=pb.Heartbeat(attempts=attempts))
 
     def _begin(self, grant: pb.Grant) -> None:
         key = (grant.job.job_id, grant.job.attempt)
         self.recorder.note("grant", job=key[0], attempt=key[1])
-        seconds = grant.job.spec.value.decode()
-        if seconds == "poison":
-            os.kill(os.getpid(), signal.SIGKILL)
-        task = asyncio.create_task(self._work(key, float(seconds)))
+        task = asyncio.create_task(self._work(key, grant.job.spec.value.decode()))
         self.running[key] = task
         task.add_done_callback(lambda _: self.running.pop(key, None))
 
-    async def _work(self, key: tuple[str, int], seconds: float) -> None:
-        await asyncio.sleep(seconds)
-        state = common.State(
-            job_id=key[0], attempt=key[1], seq=1, status=common.STATUS_FINISHED
-        )
+    async def _work(self, key: tuple[str, int], spec: str) -> None:
+        if spec == "poison":
+            await asyncio.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGKILL)
+        await asyncio.sleep(float(spec))
+        state = common.State(job_id=key[0], attempt=key[1], seq=1, status=common.STATUS_FINISHED)
         start = time.monotonic()
         channel, stub = connect(self.address)
         try:
