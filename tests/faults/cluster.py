@@ -134,7 +134,14 @@ class Cluster:
 
     def __post_init__(self) -> None:
         self.chance = random.Random(f"{self.seed} faults")
-        self.recorder = Recorder(self.folder / "histories", "nemesis")
+        self._recorders: list[Recorder] = []
+        self.recorder = self.record("nemesis")
+
+    def record(self, client: str) -> Recorder:
+        """A history of its own for a client, closed when the cluster stops."""
+        recorder = Recorder(self.folder / "histories", client)
+        self._recorders.append(recorder)
+        return recorder
 
     @property
     def addresses(self) -> list[str]:
@@ -201,7 +208,8 @@ class Cluster:
                     await registry.kill()
         for proxy in [*self.doors, *self.lines]:
             await proxy.stop()
-        self.recorder.close()
+        for recorder in self._recorders:
+            recorder.close()
 
     async def drop(self) -> None:
         """Removes the database."""

@@ -15,6 +15,15 @@ from tests.faults.runner import Report, run
 from vistaflow_services.registry.embedded import EmbeddedPostgres
 
 Run = Callable[..., Report]
+REPORTS: list[Report] = []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints what became of every run, and how to make it again."""
+    if REPORTS:
+        terminalreporter.section("fault runs")
+    for report in REPORTS:
+        terminalreporter.write_line(str(report))
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +50,7 @@ def harness(breakable: EmbeddedPostgres, request: pytest.FixtureRequest) -> Run:
                 mutation=mutation,
             )
         )
-        print(report)
+        REPORTS.append(report)
         return report
 
     return one

@@ -14,6 +14,7 @@ import psycopg
 
 from tests.faults.cluster import Cluster, signal_postgres, thaw_postgres
 from tests.faults.proxy import Proxy
+from vistaflow_services.registry.embedded import EmbeddedPostgres
 
 Fault = Callable[[Cluster], Awaitable[None]]
 
@@ -50,9 +51,13 @@ async def restart_postgres(cluster: Cluster) -> None:
         pid = cluster.server.pid
         assert pid is not None
         os.kill(pid, way)
-        while cluster.server._running():
-            await asyncio.sleep(0.02)
-        await asyncio.to_thread(cluster.server.start)
+        await asyncio.to_thread(_start_once_ended, cluster.server)
+
+
+def _start_once_ended(server: EmbeddedPostgres) -> None:
+    while server._running():
+        time.sleep(0.02)
+    server.start()
 
 
 async def freeze_postgres(cluster: Cluster) -> None:

@@ -14,7 +14,7 @@ from google.protobuf import any_pb2
 
 from tests.faults.clients import Client, word
 from tests.faults.cluster import LEASE_SECONDS, Cluster
-from tests.faults.history import Recorder, read
+from tests.faults.history import read
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 
@@ -149,9 +149,7 @@ class Submitter(Client):
 async def zombies(cluster: Cluster, seconds: float, seed: str) -> dict[str, float]:
     """Workers are frozen past their leases, over and over, while others take over their jobs."""
     workers = Workers(cluster, 3)
-    submitter = Submitter(
-        Recorder(cluster.folder / "histories", "submitter"), cluster.addresses, seed
-    )
+    submitter = Submitter(cluster.record("submitter"), cluster.addresses, seed)
     await workers.start()
     try:
         rounds = max(1, round(seconds / 5))
@@ -178,9 +176,7 @@ async def zombies(cluster: Cluster, seconds: float, seed: str) -> dict[str, floa
 async def poison(cluster: Cluster, seconds: float, seed: str) -> dict[str, float]:
     """Jobs that kill their worker end as FAILED after their attempts; the others flow."""
     workers = Workers(cluster, 3)
-    submitter = Submitter(
-        Recorder(cluster.folder / "histories", "submitter"), cluster.addresses, seed
-    )
+    submitter = Submitter(cluster.record("submitter"), cluster.addresses, seed)
     await workers.start()
     try:
         # A healthy job may share a worker with a poisoned one each time: it has more attempts.
@@ -201,9 +197,7 @@ async def poison(cluster: Cluster, seconds: float, seed: str) -> dict[str, float
 async def flow(cluster: Cluster, seconds: float, seed: str) -> dict[str, float]:
     """A steady flow of short jobs; the faults are somebody else's."""
     workers = Workers(cluster, 2)
-    submitter = Submitter(
-        Recorder(cluster.folder / "histories", "submitter"), cluster.addresses, seed
-    )
+    submitter = Submitter(cluster.record("submitter"), cluster.addresses, seed)
     await workers.start()
     made = 0
     try:

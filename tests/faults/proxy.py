@@ -19,6 +19,7 @@ class _Link:
     server: asyncio.StreamWriter
     half_open: bool = False
     """Whether the server's side is gone and the client's is kept, silent."""
+    healed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @dataclass(eq=False)
@@ -130,8 +131,8 @@ class Proxy:
             except OSError:
                 data = b""
             if not data:
-                while to_client and link.half_open:
-                    await asyncio.sleep(0.05)
+                if to_client and link.half_open:
+                    await link.healed.wait()
                 raise ConnectionResetError
             if self.delay:
                 await asyncio.sleep(self.delay)
@@ -156,4 +157,4 @@ class Proxy:
                 with contextlib.suppress(OSError):
                     plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             side.transport.abort()
-        link.half_open = False
+        link.healed.set()

@@ -15,7 +15,6 @@ from pathlib import Path
 from tests.faults.checker import Found, check, told, write_stored
 from tests.faults.clients import Reader, Requester, Watcher, Writer
 from tests.faults.cluster import Cluster, ImpossibleHere, postgres, small_disk
-from tests.faults.history import Recorder
 from tests.faults.scenarios import SCENARIOS, Scenario
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow_services.registry.embedded import EmbeddedPostgres
@@ -175,9 +174,7 @@ async def _break(scenario: Scenario, cluster: Cluster, end: float) -> None:
 
 async def _work(scenario: Scenario, report: Report, cluster: Cluster) -> None:
     assert scenario.work is not None
-    watcher = Watcher(
-        Recorder(cluster.folder / "histories", "watcher"), cluster.addresses, str(report.seed)
-    )
+    watcher = Watcher(cluster.record("watcher"), cluster.addresses, str(report.seed))
     watcher.begin()
     over = asyncio.Event()
     watching = asyncio.create_task(watcher.run(over.is_set))
@@ -193,17 +190,17 @@ async def _work(scenario: Scenario, report: Report, cluster: Cluster) -> None:
 
 
 async def _traffic(scenario: Scenario, report: Report, cluster: Cluster) -> None:
-    folder, seed, addresses = cluster.folder / "histories", str(report.seed), cluster.addresses
+    seed, addresses = str(report.seed), cluster.addresses
 
     def turned(number: int) -> list[str]:
         at = number % len(addresses)
         return addresses[at:] + addresses[:at]
 
-    writers = [Writer(Recorder(folder, f"writer-{n}"), turned(n), seed) for n in range(WRITERS)]
+    writers = [Writer(cluster.record(f"writer-{n}"), turned(n), seed) for n in range(WRITERS)]
     for number, writer in enumerate(writers):
         await writer.begin(TYPES[number % 2], {})
-    requester = Requester(Recorder(folder, "requester"), turned(0), seed)
-    readers = [Reader(Recorder(folder, f"reader-{n}"), turned(n), seed) for n in range(2)]
+    requester = Requester(cluster.record("requester"), turned(0), seed)
+    readers = [Reader(cluster.record(f"reader-{n}"), turned(n), seed) for n in range(2)]
     for reader in readers:
         reader.writers = writers
     wanted: list[dict[str, object]] = [
@@ -214,7 +211,7 @@ async def _traffic(scenario: Scenario, report: Report, cluster: Cluster) -> None
         {"statuses": [common.STATUS_QUEUED]},
     ]
     watchers = [
-        Watcher(Recorder(folder, f"watcher-{n}"), turned(n), seed) for n in range(len(wanted))
+        Watcher(cluster.record(f"watcher-{n}"), turned(n), seed) for n in range(len(wanted))
     ]
     for watcher, filter_ in zip(watchers, wanted, strict=True):
         watcher.begin(**filter_)  # type: ignore[arg-type]

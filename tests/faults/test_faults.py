@@ -16,7 +16,7 @@ from tests.faults.runner import Outcome
 from tests.faults.scenarios import SCENARIOS
 
 SEED = int(os.environ.get("VISTAFLOW_FAULTS_SEED", "0")) or secrets.randbelow(1_000_000)
-SHORT = {"die-in-commit": 5.0, "kill-postgres": 5.0, "proxy-clients": 5.0, "zombie-workers": 5.0}
+SHORT = {"die-in-commit": 4.0, "kill-postgres": 4.0, "zombie-workers": 4.0}
 """Seconds of load in `make test`."""
 
 
@@ -42,9 +42,9 @@ def test_no_promise_is_broken(harness: Run, name: str) -> None:
 
 
 KNOWN_BAD = {
-    "id_cursor": ("calm-replicas", 4.0, {"complete"}),
+    "id_cursor": ("calm-replicas", 3.0, {"complete"}),
     "no_fence": ("zombie-workers", 5.0, {"durable", "fenced", "verdicts"}),
-    "ack_before_commit": ("kill-registry", 5.0, {"durable"}),
+    "ack_before_commit": ("kill-registry", 3.0, {"durable"}),
     "notify_only": ("missed-notices", 3.0, {"complete"}),
     "no_dedupe": ("die-in-commit", 6.0, {"unique"}),
     "naive_pool": ("end-backends", 12.0, {"recovered"}),
