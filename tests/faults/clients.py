@@ -35,7 +35,7 @@ def shown_key(state: common.State) -> list[Any]:
 
 
 class Client:
-    """Calls one replica after another until one answers.
+    """Calls one replica after another until one answers, and now and then another at will.
 
     Args:
         recorder: Where everything goes.
@@ -78,7 +78,10 @@ class Client:
         """Repeats a call until it is answered; None when the time was over first."""
         while True:
             try:
-                return await call()
+                answer = await call()
+                if len(self._addresses) > 1 and self.chance.random() < 0.02:
+                    await self.elsewhere()
+                return answer
             except grpc.aio.AioRpcError as error:
                 self.failure_count += 1
                 self.recorder.note("failure", code=error.code().name, detail=error.details())
