@@ -33,8 +33,8 @@ SAID = {
 }
 """Words of the table, and what they stand for in a service's configuration."""
 
-NOT_SETTINGS = {"VISTAFLOW_RUN"}
-"""Variables set for vistaflow's own processes, which nobody may set from outside."""
+NOT_SETTINGS = {"VISTAFLOW_RUN", "VISTAFLOW_FAILPOINT", "VISTAFLOW_FAILPOINT_HITS"}
+"""Variables set for vistaflow's own processes, which nobody may set from outside but tests."""
 
 COMPOSE = {"VISTAFLOW_DB_PASSWORD", "VISTAFLOW_HOST"}
 """Variables of docker-compose.yml itself."""

@@ -21,5 +21,6 @@ processes.py        process groups, limits, and dying with one's parent
 jobs.py             what a job sees of the world while it runs
 artifacts.py        the artifact store
 sql.py              queries in .sql files; migrations.py applies numbered ones
+failpoints.py       named points at which a test can make a process die or stall
 probe.py            asks a service whether it serves, for container health checks
 """

@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg
 
+from vistaflow_services.core.failpoints import reached
 from vistaflow_services.registry.changes import Changes, Seqs
 from vistaflow_services.registry.commands import Request
 from vistaflow_services.registry.domain import PENDING, Head, Job, Kit, StateRow
@@ -214,6 +215,7 @@ class Journal:
         cursor = await connection.execute(statement, parameters)
         row = await cursor.fetchone()
         if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+            reached("append.before_transaction_end")
             await connection.execute("COMMIT" if row is not None else "ROLLBACK")
         return None if row is None else row[0]
 

@@ -29,6 +29,7 @@ from vistaflow_services.core.errors import (
     ServiceError,
     UnavailableError,
 )
+from vistaflow_services.core.failpoints import reached
 from vistaflow_services.registry import commands as c
 from vistaflow_services.registry.board import Board
 from vistaflow_services.registry.changes import Seqs
@@ -333,12 +334,14 @@ class Ledger:
                 if made.draft.rows or made.draft.new_kits or made.answers:
                     await self._journal.make_room(made.draft.last_id)
                     batch = made
+                    reached("append.before_commit")
                     began = time.perf_counter()
                     now = await self._journal.write(made.draft, commit_id, made.answers)
                     if self._meters is not None:
                         self._meters.wrote(time.perf_counter() - began, now is not None)
                     if now is None:
                         raise _Conflict
+                    reached("append.after_commit")
                     head = dataclasses.replace(
                         made.draft.head,
                         last_id=made.draft.last_id,
@@ -476,10 +479,12 @@ class Ledger:
                 head, last_id=draft.last_id, last_kit_id=draft.last_kit_id, commit_id=uuid.uuid4()
             )
         )
+        reached("append.before_publish")
         if draft.rows:
             self._hub.publish(draft.rows)
         if self._meters is not None:
             self._meters.committed(draft.rows, [answer for _, answer in batch.told])
+        reached("append.before_answer")
         for waiting, answer in batch.told:
             if waiting.answer.done():
                 continue
@@ -492,6 +497,7 @@ class Ledger:
             elif answer is not None and not isinstance(answer, bool):
                 answer.settle(now)
             waiting.answer.set_result(answer)
+        asyncio.get_running_loop().call_soon(reached, "append.after_answer")
 
     async def _catch_up(self, head: Head) -> None:
         """Reads what other replicas wrote, and forgets the kits they touched."""

@@ -26,6 +26,7 @@ from vistaflow_services.core.errors import (
     UnavailableError,
     Violations,
 )
+from vistaflow_services.core.failpoints import reached
 from vistaflow_services.registry import translate
 from vistaflow_services.registry.hub import (
     STRETCH_BYTES,
@@ -231,7 +232,9 @@ class WatchService:
                     async for through, message in ready:
                         watch.at = through
                         if message is not None:
+                            reached("watch.before_send")
                             yield message
+                            reached("watch.after_send")
                             told = clock()
                 await asyncio.sleep(0)
             if clock() - told >= watch.interval:

@@ -324,7 +324,9 @@ async def test_a_served_kit_of_many_rows_comes_from_memory_in_a_fraction_of_a_mi
         times.append(time.perf_counter() - began)
         assert isinstance(answer, bytes)
     assert reader.cache.miss_count == 1
-    assert sorted(times)[100] < 0.001, "0.1 ms where nothing else runs"
+    assert sorted(times)[100] < 0.001, (
+        "the median of 200 reads; they take a tenth of it on an idle machine"
+    )
 
 
 def test_a_row_of_a_job_the_tree_does_not_have_is_not_taken_for_known():
