@@ -185,6 +185,11 @@ async def test_the_board_is_read_as_it_was(rig: Rig, database: str) -> None:
     both = await code(as_of_revision=2, as_of_time=at(between))
     assert both[0] is grpc.StatusCode.INVALID_ARGUMENT
     with psycopg.connect(database) as connection:
+        # As retention does it.
+        connection.execute(
+            f"INSERT INTO {SCHEMA}.kept_states "
+            f"SELECT * FROM {SCHEMA}.mlops_totalstate_table WHERE id < 4"
+        )
         connection.execute(f"UPDATE {SCHEMA}.head SET oldest_id = 4")
     assert (await code(as_of_revision=3))[0] is gone
     assert (await code(as_of_time=at(datetime.now(UTC) - timedelta(hours=1))))[0] is gone
