@@ -153,3 +153,29 @@ async def test_a_watch_brings_the_rows_of_the_tokens_project_past_and_new(
         (kit_id, common.STATUS_CANCELED),
     ]
     assert counted == {kit_id}
+
+
+async def test_rows_of_tasks_are_kept_within_the_project_however_they_are_sent(keys: Keys) -> None:
+    mine, theirs = await keys.stub("EDITOR", "mine"), await keys.stub("EDITOR", "theirs")
+    kit = await new_kit(theirs)
+    await theirs.AppendStates(running(kit))
+    row = common.State(job_id=kit.jobs[0].job_id, status=common.STATUS_RUNNING, task_name="t")
+
+    async def stream(stub: Any) -> pb.AppendResult:
+        call = stub.StreamStates()
+        await call.read()
+        await call.write(pb.StreamStatesRequest(number=1, states=[row]))
+        while not (answer := await call.read()).HasField("ack"):
+            pass
+        call.cancel()
+        return answer.ack.results[0]
+
+    told = [
+        (await mine.AppendStates(pb.AppendStatesRequest(states=[row]))).results[0],
+        await stream(mine),
+    ]
+    assert [each.verdict for each in told] == [pb.VERDICT_REJECTED] * 2
+    assert all("there is no job" in each.detail for each in told)
+    assert (await stream(theirs)).verdict == pb.VERDICT_ACCEPTED
+    states = (await theirs.GetKit(pb.GetKitRequest(kit_id=kit.kit_id))).kit.jobs[0].tasks
+    assert [state.actor for state in states] == ["EDITOR of theirs"]
