@@ -179,3 +179,25 @@ async def test_rows_of_tasks_are_kept_within_the_project_however_they_are_sent(k
     assert (await stream(theirs)).verdict == pb.VERDICT_ACCEPTED
     states = (await theirs.GetKit(pb.GetKitRequest(kit_id=kit.kit_id))).kit.jobs[0].tasks
     assert [state.actor for state in states] == ["EDITOR of theirs"]
+
+
+async def test_changes_of_many_jobs_and_differences_end_at_the_project(keys: Keys) -> None:
+    mine, theirs = await keys.stub("EDITOR", "mine"), await keys.stub("EDITOR", "theirs")
+    kits = [await new_kit(mine), await new_kit(theirs)]
+    every = pb.JobFilter(kit_ids=[kit.kit_id for kit in kits])
+
+    canceled = await mine.CancelJobs(pb.CancelJobsRequest(filter=every))
+    empty = await refused(mine.CancelJobs(pb.CancelJobsRequest()))
+    elsewhere = pb.JobFilter(project="theirs")
+    named = await refused(mine.CancelJobs(pb.CancelJobsRequest(filter=elsewhere)))
+    other = pb.DiffKitRequest(kit_id=kits[1].kit_id)
+    paused = pb.PauseKitRequest(kit_id=kits[1].kit_id)
+
+    assert canceled.canceled_count == 1
+    assert [job.kit_id for job in canceled.jobs] == [kits[0].kit_id]
+    assert empty[0] is grpc.StatusCode.INVALID_ARGUMENT
+    assert named[0] is NOT_FOUND
+    assert (await refused(mine.DiffKit(other)))[0] is NOT_FOUND
+    assert (await refused(mine.PauseKit(paused)))[0] is NOT_FOUND
+    held = (await theirs.GetKit(pb.GetKitRequest(kit_id=kits[1].kit_id))).kit
+    assert (held.jobs[0].status, held.paused) == (common.STATUS_QUEUED, False)
