@@ -489,7 +489,7 @@ def event_of(message: registry_pb2.WatchStatesResponse) -> WatchEvent | None:
 
 
 def struct_dict(message: Any) -> dict[str, Any]:
-    """A Struct as Python values, whole numbers as integers."""
+    """A Struct as Python values: whole numbers as integers, names in order, for it keeps none."""
     if not message.fields:
         return {}
     whole: dict[str, Any] = _whole(json_format.MessageToDict(message))
@@ -498,7 +498,7 @@ def struct_dict(message: Any) -> dict[str, Any]:
 
 def _whole(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _whole(each) for key, each in value.items()}
+        return {key: _whole(value[key]) for key in sorted(value)}
     if isinstance(value, list):
         return [_whole(each) for each in value]
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:

@@ -62,7 +62,7 @@ def test_the_walk_through_of_the_readme_works_as_written(own_home: Suite, tmp_pa
         run(shell[-1], own_home, tmp_path)
 
     assert "minimize cost: " in told
-    assert "FINISHED {'h': " in told
+    assert "FINISHED {'b': " in told
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/kit.md", "docs/deck.md", "CONTRIBUTING.md"])
