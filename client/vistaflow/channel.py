@@ -11,7 +11,9 @@ from typing import Any, Final
 
 import grpc
 
-from vistaflow.errors import UnavailableError, from_rpc
+from vistaflow.credentials import secured_channel
+from vistaflow.errors import DeadlineExceededError, UnavailableError, from_rpc
+from vistaflow.replicas import repeatable, replica_count, replicated
 
 FIRST_WAIT_SECONDS: Final = 0.1
 LONGEST_WAIT_SECONDS: Final = 5.0
@@ -29,9 +31,14 @@ OPTIONS: Final = (
 """Settings of every channel."""
 
 
-def open_channel(address: str) -> grpc.aio.Channel:
-    """A channel to `address`, such as `127.0.0.1:50051`; it connects at the first call."""
-    return grpc.aio.insecure_channel(address, options=OPTIONS)
+def open_channel(address: str, token: str = "") -> grpc.aio.Channel:
+    """A channel to `address`, such as `127.0.0.1:50051`; it connects at the first call.
+
+    Args:
+        address: Where to. Several divided by commas are replicas, of which any will do.
+        token: Shown with every call.
+    """
+    return replicated(address, lambda one: secured_channel(one, OPTIONS, token=token))
 
 
 def waits() -> Callable[[], float]:
@@ -49,7 +56,8 @@ def waits() -> Callable[[], float]:
 async def call(method: Callable[..., Any], request: Any, *, timeout: float) -> Any:
     """Calls a unary method; tries again while nobody answers, for up to `timeout` seconds.
 
-    A request that has a `request_id` is given one, so that trying again is safe.
+    A request that has a `request_id` is given one, so that trying again is safe. Where there are
+    replicas, half of the time left is given to each try: one that is frozen is left behind too.
 
     Raises:
         VistaError: What the service said.
@@ -58,15 +66,18 @@ async def call(method: Callable[..., Any], request: Any, *, timeout: float) -> A
         request.request_id = str(uuid.uuid4())
     end = time.monotonic() + timeout
     wait = waits()
+    has_others = replica_count(method) > 1 and repeatable(request)
     while True:
+        left = (end - time.monotonic()) * (0.5 if has_others else 1.0)
         try:
-            return await method(request, timeout=max(0.05, end - time.monotonic()))
+            return await method(request, timeout=max(0.05, left))
         except grpc.aio.AioRpcError as error:
             translated = from_rpc(error)
             pause = wait()
             answered = translated.reason not in ("", "UNAVAILABLE", "DRAINING")
+            frozen = has_others and isinstance(translated, DeadlineExceededError)
             if (
-                not isinstance(translated, UnavailableError)
+                not (frozen or isinstance(translated, UnavailableError))
                 or answered
                 or time.monotonic() + pause >= end
             ):

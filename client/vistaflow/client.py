@@ -16,6 +16,8 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -30,19 +32,65 @@ from vistaflow.api.ml.v1 import ml_pb2
 from vistaflow.api.optimize.v1 import optimize_pb2
 from vistaflow.api.pipeline.v1 import pipeline_pb2
 from vistaflow.api.registry.v1 import registry_pb2
-from vistaflow.models import Job, Kit, Prediction, State, WatchEvent
+from vistaflow.models import (
+    Appended,
+    Job,
+    Kit,
+    KitDiff,
+    ManyJobs,
+    Prediction,
+    State,
+    WatchEvent,
+)
+from vistaflow.streaming import StateStream
 
 T = TypeVar("T")
 
 
-def connect(address: str = "", *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> Client:
+def connect(
+    address: str = "", *, timeout: float = DEFAULT_TIMEOUT_SECONDS, token: str = ""
+) -> Client:
     """A client of the suite whose registry is at `address`.
 
     Args:
         address: Such as `127.0.0.1:50051`; `VISTAFLOW_REGISTRY`, else the default, if empty.
+            Several divided by commas are replicas of one registry.
         timeout: The longest one call may take with all its tries, in seconds.
+        token: Shown to the services; `VISTAFLOW_TOKEN` if empty.
     """
-    return Client(address, timeout=timeout)
+    return Client(address, timeout=timeout, token=token)
+
+
+class Stream:
+    """Many rows appended over one stream; made by `Client.stream`, for one thread."""
+
+    def __init__(self, stream: StateStream, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+        self._stream = stream
+        self._run = run
+
+    def send(self, states: Sequence[common_pb2.State]) -> Sent:
+        """Sends rows as one append, once there is room for them; see `StateStream.send`."""
+        return Sent(self._run(self._stream.send(states)), self._run)
+
+    def flush(self) -> int:
+        """Waits until all that was sent is durable; returns the highest revision so far."""
+        revision: int = self._run(self._stream.flush())
+        return revision
+
+
+class Sent:
+    """Rows on their way; `result` waits for what became of them."""
+
+    def __init__(
+        self, answer: asyncio.Future[Appended], run: Callable[[Coroutine[Any, Any, Any]], Any]
+    ) -> None:
+        self._answer = answer
+        self._run = run
+
+    def result(self) -> Appended:
+        """What became of them, once they are durable."""
+        appended: Appended = self._run(_answered(self._answer))
+        return appended
 
 
 class Client:
@@ -51,13 +99,15 @@ class Client:
     Safe to share between threads. Every method raises a `VistaError`.
     """
 
-    def __init__(self, address: str = "", *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self, address: str = "", *, timeout: float = DEFAULT_TIMEOUT_SECONDS, token: str = ""
+    ) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="vistaflow-client", daemon=True
         )
         self._thread.start()
-        self._client = self._run(_made(lambda: AsyncClient(address, timeout=timeout)))
+        self._client = self._run(_made(lambda: AsyncClient(address, timeout=timeout, token=token)))
         self.address = self._client.address
 
     def __enter__(self) -> Client:
@@ -105,9 +155,23 @@ class Client:
             )
         )
 
-    def kit(self, kit_id: int, *, min_revision: int = 0) -> Kit:
-        """A kit with its jobs and their tasks."""
-        return self._run(self._client.kit(kit_id, min_revision=min_revision))
+    def kit(
+        self, kit_id: int, *, min_revision: int = 0, as_of: int | datetime | None = None
+    ) -> Kit:
+        """A kit with its jobs and their tasks, as it is or as it was at a revision or time."""
+        return self._run(self._client.kit(kit_id, min_revision=min_revision, as_of=as_of))
+
+    def diff_kit(self, kit_id: int, from_revision: int = 0, to_revision: int = 0) -> KitDiff:
+        """What changed in a kit between two revisions; 0: before it was created, and now."""
+        return self._run(self._client.diff_kit(kit_id, from_revision, to_revision))
+
+    def pause_kit(self, kit_id: int, *, reason: str = "", actor: str = "") -> Kit:
+        """Grants no more jobs of a kit to workers; what runs goes on to its end."""
+        return self._run(self._client.pause_kit(kit_id, reason=reason, actor=actor))
+
+    def resume_kit(self, kit_id: int, *, reason: str = "", actor: str = "") -> Kit:
+        """Grants jobs of a paused kit again."""
+        return self._run(self._client.resume_kit(kit_id, reason=reason, actor=actor))
 
     def kits(
         self,
@@ -115,12 +179,19 @@ class Client:
         project: str = "",
         statuses: Iterable[str] = (),
         labels: Mapping[str, str] | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
         limit: int = 0,
     ) -> Iterator[Kit]:
         """Kits without their jobs, newest first."""
         return self._iterate(
             lambda: self._client.kits(
-                project=project, statuses=statuses, labels=labels, limit=limit
+                project=project,
+                statuses=statuses,
+                labels=labels,
+                created_after=created_after,
+                created_before=created_before,
+                limit=limit,
             )
         )
 
@@ -165,6 +236,66 @@ class Client:
         """Queues a failed or canceled job again."""
         return self._run(self._client.retry_job(job_id, reason=reason, actor=actor))
 
+    def cancel_jobs(
+        self,
+        *,
+        kit_ids: Iterable[int] = (),
+        job_types: Iterable[str] = (),
+        statuses: Iterable[str] = (),
+        project: str = "",
+        kit_labels: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        created_before: datetime | None = None,
+        dry_run: bool = False,
+        reason: str = "",
+        actor: str = "",
+    ) -> ManyJobs:
+        """Cancels every job that a filter wants and that is not terminal, or counts them."""
+        return self._run(
+            self._client.cancel_jobs(
+                kit_ids=kit_ids,
+                job_types=job_types,
+                statuses=statuses,
+                project=project,
+                kit_labels=kit_labels,
+                labels=labels,
+                created_before=created_before,
+                dry_run=dry_run,
+                reason=reason,
+                actor=actor,
+            )
+        )
+
+    def retry_jobs(
+        self,
+        *,
+        kit_ids: Iterable[int] = (),
+        job_types: Iterable[str] = (),
+        statuses: Iterable[str] = (),
+        project: str = "",
+        kit_labels: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        created_before: datetime | None = None,
+        dry_run: bool = False,
+        reason: str = "",
+        actor: str = "",
+    ) -> ManyJobs:
+        """Queues every FAILED or CANCELED job again that a filter wants, or counts them."""
+        return self._run(
+            self._client.retry_jobs(
+                kit_ids=kit_ids,
+                job_types=job_types,
+                statuses=statuses,
+                project=project,
+                kit_labels=kit_labels,
+                labels=labels,
+                created_before=created_before,
+                dry_run=dry_run,
+                reason=reason,
+                actor=actor,
+            )
+        )
+
     def append(
         self,
         job_id: str,
@@ -193,6 +324,17 @@ class Client:
         """Appends state rows; each item of the answer has its verdict."""
         return self._run(self._client.append_states(states, request_id=request_id))
 
+    @contextmanager
+    def stream(self, *, patience: float = 60.0) -> Iterator[Stream]:
+        """For appending many rows: `send` takes rows while others are on their way."""
+        stream = self._run(_made(lambda: self._client.stream(patience=patience)))
+        try:
+            yield Stream(stream, self._run)
+        except BaseException:
+            self._run(stream.abort())
+            raise
+        self._run(stream.close())
+
     def states(
         self,
         *,
@@ -200,6 +342,10 @@ class Client:
         job_ids: Iterable[str] = (),
         job_types: Iterable[str] = (),
         statuses: Iterable[str] = (),
+        labels: Mapping[str, str] | None = None,
+        project: str = "",
+        recorded_after: datetime | None = None,
+        recorded_before: datetime | None = None,
         after_revision: int = 0,
         limit: int = 0,
     ) -> Iterator[State]:
@@ -210,6 +356,10 @@ class Client:
                 job_ids=job_ids,
                 job_types=job_types,
                 statuses=statuses,
+                labels=labels,
+                project=project,
+                recorded_after=recorded_after,
+                recorded_before=recorded_before,
                 after_revision=after_revision,
                 limit=limit,
             )
@@ -225,6 +375,9 @@ class Client:
         labels: Mapping[str, str] | None = None,
         after_revision: int = 0,
         include_snapshot: bool = False,
+        mode: str = "every",
+        include_left: bool = False,
+        snapshot_if_expired: bool = False,
     ) -> Iterator[WatchEvent]:
         """What happens, for ever: reconnects by itself, misses nothing, repeats nothing."""
         return self._iterate(
@@ -236,6 +389,9 @@ class Client:
                 labels=labels,
                 after_revision=after_revision,
                 include_snapshot=include_snapshot,
+                mode=mode,
+                include_left=include_left,
+                snapshot_if_expired=snapshot_if_expired,
             ).__aiter__()
         )
 
@@ -295,6 +451,20 @@ class Client:
         """What a study tried, in order."""
         return self._run(self._client.trials(study_id))
 
+    def create_token(
+        self, name: str, role: str, *, project: str = "", days: float = 0
+    ) -> tuple[registry_pb2.Token, str]:
+        """Makes a token; returns it and its text, which is told only now."""
+        return self._run(self._client.create_token(name, role, project=project, days=days))
+
+    def tokens(self) -> list[registry_pb2.Token]:
+        """The tokens without their texts, newest first."""
+        return self._run(self._client.tokens())
+
+    def revoke_token(self, token_id: str) -> registry_pb2.Token:
+        """Makes a token invalid, for good."""
+        return self._run(self._client.revoke_token(token_id))
+
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
@@ -319,6 +489,10 @@ class Client:
 
 async def _next(source: AsyncIterator[T]) -> T:
     return await anext(source)
+
+
+async def _answered(answer: asyncio.Future[T]) -> T:
+    return await asyncio.shield(answer)
 
 
 async def _made(make: Callable[[], T]) -> T:

@@ -6,14 +6,14 @@ Each keeps the message it was made from as `pb`, for what is not carried over.
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from google.protobuf import json_format, timestamp_pb2
 
-from vistaflow.api.common.v1 import common_pb2
+from vistaflow.api.common.v1 import access_pb2, common_pb2
 from vistaflow.api.registry.v1 import registry_pb2
 
 TERMINAL: Final = frozenset({"FINISHED", "FAILED", "CANCELED"})
@@ -123,6 +123,8 @@ class Kit:
     updated_at: datetime | None
     actor: str
     spec: Mapping[str, Any]
+    paused: bool = False
+    """Whether its jobs are not granted to workers now."""
     pb: registry_pb2.Kit = field(repr=False, compare=False)
 
     @property
@@ -155,6 +157,42 @@ class Kit:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StateChange:
+    """One job or task that differs between two revisions."""
+
+    before: State | None
+    """How it was; none: it was not there."""
+    after: State | None
+    """How it is; none: it left the tree with an earlier attempt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KitDiff:
+    """What differs in a kit between two revisions."""
+
+    from_revision: int
+    to_revision: int
+    from_status: str
+    """Empty: the kit was not there."""
+    to_status: str
+    from_counts: Counts
+    to_counts: Counts
+    changes: tuple[StateChange, ...]
+    """By the revision of the later row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManyJobs:
+    """What a change of many jobs did, or would do."""
+
+    count: int
+    jobs: tuple[Job, ...]
+    """Some of them, at most 100, without their results."""
+    revision: int
+    """Of the last row made; 0 if none was."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Snapshot:
     """Current rows; a large snapshot comes in several of these."""
 
@@ -173,6 +211,10 @@ class Delta:
     """The status of each kit whose jobs moved."""
     kit_counts: Mapping[int, Counts]
     """Its jobs by status."""
+    left: tuple[State, ...] = ()
+    """Rows by which a job or task left the statuses watched; with `include_left`."""
+    folded_count: int = 0
+    """Rows that later ones of the same task took the place of; with the mode "latest"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +229,28 @@ class Synced:
     """The past is delivered; what follows is live."""
 
     revision: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class AppendResult:
+    """What became of one row."""
+
+    verdict: str
+    """ACCEPTED, DUPLICATE, REJECTED or STALE_ATTEMPT."""
+    revision: int
+    """Of the row, or of the first one of a duplicate; 0 if nothing was recorded."""
+    detail: str
+    """Why it was not recorded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Appended:
+    """What became of rows that were appended together."""
+
+    results: tuple[AppendResult, ...]
+    """One a row, in order."""
+    revision: int
+    """The highest of the results; read with `min_revision` set to it to see the rows."""
 
 
 WatchEvent = Snapshot | Delta | Bookmark | Synced
@@ -230,6 +294,15 @@ def job_type_value(word: str) -> common_pb2.JobType.ValueType:
         ValueError: If there is none.
     """
     return common_pb2.JobType.Value(f"JOB_TYPE_{word.upper().removeprefix('JOB_TYPE_')}")
+
+
+def role_value(word: str) -> access_pb2.Role.ValueType:
+    """The role that a word names.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    return access_pb2.Role.Value(f"ROLE_{word.upper().removeprefix('ROLE_')}")
 
 
 def counts_of(message: common_pb2.StatusCounts) -> Counts:
@@ -317,7 +390,78 @@ def kit_of(message: registry_pb2.Kit) -> Kit:
         updated_at=_time(message.updated_at) if message.HasField("updated_at") else None,
         actor=message.actor,
         spec=struct_dict(message.spec),
+        paused=message.paused,
         pb=message,
+    )
+
+
+def diff_of(message: registry_pb2.DiffKitResponse) -> KitDiff:
+    """The difference that a message tells."""
+    return KitDiff(
+        from_revision=message.from_revision,
+        to_revision=message.to_revision,
+        from_status=status_word(message.from_status) if message.from_status else "",
+        to_status=status_word(message.to_status),
+        from_counts=counts_of(message.from_counts),
+        to_counts=counts_of(message.to_counts),
+        changes=tuple(
+            StateChange(
+                before=state_of(each.before) if each.HasField("before") else None,
+                after=state_of(each.after) if each.HasField("after") else None,
+            )
+            for each in message.changes
+        ),
+    )
+
+
+def many_of(
+    message: registry_pb2.CancelJobsResponse | registry_pb2.RetryJobsResponse,
+) -> ManyJobs:
+    """The change that a message tells."""
+    count = (
+        message.canceled_count
+        if isinstance(message, registry_pb2.CancelJobsResponse)
+        else message.retried_count
+    )
+    return ManyJobs(count=count, jobs=tuple(map(job_of, message.jobs)), revision=message.revision)
+
+
+def job_filter(
+    *,
+    kit_ids: Iterable[int] = (),
+    job_types: Iterable[str] = (),
+    statuses: Iterable[str] = (),
+    project: str = "",
+    kit_labels: Mapping[str, str] | None = None,
+    labels: Mapping[str, str] | None = None,
+    created_before: datetime | None = None,
+) -> registry_pb2.JobFilter:
+    """The jobs that a change is for; what is left empty does not restrict."""
+    wanted = registry_pb2.JobFilter(
+        kit_ids=kit_ids,
+        job_types=map(job_type_value, job_types),
+        statuses=map(status_value, statuses),
+        project=project,
+        kit_labels=kit_labels or {},
+        labels=labels or {},
+    )
+    if created_before is not None:
+        wanted.created_before.FromDatetime(created_before.astimezone(UTC))
+    return wanted
+
+
+def appended_of(results: Iterable[registry_pb2.AppendResult], revision: int) -> Appended:
+    """The verdicts that a message tells."""
+    return Appended(
+        results=tuple(
+            AppendResult(
+                verdict=registry_pb2.Verdict.Name(each.verdict).removeprefix("VERDICT_"),
+                revision=each.revision,
+                detail=each.detail,
+            )
+            for each in results
+        ),
+        revision=revision,
     )
 
 
@@ -336,6 +480,8 @@ def event_of(message: registry_pb2.WatchStatesResponse) -> WatchEvent | None:
             states=tuple(map(state_of, message.delta.states)),
             kit_statuses={each.kit_id: status_word(each.status) for each in counts},
             kit_counts={each.kit_id: counts_of(each.job_counts) for each in counts},
+            left=tuple(map(state_of, message.delta.left)),
+            folded_count=message.delta.folded_count,
         )
     if kind == "synced":
         return Synced(revision=revision)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Final
 
 import grpc
 
@@ -39,15 +40,42 @@ def watch_filter(
     job_types: Iterable[str] = (),
     statuses: Iterable[str] = (),
     labels: Mapping[str, str] | None = None,
+    project: str = "",
+    recorded_after: datetime | None = None,
+    recorded_before: datetime | None = None,
 ) -> pb.StateFilter:
     """The rows wanted; what is left empty does not restrict."""
-    return pb.StateFilter(
+    wanted = pb.StateFilter(
+        project=project,
         kit_ids=kit_ids,
         job_ids=job_ids,
         job_types=map(job_type_value, job_types),
         statuses=map(status_value, statuses),
         labels=labels or {},
     )
+    if recorded_after is not None:
+        wanted.recorded_after.FromDatetime(recorded_after.astimezone(UTC))
+    if recorded_before is not None:
+        wanted.recorded_before.FromDatetime(recorded_before.astimezone(UTC))
+    return wanted
+
+
+MODES: Final = {
+    "every": pb.WATCH_MODE_EVERY_ROW,
+    "latest": pb.WATCH_MODE_LATEST_PER_TASK,
+}
+"""What a watch does with rows that wait, by its name here."""
+
+
+def watch_mode(mode: str) -> pb.WatchMode.ValueType:
+    """The mode that a word names.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode {mode!r} is none of {', '.join(MODES)}")
+    return MODES[mode]
 
 
 class Watch:
@@ -55,7 +83,9 @@ class Watch:
 
     Silence of twice the longest bookmark interval counts as a lost connection. A stream that is
     lost is opened again, for ever, from the last revision delivered; a snapshot that was cut off
-    begins anew.
+    begins anew. With `snapshot_if_expired` so does a watch whose place is no longer kept, or whose
+    log was replaced by a restored backup: a `Snapshot` in the midst tells to forget what was
+    before.
     """
 
     def __init__(
@@ -65,8 +95,14 @@ class Watch:
         after_revision: int,
         include_snapshot: bool,
         state_filter: pb.StateFilter,
+        mode: str = "every",
+        include_left: bool = False,
+        snapshot_if_expired: bool = False,
     ) -> None:
         self._stub = stub
+        self._mode = watch_mode(mode)
+        self._include_left = include_left
+        self._snapshot_if_expired = snapshot_if_expired
         self._filter = state_filter
         self._snapshot_wanted = include_snapshot
         self._epoch = ""
@@ -88,7 +124,10 @@ class Watch:
                     yield event
             except grpc.aio.AioRpcError as error:
                 translated = from_rpc(error)
-                if not isinstance(translated, _TRANSIENT):
+                if translated.reason == "EPOCH_CHANGED" and self._snapshot_if_expired:
+                    # Another log, with revisions of its own.
+                    self._snapshot_wanted, self.revision, self._epoch = True, 0, ""
+                elif not isinstance(translated, _TRANSIENT):
                     raise translated from None
             except TimeoutError:
                 pass  # silent for too long: the connection is gone without saying so
@@ -104,6 +143,9 @@ class Watch:
                 filter=self._filter,
                 include_snapshot=self._snapshot_wanted,
                 epoch="" if self._snapshot_wanted else self._epoch,
+                mode=self._mode,
+                include_left=self._include_left,
+                snapshot_if_expired=self._snapshot_if_expired,
             )
         )
         try:

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from vistaflow import credentials
 from vistaflow_services.core import config as core
+from vistaflow_services.core import door, tls
 from vistaflow_services.core.server import ALLOW_INSECURE
 from vistaflow_services.core.stage import StageConfig
 from vistaflow_services.suite.__main__ import DEFAULT_PORT, SERVICES
@@ -31,8 +33,8 @@ SAID = {
 }
 """Words of the table, and what they stand for in a service's configuration."""
 
-NOT_SETTINGS = {"VISTAFLOW_RUN"}
-"""Variables set for vistaflow's own processes, which nobody may set from outside."""
+NOT_SETTINGS = {"VISTAFLOW_RUN", "VISTAFLOW_FAILPOINT", "VISTAFLOW_FAILPOINT_HITS"}
+"""Variables set for vistaflow's own processes, which nobody may set from outside but tests."""
 
 COMPOSE = {"VISTAFLOW_DB_PASSWORD", "VISTAFLOW_HOST"}
 """Variables of docker-compose.yml itself."""
@@ -50,6 +52,12 @@ def defaults() -> dict[str, Any]:
         "VISTAFLOW_REGISTRY": core.registry_address({}),
         "VISTAFLOW_PORT": DEFAULT_PORT,
         ALLOW_INSECURE: False,
+        door.AUTH: "off",
+        door.RATE: 0,
+        door.STREAMS: 0,
+        **dict.fromkeys((tls.CERT, tls.KEY, tls.CLIENT_CA), ""),
+        **dict.fromkeys((credentials.CA, credentials.CLIENT_CERT, credentials.CLIENT_KEY), ""),
+        credentials.TOKEN: "",
     }
     for name, kind in configs().items():
         made = kind()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -23,6 +24,7 @@ from vistaflow.api.pipeline.v1 import pipeline_pb2, pipeline_pb2_grpc
 from vistaflow.api.registry.v1 import registry_pb2, registry_pb2_grpc
 from vistaflow.archive import deck_beside, pack_deck
 from vistaflow.channel import call, open_channel
+from vistaflow.credentials import TOKEN
 from vistaflow.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
@@ -34,14 +36,22 @@ from vistaflow.models import (
     Delta,
     Job,
     Kit,
+    KitDiff,
+    ManyJobs,
     Prediction,
     State,
+    diff_of,
+    job_filter,
     job_of,
     job_type_value,
     kit_of,
+    many_of,
+    role_value,
     state_of,
     status_value,
 )
+from vistaflow.replicas import Newest, addresses_of
+from vistaflow.streaming import StateStream
 from vistaflow.watching import Watch, watch_filter
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:50051"
@@ -56,14 +66,18 @@ _STUBS: Final[dict[str, Any]] = {
 }
 
 
-def connect(address: str = "", *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> AsyncClient:
+def connect(
+    address: str = "", *, timeout: float = DEFAULT_TIMEOUT_SECONDS, token: str = ""
+) -> AsyncClient:
     """A client of the suite whose registry is at `address`.
 
     Args:
         address: Such as `127.0.0.1:50051`; `VISTAFLOW_REGISTRY`, else the default, if empty.
+            Several divided by commas are replicas of one registry.
         timeout: The longest one call may take with all its tries, in seconds.
+        token: Shown to the services; `VISTAFLOW_TOKEN` if empty.
     """
-    return AsyncClient(address, timeout=timeout)
+    return AsyncClient(address, timeout=timeout, token=token)
 
 
 class AsyncClient:
@@ -73,11 +87,15 @@ class AsyncClient:
     with one request id, so that nothing is done twice.
     """
 
-    def __init__(self, address: str = "", *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self, address: str = "", *, timeout: float = DEFAULT_TIMEOUT_SECONDS, token: str = ""
+    ) -> None:
         self.address = address or os.environ.get("VISTAFLOW_REGISTRY", "") or DEFAULT_ADDRESS
         self._timeout = timeout
-        self._channel = open_channel(self.address)
+        self._token = token or os.environ.get(TOKEN, "")
+        self._channel = open_channel(self.address, self._token)
         self._registry = registry_pb2_grpc.RegistryServiceStub(self._channel)
+        self._newest = Newest(len(addresses_of(self.address)))
         self._others: dict[str, tuple[str, grpc.aio.Channel]] = {}
 
     async def __aenter__(self) -> AsyncClient:
@@ -159,10 +177,48 @@ class AsyncClient:
         )
         return kit_of((await self._call("registry", "CreateKit", request)).kit)
 
-    async def kit(self, kit_id: int, *, min_revision: int = 0) -> Kit:
-        """A kit with its jobs and their tasks."""
+    async def kit(
+        self, kit_id: int, *, min_revision: int = 0, as_of: int | datetime | None = None
+    ) -> Kit:
+        """A kit with its jobs and their tasks.
+
+        Args:
+            kit_id: The kit.
+            min_revision: Answer no older than this revision.
+            as_of: The kit as it was at this revision or time, instead of as it is.
+
+        Raises:
+            OutOfRangeError: If that is no longer kept, or not there yet.
+        """
         request = registry_pb2.GetKitRequest(kit_id=kit_id, min_revision=min_revision)
+        if isinstance(as_of, datetime):
+            request.as_of_time.FromDatetime(as_of.astimezone(UTC))
+        elif as_of is not None:
+            request.as_of_revision = as_of
         return kit_of((await self._call("registry", "GetKit", request)).kit)
+
+    async def diff_kit(self, kit_id: int, from_revision: int = 0, to_revision: int = 0) -> KitDiff:
+        """What changed in a kit between two revisions.
+
+        Args:
+            kit_id: The kit.
+            from_revision: The earlier; 0: before it was created.
+            to_revision: The later; 0: now.
+        """
+        request = registry_pb2.DiffKitRequest(
+            kit_id=kit_id, from_revision=from_revision, to_revision=to_revision
+        )
+        return diff_of(await self._call("registry", "DiffKit", request))
+
+    async def pause_kit(self, kit_id: int, *, reason: str = "", actor: str = "") -> Kit:
+        """Grants no more jobs of a kit to workers; what runs goes on to its end."""
+        request = registry_pb2.PauseKitRequest(kit_id=kit_id, reason=reason, actor=actor)
+        return kit_of((await self._call("registry", "PauseKit", request)).kit)
+
+    async def resume_kit(self, kit_id: int, *, reason: str = "", actor: str = "") -> Kit:
+        """Grants jobs of a paused kit again."""
+        request = registry_pb2.ResumeKitRequest(kit_id=kit_id, reason=reason, actor=actor)
+        return kit_of((await self._call("registry", "ResumeKit", request)).kit)
 
     async def kits(
         self,
@@ -170,6 +226,8 @@ class AsyncClient:
         project: str = "",
         statuses: Iterable[str] = (),
         labels: Mapping[str, str] | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
         limit: int = 0,
     ) -> AsyncIterator[Kit]:
         """Kits without their jobs, newest first; every page is fetched as it is needed.
@@ -178,6 +236,8 @@ class AsyncClient:
             project: Only kits of it.
             statuses: Only kits in them, such as "RUNNING".
             labels: Only kits that have them all.
+            created_after: Only kits created then or later.
+            created_before: Only kits created before.
             limit: Most kits; 0: all.
         """
         request = registry_pb2.ListKitsRequest(
@@ -186,6 +246,10 @@ class AsyncClient:
             labels=labels or {},
             page_size=min(limit or 200, 200),
         )
+        if created_after is not None:
+            request.created_after.FromDatetime(created_after.astimezone(UTC))
+        if created_before is not None:
+            request.created_before.FromDatetime(created_before.astimezone(UTC))
         async for each in self._pages("ListKits", request, "kits", limit):
             yield kit_of(each)
 
@@ -281,6 +345,80 @@ class AsyncClient:
         request = registry_pb2.RetryJobRequest(job_id=job_id, reason=reason, actor=actor)
         return job_of((await self._call("registry", "RetryJob", request)).job)
 
+    async def cancel_jobs(
+        self,
+        *,
+        kit_ids: Iterable[int] = (),
+        job_types: Iterable[str] = (),
+        statuses: Iterable[str] = (),
+        project: str = "",
+        kit_labels: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        created_before: datetime | None = None,
+        dry_run: bool = False,
+        reason: str = "",
+        actor: str = "",
+    ) -> ManyJobs:
+        """Cancels every job that a filter wants and that is not terminal.
+
+        Args:
+            kit_ids: Only jobs of these kits.
+            job_types: Only these types, such as "DOE".
+            statuses: Only jobs in these, such as "QUEUED".
+            project: Only jobs of kits of it.
+            kit_labels: Only jobs of kits that have them all.
+            labels: Only jobs that have them all.
+            created_before: Only jobs created before.
+            dry_run: Whether to count only.
+            reason: Why, for the record.
+            actor: Who asks, for the record.
+
+        Raises:
+            InvalidArgumentError: If the filter is empty.
+        """
+        wanted = job_filter(
+            kit_ids=kit_ids,
+            job_types=job_types,
+            statuses=statuses,
+            project=project,
+            kit_labels=kit_labels,
+            labels=labels,
+            created_before=created_before,
+        )
+        request = registry_pb2.CancelJobsRequest(
+            filter=wanted, dry_run=dry_run, reason=reason, actor=actor
+        )
+        return many_of(await self._call("registry", "CancelJobs", request))
+
+    async def retry_jobs(
+        self,
+        *,
+        kit_ids: Iterable[int] = (),
+        job_types: Iterable[str] = (),
+        statuses: Iterable[str] = (),
+        project: str = "",
+        kit_labels: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        created_before: datetime | None = None,
+        dry_run: bool = False,
+        reason: str = "",
+        actor: str = "",
+    ) -> ManyJobs:
+        """Queues every FAILED or CANCELED job again that a filter wants; see `cancel_jobs`."""
+        wanted = job_filter(
+            kit_ids=kit_ids,
+            job_types=job_types,
+            statuses=statuses,
+            project=project,
+            kit_labels=kit_labels,
+            labels=labels,
+            created_before=created_before,
+        )
+        request = registry_pb2.RetryJobsRequest(
+            filter=wanted, dry_run=dry_run, reason=reason, actor=actor
+        )
+        return many_of(await self._call("registry", "RetryJobs", request))
+
     async def append(
         self,
         job_id: str,
@@ -323,6 +461,15 @@ class AsyncClient:
         )
         return response
 
+    def stream(self, *, patience: float = 60.0) -> StateStream:
+        """For appending many rows: a context whose `send` takes rows while others are on their way.
+
+        Args:
+            patience: The longest time without an acknowledgement, in seconds, through which a lost
+                connection is opened again.
+        """
+        return StateStream(self._registry, patience=patience)
+
     async def states(
         self,
         *,
@@ -330,6 +477,10 @@ class AsyncClient:
         job_ids: Iterable[str] = (),
         job_types: Iterable[str] = (),
         statuses: Iterable[str] = (),
+        labels: Mapping[str, str] | None = None,
+        project: str = "",
+        recorded_after: datetime | None = None,
+        recorded_before: datetime | None = None,
         after_revision: int = 0,
         limit: int = 0,
     ) -> AsyncIterator[State]:
@@ -337,7 +488,14 @@ class AsyncClient:
         request = registry_pb2.ListStatesRequest(
             after_revision=after_revision,
             filter=watch_filter(
-                kit_ids=kit_ids, job_ids=job_ids, job_types=job_types, statuses=statuses
+                kit_ids=kit_ids,
+                job_ids=job_ids,
+                job_types=job_types,
+                statuses=statuses,
+                labels=labels,
+                project=project,
+                recorded_after=recorded_after,
+                recorded_before=recorded_before,
             ),
             page_size=min(limit or 1000, 1000),
         )
@@ -354,6 +512,9 @@ class AsyncClient:
         labels: Mapping[str, str] | None = None,
         after_revision: int = 0,
         include_snapshot: bool = False,
+        mode: str = "every",
+        include_left: bool = False,
+        snapshot_if_expired: bool = False,
     ) -> Watch:
         """What happens, for ever: reconnects by itself, misses nothing, repeats nothing.
 
@@ -365,9 +526,17 @@ class AsyncClient:
             labels: Only kits that have them all.
             after_revision: Rows after this one; 0: from the beginning.
             include_snapshot: Begin with the current state instead of the history.
+            mode: "every" row, however late, or of those that wait the "latest" of each task, with
+                the number of the others in `Delta.folded_count`.
+            include_left: Tell in `Delta.left` by which row a job or task left `statuses`.
+            snapshot_if_expired: Begin with the current state when `after_revision` is no longer
+                kept, or the log was restored from a backup, instead of raising.
         """
         return Watch(
             self._registry,
+            mode=mode,
+            include_left=include_left,
+            snapshot_if_expired=snapshot_if_expired,
             after_revision=after_revision,
             include_snapshot=include_snapshot,
             state_filter=watch_filter(
@@ -488,6 +657,41 @@ class AsyncClient:
             if not request.page_token:
                 return found
 
+    # Tokens, for administrators
+
+    async def create_token(
+        self, name: str, role: str, *, project: str = "", days: float = 0
+    ) -> tuple[registry_pb2.Token, str]:
+        """Makes a token.
+
+        Args:
+            name: What it is for, for people.
+            role: "VIEWER", "EDITOR", "ADMIN" or "WORKER".
+            project: The project it is for; viewers and editors have one.
+            days: How long it is valid; 0 for good.
+
+        Returns:
+            The token, and its text, which is told only now.
+        """
+        request = registry_pb2.CreateTokenRequest(name=name, project=project, role=role_value(role))
+        if days:
+            request.lifetime.FromNanoseconds(round(days * 86400e9))
+        response = await self._call("registry", "CreateToken", request)
+        return response.token, response.secret
+
+    async def tokens(self) -> list[registry_pb2.Token]:
+        """The tokens without their texts, newest first."""
+        request = registry_pb2.ListTokensRequest()
+        return [each async for each in self._pages("ListTokens", request, "tokens", 0)]
+
+    async def revoke_token(self, token_id: str) -> registry_pb2.Token:
+        """Makes a token invalid, for good."""
+        request = registry_pb2.RevokeTokenRequest(token_id=token_id)
+        response: registry_pb2.RevokeTokenResponse = await self._call(
+            "registry", "RevokeToken", request
+        )
+        return response.token
+
     # Calls
 
     async def _pages(self, method: str, request: Any, field: str, limit: int) -> AsyncIterator[Any]:
@@ -521,9 +725,14 @@ class AsyncClient:
         raise AssertionError("unreachable")
 
     async def _call_registry(self, method: str, request: Any, timeout: float) -> Any:
+        waits = self._newest.ask(request)
         try:
-            return await call(getattr(self._registry, method), request, timeout=timeout)
+            response = await call(getattr(self._registry, method), request, timeout=timeout)
+            self._newest.note(response)
+            return response
         except UnavailableError as error:
+            if waits and error.reason == "REVISION_NOT_REACHED":
+                self._newest.forget()
             if error.reason:
                 raise
             # What gRPC says names sockets and system calls; who reads it wants the address.
@@ -532,7 +741,7 @@ class AsyncClient:
     async def _stub(self, service: str) -> tuple[Any, str]:
         if service not in self._others:
             address = await self._address(service)
-            self._others[service] = (address, open_channel(address))
+            self._others[service] = (address, open_channel(address, self._token))
         address, channel = self._others[service]
         return _STUBS[service](channel), address
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vistaflow.cli import kits, local, stages
+from vistaflow.cli import changes, keeping, kits, local, stages, tokens
 
 app = typer.Typer(
     name="vistaflow",
@@ -45,14 +45,21 @@ for command in (
     kits.kits,
     kits.show,
     kits.states,
-    kits.cancel,
-    kits.retry,
+    changes.pause,
+    changes.resume,
+    changes.diff,
+    changes.cancel,
+    changes.retry,
     local.logs,
+    keeping.backup,
+    keeping.restore,
+    keeping.retention,
     stages.decks,
     stages.design,
     stages.predict,
 ):
     app.command(name=command.__name__)(command)
+app.add_typer(tokens.app, name="token")
 
 
 def main() -> None:

@@ -1,10 +1,10 @@
-"""run, validate, watch, kits, show, states, cancel, retry."""
+"""run, validate, watch, kits, show, states."""
 
 from __future__ import annotations
 
 import asyncio
-import getpass
 import importlib.util
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +23,7 @@ from vistaflow.cli.output import (
     print_json,
     stop,
     told,
+    user,
 )
 from vistaflow.cli.results import pictures, result_dict, result_table, study_of
 from vistaflow.models import Kit
@@ -167,12 +168,24 @@ def kits(
     console.print(table)
 
 
-def show(kit: KitId, address: Address = "", as_json: AsJson = False) -> None:
+def show(
+    kit: KitId,
+    address: Address = "",
+    as_json: AsJson = False,
+    as_of: Annotated[
+        str,
+        typer.Option(
+            help="The kit as it was: a revision, or a time such as 2026-01-31T09:30.",
+            metavar="REV|TIME",
+        ),
+    ] = "",
+) -> None:
     """Show a kit: its jobs, what they took, and its result."""
+    moment = _moment(as_of)
 
     async def ask() -> tuple[Kit, optimize_pb2.Study | None]:
         async with AsyncClient(address) as client:
-            found = await client.kit(kit)
+            found = await client.kit(kit, as_of=moment)
             return found, await study_of(client, found)
 
     with told():
@@ -205,14 +218,16 @@ def states(
         asyncio.run(ask())
 
 
-def cancel(kit: KitId, address: Address = "", reason: Reason = "", as_json: AsJson = False) -> None:
-    """Cancel a kit: running work is stopped within seconds."""
-    _change("cancel_kit", kit, address, reason, as_json)
-
-
-def retry(kit: KitId, address: Address = "", reason: Reason = "", as_json: AsJson = False) -> None:
-    """Go on from a kit's failed or canceled jobs; what was computed is reused."""
-    _change("retry_kit", kit, address, reason, as_json)
+def _moment(text: str) -> int | datetime | None:
+    """A revision, or a time in the local zone unless it names one."""
+    if not text:
+        return None
+    if text.isdecimal() and int(text):
+        return int(text)
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        stop(f"--as-of: {text!r} is neither a revision nor a time such as 2026-01-31T09:30", USAGE)
 
 
 def _kit_file(given: Path) -> Path:
@@ -227,20 +242,9 @@ def _kit_file(given: Path) -> Path:
     stop(f"{given}: no such file", USAGE)
 
 
-def _change(method: str, kit: int, address: str, reason: str, as_json: bool) -> None:
-    async def ask() -> Kit:
-        async with AsyncClient(address) as client:
-            changed: Kit = await getattr(client, method)(kit, reason=reason, actor=_user())
-            return changed
-
-    with told():
-        changed = asyncio.run(ask())
-    print_json(changed) if as_json else console.print(tree(changed))
-
-
 async def _start(address: str, kit: Path) -> Kit:
     async with AsyncClient(address) as client:
-        return await client.run(kit, actor=_user())
+        return await client.run(kit, actor=user())
 
 
 async def _follow_to_result(
@@ -270,10 +274,3 @@ def _tell_result(kit: Kit, study: optimize_pb2.Study | None, as_json: bool) -> N
                     f"  once mended, go on with: vistaflow retry {kit.kit_id}",
                     markup=False,
                 )
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return ""

@@ -55,6 +55,7 @@ def tree(kit: Kit, *, note: str = "") -> RenderableType:
         (f"kit {kit.kit_id} ", "bold"),
         kit.name,
         (f"  {kit.status}", STYLES.get(kit.status, "")),
+        ("  paused" if kit.paused else "", "yellow"),
         (f"  revision {kit.revision}", "dim"),
         (f"  {note}" if note else "", "yellow"),
     )
@@ -99,7 +100,9 @@ def clock(elapsed: timedelta | None) -> str:
 
 def state_line(state: State, names: dict[str, str]) -> str:
     """A row of the log as one line of text."""
-    job = names.get(state.job_id, state.job_type)
+    # A kit's own rows are of no type: they tell of pauses.
+    unknown = "kit" if state.job_type == "UNSPECIFIED" else state.job_type
+    job = names.get(state.job_id, unknown)
     what = f"{job}/{state.task_name}" if state.task_name else job
     at = (state.created_at or datetime.now(UTC)).astimezone().strftime("%H:%M:%S")
     said = state.reason or _progress_text(state)

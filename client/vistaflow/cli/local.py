@@ -77,7 +77,7 @@ def up(
 def down(home: Home = DEFAULT_HOME) -> None:
     """Stop every service and PostgreSQL, cleanly. Running jobs go on at the next start."""
     home = home.expanduser().resolve()
-    running = _holder(home)
+    running = holder(home)
     if running is None:
         console.print("nothing is up")
         return
@@ -109,6 +109,7 @@ def status(
         print_json(info)
     else:
         console.print(f"vistaflow {info.version}, log at revision {info.revision}")
+        console.print(_growth(info), markup=False)
         table = Table(box=None)
         for name in ("service", "status", "address", "version"):
             table.add_column(name)
@@ -209,7 +210,7 @@ def _checks(home: Path, address: str) -> list[dict[str, str]]:
     note("disk", "wrong" if free < 2 else "ok", f"{free:.0f} GB free at {home}", fix)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     note("memory", "ok" if memory > 3 else "wrong", f"{memory:.0f} GB")
-    running = _holder(home)
+    running = holder(home)
     note(
         "suite",
         "ok" if running else "note",
@@ -231,6 +232,10 @@ def _checks(home: Path, address: str) -> list[dict[str, str]]:
             f"{skew:.1f} s from the database's",
             "" if skew < 5 else "set this machine's clock, such as with NTP",
         )
+        for name, text in info.limits.items():
+            if name.startswith("check."):
+                check = json.loads(text)
+                note(name.removeprefix("check."), check["state"], check["found"], check["fix"])
         for each in info.services:
             serving = each.status == "SERVING"
             fix = "" if serving else f"see `vistaflow logs {each.name}`"
@@ -254,12 +259,26 @@ def _check_simulators(note: Any) -> None:
         )
 
 
+def _growth(info: Any) -> str:
+    """How large the log is and how far back it goes."""
+    told = info.limits
+    if "log.rows" not in told:
+        return f"kept from revision {info.oldest_revision} on"
+    age = f", {told['log.age_days']} days" if "log.age_days" in told else ""
+    return (
+        f"kept from revision {info.oldest_revision} on: {int(told['log.rows']):,} rows{age}, "
+        f"{told['log.size']} in {told['log.partitions']} partitions of a database of "
+        f"{told['database.size']}; {told['retention']}"
+    )
+
+
 async def _info(address: str) -> Any:
     async with AsyncClient(address, timeout=3) as client:
         return await client.server_info()
 
 
-def _holder(home: Path) -> dict[str, Any] | None:
+def holder(home: Path) -> dict[str, Any] | None:
+    """The suite that is up below a home, as its own file says; none if there is none."""
     try:
         running: dict[str, Any] = json.loads((home / "run" / "suite.json").read_bytes())
         return running if _started(int(running["pid"])) == running["started"] else None
@@ -269,8 +288,8 @@ def _holder(home: Path) -> dict[str, Any] | None:
 
 def _is_up(home: Path, pid: int) -> bool:
     """Whether the suite of that process says that all of it serves."""
-    holder = _holder(home)
-    ours = holder is not None and holder["pid"] == pid
+    found = holder(home)
+    ours = found is not None and found["pid"] == pid
     return ours and (home / "run" / "endpoints.json").is_file()
 
 

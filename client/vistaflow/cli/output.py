@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import getpass
 import json
 import sys
 from collections.abc import Iterator
@@ -78,6 +79,14 @@ def stop(message: str, code: int) -> NoReturn:
     """Says what is wrong on stderr and ends."""
     errors.print(message, markup=False, soft_wrap=True)
     raise typer.Exit(code)
+
+
+def user() -> str:
+    """Who asks, for the record; empty if the system does not know."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""
 
 
 @contextlib.contextmanager

@@ -6,6 +6,11 @@ config.py           one frozen dataclass a service, read from the environment
 log.py              JSON logs to stderr and files, secrets kept out
 server.py           the shell a service runs in: health, reflection, drain
 interceptor.py      every exception to a clean status; status.py has its details
+metrics.py          Prometheus: calls, event loop, an HTTP port
+door.py             who is let in: tokens, roles, limits; access.py reads the protos for it
+callers.py          whose call is being served, and what that caller may do
+tokens.py           bearer tokens; vouching.py asks the registry whose they are
+tls.py              a server's certificates; dial.py opens channels to other services
 channels.py         channel arguments, checked against the names gRPC knows
 registry_client.py  the registry, as the other services call it
 stage.py            the one shape of a stage service
@@ -16,5 +21,6 @@ processes.py        process groups, limits, and dying with one's parent
 jobs.py             what a job sees of the world while it runs
 artifacts.py        the artifact store
 sql.py              queries in .sql files; migrations.py applies numbered ones
+failpoints.py       named points at which a test can make a process die or stall
 probe.py            asks a service whether it serves, for container health checks
 """

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from vistaflow_services.core.errors import FieldViolation, InvalidError, NotFoundError
+from vistaflow_services.core.failpoints import reached
 
 SCHEME = "artifact://"
 
@@ -130,7 +131,9 @@ class ArtifactStore:
         try:
             yield temporary
             _sync(temporary)
+            reached("artifact.before_rename")
             os.replace(temporary, path)
+            reached("artifact.after_rename")
             _sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)

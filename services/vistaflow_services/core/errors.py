@@ -8,6 +8,8 @@
     ├── ExpiredError       OUT_OF_RANGE         no longer kept
     ├── ExhaustedError     RESOURCE_EXHAUSTED   over a limit
     ├── StaleAttemptError  ABORTED              a lost worker's late word
+    ├── UnauthenticatedError   UNAUTHENTICATED    no valid token
+    ├── PermissionDeniedError  PERMISSION_DENIED  the token's role is too small
     └── UnavailableError   UNAVAILABLE          a dependency is down, try again
 
 Raise these anywhere below the servicer. `vistaflow_services.core.server` turns
@@ -44,11 +46,14 @@ class ServiceError(Exception):
         reason: str | None = None,
         violations: Iterable[FieldViolation] = (),
         metadata: dict[str, str] | None = None,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.violations = tuple(violations)
         self.metadata = dict(metadata or {})
+        self.retry_after = retry_after
+        """Seconds after which the same may succeed, if that is known."""
         if reason is not None:
             self.reason = reason
 
@@ -100,6 +105,20 @@ class StaleAttemptError(ServiceError):
 
     code = "ABORTED"
     reason = "STALE_ATTEMPT"
+
+
+class UnauthenticatedError(ServiceError):
+    """The caller showed no token, or one that is not valid."""
+
+    code = "UNAUTHENTICATED"
+    reason = "UNAUTHENTICATED"
+
+
+class PermissionDeniedError(ServiceError):
+    """The caller is known and may not do this."""
+
+    code = "PERMISSION_DENIED"
+    reason = "PERMISSION_DENIED"
 
 
 class UnavailableError(ServiceError):

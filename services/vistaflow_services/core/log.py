@@ -41,6 +41,7 @@ _SECRET_TEXT = re.compile(
     r"(?i)(\b[\w\-]*(?:password|passwd|passphrase|secret|token|api_?key|cbc_?key|private_?key|"
     r"access_?key|authorization)[\"']?\s*[=:]\s*)(?:bearer\s+)?(\"[^\"]*\"|'[^']*'|[^\s,;&\"']+)"
 )
+_SECRET_TOKEN = re.compile(r"\bvf1\.[0-9a-f]{32}\.[A-Za-z0-9_-]+")
 _SECRET_URL = re.compile(r"(\b[a-z][a-z0-9+.\-]*://[^\s:/@]*):[^\s/@]+@")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -126,6 +127,7 @@ def safe(value: Any, *, name: str = "") -> Any:
 
 def redact_text(text: str) -> str:
     """The text without what looks like a password, token or key in it."""
+    text = _SECRET_TOKEN.sub(REDACTED, text)
     return _SECRET_URL.sub(rf"\1:{REDACTED}@", _SECRET_TEXT.sub(_without_secret, text))
 
 

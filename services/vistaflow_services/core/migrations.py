@@ -3,13 +3,20 @@
 `sql/0001_log.sql`, `sql/0002_….sql`: each runs once, in its own transaction, under an advisory
 lock, so that several replicas may start at once. What has run is recorded in `schema_migrations`
 with its checksum; a file that was edited after it ran is refused.
+
+It may run while other replicas serve: a statement that cannot have its lock soon gives up, lets
+those behind it pass and tries again, so that nobody waits longer than `LOCK_SECONDS` for it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
+import random
 import re
+import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from importlib import resources
 
@@ -20,6 +27,14 @@ logger = logging.getLogger(__name__)
 
 _FILE = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 _LOCK = 0x7669737461  # "vista"
+
+LOCK_SECONDS = 0.5
+"""How long a migration waits for a lock, and so how long others may wait behind it."""
+
+PATIENCE_SECONDS = 60.0
+"""How long a migration is tried again that does not get its locks."""
+
+_BUSY = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
 
 
 class MigrationError(Exception):
@@ -44,7 +59,7 @@ def load_migrations(package: str) -> list[Migration]:
     """The migrations in `sql/` of a package, in order.
 
     Raises:
-        MigrationError: Numbers are missing or used twice.
+        MigrationError: A number is used twice.
     """
     found = []
     for file in (resources.files(package) / "sql").iterdir():
@@ -53,16 +68,20 @@ def load_migrations(package: str) -> list[Migration]:
             text = file.read_text("utf-8")
             found.append(Migration(number=int(match[1]), name=match[2], text=text))
     found.sort(key=lambda each: each.number)
-    if [each.number for each in found] != list(range(1, len(found) + 1)):
-        raise MigrationError(f"{package}: migrations are not numbered 1 to {len(found)}")
+    for one, other in itertools.pairwise(found):
+        if one.number == other.number:
+            raise MigrationError(f"{package}: two migrations have number {one.number:04d}")
     return found
 
 
-def migrate(conninfo: str, schema: str, package: str) -> int:
+def migrate(
+    conninfo: str, schema: str, package: str, *, patience_seconds: float = PATIENCE_SECONDS
+) -> int:
     """Runs what has not run yet and returns how many that were.
 
     Raises:
-        MigrationError: A file was edited after it ran, or the schema is newer than the code.
+        MigrationError: A file was edited after it ran, the schema is newer than the code, or
+            tables were in use for so long that a migration could not run.
     """
     migrations = load_migrations(package)
     with psycopg.connect(conninfo, autocommit=True) as connection:
@@ -82,15 +101,47 @@ def migrate(conninfo: str, schema: str, package: str) -> int:
         _check(applied, migrations, schema)
         missing = [each for each in migrations if each.number not in applied]
         for each in missing:
-            with connection.transaction():
-                # Our own file: as safe as if it were a literal in the code.
-                connection.execute(each.text)
-                connection.execute(
-                    "INSERT INTO schema_migrations (number, name, checksum) VALUES (%s, %s, %s)",
-                    [each.number, each.name, each.checksum],
-                )
+            _run(connection, each, patience_seconds)
             logger.info("migrated schema %s to %04d_%s", schema, each.number, each.name)
     return len(missing)
+
+
+def pending(package: str, applied: Collection[int]) -> list[str]:
+    """Names of the migrations that have not run, given the numbers of those that have."""
+    return [
+        f"{each.number:04d}_{each.name}"
+        for each in load_migrations(package)
+        if each.number not in applied
+    ]
+
+
+def _run(connection: psycopg.Connection, migration: Migration, patience: float) -> None:
+    """Runs one migration in a transaction, again and again while its tables are in use."""
+    end = time.monotonic() + patience
+    pause = 0.2
+    while True:
+        try:
+            with connection.transaction():
+                timeout = str(round(LOCK_SECONDS * 1000))
+                connection.execute("SELECT set_config('lock_timeout', %s, true)", [timeout])
+                # Our own file: as safe as if it were a literal in the code.
+                connection.execute(migration.text)
+                connection.execute(
+                    "INSERT INTO schema_migrations (number, name, checksum) VALUES (%s, %s, %s)",
+                    [migration.number, migration.name, migration.checksum],
+                )
+            return
+        except _BUSY as error:
+            if time.monotonic() + pause > end:
+                raise MigrationError(
+                    f"migration {migration.number:04d}_{migration.name} did not get its locks "
+                    f"within {patience:g} s: {error.diag.message_primary}; end what holds them "
+                    "(`vistaflow doctor` names long transactions) and start again"
+                ) from error
+            logger.info("migration %04d waits for its locks: %s", migration.number, error)
+        # Long enough for those behind to pass.
+        time.sleep(pause * random.uniform(0.8, 1.2))
+        pause = min(pause * 1.5, 2.0)
 
 
 def _exists(connection: psycopg.Connection, schema: str) -> bool:

@@ -11,10 +11,12 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from vistaflow_services.core.dial import sync_channel
+
 
 def serves(address: str, timeout: float = 2.0) -> bool:
     """Whether the service at `address` answers SERVING within `timeout` seconds."""
-    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+    with sync_channel(address) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         try:
             answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout)

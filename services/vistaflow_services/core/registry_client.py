@@ -19,8 +19,9 @@ from google.protobuf.message import Message
 
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.registry.v1 import registry_pb2, registry_pb2_grpc
-from vistaflow_services.core.channels import client_arguments
+from vistaflow.replicas import Newest, ReplicaChannel, addresses_of, replica_count, replicated
 from vistaflow_services.core.config import registry_address
+from vistaflow_services.core.dial import open_channel
 from vistaflow_services.core.errors import ConflictError, InvalidError, ServiceError
 from vistaflow_services.core.jobs import JobResult
 from vistaflow_services.core.status import error_of
@@ -29,6 +30,9 @@ Answer = TypeVar("Answer")
 
 TRY_SECONDS = 5.0
 """Deadline of one try."""
+
+TRY_REPLICA_SECONDS = 2.0
+"""The same where there is another replica to try."""
 
 PATIENCE_SECONDS = 20.0
 """How long a call is tried again in all: longer than a registry's restart."""
@@ -45,14 +49,16 @@ class RegistryClient:
     """A connection to the registry.
 
     Args:
-        address: Where it listens; `$VISTAFLOW_REGISTRY` if None.
+        address: Where it listens; `$VISTAFLOW_REGISTRY` if None. Several divided by commas are
+            replicas of one registry.
         actor: Who calls, for the record, such as `doe`.
     """
 
     def __init__(self, address: str | None = None, *, actor: str = "") -> None:
         self.address = address or registry_address()
         self.actor = actor
-        self._channel = grpc.aio.insecure_channel(self.address, options=client_arguments())
+        self._channel = replicated(self.address, open_channel)
+        self._newest = Newest(len(addresses_of(self.address)))
         self.stub = registry_pb2_grpc.RegistryServiceStub(self._channel)
 
     async def close(self) -> None:
@@ -139,7 +145,19 @@ class RegistryClient:
             name=name, address=address, version=version, status=status
         )
         request = registry_pb2.AnnounceServiceRequest(service=service)
-        await self.call(self.stub.AnnounceService, request, patience=0)
+        if not isinstance(self._channel, ReplicaChannel):
+            await self.call(self.stub.AnnounceService, request, patience=0)
+            return
+        # Each replica keeps its own list. One that is away has it from the next announcement.
+        stubs = map(registry_pb2_grpc.RegistryServiceStub, self._channel.channels)
+        told = [self.call(stub.AnnounceService, request, patience=0) for stub in stubs]
+        failures = [
+            each
+            for each in await asyncio.gather(*told, return_exceptions=True)
+            if isinstance(each, BaseException)
+        ]
+        if len(failures) == len(told):
+            raise failures[0]
 
     async def server_info(self, *, patience: float = 0) -> registry_pb2.GetServerInfoResponse:
         """What the registry is and which services it knows."""
@@ -163,10 +181,16 @@ class RegistryClient:
         loop = asyncio.get_running_loop()
         give_up = loop.time() + patience
         tried = 0
+        seconds = TRY_REPLICA_SECONDS if replica_count(method) > 1 else TRY_SECONDS
+        waits = self._newest.ask(request)
         while True:
             try:
-                return await method(request, timeout=TRY_SECONDS)
+                answer = await method(request, timeout=seconds)
+                self._newest.note(answer)
+                return answer
             except grpc.aio.AioRpcError as failure:
+                if waits and error_of(failure).reason == "REVISION_NOT_REACHED":
+                    self._newest.forget()
                 wait = backoff(tried)
                 if failure.code() not in _AGAIN or loop.time() + wait >= give_up:
                     raise self._told(failure) from None

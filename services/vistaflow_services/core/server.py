@@ -16,7 +16,7 @@ import ipaddress
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,9 +24,12 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from vistaflow_services.core import tls
 from vistaflow_services.core.channels import MEGABYTE, server_arguments
+from vistaflow_services.core.door import Door, door_settings
 from vistaflow_services.core.errors import ServiceError
 from vistaflow_services.core.interceptor import Context, ErrorInterceptor
+from vistaflow_services.core.tls import TlsError, TlsFiles, tls_files
 
 __all__ = ["Context", "Ready", "Server", "ServerSettings", "StartError", "make_server", "run"]
 
@@ -71,13 +74,27 @@ class ServerSettings:
 
 
 class Server(grpc.aio.Server):
-    """A gRPC server with health, reflection and the error interceptor."""
+    """A gRPC server with health, reflection, the door and the error interceptor."""
 
-    def __init__(self, service_names: tuple[str, ...], settings: ServerSettings) -> None:
+    def __init__(
+        self,
+        service_names: tuple[str, ...],
+        settings: ServerSettings,
+        door: Door,
+        tls: TlsFiles | None = None,
+        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+    ) -> None:
         self.settings = settings
         self.service_names = service_names
+        self.door = door
+        """Lets callers in; whoever knows their tokens is told to it before the server starts."""
+        self._tls = tls
         self._server = grpc.aio.server(
-            interceptors=[ErrorInterceptor(default_timeout=settings.default_timeout)],
+            interceptors=[
+                *interceptors,
+                door,
+                ErrorInterceptor(default_timeout=settings.default_timeout),
+            ],
             options=server_arguments(
                 max_receive_bytes=settings.max_receive_bytes,
                 max_send_bytes=settings.max_send_bytes,
@@ -115,13 +132,19 @@ class Server(grpc.aio.Server):
             StartError: The address is malformed, taken, or open to the network without TLS.
         """
         host, port = _split(listen)
-        if not _is_loopback(host) and os.environ.get(ALLOW_INSECURE) != "1":
+        if not self._tls and not _is_loopback(host) and os.environ.get(ALLOW_INSECURE) != "1":
             raise StartError(
                 f"{listen} is reachable from the network and this server has no TLS; listen on "
-                f"127.0.0.1, or set {ALLOW_INSECURE}=1 where the network itself is private"
+                f"127.0.0.1, set {tls.CERT} and {tls.KEY}, or set {ALLOW_INSECURE}=1 where the "
+                "network itself is private"
             )
         try:
-            bound = self._server.add_insecure_port(listen)
+            if self._tls and host != "unix":
+                bound = self._server.add_secure_port(listen, self._tls.credentials())
+            else:
+                bound = self._server.add_insecure_port(listen)
+        except TlsError as error:
+            raise StartError(str(error)) from error
         except RuntimeError as error:
             raise StartError(
                 f"cannot listen on {listen}: is the port taken by another process?"
@@ -184,9 +207,29 @@ class Server(grpc.aio.Server):
             await asyncio.sleep(wait if is_ready else min(wait, 0.2))
 
 
-def make_server(*service_names: str, settings: ServerSettings | None = None) -> Server:
-    """A server for the services of these full names, not yet started."""
-    return Server(service_names, settings or ServerSettings())
+def make_server(
+    *service_names: str,
+    settings: ServerSettings | None = None,
+    door: Door | None = None,
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+) -> Server:
+    """A server for the services of these full names, not yet started.
+
+    Args:
+        service_names: Such as `vistaflow.api.doe.v1.DoeService`.
+        settings: Its limits.
+        door: Who is let in; as the environment says if None.
+        interceptors: What is around all that the server itself puts around calls.
+
+    Raises:
+        StartError: What the environment says of tokens or TLS cannot be.
+    """
+    try:
+        door = door or Door(door_settings())
+        files = tls_files()
+    except (ValueError, TlsError) as error:
+        raise StartError(str(error)) from None
+    return Server(service_names, settings or ServerSettings(), door, files, interceptors)
 
 
 async def run(
@@ -301,3 +344,19 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def private_address(listen: str, what: str) -> tuple[str, int]:
+    """Host and port of an address for something that asks nobody who they are.
+
+    Raises:
+        StartError: The address is malformed, or open to the network and nobody said that the
+            network itself is private.
+    """
+    host, port = _split(listen)
+    if not _is_loopback(host) and os.environ.get(ALLOW_INSECURE) != "1":
+        raise StartError(
+            f"{what} at {listen} would be open to the network; listen on 127.0.0.1, or set "
+            f"{ALLOW_INSECURE}=1 where the network itself is private"
+        )
+    return host, port

@@ -41,8 +41,10 @@ from vistaflow_services.core import config as configuration
 from vistaflow_services.core import log
 from vistaflow_services.core.artifacts import ArtifactStore
 from vistaflow_services.core.errors import ServiceError
+from vistaflow_services.core.metrics import interceptors, made_if, served
 from vistaflow_services.core.registry_client import RegistryClient, job_type_number
 from vistaflow_services.core.server import Server, ServerSettings, main, make_server, run
+from vistaflow_services.core.vouching import vouched
 from vistaflow_services.core.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -78,6 +80,9 @@ class StageConfig:
 
     worker: str = ""
     """Name of its worker, unique among those alive; made of service and host if empty."""
+
+    metrics_listen: str = ""
+    """Where Prometheus metrics are served over HTTP, such as `127.0.0.1:9465`; empty: nowhere."""
 
     log_level: str = "INFO"
     """DEBUG, INFO, WARNING or ERROR."""
@@ -208,12 +213,19 @@ async def serve(
         registry = RegistryClient(registry_address, actor=service.name)
         stack.push_async_callback(registry.close)
         stage = Stage(service.name, config, registry, home)
-        server = make_server(*service.service_names, settings=service.settings)
+        metrics = made_if(config.metrics_listen, service.name)
+        await stack.enter_async_context(served(metrics, config.metrics_listen))
+        server = make_server(
+            *service.service_names, settings=service.settings, interceptors=interceptors(metrics)
+        )
+        server.door.tokens = vouched(registry)
         service.add_servicers(stage, server)
         address = server.bind(config.listen)
         logger.info("listening on %s", address, extra={"address": address})
         _tell(address, config.address_file, on_bound)
         worker = _worker(service, stage, name) if service.job_types else None
+        if metrics is not None and worker is not None:
+            metrics.watch_worker(lambda: len(worker.running), lambda: worker.connected)
         reachable = _Reachable(registry)
 
         async def ready() -> bool:

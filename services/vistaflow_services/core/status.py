@@ -1,8 +1,9 @@
 """Errors as gRPC statuses with google.rpc details, there and back.
 
 Details travel in the trailing metadata `grpc-status-details-bin`, as a google.rpc.Status: an
-ErrorInfo always, a BadRequest when fields are wrong, a RequestInfo for unforeseen errors. HTTP/2
-peers refuse headers over 8 KiB, so what is said is clipped to fit, and says so.
+ErrorInfo always, a BadRequest when fields are wrong, a RetryInfo when it is known how long to wait,
+a RequestInfo for unforeseen errors. HTTP/2 peers refuse headers over 8 KiB, so what is said is
+clipped to fit, and says so.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from vistaflow_services.core.errors import (
     FieldViolation,
     InvalidError,
     NotFoundError,
+    PermissionDeniedError,
     ServiceError,
     StaleAttemptError,
+    UnauthenticatedError,
     UnavailableError,
 )
 
@@ -47,6 +50,8 @@ _ERRORS: dict[str, type[ServiceError]] = {
         ExpiredError,
         ExhaustedError,
         StaleAttemptError,
+        UnauthenticatedError,
+        PermissionDeniedError,
         UnavailableError,
     )
 }
@@ -73,6 +78,10 @@ def status_of(error: ServiceError) -> tuple[grpc.StatusCode, str, Metadata]:
     for key, value in list(error.metadata.items())[:20]:
         info.metadata[clip(key, 64)] = clip(value, 200)
     _add(status, info)
+    if error.retry_after is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromNanoseconds(round(error.retry_after * 1e9))
+        _add(status, retry)
     if error.violations:
         _add_violations(status, error.violations)
     return code, message, ((DETAILS_KEY, status.SerializeToString()),)
@@ -94,18 +103,23 @@ def error_of(failure: grpc.aio.AioRpcError) -> ServiceError:
     if name in ("DEADLINE_EXCEEDED", "CANCELLED"):
         name = "UNAVAILABLE"
     kind = _ERRORS.get(name, ServiceError)
-    reason, violations, metadata = kind.reason, [], {}
+    reason, violations, metadata, retry_after = kind.reason, [], {}, None
     for detail in _details(failure.trailing_metadata() or ()):
         info, request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+        retry = error_details_pb2.RetryInfo()
         if detail.Unpack(info):
             reason, metadata = info.reason, dict(info.metadata)
+        elif detail.Unpack(retry):
+            retry_after = retry.retry_delay.ToNanoseconds() / 1e9
         elif detail.Unpack(request):
             violations = [
                 FieldViolation(field=each.field, description=each.description)
                 for each in request.field_violations
             ]
     message = failure.details() or failure.code().name.lower().replace("_", " ")
-    return kind(message, reason=reason, violations=violations, metadata=metadata)
+    return kind(
+        message, reason=reason, violations=violations, metadata=metadata, retry_after=retry_after
+    )
 
 
 def _details(metadata: Iterable[Any]) -> Iterable[any_pb2.Any]:

@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.ml.v1 import ml_pb2 as pb
 from vistaflow.api.ml.v1 import ml_pb2_grpc as rpc
+from vistaflow_services.core import callers
 from vistaflow_services.core.errors import InvalidError, NotFoundError, Violations
 from vistaflow_services.core.interceptor import Context
 from vistaflow_services.core.registry_client import result_of
@@ -124,8 +125,10 @@ class MlServicer(rpc.MlServiceServicer):
     async def _model(self, model_id: str) -> Model:
         """A model, from memory or from disk; a finished one never changes."""
         model = self._models.get(model_id)
-        if model is None:
+        # That the model is in memory tells nothing of whether it exists for this caller.
+        if model is None or callers.current().project:
             manifest = await self._result(model_id, "ML_TRAIN", "model_id")
+        if model is None:
             model = await asyncio.to_thread(open_model, manifest, self._stage.artifacts)
             self._models.put(model_id, model)
         return model

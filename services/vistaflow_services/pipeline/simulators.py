@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 
 from vistaflow.api.doe.v1 import doe_pb2, doe_pb2_grpc
-from vistaflow_services.core.channels import client_arguments
+from vistaflow_services.core.dial import open_channel
 from vistaflow_services.core.errors import UnavailableError
 from vistaflow_services.core.registry_client import RegistryClient
 
@@ -33,7 +33,7 @@ class Simulators:
             UnavailableError: It does not answer.
         """
         address = self._address or await self._find()
-        async with grpc.aio.insecure_channel(address, options=client_arguments()) as channel:
+        async with open_channel(address) as channel:
             stub: Any = doe_pb2_grpc.DoeServiceStub(channel)
             try:
                 answer = await stub.ListSimulators(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -15,21 +16,29 @@ from vistaflow.api.registry.v1 import registry_pb2_grpc as rpc
 from vistaflow_services.core import log
 from vistaflow_services.core import server as core
 from vistaflow_services.core.config import home, read_config
+from vistaflow_services.core.metrics import Metrics, interceptors, made_if, served
 from vistaflow_services.core.migrations import MigrationError, migrate
 from vistaflow_services.core.sql import load_queries
 from vistaflow_services.registry import domain
 from vistaflow_services.registry.board import Board
+from vistaflow_services.registry.cached_reads import CachedReads, StoreSource, serve_cached
 from vistaflow_services.registry.config import Config
 from vistaflow_services.registry.embedded import EmbeddedPostgres
 from vistaflow_services.registry.hub import Hub
 from vistaflow_services.registry.journal import Journal
+from vistaflow_services.registry.kit_cache import KitCache
 from vistaflow_services.registry.leases import LeaseService
 from vistaflow_services.registry.ledger import Ledger
+from vistaflow_services.registry.meters import RegistryMeters
 from vistaflow_services.registry.servicer import RegistryServicer
 from vistaflow_services.registry.services import ServiceDirectory
+from vistaflow_services.registry.storage import StorageGuard
 from vistaflow_services.registry.store import Pool, Store, make_pool
+from vistaflow_services.registry.streams import StreamService
 from vistaflow_services.registry.tail import Tail
-from vistaflow_services.registry.watch import WatchService, serve_bytes
+from vistaflow_services.registry.upkeep import Upkeep
+from vistaflow_services.registry.watch import WatchService
+from vistaflow_services.registry.watch_bytes import serve_bytes
 from vistaflow_services.registry.watch_store import WatchStore
 
 logger = logging.getLogger(__name__)
@@ -38,11 +47,23 @@ PACKAGE = "vistaflow_services.registry"
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["RegistryService"].full_name
 MAX_RECEIVE_BYTES = 16 * 1024 * 1024
 
+# The hub looks at the database once a second at least. When it could not for longer than this,
+# reads ask the database themselves.
+CACHE_FRESH_SECONDS = 3.0
+
 
 class Registry:
     """A registry on an open pool: the server, and what runs behind it."""
 
-    def __init__(self, pool: Pool, config: Config, head: domain.Head) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        config: Config,
+        head: domain.Head,
+        *,
+        metrics: Metrics | None = None,
+        embedded: EmbeddedPostgres | None = None,
+    ) -> None:
         queries = load_queries(PACKAGE)
         conninfo = str(pool.conninfo)
         self.address = ""
@@ -50,14 +71,20 @@ class Registry:
         """Set when something behind the server has failed for good."""
         self.hub = Hub(head.last_id)
         self.store = Store(pool)
+        self.guard = StorageGuard(embedded.data if embedded else None, config.min_free_mib << 20)
+        meters = RegistryMeters(metrics) if metrics is not None else None
         self.ledger = Ledger(
             Journal(conninfo, config.schema, partition_size=config.partition_size),
             self.hub,
             board=Board(max_weight=config.board_weight),
             request_seconds=config.request_days * 86400,
+            guard=self.guard,
+            meters=meters,
         )
+        self.limits = limits(config)
         watch_store = WatchStore(pool, queries)
         self.watches = WatchService(hub=self.hub, store=watch_store, epoch=str(head.epoch))
+        self.streams = StreamService(self.ledger)
         self.leases = LeaseService(
             ledger=self.ledger,
             hub=self.hub,
@@ -70,36 +97,74 @@ class Registry:
             name_schema=config.schema,
             version=_version(),
             address=lambda: self.address,
-            limits=limits(config),
+            limits=self.limits,
         )
-        self.tail = Tail(self.hub, conninfo=conninfo, schema=config.schema, queries=queries)
+        self.tail = Tail(
+            self.hub,
+            conninfo=conninfo,
+            schema=config.schema,
+            queries=queries,
+            epoch=str(head.epoch),
+            on_replaced=self._replaced,
+        )
         settings = core.ServerSettings(max_receive_bytes=MAX_RECEIVE_BYTES)
-        self.server = core.make_server(SERVICE_NAME, settings=settings)
-        servicer = RegistryServicer(
+        self.upkeep = Upkeep(
+            pool=pool,
+            config=config,
+            hub=self.hub,
+            ledger=self.ledger,
+            guard=self.guard,
+            limits=self.limits,
+            meters=meters,
+            counts=lambda: {
+                "tail_reconnects": self.tail.reconnect_count,
+                "postgres_restarts": embedded.restarts if embedded else 0,
+            },
+        )
+        self.server = core.make_server(
+            SERVICE_NAME, settings=settings, interceptors=interceptors(metrics)
+        )
+        self.servicer = RegistryServicer(
             ledger=self.ledger,
             store=self.store,
             hub=self.hub,
             watches=self.watches,
+            streams=self.streams,
             leases=self.leases,
             directory=self.directory,
         )
-        rpc.add_RegistryServiceServicer_to_server(servicer, self.server)
+        self.server.door.tokens = self.servicer.tokens.tokens
+        self.server.door.admit = self.servicer.tenancy.admit
+        rpc.add_RegistryServiceServicer_to_server(self.servicer, self.server)
         serve_bytes(self.watches, self.server)
+        self.cache = KitCache(
+            self.hub,
+            StoreSource(self.store),
+            max_bytes=config.cache_bytes,
+            fresh=lambda: self.tail.fresh(CACHE_FRESH_SECONDS),
+        )
+        serve_cached(CachedReads(self.servicer, self.cache, self.hub), self.server)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
         """Begins to commit, to follow the log and to lease; the server is started apart."""
         await self.ledger.start()
-        for name, work in (("tail", self.tail.run()), ("leases", self.leases.run())):
+        for name, work in (
+            ("tail", self.tail.run()),
+            ("leases", self.leases.run()),
+            ("upkeep", self.upkeep.run()),
+        ):
             self._tasks.append(asyncio.create_task(self._guarded(name, work), name=name))
 
     async def ready(self) -> bool:
         """Whether requests can be answered."""
+        self.guard.check()
         return self.ledger.ready and await self.store.ping()
 
     async def drain(self) -> None:
         """Tells watchers and workers to go on elsewhere."""
         self.watches.drain()
+        self.streams.drain()
         self.leases.drain()
 
     async def close(self) -> None:
@@ -110,6 +175,12 @@ class Registry:
             await asyncio.wait(self._tasks)
         await self.ledger.stop()
 
+    def _replaced(self) -> None:
+        """What is in memory is of another log than the database's: only a new start helps."""
+        self.watches.replaced()
+        logger.critical("the log was replaced under the registry; the registry stops")
+        self.stop.set()
+
     async def _guarded(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
@@ -118,9 +189,23 @@ class Registry:
             self.stop.set()
 
 
-async def build(pool: Pool, config: Config) -> Registry:
+async def build(
+    pool: Pool,
+    config: Config,
+    *,
+    metrics: Metrics | None = None,
+    embedded: EmbeddedPostgres | None = None,
+) -> Registry:
     """A registry on an open pool of a migrated database, not yet open."""
-    return Registry(pool, config, await Store(pool).head())
+    head = await Store(pool).head()
+    return Registry(pool, config, head, metrics=metrics, embedded=embedded)
+
+
+def settle_memory() -> None:
+    """Keeps the collector off what is there for good, and from looking at every large batch."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def limits(config: Config) -> dict[str, str]:
@@ -138,7 +223,11 @@ def limits(config: Config) -> dict[str, str]:
 
 async def main(config: Config) -> None:
     """Serves until told to stop."""
-    async with _database(config) as conninfo:
+    metrics = made_if(config.metrics_listen, "registry")
+    async with (
+        served(metrics, config.metrics_listen),
+        _database(config) as (conninfo, embedded),
+    ):
         try:
             await asyncio.to_thread(migrate, conninfo, config.schema, PACKAGE)
         except MigrationError as error:
@@ -146,9 +235,10 @@ async def main(config: Config) -> None:
         pool = make_pool(conninfo, schema=config.schema, size=config.pool_size)
         await pool.open(wait=True, timeout=30)
         try:
-            registry = await build(pool, config)
+            registry = await build(pool, config, metrics=metrics, embedded=embedded)
             registry.address = registry.server.bind(config.listen)
             await registry.open()
+            settle_memory()
             logger.info("listening on %s", registry.address)
             if config.address_file is not None:
                 partial = config.address_file.with_name(config.address_file.name + ".new")
@@ -166,16 +256,16 @@ async def main(config: Config) -> None:
 
 
 @asynccontextmanager
-async def _database(config: Config) -> AsyncIterator[str]:
+async def _database(config: Config) -> AsyncIterator[tuple[str, EmbeddedPostgres | None]]:
     """Where the database is; the embedded one runs for as long as the block lasts."""
     if config.database:
-        yield config.database
+        yield config.database, None
         return
     postgres = EmbeddedPostgres(config.home)
     await asyncio.to_thread(postgres.start)
     supervisor = asyncio.create_task(postgres.supervise(), name="postgres")
     try:
-        yield postgres.conninfo
+        yield postgres.conninfo, postgres
     finally:
         supervisor.cancel()
         await asyncio.wait([supervisor])

@@ -8,14 +8,16 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 from vistaflow_services.core.errors import NotFoundError
 from vistaflow_services.registry import commands as c
 from vistaflow_services.registry.board import Board
 from vistaflow_services.registry.domain import (
+    KIT,
     MAX_REASON,
+    PAUSE_TASK,
     PENDING,
     RETRYABLE,
     TERMINAL,
@@ -24,7 +26,9 @@ from vistaflow_services.registry.domain import (
     Kit,
     StateRow,
     Status,
+    kit_row_id,
     moved,
+    same,
 )
 
 ACTOR = "registry"
@@ -67,6 +71,17 @@ class Changes:
         """Jobs whose lease is over."""
         self._batch = 0
 
+    def jobs_moved(self) -> list[Job]:
+        """The jobs that were there before and of which more than tasks changed."""
+        moved = []
+        for job_id, job in self.jobs.items():
+            if job_id not in self.new_jobs:
+                held = self._board.kit(job.kit_id)
+                old = held.jobs.get(job_id) if held else None
+                if old is None or job_id in self.results or job.differs(old):
+                    moved.append(job)
+        return moved
+
     def settle(self, now: datetime) -> None:
         """Puts the time of the commit where it was pending."""
         for row in self.rows:
@@ -80,7 +95,14 @@ class Changes:
                 kit.updated_at = now
 
     def _new_kit(
-        self, name: str, project: str, labels: Mapping[str, str] | None, spec: str, actor: str
+        self,
+        name: str,
+        project: str,
+        labels: Mapping[str, str] | None,
+        spec: str,
+        actor: str,
+        *,
+        has_jobs: bool = True,
     ) -> Kit:
         self.last_kit_id += 1
         kit = Kit(
@@ -91,6 +113,7 @@ class Changes:
             spec_json=spec,
             actor=actor,
             revision=self.last_id,
+            first_revision=self.last_id + has_jobs,
         )
         self.kits[kit.kit_id] = kit
         self.new_kits.add(kit.kit_id)
@@ -225,6 +248,28 @@ class Changes:
             self._move(job, row)
         return row
 
+    def _record_pause(self, kit: Kit, status: str, *, actor: str, reason: str) -> StateRow:
+        """Records a row of the kit's own: a task of no job, one attempt a pause."""
+        self.last_id += 1
+        row = StateRow(
+            revision=self.last_id,
+            batch=self._batch,
+            kit_id=kit.kit_id,
+            job_id=kit_row_id(kit.kit_id),
+            job_type=KIT,
+            task_name=PAUSE_TASK,
+            status=status,
+            current_order=0,
+            attempt=kit.pauses,
+            seq=0,
+            created_at=PENDING,
+            actor=actor,
+            reason=_clip(reason),
+        )
+        self.rows.append(row)
+        kit.revision, kit.updated_at = row.revision, PENDING
+        return row
+
     def _move(self, job: Job, row: StateRow) -> None:
         """Brings the job to the status of its own row."""
         if job.status == Status.RUNNING and not job.external:
@@ -278,7 +323,7 @@ class Changes:
         kit = self.kits.get(kit_id)
         if kit is None:
             held = self._kit(kit_id)
-            kit = self.kits[kit_id] = replace(held, jobs=dict(held.jobs))
+            kit = self.kits[kit_id] = same(held, jobs=dict(held.jobs))
         return kit
 
     def _own_job(self, kit: Kit, job_id: uuid.UUID) -> Job:

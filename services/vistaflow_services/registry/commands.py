@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from vistaflow_services.registry.domain import Job, Kit, Verdict
+from vistaflow_services.registry.domain import Job, JobFilter, Kit, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +77,9 @@ class CreateJob(Command):
     actor: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Item:
-    """One row to append."""
+    """One row to append. Not changed; frozen it would cost twice as much to make."""
 
     job_id: uuid.UUID
     status: str
@@ -95,6 +95,8 @@ class Item:
     """0: whichever the job's is; else refused if it is not the job's."""
     job_type: str = ""
     """Empty: whichever the job's is; else refused if it is not the job's."""
+    within: str = ""
+    """The only project there is for whoever appends; empty: every project."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +140,56 @@ class RetryJob(Command):
     job_id: uuid.UUID
     reason: str = ""
     actor: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PauseKit(Command):
+    """Grants no more jobs of a kit. Answer: `KitChange`."""
+
+    kit_id: int
+    reason: str = ""
+    actor: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumeKit(Command):
+    """Grants jobs of a paused kit again. Answer: `KitChange`."""
+
+    kit_id: int
+    reason: str = ""
+    actor: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeJobs(Command):
+    """Cancels or retries some jobs of one kit, those that still can be. Answer: `JobsChange`."""
+
+    kit_id: int
+    job_ids: tuple[uuid.UUID, ...]
+    statuses: frozenset[str]
+    """A job that has left these meanwhile is left alone."""
+    retry: bool
+    """Whether they are queued again; else they are canceled."""
+    reason: str = ""
+    actor: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManyJobs:
+    """Jobs of any number of kits to cancel or retry: one `ChangeJobs` a kit, then `Conclude`."""
+
+    request: Request
+    filter: JobFilter
+    retry: bool
+    dry_run: bool
+    """Whether to count only."""
+    reason: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conclude(Command):
+    """Keeps what `request` encodes as its answer: it was done in several commands. Answer: True."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,9 +249,26 @@ class JobChange:
         self.job.settle(now)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
+class JobsChange:
+    """Jobs after a command."""
+
+    jobs: list[Job]
+    """Some of those it moved."""
+    revision: int
+    """Of the last row the command made; 0 if it made none."""
+    count: int
+    """How many jobs it moved."""
+
+    def settle(self, now: datetime) -> None:
+        """Puts the time of the commit where it was pending."""
+        for job in self.jobs:
+            job.settle(now)
+
+
+@dataclass(slots=True, kw_only=True)
 class Result:
-    """What became of one item."""
+    """What became of one item. Not changed."""
 
     verdict: Verdict
     revision: int = 0

@@ -37,8 +37,29 @@ class Config:
     request_days: float = 7.0
     """How long answered requests are kept, for their ids to be recognised."""
 
+    retention_finished_days: float = 0.0
+    """How long the log of a FINISHED kit is kept after its last change; 0 for ever."""
+
+    retention_failed_days: float = 0.0
+    """The same for a FAILED kit."""
+
+    retention_canceled_days: float = 0.0
+    """The same for a CANCELED kit."""
+
+    retention_interval_seconds: float = 3600.0
+    """How often partitions that are no longer kept are looked for."""
+
+    min_free_mib: int = 256
+    """Space on the disk of the embedded database below which writes are refused; 0 for none."""
+
+    metrics_listen: str = ""
+    """Where Prometheus metrics are served over HTTP, such as `127.0.0.1:9464`; empty: nowhere."""
+
     board_weight: int = 200_000
     """About how many tasks are held in memory for appending."""
+
+    cache_bytes: int = 32 * 1024 * 1024
+    """About how much memory the kits take that are kept for reading; 0 keeps none."""
 
     address_file: Path | None = None
     """Written with the address once it is known, for whoever started the registry."""
@@ -52,3 +73,10 @@ class Config:
         for name in ("pool_size", "lease_seconds", "partition_size", "request_days"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0")
+        if self.retention_interval_seconds <= 0:
+            raise ValueError("retention_interval_seconds must be above 0")
+        for name in ("finished_days", "failed_days", "canceled_days"):
+            if getattr(self, f"retention_{name}") < 0:
+                raise ValueError(f"retention_{name} must not be below 0; 0 keeps for ever")
+        if self.min_free_mib < 0:
+            raise ValueError("min_free_mib must not be below 0; 0 for no limit")

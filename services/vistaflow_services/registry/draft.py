@@ -18,7 +18,14 @@ from vistaflow_services.core.errors import (
 )
 from vistaflow_services.registry import commands as c
 from vistaflow_services.registry.changes import ACTOR, Changes, Lease
-from vistaflow_services.registry.domain import MAX_JOBS_A_KIT, RETRYABLE, TERMINAL, Status, Verdict
+from vistaflow_services.registry.domain import (
+    MAX_JOBS_A_KIT,
+    MAX_JOBS_TOLD,
+    RETRYABLE,
+    TERMINAL,
+    Status,
+    Verdict,
+)
 from vistaflow_services.registry.verdicts import illegal, starts_attempt, unfit
 
 
@@ -54,13 +61,26 @@ class Draft(Changes):
                 return self._retry_kit(command)
             case c.RetryJob():
                 return self._retry_job(command)
+            case c.PauseKit():
+                return self._pause_kit(command)
+            case c.ResumeKit():
+                return self._resume_kit(command)
+            case c.ChangeJobs():
+                return self._change_jobs(command)
+            case c.Conclude():
+                return True
         raise TypeError(f"no rule for {type(command).__name__}")
 
     # What the commands do.
 
     def _create_kit(self, command: c.CreateKit) -> c.KitChange:
         kit = self._new_kit(
-            command.name, command.project, command.labels, command.spec_json, command.actor
+            command.name,
+            command.project,
+            command.labels,
+            command.spec_json,
+            command.actor,
+            has_jobs=bool(command.jobs),
         )
         for place, new in enumerate(command.jobs, start=1):
             self._add(kit, new, new.current_order or place, command.actor)
@@ -139,6 +159,48 @@ class Draft(Changes):
         self._explain(kit)
         return c.JobChange(job=job.copy(), revision=job.revision)
 
+    def _pause_kit(self, command: c.PauseKit) -> c.KitChange:
+        held = self._kit(command.kit_id)
+        if held.paused:
+            raise ConflictError(f"kit {held.kit_id} is paused already")
+        if all(job.status in TERMINAL for job in held.jobs.values()):
+            raise ConflictError(f"no job of kit {held.kit_id} is left to hold back: it is over")
+        kit = self._own_kit(held.kit_id)
+        kit.paused, kit.pauses = True, kit.pauses + 1
+        reason = command.reason or "paused on request"
+        row = self._record_pause(kit, Status.RUNNING, actor=command.actor, reason=reason)
+        return c.KitChange(kit=kit.copy(), revision=row.revision)
+
+    def _resume_kit(self, command: c.ResumeKit) -> c.KitChange:
+        held = self._kit(command.kit_id)
+        if not held.paused:
+            raise ConflictError(f"kit {held.kit_id} is not paused")
+        kit = self._own_kit(held.kit_id)
+        kit.paused = False
+        reason = command.reason or "resumed on request"
+        row = self._record_pause(kit, Status.FINISHED, actor=command.actor, reason=reason)
+        return c.KitChange(kit=kit.copy(), revision=row.revision)
+
+    def _change_jobs(self, command: c.ChangeJobs) -> c.JobsChange:
+        held = self._kit(command.kit_id)
+        wanted = set(command.job_ids)
+        chosen = [
+            job.job_id
+            for job in held.ordered_jobs()
+            if job.job_id in wanted
+            and job.status in command.statuses
+            and (job.status in RETRYABLE if command.retry else job.status not in TERMINAL)
+        ]
+        if not chosen:
+            return c.JobsChange(jobs=[], revision=0, count=0)
+        kit = self._own_kit(held.kit_id)
+        change = self._retry if command.retry else self._cancel
+        for job_id in chosen:
+            change(kit, self._own_job(kit, job_id), command.reason, command.actor)
+        self._explain(kit)
+        told = [kit.jobs[job_id].copy() for job_id in chosen[:MAX_JOBS_TOLD]]
+        return c.JobsChange(jobs=told, revision=self.last_id, count=len(chosen))
+
     def _append(self, command: c.Append) -> c.Appended:
         results = tuple(self._append_one(item) for item in command.items)
         return c.Appended(
@@ -148,7 +210,7 @@ class Draft(Changes):
     def _append_one(self, item: c.Item) -> c.Result:
         kit_id = self._kit_id_of(item.job_id)
         held = self._held(kit_id) if kit_id is not None else None
-        if held is None:
+        if held is None or (item.within and held.project != item.within):
             return c.Result(verdict=Verdict.REJECTED, detail=f"there is no job {item.job_id}")
         job = held.jobs[item.job_id]
         refusal = unfit(job, item)
@@ -194,6 +256,8 @@ class Draft(Changes):
         held = self._held(kit_id) if kit_id is not None else None
         job = held.jobs[command.job_id] if held else None
         if held is None or job is None or job.external or job.status != Status.QUEUED:
+            return None
+        if held.paused:
             return None
         kit = self._own_kit(held.kit_id)
         job = self._own_job(kit, command.job_id)

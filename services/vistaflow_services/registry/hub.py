@@ -28,10 +28,11 @@ RING_ROWS = 20_000
 RING_BYTES = 32 * 1024 * 1024
 STRETCH_ROWS = 1_000
 STRETCH_BYTES = 1024 * 1024
-# Followers of everything are woken at most this often, times their number: with many of them
-# a burst is one message to each and writers are not kept waiting. A lone commit is told at once.
-PAUSE_A_FOLLOWER = 0.0002
-MOST_PAUSE = 0.1
+# A commit costs one delivery for everyone who follows everything. Beyond this many a second they
+# would starve the writers: then followers wait, and find what has gathered meanwhile as one
+# message. That delays and loses nothing. A commit after a quiet time is told at once.
+MOST_DELIVERIES_A_SECOND = 10_000
+MOST_PAUSE = 0.5
 # About what a row costs in memory beside its metadata and its serialised form.
 _ROW_BYTES = 700
 
@@ -39,10 +40,12 @@ _ROW_BYTES = 700
 class Entry:
     """A row on its way out, with its serialised form once somebody needed it."""
 
-    __slots__ = ("row", "size", "wire")
+    __slots__ = ("before", "row", "size", "wire")
 
     def __init__(self, row: StateRow) -> None:
         self.row = row
+        self.before: str | None = None
+        """The status before; empty for a first row, None until somebody needed it."""
         self.size = _ROW_BYTES + len(row.metadata_json)
         self.wire: bytes | None = None
 
@@ -88,11 +91,24 @@ class Subscription:
     def __init__(self, hub: Hub, kits: frozenset[int] | None) -> None:
         self.kits = kits
         self.since = hub.head
+        self.at = hub.head
+        """How far the follower has looked, for those who look whether it keeps up."""
         self._hub = hub
+        self._horizon = hub.head
         self._gathered: list[Entry] = []
         self._size = 0
         self._woken = True
         self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def horizon(self) -> int:
+        """How far there is something to read now, rather than after the next wake."""
+        return self._hub.head if self.kits is not None else self._horizon
+
+    def wake_up_to(self, head: int) -> None:
+        """Wakes a follower of everything; what comes after `head` is for the next time."""
+        self._horizon = head
+        self.wake()
 
     def gather(self, entries: list[Entry], head: int) -> None:
         """Keeps the entries of one commit, which ends at `head`."""
@@ -121,6 +137,7 @@ class Subscription:
 
     async def wait(self, seconds: float) -> None:
         """Waits until something may concern the follower, or the time is over."""
+        self.at = self.horizon
         if not self._woken and seconds > 0:
             loop = asyncio.get_running_loop()
             self._waiter = loop.create_future()
@@ -214,6 +231,7 @@ class Hub:
             The next stretch, empty when there is nothing new, or None when the
             follower is so far behind that it must read from the database.
         """
+        subscription.at = after
         if after >= self.head:
             return Stretch([], after)
         if subscription.kits is not None and after >= subscription.since:
@@ -238,6 +256,7 @@ class Hub:
         """Begins to tell a follower of new rows."""
         subscription.since = self.head
         if subscription.kits is None:
+            subscription.wake_up_to(self.head)
             self._everyone.add(subscription)
         else:
             for kit_id in subscription.kits:
@@ -263,6 +282,11 @@ class Hub:
         """How many follow everything, and kits with followers of their own."""
         return len(self._everyone) + len(self._by_kit)
 
+    def lags(self) -> list[int]:
+        """How many rows each follower has still to look at."""
+        followers = self._everyone.union(*self._by_kit.values())
+        return [max(0, self.head - each.at) for each in followers]
+
     def wake_all(self) -> None:
         """Wakes every follower, so that it looks at what else changed."""
         for subscription in [*self._everyone, *itertools.chain(*self._by_kit.values())]:
@@ -271,6 +295,14 @@ class Hub:
     def listen(self, listener: Callable[[Sequence[StateRow]], None]) -> None:
         """Calls a function with the rows of every commit, before anyone awaits again."""
         self._listeners.append(listener)
+
+    def rows_after(self, revision: int) -> list[StateRow] | None:
+        """The rows after a revision, or None if the first of them is not in memory any more."""
+        if revision >= self.head:
+            return []
+        if revision + 1 < self.oldest:
+            return None
+        return [entry.row for entry in self._range(revision + 1)]
 
     async def reached(self, revision: int) -> None:
         """Waits until the log has reached a revision in this process."""
@@ -324,7 +356,7 @@ class Hub:
         if self._everyone and not self._armed:
             self._armed = True
             loop = asyncio.get_running_loop()
-            pause = min(MOST_PAUSE, PAUSE_A_FOLLOWER * len(self._everyone))
+            pause = min(MOST_PAUSE, len(self._everyone) / MOST_DELIVERIES_A_SECOND)
             wait = self._woke_everyone + pause - loop.time()
             if wait > 0:
                 loop.call_later(wait, self._wake_everyone)
@@ -336,4 +368,4 @@ class Hub:
         self._armed = False
         self._woke_everyone = asyncio.get_running_loop().time()
         for subscription in self._everyone:
-            subscription.wake()
+            subscription.wake_up_to(self.head)

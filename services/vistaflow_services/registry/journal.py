@@ -12,14 +12,17 @@ from typing import Any
 
 import psycopg
 
+from vistaflow_services.core.failpoints import reached
 from vistaflow_services.registry.changes import Changes, Seqs
 from vistaflow_services.registry.commands import Request
 from vistaflow_services.registry.domain import PENDING, Head, Job, Kit, StateRow
 from vistaflow_services.registry.reading import QUERIES, Connection, fetch, read_head, read_kits
+from vistaflow_services.registry.row_texts import rows_text
 from vistaflow_services.registry.watch_store import to_row
 
-LEAN = QUERIES["write_rows"] + QUERIES["write_end"]
-FULL = QUERIES["write_rows"] + QUERIES["write_rest"] + QUERIES["write_end"]
+TASKS = QUERIES["write_rows"] + QUERIES["write_end"]
+LEAN = QUERIES["write_rows"] + QUERIES["write_jobs"] + QUERIES["write_end"]
+FULL = QUERIES["write_rows"] + QUERIES["write_jobs"] + QUERIES["write_rest"] + QUERIES["write_end"]
 
 SETTINGS = {
     "statement_timeout": "5s",
@@ -191,6 +194,7 @@ class Journal:
             When, by the database's clock; None if somebody else moved the head.
         """
         connection = self._open()
+        moved_jobs = draft.jobs_moved()
         parameters: dict[str, Any] = {
             "expected_id": draft.head.last_id,
             "expected_commit": draft.head.commit_id,
@@ -198,24 +202,20 @@ class Journal:
             "replica": self._replica,
             "last_id": draft.last_id,
             "last_kit_id": draft.last_kit_id,
-            "rows": _rows(draft),
+            "rows": rows_text(draft),
             "kits": json.dumps(
                 [_kit(kit) for kit in draft.kits.values() if kit.kit_id not in draft.new_kits]
             ),
-            "jobs": json.dumps(
-                [
-                    _job(job, job.job_id in draft.results)
-                    for job in draft.jobs.values()
-                    if job.job_id not in draft.new_jobs
-                ]
-            ),
+            "jobs": json.dumps([_job(job, job.job_id in draft.results) for job in moved_jobs]),
         }
         lean = not answers and not draft.new_kits and all(row.task_name for row in draft.rows)
         if not lean:
             parameters |= _rest(draft, answers)
-        cursor = await connection.execute(LEAN if lean else FULL, parameters)
+        statement = (LEAN if moved_jobs else TASKS) if lean else FULL
+        cursor = await connection.execute(statement, parameters)
         row = await cursor.fetchone()
         if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+            reached("append.before_transaction_end")
             await connection.execute("COMMIT" if row is not None else "ROLLBACK")
         return None if row is None else row[0]
 
@@ -230,43 +230,14 @@ async def fetch_none(connection: Connection, name: str, parameters: dict[str, An
     await connection.execute(QUERIES[name], parameters)
 
 
-def _rows(draft: Changes) -> str:
-    last = {(row.job_id, row.task_name): row.revision for row in draft.rows}
-    return json.dumps([_row(row, draft, last) for row in draft.rows])
-
-
-def _row(row: StateRow, draft: Changes, last: dict[tuple[uuid.UUID, str], int]) -> dict[str, Any]:
-    told: dict[str, Any] = {
-        "i": row.revision,
-        "b": row.batch,
-        "k": row.kit_id,
-        "j": str(row.job_id),
-        "y": row.job_type,
-        "t": row.task_name,
-        "s": row.status,
-        "o": row.current_order,
-        "a": row.attempt,
-        "q": row.seq,
-        "w": row.actor,
-        "e": row.reason,
-        # Tasks of an attempt that a later row of the batch ended are not current any more.
-        "l": last[row.job_id, row.task_name] == row.revision
-        and (not row.task_name or row.task_name in draft.jobs[row.job_id].tasks),
-    }
-    if row.metadata_json:
-        told["m"] = row.metadata_json
-    if not row.task_name:
-        told["c"] = row.kit_counts
-        told["f"] = draft.jobs[row.job_id].first_revision
-    return told
-
-
 def _kit(kit: Kit) -> dict[str, Any]:
     return {
         "kit_id": kit.kit_id,
         "status": kit.status,
         "counts": kit.counts,
         "revision": kit.revision,
+        "paused": kit.paused,
+        "pauses": kit.pauses,
     }
 
 
@@ -307,6 +278,7 @@ def _rest(draft: Changes, answers: Answers) -> dict[str, str]:
                     "labels": dict(kit.labels),
                     "spec": kit.spec_json or None,
                     "actor": kit.actor,
+                    "first_revision": kit.first_revision,
                 }
                 for kit in new_kits
             ]

@@ -23,9 +23,10 @@ import psycopg
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.core.errors import ConflictError, ServiceError
+from vistaflow_services.core.failpoints import reached
 from vistaflow_services.registry import lease_messages
 from vistaflow_services.registry.commands import Append, Grant, Granted, Item, Lose, Release
-from vistaflow_services.registry.domain import StateRow, Status
+from vistaflow_services.registry.domain import KIT, PROGRESS_TASK, StateRow, Status
 from vistaflow_services.registry.hub import Hub
 from vistaflow_services.registry.lease_messages import Hello
 from vistaflow_services.registry.lease_session import Session, read_hello
@@ -36,7 +37,6 @@ _log = logging.getLogger(__name__)
 POLL_SECONDS = 1.0
 GRANTS_A_ROUND = 100
 # A running job's progress goes into the log as rows of a task of this name.
-PROGRESS_TASK = "progress"
 PROGRESS_SECONDS = 1.0
 # Leases an attempt may run on after its job's timeout, which its worker should enforce.
 OVERDUE_LEASES = 2
@@ -198,7 +198,9 @@ class LeaseService:
             return
         self._unconfirmed.difference_update((sign.job_id, sign.attempt) for sign in signs)
         try:
+            reached("lease.before_renew")
             renewed = await self._store.renew(session.worker, signs, self.lease_seconds)
+            reached("lease.after_renew")
             named = {(sign.job_id, sign.attempt) for sign in signs}
             await self._dismiss(session, named - renewed)
         except _Failure as error:
@@ -253,6 +255,8 @@ class LeaseService:
     def _hear(self, rows: Sequence[StateRow]) -> None:
         """Looks through the rows of a commit for what concerns the workers here."""
         for row in rows:
+            if row.job_type == KIT:
+                self._wake.set()
             if row.task_name:
                 continue
             if row.status == Status.QUEUED:
@@ -307,6 +311,7 @@ class LeaseService:
     async def _grant(self, job_id: uuid.UUID, session: Session) -> bool:
         self._moved[job_id] = None
         try:
+            reached("lease.before_grant")
             granted: Granted | None = await self._ledger.submit(
                 Grant(job_id=job_id, worker=session.worker, lease_seconds=self.lease_seconds)
             )
@@ -316,6 +321,7 @@ class LeaseService:
             session.promised -= 1
         if granted is None:
             return False
+        reached("lease.after_grant")
         attempt = granted.job.attempt
         if moved is not None and moved.attempt >= attempt:
             return True  # Canceled before the worker could hear of it.
@@ -367,6 +373,7 @@ class LeaseService:
                 )
             )
         else:
+            reached("lease.before_lose")
             await self._ledger.submit(Lose(job_id=job_id, attempt=attempt, worker=worker))
 
     async def _give_back(self, job_id: uuid.UUID, attempt: int, worker: str) -> None:

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import time
 import uuid
 from collections import deque
 from collections.abc import Sequence
@@ -28,17 +29,25 @@ from vistaflow_services.core.errors import (
     ServiceError,
     UnavailableError,
 )
+from vistaflow_services.core.failpoints import reached
 from vistaflow_services.registry import commands as c
 from vistaflow_services.registry.board import Board
 from vistaflow_services.registry.changes import Seqs
 from vistaflow_services.registry.domain import PENDING, Head, StateRow
 from vistaflow_services.registry.draft import Draft
 from vistaflow_services.registry.journal import Answered, Answers, Journal, Outcome
+from vistaflow_services.registry.storage import StorageGuard
 
 logger = logging.getLogger(__name__)
 
 MAX_ROWS = 2000
 """About how many rows one commit takes."""
+
+GATHER_RATE = 1_200.0
+"""Commands a second from which on a batch waits for more."""
+
+GATHER_SECONDS = 0.002
+"""How long it then waits."""
 
 MAX_WAITING = 20_000
 """Commands that may wait; more are turned away."""
@@ -46,7 +55,21 @@ MAX_WAITING = 20_000
 DEFAULT_WAIT = 30.0
 """Seconds a command waits whose caller names no time."""
 
+FULL = psycopg.errors.DiskFull
 LOST = (psycopg.OperationalError, psycopg.InterfaceError, OSError)
+
+
+class Meters(Protocol):
+    """Counts what the ledger does."""
+
+    def wrote(self, seconds: float, committed: bool) -> None:
+        """A batch was written, or another replica was first."""
+
+    def committed(self, rows: Sequence[StateRow], answers: Sequence[Any]) -> None:
+        """A batch is on disk, with these answers to its commands."""
+
+    def refused(self, commands: int) -> None:
+        """The database refused a batch."""
 
 
 class Publisher(Protocol):
@@ -56,10 +79,21 @@ class Publisher(Protocol):
         """Takes in rows, contiguous and in order."""
 
 
+class Lane:
+    """Commands that happen in the order they were queued, and none after one that failed."""
+
+    __slots__ = ("broken",)
+
+    def __init__(self) -> None:
+        self.broken = False
+        """Whether a command failed, or its outcome is unknown: none that follows is committed."""
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Waiting:
     command: c.Command
     answer: asyncio.Future[Any]
+    lane: Lane | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,6 +120,8 @@ class Ledger:
         journal: The connection to write on.
         hub: Gets the rows of every commit before its callers are answered.
         request_seconds: How long answered requests are kept.
+        guard: Knows whether there is room on the disk.
+        meters: Is told of every commit.
     """
 
     def __init__(
@@ -95,11 +131,15 @@ class Ledger:
         *,
         board: Board | None = None,
         request_seconds: float = 7 * 86400.0,
+        guard: StorageGuard | None = None,
+        meters: Meters | None = None,
     ) -> None:
         self.board = board or Board()
         self._journal = journal
         self._hub = hub
         self._request_seconds = request_seconds
+        self._guard = guard or StorageGuard(None, 0)
+        self._meters = meters
         self._queue: deque[_Waiting] = deque()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -107,6 +147,9 @@ class Ledger:
         self._head: Head | None = None
         self._task: asyncio.Task[None] | None = None
         self._broken = ""
+        self._rate = 0.0
+        self._took = 0.0
+        self._taken = 0
         self.commits = 0
         """Commits made, for measurements."""
 
@@ -123,7 +166,17 @@ class Ledger:
     @property
     def ready(self) -> bool:
         """Whether commands can be committed now."""
-        return self._journal.connected and not self._broken and self._task is not None
+        return (
+            self._journal.connected
+            and not self._broken
+            and self._task is not None
+            and not self._guard.full
+        )
+
+    @property
+    def waiting_count(self) -> int:
+        """Commands that wait to be committed."""
+        return len(self._queue)
 
     async def start(self) -> Head:
         """Connects and begins to take commands."""
@@ -157,20 +210,40 @@ class Ledger:
             ExistsError: The request_id was used with another body.
             ServiceError: As the command's rules say.
         """
-        if self._broken or self._task is None:
-            raise UnavailableError(self._broken or "the registry is not started")
-        if len(self._queue) >= MAX_WAITING:
-            raise ExhaustedError("too many requests are waiting for the database; try again")
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Any] = loop.create_future()
-        timer = loop.call_later(DEFAULT_WAIT if seconds is None else seconds, _give_up, answer)
-        self._queue.append(_Waiting(command=command, answer=answer))
-        self._idle.clear()
-        self._wake.set()
+        answer, timer = self._put(command, seconds, None)
         try:
             return await answer
         finally:
             timer.cancel()
+
+    def queue(self, command: c.Command, lane: Lane) -> asyncio.Future[Any]:
+        """Queues a command behind those of its lane, without waiting.
+
+        Returns:
+            What `submit` would return, later. Cancel it to take back what is still queued.
+
+        Raises:
+            ExhaustedError, UnavailableError: It was not queued.
+        """
+        answer, timer = self._put(command, None, lane)
+        answer.add_done_callback(lambda _: timer.cancel())
+        return answer
+
+    def _put(
+        self, command: c.Command, seconds: float | None, lane: Lane | None
+    ) -> tuple[asyncio.Future[Any], asyncio.TimerHandle]:
+        if self._broken or self._task is None:
+            raise UnavailableError(self._broken or "the registry is not started")
+        self._guard.check()
+        if len(self._queue) >= MAX_WAITING:
+            raise ExhaustedError("too many requests are waiting for the database; try again")
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(command=command, answer=loop.create_future(), lane=lane)
+        timer = loop.call_later(DEFAULT_WAIT if seconds is None else seconds, _give_up, waiting)
+        self._queue.append(waiting)
+        self._idle.clear()
+        self._wake.set()
+        return waiting.answer, timer
 
     async def _run(self) -> None:
         last_tidy = 0.0
@@ -178,6 +251,7 @@ class Ledger:
         while not self._broken:
             if not await self._woken():
                 continue
+            await self._gathered()
             batch = self._take()
             if not batch:
                 self._wake.clear()
@@ -208,15 +282,29 @@ class Ledger:
                 return False
         return True
 
+    async def _gathered(self) -> None:
+        """Under load, waits a moment for more commands.
+
+        A commit costs this process as much as several calls do. With many callers the wait makes
+        fewer, larger commits, and everyone is answered sooner; a few callers never see it.
+        """
+        if self._taken:
+            now = time.perf_counter()
+            self._rate += 0.2 * (self._taken / max(now - self._took, 1e-4) - self._rate)
+            self._took, self._taken = now, 0
+        if self._rate > GATHER_RATE and self._queue:
+            await asyncio.sleep(GATHER_SECONDS)
+
     def _take(self) -> list[_Waiting]:
         """The commands of the next batch; callers that have gone are left out."""
         batch: list[_Waiting] = []
         rows = 0
         while self._queue and rows < MAX_ROWS:
             waiting = self._queue.popleft()
-            if not waiting.answer.done():
+            if _live(waiting):
                 batch.append(waiting)
                 rows += _size(waiting.command)
+        self._taken = len(batch)
         return batch
 
     async def _commit(self, waiting: list[_Waiting]) -> None:
@@ -236,7 +324,7 @@ class Ledger:
                         self._finish(batch, outcome.committed_at, outcome.head)
                         return
                     batch = None
-                    waiting = [each for each in waiting if not each.answer.done()]
+                    waiting = [each for each in waiting if _live(each)]
                     continue
                 batch = None
                 if locked:
@@ -246,9 +334,14 @@ class Ledger:
                 if made.draft.rows or made.draft.new_kits or made.answers:
                     await self._journal.make_room(made.draft.last_id)
                     batch = made
+                    reached("append.before_commit")
+                    began = time.perf_counter()
                     now = await self._journal.write(made.draft, commit_id, made.answers)
+                    if self._meters is not None:
+                        self._meters.wrote(time.perf_counter() - began, now is not None)
                     if now is None:
                         raise _Conflict
+                    reached("append.after_commit")
                     head = dataclasses.replace(
                         made.draft.head,
                         last_id=made.draft.last_id,
@@ -267,7 +360,7 @@ class Ledger:
                 batch = None
                 locked = True
             except _Poisoned:
-                waiting = [each for each in waiting if not each.answer.done()]
+                waiting = [each for each in waiting if _live(each)]
                 await self._journal.unlock()
             except LOST as error:
                 if self._journal.connected:
@@ -284,7 +377,8 @@ class Ledger:
                     return
                 logger.warning("a batch was refused; its commands are tried one by one: %s", error)
                 for each in waiting:
-                    await self._commit([each])
+                    if _live(each):
+                        await self._commit([each])
                 return
 
     async def _make(self, waiting: list[_Waiting]) -> _Batch:
@@ -330,7 +424,14 @@ class Ledger:
             match command:
                 case c.Append():
                     job_ids.update(item.job_id for item in command.items)
-                case c.CreateJob() | c.CancelKit() | c.RetryKit():
+                case (
+                    c.CreateJob()
+                    | c.CancelKit()
+                    | c.RetryKit()
+                    | c.PauseKit()
+                    | c.ResumeKit()
+                    | c.ChangeJobs()
+                ):
                     kit_ids.add(command.kit_id)
                 case c.CancelJob() | c.RetryJob() | c.Grant() | c.Release() | c.Lose():
                     job_ids.add(command.job_id)
@@ -378,8 +479,12 @@ class Ledger:
                 head, last_id=draft.last_id, last_kit_id=draft.last_kit_id, commit_id=uuid.uuid4()
             )
         )
+        reached("append.before_publish")
         if draft.rows:
             self._hub.publish(draft.rows)
+        if self._meters is not None:
+            self._meters.committed(draft.rows, [answer for _, answer in batch.told])
+        reached("append.before_answer")
         for waiting, answer in batch.told:
             if waiting.answer.done():
                 continue
@@ -392,6 +497,7 @@ class Ledger:
             elif answer is not None and not isinstance(answer, bool):
                 answer.settle(now)
             waiting.answer.set_result(answer)
+        asyncio.get_running_loop().call_soon(reached, "append.after_answer")
 
     async def _catch_up(self, head: Head) -> None:
         """Reads what other replicas wrote, and forgets the kits they touched."""
@@ -431,8 +537,14 @@ class Ledger:
         self.board.clear()
         with contextlib.suppress(*LOST):
             await self._journal.unlock()
+        if isinstance(error, FULL):
+            refusal: ServiceError = self._guard.hear()
+        else:
+            refusal = UnavailableError("the database cannot commit now; try again")
+        if self._meters is not None:
+            self._meters.refused(len(waiting))
         for each in waiting:
-            _fail(each, UnavailableError("the database cannot commit now; try again"))
+            _fail(each, refusal)
 
     def _refuse_all(self, why: str) -> None:
         while self._queue:
@@ -458,19 +570,30 @@ def _size(command: c.Command) -> int:
             return 1 + len(command.jobs)
         case c.CancelKit() | c.RetryKit():
             return 50
+        case c.ChangeJobs():
+            return len(command.job_ids)
     return 1
 
 
+def _live(waiting: _Waiting) -> bool:
+    """Whether a command is still to be committed: its caller waits and its lane is whole."""
+    if waiting.lane is not None and waiting.lane.broken:
+        _fail(waiting, UnavailableError("what came before it was not recorded; send both again"))
+    return not waiting.answer.done()
+
+
 def _fail(waiting: _Waiting, error: BaseException) -> None:
+    if waiting.lane is not None:
+        waiting.lane.broken = True
     if not waiting.answer.done():
         waiting.answer.set_exception(error)
 
 
-def _give_up(answer: asyncio.Future[Any]) -> None:
-    if not answer.done():
-        answer.set_exception(
-            UnavailableError(
-                "the database did not answer in time; the outcome is unknown, "
-                "repeat the request with the same request_id"
-            )
-        )
+def _give_up(waiting: _Waiting) -> None:
+    _fail(
+        waiting,
+        UnavailableError(
+            "the database did not answer in time; the outcome is unknown, "
+            "repeat the request with the same request_id"
+        ),
+    )

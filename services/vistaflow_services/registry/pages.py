@@ -52,6 +52,7 @@ def _digest(request: Message) -> bytes:
     kept = type(request)()
     kept.CopyFrom(request)
     for field in ("page_token", "page_size", "min_revision"):
-        kept.ClearField(field)
+        if field in kept.DESCRIPTOR.fields_by_name:
+            kept.ClearField(field)
     text = type(request).__name__.encode() + kept.SerializeToString(deterministic=True)
     return hashlib.sha256(text).digest()[:_DIGEST_BYTES]

@@ -64,6 +64,7 @@ def _recompute(connection: psycopg.Connection[Any]) -> None:
     rows = connection.execute(QUERIES["rebuild_own_rows"]).fetchall()
     connection.execute(QUERIES["rebuild_jobs"], {"jobs": json.dumps(_fold(rows))})
     connection.execute(QUERIES["rebuild_kits"])
+    connection.execute(QUERIES["rebuild_pauses"])
     reasons = _reasons(connection)
     connection.execute(QUERIES["rebuild_reasons"], {"reasons": json.dumps(reasons)})
     for table in ("current_state", "deck_collection", "doe_step", "ml_step", "optimize_step"):

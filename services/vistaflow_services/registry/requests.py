@@ -13,9 +13,10 @@ from google.protobuf.message import Message
 
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow_services.core import callers
 from vistaflow_services.core.errors import Violations
 from vistaflow_services.registry import commands as c
-from vistaflow_services.registry import translate
+from vistaflow_services.registry import selecting, translate
 from vistaflow_services.registry.domain import (
     MAX_ACTOR,
     MAX_JOB_NAME,
@@ -31,6 +32,7 @@ from vistaflow_services.registry.domain import (
     NAME_PATTERN,
     find_cycle,
 )
+from vistaflow_services.registry.quick import quick_item
 
 LONG_BYTES = 4 * 1024
 """Longest bytes field kept as it is in `request_info.data`."""
@@ -96,15 +98,29 @@ def append(request: pb.AppendStatesRequest, encode: Encode) -> c.Append:
     """Rows to append. Without a request_id nothing of it is kept but the rows."""
     found = Violations()
     behind = _request(request, encode, found) if request.request_id else None
-    if not 1 <= len(request.states) <= MAX_STATES_AN_APPEND:
-        told = f"has {len(request.states):,} rows; append 1 to {MAX_STATES_AN_APPEND:,} at once"
+    return c.Append(request=behind, items=_items(request.states, found))
+
+
+def stream(request: pb.StreamStatesRequest, expected: int) -> c.Append:
+    """Rows of one message of a stream, whose number is to be `expected`."""
+    found = Violations()
+    if request.number != expected:
+        found.add("number", f"is {request.number}; messages are numbered from 1, now {expected}")
+    return c.Append(items=_items(request.states, found))
+
+
+def _items(states: Sequence[common.State], found: Violations) -> tuple[c.Item, ...]:
+    """The rows; every mistake of theirs, and what was found before, is told at once."""
+    if not 1 <= len(states) <= MAX_STATES_AN_APPEND:
+        told = f"has {len(states):,} rows; append 1 to {MAX_STATES_AN_APPEND:,} at once"
         found.add("states", told)
         found.check()
     items = tuple(
-        _item(state, f"states[{place}]", found) for place, state in enumerate(request.states)
+        quick_item(state) or _item(state, f"states[{place}]", found)
+        for place, state in enumerate(states)
     )
     found.check()
-    return c.Append(request=behind, items=items)
+    return items
 
 
 def cancel_kit(request: pb.CancelKitRequest, encode: Encode) -> c.CancelKit:
@@ -131,6 +147,48 @@ def retry_kit(request: pb.RetryKitRequest, encode: Encode) -> c.RetryKit:
     )
     found.check()
     return command
+
+
+def pause_kit(request: pb.PauseKitRequest, encode: Encode) -> c.PauseKit:
+    """A kit to hold back."""
+    found = Violations()
+    command = c.PauseKit(
+        request=_request(request, encode, found),
+        kit_id=kit_id(request.kit_id, found),
+        reason=translate.text_from_proto(request.reason, "reason", MAX_REASON, found),
+        actor=_actor(request.actor, "actor", found),
+    )
+    found.check()
+    return command
+
+
+def resume_kit(request: pb.ResumeKitRequest, encode: Encode) -> c.ResumeKit:
+    """A paused kit to go on with."""
+    found = Violations()
+    command = c.ResumeKit(
+        request=_request(request, encode, found),
+        kit_id=kit_id(request.kit_id, found),
+        reason=translate.text_from_proto(request.reason, "reason", MAX_REASON, found),
+        actor=_actor(request.actor, "actor", found),
+    )
+    found.check()
+    return command
+
+
+def change_jobs(request: pb.CancelJobsRequest | pb.RetryJobsRequest, encode: Encode) -> c.ManyJobs:
+    """Jobs to cancel or to retry by a filter."""
+    found = Violations()
+    retry = isinstance(request, pb.RetryJobsRequest)
+    wanted = c.ManyJobs(
+        request=_request(request, encode, found),
+        filter=selecting.jobs(request.filter, retry, found),
+        retry=retry,
+        dry_run=request.dry_run,
+        reason=translate.text_from_proto(request.reason, "reason", MAX_REASON, found),
+        actor=_actor(request.actor, "actor", found),
+    )
+    found.check()
+    return wanted
 
 
 def cancel_job(request: pb.CancelJobRequest, encode: Encode) -> c.CancelJob:
@@ -176,7 +234,8 @@ def min_revision(value: int, violations: Violations) -> int:
 def _request(request: Message, encode: Encode, found: Violations) -> c.Request:
     text: str = request.request_id  # type: ignore[attr-defined]
     method = type(request).__name__.removesuffix("Request")
-    body = request.SerializeToString(deterministic=True)
+    # Another project's answer is none of the caller's business, whatever it knows of the request.
+    body = callers.current().project.encode() + request.SerializeToString(deterministic=True)
     return c.Request(
         request_id=translate.uuid_from_proto(text, "request_id", found) if text else None,
         method=method,
@@ -321,6 +380,7 @@ def _item(state: common.State, field: str, found: Violations) -> c.Item:
         reason=translate.text_from_proto(state.reason, f"{field}.reason", MAX_REASON, found),
         kit_id=state.kit_id,
         job_type=job_type,
+        within=callers.current().project,
     )
 
 
@@ -335,4 +395,4 @@ def _project(text: str, found: Violations) -> str:
 
 
 def _actor(text: str, field: str, found: Violations) -> str:
-    return translate.label_from_proto(text, field, MAX_ACTOR, found)
+    return translate.label_from_proto(text or callers.current().name, field, MAX_ACTOR, found)

@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
+from datetime import datetime
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1 import registry_pb2_grpc as rpc
+from vistaflow_services.core import callers
 from vistaflow_services.core.errors import NotFoundError, UnavailableError, Violations
 from vistaflow_services.core.server import Context
+from vistaflow_services.registry import (
+    bulk,
+    pages,
+    requests,
+    selecting,
+    translate,
+    translate_past,
+)
 from vistaflow_services.registry import commands as c
-from vistaflow_services.registry import pages, requests, translate
 from vistaflow_services.registry.hub import Hub
 from vistaflow_services.registry.leases import LeaseService
 from vistaflow_services.registry.ledger import DEFAULT_WAIT, Ledger
 from vistaflow_services.registry.services import ServiceDirectory
 from vistaflow_services.registry.store import Store
+from vistaflow_services.registry.streams import StreamService
+from vistaflow_services.registry.tenancy import Tenancy
+from vistaflow_services.registry.token_service import TokenService
 from vistaflow_services.registry.watch import WatchService
+from vistaflow_services.registry.watch_many import WatchMany
 
 MAX_PAGE = 1000
 MAX_STATES_PAGE = 5000
@@ -28,6 +42,7 @@ MAX_STATES_PAGE = 5000
 _MARGIN_SECONDS = 0.2
 
 Response = TypeVar("Response", bound=Message)
+Change = TypeVar("Change", pb.CancelJobsResponse, pb.RetryJobsResponse)
 
 
 class RegistryServicer(rpc.RegistryServiceServicer):
@@ -40,15 +55,22 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         store: Store,
         hub: Hub,
         watches: WatchService,
+        streams: StreamService,
         leases: LeaseService,
         directory: ServiceDirectory,
     ) -> None:
         self._ledger = ledger
+        self._bulk = bulk.BulkService(ledger=ledger, store=store)
         self._store = store
         self._hub = hub
         self._watches = watches
+        self._streams = streams
         self._leases = leases
         self._directory = directory
+        self.tokens = TokenService(store.tokens)
+        """Knows the bearers of tokens, for the door."""
+        self.tenancy = Tenancy(store)
+        """Keeps callers within their projects, for the door."""
 
     async def CreateKit(
         self, request: pb.CreateKitRequest, context: Context
@@ -95,15 +117,61 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         command = requests.retry_job(request, _encoded(_job_retried))
         return await self._submit(command, context, pb.RetryJobResponse, _job_retried)
 
+    async def PauseKit(self, request: pb.PauseKitRequest, context: Context) -> pb.PauseKitResponse:
+        """Grants no more jobs of a kit."""
+        command = requests.pause_kit(request, _encoded(_kit_paused))
+        return await self._submit(command, context, pb.PauseKitResponse, _kit_paused)
+
+    async def ResumeKit(
+        self, request: pb.ResumeKitRequest, context: Context
+    ) -> pb.ResumeKitResponse:
+        """Grants jobs of a paused kit again."""
+        command = requests.resume_kit(request, _encoded(_kit_resumed))
+        return await self._submit(command, context, pb.ResumeKitResponse, _kit_resumed)
+
+    async def CancelJobs(
+        self, request: pb.CancelJobsRequest, context: Context
+    ) -> pb.CancelJobsResponse:
+        """Cancels every job that a filter wants."""
+        wanted = requests.change_jobs(request, _encoded(_jobs_canceled))
+        return await self._change(wanted, context, pb.CancelJobsResponse, _jobs_canceled)
+
+    async def RetryJobs(
+        self, request: pb.RetryJobsRequest, context: Context
+    ) -> pb.RetryJobsResponse:
+        """Queues every job again that a filter wants."""
+        wanted = requests.change_jobs(request, _encoded(_jobs_retried))
+        return await self._change(wanted, context, pb.RetryJobsResponse, _jobs_retried)
+
     async def GetKit(self, request: pb.GetKitRequest, context: Context) -> pb.GetKitResponse:
         """Gets a kit with its jobs and tasks."""
         found = Violations()
         requests.kit_id(request.kit_id, found)
+        revision, time = selecting.as_of(request, found)
         await self._reach(request.min_revision, context, found)
+        if revision or time:
+            return await self._kit_at(request.kit_id, revision, time)
         kit, revision = await self._store.kit(request.kit_id)
         if kit is None:
             raise NotFoundError(f"there is no kit {request.kit_id}")
         return pb.GetKitResponse(kit=translate.kit_to_proto(kit), revision=revision)
+
+    async def _kit_at(self, kit_id: int, revision: int, time: datetime | None) -> pb.GetKitResponse:
+        moment, revision = await self._store.kit_at(kit_id, revision=revision, time=time)
+        if moment is None:
+            raise NotFoundError(f"kit {kit_id} was not there yet at revision {revision}")
+        return pb.GetKitResponse(kit=translate.kit_to_proto(moment.kit), revision=revision)
+
+    async def DiffKit(self, request: pb.DiffKitRequest, context: Context) -> pb.DiffKitResponse:
+        """Tells what changed in a kit between two revisions."""
+        found = Violations()
+        requests.kit_id(request.kit_id, found)
+        first, last = selecting.between(request, found)
+        found.check()
+        before, after, last = await self._store.kit_between(request.kit_id, first, last)
+        if after is None:
+            raise NotFoundError(f"kit {request.kit_id} was not there yet at revision {last}")
+        return translate_past.diff_to_proto(before, after, first, last)
 
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
         """Gets a job with its tasks."""
@@ -124,6 +192,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         labels = translate.labels_from_proto(request.labels, "labels", found)
         translate.label_from_proto(request.name_contains, "name_contains", 200, found)
         translate.label_from_proto(request.project, "project", 63, found)
+        created_after, created_before = selecting.created(request, found)
         await self._reach(request.min_revision, context, found)
         page = await self._store.list_kits(
             before=before,
@@ -132,6 +201,8 @@ class RegistryServicer(rpc.RegistryServiceServicer):
             statuses=statuses,
             labels=labels,
             name_contains=request.name_contains,
+            created_after=created_after,
+            created_before=created_before,
         )
         return pb.ListKitsResponse(
             kits=map(translate.kit_to_proto, page.entries),
@@ -156,6 +227,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
             job_types=job_types,
             statuses=statuses,
             labels=labels,
+            project=callers.current().project,
         )
         return pb.ListJobsResponse(
             jobs=[translate.job_to_proto(job, task_counts=counts) for job, counts in page.entries],
@@ -185,13 +257,28 @@ class RegistryServicer(rpc.RegistryServiceServicer):
     async def WatchStates(
         self, request: pb.WatchStatesRequest, context: Context
     ) -> AsyncIterator[pb.WatchStatesResponse]:
-        """Streams rows; `watch.serve_bytes` serves it, this is what the types ask for."""
+        """Streams rows; `watch_bytes` serves it, this is what the types ask for."""
         async for message in self._watches.watch(request):
             yield (
                 pb.WatchStatesResponse.FromString(bytes(message))
                 if isinstance(message, bytes)
                 else message
             )
+
+    async def WatchMany(
+        self, request_iterator: AsyncIterator[pb.WatchManyRequest], context: Context
+    ) -> AsyncIterator[pb.WatchManyResponse]:
+        """Streams rows of several watches; served by `watch_bytes` like WatchStates."""
+        async for message in WatchMany(self._watches).messages(request_iterator):
+            yield pb.WatchManyResponse.FromString(message)
+
+    async def StreamStates(
+        self, request_iterator: AsyncIterator[pb.StreamStatesRequest], context: Context
+    ) -> AsyncIterator[pb.StreamStatesResponse]:
+        """Appends rows over one stream."""
+        async with contextlib.aclosing(self._streams.session(request_iterator)) as messages:
+            async for message in messages:
+                yield message
 
     async def LeaseJobs(
         self, request_iterator: AsyncIterator[pb.LeaseJobsRequest], context: Context
@@ -210,7 +297,29 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         self, request: pb.GetServerInfoRequest, context: Context
     ) -> pb.GetServerInfoResponse:
         """Tells what this registry is."""
-        return await self._directory.info()
+        info = await self._directory.info()
+        shown = await self.tokens.shown()
+        if shown is not None:
+            info.caller.CopyFrom(shown)
+        return info
+
+    async def CreateToken(
+        self, request: pb.CreateTokenRequest, context: Context
+    ) -> pb.CreateTokenResponse:
+        """Makes a token."""
+        return await self.tokens.create(request)
+
+    async def ListTokens(
+        self, request: pb.ListTokensRequest, context: Context
+    ) -> pb.ListTokensResponse:
+        """Lists tokens, newest first."""
+        return await self.tokens.list(request)
+
+    async def RevokeToken(
+        self, request: pb.RevokeTokenRequest, context: Context
+    ) -> pb.RevokeTokenResponse:
+        """Makes a token invalid."""
+        return await self.tokens.revoke(request)
 
     async def _submit(
         self,
@@ -222,10 +331,25 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         answer = await self._ledger.submit(command, seconds=_seconds(context))
         if not isinstance(answer, c.Replayed):
             return respond(answer)
-        response = response_type.FromString(answer.response)
-        translate.settle(response, answer.created_at)
-        response.replayed = True  # type: ignore[attr-defined]
-        return response
+        return _replayed(response_type, answer)
+
+    async def _change(
+        self,
+        wanted: c.ManyJobs,
+        context: Context,
+        response_type: type[Change],
+        respond: Callable[[Any], Change],
+    ) -> Change:
+        if wanted.dry_run:
+            return respond(await self._bulk.count(wanted))
+        answer = await self._bulk.change(
+            wanted,
+            seconds=_seconds(context),
+            decode=lambda kept: bulk.told_by(response_type.FromString(kept)),
+        )
+        return (
+            _replayed(response_type, answer) if isinstance(answer, c.Replayed) else respond(answer)
+        )
 
     async def _reach(self, revision: int, context: Context, found: Violations) -> None:
         """Waits until the answer can be as new as the caller asks."""
@@ -241,6 +365,13 @@ class RegistryServicer(rpc.RegistryServiceServicer):
                 f"revision {revision} is not reached; the log is at {self._hub.head}",
                 reason="REVISION_NOT_REACHED",
             ) from None
+
+
+def _replayed(response_type: type[Response], answer: c.Replayed) -> Response:
+    response = response_type.FromString(answer.response)
+    translate.settle(response, answer.created_at)
+    response.replayed = True  # type: ignore[attr-defined]
+    return response
 
 
 def _seconds(context: Context) -> float:
@@ -283,6 +414,24 @@ def _kit_retried(answer: c.KitChange) -> pb.RetryKitResponse:
     )
 
 
+def _kit_paused(answer: c.KitChange) -> pb.PauseKitResponse:
+    return pb.PauseKitResponse(kit=translate.kit_to_proto(answer.kit), revision=answer.revision)
+
+
+def _kit_resumed(answer: c.KitChange) -> pb.ResumeKitResponse:
+    return pb.ResumeKitResponse(kit=translate.kit_to_proto(answer.kit), revision=answer.revision)
+
+
+def _jobs_canceled(answer: bulk.Told | c.JobsChange) -> pb.CancelJobsResponse:
+    told = bulk.told(answer)
+    return pb.CancelJobsResponse(canceled_count=told.count, jobs=told.jobs, revision=told.revision)
+
+
+def _jobs_retried(answer: bulk.Told | c.JobsChange) -> pb.RetryJobsResponse:
+    told = bulk.told(answer)
+    return pb.RetryJobsResponse(retried_count=told.count, jobs=told.jobs, revision=told.revision)
+
+
 def _job_canceled(answer: c.JobChange) -> pb.CancelJobResponse:
     return pb.CancelJobResponse(job=translate.job_to_proto(answer.job), revision=answer.revision)
 
@@ -291,16 +440,7 @@ def _job_retried(answer: c.JobChange) -> pb.RetryJobResponse:
     return pb.RetryJobResponse(job=translate.job_to_proto(answer.job), revision=answer.revision)
 
 
-_VERDICTS = {word.removeprefix("VERDICT_"): value for word, value in pb.Verdict.items()}
-
-
 def _appended(answer: c.Appended) -> pb.AppendStatesResponse:
     return pb.AppendStatesResponse(
-        results=[
-            pb.AppendResult(
-                verdict=_VERDICTS[each.verdict], revision=each.revision, detail=each.detail
-            )
-            for each in answer.results
-        ],
-        revision=answer.revision,
+        results=map(translate.result_to_proto, answer.results), revision=answer.revision
     )

@@ -57,7 +57,7 @@ class ServiceDirectory:
         self._schema = name_schema
         self._version = version
         self._address = address
-        self._limits = dict(limits)
+        self._limits = limits
         self._clock = clock
         self._heard: dict[tuple[str, str], tuple[float, pb.ServiceInfo]] = {}
 

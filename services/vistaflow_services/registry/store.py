@@ -7,6 +7,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import psycopg
@@ -14,15 +15,20 @@ from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from vistaflow_services.core.errors import UnavailableError
+from vistaflow_services.registry import past
 from vistaflow_services.registry.domain import (
+    NO_COUNTS,
     STATUS_PLACE,
     Counts,
     Head,
     Job,
+    JobFilter,
     Kit,
     StateFilter,
     StateRow,
 )
+from vistaflow_services.registry.history import Moment
+from vistaflow_services.registry.past import read_moment, read_revision_at
 from vistaflow_services.registry.reading import (
     Connection,
     fetch,
@@ -31,6 +37,7 @@ from vistaflow_services.registry.reading import (
     read_kits,
     to_job,
 )
+from vistaflow_services.registry.token_store import TokenStore
 from vistaflow_services.registry.watch_store import (
     SCAN_ROWS,
     Row,
@@ -53,6 +60,9 @@ messages of more than 4 MiB unless they are told otherwise."""
 
 METADATA_BYTES = 1024 * 1024
 """The same for the metadata of rows, which take more room as a Struct than as JSON."""
+
+CLOCK_STEP = timedelta(minutes=10)
+"""How far the database's clock may have been set back; rows' times are taken to rise otherwise."""
 
 DRAIN_SECONDS = 1.0
 """Connections found dead within this time of one another are one incident."""
@@ -103,6 +113,7 @@ class Store:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self.tokens = TokenStore(pool)
         self._drained = float("-inf")
 
     async def head(self) -> Head:
@@ -117,6 +128,70 @@ class Store:
             return (await read_kits(connection, [kit_id])).get(kit_id), head.last_id
 
         return await self._read(read)
+
+    async def kit_at(
+        self, kit_id: int, *, revision: int = 0, time: datetime | None = None
+    ) -> tuple[Moment | None, int]:
+        """A kit as it was at a revision or a time, and the revision; None: not there yet."""
+
+        async def read(connection: Connection) -> tuple[Moment | None, int]:
+            head = await read_head(connection)
+            at = revision if time is None else await read_revision_at(connection, time, head)
+            return await read_moment(connection, kit_id, at, head), at
+
+        return await self._read(read)
+
+    async def kit_between(
+        self, kit_id: int, first: int, last: int
+    ) -> tuple[Moment | None, Moment | None, int]:
+        """A kit at two revisions, and the later revision.
+
+        Args:
+            kit_id: The kit.
+            first: The earlier; 0: before there was anything.
+            last: The later; 0: now.
+        """
+
+        async def read(connection: Connection) -> tuple[Moment | None, Moment | None, int]:
+            head = await read_head(connection)
+            end = last or head.last_id
+            before = await read_moment(connection, kit_id, first, head) if first else None
+            return before, await read_moment(connection, kit_id, end, head), end
+
+        return await self._read(read)
+
+    async def count_jobs(self, wanted: JobFilter) -> int:
+        """How many jobs a filter wants."""
+        return await self._read(lambda connection: past.count_jobs(connection, wanted))
+
+    async def jobs_by_kit(
+        self, wanted: JobFilter, *, after: int, limit: int
+    ) -> list[tuple[int, tuple[uuid.UUID, ...]]]:
+        """The jobs that a filter wants of the next `limit` kits after one, in their order."""
+        return await self._read(
+            lambda connection: past.jobs_by_kit(connection, wanted, after=after, limit=limit)
+        )
+
+    async def jobs_in_short(self, job_ids: Sequence[uuid.UUID]) -> list[tuple[Job, Counts]]:
+        """Jobs without specs, results and tasks, with their tasks' counts."""
+
+        async def read(connection: Connection) -> list[tuple[Job, Counts]]:
+            jobs = await past.jobs_in_short(connection, job_ids)
+            counts = await _task_counts(connection, jobs)
+            return [(job, counts.get(job.job_id, NO_COUNTS)) for job in jobs]
+
+        return await self._read(read)
+
+    async def is_answered(self, request_id: uuid.UUID) -> bool:
+        """Whether a request was answered before."""
+        wanted = {"request_ids": [request_id]}
+        return bool(await self._read(lambda connection: fetch(connection, "answers", wanted)))
+
+    async def parts_of_request(
+        self, request_id: uuid.UUID
+    ) -> list[tuple[int, str, bytes, datetime]]:
+        """What was done of a request kit by kit: the kit, the body's hash, the answer, when."""
+        return await self._read(lambda connection: past.parts_of_request(connection, request_id))
 
     async def job(self, job_id: uuid.UUID) -> tuple[Job | None, int]:
         """A job with its tasks, and the revision up to which that is complete."""
@@ -136,6 +211,8 @@ class Store:
         statuses: Iterable[str] = (),
         labels: dict[str, str] | None = None,
         name_contains: str = "",
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
     ) -> Page:
         """Kits without their jobs, newest first, with ids below `before`."""
         wanted = {
@@ -146,6 +223,8 @@ class Store:
             "statuses": list(statuses) or None,
             "labels": Jsonb(labels) if labels else None,
             "contains": name_contains,
+            "created_after": created_after,
+            "created_before": created_before,
         }
 
         async def read(connection: Connection) -> Page:
@@ -166,6 +245,7 @@ class Store:
         job_types: Iterable[str] = (),
         statuses: Iterable[str] = (),
         labels: dict[str, str] | None = None,
+        project: str = "",
     ) -> Page:
         """Jobs, newest first, each with its tasks' counts in place of its tasks."""
         wanted = {
@@ -173,6 +253,7 @@ class Store:
             "limit": limit + 1,
             "bytes": PAGE_BYTES,
             "kit_ids": list(kit_ids) or None,
+            "project": project,
             "job_types": list(job_types) or None,
             "statuses": list(statuses) or None,
             "labels": Jsonb(labels) if labels else None,
@@ -189,27 +270,45 @@ class Store:
 
         return await self._read(read)
 
+    async def project_of_kit(self, kit_id: int) -> str | None:
+        """The project of a kit; None if there is no such kit."""
+        return await self._read(lambda c: _only(c, "project_of_kit", {"kit_id": kit_id}))
+
+    async def project_of_job(self, job_id: uuid.UUID) -> str | None:
+        """The project of a job; None if there is no such job."""
+        return await self._read(lambda c: _only(c, "project_of_job", {"job_id": job_id}))
+
     async def list_states(
         self, *, after: int, limit: int, wanted: StateFilter, until: int | None = None
     ) -> Page:
         """Rows after a revision that a filter wants, in order.
 
         A filter that few rows match may bring a short page, or an empty one, that is not the
-        last: one statement reads only so much of the log.
+        last: one statement reads only so much of the log. Of what retention dropped, the rows
+        that were kept come first.
         """
 
         async def read(connection: Connection) -> Page:
             head = await read_head(connection)
             end = head.last_id if until is None else min(until, head.last_id)
+            start = after
+            if wanted.recorded_after is not None:
+                start = max(after, await _revision_near(connection, wanted.recorded_after, -1))
+            if wanted.recorded_before is not None:
+                end = min(end, await _revision_near(connection, wanted.recorded_before, 1))
             selective = wanted.kit_ids or wanted.job_ids
-            through = end if selective else min(end, after + SCAN_ROWS)
+            through = end if selective else min(end, start + SCAN_ROWS)
             asked = filter_parameters(wanted) | {
-                "after": after,
+                "after": start,
                 "until": through,
                 "limit": limit + 1,
                 "bytes": METADATA_BYTES,
             }
-            found, more = _cut(await fetch(connection, "list_states", asked), limit)
+            query = "list_states"
+            if after + 1 < head.oldest_id <= end:
+                query, through = "list_kept_states", head.oldest_id - 1
+                asked["until"] = through
+            found, more = _cut(await fetch(connection, query, asked), limit)
             rows = [to_row(row) for row in found]
             if more:
                 next_key: int | None = rows[-1].revision
@@ -235,6 +334,10 @@ class Store:
         """Whether the database answers."""
         await self.head()
         return True
+
+    async def read(self, read: Callable[[Connection], Awaitable[Answer]]) -> Answer:
+        """Reads something else, at one moment of the log."""
+        return await self._read(read)
 
     async def _read(self, read: Callable[[Connection], Awaitable[Answer]]) -> Answer:
         """Reads at one moment of the log; again, if the connection turns out dead."""
@@ -277,6 +380,19 @@ def _cut(rows: list[Row], limit: int) -> tuple[list[Row], bool]:
     """At most `limit` rows, and whether there are more; each row ends with how many were found."""
     kept = rows[:limit]
     return kept, bool(rows) and rows[0][-1] > len(kept)
+
+
+async def _revision_near(connection: Connection, time: datetime, side: int) -> int:
+    """A revision surely before (-1) or after (1) the rows of a time, however clocks were set."""
+    around = {"time": time + side * CLOCK_STEP}
+    ((revision, _),) = await fetch(connection, "revision_at", around)
+    return int(revision)
+
+
+async def _only(connection: Connection, query: str, parameters: dict[str, Any]) -> str | None:
+    """The one value that a query finds, if it finds any."""
+    rows = await fetch(connection, query, parameters)
+    return rows[0][0] if rows else None
 
 
 async def _task_counts(connection: Connection, jobs: Sequence[Job]) -> dict[uuid.UUID, Counts]:

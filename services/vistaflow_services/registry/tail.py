@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, LiteralString
 
 import psycopg
@@ -35,6 +35,10 @@ _KEEPALIVE: Mapping[str, Any] = {
 }
 
 
+class ReplacedError(Exception):
+    """The database holds another log, such as a restored backup."""
+
+
 class GapError(Exception):
     """Revisions are missing from the log, which must never be."""
 
@@ -48,6 +52,8 @@ class Tail:
         schema: The schema of the registry's tables.
         queries: The texts of `sql/watch_queries.sql`, by name.
         patience_seconds: How long an answer may take before the connection is given up.
+        epoch: The log's name; empty: whichever it is.
+        on_replaced: Called when the database turns out to hold another log, which ends the tail.
     """
 
     def __init__(
@@ -58,18 +64,27 @@ class Tail:
         schema: str,
         queries: Mapping[str, LiteralString],
         patience_seconds: float = PATIENCE_SECONDS,
+        epoch: str = "",
+        on_replaced: Callable[[], None] = lambda: None,
     ) -> None:
         self._hub = hub
         self._conninfo = conninfo
         self._schema = schema
         self._queries = queries
         self._patience = patience_seconds
+        self._epoch = epoch
+        self._on_replaced = on_replaced
         self._polled = float("-inf")
+        self._caught_up = float("-inf")
         self.reconnect_count = 0
         """How often the connection was lost."""
 
+    def fresh(self, seconds: float) -> bool:
+        """Whether the hub held all of the log at some moment of the last `seconds`."""
+        return asyncio.get_running_loop().time() - self._caught_up <= seconds
+
     async def run(self) -> None:
-        """Follows the log until canceled, reconnecting for ever."""
+        """Follows the log until canceled or the log is replaced, reconnecting for ever."""
         pause = 0.1
         while True:
             connection: psycopg.AsyncConnection[Row] | None = None
@@ -82,6 +97,10 @@ class Tail:
             except (psycopg.Error, OSError, TimeoutError) as error:
                 self.reconnect_count += 1
                 _log.warning("lost the tail of the log, trying again: %s", error or "no answer")
+            except ReplacedError as error:
+                _log.critical("%s", error)
+                self._on_replaced()
+                return
             except GapError as error:
                 _log.critical("%s", error)
             finally:
@@ -130,9 +149,15 @@ class Tail:
         return heard
 
     async def _catch_up(self, connection: psycopg.AsyncConnection[Row]) -> None:
+        committed = self._hub.head
+        began = asyncio.get_running_loop().time()
         cursor = await connection.execute(self._queries["log_ends"])
         ends = await cursor.fetchone()
         assert ends is not None
+        if self._epoch and ends[2] != self._epoch:
+            raise ReplacedError(f"the log's epoch is {ends[2]} now and was {self._epoch}")
+        if ends[0] < committed:
+            raise ReplacedError(f"the log ends at {ends[0]} now and went on to {committed} before")
         while self._hub.head < ends[0]:
             known = self._hub.head
             rows = await self._rows(connection, known)
@@ -140,6 +165,7 @@ class Tail:
             if first != known + 1 or rows[-1].revision != known + len(rows):
                 raise GapError(f"the log has no row {known + 1}, though its head is {ends[0]}")
             self._hub.advance_to(rows)
+        self._caught_up = began
 
     async def _rows(
         self, connection: psycopg.AsyncConnection[Row], after: int, limit: int = 2000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from google.protobuf import json_format, struct_pb2
@@ -14,11 +14,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.core.errors import Violations
+from vistaflow_services.registry.commands import Result
 from vistaflow_services.registry.domain import (
     MAX_FILTER_IDS,
     MAX_LABEL_KEY,
     MAX_LABEL_VALUE,
     MAX_LABELS,
+    MAX_PROJECT,
     PENDING,
     Counts,
     Job,
@@ -28,7 +30,6 @@ from vistaflow_services.registry.domain import (
     StateFilter,
     StateRow,
     Status,
-    count,
 )
 
 JOB_TYPES: dict[str, common.JobType.ValueType] = {
@@ -38,6 +39,7 @@ STATUSES: dict[str, common.Status.ValueType] = {
     each.value: common.Status.Value(f"STATUS_{each.value}") for each in Status
 }
 _JOB_TYPE_WORDS: dict[int, str] = {number: word for word, number in JOB_TYPES.items()}
+_VERDICTS = {word.removeprefix("VERDICT_"): value for word, value in pb.Verdict.items()}
 _STATUS_WORDS: dict[int, str] = {number: word for word, number in STATUSES.items()}
 
 # A Struct's binary form is at most about this many times its JSON: `0,` takes 11 bytes.
@@ -137,7 +139,7 @@ def job_to_proto(job: Job, *, task_counts: Counts | None = None) -> common.Job:
         message.progress.CopyFrom(progress_to_proto(job.progress))
     tasks = sorted(job.tasks.values(), key=lambda row: row.revision)
     message.tasks.extend(state_to_proto(row) for row in tasks)
-    counts = task_counts or count(row.status for row in tasks)
+    counts = task_counts or job.task_counts()
     message.task_counts.CopyFrom(counts_to_proto(counts))
     return message
 
@@ -170,10 +172,18 @@ def kit_to_proto(kit: Kit) -> pb.Kit:
         created_at=time_to_proto(kit.created_at),
         updated_at=time_to_proto(kit.updated_at),
         actor=kit.actor,
+        paused=kit.paused,
     )
     if kit.spec_json:
         struct_to_proto(kit.spec_json, message.spec)
     return message
+
+
+def result_to_proto(result: Result) -> pb.AppendResult:
+    """What became of one appended row."""
+    return pb.AppendResult(
+        verdict=_VERDICTS[result.verdict], revision=result.revision, detail=result.detail
+    )
 
 
 def settle(message: Any, now: datetime) -> None:
@@ -287,11 +297,35 @@ def struct_from_proto(
     return text, value
 
 
+def time_from_proto(
+    message: Any, name: str, violations: Violations, prefix: str = ""
+) -> datetime | None:
+    """The moment of a Timestamp field; None if it is unset."""
+    if not message.HasField(name):
+        return None
+    stamp: Timestamp = getattr(message, name)
+    try:
+        if 0 <= stamp.nanos < 1_000_000_000:
+            return stamp.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        pass
+    violations.add(f"{prefix}{name}", "is not a time of the years 1 to 9999")
+    return None
+
+
 def filter_from_proto(
     message: pb.StateFilter, violations: Violations, field: str = "filter"
 ) -> StateFilter:
     """Which rows a reader wants."""
+    prefix = f"{field}."
+    recorded_after = time_from_proto(message, "recorded_after", violations, prefix)
+    recorded_before = time_from_proto(message, "recorded_before", violations, prefix)
+    if recorded_after and recorded_before and recorded_after >= recorded_before:
+        violations.add(f"{field}.recorded_before", "must be later than recorded_after")
     return StateFilter(
+        project=label_from_proto(message.project, f"{field}.project", MAX_PROJECT, violations),
+        recorded_after=recorded_after,
+        recorded_before=recorded_before,
         kit_ids=frozenset(ids_from_proto(message.kit_ids, f"{field}.kit_ids", violations)),
         job_types=job_types_from_proto(message.job_types, f"{field}.job_types", violations),
         statuses=statuses_from_proto(message.statuses, f"{field}.statuses", violations),

@@ -5,29 +5,29 @@ delivered. It moves only over rows that were looked at, in memory while the watc
 in the database while it does not, and every message tells it. So a bookmark is never ahead of a
 row still to come, and whoever passes `at` back as `after_revision` goes on as if nothing had
 happened.
+
+A watcher that takes its time finds more rows waiting when it comes back. In the mode EVERY_ROW it
+gets all of them; in LATEST_PER_TASK, of up to `watch_rows.FOLD_ROWS` at a time, the latest of each
+task and how many were folded into those.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable
-from dataclasses import dataclass, field
-
-import grpc
-import psycopg
+from collections.abc import AsyncGenerator
+from typing import Any
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow_services.core import callers
 from vistaflow_services.core.errors import (
     ConflictError,
-    ExhaustedError,
     ExpiredError,
     UnavailableError,
     Violations,
 )
-from vistaflow_services.registry import translate, wire
-from vistaflow_services.registry.domain import Counts, Kit, StateFilter, StateRow
+from vistaflow_services.core.failpoints import reached
+from vistaflow_services.registry import translate
 from vistaflow_services.registry.hub import (
     STRETCH_BYTES,
     STRETCH_ROWS,
@@ -37,39 +37,27 @@ from vistaflow_services.registry.hub import (
     Subscription,
     cut,
 )
+from vistaflow_services.registry.tenancy import narrow_watch
+from vistaflow_services.registry.watch_rows import Fold, RowPicker, Watch
+from vistaflow_services.registry.watch_snapshot import SnapshotReader
 from vistaflow_services.registry.watch_store import WatchStore
 
 DEFAULT_INTERVAL_SECONDS = 10.0
 MIN_INTERVAL_SECONDS = 0.1
 MAX_INTERVAL_SECONDS = 15.0
-SNAPSHOT_ROWS = 1000
-# How long the database holds a snapshot still for a watcher that does not read it.
-SNAPSHOT_PATIENCE_SECONDS = 30.0
 # Statements at once on behalf of watchers, so that they leave connections to everyone else.
 PAST_READERS = 4
-_SHARED_STRETCHES = 16
-_LABELS_KEPT = 50_000
-_HELD_COUNTS = 10_000
 
-_SnapshotPage = tuple[pb.WatchStatesResponse, bool]
-"""A message of a snapshot, and whether it is the last."""
+Event = pb.WatchStatesResponse | bytes
+"""A message of a watch; deltas come serialised already."""
 
 
-@dataclass(kw_only=True)
-class _Watch:
-    """One call of WatchStates."""
+class _Over(Exception):
+    """The watch cannot go on."""
 
-    wanted: StateFilter
-    interval: float
-    at: int
-    page_rows: int = 250
-    held_counts: OrderedDict[int, Counts] = field(default_factory=OrderedDict)
-    """New counts of kits none of whose rows was wanted since; told with the next that is."""
-
-    @property
-    def picks_rows(self) -> bool:
-        """Whether it may want some rows of a kit and not others."""
-        return bool(self.wanted.job_types or self.wanted.statuses or self.wanted.job_ids)
+    def __init__(self, code: pb.EndReason.ValueType) -> None:
+        super().__init__(code)
+        self.code = code
 
 
 class WatchService:
@@ -85,40 +73,66 @@ class WatchService:
         self._hub = hub
         self._store = store
         self._epoch = epoch
-        self._draining = False
+        self._ending: pb.EndReason.ValueType = pb.END_REASON_UNSPECIFIED
+        self.ended = asyncio.Event()
+        """Set when every watch is being ended."""
         self._readers = asyncio.Semaphore(PAST_READERS)
-        self._snapshots = asyncio.Semaphore(PAST_READERS)
-        self._labels: OrderedDict[int, dict[str, str]] = OrderedDict()
-        self._shared: OrderedDict[tuple[int, int], bytes] = OrderedDict()
+        self._picker = RowPicker(store)
+        self._snapshots = SnapshotReader(store, readers=PAST_READERS)
+
+    @property
+    def ending(self) -> bool:
+        """Whether every watch is being ended."""
+        return self.ended.is_set()
 
     def drain(self) -> None:
         """Ends every watch with `end`, for the watcher to go on elsewhere."""
-        self._draining = True
-        self._hub.wake_all()
+        self._end(pb.END_REASON_DRAINING)
 
-    async def watch(
-        self, request: pb.WatchStatesRequest
-    ) -> AsyncGenerator[pb.WatchStatesResponse | bytes, None]:
-        """The messages of one watch; deltas come serialised already."""
-        watch = await self._admit(request)
-        with self._hub.subscribe(watch.wanted.kit_ids or None) as place:
-            if request.include_snapshot:
-                async with contextlib.aclosing(self._snapshot(watch.wanted)) as messages:
-                    async for message in messages:
-                        yield message
-                        watch.at = message.revision
-            async with contextlib.aclosing(self._follow(watch, place)) as deltas:
-                async for delta in deltas:
-                    yield delta
+    def replaced(self) -> None:
+        """Ends every watch: the log is no longer the one that was watched."""
+        self._end(pb.END_REASON_EPOCH_CHANGED)
 
-    async def _admit(self, request: pb.WatchStatesRequest) -> _Watch:
+    def _end(self, reason: pb.EndReason.ValueType) -> None:
+        if not self.ending:
+            self._ending = reason
+            self.ended.set()
+            self._hub.wake_all()
+
+    async def watch(self, request: pb.WatchStatesRequest) -> AsyncGenerator[Event, None]:
+        """The messages of one watch."""
+        async with contextlib.aclosing(self.run(await self.admit(request))) as events:
+            async for event in events:
+                yield event
+
+    async def admit(
+        self,
+        request: pb.WatchStatesRequest,
+        *,
+        turn: contextlib.AbstractAsyncContextManager[Any] | None = None,
+    ) -> Watch:
+        """A watch to be run, if it can be served.
+
+        Args:
+            request: What to watch.
+            turn: Held while rows are read and until they are handed over, so that watches which
+                share it hold no more in memory together than it lets through.
+
+        Raises:
+            InvalidError: It is malformed.
+            ConflictError: It is of another log.
+            ExpiredError: It begins beyond the head, or where nothing is kept any more.
+        """
         violations = Violations()
+        narrow_watch(request)
         wanted = translate.filter_from_proto(request.filter, violations)
         interval = _interval(request, violations)
         if request.after_revision < 0:
             violations.add("after_revision", "is below 0; give the last revision you saw, or 0")
         if request.include_snapshot and request.after_revision:
             violations.add("after_revision", "must be 0 with include_snapshot, which starts anew")
+        if request.mode not in pb.WatchMode.values():
+            violations.add("mode", "must be WATCH_MODE_EVERY_ROW or WATCH_MODE_LATEST_PER_TASK")
         violations.check()
         if request.epoch and request.epoch != self._epoch:
             raise ConflictError(
@@ -127,11 +141,40 @@ class WatchService:
                 reason="EPOCH_CHANGED",
                 metadata={"epoch": self._epoch},
             )
-        if not request.include_snapshot:
-            await self._check_kept(request.after_revision)
-        return _Watch(wanted=wanted, interval=interval, at=request.after_revision)
+        watch = Watch(
+            wanted=wanted,
+            interval=interval,
+            at=request.after_revision,
+            latest=request.mode == pb.WATCH_MODE_LATEST_PER_TASK,
+            include_left=request.include_left,
+            begin_anew=request.include_snapshot,
+        )
+        if turn is not None:
+            watch.turn = turn
+        if not watch.begin_anew and not self.ending:
+            await self._place(watch, request.snapshot_if_expired)
+        return watch
 
-    async def _check_kept(self, after: int) -> None:
+    async def run(self, watch: Watch) -> AsyncGenerator[Event, None]:
+        """The messages of a watch; once one is delivered, so is everything up to `watch.at`."""
+        try:
+            with (
+                self._hub.subscribe(watch.wanted.kit_ids or None) as place,
+                callers.current().heard(place.wake),
+            ):
+                if watch.begin_anew and not self.ending:
+                    async with watch.turn, contextlib.aclosing(self._snapshot(watch)) as messages:
+                        async for message in messages:
+                            yield message
+                async with contextlib.aclosing(self._follow(watch, place)) as deltas:
+                    async for delta in deltas:
+                        yield delta
+        except _Over as over:
+            yield end(over.code, watch.at)
+
+    async def _place(self, watch: Watch, may_begin_anew: bool) -> None:
+        """Sees that everything after the watch's place is there to be delivered."""
+        after = watch.at
         if self._hub.oldest - 1 <= after <= self._hub.head:
             return
         ends = await self._store.ends()
@@ -142,9 +185,12 @@ class WatchService:
                 metadata={"head_revision": str(ends.head)},
             )
         if after + 1 < ends.oldest:
+            if may_begin_anew:
+                watch.at, watch.begin_anew = 0, True
+                return
             raise ExpiredError(
                 f"rows before revision {ends.oldest} are no longer kept; start again with "
-                "include_snapshot",
+                "include_snapshot, or ask for snapshot_if_expired",
                 reason="REVISION_EXPIRED",
                 metadata={"oldest_revision": str(ends.oldest)},
             )
@@ -154,43 +200,87 @@ class WatchService:
         except TimeoutError:
             raise UnavailableError("this replica is behind the log; try again") from None
 
-    async def _follow(
-        self, watch: _Watch, place: Subscription
-    ) -> AsyncGenerator[pb.WatchStatesResponse | bytes, None]:
-        """Everything after the watch's place, until the registry drains."""
+    def _check_epoch(self, epoch: str) -> None:
+        """Ends every watch if what was read is of another log than the one served."""
+        if epoch != self._epoch:
+            self.replaced()
+            raise _Over(pb.END_REASON_EPOCH_CHANGED)
+
+    async def _snapshot(self, watch: Watch) -> AsyncGenerator[pb.WatchStatesResponse, None]:
+        async with contextlib.aclosing(self._snapshots.read(watch.wanted)) as pages:
+            async for page in pages:
+                self._check_epoch(page.epoch)
+                yield page.message
+                watch.at = page.message.revision
+
+    async def _follow(self, watch: Watch, place: Subscription) -> AsyncGenerator[Event, None]:
+        """Everything after the watch's place, until the registry ends it."""
         clock = asyncio.get_running_loop().time
-        past = self._hub.head
+        past = place.horizon
         synced = False
         told = clock()
-        while not self._draining:
+        caller = callers.current()
+        while not self.ending:
+            if caller.over:
+                raise _Over(pb.END_REASON_UNAUTHENTICATED)
             if watch.at >= past and not synced:
                 synced = True
                 yield pb.WatchStatesResponse(synced=pb.Synced(epoch=self._epoch), revision=watch.at)
                 told = clock()
-            if watch.at < self._hub.head:
-                for stretch in await self._next(watch, place):
-                    message = await self._message(watch, stretch)
-                    watch.at = stretch.through
-                    if message is not None:
-                        yield message
-                        told = clock()
+            if watch.at < place.horizon:
+                async with watch.turn, contextlib.aclosing(self._messages(watch, place)) as ready:
+                    async for through, message in ready:
+                        watch.at = through
+                        if message is not None:
+                            reached("watch.before_send")
+                            yield message
+                            reached("watch.after_send")
+                            told = clock()
                 await asyncio.sleep(0)
             if clock() - told >= watch.interval:
                 yield pb.WatchStatesResponse(
                     bookmark=pb.Bookmark(head_revision=self._hub.head), revision=watch.at
                 )
                 told = clock()
-            if watch.at >= self._hub.head:
+            if watch.at >= place.horizon:
                 await place.wait(told + watch.interval - clock())
-        yield pb.WatchStatesResponse(end=pb.End(reason="DRAINING"), revision=watch.at)
+        raise _Over(self._ending)
 
-    async def _next(self, watch: _Watch, place: Subscription) -> list[Stretch]:
-        """The next pieces of the log, from memory or from the database."""
-        stretch = self._hub.read(place, watch.at)
+    async def _messages(
+        self, watch: Watch, place: Subscription
+    ) -> AsyncGenerator[tuple[int, bytes | None], None]:
+        """The next messages, if there is anything to tell, and how far each goes."""
+        stretches = await self._next(watch, place, watch.at)
+        lone = len(stretches) == 1 and stretches[0].through >= self._hub.head
+        if lone or not watch.latest:
+            for stretch in stretches:
+                yield stretch.through, await self._picker.message(watch, stretch)
+            return
+        fold = Fold(latest=True)
+        while True:
+            for stretch in stretches:
+                await self._picker.pick(watch, stretch, fold)
+            at = stretches[-1].through
+            if at >= self._hub.head or fold.full or self.ending:
+                break
+            await asyncio.sleep(0)
+            stretches = await self._next(watch, place, at)
+        yield at, fold.message(at)
+
+    async def _next(self, watch: Watch, place: Subscription, at: int) -> list[Stretch]:
+        """The next pieces of the log after `at`, from memory or from the database."""
+        stretch = self._hub.read(place, at)
         if stretch is not None:
             return [stretch]
         async with self._readers:
-            page = await self._store.page(watch.wanted, watch.at, self._hub.head, watch.page_rows)
+            try:
+                page = await self._store.page(
+                    watch.read, at, self._hub.head, watch.page_rows, large=watch.large
+                )
+            except ExpiredError:
+                raise _Over(pb.END_REASON_EXPIRED) from None
+        self._check_epoch(page.epoch)
+        watch.large = page.large
         entries = [Entry(row) for row in page.rows]
         if entries:
             # As many rows next time as make about one message.
@@ -198,124 +288,11 @@ class WatchService:
             watch.page_rows = max(16, min(STRETCH_ROWS, int(STRETCH_BYTES / each)))
         return cut(entries, page.through)
 
-    async def _message(self, watch: _Watch, stretch: Stretch) -> bytes | None:
-        """The delta of a stretch; None when nothing of it is wanted."""
-        if not stretch.entries:
-            return None
-        if watch.wanted:
-            await self._learn_labels(watch.wanted, stretch.entries)
-            return self._picked(watch, stretch)
-        key = (watch.at, stretch.through)
-        message = self._shared.get(key)
-        if message is None:
-            counts = _latest_counts(entry.row for entry in stretch.entries)
-            message = wire.delta(stretch.entries, counts, stretch.through)
-            self._shared[key] = message
-            if len(self._shared) > _SHARED_STRETCHES:
-                self._shared.popitem(last=False)
-        return message
 
-    def _picked(self, watch: _Watch, stretch: Stretch) -> bytes | None:
-        """The delta of the rows that pass the watch's filter."""
-        picked: list[Entry] = []
-        touched: dict[int, None] = {}
-        of_kits: list[StateRow] = []
-        kits = StateFilter(kit_ids=watch.wanted.kit_ids, labels=watch.wanted.labels)
-        for entry in stretch.entries:
-            labels = self._labels.get(entry.row.kit_id)
-            if watch.wanted.matches(entry.row, labels):
-                picked.append(entry)
-                touched[entry.row.kit_id] = None
-            if entry.row.kit_counts is not None and kits.matches(entry.row, labels):
-                of_kits.append(entry.row)
-        counts = _latest_counts(of_kits)
-        if watch.picks_rows:
-            watch.held_counts.update(counts)
-            counts = {
-                kit_id: watch.held_counts.pop(kit_id)
-                for kit_id in touched
-                if kit_id in watch.held_counts
-            }
-            while len(watch.held_counts) > _HELD_COUNTS:
-                watch.held_counts.popitem(last=False)
-        return wire.delta(picked, counts, stretch.through) if picked else None
-
-    async def _learn_labels(self, wanted: StateFilter, entries: Iterable[Entry]) -> None:
-        """Makes the labels of the kits of these rows known. They never change."""
-        if not wanted.labels:
-            return
-        needed = {entry.row.kit_id for entry in entries}
-        unknown = needed.difference(self._labels)
-        if unknown:
-            found = await self._store.labels(unknown)
-            for kit_id in unknown:
-                self._labels[kit_id] = found.get(kit_id, {})
-        for kit_id in needed:
-            self._labels.move_to_end(kit_id)
-        while len(self._labels) > max(_LABELS_KEPT, len(needed)):
-            self._labels.popitem(last=False)
-
-    async def _snapshot(self, wanted: StateFilter) -> AsyncGenerator[pb.WatchStatesResponse, None]:
-        """The current rows, as they were at the revision of the last message."""
-        pages: asyncio.Queue[_SnapshotPage] = asyncio.Queue(maxsize=2)
-        # In a task of its own, so that a watcher that does not read cannot hold the database's
-        # snapshot, and with it every dead row of the tables, for as long as it likes.
-        pump = asyncio.create_task(self._pump(wanted, pages))
-        try:
-            last = False
-            while not last:
-                ready = asyncio.create_task(pages.get())
-                await asyncio.wait({ready, pump}, return_when=asyncio.FIRST_COMPLETED)
-                if pump.done() and pump.exception() is not None:
-                    ready.cancel()
-                    await pump
-                message, last = await ready
-                yield message
-        finally:
-            pump.cancel()
-            await asyncio.gather(pump, return_exceptions=True)
-
-    async def _pump(self, wanted: StateFilter, pages: asyncio.Queue[_SnapshotPage]) -> None:
-        try:
-            async with self._snapshots, self._store.snapshot() as snapshot:
-                sent: set[int] = set()
-                message = pb.WatchStatesResponse(snapshot=pb.Snapshot())
-                async for rows in snapshot.rows(wanted, SNAPSHOT_ROWS):
-                    if message.snapshot.states:
-                        async with asyncio.timeout(SNAPSHOT_PATIENCE_SECONDS):
-                            await pages.put((message, False))
-                    fresh = {row.kit_id for row in rows} - sent
-                    sent |= fresh
-                    message = _snapshot_message(rows, await snapshot.kits(fresh) if fresh else ())
-                # Only the last tells it: whoever has not all of the snapshot has nothing yet.
-                message.revision = snapshot.revision
-        except TimeoutError:
-            raise ExhaustedError(
-                "the snapshot was not read in time; narrow the filter", reason="SLOW_WATCHER"
-            ) from None
-        except psycopg.OperationalError as error:
-            raise UnavailableError("the database is not there now") from error
-        await pages.put((message, True))
-
-
-def serve_bytes(service: WatchService, server: grpc.aio.Server) -> None:
-    """Lets WatchStates answer with bytes; call it after the servicer was added to the server."""
-
-    async def watch(
-        request: pb.WatchStatesRequest, context: object
-    ) -> AsyncIterator[pb.WatchStatesResponse | bytes]:
-        async with contextlib.aclosing(service.watch(request)) as messages:
-            async for message in messages:
-                yield message
-
-    def serialize(message: pb.WatchStatesResponse | bytes) -> bytes:
-        return message if isinstance(message, bytes) else message.SerializeToString()
-
-    handler = grpc.unary_stream_rpc_method_handler(
-        watch, pb.WatchStatesRequest.FromString, serialize
-    )
-    name = pb.DESCRIPTOR.services_by_name["RegistryService"].full_name
-    server.add_registered_method_handlers(name, {"WatchStates": handler})
+def end(code: pb.EndReason.ValueType, revision: int, reason: str = "") -> pb.WatchStatesResponse:
+    """The last message of a watch."""
+    told = reason or pb.EndReason.Name(code).removeprefix("END_REASON_")
+    return pb.WatchStatesResponse(end=pb.End(reason=told, code=code), revision=revision)
 
 
 def _interval(request: pb.WatchStatesRequest, violations: Violations) -> float:
@@ -329,17 +306,3 @@ def _interval(request: pb.WatchStatesRequest, violations: Violations) -> float:
             f"is {seconds:g} s; give {MIN_INTERVAL_SECONDS:g} to {MAX_INTERVAL_SECONDS:g} s",
         )
     return seconds
-
-
-def _latest_counts(rows: Iterable[StateRow]) -> dict[int, Counts]:
-    """The counts of each kit after the last of the rows."""
-    return {row.kit_id: row.kit_counts for row in rows if row.kit_counts is not None}
-
-
-def _snapshot_message(rows: Iterable[StateRow], kits: Collection[Kit]) -> pb.WatchStatesResponse:
-    return pb.WatchStatesResponse(
-        snapshot=pb.Snapshot(
-            states=[translate.state_to_proto(row) for row in rows],
-            kits=[translate.kit_to_proto(kit) for kit in kits],
-        )
-    )

@@ -17,11 +17,22 @@ import psycopg
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
-from vistaflow_services.core.errors import UnavailableError
-from vistaflow_services.registry.domain import Counts, Kit, Progress, StateFilter, StateRow
+from vistaflow_services.core.errors import ExpiredError, UnavailableError
+from vistaflow_services.registry.domain import (
+    PROJECT_LABEL,
+    Counts,
+    Kit,
+    Progress,
+    StateFilter,
+    StateRow,
+)
 
 # How much of the log one statement may read through for a filter that few rows match.
 SCAN_ROWS = 200_000
+# Up to so many rows of the kits wanted are found by kit and sorted for every page.
+FEW_ROWS = 10_000
+UNKNOWN = "?"
+"""The status before of a row whose predecessor may no longer be kept."""
 
 Row = tuple[Any, ...]
 
@@ -34,6 +45,10 @@ class Page:
     """In revision order; whole appends only."""
     through: int
     """Every row that was asked for up to this revision is in it."""
+    epoch: str
+    """The log's name when it was read."""
+    large: bool = False
+    """Whether the kits asked for have many rows, which does not change any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,28 +151,98 @@ class WatchStore:
         moment: datetime = now
         return moment
 
-    async def page(self, wanted: StateFilter, after: int, until: int, limit: int) -> Page:
+    async def page(
+        self, wanted: StateFilter, after: int, until: int, limit: int, *, large: bool = False
+    ) -> Page:
         """The next rows of `(after, until]` that a filter wants, about `limit` of them.
 
         Jobs' own rows of matching kits come along whatever else the filter says. Appends are
         not split: the page ends before the first that does not fit, and one larger than the
         page comes whole.
+
+        The rows of few kits are found by kit and sorted. But for a kit of millions of rows that
+        would sort all of them for every page; then the log is walked in its own order, so much
+        of it a page, from where the kit begins. Nothing needs an index by kit and revision, which
+        would cost every append for the sake of this.
+
+        Args:
+            wanted: Which rows.
+            after: Where the page begins, exclusive.
+            until: Where it ends at the latest, inclusive; the end of an append.
+            limit: About how many rows.
+            large: Whether the kits are known to have many rows, from an earlier page.
         """
-        name = "log_page_of_kits" if wanted.kit_ids else "log_page"
-        if not wanted.kit_ids:
-            until = min(until, after + SCAN_ROWS)
+        name = "log_page"
+        begin = after
+        if wanted.kit_ids:
+            kits = {"kit_ids": list(wanted.kit_ids)}
+            if not large:
+                ((large,),) = await self._fetch("kits_are_large", kits | {"few": FEW_ROWS})
+                if large:
+                    ((first,),) = await self._fetch("kits_begin", kits)
+                    begin = min(max(after, first - 1), until)
+            name = "log_page_walked_for_kits" if large else "log_page_of_kits"
+        last = until
+        if name != "log_page_of_kits":
+            last = min(until, begin + SCAN_ROWS)
         parameters = filter_parameters(wanted)
-        parameters |= {"after": after, "until": until, "limit": limit + 1}
+        parameters |= {"after": begin, "until": last, "limit": limit + 1}
         rows = [to_row(row) for row in await self._fetch(name, parameters)]
+        # Asked after the page was read: so what was dropped before that is noticed.
+        epoch = await self._check_kept(after)
         if len(rows) <= limit:
-            return Page(rows=rows, through=until)
+            if last < until:
+                # An append may lie across the end: then the page ends before it.
+                next_row = await self._fetch("batch_of", {"id": last + 1})
+                if next_row and next_row[0][0] <= last:
+                    last = next_row[0][0] - 1
+                    rows = [row for row in rows if row.revision <= last]
+            return Page(rows=rows, through=last, epoch=epoch, large=large)
         cut = rows[-1].batch
         whole = [row for row in rows if row.batch != cut]
         if whole:
-            return Page(rows=whole, through=cut - 1)
+            return Page(rows=whole, through=cut - 1, epoch=epoch, large=large)
         batch = await self._fetch("log_batch", {"batch": cut})
         rows = [to_row(row) for row in batch]
-        return Page(rows=[row for row in rows if row.revision > after], through=rows[-1].revision)
+        return Page(
+            rows=[row for row in rows if row.revision > after],
+            through=rows[-1].revision,
+            epoch=epoch,
+            large=large,
+        )
+
+    async def statuses_before(self, rows: Iterable[StateRow]) -> dict[int, str]:
+        """The status of each row's job or task before it, by revision.
+
+        Empty for the first row of a job or task; `UNKNOWN` where what was before it may be no
+        longer kept.
+        """
+        asked = [
+            {
+                "id": row.revision,
+                "kit_id": row.kit_id,
+                "job_id": str(row.job_id),
+                "task_name": row.task_name,
+            }
+            for row in rows
+        ]
+        return dict(await self._fetch("statuses_before", {"asked": json.dumps(asked)}))
+
+    async def _check_kept(self, after: int) -> str:
+        """Refuses a page from which rows may be missing, and tells the log's name.
+
+        Raises:
+            ExpiredError: Rows after this revision are no longer kept.
+        """
+        ends = await self.ends()
+        if after + 1 < ends.oldest:
+            raise ExpiredError(
+                f"rows before revision {ends.oldest} are no longer kept; start again with "
+                "include_snapshot",
+                reason="REVISION_EXPIRED",
+                metadata={"oldest_revision": str(ends.oldest)},
+            )
+        return ends.epoch
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Snapshot]:
@@ -174,8 +259,9 @@ class WatchStore:
                     await connection.set_isolation_level(None)
 
     async def labels(self, kit_ids: Collection[int]) -> dict[int, dict[str, str]]:
-        """The labels of kits."""
-        return dict(await self._fetch("labels_of_kits", {"kit_ids": list(kit_ids)}))
+        """The labels of kits, with the project of each under `PROJECT_LABEL`."""
+        rows = await self._fetch("labels_of_kits", {"kit_ids": list(kit_ids)})
+        return {row[0]: {**row[1], PROJECT_LABEL: row[2]} for row in rows}
 
     async def queued_jobs(
         self, job_types: Collection[str], limit: int
@@ -263,6 +349,9 @@ def filter_parameters(wanted: StateFilter) -> dict[str, Any]:
         "statuses": list(wanted.statuses) or None,
         "job_ids": list(wanted.job_ids) or None,
         "labels": Jsonb(dict(wanted.labels)) if wanted.labels else None,
+        "project": wanted.project or None,
+        "recorded_after": wanted.recorded_after,
+        "recorded_before": wanted.recorded_before,
     }
 
 
@@ -300,6 +389,9 @@ def to_kit(row: Row) -> Kit:
         revision=row[7],
         created_at=row[8],
         updated_at=row[9],
+        paused=row[10],
+        pauses=row[11],
+        first_revision=row[12],
     )
 
 

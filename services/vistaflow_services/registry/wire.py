@@ -33,14 +33,37 @@ def _tag(message: type, field: str, wire_type: int) -> bytes:
 
 
 _STATES = _tag(pb.Delta, "states", _LENGTH_DELIMITED)
+_LEFT = _tag(pb.Delta, "left", _LENGTH_DELIMITED)
+_FOLDED = _tag(pb.Delta, "folded_count", 0)
 _COUNTS = _tag(pb.Delta, "kit_counts", _LENGTH_DELIMITED)
 _DELTA = _tag(pb.WatchStatesResponse, "delta", _LENGTH_DELIMITED)
 _REVISION = _tag(pb.WatchStatesResponse, "revision", 0)
+_NAME = _tag(pb.WatchManyResponse, "name", _LENGTH_DELIMITED)
+_EVENT = _tag(pb.WatchManyResponse, "event", _LENGTH_DELIMITED)
 
 
-def delta(entries: Iterable[Entry], counts: Mapping[int, Counts], revision: int) -> bytes:
-    """A WatchStatesResponse with these rows, and the counts of the kits they touch."""
+def delta(
+    entries: Iterable[Entry],
+    counts: Mapping[int, Counts],
+    revision: int,
+    *,
+    left: Iterable[Entry] = (),
+    folded: int = 0,
+) -> bytes:
+    """A WatchStatesResponse with these rows, and the counts of the kits they touch.
+
+    Args:
+        entries: The rows that the watcher wants.
+        counts: The counts of kits, by their ids.
+        revision: How far the message goes.
+        left: The rows by which something left the watcher's filter.
+        folded: How many rows later ones took the place of.
+    """
     parts = [_row(entry) for entry in entries]
+    # The same bytes under another field.
+    parts += [_LEFT + _row(entry)[len(_STATES) :] for entry in left]
+    if folded:
+        parts += [_FOLDED, varint(folded)]
     for kit_id, kit in counts.items():
         message = pb.KitCounts(
             kit_id=kit_id,
@@ -50,6 +73,12 @@ def delta(entries: Iterable[Entry], counts: Mapping[int, Counts], revision: int)
         parts += [_COUNTS, varint(len(message)), message]
     body = b"".join(parts)
     return b"".join((_DELTA, varint(len(body)), body, _REVISION, varint(revision)))
+
+
+def named(name: str, event: bytes) -> bytes:
+    """A WatchManyResponse with a WatchStatesResponse that is serialised already."""
+    text = name.encode()
+    return b"".join((_NAME, varint(len(text)), text, _EVENT, varint(len(event)), event))
 
 
 def _row(entry: Entry) -> bytes:

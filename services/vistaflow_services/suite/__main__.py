@@ -15,7 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from vistaflow.credentials import TOKEN
 from vistaflow_services.core import log
+from vistaflow_services.core.door import AUTH
 from vistaflow_services.suite.home import Home
 from vistaflow_services.suite.supervisor import GaveUpError, Supervised
 
@@ -43,6 +45,8 @@ async def serve(home: Home, port: int) -> None:
     tasks: list[asyncio.Task[Any]] = [stopping]
     try:
         for group in (services[:1], services[1:]):
+            if group[0].name != "registry":
+                await introduce(group)
             tasks += [asyncio.create_task(each.run(), name=each.name) for each in group]
             serving: asyncio.Future[Any] = asyncio.gather(*(each.serving.wait() for each in group))
             await asyncio.wait({serving, *tasks}, return_when=asyncio.FIRST_COMPLETED)
@@ -66,6 +70,35 @@ async def serve(home: Home, port: int) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
     for each in failed:
         each.result()
+
+
+async def introduce(services: Sequence[Supervised]) -> None:
+    """Gives services a token of their own where they need one and have none.
+
+    The registry serves by now: its database is where the token is made. The one that an earlier
+    suite made here is revoked.
+    """
+    needed = os.environ.get(AUTH) == "required" and not os.environ.get(TOKEN)
+    if not needed:
+        return
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "vistaflow_services.registry.tokens",
+        "create",
+        "--role=worker",
+        f"--name=the suite on {socket.gethostname()}",
+        "--replace",
+        env=services[0].environment,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    told, errors = await process.communicate()
+    if process.returncode:
+        raise GaveUpError(f"no token for the services: {errors.decode(errors='replace')[-500:]}")
+    for each in services:
+        each.environment = {**each.environment, TOKEN: told.decode().strip()}
 
 
 def check_port(port: int) -> None:

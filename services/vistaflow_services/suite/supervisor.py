@@ -20,6 +20,8 @@ from typing import IO, Any, Final
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from vistaflow_services.core.dial import open_channel
+
 logger = logging.getLogger(__name__)
 
 FIRST_WAIT_SECONDS: Final = 0.2
@@ -124,7 +126,7 @@ class Supervised:
 
     async def _prove(self) -> None:
         """Asks the service again and again whether it serves."""
-        async with grpc.aio.insecure_channel(self.address, options=_OPTIONS) as channel:
+        async with open_channel(self.address, token="", options=_OPTIONS) as channel:
             stub: Any = health_pb2_grpc.HealthStub(channel)
             while True:
                 try:

@@ -20,6 +20,10 @@ class RegistryProcess:
     home: Path
     listen: str = "127.0.0.1:0"
     settings: dict[str, str] = field(default_factory=dict)
+    arguments: tuple[str, ...] = ("-m", "vistaflow_services.registry")
+    """What the interpreter is told to run."""
+    variables: dict[str, str] = field(default_factory=dict)
+    """More of its environment, such as its failpoints."""
     address: str = ""
     process: asyncio.subprocess.Process | None = None
 
@@ -37,9 +41,13 @@ class RegistryProcess:
         with (self.home / "registry.err").open("ab") as errors:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                "-m",
-                "vistaflow_services.registry",
-                env={**os.environ, "VISTAFLOW_HOME": str(self.home), **environment},
+                *self.arguments,
+                env={
+                    **os.environ,
+                    "VISTAFLOW_HOME": str(self.home),
+                    **environment,
+                    **self.variables,
+                },
                 stdout=errors,
                 stderr=errors,
             )

@@ -21,8 +21,10 @@ from vistaflow_services.registry.ledger import Ledger
 from vistaflow_services.registry.servicer import RegistryServicer
 from vistaflow_services.registry.services import ServiceDirectory
 from vistaflow_services.registry.store import Pool, Store, make_pool
+from vistaflow_services.registry.streams import StreamService
 from vistaflow_services.registry.tail import Tail
-from vistaflow_services.registry.watch import WatchService, serve_bytes
+from vistaflow_services.registry.watch import WatchService
+from vistaflow_services.registry.watch_bytes import serve_bytes
 from vistaflow_services.registry.watch_store import WatchStore
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ class Rig:
     ledger: Ledger
     leases: LeaseService
     watches: WatchService
+    streams: StreamService
     stub: RegistryServiceAsyncStub
     channel: grpc.aio.Channel
     server: Server
@@ -62,6 +65,7 @@ class Rig:
         hub.begin(head.last_id)
         store = WatchStore(pool, queries)
         watches = WatchService(hub=hub, store=store, epoch=ledger.epoch)
+        streams = StreamService(ledger)
         leases = LeaseService(ledger=ledger, hub=hub, store=store, lease_seconds=lease_seconds)
         server = make_server(pb.DESCRIPTOR.services_by_name["RegistryService"].full_name)
         address = ""
@@ -70,6 +74,7 @@ class Rig:
             store=Store(pool),
             hub=hub,
             watches=watches,
+            streams=streams,
             leases=leases,
             directory=ServiceDirectory(
                 hub=hub,
@@ -84,7 +89,14 @@ class Rig:
         serve_bytes(watches, server)
         address = server.bind("127.0.0.1:0")
         await server.start()
-        tail = Tail(hub, conninfo=dsn, schema=SCHEMA, queries=queries)
+        tail = Tail(
+            hub,
+            conninfo=dsn,
+            schema=SCHEMA,
+            queries=queries,
+            epoch=ledger.epoch,
+            on_replaced=watches.replaced,
+        )
         channel, stub = connect(address)
         return cls(
             dsn=dsn,
@@ -93,6 +105,7 @@ class Rig:
             ledger=ledger,
             leases=leases,
             watches=watches,
+            streams=streams,
             stub=stub,
             channel=channel,
             server=server,
@@ -103,6 +116,7 @@ class Rig:
     def drain(self) -> None:
         """What the shell does first on SIGTERM."""
         self.watches.drain()
+        self.streams.drain()
         self.leases.drain()
 
     async def stop(self) -> None:

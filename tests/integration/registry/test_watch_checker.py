@@ -67,3 +67,57 @@ def test_rows_outside_the_filter_and_after_the_end_are_not_missed() -> None:
     messages = [delta(2, 3), delta(4)]
     assert judge(messages, APPENDS, after=1).told() == {}
     assert judge([delta(1, through=3)], APPENDS, wanted=lambda r: r.revision == 1).told() == {}
+
+
+def of_task(revision: int) -> Seen:
+    return Seen(revision, f"row {revision}", revision % 2)
+
+
+TASKS = [[of_task(1)], [of_task(2), of_task(3)], [of_task(4)], [of_task(5), of_task(6)]]
+
+
+def latest(*revisions: int, folded: int, through: int | None = None) -> Message:
+    return Message(
+        kind="delta",
+        revision=through or revisions[-1],
+        rows=tuple(map(of_task, revisions)),
+        folded=folded,
+    )
+
+
+def test_a_true_history_of_the_latest_row_of_each_task_has_no_fault() -> None:
+    for messages in (
+        [latest(2, 3, folded=1), latest(5, 6, folded=1)],
+        [latest(5, 6, folded=4)],
+        [latest(1, folded=0), latest(2, 3, folded=0), latest(4, folded=0), latest(5, 6, folded=0)],
+    ):
+        assert judge(messages, TASKS, latest=True).told() == {}
+
+
+@pytest.mark.parametrize(
+    ("broken", "messages"),
+    [
+        ("folded", [latest(5, 6, folded=3)]),
+        ("folded", [latest(5, 6, folded=5)]),
+        ("folded", [latest(1, 3, folded=0), latest(5, 6, folded=2)]),
+        ("complete", [latest(6, folded=5)]),
+        ("complete", [latest(1, folded=0), latest(3, 4, folded=1), latest(6, folded=1)]),
+    ],
+)
+def test_a_wrong_fold_is_seen(broken: str, messages: list[Message]) -> None:
+    assert broken in judge(messages, TASKS, latest=True).told()
+
+
+def test_rows_that_leave_the_filter_are_looked_for_and_kept_apart() -> None:
+    def told(left: tuple[int, ...], rows: tuple[int, ...] = (1,)) -> dict[str, list[str]]:
+        message = Message(
+            kind="delta", revision=6, rows=tuple(map(row, rows)), left=tuple(map(row, left))
+        )
+        return judge(
+            [message], APPENDS, wanted=lambda each: each.revision == 1, leaving={4, 6}
+        ).told()
+
+    assert told((4, 6)) == {}
+    assert set(told((4,))) == {"complete"}
+    assert set(told((4, 5, 6))) == {"filtered"}
+    assert set(told((6,), (1, 4))) == {"filtered"}

@@ -29,6 +29,11 @@ def key_of(state: common.State) -> tuple[object, ...]:
     return (state.job_id, state.attempt, state.seq, state.task_name, state.status)
 
 
+def seen(state: common.State) -> Seen:
+    """A row for the checker."""
+    return Seen(state.revision, key_of(state), (state.job_id, state.task_name))
+
+
 async def external_job(
     stub: RegistryServiceAsyncStub, *, labels: dict[str, str] | None = None, job_type: int = 2
 ) -> tuple[int, str]:
@@ -105,7 +110,7 @@ class Writer:
             assert result.verdict in (pb.VERDICT_ACCEPTED, pb.VERDICT_DUPLICATE), result
         self.appends.append(
             [
-                Seen(result.revision, key_of(state))
+                Seen(result.revision, key_of(state), (state.job_id, state.task_name))
                 for state, result in zip(states, answer.results, strict=True)
             ]
         )
@@ -130,17 +135,17 @@ class Watcher:
     at: int = -1
     resume_count: int = 0
     row_count: int = 0
+    folded_count: int = 0
+    mode: pb.WatchMode.ValueType = pb.WATCH_MODE_UNSPECIFIED
+    include_left: bool = False
+    snapshot_if_expired: bool = False
 
     def __post_init__(self) -> None:
         if self.at < 0:
             self.at = self.after
 
     async def events(self) -> AsyncIterator[pb.WatchStatesResponse]:
-        request = pb.WatchStatesRequest(after_revision=self.at, include_snapshot=self.snapshot)
-        if self.filter is not None:
-            request.filter.CopyFrom(self.filter)
-        request.progress_interval.FromNanoseconds(int(self.interval * 1e9))
-        call = self.stub.WatchStates(request)
+        call = self.stub.WatchStates(self.request())
         try:
             async for response in call:
                 self.note(response)
@@ -148,18 +153,36 @@ class Watcher:
         finally:
             call.cancel()
 
+    def request(self) -> pb.WatchStatesRequest:
+        """What it asks for now."""
+        request = pb.WatchStatesRequest(
+            after_revision=self.at,
+            include_snapshot=self.snapshot,
+            mode=self.mode,
+            include_left=self.include_left,
+            snapshot_if_expired=self.snapshot_if_expired,
+        )
+        if self.filter is not None:
+            request.filter.CopyFrom(self.filter)
+        request.progress_interval.FromNanoseconds(int(self.interval * 1e9))
+        return request
+
     def note(self, response: pb.WatchStatesResponse) -> None:
         kind = response.WhichOneof("event")
         assert kind is not None
         rows = response.delta.states if kind == "delta" else ()
+        left = response.delta.left if kind == "delta" else ()
         if self.keep_responses:
             self.responses.append(response)
         self.row_count += len(rows)
+        self.folded_count += response.delta.folded_count
         self.messages.append(
             Message(
                 kind=kind,
                 revision=response.revision,
-                rows=tuple(Seen(state.revision, key_of(state)) for state in rows),
+                rows=tuple(map(seen, rows)),
+                left=tuple(map(seen, left)),
+                folded=response.delta.folded_count,
                 at=time.monotonic(),
             )
         )

@@ -7,7 +7,8 @@ for the deliberately broken log that shows what the function can see.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 
@@ -18,6 +19,8 @@ class Seen:
     revision: int
     key: Hashable
     """What the row is, whatever its place: its job, attempt and seq."""
+    task: Hashable = field(default=None, compare=False)
+    """The job or task it is of; for LATEST_PER_TASK."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +32,9 @@ class Message:
     revision: int
     rows: tuple[Seen, ...] = ()
     at: float = 0.0
+    left: tuple[Seen, ...] = ()
+    """Rows by which something left the filter."""
+    folded: int = 0
 
 
 @dataclass
@@ -43,6 +49,10 @@ class Faults:
     bookmarked: list[str] = field(default_factory=list)
     invented: list[str] = field(default_factory=list)
     """Rows that nobody appended."""
+    filtered: list[str] = field(default_factory=list)
+    """Rows that were not wanted, or told as leaving and did not."""
+    folded: list[str] = field(default_factory=list)
+    """Messages with more than one row a task, or a wrong count of what was folded."""
 
     def told(self) -> dict[str, list[str]]:
         """The guarantees broken, with up to five examples each."""
@@ -57,6 +67,8 @@ def judge(
     wanted: Callable[[Seen], bool] = lambda row: True,
     silence: float | None = None,
     only_acked: bool = True,
+    latest: bool = False,
+    leaving: Collection[int] = (),
 ) -> Faults:
     """Finds every break of the promises of WatchStates.
 
@@ -68,8 +80,11 @@ def judge(
         silence: Longest time in seconds between two messages; None: not judged.
         only_acked: Whether rows beside the acknowledged ones are a fault. After a crash a row may
             be on disk whose acknowledgement was lost.
+        latest: Whether rows may be folded into later ones of the same task and the same message.
+        leaving: Revisions of the rows by which a job or task leaves the filter; told as such.
     """
     faults = Faults()
+    appends = list(appends)
     acked: dict[int, Hashable] = {}
     append_of: dict[int, int] = {}
     for number, append in enumerate(appends):
@@ -86,7 +101,8 @@ def judge(
                 faults.resumable.append(f"resumed after {message.revision}, was at {place}")
             last = message.revision
             continue
-        for row in message.rows:
+        _filtered(faults, message, wanted, leaving)
+        for row in _merged(message):
             if row.revision <= last:
                 told = "again" if row.revision in delivered else f"after {last}"
                 faults.ordered.append(f"{row.revision} came {told}")
@@ -107,7 +123,19 @@ def judge(
             faults.bookmarked.append(f"went back from {place} to {message.revision}")
         place = max(place, message.revision)
 
-    _complete(faults, messages, acked, delivered, after, place, wanted)
+    concerned = {
+        row.revision: row
+        for append in appends
+        for row in append
+        if row.revision > after and (row.revision in leaving or wanted(row))
+    }
+    folded = _folded(faults, messages, concerned, after) if latest else set()
+    _complete(
+        faults,
+        messages,
+        delivered,
+        [each for each in sorted(concerned) if each <= place and each not in folded],
+    )
     for revision, number in append_of.items():
         mates = [r for r in (revision - 1, revision + 1) if append_of.get(r) == number]
         came = delivered.get(revision)
@@ -121,21 +149,64 @@ def judge(
     return faults
 
 
-def _complete(
-    faults: Faults,
-    messages: Sequence[Message],
-    acked: dict[int, Hashable],
-    delivered: dict[int, int],
-    after: int,
-    place: int,
-    wanted: Callable[[Seen], bool],
+def _merged(message: Message) -> Sequence[Seen]:
+    """All rows of a message in revision order, if each of its lists is."""
+    lists = (message.rows, message.left)
+    together = [row for rows in lists for row in rows]
+    if all(list(rows) == sorted(rows, key=lambda row: row.revision) for rows in lists):
+        together.sort(key=lambda row: row.revision)
+    return together
+
+
+def _filtered(
+    faults: Faults, message: Message, wanted: Callable[[Seen], bool], leaving: Collection[int]
 ) -> None:
-    """Every wanted row is there, and before any message that claims it was delivered."""
+    for row in message.rows:
+        if not wanted(row):
+            faults.filtered.append(f"{row.revision} was not wanted")
+    for row in message.left:
+        if row.revision not in leaving:
+            faults.filtered.append(f"{row.revision} was told to leave and did not")
+
+
+def _folded(
+    faults: Faults, messages: Sequence[Message], concerned: dict[int, Seen], after: int
+) -> set[int]:
+    """The rows that were folded, after a look whether they may be and were counted."""
+    folded: set[int] = set()
+    revisions = sorted(concerned)
+    start = after
+    for message in messages:
+        if message.kind != "delta":
+            continue
+        rows = _merged(message)
+        last = {row.task: row.revision for row in rows}
+        if len(last) != len(rows):
+            faults.folded.append(f"message {message.revision} has two rows of one task")
+        first, beyond = bisect_right(revisions, start), bisect_right(revisions, message.revision)
+        covered = revisions[first:beyond]
+        start = max(start, message.revision)
+        if len(covered) != len(rows) + message.folded:
+            faults.folded.append(
+                f"message {message.revision} stands for {len(covered)} rows; it has {len(rows)} "
+                f"and says {message.folded} were folded"
+            )
+        here = {row.revision for row in rows}
+        folded |= {
+            each
+            for each in covered
+            if each not in here and last.get(concerned[each].task, 0) > each
+        }
+    return folded
+
+
+def _complete(
+    faults: Faults, messages: Sequence[Message], delivered: dict[int, int], expected: list[int]
+) -> None:
+    """Every expected row is there, and before any message that claims it was delivered."""
     claimed_by = iter(enumerate(messages))
     number, claim = next(claimed_by, (0, Message(kind="delta", revision=0)))
-    for revision in sorted(acked):
-        if not after < revision <= place or not wanted(Seen(revision, acked[revision])):
-            continue
+    for revision in expected:
         if revision not in delivered:
             faults.complete.append(f"{revision} was lost")
             continue

@@ -73,7 +73,8 @@ def test_help_names_every_command() -> None:
 
     assert told.exit_code == 0
     names = """
-        up down status doctor run validate watch kits show states cancel retry logs decks design
+        up down status doctor run validate watch kits show states pause resume diff cancel retry
+        logs decks design backup restore retention
         predict
     """
     for name in names.split():

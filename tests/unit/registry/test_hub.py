@@ -259,3 +259,18 @@ async def test_followers_of_any_pace_see_every_row_of_theirs_once_in_order_and_w
             advance(who)
         kits = place.kits
         assert seen[who] == [r.revision for r in log if kits is None or r.kit_id in kits]
+
+
+async def test_what_comes_after_a_wake_is_for_the_next_one_so_that_bursts_stay_bursts() -> None:
+    hub = Hub(0)
+    with hub.subscribe() as everything, hub.subscribe([1]) as one_kit:
+        hub.publish(rows(1, 3))
+        assert (everything.horizon, one_kit.horizon) == (0, 3)
+        await everything.wait(1)  # the first wait ends at once: something may have come before it
+        await everything.wait(1)
+        assert everything.horizon == 3
+        hub.publish(rows(4, 5))
+        assert everything.horizon == 3
+        assert revisions(hub.read(everything, 3)) == [4, 5], "but whoever reads, reads all"
+        await everything.wait(1)
+        assert everything.horizon == 5

@@ -53,3 +53,26 @@ def test_a_delta_reads_back_as_its_rows_and_counts(size: int, revision: int) -> 
         ),
         revision=revision + size,
     )
+
+
+def test_rows_that_left_and_the_folded_count_read_back_too() -> None:
+    stay, left = a_row(8, ""), a_row(9, '{"n": 1}')
+    shared = [Entry(stay), Entry(left)]
+    wire.delta(shared, {}, 9)  # as another watcher, whose rows both are, was sent them
+    message = wire.delta(shared[:1], {}, 300, left=shared[1:], folded=2**33)
+    assert pb.WatchStatesResponse.FromString(message) == pb.WatchStatesResponse(
+        delta=pb.Delta(
+            states=[translate.state_to_proto(stay)],
+            left=[translate.state_to_proto(left)],
+            folded_count=2**33,
+        ),
+        revision=300,
+    )
+
+
+@pytest.mark.parametrize("name", ["a", "ü" * 100])
+def test_a_named_event_reads_back_as_its_name_and_the_event(name: str) -> None:
+    event = pb.WatchStatesResponse(revision=5, bookmark=pb.Bookmark(head_revision=2**40))
+    assert pb.WatchManyResponse.FromString(
+        wire.named(name, event.SerializeToString())
+    ) == pb.WatchManyResponse(name=name, event=event)

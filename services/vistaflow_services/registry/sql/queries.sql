@@ -12,10 +12,11 @@ WITH cas AS (
     UPDATE writers SET commit_id = %(commit_id)s, committed_at = cas.now
       FROM cas WHERE replica = %(replica)s
 ), r AS MATERIALIZED (
-    SELECT x.*, m::jsonb AS metadata, cas.now
-      FROM cas, jsonb_to_recordset(%(rows)s::jsonb) AS x (
+    SELECT i, b, k, j, y, coalesce(t, '') AS t, s, o, a, coalesce(q, 0) AS q,
+           coalesce(w, '') AS w, coalesce(e, '') AS e, c, x IS NULL AS l, f, m AS metadata, cas.now
+      FROM cas, jsonb_to_recordset(%(rows)s::jsonb) AS told (
            i bigint, b bigint, k integer, j uuid, y text, t text, s text, o integer, a integer,
-           q bigint, m text, w text, e text, c smallint[], l boolean, f bigint)
+           q bigint, m jsonb, w text, e text, c smallint[], x boolean, f bigint)
 ), logged AS (
     INSERT INTO mlops_totalstate_table
            (id, batch, kit_id, job_id, job_type, task_name, status, current_order, attempt, seq,
@@ -32,11 +33,17 @@ WITH cas AS (
            reason = excluded.reason, metadata = excluded.metadata
 ), kits_moved AS (
     UPDATE kits
-       SET status = x.status, counts = x.counts, revision = x.revision, updated_at = cas.now
+       SET status = x.status, counts = x.counts, revision = x.revision, updated_at = cas.now,
+           paused = x.paused, pauses = x.pauses
       FROM cas, jsonb_to_recordset(%(kits)s::jsonb) AS x (
-           kit_id integer, status text, counts smallint[], revision bigint)
+           kit_id integer, status text, counts smallint[], revision bigint, paused boolean,
+           pauses integer)
      WHERE kits.kit_id = x.kit_id
-), jobs_moved AS (
+)
+
+-- name: write_jobs
+-- The part of batches that change more of jobs than their tasks.
+, jobs_moved AS (
     UPDATE jobs
        SET status = x.status, attempt = x.attempt, last_seq = x.last_seq, failures = x.failures,
            revision = x.revision, worker = x.worker, reason = x.reason, actor = x.actor,
@@ -54,12 +61,13 @@ WITH cas AS (
 -- The part of batches that do more than append tasks' rows.
 , kits_made AS (
     INSERT INTO kits (kit_id, name, project, labels, spec, actor, created_at, status, counts,
-                      revision, updated_at)
+                      revision, updated_at, paused, pauses, first_revision)
     SELECT x.kit_id, x.name, x.project, x.labels, x.spec::jsonb, x.actor, cas.now, x.status,
-           x.counts, x.revision, cas.now
+           x.counts, x.revision, cas.now, x.paused, x.pauses, x.first_revision
       FROM cas, jsonb_to_recordset(%(new_kits)s::jsonb) AS x (
            kit_id integer, name text, project text, labels jsonb, spec text, actor text,
-           status text, counts smallint[], revision bigint)
+           status text, counts smallint[], revision bigint, paused boolean, pauses integer,
+           first_revision bigint)
 ), jobs_made AS (
     INSERT INTO jobs (job_id, kit_id, name, job_type, current_order, depends_on, spec_type, spec,
                       external, max_attempts, timeout, priority, labels, first_revision,
@@ -218,7 +226,7 @@ SELECT j.job_id, j.kit_id, j.name, j.job_type, j.current_order, j.depends_on, j.
 SELECT id, id, kit_id, job_id, job_type, task_name, status, current_order, attempt, seq,
        created_at, coalesce(metadata::text, ''), actor, reason, NULL::smallint[]
   FROM current_state
- WHERE kit_id = ANY (%(kit_ids)s) AND task_name <> ''
+ WHERE kit_id = ANY (%(kit_ids)s) AND task_name <> '' AND job_type <> 'KIT'
  ORDER BY id
 
 -- name: tasks_of_job
@@ -233,7 +241,7 @@ SELECT id, id, kit_id, job_id, job_type, task_name, status, current_order, attem
 -- Kits without their jobs, newest first, up to so many bytes of specs but at least one; and
 -- whether there are more.
 SELECT k.kit_id, k.name, k.project, k.labels, coalesce(k.spec::text, ''), k.actor, k.counts,
-       k.revision, k.created_at, k.updated_at, picked.total
+       k.revision, k.created_at, k.updated_at, k.paused, k.pauses, k.first_revision, picked.total
   FROM (SELECT kit_id, row_number() OVER newest AS place, count(*) OVER () AS total,
                sum(coalesce(octet_length(spec::text), 0)) OVER newest AS bytes
           FROM (SELECT kit_id, spec FROM kits
@@ -242,6 +250,10 @@ SELECT k.kit_id, k.name, k.project, k.labels, coalesce(k.spec::text, ''), k.acto
                    AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
                    AND (%(labels)s::jsonb IS NULL OR labels @> %(labels)s::jsonb)
                    AND (%(contains)s = '' OR strpos(lower(name), lower(%(contains)s)) > 0)
+                   AND (%(created_after)s::timestamptz IS NULL
+                        OR created_at >= %(created_after)s::timestamptz)
+                   AND (%(created_before)s::timestamptz IS NULL
+                        OR created_at < %(created_before)s::timestamptz)
                  ORDER BY kit_id DESC LIMIT %(limit)s) AS wanted
         WINDOW newest AS (ORDER BY kit_id DESC)) AS picked
   JOIN kits k USING (kit_id)
@@ -262,6 +274,8 @@ SELECT j.job_id, j.kit_id, j.name, j.job_type, j.current_order, j.depends_on, j.
           FROM (SELECT job_id, first_revision, spec, result FROM jobs
                  WHERE first_revision < %(before)s
                    AND (%(kit_ids)s::int[] IS NULL OR kit_id = ANY (%(kit_ids)s::int[]))
+                   AND (%(project)s = '' OR %(project)s =
+                        (SELECT project FROM kits WHERE kits.kit_id = jobs.kit_id))
                    AND (%(job_types)s::text[] IS NULL OR job_type = ANY (%(job_types)s::text[]))
                    AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
                    AND (%(labels)s::jsonb IS NULL OR labels @> %(labels)s::jsonb)
@@ -273,10 +287,11 @@ SELECT j.job_id, j.kit_id, j.name, j.job_type, j.current_order, j.depends_on, j.
  ORDER BY j.first_revision DESC
 
 -- name: task_counts
--- Tasks of jobs by status.
-SELECT job_id, status, count(*)
-  FROM current_state
- WHERE kit_id = ANY (%(kit_ids)s) AND job_id = ANY (%(job_ids)s) AND task_name <> ''
+-- Tasks of jobs by status, without those that only tell progress.
+SELECT s.job_id, s.status, count(*)
+  FROM current_state s JOIN jobs j USING (job_id)
+ WHERE s.kit_id = ANY (%(kit_ids)s) AND s.job_id = ANY (%(job_ids)s) AND s.task_name <> ''
+   AND (s.task_name <> 'progress' OR j.external)
  GROUP BY 1, 2
 
 -- name: list_states
@@ -294,6 +309,12 @@ SELECT id, batch, kit_id, job_id, job_type, task_name, status, current_order, at
                    AND (%(kit_ids)s::int[] IS NULL OR kit_id = ANY (%(kit_ids)s::int[]))
                    AND (%(labels)s::jsonb IS NULL
                         OR kit_id IN (SELECT kit_id FROM kits WHERE labels @> %(labels)s::jsonb))
+                   AND (%(project)s::text IS NULL
+                        OR kit_id IN (SELECT kit_id FROM kits WHERE project = %(project)s))
+                   AND (%(recorded_after)s::timestamptz IS NULL
+                        OR created_at >= %(recorded_after)s::timestamptz)
+                   AND (%(recorded_before)s::timestamptz IS NULL
+                        OR created_at < %(recorded_before)s::timestamptz)
                    AND (%(job_types)s::text[] IS NULL OR job_type = ANY (%(job_types)s::text[]))
                    AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
                    AND (%(job_ids)s::uuid[] IS NULL OR job_id = ANY (%(job_ids)s::uuid[]))

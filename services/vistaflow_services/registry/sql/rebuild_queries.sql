@@ -4,7 +4,7 @@
 -- Every own row of the jobs, in order.
 SELECT l.job_id, l.id, l.status, l.attempt, l.created_at, l.actor, l.reason,
        l.metadata ->> 'event', (l.metadata ->> 'counts') = 'true', j.external, j.job_type
-  FROM mlops_totalstate_table l JOIN jobs j USING (job_id)
+  FROM history l JOIN jobs j USING (job_id)
  WHERE l.task_name = ''
  ORDER BY l.id
 
@@ -14,10 +14,10 @@ UPDATE jobs
    SET status = x.status, attempt = x.attempt, failures = x.failures, revision = x.revision,
        worker = x.worker, reason = x.reason, actor = x.actor, started_at = x.started,
        finished_at = x.finished,
-       last_seq = coalesce((SELECT max(seq) FROM mlops_totalstate_table l
+       last_seq = coalesce((SELECT max(seq) FROM history l
                              WHERE l.kit_id = jobs.kit_id AND l.job_id = jobs.job_id
                                AND l.attempt = x.attempt), 0),
-       result = (SELECT l.metadata -> 'result' FROM mlops_totalstate_table l
+       result = (SELECT l.metadata -> 'result' FROM history l
                   WHERE l.kit_id = jobs.kit_id AND l.job_id = jobs.job_id AND l.task_name = ''
                     AND l.status = 'FINISHED' AND jsonb_typeof(l.metadata -> 'result') = 'object')
   FROM jsonb_to_recordset(%(jobs)s::jsonb) AS x (
@@ -46,9 +46,19 @@ UPDATE kits
                max(last.id) AS revision, max(last.created_at) AS updated_at
           FROM jobs j
           JOIN (SELECT DISTINCT ON (kit_id) kit_id, id, created_at
-                  FROM mlops_totalstate_table ORDER BY kit_id, id DESC) AS last USING (kit_id)
+                  FROM history ORDER BY kit_id, id DESC) AS last USING (kit_id)
          GROUP BY j.kit_id) AS c
  WHERE kits.kit_id = c.kit_id
+
+-- name: rebuild_pauses
+-- Whether kits are paused, and how often they were, from the latest of their own rows.
+UPDATE kits
+   SET paused = coalesce(last.status = 'RUNNING', false), pauses = coalesce(last.attempt, 0)
+  FROM kits k
+  LEFT JOIN (SELECT DISTINCT ON (kit_id) kit_id, status, attempt
+               FROM history WHERE job_type = 'KIT'
+              ORDER BY kit_id, id DESC) AS last USING (kit_id)
+ WHERE kits.kit_id = k.kit_id
 
 -- name: rebuild_reasons
 -- Puts the reasons of waiting jobs in place.
@@ -63,8 +73,8 @@ INSERT INTO current_state (kit_id, job_id, task_name, id, job_type, status, curr
 SELECT DISTINCT ON (l.kit_id, l.job_id, l.task_name)
        l.kit_id, l.job_id, l.task_name, l.id, l.job_type, l.status, l.current_order, l.attempt,
        l.seq, l.created_at, l.actor, l.reason, l.metadata
-  FROM mlops_totalstate_table l JOIN jobs j USING (job_id)
- WHERE l.task_name = '' OR l.attempt = j.attempt
+  FROM history l LEFT JOIN jobs j USING (job_id)
+ WHERE l.task_name = '' OR l.attempt = j.attempt OR l.job_type = 'KIT'
  ORDER BY l.kit_id, l.job_id, l.task_name, l.id DESC
 
 -- name: rebuild_steps
@@ -76,7 +86,7 @@ WITH own AS MATERIALIZED (
            (array_agg(metadata ORDER BY id DESC))[1] AS metadata,
            (array_agg(metadata -> 'result' ORDER BY id DESC)
                 FILTER (WHERE metadata ? 'result'))[1] AS result
-      FROM mlops_totalstate_table WHERE task_name = '' GROUP BY job_id, job_type
+      FROM history WHERE task_name = '' GROUP BY job_id, job_type
 ), decks AS (
     INSERT INTO deck_collection (request_id, job_id, status, created_at, updated_at, metadata)
     SELECT id, job_id, status, created_at, updated_at, metadata

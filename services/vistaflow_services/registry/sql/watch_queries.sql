@@ -9,15 +9,21 @@ FROM mlops_totalstate_table
 WHERE id > %(after)s AND id <= %(until)s
   AND (%(labels)s::jsonb IS NULL
        OR kit_id IN (SELECT kit_id FROM kits WHERE labels @> %(labels)s::jsonb))
+  AND (%(project)s::text IS NULL
+       OR kit_id IN (SELECT kit_id FROM kits WHERE project = %(project)s))
   AND (task_name = ''
        OR ((%(job_types)s::text[] IS NULL OR job_type = ANY (%(job_types)s::text[]))
            AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
-           AND (%(job_ids)s::uuid[] IS NULL OR job_id = ANY (%(job_ids)s::uuid[]))))
+           AND (%(job_ids)s::uuid[] IS NULL OR job_id = ANY (%(job_ids)s::uuid[]))
+           AND (%(recorded_after)s::timestamptz IS NULL
+                OR created_at >= %(recorded_after)s::timestamptz)
+           AND (%(recorded_before)s::timestamptz IS NULL
+                OR created_at < %(recorded_before)s::timestamptz)))
 ORDER BY id
 LIMIT %(limit)s
 
 -- name: log_page_of_kits
--- The same for certain kits. Ordered by an expression, so that the rows are found by kit and
+-- The same for certain kits that have few rows. Ordered by an expression, so that the rows are found by kit and
 -- sorted: a walk along the log would read all that other kits did in between.
 SELECT id, batch, kit_id, job_id, job_type, task_name, status, current_order, attempt, seq,
        created_at, coalesce(metadata::text, ''), actor, reason, kit_counts
@@ -25,12 +31,73 @@ FROM mlops_totalstate_table
 WHERE kit_id = ANY (%(kit_ids)s::int[]) AND id > %(after)s AND id <= %(until)s
   AND (%(labels)s::jsonb IS NULL
        OR kit_id IN (SELECT kit_id FROM kits WHERE labels @> %(labels)s::jsonb))
+  AND (%(project)s::text IS NULL
+       OR kit_id IN (SELECT kit_id FROM kits WHERE project = %(project)s))
   AND (task_name = ''
        OR ((%(job_types)s::text[] IS NULL OR job_type = ANY (%(job_types)s::text[]))
            AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
-           AND (%(job_ids)s::uuid[] IS NULL OR job_id = ANY (%(job_ids)s::uuid[]))))
+           AND (%(job_ids)s::uuid[] IS NULL OR job_id = ANY (%(job_ids)s::uuid[]))
+           AND (%(recorded_after)s::timestamptz IS NULL
+                OR created_at >= %(recorded_after)s::timestamptz)
+           AND (%(recorded_before)s::timestamptz IS NULL
+                OR created_at < %(recorded_before)s::timestamptz)))
 ORDER BY id + 0
 LIMIT %(limit)s
+
+-- name: log_page_walked_for_kits
+-- The same for certain kits that have many rows. The kit is compared as an expression, so that the
+-- log is walked in order of its primary key and left at the limit: found by kit, millions of rows
+-- would be sorted for every page.
+SELECT id, batch, kit_id, job_id, job_type, task_name, status, current_order, attempt, seq,
+       created_at, coalesce(metadata::text, ''), actor, reason, kit_counts
+FROM mlops_totalstate_table
+WHERE kit_id + 0 = ANY (%(kit_ids)s::int[]) AND id > %(after)s AND id <= %(until)s
+  AND (%(labels)s::jsonb IS NULL
+       OR kit_id IN (SELECT kit_id FROM kits WHERE labels @> %(labels)s::jsonb))
+  AND (%(project)s::text IS NULL
+       OR kit_id IN (SELECT kit_id FROM kits WHERE project = %(project)s))
+  AND (task_name = ''
+       OR ((%(job_types)s::text[] IS NULL OR job_type = ANY (%(job_types)s::text[]))
+           AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
+           AND (%(job_ids)s::uuid[] IS NULL OR job_id = ANY (%(job_ids)s::uuid[]))
+           AND (%(recorded_after)s::timestamptz IS NULL
+                OR created_at >= %(recorded_after)s::timestamptz)
+           AND (%(recorded_before)s::timestamptz IS NULL
+                OR created_at < %(recorded_before)s::timestamptz)))
+ORDER BY id
+LIMIT %(limit)s
+
+-- name: kits_are_large
+-- Whether certain kits have more rows than `few`. Reads no more than that of the kits' index.
+SELECT count(*) > %(few)s
+FROM (SELECT FROM mlops_totalstate_table
+      WHERE kit_id = ANY (%(kit_ids)s::int[])
+      ORDER BY kit_id, job_id, task_name, id DESC
+      LIMIT %(few)s + 1) AS first_of_them
+
+-- name: kits_begin
+-- Where the first row of certain kits is, or was.
+SELECT coalesce(min(first_revision), 0) FROM kits WHERE kit_id = ANY (%(kit_ids)s::int[])
+
+-- name: batch_of
+-- The first revision of the append that a row is of.
+SELECT batch FROM mlops_totalstate_table WHERE id = %(id)s
+
+-- name: statuses_before
+-- For rows of the log, the status of the same job or task before: empty if there was none, `?` if
+-- it may have been in what is no longer kept.
+SELECT asked.id,
+       coalesce(earlier.status, CASE WHEN j.first_revision < head.oldest_id THEN '?' ELSE '' END)
+FROM jsonb_to_recordset(%(asked)s::jsonb)
+         AS asked (id bigint, kit_id int, job_id uuid, task_name text)
+CROSS JOIN head
+LEFT JOIN jobs j ON j.job_id = asked.job_id
+LEFT JOIN LATERAL (
+    SELECT status FROM history AS t
+    WHERE t.kit_id = asked.kit_id AND t.job_id = asked.job_id
+      AND t.task_name = asked.task_name AND t.id < asked.id
+    ORDER BY t.id DESC
+    LIMIT 1) AS earlier ON true
 
 -- name: log_tail
 -- Every row after a revision, in order.
@@ -61,25 +128,29 @@ FROM current_state
 WHERE (%(kit_ids)s::int[] IS NULL OR kit_id = ANY (%(kit_ids)s::int[]))
   AND (%(labels)s::jsonb IS NULL
        OR kit_id IN (SELECT kit_id FROM kits WHERE labels @> %(labels)s::jsonb))
+  AND (%(project)s::text IS NULL
+       OR kit_id IN (SELECT kit_id FROM kits WHERE project = %(project)s))
   AND (%(job_types)s::text[] IS NULL OR job_type = ANY (%(job_types)s::text[]))
   AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
   AND (%(job_ids)s::uuid[] IS NULL OR job_id = ANY (%(job_ids)s::uuid[]))
+  AND (%(recorded_after)s::timestamptz IS NULL OR created_at >= %(recorded_after)s::timestamptz)
+  AND (%(recorded_before)s::timestamptz IS NULL OR created_at < %(recorded_before)s::timestamptz)
 ORDER BY id
 
 -- name: kits_by_id
 -- Kits without their jobs.
 SELECT kit_id, name, project, labels, coalesce(spec::text, ''), actor, counts, revision,
-       created_at, updated_at
+       created_at, updated_at, paused, pauses, first_revision
 FROM kits
 WHERE kit_id = ANY (%(kit_ids)s::int[])
 ORDER BY kit_id
 
 -- name: labels_of_kits
--- The labels of kits.
-SELECT kit_id, labels FROM kits WHERE kit_id = ANY (%(kit_ids)s::int[])
+-- The labels of kits, and the project of each.
+SELECT kit_id, labels, project FROM kits WHERE kit_id = ANY (%(kit_ids)s::int[])
 
 -- name: queued_jobs
--- Jobs to hand out next. Kits take turns, those with less running first; within a kit the higher
+-- Jobs to hand out next. Kits that are not paused take turns, those with less running first; within a kit the higher
 -- priority, then the kit's own order.
 SELECT job_id, job_type
 FROM (SELECT j.job_id, j.job_type, j.kit_id, j.priority,
@@ -87,7 +158,7 @@ FROM (SELECT j.job_id, j.job_type, j.kit_id, j.priority,
                  ORDER BY j.priority DESC, j.current_order, j.revision) AS turn
       FROM jobs j
       JOIN kits k USING (kit_id)
-      WHERE j.status = 'QUEUED' AND NOT j.external
+      WHERE j.status = 'QUEUED' AND NOT j.external AND NOT k.paused
         AND j.job_type = ANY (%(job_types)s::text[])) AS waiting
 ORDER BY turn, kit_id
 LIMIT %(limit)s

@@ -23,11 +23,12 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
+from vistaflow.api.common.v1 import access_pb2 as vistaflow_dot_api_dot_common_dot_v1_dot_access__pb2
 from vistaflow.api.common.v1 import common_pb2 as vistaflow_dot_api_dot_common_dot_v1_dot_common__pb2
 from vistaflow.api.ml.v1 import ml_pb2 as vistaflow_dot_api_dot_ml_dot_v1_dot_ml__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(vistaflow/api/optimize/v1/optimize.proto\x12\x19vistaflow.api.optimize.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a$vistaflow/api/common/v1/common.proto\x1a\x1cvistaflow/api/ml/v1/ml.proto\"\x87\x01\n\x12OptimizeDesignSpec\x12\x0e\n\x06\x64\x65sign\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\r\n\x05goals\x18\x03 \x01(\t\x12\x0e\n\x06\x62udget\x18\x04 \x01(\x05\x12\x12\n\nbatch_size\x18\x05 \x01(\x05\x12\x11\n\ttolerance\x18\x06 \x01(\x01\x12\x0c\n\x04seed\x18\x07 \x01(\x03\"\x90\x01\n\rTuneModelSpec\x12\x0e\n\x06scaler\x18\x01 \x01(\t\x12+\n\x06\x66\x61mily\x18\x02 \x01(\x0e\x32\x1b.vistaflow.api.ml.v1.Family\x12\x10\n\x08response\x18\x03 \x01(\t\x12\x13\n\x0btrial_count\x18\x04 \x01(\x05\x12\r\n\x05\x66olds\x18\x05 \x01(\x05\x12\x0c\n\x04seed\x18\x06 \x01(\x03\"^\n\x10TuneModelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x36\n\x04spec\x18\x02 \x01(\x0b\x32(.vistaflow.api.optimize.v1.TuneModelSpec\">\n\x11TuneModelResponse\x12)\n\x03job\x18\x01 \x01(\x0b\x32\x1c.vistaflow.api.common.v1.Job\"h\n\x15OptimizeDesignRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12;\n\x04spec\x18\x02 \x01(\x0b\x32-.vistaflow.api.optimize.v1.OptimizeDesignSpec\"C\n\x16OptimizeDesignResponse\x12)\n\x03job\x18\x01 \x01(\x0b\x32\x1c.vistaflow.api.common.v1.Job\"K\n\x10\x43onstraintResult\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\r\n\x05limit\x18\x03 \x01(\x01\x12\x0b\n\x03met\x18\x04 \x01(\x08\"\x90\x01\n\x12ResponseComparison\x12\x33\n\x08response\x18\x01 \x01(\x0b\x32!.vistaflow.api.common.v1.Response\x12\x32\n\tpredicted\x18\x02 \x01(\x0b\x32\x1f.vistaflow.api.ml.v1.Prediction\x12\x11\n\tsimulated\x18\x03 \x01(\x01\"\x93\x02\n\x05Trial\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x0e\n\x06origin\x18\x02 \x01(\t\x12+\n\nparameters\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x42\n\tresponses\x18\x04 \x03(\x0b\x32/.vistaflow.api.optimize.v1.Trial.ResponsesEntry\x12\x16\n\tobjective\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x08\x66\x65\x61sible\x18\x06 \x01(\x08\x12\x0f\n\x07\x66\x61ilure\x18\x07 \x01(\t\x1a\x30\n\x0eResponsesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0c\n\n_objective\"\xb0\x04\n\x05Study\x12\x10\n\x08study_id\x18\x01 \x01(\t\x12\x0e\n\x06kit_id\x18\x02 \x01(\x05\x12\r\n\x05goals\x18\x03 \x01(\t\x12.\n\x04\x62\x65st\x18\x04 \x01(\x0b\x32 .vistaflow.api.optimize.v1.Trial\x12\x35\n\x0b\x64\x65sign_best\x18\x05 \x01(\x0b\x32 .vistaflow.api.optimize.v1.Trial\x12\x42\n\x0b\x63omparisons\x18\x06 \x03(\x0b\x32-.vistaflow.api.optimize.v1.ResponseComparison\x12@\n\x0b\x63onstraints\x18\x07 \x03(\x0b\x32+.vistaflow.api.optimize.v1.ConstraintResult\x12\x18\n\x10\x65valuation_count\x18\x08 \x01(\x05\x12\x17\n\x0fsimulated_count\x18\t \x01(\x05\x12\x14\n\x0c\x63\x61\x63hed_count\x18\n \x01(\x05\x12\x14\n\x0c\x66\x61iled_count\x18\x0b \x01(\x05\x12\x13\n\x0bstop_reason\x18\x0c \x01(\t\x12\x31\n\x06trials\x18\r \x01(\x0b\x32!.vistaflow.api.common.v1.Artifact\x12\x30\n\x05plots\x18\x0e \x03(\x0b\x32!.vistaflow.api.common.v1.Artifact\x12\x30\n\x0fhyperparameters\x18\x0f \x01(\x0b\x32\x17.google.protobuf.Struct\"#\n\x0fGetStudyRequest\x12\x10\n\x08study_id\x18\x01 \x01(\t\"C\n\x10GetStudyResponse\x12/\n\x05study\x18\x01 \x01(\x0b\x32 .vistaflow.api.optimize.v1.Study\"L\n\x11ListTrialsRequest\x12\x10\n\x08study_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"_\n\x12ListTrialsResponse\x12\x30\n\x06trials\x18\x01 \x03(\x0b\x32 .vistaflow.api.optimize.v1.Trial\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xc0\x03\n\x0fOptimizeService\x12\x66\n\tTuneModel\x12+.vistaflow.api.optimize.v1.TuneModelRequest\x1a,.vistaflow.api.optimize.v1.TuneModelResponse\x12u\n\x0eOptimizeDesign\x12\x30.vistaflow.api.optimize.v1.OptimizeDesignRequest\x1a\x31.vistaflow.api.optimize.v1.OptimizeDesignResponse\x12\x63\n\x08GetStudy\x12*.vistaflow.api.optimize.v1.GetStudyRequest\x1a+.vistaflow.api.optimize.v1.GetStudyResponse\x12i\n\nListTrials\x12,.vistaflow.api.optimize.v1.ListTrialsRequest\x1a-.vistaflow.api.optimize.v1.ListTrialsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(vistaflow/api/optimize/v1/optimize.proto\x12\x19vistaflow.api.optimize.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a$vistaflow/api/common/v1/access.proto\x1a$vistaflow/api/common/v1/common.proto\x1a\x1cvistaflow/api/ml/v1/ml.proto\"\x87\x01\n\x12OptimizeDesignSpec\x12\x0e\n\x06\x64\x65sign\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\r\n\x05goals\x18\x03 \x01(\t\x12\x0e\n\x06\x62udget\x18\x04 \x01(\x05\x12\x12\n\nbatch_size\x18\x05 \x01(\x05\x12\x11\n\ttolerance\x18\x06 \x01(\x01\x12\x0c\n\x04seed\x18\x07 \x01(\x03\"\x90\x01\n\rTuneModelSpec\x12\x0e\n\x06scaler\x18\x01 \x01(\t\x12+\n\x06\x66\x61mily\x18\x02 \x01(\x0e\x32\x1b.vistaflow.api.ml.v1.Family\x12\x10\n\x08response\x18\x03 \x01(\t\x12\x13\n\x0btrial_count\x18\x04 \x01(\x05\x12\r\n\x05\x66olds\x18\x05 \x01(\x05\x12\x0c\n\x04seed\x18\x06 \x01(\x03\"^\n\x10TuneModelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x36\n\x04spec\x18\x02 \x01(\x0b\x32(.vistaflow.api.optimize.v1.TuneModelSpec\">\n\x11TuneModelResponse\x12)\n\x03job\x18\x01 \x01(\x0b\x32\x1c.vistaflow.api.common.v1.Job\"h\n\x15OptimizeDesignRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12;\n\x04spec\x18\x02 \x01(\x0b\x32-.vistaflow.api.optimize.v1.OptimizeDesignSpec\"C\n\x16OptimizeDesignResponse\x12)\n\x03job\x18\x01 \x01(\x0b\x32\x1c.vistaflow.api.common.v1.Job\"K\n\x10\x43onstraintResult\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\r\n\x05limit\x18\x03 \x01(\x01\x12\x0b\n\x03met\x18\x04 \x01(\x08\"\x90\x01\n\x12ResponseComparison\x12\x33\n\x08response\x18\x01 \x01(\x0b\x32!.vistaflow.api.common.v1.Response\x12\x32\n\tpredicted\x18\x02 \x01(\x0b\x32\x1f.vistaflow.api.ml.v1.Prediction\x12\x11\n\tsimulated\x18\x03 \x01(\x01\"\x93\x02\n\x05Trial\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x0e\n\x06origin\x18\x02 \x01(\t\x12+\n\nparameters\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x42\n\tresponses\x18\x04 \x03(\x0b\x32/.vistaflow.api.optimize.v1.Trial.ResponsesEntry\x12\x16\n\tobjective\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x08\x66\x65\x61sible\x18\x06 \x01(\x08\x12\x0f\n\x07\x66\x61ilure\x18\x07 \x01(\t\x1a\x30\n\x0eResponsesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0c\n\n_objective\"\xb0\x04\n\x05Study\x12\x10\n\x08study_id\x18\x01 \x01(\t\x12\x0e\n\x06kit_id\x18\x02 \x01(\x05\x12\r\n\x05goals\x18\x03 \x01(\t\x12.\n\x04\x62\x65st\x18\x04 \x01(\x0b\x32 .vistaflow.api.optimize.v1.Trial\x12\x35\n\x0b\x64\x65sign_best\x18\x05 \x01(\x0b\x32 .vistaflow.api.optimize.v1.Trial\x12\x42\n\x0b\x63omparisons\x18\x06 \x03(\x0b\x32-.vistaflow.api.optimize.v1.ResponseComparison\x12@\n\x0b\x63onstraints\x18\x07 \x03(\x0b\x32+.vistaflow.api.optimize.v1.ConstraintResult\x12\x18\n\x10\x65valuation_count\x18\x08 \x01(\x05\x12\x17\n\x0fsimulated_count\x18\t \x01(\x05\x12\x14\n\x0c\x63\x61\x63hed_count\x18\n \x01(\x05\x12\x14\n\x0c\x66\x61iled_count\x18\x0b \x01(\x05\x12\x13\n\x0bstop_reason\x18\x0c \x01(\t\x12\x31\n\x06trials\x18\r \x01(\x0b\x32!.vistaflow.api.common.v1.Artifact\x12\x30\n\x05plots\x18\x0e \x03(\x0b\x32!.vistaflow.api.common.v1.Artifact\x12\x30\n\x0fhyperparameters\x18\x0f \x01(\x0b\x32\x17.google.protobuf.Struct\"#\n\x0fGetStudyRequest\x12\x10\n\x08study_id\x18\x01 \x01(\t\"C\n\x10GetStudyResponse\x12/\n\x05study\x18\x01 \x01(\x0b\x32 .vistaflow.api.optimize.v1.Study\"L\n\x11ListTrialsRequest\x12\x10\n\x08study_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"_\n\x12ListTrialsResponse\x12\x30\n\x06trials\x18\x01 \x03(\x0b\x32 .vistaflow.api.optimize.v1.Trial\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xe0\x03\n\x0fOptimizeService\x12n\n\tTuneModel\x12+.vistaflow.api.optimize.v1.TuneModelRequest\x1a,.vistaflow.api.optimize.v1.TuneModelResponse\"\x06\xfa\xc5\x18\x02\x08\x02\x12}\n\x0eOptimizeDesign\x12\x30.vistaflow.api.optimize.v1.OptimizeDesignRequest\x1a\x31.vistaflow.api.optimize.v1.OptimizeDesignResponse\"\x06\xfa\xc5\x18\x02\x08\x02\x12k\n\x08GetStudy\x12*.vistaflow.api.optimize.v1.GetStudyRequest\x1a+.vistaflow.api.optimize.v1.GetStudyResponse\"\x06\xfa\xc5\x18\x02\x08\x01\x12q\n\nListTrials\x12,.vistaflow.api.optimize.v1.ListTrialsRequest\x1a-.vistaflow.api.optimize.v1.ListTrialsResponse\"\x06\xfa\xc5\x18\x02\x08\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,36 +37,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TRIAL_RESPONSESENTRY']._loaded_options = None
   _globals['_TRIAL_RESPONSESENTRY']._serialized_options = b'8\001'
-  _globals['_OPTIMIZEDESIGNSPEC']._serialized_start=170
-  _globals['_OPTIMIZEDESIGNSPEC']._serialized_end=305
-  _globals['_TUNEMODELSPEC']._serialized_start=308
-  _globals['_TUNEMODELSPEC']._serialized_end=452
-  _globals['_TUNEMODELREQUEST']._serialized_start=454
-  _globals['_TUNEMODELREQUEST']._serialized_end=548
-  _globals['_TUNEMODELRESPONSE']._serialized_start=550
-  _globals['_TUNEMODELRESPONSE']._serialized_end=612
-  _globals['_OPTIMIZEDESIGNREQUEST']._serialized_start=614
-  _globals['_OPTIMIZEDESIGNREQUEST']._serialized_end=718
-  _globals['_OPTIMIZEDESIGNRESPONSE']._serialized_start=720
-  _globals['_OPTIMIZEDESIGNRESPONSE']._serialized_end=787
-  _globals['_CONSTRAINTRESULT']._serialized_start=789
-  _globals['_CONSTRAINTRESULT']._serialized_end=864
-  _globals['_RESPONSECOMPARISON']._serialized_start=867
-  _globals['_RESPONSECOMPARISON']._serialized_end=1011
-  _globals['_TRIAL']._serialized_start=1014
-  _globals['_TRIAL']._serialized_end=1289
-  _globals['_TRIAL_RESPONSESENTRY']._serialized_start=1227
-  _globals['_TRIAL_RESPONSESENTRY']._serialized_end=1275
-  _globals['_STUDY']._serialized_start=1292
-  _globals['_STUDY']._serialized_end=1852
-  _globals['_GETSTUDYREQUEST']._serialized_start=1854
-  _globals['_GETSTUDYREQUEST']._serialized_end=1889
-  _globals['_GETSTUDYRESPONSE']._serialized_start=1891
-  _globals['_GETSTUDYRESPONSE']._serialized_end=1958
-  _globals['_LISTTRIALSREQUEST']._serialized_start=1960
-  _globals['_LISTTRIALSREQUEST']._serialized_end=2036
-  _globals['_LISTTRIALSRESPONSE']._serialized_start=2038
-  _globals['_LISTTRIALSRESPONSE']._serialized_end=2133
-  _globals['_OPTIMIZESERVICE']._serialized_start=2136
-  _globals['_OPTIMIZESERVICE']._serialized_end=2584
+  _globals['_OPTIMIZESERVICE'].methods_by_name['TuneModel']._loaded_options = None
+  _globals['_OPTIMIZESERVICE'].methods_by_name['TuneModel']._serialized_options = b'\372\305\030\002\010\002'
+  _globals['_OPTIMIZESERVICE'].methods_by_name['OptimizeDesign']._loaded_options = None
+  _globals['_OPTIMIZESERVICE'].methods_by_name['OptimizeDesign']._serialized_options = b'\372\305\030\002\010\002'
+  _globals['_OPTIMIZESERVICE'].methods_by_name['GetStudy']._loaded_options = None
+  _globals['_OPTIMIZESERVICE'].methods_by_name['GetStudy']._serialized_options = b'\372\305\030\002\010\001'
+  _globals['_OPTIMIZESERVICE'].methods_by_name['ListTrials']._loaded_options = None
+  _globals['_OPTIMIZESERVICE'].methods_by_name['ListTrials']._serialized_options = b'\372\305\030\002\010\001'
+  _globals['_OPTIMIZEDESIGNSPEC']._serialized_start=208
+  _globals['_OPTIMIZEDESIGNSPEC']._serialized_end=343
+  _globals['_TUNEMODELSPEC']._serialized_start=346
+  _globals['_TUNEMODELSPEC']._serialized_end=490
+  _globals['_TUNEMODELREQUEST']._serialized_start=492
+  _globals['_TUNEMODELREQUEST']._serialized_end=586
+  _globals['_TUNEMODELRESPONSE']._serialized_start=588
+  _globals['_TUNEMODELRESPONSE']._serialized_end=650
+  _globals['_OPTIMIZEDESIGNREQUEST']._serialized_start=652
+  _globals['_OPTIMIZEDESIGNREQUEST']._serialized_end=756
+  _globals['_OPTIMIZEDESIGNRESPONSE']._serialized_start=758
+  _globals['_OPTIMIZEDESIGNRESPONSE']._serialized_end=825
+  _globals['_CONSTRAINTRESULT']._serialized_start=827
+  _globals['_CONSTRAINTRESULT']._serialized_end=902
+  _globals['_RESPONSECOMPARISON']._serialized_start=905
+  _globals['_RESPONSECOMPARISON']._serialized_end=1049
+  _globals['_TRIAL']._serialized_start=1052
+  _globals['_TRIAL']._serialized_end=1327
+  _globals['_TRIAL_RESPONSESENTRY']._serialized_start=1265
+  _globals['_TRIAL_RESPONSESENTRY']._serialized_end=1313
+  _globals['_STUDY']._serialized_start=1330
+  _globals['_STUDY']._serialized_end=1890
+  _globals['_GETSTUDYREQUEST']._serialized_start=1892
+  _globals['_GETSTUDYREQUEST']._serialized_end=1927
+  _globals['_GETSTUDYRESPONSE']._serialized_start=1929
+  _globals['_GETSTUDYRESPONSE']._serialized_end=1996
+  _globals['_LISTTRIALSREQUEST']._serialized_start=1998
+  _globals['_LISTTRIALSREQUEST']._serialized_end=2074
+  _globals['_LISTTRIALSRESPONSE']._serialized_start=2076
+  _globals['_LISTTRIALSRESPONSE']._serialized_end=2171
+  _globals['_OPTIMIZESERVICE']._serialized_start=2174
+  _globals['_OPTIMIZESERVICE']._serialized_end=2654
 # @@protoc_insertion_point(module_scope)

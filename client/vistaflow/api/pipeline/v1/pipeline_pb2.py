@@ -22,6 +22,7 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from vistaflow.api.common.v1 import access_pb2 as vistaflow_dot_api_dot_common_dot_v1_dot_access__pb2
 from vistaflow.api.common.v1 import common_pb2 as vistaflow_dot_api_dot_common_dot_v1_dot_common__pb2
 from vistaflow.api.doe.v1 import doe_pb2 as vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2
 from vistaflow.api.ingestion.v1 import ingestion_pb2 as vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2
@@ -29,7 +30,7 @@ from vistaflow.api.ml.v1 import ml_pb2 as vistaflow_dot_api_dot_ml_dot_v1_dot_ml
 from vistaflow.api.registry.v1 import registry_pb2 as vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(vistaflow/api/pipeline/v1/pipeline.proto\x12\x19vistaflow.api.pipeline.v1\x1a$vistaflow/api/common/v1/common.proto\x1a\x1evistaflow/api/doe/v1/doe.proto\x1a*vistaflow/api/ingestion/v1/ingestion.proto\x1a\x1cvistaflow/api/ml/v1/ml.proto\x1a(vistaflow/api/registry/v1/registry.proto\"\xd4\x01\n\x06MlSpec\x12\x11\n\tresponses\x18\x01 \x03(\t\x12\x1a\n\rtest_fraction\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x34\n\x08outliers\x18\x03 \x01(\x0e\x32\".vistaflow.api.ml.v1.OutlierPolicy\x12\x15\n\rlog_responses\x18\x04 \x03(\t\x12-\n\x08\x66\x61milies\x18\x05 \x03(\x0e\x32\x1b.vistaflow.api.ml.v1.Family\x12\r\n\x05\x66olds\x18\x06 \x01(\x05\x42\x10\n\x0e_test_fraction\"E\n\x0cOptimizeSpec\x12\x0e\n\x06\x62udget\x18\x01 \x01(\x05\x12\x12\n\nbatch_size\x18\x02 \x01(\x05\x12\x11\n\ttolerance\x18\x03 \x01(\x01\"\x8c\x04\n\x07KitSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12>\n\x06labels\x18\x03 \x03(\x0b\x32..vistaflow.api.pipeline.v1.KitSpec.LabelsEntry\x12\x34\n\x04\x64\x65\x63k\x18\x04 \x01(\x0b\x32&.vistaflow.api.ingestion.v1.DeckSource\x12\x30\n\x06\x64\x65sign\x18\x05 \x01(\x0b\x32 .vistaflow.api.doe.v1.DesignSpec\x12\x38\n\nevaluation\x18\x06 \x01(\x0b\x32$.vistaflow.api.doe.v1.EvaluationSpec\x12-\n\x02ml\x18\x07 \x01(\x0b\x32!.vistaflow.api.pipeline.v1.MlSpec\x12\r\n\x05goals\x18\x08 \x01(\t\x12\x39\n\x08optimize\x18\t \x01(\x0b\x32\'.vistaflow.api.pipeline.v1.OptimizeSpec\x12\x34\n\nstop_after\x18\n \x01(\x0e\x32 .vistaflow.api.common.v1.JobType\x12\x0c\n\x04seed\x18\x0b \x01(\x03\x12\x14\n\x0cmax_attempts\x18\x0c \x01(\x05\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"-\n\x07Mistake\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\"|\n\x12ValidateKitRequest\x12\x32\n\x04spec\x18\x01 \x01(\x0b\x32\".vistaflow.api.pipeline.v1.KitSpecH\x00\x12\x12\n\x08kit_yaml\x18\x02 \x01(\tH\x00\x12\x14\n\x0c\x64\x65\x63k_archive\x18\x03 \x01(\x0c\x42\x08\n\x06source\"\xd1\x01\n\x13ValidateKitResponse\x12\x34\n\x08mistakes\x18\x01 \x03(\x0b\x32\".vistaflow.api.pipeline.v1.Mistake\x12\x30\n\x04spec\x18\x02 \x01(\x0b\x32\".vistaflow.api.pipeline.v1.KitSpec\x12\x34\n\x08warnings\x18\x03 \x03(\x0b\x32\".vistaflow.api.pipeline.v1.Mistake\x12\x1c\n\x14max_simulation_count\x18\x04 \x01(\x03\"\x9a\x01\n\rRunKitRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x32\n\x04spec\x18\x02 \x01(\x0b\x32\".vistaflow.api.pipeline.v1.KitSpecH\x00\x12\x12\n\x08kit_yaml\x18\x03 \x01(\tH\x00\x12\x14\n\x0c\x64\x65\x63k_archive\x18\x04 \x01(\x0c\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\tB\x08\n\x06source\"a\n\x0eRunKitResponse\x12+\n\x03kit\x18\x01 \x01(\x0b\x32\x1e.vistaflow.api.registry.v1.Kit\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x10\n\x08replayed\x18\x03 \x01(\x08\x32\xde\x01\n\x0fPipelineService\x12l\n\x0bValidateKit\x12-.vistaflow.api.pipeline.v1.ValidateKitRequest\x1a..vistaflow.api.pipeline.v1.ValidateKitResponse\x12]\n\x06RunKit\x12(.vistaflow.api.pipeline.v1.RunKitRequest\x1a).vistaflow.api.pipeline.v1.RunKitResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(vistaflow/api/pipeline/v1/pipeline.proto\x12\x19vistaflow.api.pipeline.v1\x1a$vistaflow/api/common/v1/access.proto\x1a$vistaflow/api/common/v1/common.proto\x1a\x1evistaflow/api/doe/v1/doe.proto\x1a*vistaflow/api/ingestion/v1/ingestion.proto\x1a\x1cvistaflow/api/ml/v1/ml.proto\x1a(vistaflow/api/registry/v1/registry.proto\"\xd4\x01\n\x06MlSpec\x12\x11\n\tresponses\x18\x01 \x03(\t\x12\x1a\n\rtest_fraction\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x34\n\x08outliers\x18\x03 \x01(\x0e\x32\".vistaflow.api.ml.v1.OutlierPolicy\x12\x15\n\rlog_responses\x18\x04 \x03(\t\x12-\n\x08\x66\x61milies\x18\x05 \x03(\x0e\x32\x1b.vistaflow.api.ml.v1.Family\x12\r\n\x05\x66olds\x18\x06 \x01(\x05\x42\x10\n\x0e_test_fraction\"E\n\x0cOptimizeSpec\x12\x0e\n\x06\x62udget\x18\x01 \x01(\x05\x12\x12\n\nbatch_size\x18\x02 \x01(\x05\x12\x11\n\ttolerance\x18\x03 \x01(\x01\"\x8c\x04\n\x07KitSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12>\n\x06labels\x18\x03 \x03(\x0b\x32..vistaflow.api.pipeline.v1.KitSpec.LabelsEntry\x12\x34\n\x04\x64\x65\x63k\x18\x04 \x01(\x0b\x32&.vistaflow.api.ingestion.v1.DeckSource\x12\x30\n\x06\x64\x65sign\x18\x05 \x01(\x0b\x32 .vistaflow.api.doe.v1.DesignSpec\x12\x38\n\nevaluation\x18\x06 \x01(\x0b\x32$.vistaflow.api.doe.v1.EvaluationSpec\x12-\n\x02ml\x18\x07 \x01(\x0b\x32!.vistaflow.api.pipeline.v1.MlSpec\x12\r\n\x05goals\x18\x08 \x01(\t\x12\x39\n\x08optimize\x18\t \x01(\x0b\x32\'.vistaflow.api.pipeline.v1.OptimizeSpec\x12\x34\n\nstop_after\x18\n \x01(\x0e\x32 .vistaflow.api.common.v1.JobType\x12\x0c\n\x04seed\x18\x0b \x01(\x03\x12\x14\n\x0cmax_attempts\x18\x0c \x01(\x05\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"-\n\x07Mistake\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\"|\n\x12ValidateKitRequest\x12\x32\n\x04spec\x18\x01 \x01(\x0b\x32\".vistaflow.api.pipeline.v1.KitSpecH\x00\x12\x12\n\x08kit_yaml\x18\x02 \x01(\tH\x00\x12\x14\n\x0c\x64\x65\x63k_archive\x18\x03 \x01(\x0c\x42\x08\n\x06source\"\xd1\x01\n\x13ValidateKitResponse\x12\x34\n\x08mistakes\x18\x01 \x03(\x0b\x32\".vistaflow.api.pipeline.v1.Mistake\x12\x30\n\x04spec\x18\x02 \x01(\x0b\x32\".vistaflow.api.pipeline.v1.KitSpec\x12\x34\n\x08warnings\x18\x03 \x03(\x0b\x32\".vistaflow.api.pipeline.v1.Mistake\x12\x1c\n\x14max_simulation_count\x18\x04 \x01(\x03\"\x9a\x01\n\rRunKitRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x32\n\x04spec\x18\x02 \x01(\x0b\x32\".vistaflow.api.pipeline.v1.KitSpecH\x00\x12\x12\n\x08kit_yaml\x18\x03 \x01(\tH\x00\x12\x14\n\x0c\x64\x65\x63k_archive\x18\x04 \x01(\x0c\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\tB\x08\n\x06source\"a\n\x0eRunKitResponse\x12+\n\x03kit\x18\x01 \x01(\x0b\x32\x1e.vistaflow.api.registry.v1.Kit\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x10\n\x08replayed\x18\x03 \x01(\x08\x32\xee\x01\n\x0fPipelineService\x12t\n\x0bValidateKit\x12-.vistaflow.api.pipeline.v1.ValidateKitRequest\x1a..vistaflow.api.pipeline.v1.ValidateKitResponse\"\x06\xfa\xc5\x18\x02\x08\x01\x12\x65\n\x06RunKit\x12(.vistaflow.api.pipeline.v1.RunKitRequest\x1a).vistaflow.api.pipeline.v1.RunKitResponse\"\x06\xfa\xc5\x18\x02\x08\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,24 +39,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_KITSPEC_LABELSENTRY']._loaded_options = None
   _globals['_KITSPEC_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_MLSPEC']._serialized_start=258
-  _globals['_MLSPEC']._serialized_end=470
-  _globals['_OPTIMIZESPEC']._serialized_start=472
-  _globals['_OPTIMIZESPEC']._serialized_end=541
-  _globals['_KITSPEC']._serialized_start=544
-  _globals['_KITSPEC']._serialized_end=1068
-  _globals['_KITSPEC_LABELSENTRY']._serialized_start=1023
-  _globals['_KITSPEC_LABELSENTRY']._serialized_end=1068
-  _globals['_MISTAKE']._serialized_start=1070
-  _globals['_MISTAKE']._serialized_end=1115
-  _globals['_VALIDATEKITREQUEST']._serialized_start=1117
-  _globals['_VALIDATEKITREQUEST']._serialized_end=1241
-  _globals['_VALIDATEKITRESPONSE']._serialized_start=1244
-  _globals['_VALIDATEKITRESPONSE']._serialized_end=1453
-  _globals['_RUNKITREQUEST']._serialized_start=1456
-  _globals['_RUNKITREQUEST']._serialized_end=1610
-  _globals['_RUNKITRESPONSE']._serialized_start=1612
-  _globals['_RUNKITRESPONSE']._serialized_end=1709
-  _globals['_PIPELINESERVICE']._serialized_start=1712
-  _globals['_PIPELINESERVICE']._serialized_end=1934
+  _globals['_PIPELINESERVICE'].methods_by_name['ValidateKit']._loaded_options = None
+  _globals['_PIPELINESERVICE'].methods_by_name['ValidateKit']._serialized_options = b'\372\305\030\002\010\001'
+  _globals['_PIPELINESERVICE'].methods_by_name['RunKit']._loaded_options = None
+  _globals['_PIPELINESERVICE'].methods_by_name['RunKit']._serialized_options = b'\372\305\030\002\010\002'
+  _globals['_MLSPEC']._serialized_start=296
+  _globals['_MLSPEC']._serialized_end=508
+  _globals['_OPTIMIZESPEC']._serialized_start=510
+  _globals['_OPTIMIZESPEC']._serialized_end=579
+  _globals['_KITSPEC']._serialized_start=582
+  _globals['_KITSPEC']._serialized_end=1106
+  _globals['_KITSPEC_LABELSENTRY']._serialized_start=1061
+  _globals['_KITSPEC_LABELSENTRY']._serialized_end=1106
+  _globals['_MISTAKE']._serialized_start=1108
+  _globals['_MISTAKE']._serialized_end=1153
+  _globals['_VALIDATEKITREQUEST']._serialized_start=1155
+  _globals['_VALIDATEKITREQUEST']._serialized_end=1279
+  _globals['_VALIDATEKITRESPONSE']._serialized_start=1282
+  _globals['_VALIDATEKITRESPONSE']._serialized_end=1491
+  _globals['_RUNKITREQUEST']._serialized_start=1494
+  _globals['_RUNKITREQUEST']._serialized_end=1648
+  _globals['_RUNKITRESPONSE']._serialized_start=1650
+  _globals['_RUNKITRESPONSE']._serialized_end=1747
+  _globals['_PIPELINESERVICE']._serialized_start=1750
+  _globals['_PIPELINESERVICE']._serialized_end=1988
 # @@protoc_insertion_point(module_scope)

@@ -13,6 +13,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import error_details_pb2 as _error_details_pb2
+from vistaflow.api.common.v1 import access_pb2 as _access_pb2
 from vistaflow.api.common.v1 import common_pb2 as _common_pb2
 import builtins as _builtins
 import sys
@@ -56,6 +57,82 @@ VERDICT_REJECTED: Verdict.ValueType  # 3
 VERDICT_STALE_ATTEMPT: Verdict.ValueType  # 4
 """Not recorded: the attempt is not the job's current one."""
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
+
+class _WatchMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WatchModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WatchMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WATCH_MODE_UNSPECIFIED: _WatchMode.ValueType  # 0
+    """Not set. Means every row."""
+    WATCH_MODE_EVERY_ROW: _WatchMode.ValueType  # 1
+    """Every row, however late."""
+    WATCH_MODE_LATEST_PER_TASK: _WatchMode.ValueType  # 2
+    """Of rows that wait, only the latest of each task, and how many were folded
+    into them.
+    """
+
+class WatchMode(_WatchMode, metaclass=_WatchModeEnumTypeWrapper):
+    """What a watcher that is slower than the log gets."""
+
+WATCH_MODE_UNSPECIFIED: WatchMode.ValueType  # 0
+"""Not set. Means every row."""
+WATCH_MODE_EVERY_ROW: WatchMode.ValueType  # 1
+"""Every row, however late."""
+WATCH_MODE_LATEST_PER_TASK: WatchMode.ValueType  # 2
+"""Of rows that wait, only the latest of each task, and how many were folded
+into them.
+"""
+Global___WatchMode: _TypeAlias = WatchMode  # noqa: Y015
+
+class _EndReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EndReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EndReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    END_REASON_UNSPECIFIED: _EndReason.ValueType  # 0
+    """Not set. Never sent."""
+    END_REASON_DRAINING: _EndReason.ValueType  # 1
+    """The registry stops; watch again, here or at another replica."""
+    END_REASON_EPOCH_CHANGED: _EndReason.ValueType  # 2
+    """The log was restored from a backup; its epoch changed."""
+    END_REASON_EXPIRED: _EndReason.ValueType  # 3
+    """Rows that were not delivered yet are no longer kept."""
+    END_REASON_UNAUTHENTICATED: _EndReason.ValueType  # 4
+    """The caller's token is no longer valid."""
+    END_REASON_CLOSED: _EndReason.ValueType  # 5
+    """The caller closed this watch of `WatchMany`."""
+    END_REASON_INVALID: _EndReason.ValueType  # 6
+    """This watch of `WatchMany` was asked for in a way that cannot be served;
+    `reason` names the fields.
+    """
+    END_REASON_UNAVAILABLE: _EndReason.ValueType  # 7
+    """This watch of `WatchMany` cannot go on now; open it again."""
+
+class EndReason(_EndReason, metaclass=_EndReasonEnumTypeWrapper):
+    """Why a stream ends."""
+
+END_REASON_UNSPECIFIED: EndReason.ValueType  # 0
+"""Not set. Never sent."""
+END_REASON_DRAINING: EndReason.ValueType  # 1
+"""The registry stops; watch again, here or at another replica."""
+END_REASON_EPOCH_CHANGED: EndReason.ValueType  # 2
+"""The log was restored from a backup; its epoch changed."""
+END_REASON_EXPIRED: EndReason.ValueType  # 3
+"""Rows that were not delivered yet are no longer kept."""
+END_REASON_UNAUTHENTICATED: EndReason.ValueType  # 4
+"""The caller's token is no longer valid."""
+END_REASON_CLOSED: EndReason.ValueType  # 5
+"""The caller closed this watch of `WatchMany`."""
+END_REASON_INVALID: EndReason.ValueType  # 6
+"""This watch of `WatchMany` was asked for in a way that cannot be served;
+`reason` names the fields.
+"""
+END_REASON_UNAVAILABLE: EndReason.ValueType  # 7
+"""This watch of `WatchMany` cannot go on now; open it again."""
+Global___EndReason: _TypeAlias = EndReason  # noqa: Y015
 
 class _Action:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -119,6 +196,7 @@ class Kit(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
     kit_id: _builtins.int
     """Assigned by the registry, from 1."""
     name: _builtins.str
@@ -133,6 +211,8 @@ class Kit(_message.Message):
     """Revision of its latest row."""
     actor: _builtins.str
     """Who created it."""
+    paused: _builtins.bool
+    """Whether its jobs are not granted to workers now."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Key and value pairs to filter by."""
@@ -174,10 +254,11 @@ class Kit(_message.Message):
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         actor: _builtins.str = ...,
         spec: _struct_pb2.Struct | None = ...,
+        paused: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "job_counts", b"job_counts", "spec", b"spec", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "created_at", b"created_at", "job_counts", b"job_counts", "jobs", b"jobs", "kit_id", b"kit_id", "labels", b"labels", "name", b"name", "project", b"project", "revision", b"revision", "spec", b"spec", "status", b"status", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "created_at", b"created_at", "job_counts", b"job_counts", "jobs", b"jobs", "kit_id", b"kit_id", "labels", b"labels", "name", b"name", "paused", b"paused", "project", b"project", "revision", b"revision", "spec", b"spec", "status", b"status", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -383,19 +464,31 @@ class GetKitRequest(_message.Message):
 
     KIT_ID_FIELD_NUMBER: _builtins.int
     MIN_REVISION_FIELD_NUMBER: _builtins.int
+    AS_OF_REVISION_FIELD_NUMBER: _builtins.int
+    AS_OF_TIME_FIELD_NUMBER: _builtins.int
     kit_id: _builtins.int
     """The kit. At least 1."""
     min_revision: _builtins.int
     """Answer no older than this revision; waits up to the call's deadline for it."""
+    as_of_revision: _builtins.int
+    """The kit as it was at this revision. 0: as it is."""
+    @_builtins.property
+    def as_of_time(self) -> _timestamp_pb2.Timestamp:
+        """The kit as it was at this time, by the database's clock. Not together with
+        `as_of_revision`.
+        """
+
     def __init__(
         self,
         *,
         kit_id: _builtins.int = ...,
         min_revision: _builtins.int = ...,
+        as_of_revision: _builtins.int = ...,
+        as_of_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kit_id", b"kit_id", "min_revision", b"min_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_revision", b"as_of_revision", "as_of_time", b"as_of_time", "kit_id", b"kit_id", "min_revision", b"min_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -462,6 +555,8 @@ class ListKitsRequest(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     NAME_CONTAINS_FIELD_NUMBER: _builtins.int
     MIN_REVISION_FIELD_NUMBER: _builtins.int
+    CREATED_AFTER_FIELD_NUMBER: _builtins.int
+    CREATED_BEFORE_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """Most kits to return. 1 to 1,000; 100 if unset."""
     page_token: _builtins.str
@@ -480,6 +575,14 @@ class ListKitsRequest(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Only kits that have all these labels."""
 
+    @_builtins.property
+    def created_after(self) -> _timestamp_pb2.Timestamp:
+        """Only kits created at this time or later."""
+
+    @_builtins.property
+    def created_before(self) -> _timestamp_pb2.Timestamp:
+        """Only kits created before this time."""
+
     def __init__(
         self,
         *,
@@ -490,10 +593,12 @@ class ListKitsRequest(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         name_contains: _builtins.str = ...,
         min_revision: _builtins.int = ...,
+        created_after: _timestamp_pb2.Timestamp | None = ...,
+        created_before: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "created_before", b"created_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "min_revision", b"min_revision", "name_contains", b"name_contains", "page_size", b"page_size", "page_token", b"page_token", "project", b"project", "statuses", b"statuses"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "created_before", b"created_before", "labels", b"labels", "min_revision", b"min_revision", "name_contains", b"name_contains", "page_size", b"page_size", "page_token", b"page_token", "project", b"project", "statuses", b"statuses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -670,6 +775,500 @@ class RetryKitResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RetryKitResponse: _TypeAlias = RetryKitResponse  # noqa: Y015
+
+@_typing.final
+class PauseKitRequest(_message.Message):
+    """Request for RegistryService.PauseKit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    KIT_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call safe to repeat. A UUID. Optional."""
+    kit_id: _builtins.int
+    """The kit. At least 1."""
+    reason: _builtins.str
+    """Why, for the record."""
+    actor: _builtins.str
+    """Who asks, for the record."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        kit_id: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        actor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "kit_id", b"kit_id", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseKitRequest: _TypeAlias = PauseKitRequest  # noqa: Y015
+
+@_typing.final
+class PauseKitResponse(_message.Message):
+    """Response for RegistryService.PauseKit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """Revision of the row this made."""
+    replayed: _builtins.bool
+    """Whether this is the answer to an earlier request of the same id."""
+    @_builtins.property
+    def kit(self) -> Global___Kit:
+        """The kit as it is now."""
+
+    def __init__(
+        self,
+        *,
+        kit: Global___Kit | None = ...,
+        revision: _builtins.int = ...,
+        replayed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kit", b"kit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kit", b"kit", "replayed", b"replayed", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseKitResponse: _TypeAlias = PauseKitResponse  # noqa: Y015
+
+@_typing.final
+class ResumeKitRequest(_message.Message):
+    """Request for RegistryService.ResumeKit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    KIT_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call safe to repeat. A UUID. Optional."""
+    kit_id: _builtins.int
+    """The kit. At least 1."""
+    reason: _builtins.str
+    """Why, for the record."""
+    actor: _builtins.str
+    """Who asks, for the record."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        kit_id: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        actor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "kit_id", b"kit_id", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeKitRequest: _TypeAlias = ResumeKitRequest  # noqa: Y015
+
+@_typing.final
+class ResumeKitResponse(_message.Message):
+    """Response for RegistryService.ResumeKit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """Revision of the row this made."""
+    replayed: _builtins.bool
+    """Whether this is the answer to an earlier request of the same id."""
+    @_builtins.property
+    def kit(self) -> Global___Kit:
+        """The kit as it is now."""
+
+    def __init__(
+        self,
+        *,
+        kit: Global___Kit | None = ...,
+        revision: _builtins.int = ...,
+        replayed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kit", b"kit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kit", b"kit", "replayed", b"replayed", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeKitResponse: _TypeAlias = ResumeKitResponse  # noqa: Y015
+
+@_typing.final
+class DiffKitRequest(_message.Message):
+    """Request for RegistryService.DiffKit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIT_ID_FIELD_NUMBER: _builtins.int
+    FROM_REVISION_FIELD_NUMBER: _builtins.int
+    TO_REVISION_FIELD_NUMBER: _builtins.int
+    kit_id: _builtins.int
+    """The kit. At least 1."""
+    from_revision: _builtins.int
+    """The earlier revision. 0: before the kit was created."""
+    to_revision: _builtins.int
+    """The later revision. 0: now."""
+    def __init__(
+        self,
+        *,
+        kit_id: _builtins.int = ...,
+        from_revision: _builtins.int = ...,
+        to_revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_revision", b"from_revision", "kit_id", b"kit_id", "to_revision", b"to_revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiffKitRequest: _TypeAlias = DiffKitRequest  # noqa: Y015
+
+@_typing.final
+class StateChange(_message.Message):
+    """One job or task that differs between two revisions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def before(self) -> _common_pb2.State:
+        """How it was. Unset: it was not there."""
+
+    @_builtins.property
+    def after(self) -> _common_pb2.State:
+        """How it is. Unset: it left the tree with an earlier attempt."""
+
+    def __init__(
+        self,
+        *,
+        before: _common_pb2.State | None = ...,
+        after: _common_pb2.State | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StateChange: _TypeAlias = StateChange  # noqa: Y015
+
+@_typing.final
+class DiffKitResponse(_message.Message):
+    """Response for RegistryService.DiffKit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    FROM_STATUS_FIELD_NUMBER: _builtins.int
+    TO_STATUS_FIELD_NUMBER: _builtins.int
+    FROM_COUNTS_FIELD_NUMBER: _builtins.int
+    TO_COUNTS_FIELD_NUMBER: _builtins.int
+    FROM_REVISION_FIELD_NUMBER: _builtins.int
+    TO_REVISION_FIELD_NUMBER: _builtins.int
+    from_status: _common_pb2.Status.ValueType
+    """The kit's status at the earlier revision; unset if it was not there."""
+    to_status: _common_pb2.Status.ValueType
+    """The kit's status at the later revision."""
+    from_revision: _builtins.int
+    """The revisions compared."""
+    to_revision: _builtins.int
+    """The revisions compared."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___StateChange]:
+        """What differs, by the later row's revision."""
+
+    @_builtins.property
+    def from_counts(self) -> _common_pb2.StatusCounts:
+        """Its jobs by status at the earlier revision."""
+
+    @_builtins.property
+    def to_counts(self) -> _common_pb2.StatusCounts:
+        """Its jobs by status at the later revision."""
+
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[Global___StateChange] | None = ...,
+        from_status: _common_pb2.Status.ValueType = ...,
+        to_status: _common_pb2.Status.ValueType = ...,
+        from_counts: _common_pb2.StatusCounts | None = ...,
+        to_counts: _common_pb2.StatusCounts | None = ...,
+        from_revision: _builtins.int = ...,
+        to_revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["from_counts", b"from_counts", "to_counts", b"to_counts"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "from_counts", b"from_counts", "from_revision", b"from_revision", "from_status", b"from_status", "to_counts", b"to_counts", "to_revision", b"to_revision", "to_status", b"to_status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiffKitResponse: _TypeAlias = DiffKitResponse  # noqa: Y015
+
+@_typing.final
+class JobFilter(_message.Message):
+    """Which jobs a change is for. At least one field; those given must all match."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class KitLabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    KIT_IDS_FIELD_NUMBER: _builtins.int
+    JOB_TYPES_FIELD_NUMBER: _builtins.int
+    STATUSES_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    KIT_LABELS_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    CREATED_BEFORE_FIELD_NUMBER: _builtins.int
+    project: _builtins.str
+    """Only jobs of kits of this project."""
+    @_builtins.property
+    def kit_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Only jobs of these kits. At most 1,000."""
+
+    @_builtins.property
+    def job_types(self) -> _containers.RepeatedScalarFieldContainer[_common_pb2.JobType.ValueType]:
+        """Only jobs of these types."""
+
+    @_builtins.property
+    def statuses(self) -> _containers.RepeatedScalarFieldContainer[_common_pb2.Status.ValueType]:
+        """Only jobs in these statuses."""
+
+    @_builtins.property
+    def kit_labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Only jobs of kits that have all these labels."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Only jobs that have all these labels."""
+
+    @_builtins.property
+    def created_before(self) -> _timestamp_pb2.Timestamp:
+        """Only jobs created before this time."""
+
+    def __init__(
+        self,
+        *,
+        kit_ids: _abc.Iterable[_builtins.int] | None = ...,
+        job_types: _abc.Iterable[_common_pb2.JobType.ValueType] | None = ...,
+        statuses: _abc.Iterable[_common_pb2.Status.ValueType] | None = ...,
+        project: _builtins.str = ...,
+        kit_labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        created_before: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_before", b"created_before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_before", b"created_before", "job_types", b"job_types", "kit_ids", b"kit_ids", "kit_labels", b"kit_labels", "labels", b"labels", "project", b"project", "statuses", b"statuses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobFilter: _TypeAlias = JobFilter  # noqa: Y015
+
+@_typing.final
+class CancelJobsRequest(_message.Message):
+    """Request for RegistryService.CancelJobs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call safe to repeat. A UUID. Optional."""
+    dry_run: _builtins.bool
+    """Whether to count only."""
+    reason: _builtins.str
+    """Why, for the record."""
+    actor: _builtins.str
+    """Who asks, for the record."""
+    @_builtins.property
+    def filter(self) -> Global___JobFilter:
+        """Which jobs."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        filter: Global___JobFilter | None = ...,
+        dry_run: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        actor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "dry_run", b"dry_run", "filter", b"filter", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelJobsRequest: _TypeAlias = CancelJobsRequest  # noqa: Y015
+
+@_typing.final
+class CancelJobsResponse(_message.Message):
+    """Response for RegistryService.CancelJobs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CANCELED_COUNT_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    canceled_count: _builtins.int
+    """How many jobs this canceled, or would."""
+    revision: _builtins.int
+    """Revision of the last row this made. 0: a dry run, or none matched."""
+    replayed: _builtins.bool
+    """Whether this is the answer to an earlier request of the same id."""
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Job]:
+        """Some of the jobs, at most 100."""
+
+    def __init__(
+        self,
+        *,
+        canceled_count: _builtins.int = ...,
+        jobs: _abc.Iterable[_common_pb2.Job] | None = ...,
+        revision: _builtins.int = ...,
+        replayed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["canceled_count", b"canceled_count", "jobs", b"jobs", "replayed", b"replayed", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelJobsResponse: _TypeAlias = CancelJobsResponse  # noqa: Y015
+
+@_typing.final
+class RetryJobsRequest(_message.Message):
+    """Request for RegistryService.RetryJobs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call safe to repeat. A UUID. Optional."""
+    dry_run: _builtins.bool
+    """Whether to count only."""
+    reason: _builtins.str
+    """Why, for the record."""
+    actor: _builtins.str
+    """Who asks, for the record."""
+    @_builtins.property
+    def filter(self) -> Global___JobFilter:
+        """Which jobs."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        filter: Global___JobFilter | None = ...,
+        dry_run: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        actor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "dry_run", b"dry_run", "filter", b"filter", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryJobsRequest: _TypeAlias = RetryJobsRequest  # noqa: Y015
+
+@_typing.final
+class RetryJobsResponse(_message.Message):
+    """Response for RegistryService.RetryJobs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RETRIED_COUNT_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    retried_count: _builtins.int
+    """How many jobs this queued again or put back to INIT, or would."""
+    revision: _builtins.int
+    """Revision of the last row this made. 0: a dry run, or none matched."""
+    replayed: _builtins.bool
+    """Whether this is the answer to an earlier request of the same id."""
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Job]:
+        """Some of the jobs, at most 100."""
+
+    def __init__(
+        self,
+        *,
+        retried_count: _builtins.int = ...,
+        jobs: _abc.Iterable[_common_pb2.Job] | None = ...,
+        revision: _builtins.int = ...,
+        replayed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs", "replayed", b"replayed", "retried_count", b"retried_count", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryJobsResponse: _TypeAlias = RetryJobsResponse  # noqa: Y015
 
 @_typing.final
 class CreateJobRequest(_message.Message):
@@ -1130,6 +1729,120 @@ class AppendStatesResponse(_message.Message):
 Global___AppendStatesResponse: _TypeAlias = AppendStatesResponse  # noqa: Y015
 
 @_typing.final
+class StreamStatesRequest(_message.Message):
+    """Request for RegistryService.StreamStates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """The writer's own number of the message, from 1, rising by 1."""
+    @_builtins.property
+    def states(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.State]:
+        """The rows to append, 1 to 1,000 of them."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        states: _abc.Iterable[_common_pb2.State] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "states", b"states"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamStatesRequest: _TypeAlias = StreamStatesRequest  # noqa: Y015
+
+@_typing.final
+class StreamAck(_message.Message):
+    """What became of one StreamStatesRequest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    RESULTS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """The number of the message."""
+    revision: _builtins.int
+    """The highest revision of the results."""
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___AppendResult]:
+        """One an item, in the order of the message."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        results: _abc.Iterable[Global___AppendResult] | None = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "results", b"results", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamAck: _TypeAlias = StreamAck  # noqa: Y015
+
+@_typing.final
+class StreamCredit(_message.Message):
+    """Rows that the writer may send beside those granted before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROW_COUNT_FIELD_NUMBER: _builtins.int
+    row_count: _builtins.int
+    """How many more."""
+    def __init__(
+        self,
+        *,
+        row_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["row_count", b"row_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamCredit: _TypeAlias = StreamCredit  # noqa: Y015
+
+@_typing.final
+class StreamStatesResponse(_message.Message):
+    """Response for RegistryService.StreamStates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CREDIT_FIELD_NUMBER: _builtins.int
+    ACK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def credit(self) -> Global___StreamCredit:
+        """More rows may be sent. The first message of the stream."""
+
+    @_builtins.property
+    def ack(self) -> Global___StreamAck:
+        """A message was taken in; its rows are durable."""
+
+    def __init__(
+        self,
+        *,
+        credit: Global___StreamCredit | None = ...,
+        ack: Global___StreamAck | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "credit", b"credit", "message", b"message"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "credit", b"credit", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["credit", "ack"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___StreamStatesResponse: _TypeAlias = StreamStatesResponse  # noqa: Y015
+
+@_typing.final
 class StateFilter(_message.Message):
     """Which rows a reader wants. Empty fields do not restrict."""
 
@@ -1160,6 +1873,11 @@ class StateFilter(_message.Message):
     STATUSES_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     JOB_IDS_FIELD_NUMBER: _builtins.int
+    RECORDED_AFTER_FIELD_NUMBER: _builtins.int
+    RECORDED_BEFORE_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    project: _builtins.str
+    """Only kits of this project."""
     @_builtins.property
     def kit_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Only these kits. At most 1,000."""
@@ -1180,6 +1898,14 @@ class StateFilter(_message.Message):
     def job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only jobs of these ids. At most 1,000."""
 
+    @_builtins.property
+    def recorded_after(self) -> _timestamp_pb2.Timestamp:
+        """Only rows recorded at this time or later."""
+
+    @_builtins.property
+    def recorded_before(self) -> _timestamp_pb2.Timestamp:
+        """Only rows recorded before this time."""
+
     def __init__(
         self,
         *,
@@ -1188,10 +1914,13 @@ class StateFilter(_message.Message):
         statuses: _abc.Iterable[_common_pb2.Status.ValueType] | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         job_ids: _abc.Iterable[_builtins.str] | None = ...,
+        recorded_after: _timestamp_pb2.Timestamp | None = ...,
+        recorded_before: _timestamp_pb2.Timestamp | None = ...,
+        project: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["recorded_after", b"recorded_after", "recorded_before", b"recorded_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_ids", b"job_ids", "job_types", b"job_types", "kit_ids", b"kit_ids", "labels", b"labels", "statuses", b"statuses"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_ids", b"job_ids", "job_types", b"job_types", "kit_ids", b"kit_ids", "labels", b"labels", "project", b"project", "recorded_after", b"recorded_after", "recorded_before", b"recorded_before", "statuses", b"statuses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1280,6 +2009,9 @@ class WatchStatesRequest(_message.Message):
     INCLUDE_SNAPSHOT_FIELD_NUMBER: _builtins.int
     PROGRESS_INTERVAL_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    INCLUDE_LEFT_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_IF_EXPIRED_FIELD_NUMBER: _builtins.int
     after_revision: _builtins.int
     """Deliver rows after this revision, exclusive. 0: from the beginning, or from
     the snapshot when one is asked for.
@@ -1292,6 +2024,16 @@ class WatchStatesRequest(_message.Message):
     epoch: _builtins.str
     """The epoch of the log that `after_revision` belongs to, from an earlier
     answer. Empty: not checked.
+    """
+    mode: Global___WatchMode.ValueType
+    """What is sent when rows come faster than they are taken."""
+    include_left: _builtins.bool
+    """Whether a row that leaves the filter is told in `Delta.left`: a job or task
+    that matched `statuses` before and does not now.
+    """
+    snapshot_if_expired: _builtins.bool
+    """Whether to begin with a snapshot when `after_revision` is no longer kept,
+    instead of ending with `OUT_OF_RANGE`.
     """
     @_builtins.property
     def filter(self) -> Global___StateFilter:
@@ -1311,10 +2053,13 @@ class WatchStatesRequest(_message.Message):
         include_snapshot: _builtins.bool = ...,
         progress_interval: _duration_pb2.Duration | None = ...,
         epoch: _builtins.str = ...,
+        mode: Global___WatchMode.ValueType = ...,
+        include_left: _builtins.bool = ...,
+        snapshot_if_expired: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "progress_interval", b"progress_interval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_revision", b"after_revision", "epoch", b"epoch", "filter", b"filter", "include_snapshot", b"include_snapshot", "progress_interval", b"progress_interval"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_revision", b"after_revision", "epoch", b"epoch", "filter", b"filter", "include_left", b"include_left", "include_snapshot", b"include_snapshot", "mode", b"mode", "progress_interval", b"progress_interval", "snapshot_if_expired", b"snapshot_if_expired"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1390,6 +2135,10 @@ class Delta(_message.Message):
 
     STATES_FIELD_NUMBER: _builtins.int
     KIT_COUNTS_FIELD_NUMBER: _builtins.int
+    LEFT_FIELD_NUMBER: _builtins.int
+    FOLDED_COUNT_FIELD_NUMBER: _builtins.int
+    folded_count: _builtins.int
+    """Rows folded into later ones of the same task; for LATEST_PER_TASK."""
     @_builtins.property
     def states(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.State]:
         """The rows, in revision order."""
@@ -1398,15 +2147,21 @@ class Delta(_message.Message):
     def kit_counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___KitCounts]:
         """The new counts of the kits touched, as of the message's revision."""
 
+    @_builtins.property
+    def left(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.State]:
+        """Rows by which a job or task left the filter; for `include_left`."""
+
     def __init__(
         self,
         *,
         states: _abc.Iterable[_common_pb2.State] | None = ...,
         kit_counts: _abc.Iterable[Global___KitCounts] | None = ...,
+        left: _abc.Iterable[_common_pb2.State] | None = ...,
+        folded_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kit_counts", b"kit_counts", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["folded_count", b"folded_count", "kit_counts", b"kit_counts", "left", b"left", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1463,16 +2218,20 @@ class End(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REASON_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     """Why, such as "DRAINING"."""
+    code: Global___EndReason.ValueType
+    """Why, for programs."""
     def __init__(
         self,
         *,
         reason: _builtins.str = ...,
+        code: Global___EndReason.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1533,6 +2292,116 @@ class WatchStatesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___WatchStatesResponse: _TypeAlias = WatchStatesResponse  # noqa: Y015
+
+@_typing.final
+class OpenWatch(_message.Message):
+    """Opens one watch of WatchMany."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    WATCH_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The caller's name for it, unique on the stream: 1 to 100 characters."""
+    @_builtins.property
+    def watch(self) -> Global___WatchStatesRequest:
+        """What to watch."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        watch: Global___WatchStatesRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["watch", b"watch"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "watch", b"watch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenWatch: _TypeAlias = OpenWatch  # noqa: Y015
+
+@_typing.final
+class CloseWatch(_message.Message):
+    """Closes one watch of WatchMany."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloseWatch: _TypeAlias = CloseWatch  # noqa: Y015
+
+@_typing.final
+class WatchManyRequest(_message.Message):
+    """Request for RegistryService.WatchMany."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPEN_FIELD_NUMBER: _builtins.int
+    CLOSE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def open(self) -> Global___OpenWatch:
+        """Opens a watch. At most 1,000 are open at once."""
+
+    @_builtins.property
+    def close(self) -> Global___CloseWatch:
+        """Closes a watch."""
+
+    def __init__(
+        self,
+        *,
+        open: Global___OpenWatch | None = ...,
+        close: Global___CloseWatch | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "message", b"message", "open", b"open"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "message", b"message", "open", b"open"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["open", "close"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___WatchManyRequest: _TypeAlias = WatchManyRequest  # noqa: Y015
+
+@_typing.final
+class WatchManyResponse(_message.Message):
+    """Response for RegistryService.WatchMany."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    EVENT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The watch it is of."""
+    @_builtins.property
+    def event(self) -> Global___WatchStatesResponse:
+        """What happened there."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        event: Global___WatchStatesResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchManyResponse: _TypeAlias = WatchManyResponse  # noqa: Y015
 
 @_typing.final
 class AttemptRef(_message.Message):
@@ -1984,6 +2853,224 @@ class AnnounceServiceResponse(_message.Message):
 Global___AnnounceServiceResponse: _TypeAlias = AnnounceServiceResponse  # noqa: Y015
 
 @_typing.final
+class Token(_message.Message):
+    """Lets its bearer call the services."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    REVOKED_AT_FIELD_NUMBER: _builtins.int
+    token_id: _builtins.str
+    """Names it, assigned by the registry."""
+    name: _builtins.str
+    """What it is for, for people. 1 to 200 characters."""
+    project: _builtins.str
+    """The project it is for. Empty: every project, for ADMIN and WORKER only."""
+    role: _access_pb2.Role.ValueType
+    """What its bearer may do there."""
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was made."""
+
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """When it ends. Unset: never."""
+
+    @_builtins.property
+    def revoked_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was made invalid. Unset: it was not."""
+
+    def __init__(
+        self,
+        *,
+        token_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        project: _builtins.str = ...,
+        role: _access_pb2.Role.ValueType = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+        revoked_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "revoked_at", b"revoked_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "name", b"name", "project", b"project", "revoked_at", b"revoked_at", "role", b"role", "token_id", b"token_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Token: _TypeAlias = Token  # noqa: Y015
+
+@_typing.final
+class CreateTokenRequest(_message.Message):
+    """Request for RegistryService.CreateToken."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    LIFETIME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """What it is for. Required."""
+    project: _builtins.str
+    """The project it is for."""
+    role: _access_pb2.Role.ValueType
+    """What its bearer may do there. Required."""
+    @_builtins.property
+    def lifetime(self) -> _duration_pb2.Duration:
+        """How long it is valid. From 1 minute to 10 years; unset: for good."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        project: _builtins.str = ...,
+        role: _access_pb2.Role.ValueType = ...,
+        lifetime: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime", "name", b"name", "project", b"project", "role", b"role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateTokenRequest: _TypeAlias = CreateTokenRequest  # noqa: Y015
+
+@_typing.final
+class CreateTokenResponse(_message.Message):
+    """Response for RegistryService.CreateToken."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    secret: _builtins.str
+    """What its bearer sends as `authorization: Bearer …`. Told this once; only its
+    SHA-256 is kept.
+    """
+    @_builtins.property
+    def token(self) -> Global___Token:
+        """The token."""
+
+    def __init__(
+        self,
+        *,
+        token: Global___Token | None = ...,
+        secret: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["secret", b"secret", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateTokenResponse: _TypeAlias = CreateTokenResponse  # noqa: Y015
+
+@_typing.final
+class ListTokensRequest(_message.Message):
+    """Request for RegistryService.ListTokens."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Most tokens to return. 1 to 1,000; 100 if unset."""
+    page_token: _builtins.str
+    """From the previous answer."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTokensRequest: _TypeAlias = ListTokensRequest  # noqa: Y015
+
+@_typing.final
+class ListTokensResponse(_message.Message):
+    """Response for RegistryService.ListTokens."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Where the next page starts. Empty on the last."""
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___Token]:
+        """The tokens."""
+
+    def __init__(
+        self,
+        *,
+        tokens: _abc.Iterable[Global___Token] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTokensResponse: _TypeAlias = ListTokensResponse  # noqa: Y015
+
+@_typing.final
+class RevokeTokenRequest(_message.Message):
+    """Request for RegistryService.RevokeToken."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_ID_FIELD_NUMBER: _builtins.int
+    token_id: _builtins.str
+    """The token."""
+    def __init__(
+        self,
+        *,
+        token_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["token_id", b"token_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeTokenRequest: _TypeAlias = RevokeTokenRequest  # noqa: Y015
+
+@_typing.final
+class RevokeTokenResponse(_message.Message):
+    """Response for RegistryService.RevokeToken."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def token(self) -> Global___Token:
+        """The token as it is now."""
+
+    def __init__(
+        self,
+        *,
+        token: Global___Token | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeTokenResponse: _TypeAlias = RevokeTokenResponse  # noqa: Y015
+
+@_typing.final
 class GetServerInfoRequest(_message.Message):
     """Request for RegistryService.GetServerInfo."""
 
@@ -2036,6 +3123,7 @@ class GetServerInfoResponse(_message.Message):
     NOW_FIELD_NUMBER: _builtins.int
     BAD_REQUEST_FIELD_NUMBER: _builtins.int
     ERROR_INFO_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version of vistaflow."""
     epoch: _builtins.str
@@ -2070,6 +3158,10 @@ class GetServerInfoResponse(_message.Message):
         Never set.
         """
 
+    @_builtins.property
+    def caller(self) -> Global___Token:
+        """The token that the call showed. Unset where tokens are not required."""
+
     def __init__(
         self,
         *,
@@ -2083,10 +3175,11 @@ class GetServerInfoResponse(_message.Message):
         now: _timestamp_pb2.Timestamp | None = ...,
         bad_request: _error_details_pb2.BadRequest | None = ...,
         error_info: _error_details_pb2.ErrorInfo | None = ...,
+        caller: Global___Token | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bad_request", b"bad_request", "error_info", b"error_info", "now", b"now"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bad_request", b"bad_request", "caller", b"caller", "error_info", b"error_info", "now", b"now"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_request", b"bad_request", "database_schema", b"database_schema", "epoch", b"epoch", "error_info", b"error_info", "limits", b"limits", "now", b"now", "oldest_revision", b"oldest_revision", "revision", b"revision", "services", b"services", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_request", b"bad_request", "caller", b"caller", "database_schema", b"database_schema", "epoch", b"epoch", "error_info", b"error_info", "limits", b"limits", "now", b"now", "oldest_revision", b"oldest_revision", "revision", b"revision", "services", b"services", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

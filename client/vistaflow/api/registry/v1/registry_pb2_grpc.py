@@ -67,6 +67,21 @@ class RegistryServiceStub(object):
                 request_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.CancelKitRequest.SerializeToString,
                 response_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.CancelKitResponse.FromString,
                 _registered_method=True)
+        self.PauseKit = channel.unary_unary(
+                '/vistaflow.api.registry.v1.RegistryService/PauseKit',
+                request_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.PauseKitRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.PauseKitResponse.FromString,
+                _registered_method=True)
+        self.ResumeKit = channel.unary_unary(
+                '/vistaflow.api.registry.v1.RegistryService/ResumeKit',
+                request_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.ResumeKitRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.ResumeKitResponse.FromString,
+                _registered_method=True)
+        self.DiffKit = channel.unary_unary(
+                '/vistaflow.api.registry.v1.RegistryService/DiffKit',
+                request_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.DiffKitRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.DiffKitResponse.FromString,
+                _registered_method=True)
         self.RetryKit = channel.unary_unary(
                 '/vistaflow.api.registry.v1.RegistryService/RetryKit',
                 request_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.RetryKitRequest.SerializeToString,
@@ -97,10 +112,25 @@ class RegistryServiceStub(object):
                 request_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.RetryJobRequest.SerializeToString,
                 response_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.RetryJobResponse.FromString,
                 _registered_method=True)
+        self.CancelJobs = channel.unary_unary(
+                '/vistaflow.api.registry.v1.RegistryService/CancelJobs',
+                request_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.CancelJobsRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.CancelJobsResponse.FromString,
+                _registered_method=True)
+        self.RetryJobs = channel.unary_unary(
+                '/vistaflow.api.registry.v1.RegistryService/RetryJobs',
+                request_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.RetryJobsRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.RetryJobsResponse.FromString,
+                _registered_method=True)
         self.AppendStates = channel.unary_unary(
                 '/vistaflow.api.registry.v1.RegistryService/AppendStates',
                 request_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.AppendStatesRequest.SerializeToString,
                 response_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.AppendStatesResponse.FromString,
+                _registered_method=True)
+        self.StreamStates = channel.stream_stream(
+                '/vistaflow.api.registry.v1.RegistryService/StreamStates',
+                request_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.StreamStatesRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.StreamStatesResponse.FromString,
                 _registered_method=True)
         self.ListStates = channel.unary_unary(
                 '/vistaflow.api.registry.v1.RegistryService/ListStates',
@@ -112,6 +142,11 @@ class RegistryServiceStub(object):
                 request_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.WatchStatesRequest.SerializeToString,
                 response_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.WatchStatesResponse.FromString,
                 _registered_method=True)
+        self.WatchMany = channel.stream_stream(
+                '/vistaflow.api.registry.v1.RegistryService/WatchMany',
+                request_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.WatchManyRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.WatchManyResponse.FromString,
+                _registered_method=True)
         self.LeaseJobs = channel.stream_stream(
                 '/vistaflow.api.registry.v1.RegistryService/LeaseJobs',
                 request_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.LeaseJobsRequest.SerializeToString,
@@ -121,6 +156,21 @@ class RegistryServiceStub(object):
                 '/vistaflow.api.registry.v1.RegistryService/AnnounceService',
                 request_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.AnnounceServiceRequest.SerializeToString,
                 response_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.AnnounceServiceResponse.FromString,
+                _registered_method=True)
+        self.CreateToken = channel.unary_unary(
+                '/vistaflow.api.registry.v1.RegistryService/CreateToken',
+                request_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.CreateTokenRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.CreateTokenResponse.FromString,
+                _registered_method=True)
+        self.ListTokens = channel.unary_unary(
+                '/vistaflow.api.registry.v1.RegistryService/ListTokens',
+                request_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListTokensRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListTokensResponse.FromString,
+                _registered_method=True)
+        self.RevokeToken = channel.unary_unary(
+                '/vistaflow.api.registry.v1.RegistryService/RevokeToken',
+                request_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.RevokeTokenRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.RevokeTokenResponse.FromString,
                 _registered_method=True)
         self.GetServerInfo = channel.unary_unary(
                 '/vistaflow.api.registry.v1.RegistryService/GetServerInfo',
@@ -182,6 +232,34 @@ class RegistryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PauseKit(self, request, context):
+        """Grants no more jobs of a kit to workers. What runs goes on to its end.
+
+        Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if it is paused or every job is
+        terminal.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeKit(self, request, context):
+        """Grants jobs of a paused kit again.
+
+        Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if it is not paused.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiffKit(self, request, context):
+        """Tells what changed in a kit between two revisions.
+
+        Errors: `NOT_FOUND`; `OUT_OF_RANGE` if a revision is no longer kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RetryKit(self, request, context):
         """Queues the failed and canceled jobs of a kit again, each with a new attempt;
         what is FINISHED stays and what was computed is reused.
@@ -236,11 +314,41 @@ class RegistryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CancelJobs(self, request, context):
+        """Cancels every job that a filter matches and that is not terminal; a dry run
+        tells how many that would be.
+
+        Errors: `INVALID_ARGUMENT` if the filter is empty.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryJobs(self, request, context):
+        """Queues every FAILED or CANCELED job that a filter matches again; a dry run
+        tells how many that would be.
+
+        Errors: `INVALID_ARGUMENT` if the filter is empty.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def AppendStates(self, request, context):
         """Appends state rows. Each item gets a verdict of its own; the accepted ones
         are recorded together, in the order given, before the answer is sent.
 
         Errors: `INVALID_ARGUMENT` if an item is malformed (nothing is recorded).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamStates(self, request_iterator, context):
+        """Appends state rows over one stream, many in flight. The registry grants
+        credits, counted in rows; a writer that sends more than it was granted is
+        ended with `RESOURCE_EXHAUSTED`. So what waits in between stays bounded and
+        acknowledgements come soon.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -268,6 +376,14 @@ class RegistryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchMany(self, request_iterator, context):
+        """Several watches on one stream: each is opened and closed by a name of the
+        caller's, and keeps every promise of `WatchStates` by itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def LeaseJobs(self, request_iterator, context):
         """Hands jobs to one worker, for as long as the stream lives. The worker's
         first message is `hello`; its heartbeats renew its leases. A lease outlives
@@ -280,6 +396,31 @@ class RegistryServiceServicer(object):
     def AnnounceService(self, request, context):
         """Tells the registry where a service listens. Repeated every few seconds; a
         service that falls silent for 15 s is listed as not serving.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateToken(self, request, context):
+        """Makes a token. Its text is in the answer and nowhere else.
+
+        Errors: `INVALID_ARGUMENT`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTokens(self, request, context):
+        """Lists tokens without their texts, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeToken(self, request, context):
+        """Makes a token invalid, for good.
+
+        Errors: `NOT_FOUND`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -315,6 +456,21 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     request_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.CancelKitRequest.FromString,
                     response_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.CancelKitResponse.SerializeToString,
             ),
+            'PauseKit': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseKit,
+                    request_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.PauseKitRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.PauseKitResponse.SerializeToString,
+            ),
+            'ResumeKit': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeKit,
+                    request_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.ResumeKitRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.ResumeKitResponse.SerializeToString,
+            ),
+            'DiffKit': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiffKit,
+                    request_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.DiffKitRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.DiffKitResponse.SerializeToString,
+            ),
             'RetryKit': grpc.unary_unary_rpc_method_handler(
                     servicer.RetryKit,
                     request_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.RetryKitRequest.FromString,
@@ -345,10 +501,25 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     request_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.RetryJobRequest.FromString,
                     response_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.RetryJobResponse.SerializeToString,
             ),
+            'CancelJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelJobs,
+                    request_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.CancelJobsRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.CancelJobsResponse.SerializeToString,
+            ),
+            'RetryJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryJobs,
+                    request_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.RetryJobsRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.RetryJobsResponse.SerializeToString,
+            ),
             'AppendStates': grpc.unary_unary_rpc_method_handler(
                     servicer.AppendStates,
                     request_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.AppendStatesRequest.FromString,
                     response_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.AppendStatesResponse.SerializeToString,
+            ),
+            'StreamStates': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamStates,
+                    request_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.StreamStatesRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.StreamStatesResponse.SerializeToString,
             ),
             'ListStates': grpc.unary_unary_rpc_method_handler(
                     servicer.ListStates,
@@ -360,6 +531,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     request_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.WatchStatesRequest.FromString,
                     response_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.WatchStatesResponse.SerializeToString,
             ),
+            'WatchMany': grpc.stream_stream_rpc_method_handler(
+                    servicer.WatchMany,
+                    request_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.WatchManyRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.WatchManyResponse.SerializeToString,
+            ),
             'LeaseJobs': grpc.stream_stream_rpc_method_handler(
                     servicer.LeaseJobs,
                     request_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.LeaseJobsRequest.FromString,
@@ -369,6 +545,21 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.AnnounceService,
                     request_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.AnnounceServiceRequest.FromString,
                     response_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.AnnounceServiceResponse.SerializeToString,
+            ),
+            'CreateToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateToken,
+                    request_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.CreateTokenRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.CreateTokenResponse.SerializeToString,
+            ),
+            'ListTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTokens,
+                    request_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListTokensRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListTokensResponse.SerializeToString,
+            ),
+            'RevokeToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeToken,
+                    request_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.RevokeTokenRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.RevokeTokenResponse.SerializeToString,
             ),
             'GetServerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServerInfo,
@@ -497,6 +688,87 @@ class RegistryService(object):
             '/vistaflow.api.registry.v1.RegistryService/CancelKit',
             vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.CancelKitRequest.SerializeToString,
             vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.CancelKitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseKit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vistaflow.api.registry.v1.RegistryService/PauseKit',
+            vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.PauseKitRequest.SerializeToString,
+            vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.PauseKitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeKit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vistaflow.api.registry.v1.RegistryService/ResumeKit',
+            vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.ResumeKitRequest.SerializeToString,
+            vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.ResumeKitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiffKit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vistaflow.api.registry.v1.RegistryService/DiffKit',
+            vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.DiffKitRequest.SerializeToString,
+            vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.DiffKitResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -670,6 +942,60 @@ class RegistryService(object):
             _registered_method=True)
 
     @staticmethod
+    def CancelJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vistaflow.api.registry.v1.RegistryService/CancelJobs',
+            vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.CancelJobsRequest.SerializeToString,
+            vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.CancelJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vistaflow.api.registry.v1.RegistryService/RetryJobs',
+            vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.RetryJobsRequest.SerializeToString,
+            vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.RetryJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def AppendStates(request,
             target,
             options=(),
@@ -686,6 +1012,33 @@ class RegistryService(object):
             '/vistaflow.api.registry.v1.RegistryService/AppendStates',
             vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.AppendStatesRequest.SerializeToString,
             vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.AppendStatesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamStates(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/vistaflow.api.registry.v1.RegistryService/StreamStates',
+            vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.StreamStatesRequest.SerializeToString,
+            vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.StreamStatesResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -751,6 +1104,33 @@ class RegistryService(object):
             _registered_method=True)
 
     @staticmethod
+    def WatchMany(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/vistaflow.api.registry.v1.RegistryService/WatchMany',
+            vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.WatchManyRequest.SerializeToString,
+            vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.WatchManyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def LeaseJobs(request_iterator,
             target,
             options=(),
@@ -794,6 +1174,87 @@ class RegistryService(object):
             '/vistaflow.api.registry.v1.RegistryService/AnnounceService',
             vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.AnnounceServiceRequest.SerializeToString,
             vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.AnnounceServiceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vistaflow.api.registry.v1.RegistryService/CreateToken',
+            vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.CreateTokenRequest.SerializeToString,
+            vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.CreateTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vistaflow.api.registry.v1.RegistryService/ListTokens',
+            vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListTokensRequest.SerializeToString,
+            vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListTokensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vistaflow.api.registry.v1.RegistryService/RevokeToken',
+            vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.RevokeTokenRequest.SerializeToString,
+            vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.RevokeTokenResponse.FromString,
             options,
             channel_credentials,
             insecure,

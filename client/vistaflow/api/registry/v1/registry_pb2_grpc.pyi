@@ -66,6 +66,22 @@ class RegistryServiceStub:
 
     Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if every job is terminal.
     """
+    PauseKit: _grpc.UnaryUnaryMultiCallable[_registry_pb2.PauseKitRequest, _registry_pb2.PauseKitResponse]
+    """Grants no more jobs of a kit to workers. What runs goes on to its end.
+
+    Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if it is paused or every job is
+    terminal.
+    """
+    ResumeKit: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ResumeKitRequest, _registry_pb2.ResumeKitResponse]
+    """Grants jobs of a paused kit again.
+
+    Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if it is not paused.
+    """
+    DiffKit: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DiffKitRequest, _registry_pb2.DiffKitResponse]
+    """Tells what changed in a kit between two revisions.
+
+    Errors: `NOT_FOUND`; `OUT_OF_RANGE` if a revision is no longer kept.
+    """
     RetryKit: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RetryKitRequest, _registry_pb2.RetryKitResponse]
     """Queues the failed and canceled jobs of a kit again, each with a new attempt;
     what is FINISHED stays and what was computed is reused.
@@ -95,11 +111,29 @@ class RegistryServiceStub:
 
     Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if it is neither.
     """
+    CancelJobs: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CancelJobsRequest, _registry_pb2.CancelJobsResponse]
+    """Cancels every job that a filter matches and that is not terminal; a dry run
+    tells how many that would be.
+
+    Errors: `INVALID_ARGUMENT` if the filter is empty.
+    """
+    RetryJobs: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RetryJobsRequest, _registry_pb2.RetryJobsResponse]
+    """Queues every FAILED or CANCELED job that a filter matches again; a dry run
+    tells how many that would be.
+
+    Errors: `INVALID_ARGUMENT` if the filter is empty.
+    """
     AppendStates: _grpc.UnaryUnaryMultiCallable[_registry_pb2.AppendStatesRequest, _registry_pb2.AppendStatesResponse]
     """Appends state rows. Each item gets a verdict of its own; the accepted ones
     are recorded together, in the order given, before the answer is sent.
 
     Errors: `INVALID_ARGUMENT` if an item is malformed (nothing is recorded).
+    """
+    StreamStates: _grpc.StreamStreamMultiCallable[_registry_pb2.StreamStatesRequest, _registry_pb2.StreamStatesResponse]
+    """Appends state rows over one stream, many in flight. The registry grants
+    credits, counted in rows; a writer that sends more than it was granted is
+    ended with `RESOURCE_EXHAUSTED`. So what waits in between stays bounded and
+    acknowledgements come soon.
     """
     ListStates: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListStatesRequest, _registry_pb2.ListStatesResponse]
     """Lists rows of the log in revision order."""
@@ -114,6 +148,10 @@ class RegistryServiceStub:
     Errors: `OUT_OF_RANGE` if `after_revision` is beyond the head or no longer
     kept; `FAILED_PRECONDITION` if `epoch` is not the log's.
     """
+    WatchMany: _grpc.StreamStreamMultiCallable[_registry_pb2.WatchManyRequest, _registry_pb2.WatchManyResponse]
+    """Several watches on one stream: each is opened and closed by a name of the
+    caller's, and keeps every promise of `WatchStates` by itself.
+    """
     LeaseJobs: _grpc.StreamStreamMultiCallable[_registry_pb2.LeaseJobsRequest, _registry_pb2.LeaseJobsResponse]
     """Hands jobs to one worker, for as long as the stream lives. The worker's
     first message is `hello`; its heartbeats renew its leases. A lease outlives
@@ -122,6 +160,18 @@ class RegistryServiceStub:
     AnnounceService: _grpc.UnaryUnaryMultiCallable[_registry_pb2.AnnounceServiceRequest, _registry_pb2.AnnounceServiceResponse]
     """Tells the registry where a service listens. Repeated every few seconds; a
     service that falls silent for 15 s is listed as not serving.
+    """
+    CreateToken: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CreateTokenRequest, _registry_pb2.CreateTokenResponse]
+    """Makes a token. Its text is in the answer and nowhere else.
+
+    Errors: `INVALID_ARGUMENT`.
+    """
+    ListTokens: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListTokensRequest, _registry_pb2.ListTokensResponse]
+    """Lists tokens without their texts, newest first."""
+    RevokeToken: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RevokeTokenRequest, _registry_pb2.RevokeTokenResponse]
+    """Makes a token invalid, for good.
+
+    Errors: `NOT_FOUND`.
     """
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetServerInfoRequest, _registry_pb2.GetServerInfoResponse]
     """Tells what this registry is: version, log, limits and the services known."""
@@ -164,6 +214,22 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
 
     Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if every job is terminal.
     """
+    PauseKit: _aio.UnaryUnaryMultiCallable[_registry_pb2.PauseKitRequest, _registry_pb2.PauseKitResponse]  # type: ignore[assignment]
+    """Grants no more jobs of a kit to workers. What runs goes on to its end.
+
+    Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if it is paused or every job is
+    terminal.
+    """
+    ResumeKit: _aio.UnaryUnaryMultiCallable[_registry_pb2.ResumeKitRequest, _registry_pb2.ResumeKitResponse]  # type: ignore[assignment]
+    """Grants jobs of a paused kit again.
+
+    Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if it is not paused.
+    """
+    DiffKit: _aio.UnaryUnaryMultiCallable[_registry_pb2.DiffKitRequest, _registry_pb2.DiffKitResponse]  # type: ignore[assignment]
+    """Tells what changed in a kit between two revisions.
+
+    Errors: `NOT_FOUND`; `OUT_OF_RANGE` if a revision is no longer kept.
+    """
     RetryKit: _aio.UnaryUnaryMultiCallable[_registry_pb2.RetryKitRequest, _registry_pb2.RetryKitResponse]  # type: ignore[assignment]
     """Queues the failed and canceled jobs of a kit again, each with a new attempt;
     what is FINISHED stays and what was computed is reused.
@@ -193,11 +259,29 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
 
     Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if it is neither.
     """
+    CancelJobs: _aio.UnaryUnaryMultiCallable[_registry_pb2.CancelJobsRequest, _registry_pb2.CancelJobsResponse]  # type: ignore[assignment]
+    """Cancels every job that a filter matches and that is not terminal; a dry run
+    tells how many that would be.
+
+    Errors: `INVALID_ARGUMENT` if the filter is empty.
+    """
+    RetryJobs: _aio.UnaryUnaryMultiCallable[_registry_pb2.RetryJobsRequest, _registry_pb2.RetryJobsResponse]  # type: ignore[assignment]
+    """Queues every FAILED or CANCELED job that a filter matches again; a dry run
+    tells how many that would be.
+
+    Errors: `INVALID_ARGUMENT` if the filter is empty.
+    """
     AppendStates: _aio.UnaryUnaryMultiCallable[_registry_pb2.AppendStatesRequest, _registry_pb2.AppendStatesResponse]  # type: ignore[assignment]
     """Appends state rows. Each item gets a verdict of its own; the accepted ones
     are recorded together, in the order given, before the answer is sent.
 
     Errors: `INVALID_ARGUMENT` if an item is malformed (nothing is recorded).
+    """
+    StreamStates: _aio.StreamStreamMultiCallable[_registry_pb2.StreamStatesRequest, _registry_pb2.StreamStatesResponse]  # type: ignore[assignment]
+    """Appends state rows over one stream, many in flight. The registry grants
+    credits, counted in rows; a writer that sends more than it was granted is
+    ended with `RESOURCE_EXHAUSTED`. So what waits in between stays bounded and
+    acknowledgements come soon.
     """
     ListStates: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListStatesRequest, _registry_pb2.ListStatesResponse]  # type: ignore[assignment]
     """Lists rows of the log in revision order."""
@@ -212,6 +296,10 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     Errors: `OUT_OF_RANGE` if `after_revision` is beyond the head or no longer
     kept; `FAILED_PRECONDITION` if `epoch` is not the log's.
     """
+    WatchMany: _aio.StreamStreamMultiCallable[_registry_pb2.WatchManyRequest, _registry_pb2.WatchManyResponse]  # type: ignore[assignment]
+    """Several watches on one stream: each is opened and closed by a name of the
+    caller's, and keeps every promise of `WatchStates` by itself.
+    """
     LeaseJobs: _aio.StreamStreamMultiCallable[_registry_pb2.LeaseJobsRequest, _registry_pb2.LeaseJobsResponse]  # type: ignore[assignment]
     """Hands jobs to one worker, for as long as the stream lives. The worker's
     first message is `hello`; its heartbeats renew its leases. A lease outlives
@@ -220,6 +308,18 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     AnnounceService: _aio.UnaryUnaryMultiCallable[_registry_pb2.AnnounceServiceRequest, _registry_pb2.AnnounceServiceResponse]  # type: ignore[assignment]
     """Tells the registry where a service listens. Repeated every few seconds; a
     service that falls silent for 15 s is listed as not serving.
+    """
+    CreateToken: _aio.UnaryUnaryMultiCallable[_registry_pb2.CreateTokenRequest, _registry_pb2.CreateTokenResponse]  # type: ignore[assignment]
+    """Makes a token. Its text is in the answer and nowhere else.
+
+    Errors: `INVALID_ARGUMENT`.
+    """
+    ListTokens: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListTokensRequest, _registry_pb2.ListTokensResponse]  # type: ignore[assignment]
+    """Lists tokens without their texts, newest first."""
+    RevokeToken: _aio.UnaryUnaryMultiCallable[_registry_pb2.RevokeTokenRequest, _registry_pb2.RevokeTokenResponse]  # type: ignore[assignment]
+    """Makes a token invalid, for good.
+
+    Errors: `NOT_FOUND`.
     """
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetServerInfoRequest, _registry_pb2.GetServerInfoResponse]  # type: ignore[assignment]
     """Tells what this registry is: version, log, limits and the services known."""
@@ -282,6 +382,40 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         stop and ends within seconds.
 
         Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if every job is terminal.
+        """
+
+    @_abc_1.abstractmethod
+    def PauseKit(
+        self,
+        request: _registry_pb2.PauseKitRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.PauseKitResponse, _abc.Awaitable[_registry_pb2.PauseKitResponse]]:
+        """Grants no more jobs of a kit to workers. What runs goes on to its end.
+
+        Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if it is paused or every job is
+        terminal.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeKit(
+        self,
+        request: _registry_pb2.ResumeKitRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ResumeKitResponse, _abc.Awaitable[_registry_pb2.ResumeKitResponse]]:
+        """Grants jobs of a paused kit again.
+
+        Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if it is not paused.
+        """
+
+    @_abc_1.abstractmethod
+    def DiffKit(
+        self,
+        request: _registry_pb2.DiffKitRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.DiffKitResponse, _abc.Awaitable[_registry_pb2.DiffKitResponse]]:
+        """Tells what changed in a kit between two revisions.
+
+        Errors: `NOT_FOUND`; `OUT_OF_RANGE` if a revision is no longer kept.
         """
 
     @_abc_1.abstractmethod
@@ -350,6 +484,30 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def CancelJobs(
+        self,
+        request: _registry_pb2.CancelJobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.CancelJobsResponse, _abc.Awaitable[_registry_pb2.CancelJobsResponse]]:
+        """Cancels every job that a filter matches and that is not terminal; a dry run
+        tells how many that would be.
+
+        Errors: `INVALID_ARGUMENT` if the filter is empty.
+        """
+
+    @_abc_1.abstractmethod
+    def RetryJobs(
+        self,
+        request: _registry_pb2.RetryJobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.RetryJobsResponse, _abc.Awaitable[_registry_pb2.RetryJobsResponse]]:
+        """Queues every FAILED or CANCELED job that a filter matches again; a dry run
+        tells how many that would be.
+
+        Errors: `INVALID_ARGUMENT` if the filter is empty.
+        """
+
+    @_abc_1.abstractmethod
     def AppendStates(
         self,
         request: _registry_pb2.AppendStatesRequest,
@@ -359,6 +517,18 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         are recorded together, in the order given, before the answer is sent.
 
         Errors: `INVALID_ARGUMENT` if an item is malformed (nothing is recorded).
+        """
+
+    @_abc_1.abstractmethod
+    def StreamStates(
+        self,
+        request_iterator: _MaybeAsyncIterator[_registry_pb2.StreamStatesRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_registry_pb2.StreamStatesResponse], _abc.AsyncIterator[_registry_pb2.StreamStatesResponse]]:
+        """Appends state rows over one stream, many in flight. The registry grants
+        credits, counted in rows; a writer that sends more than it was granted is
+        ended with `RESOURCE_EXHAUSTED`. So what waits in between stays bounded and
+        acknowledgements come soon.
         """
 
     @_abc_1.abstractmethod
@@ -387,6 +557,16 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def WatchMany(
+        self,
+        request_iterator: _MaybeAsyncIterator[_registry_pb2.WatchManyRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_registry_pb2.WatchManyResponse], _abc.AsyncIterator[_registry_pb2.WatchManyResponse]]:
+        """Several watches on one stream: each is opened and closed by a name of the
+        caller's, and keeps every promise of `WatchStates` by itself.
+        """
+
+    @_abc_1.abstractmethod
     def LeaseJobs(
         self,
         request_iterator: _MaybeAsyncIterator[_registry_pb2.LeaseJobsRequest],
@@ -405,6 +585,36 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_registry_pb2.AnnounceServiceResponse, _abc.Awaitable[_registry_pb2.AnnounceServiceResponse]]:
         """Tells the registry where a service listens. Repeated every few seconds; a
         service that falls silent for 15 s is listed as not serving.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateToken(
+        self,
+        request: _registry_pb2.CreateTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.CreateTokenResponse, _abc.Awaitable[_registry_pb2.CreateTokenResponse]]:
+        """Makes a token. Its text is in the answer and nowhere else.
+
+        Errors: `INVALID_ARGUMENT`.
+        """
+
+    @_abc_1.abstractmethod
+    def ListTokens(
+        self,
+        request: _registry_pb2.ListTokensRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ListTokensResponse, _abc.Awaitable[_registry_pb2.ListTokensResponse]]:
+        """Lists tokens without their texts, newest first."""
+
+    @_abc_1.abstractmethod
+    def RevokeToken(
+        self,
+        request: _registry_pb2.RevokeTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.RevokeTokenResponse, _abc.Awaitable[_registry_pb2.RevokeTokenResponse]]:
+        """Makes a token invalid, for good.
+
+        Errors: `NOT_FOUND`.
         """
 
     @_abc_1.abstractmethod

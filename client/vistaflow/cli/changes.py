@@ -1,0 +1,200 @@
+"""pause, resume, diff, cancel, retry."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from vistaflow.aio.client import AsyncClient
+from vistaflow.cli.kits import Address, AsJson, KitId, Reason
+from vistaflow.cli.live import tree
+from vistaflow.cli.output import STYLES, USAGE, console, print_json, stop, told, user
+from vistaflow.models import Kit, KitDiff, ManyJobs, State
+
+SomeKit = Annotated[
+    int, typer.Argument(help="The kit; leave it out to choose by filter.", metavar="[KIT]", min=0)
+]
+Statuses = Annotated[
+    list[str] | None, typer.Option("--status", help="Only jobs in this status; may be repeated.")
+]
+Types = Annotated[
+    list[str] | None,
+    typer.Option("--type", help="Only jobs of this type, such as DOE; may be repeated."),
+]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label",
+        help="Only jobs of kits with this label; may be repeated.",
+        metavar="KEY=VALUE",
+    ),
+]
+Project = Annotated[str, typer.Option("--project", help="Only jobs of kits of this project.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell how many jobs that would be.")]
+
+
+def pause(kit: KitId, address: Address = "", reason: Reason = "", as_json: AsJson = False) -> None:
+    """Hold a kit back: no more of its jobs are started; what runs goes on to its end."""
+    _change("pause_kit", kit, address, reason, as_json)
+
+
+def resume(kit: KitId, address: Address = "", reason: Reason = "", as_json: AsJson = False) -> None:
+    """Go on with a paused kit."""
+    _change("resume_kit", kit, address, reason, as_json)
+
+
+def diff(
+    kit: KitId,
+    first: Annotated[
+        int,
+        typer.Argument(help="The earlier revision; 0: before there was a kit.", min=0),
+    ] = 0,
+    last: Annotated[int, typer.Argument(help="The later revision; 0: now.", min=0)] = 0,
+    address: Address = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show what changed in a kit between two revisions."""
+
+    async def ask() -> tuple[KitDiff, dict[str, str]]:
+        async with AsyncClient(address) as client:
+            names = {each.job_id: each.name for each in (await client.kit(kit)).jobs}
+            return await client.diff_kit(kit, first, last), names
+
+    with told():
+        found, names = asyncio.run(ask())
+    if as_json:
+        print_json(found)
+        return
+    console.print(
+        f"kit {kit}: {found.from_status or 'not there'} at revision {found.from_revision}, "
+        f"{found.to_status} at {found.to_revision}"
+    )
+    table = Table.grid(padding=(0, 2))
+    for each in found.changes:
+        row = each.after or each.before
+        assert row is not None
+        table.add_row(
+            f"{row.revision:>8}", _what(row, names), _status(each.before), "→", _status(each.after)
+        )
+    console.print(table)
+
+
+def cancel(
+    kit: SomeKit = 0,
+    address: Address = "",
+    reason: Reason = "",
+    as_json: AsJson = False,
+    status: Statuses = None,
+    type_: Types = None,
+    label: Labels = None,
+    project: Project = "",
+    dry_run: DryRun = False,
+) -> None:
+    """Cancel a kit, or every job that a filter wants: running work is stopped within seconds."""
+    wanted = _wanted(kit, status, type_, label, project)
+    if wanted.keys() == {"kit_ids"} and not dry_run:
+        _change("cancel_kit", kit, address, reason, as_json)
+    else:
+        _change_many("cancel_jobs", "canceled", wanted, address, reason, as_json, dry_run)
+
+
+def retry(
+    kit: SomeKit = 0,
+    address: Address = "",
+    reason: Reason = "",
+    as_json: AsJson = False,
+    status: Statuses = None,
+    type_: Types = None,
+    label: Labels = None,
+    project: Project = "",
+    dry_run: DryRun = False,
+) -> None:
+    """Go on from failed or canceled jobs, of a kit or by a filter; what was computed is reused."""
+    wanted = _wanted(kit, status, type_, label, project)
+    if wanted.keys() == {"kit_ids"} and not dry_run:
+        _change("retry_kit", kit, address, reason, as_json)
+    else:
+        _change_many("retry_jobs", "queued again", wanted, address, reason, as_json, dry_run)
+
+
+def _wanted(
+    kit: int,
+    statuses: list[str] | None,
+    types: list[str] | None,
+    labels: list[str] | None,
+    project: str,
+) -> dict[str, Any]:
+    """The filter's fields that were given."""
+    pairs = [each.partition("=") for each in labels or ()]
+    for key, sign, _ in pairs:
+        if not key or not sign:
+            stop("--label: give it as KEY=VALUE", USAGE)
+    given = {
+        "kit_ids": [kit] if kit else [],
+        "statuses": statuses,
+        "job_types": types,
+        "kit_labels": {key: value for key, _, value in pairs},
+        "project": project,
+    }
+    wanted = {name: value for name, value in given.items() if value}
+    if not wanted:
+        stop("give a kit, or some of --status, --type, --label, --project", USAGE)
+    return wanted
+
+
+def _change(method: str, kit: int, address: str, reason: str, as_json: bool) -> None:
+    async def ask() -> Kit:
+        async with AsyncClient(address) as client:
+            changed: Kit = await getattr(client, method)(kit, reason=reason, actor=user())
+            return changed
+
+    with told():
+        changed = asyncio.run(ask())
+    print_json(changed) if as_json else console.print(tree(changed))
+
+
+def _change_many(
+    method: str,
+    what: str,
+    wanted: dict[str, Any],
+    address: str,
+    reason: str,
+    as_json: bool,
+    dry_run: bool,
+) -> None:
+    async def ask() -> ManyJobs:
+        async with AsyncClient(address) as client:
+            changed: ManyJobs = await getattr(client, method)(
+                **wanted, dry_run=dry_run, reason=reason, actor=user()
+            )
+            return changed
+
+    try:
+        with told():
+            changed = asyncio.run(ask())
+    except ValueError as error:
+        stop(f"--status or --type: {error}", USAGE)
+    if as_json:
+        print_json(changed)
+        return
+    jobs, are = ("job", "is") if changed.count == 1 else ("jobs", "are")
+    console.print(f"{changed.count} {jobs} {'would be' if dry_run else are} {what}")
+    for each in changed.jobs:
+        console.print(f"  kit {each.kit_id} {each.name} {each.status}", markup=False)
+    if changed.count > len(changed.jobs):
+        console.print(f"  and {changed.count - len(changed.jobs)} more")
+
+
+def _what(row: State, names: dict[str, str]) -> str:
+    name = names.get(row.job_id, "kit")
+    return f"{name}/{row.task_name}" if row.task_name else name
+
+
+def _status(row: State | None) -> str:
+    if row is None:
+        return "[dim]none[/]"
+    again = f" (attempt {row.attempt})" if row.attempt > 1 else ""
+    return f"[{STYLES.get(row.status, '')}]{row.status}[/]{again}"

@@ -1,0 +1,100 @@
+"""token create, token list, token revoke: who may call. For administrators."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from vistaflow.aio.client import AsyncClient
+from vistaflow.api.common.v1 import access_pb2
+from vistaflow.api.registry.v1 import registry_pb2
+from vistaflow.cli.kits import Address, AsJson
+from vistaflow.cli.output import console, errors, print_json, told
+
+
+class Role(StrEnum):
+    """What the bearer of a token may do."""
+
+    VIEWER = "viewer"
+    EDITOR = "editor"
+    ADMIN = "admin"
+    WORKER = "worker"
+
+
+app = typer.Typer(help="Make, list and revoke tokens, as an administrator.", no_args_is_help=True)
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="What it is for.")],
+    role: Annotated[Role, typer.Option(help="What its bearer may do.")],
+    project: Annotated[str, typer.Option(help="The project of a viewer or an editor.")] = "",
+    days: Annotated[float, typer.Option(help="How long it is valid; 0 for good.", min=0)] = 0,
+    address: Address = "",
+    as_json: AsJson = False,
+) -> None:
+    """Make a token. Its text is printed once, alone on standard output."""
+
+    async def ask() -> tuple[registry_pb2.Token, str]:
+        async with AsyncClient(address) as client:
+            return await client.create_token(name, role, project=project, days=days)
+
+    with told():
+        token, text = asyncio.run(ask())
+    if as_json:
+        print_json({"token_id": token.token_id, "secret": text})
+        return
+    errors.print(f"token {token.token_id}; what follows is told only now", markup=False)
+    sys.stdout.write(f"{text}\n")
+
+
+@app.command("list")
+def list_(address: Address = "", as_json: AsJson = False) -> None:
+    """List tokens, newest first, without their texts."""
+
+    async def ask() -> list[registry_pb2.Token]:
+        async with AsyncClient(address) as client:
+            return await client.tokens()
+
+    with told():
+        found = asyncio.run(ask())
+    if as_json:
+        for each in found:
+            print_json(each)
+        return
+    table = Table(box=None)
+    for column in ("token", "role", "project", "state", "name"):
+        table.add_column(column, no_wrap=column == "token")
+    for each in found:
+        role = access_pb2.Role.Name(each.role).removeprefix("ROLE_").lower()
+        table.add_row(each.token_id, role, each.project or "every", _state(each), each.name)
+    console.print(table)
+
+
+@app.command()
+def revoke(
+    token_id: Annotated[str, typer.Argument(help="The token's id.", metavar="TOKEN")],
+    address: Address = "",
+) -> None:
+    """Make a token invalid, for good."""
+
+    async def ask() -> registry_pb2.Token:
+        async with AsyncClient(address) as client:
+            return await client.revoke_token(token_id)
+
+    with told():
+        token = asyncio.run(ask())
+    console.print(f"{token.token_id} is {_state(token)}", markup=False)
+
+
+def _state(token: registry_pb2.Token) -> str:
+    if token.HasField("revoked_at"):
+        return f"revoked {token.revoked_at.ToDatetime():%Y-%m-%d %H:%M} UTC"
+    if token.HasField("expires_at"):
+        return f"valid until {token.expires_at.ToDatetime():%Y-%m-%d %H:%M} UTC"
+    return "valid"

@@ -1,0 +1,237 @@
+"""Appending many rows over one stream that outlives its connection."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final
+
+import grpc
+
+from vistaflow.api.common.v1 import common_pb2
+from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow.api.registry.v1 import registry_pb2_grpc as rpc
+from vistaflow.channel import waits
+from vistaflow.errors import (
+    CanceledError,
+    DeadlineExceededError,
+    InternalError,
+    ResourceExhaustedError,
+    UnavailableError,
+    VistaError,
+    from_rpc,
+)
+from vistaflow.models import Appended, appended_of
+
+MOST_ROWS: Final = 1000
+"""Rows that one message may have."""
+
+_TRANSIENT = (UnavailableError, DeadlineExceededError, InternalError, CanceledError)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Sending:
+    """Rows that are not acknowledged yet."""
+
+    states: list[common_pb2.State]
+    answer: asyncio.Future[Appended]
+
+
+class StateStream:
+    """Rows appended over one stream; made by `AsyncClient.stream`.
+
+        async with client.stream() as stream:
+            for chunk in chunks:
+                await stream.send(chunk)
+
+    `send` waits only for the registry's credit. Leaving the block waits until all rows are durable,
+    and raises if that cannot be. A connection that is lost is opened again and what was not
+    acknowledged is sent once more: by their `seq` the registry knows the rows it has, whose verdict
+    is DUPLICATE then. Rows without a `seq` are given one from the clock, so they are appended once
+    too.
+    """
+
+    def __init__(self, stub: rpc.RegistryServiceStub, *, patience: float) -> None:
+        self._stub = stub
+        self._patience = patience
+        self._seqs = itertools.count(time.time_ns())
+        self._sending: deque[_Sending] = deque()
+        self._written = 0
+        """How many of them went out on the connection of now."""
+        self._credit = 0
+        self._numbers = itertools.count(1)
+        self._error: VistaError | None = None
+        self._changed = asyncio.Condition()
+        self._runner: asyncio.Task[None] | None = None
+        self.revision = 0
+        """The highest revision acknowledged."""
+        self.reconnect_count = 0
+        """How often the connection was opened again."""
+
+    async def __aenter__(self) -> StateStream:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if exc is not None:
+            await self.abort()
+        else:
+            await self.close()
+
+    async def send(self, states: Sequence[common_pb2.State]) -> asyncio.Future[Appended]:
+        """Sends rows as one append, once there is room for them.
+
+        Args:
+            states: 1 to 1,000 rows.
+
+        Returns:
+            What becomes of them; need not be awaited.
+
+        Raises:
+            ValueError: There are none, or too many.
+            VistaError: The stream is broken for good.
+        """
+        if not 1 <= len(states) <= MOST_ROWS:
+            raise ValueError(f"{len(states)} rows; send 1 to {MOST_ROWS} at once")
+        rows = []
+        for each in states:
+            row = common_pb2.State()
+            row.CopyFrom(each)
+            row.seq = row.seq or next(self._seqs)
+            rows.append(row)
+        if self._runner is None:
+            self._runner = asyncio.create_task(self._run())
+        answer: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+        answer.add_done_callback(_seen)
+        async with self._changed:
+            # One message waits here for credit at most; all others are on their way.
+            await self._changed.wait_for(
+                lambda: self._error is not None or self._written == len(self._sending)
+            )
+            self._check()
+            self._sending.append(_Sending(states=rows, answer=answer))
+            self._changed.notify_all()
+        return answer
+
+    async def flush(self) -> int:
+        """Waits until all that was sent is durable; returns the highest revision so far."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._error is not None or not self._sending)
+        self._check()
+        return self.revision
+
+    async def close(self) -> None:
+        """Waits until all that was sent is durable and ends the stream."""
+        try:
+            await self.flush()
+        finally:
+            await self.abort()
+
+    async def abort(self) -> None:
+        """Ends the stream; of what was not acknowledged some may be recorded."""
+        if self._runner is not None:
+            self._runner.cancel()
+            await asyncio.gather(self._runner, return_exceptions=True)
+        await self._fail(CanceledError("the stream was closed"))
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    async def _run(self) -> None:
+        """Keeps the stream up until it is broken for good."""
+        wait = waits()
+        acked_at = time.monotonic()
+        while True:
+            acked = self.revision, len(self._sending)
+            error = await self._connection()
+            if (self.revision, len(self._sending)) != acked:
+                acked_at, wait = time.monotonic(), waits()
+            if (
+                error is not None and _lasts(error)
+            ) or time.monotonic() - acked_at > self._patience:
+                await self._fail(error or UnavailableError("the registry ended the stream"))
+                return
+            await asyncio.sleep(wait())
+            self.reconnect_count += 1
+            if not self._sending:
+                acked_at = time.monotonic()
+
+    async def _connection(self) -> VistaError | None:
+        """One connection, to its end."""
+        self._written, self._credit, self._numbers = 0, 0, itertools.count(1)
+        open_stream: Any = self._stub.StreamStates  # written to by hand, not from an iterator
+        call = open_stream()
+        writer = asyncio.create_task(self._write(call))
+        try:
+            while (message := await call.read()) is not grpc.aio.EOF:
+                await self._take(message)
+            await call.code()
+            return None
+        except grpc.aio.AioRpcError as error:
+            return from_rpc(error)
+        finally:
+            writer.cancel()
+            call.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
+
+    async def _write(self, call: Any) -> None:
+        """Sends what waits, within the credit, everything unacknowledged first."""
+        while True:
+            async with self._changed:
+                await self._changed.wait_for(
+                    lambda: (
+                        self._written < len(self._sending)
+                        and self._credit >= len(self._sending[self._written].states)
+                    )
+                )
+                states = self._sending[self._written].states
+                self._credit -= len(states)
+                self._written += 1
+                self._changed.notify_all()
+            await call.write(pb.StreamStatesRequest(number=next(self._numbers), states=states))
+
+    async def _take(self, message: pb.StreamStatesResponse) -> None:
+        async with self._changed:
+            if message.HasField("credit"):
+                self._credit += message.credit.row_count
+            else:
+                sent = self._sending.popleft()
+                self._written -= 1
+                self.revision = max(self.revision, message.ack.revision)
+                if not sent.answer.done():
+                    sent.answer.set_result(appended_of(message.ack.results, message.ack.revision))
+            self._changed.notify_all()
+
+    async def _fail(self, error: VistaError) -> None:
+        """Breaks the stream for good."""
+        async with self._changed:
+            self._error = self._error or error
+            for each in self._sending:
+                if not each.answer.done():
+                    each.answer.set_exception(self._error)
+            self._sending.clear()
+            self._written = 0
+            self._changed.notify_all()
+
+
+def _lasts(error: VistaError) -> bool:
+    """Whether sending again cannot mend it."""
+    if isinstance(error, ResourceExhaustedError):
+        return error.reason == "CREDIT_EXCEEDED"
+    return not isinstance(error, _TRANSIENT)
+
+
+def _seen(answer: asyncio.Future[Appended]) -> None:
+    """Whoever does not await an answer is told by `flush` and `close`."""
+    if not answer.cancelled():
+        answer.exception()

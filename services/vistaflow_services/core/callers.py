@@ -1,0 +1,165 @@
+"""Who makes the call that is being served, and what that caller may see.
+
+The door (`core/door.py`) finds out and `enter`s the caller; whatever serves the call asks
+`current()`. Work that no call asked for, such as a service's own loops, is nobody's call:
+`EVERYBODY`, who may do everything, as is everyone where no tokens are required.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    """What a caller may do in a project; the words of the database."""
+
+    VIEWER = "VIEWER"
+    EDITOR = "EDITOR"
+    ADMIN = "ADMIN"
+    WORKER = "WORKER"
+
+
+_RANK = {Role.VIEWER: 1, Role.EDITOR: 2, Role.ADMIN: 3}
+"""Each may do what those below it may; a worker stands apart."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """Who may make a call."""
+
+    role: Role | None
+    """The least role; None: nobody."""
+
+    worker: bool = False
+    """Whether a worker may make it, too."""
+
+    def admits(self, role: Role) -> bool:
+        """Whether a caller of this role may make the call."""
+        if role is Role.WORKER or self.role is Role.WORKER:
+            return self.role is role or (self.worker and role is Role.WORKER)
+        return self.role is not None and _RANK[role] >= _RANK[self.role]
+
+
+class Validity:
+    """Whether a token is valid still; streams of its bearer hear when it no longer is.
+
+    Args:
+        seconds: How long it is valid at most; None for good.
+    """
+
+    def __init__(self, seconds: float | None = None) -> None:
+        self._ends = None if seconds is None else asyncio.get_running_loop().time() + seconds
+        self._revoked = False
+        self._listeners: dict[int, Callable[[], None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether the token is no longer valid."""
+        if self._revoked:
+            return True
+        return self._ends is not None and asyncio.get_running_loop().time() >= self._ends
+
+    @property
+    def listened(self) -> bool:
+        """Whether anyone waits to hear of the end."""
+        return bool(self._listeners)
+
+    def end(self) -> None:
+        """The token is no longer valid."""
+        self._revoked = True
+        self._tell()
+
+    @contextlib.contextmanager
+    def heard(self, listener: Callable[[], None]) -> Iterator[None]:
+        """Calls `listener` once the token is no longer valid, for as long as the block runs."""
+        key = id(listener)
+        self._listeners[key] = listener
+        if self._ends is not None and self._timer is None:
+            # A little late rather than early: `over` has to be true by then.
+            self._timer = asyncio.get_running_loop().call_at(self._ends + 0.01, self._tell)
+        if self.over:
+            listener()
+        try:
+            yield
+        finally:
+            self._listeners.pop(key, None)
+            if not self._listeners and self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    def _tell(self) -> None:
+        for listener in list(self._listeners.values()):
+            listener()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who makes a call."""
+
+    token_id: str = ""
+    """The token shown; empty where none is required."""
+
+    name: str = ""
+    """What the token is for."""
+
+    project: str = ""
+    """The only project that there is for this caller; empty: every project."""
+
+    role: Role = Role.ADMIN
+    """What the caller may do."""
+
+    secret: str = field(default="", repr=False)
+    """The token's text, to ask other services in the caller's name."""
+
+    validity: Validity | None = None
+    """Whether the token is valid still; None: for good."""
+
+    @property
+    def over(self) -> bool:
+        """Whether the token is no longer valid."""
+        return self.validity is not None and self.validity.over
+
+    def sees(self, project: str) -> bool:
+        """Whether things of a project exist for this caller."""
+        return not self.project or self.project == project
+
+    @contextlib.contextmanager
+    def heard(self, listener: Callable[[], None]) -> Iterator[None]:
+        """Calls `listener` once the token is no longer valid, for as long as the block runs."""
+        if self.validity is None:
+            yield
+            return
+        with self.validity.heard(listener):
+            yield
+
+
+EVERYBODY = Caller()
+"""Whoever calls where no tokens are required, and the services' own work."""
+
+_current: contextvars.ContextVar[Caller] = contextvars.ContextVar("caller", default=EVERYBODY)
+
+
+def current() -> Caller:
+    """Who makes the call that is being served by this task."""
+    return _current.get()
+
+
+def enter(caller: Caller) -> None:
+    """From here on this task serves a call of `caller`."""
+    _current.set(caller)
+
+
+@contextlib.contextmanager
+def serving(caller: Caller) -> Iterator[None]:
+    """Serves a call of `caller` for as long as the block runs."""
+    token = _current.set(caller)
+    try:
+        yield
+    finally:
+        _current.reset(token)

@@ -1,0 +1,61 @@
+"""Channels from one service to another, secured as the environment says.
+
+A call made while a caller is being served shows that caller's token, so that the service asked
+sees the same kits and jobs; any other shows the service's own, `VISTAFLOW_TOKEN`. Where services
+ask for certificates of their callers, a service shows the one that it serves with, unless
+`VISTAFLOW_TLS_CLIENT_CERT` names another.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import grpc
+
+from vistaflow.credentials import (
+    CLIENT_CERT,
+    CLIENT_KEY,
+    TOKEN,
+    Options,
+    secured_channel,
+    tls_credentials,
+)
+from vistaflow_services.core import callers, tls
+from vistaflow_services.core.channels import client_arguments
+
+
+def open_channel(
+    address: str, *, token: str | None = None, options: Options | None = None
+) -> grpc.aio.Channel:
+    """A channel to a service; it connects at the first call.
+
+    Args:
+        address: Such as `127.0.0.1:50051`.
+        token: Shown with every call; the caller's or the service's own if None.
+        options: gRPC's channel arguments, if not those of every channel between services.
+    """
+    own = os.environ.get(TOKEN, "").strip() if token is None else token
+
+    def shown() -> str:
+        return callers.current().secret or own if token is None else token
+
+    options = client_arguments() if options is None else options
+    return secured_channel(address, options, token=shown, environment=environment())
+
+
+def environment(given: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment of a service that calls others."""
+    found = dict(given)
+    if not found.get(CLIENT_CERT) and found.get(tls.CERT) and found.get(tls.KEY):
+        found |= {CLIENT_CERT: found[tls.CERT], CLIENT_KEY: found[tls.KEY]}
+    return found
+
+
+def sync_channel(address: str) -> grpc.Channel:
+    """A blocking channel without a token, to ask for a service's health."""
+    options = [("grpc.enable_http_proxy", 0)]
+    credentials = tls_credentials(environment())
+    if credentials is None:
+        return grpc.insecure_channel(address, options=options)
+    return grpc.secure_channel(address, credentials, options=options)

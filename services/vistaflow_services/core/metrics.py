@@ -1,0 +1,230 @@
+"""Prometheus metrics: counted in the process, served over HTTP on a port of their own.
+
+    metrics = Metrics("doe")
+    server = make_server(..., interceptors=[metrics.calls()])
+    with metrics.serve("127.0.0.1:9464"):
+        ...
+
+Each server has a registry of its own, so that two in one process do not mix. Calls are counted
+under the names that gRPC has given them: `grpc.server.call.started` and
+`grpc.server.call.duration`, in Prometheus' spelling.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from vistaflow_services.core.server import StartError, private_address
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+logger = logging.getLogger(__name__)
+
+CALL_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
+LAG_INTERVAL = 0.25
+LAG_KEPT = 40
+"""Looks at the event loop whose largest lag is told: ten seconds."""
+
+
+class Metrics:
+    """What one process tells Prometheus.
+
+    Args:
+        service: Such as `registry`.
+
+    Raises:
+        StartError: `prometheus_client` is not installed.
+    """
+
+    def __init__(self, service: str) -> None:
+        if importlib.util.find_spec("prometheus_client") is None:
+            raise StartError("metrics need prometheus_client: pip install 'vistaflow[metrics]'")
+        import prometheus_client as prometheus
+
+        self.service = service
+        self.registry: CollectorRegistry = prometheus.CollectorRegistry()
+        prometheus.ProcessCollector(registry=self.registry)
+        prometheus.GCCollector(registry=self.registry)
+        self._lag = prometheus.Gauge(
+            "vistaflow_event_loop_lag_seconds",
+            "Longest time of the last ten seconds in which the event loop did nothing else.",
+            registry=self.registry,
+        )
+        self._started = prometheus.Counter(
+            "grpc_server_call_started",
+            "Calls that began (grpc.server.call.started).",
+            ["grpc_method"],
+            registry=self.registry,
+        )
+        self._duration = prometheus.Histogram(
+            "grpc_server_call_duration_seconds",
+            "How long calls took, streams included (grpc.server.call.duration).",
+            ["grpc_method", "grpc_status"],
+            buckets=CALL_SECONDS,
+            registry=self.registry,
+        )
+
+    def calls(self) -> CallInterceptor:
+        """Counts and times every call; the outermost interceptor, so that it sees how all end."""
+        return CallInterceptor(self._started, self._duration)
+
+    @contextlib.contextmanager
+    def serve(self, listen: str) -> Iterator[str]:
+        """Serves `/metrics` for as long as the block lasts; yields the address.
+
+        Raises:
+            StartError: It cannot listen there, or not without being told that the network is
+                private: metrics have no password.
+        """
+        import prometheus_client as prometheus
+
+        host, port = private_address(listen, "metrics")
+        try:
+            server, thread = prometheus.start_http_server(port, host, registry=self.registry)
+        except OSError as error:
+            raise StartError(f"cannot serve metrics at {listen}: {error.strerror}") from error
+        address = f"{host}:{server.server_port}"
+        logger.info("metrics at http://%s/metrics", address, extra={"metrics": address})
+        try:
+            yield address
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join(5)
+
+    def watch_worker(self, running: Callable[[], float], connected: Callable[[], float]) -> None:
+        """Tells how many jobs a worker runs, and whether the registry hands it any."""
+        import prometheus_client as prometheus
+
+        for name, text, value in (
+            ("vistaflow_worker_running", "Attempts that the worker runs.", running),
+            ("vistaflow_worker_connected", "1 while the registry hands it jobs.", connected),
+        ):
+            prometheus.Gauge(name, text, registry=self.registry).set_function(value)
+
+    async def watch_loop(self) -> None:
+        """Keeps measuring how late the event loop is, for ever."""
+        clock = asyncio.get_running_loop().time
+        lags = [0.0]
+        while True:
+            began = clock()
+            await asyncio.sleep(LAG_INTERVAL)
+            lags = [*lags[-LAG_KEPT:], max(0.0, clock() - began - LAG_INTERVAL)]
+            self._lag.set(max(lags))
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Counts and times calls.
+
+    Args:
+        started: Counter with the method.
+        duration: Histogram with the method and the status.
+    """
+
+    def __init__(self, started: Any, duration: Any) -> None:
+        self._started = started
+        self._duration = duration
+        self._wrapped: dict[str, tuple[Any, Any]] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Wraps the handler that would otherwise see the call."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        method = handler_call_details.method
+        known = self._wrapped.get(method)
+        if known is None or known[0] is not handler:
+            known = self._wrapped[method] = (handler, self._wrap(method, handler))
+        return known[1]
+
+    def _wrap(self, method: str, handler: Any) -> Any:
+        name = method.lstrip("/")
+        started = self._started.labels(name)
+        durations: dict[str, Any] = {}
+
+        def tell(status: str, began: float) -> None:
+            told = durations.get(status)
+            if told is None:
+                told = durations[status] = self._duration.labels(name, status)
+            told.observe(time.perf_counter() - began)
+
+        def timed(inner: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+            async def call(request: Any, context: Any) -> Any:
+                started.inc()
+                began = time.perf_counter()
+                status = "CANCELLED"
+                try:
+                    # The error interceptor inside has made a coroutine of every kind of handler.
+                    answer = await inner(request, context)
+                    status = _status(context, "OK")
+                    return answer
+                except asyncio.CancelledError:
+                    raise
+                except BaseException:
+                    status = _status(context, "UNKNOWN")
+                    raise
+                finally:
+                    tell(status, began)
+
+            return call
+
+        kind = next(
+            each
+            for each in ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
+            if getattr(handler, each) is not None
+        )
+        return handler._replace(**{kind: timed(getattr(handler, kind))})
+
+
+_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
+
+
+def _status(context: Any, otherwise: str) -> str:
+    """How a call ended, as far as its handler said."""
+    code = context.code()
+    if isinstance(code, grpc.StatusCode):
+        return code.name
+    return _NAMES.get(code, otherwise) if code else otherwise
+
+
+@contextlib.asynccontextmanager
+async def served(metrics: Metrics | None, listen: str) -> AsyncIterator[None]:
+    """Serves metrics and watches the event loop for as long as the block lasts, if there are any.
+
+    Args:
+        metrics: What to serve; None for nothing.
+        listen: Where.
+    """
+    if metrics is None:
+        yield
+        return
+    with metrics.serve(listen):
+        watching = asyncio.create_task(metrics.watch_loop(), name="event loop lag")
+        try:
+            yield
+        finally:
+            watching.cancel()
+            await asyncio.wait([watching])
+
+
+def made_if(listen: str, service: str) -> Metrics | None:
+    """Metrics for a service that was told where to serve them."""
+    return Metrics(service) if listen else None
+
+
+def interceptors(metrics: Metrics | None) -> Sequence[grpc.aio.ServerInterceptor]:
+    """What a server of these metrics has around its calls."""
+    return [] if metrics is None else [metrics.calls()]

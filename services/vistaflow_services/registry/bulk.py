@@ -1,0 +1,194 @@
+"""Cancels or retries every job that a filter wants, kit by kit.
+
+Each kit is one command, so that no commit grows with the number of kits. With a `request_id` every
+part is kept under an id that follows from it: a request that was cut off and comes again goes on
+where it was, does nothing twice, and counts everything it ever did.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from vistaflow.api.common.v1 import common_pb2 as common
+from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow_services.core.errors import ExistsError
+from vistaflow_services.registry import commands as c
+from vistaflow_services.registry import translate
+from vistaflow_services.registry.domain import MAX_JOBS_TOLD, Counts, Job
+from vistaflow_services.registry.ledger import Ledger
+from vistaflow_services.registry.store import Store
+
+KITS_AT_ONCE = 100
+"""Kits whose commands are under way together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What became of it."""
+
+    count: int
+    jobs: list[common.Job]
+    """Some of the jobs, without specs, results and tasks."""
+    revision: int
+    """Of the last row made; 0 if none was."""
+
+
+class BulkService:
+    """Serves CancelJobs and RetryJobs.
+
+    Args:
+        ledger: Where the changes are made.
+        store: Where the jobs are found.
+    """
+
+    def __init__(self, *, ledger: Ledger, store: Store) -> None:
+        self._ledger = ledger
+        self._store = store
+
+    async def count(self, wanted: c.ManyJobs) -> Told:
+        """How many jobs the change would move, without moving any."""
+        number = await self._store.count_jobs(wanted.filter)
+        chosen: list[uuid.UUID] = []
+        after = 0
+        while len(chosen) < MAX_JOBS_TOLD:
+            page = await self._store.jobs_by_kit(wanted.filter, after=after, limit=KITS_AT_ONCE)
+            if not page:
+                break
+            after = page[-1][0]
+            chosen += [job_id for _, job_ids in page for job_id in job_ids]
+        jobs = await self._store.jobs_in_short(chosen[:MAX_JOBS_TOLD])
+        return Told(count=number, jobs=[job_in_short(*each) for each in jobs], revision=0)
+
+    async def change(
+        self, wanted: c.ManyJobs, *, seconds: float, decode: Callable[[bytes], Told]
+    ) -> Told | c.Replayed:
+        """Moves the jobs.
+
+        Args:
+            wanted: What to do.
+            seconds: How long to wait for the database, a command.
+            decode: Reads an answer in its wire form.
+
+        Raises:
+            UnavailableError: The database was not there; repeated with the same request_id, the
+                request goes on.
+            ExistsError: The request_id was used with another body.
+        """
+        whole = wanted.request
+        done: dict[int, Told] = {}
+        if whole.request_id is not None:
+            if await self._store.is_answered(whole.request_id):
+                return await self._conclude(whole, _sum({}), seconds)
+            done = await self._parts(whole, decode)
+        after = 0
+        while page := await self._store.jobs_by_kit(wanted.filter, after=after, limit=KITS_AT_ONCE):
+            after = page[-1][0]
+            left = [(kit_id, job_ids) for kit_id, job_ids in page if kit_id not in done]
+            parts = await asyncio.gather(
+                *(self._part(wanted, *each, seconds=seconds, decode=decode) for each in left)
+            )
+            done.update(zip((kit_id for kit_id, _ in left), parts, strict=True))
+        return await self._conclude(whole, _sum(done), seconds)
+
+    async def _part(
+        self,
+        wanted: c.ManyJobs,
+        kit_id: int,
+        job_ids: tuple[uuid.UUID, ...],
+        *,
+        seconds: float,
+        decode: Callable[[bytes], Told],
+    ) -> Told:
+        whole = wanted.request
+        data = json.loads(whole.data_json) | {"kit_id": kit_id}
+        part_id = None
+        if whole.request_id is not None:
+            part_id = uuid.uuid5(whole.request_id, f"kit {kit_id}")
+            data |= {"part_of": str(whole.request_id)}
+        command = c.ChangeJobs(
+            request=replace(whole, request_id=part_id, data_json=json.dumps(data)),
+            kit_id=kit_id,
+            job_ids=job_ids,
+            statuses=wanted.filter.statuses,
+            retry=wanted.retry,
+            reason=wanted.reason,
+            actor=wanted.actor,
+        )
+        answer = await self._ledger.submit(command, seconds=seconds)
+        if isinstance(answer, c.Replayed):
+            return _settled(decode(answer.response), answer)
+        return told(answer)
+
+    async def _parts(self, whole: c.Request, decode: Callable[[bytes], Told]) -> dict[int, Told]:
+        assert whole.request_id is not None
+        done: dict[int, Told] = {}
+        for kit_id, digest, response, created_at in await self._store.parts_of_request(
+            whole.request_id
+        ):
+            if digest != whole.body_sha256:
+                raise ExistsError(
+                    f"request_id {whole.request_id} was used for another {whole.method}; "
+                    "choose a new one for each request",
+                    reason="REQUEST_ID_REUSED",
+                )
+            kept = c.Replayed(response=response, created_at=created_at)
+            done[kit_id] = _settled(decode(response), kept)
+        return done
+
+    async def _conclude(self, whole: c.Request, answer: Told, seconds: float) -> Told | c.Replayed:
+        """Keeps the answer to the whole; the one kept before if there is one."""
+        if whole.request_id is None:
+            return answer
+        kept = await self._ledger.submit(
+            c.Conclude(request=replace(whole, encode=lambda _: whole.encode(answer))),
+            seconds=seconds,
+        )
+        return kept if isinstance(kept, c.Replayed) else answer
+
+
+def told(change: Told | c.JobsChange) -> Told:
+    """What a command did, in its wire form."""
+    if isinstance(change, Told):
+        return change
+    return Told(
+        count=change.count,
+        jobs=[job_in_short(job, job.task_counts()) for job in change.jobs],
+        revision=change.revision,
+    )
+
+
+def told_by(response: pb.CancelJobsResponse | pb.RetryJobsResponse) -> Told:
+    """What an answer tells."""
+    count = (
+        response.canceled_count
+        if isinstance(response, pb.CancelJobsResponse)
+        else response.retried_count
+    )
+    return Told(count=count, jobs=list(response.jobs), revision=response.revision)
+
+
+def job_in_short(job: Job, task_counts: Counts) -> common.Job:
+    """A job without its spec, result and tasks."""
+    return translate.job_to_proto(
+        replace(job, spec_type="", spec=b"", result_json="", tasks={}), task_counts=task_counts
+    )
+
+
+def _settled(part: Told, kept: c.Replayed) -> Told:
+    for job in part.jobs:
+        translate.settle(job, kept.created_at)
+    return part
+
+
+def _sum(done: dict[int, Told]) -> Told:
+    parts = [done[kit_id] for kit_id in sorted(done)]
+    jobs = [job for part in parts for job in part.jobs]
+    return Told(
+        count=sum(part.count for part in parts),
+        jobs=jobs[:MAX_JOBS_TOLD],
+        revision=max((part.revision for part in parts), default=0),
+    )

@@ -1,0 +1,145 @@
+"""GetKit and GetJob from memory, as bytes; what is not in memory goes to the servicer."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Mapping, Sequence
+
+import grpc
+from google.protobuf.message import Message
+
+from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow_services.core.server import Context
+from vistaflow_services.registry.domain import Kit, Progress
+from vistaflow_services.registry.hub import Hub
+from vistaflow_services.registry.kit_cache import KitCache
+from vistaflow_services.registry.reading import Connection, fetch
+from vistaflow_services.registry.servicer import RegistryServicer
+from vistaflow_services.registry.store import Store
+from vistaflow_services.registry.watch_store import progress_from_json
+from vistaflow_services.registry.wire import varint
+
+_KIT = varint(pb.GetKitResponse.KIT_FIELD_NUMBER << 3 | 2)
+_KIT_REVISION = varint(pb.GetKitResponse.REVISION_FIELD_NUMBER << 3)
+_JOB = varint(pb.GetJobResponse.JOB_FIELD_NUMBER << 3 | 2)
+_JOB_REVISION = varint(pb.GetJobResponse.REVISION_FIELD_NUMBER << 3)
+
+
+class StoreSource:
+    """Kits for the cache, from the database.
+
+    Args:
+        store: Reads it.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def kit(self, kit_id: int) -> tuple[Kit | None, int]:
+        """A kit with jobs and tasks, and the revision up to which that is complete."""
+        return await self._store.kit(kit_id)
+
+    async def kit_of(self, job_id: uuid.UUID) -> int | None:
+        """The kit of a job."""
+
+        async def read(connection: Connection) -> int | None:
+            rows = await fetch(connection, "kits_of_jobs", {"job_ids": [job_id]})
+            return rows[0][1] if rows else None
+
+        return await self._store.read(read)
+
+    async def progress(
+        self, job_ids: Sequence[uuid.UUID]
+    ) -> Mapping[tuple[uuid.UUID, int], Progress]:
+        """What running jobs last said of their progress, by job and attempt."""
+
+        async def read(connection: Connection) -> dict[tuple[uuid.UUID, int], Progress]:
+            wanted = {"job_ids": list(job_ids)}
+            return {
+                (job_id, attempt): progress_from_json(kept, told_at)
+                for job_id, attempt, kept, told_at in await fetch(
+                    connection, "progress_of_attempts", wanted
+                )
+            }
+
+        return await self._store.read(read)
+
+
+class CachedReads:
+    """Answers GetKit and GetJob; not those that ask for the past.
+
+    Args:
+        servicer: Who answers everything else.
+        cache: The kits in memory.
+        hub: Tells how new they are.
+    """
+
+    def __init__(self, servicer: RegistryServicer, cache: KitCache, hub: Hub) -> None:
+        self._servicer = servicer
+        self._cache = cache
+        self._hub = hub
+
+    async def get_kit(
+        self, request: pb.GetKitRequest, context: Context
+    ) -> pb.GetKitResponse | bytes:
+        """A kit with its jobs and tasks."""
+        if request.kit_id > 0 and await self._reached(request, context):
+            found = await self._cache.kit(request.kit_id)
+            if found is not None:
+                tree, revision = found
+                kit = tree.kit_bytes()
+                return b"".join((_KIT, varint(len(kit)), kit, _KIT_REVISION, varint(revision)))
+        return await self._servicer.GetKit(request, context)
+
+    async def get_job(
+        self, request: pb.GetJobRequest, context: Context
+    ) -> pb.GetJobResponse | bytes:
+        """A job with its tasks."""
+        job_id = _uuid(request.job_id)
+        if job_id is not None and await self._reached(request, context):
+            found = await self._cache.job(job_id)
+            if found is not None:
+                tree, revision = found
+                job = tree.job_bytes(job_id)
+                return b"".join((_JOB, varint(len(job)), job, _JOB_REVISION, varint(revision)))
+        return await self._servicer.GetJob(request, context)
+
+    async def _reached(
+        self, request: pb.GetKitRequest | pb.GetJobRequest, context: Context
+    ) -> bool:
+        """Whether the request asks for the present; waits until the hub knows that much of it."""
+        asked = {field.name for field, _ in request.ListFields()}
+        if request.min_revision < 0 or not asked <= {"kit_id", "job_id", "min_revision"}:
+            return False
+        if request.min_revision > self._hub.head:
+            remaining = context.time_remaining()
+            try:
+                async with asyncio.timeout(None if remaining is None else remaining / 2):
+                    await self._hub.reached(request.min_revision)
+            except TimeoutError:
+                return False  # the servicer waits for the rest, and says what is the matter
+        return True
+
+
+def serve_cached(reads: CachedReads, server: grpc.aio.Server) -> None:
+    """Lets GetKit and GetJob answer from memory; call it after the servicer was added."""
+
+    def serialize(message: Message | bytes) -> bytes:
+        return message if isinstance(message, bytes) else message.SerializeToString()
+
+    get_kit = grpc.unary_unary_rpc_method_handler(
+        reads.get_kit, pb.GetKitRequest.FromString, serialize
+    )
+    get_job = grpc.unary_unary_rpc_method_handler(
+        reads.get_job, pb.GetJobRequest.FromString, serialize
+    )
+    name = pb.DESCRIPTOR.services_by_name["RegistryService"].full_name
+    server.add_registered_method_handlers(name, {"GetKit": get_kit, "GetJob": get_job})
+
+
+def _uuid(text: str) -> uuid.UUID | None:
+    try:
+        return uuid.UUID(text) if len(text) == 36 else None
+    except ValueError:
+        return None

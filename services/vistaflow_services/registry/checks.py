@@ -1,0 +1,285 @@
+"""Looks whether the registry and its database are well, and says how to mend what is not.
+
+Each finding is one thing: what was looked at, whether it is well, what was seen, what to do. The
+registry looks every few seconds and tells its findings in `GetServerInfo.limits` under
+`check.<name>`, where `vistaflow doctor` reads them.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from vistaflow_services.core.migrations import pending
+from vistaflow_services.registry.storage import MEBIBYTE, Space
+
+PACKAGE = "vistaflow_services.registry"
+PREFIX = "check."
+
+OK, NOTE, WRONG = "ok", "note", "wrong"
+
+CLOCK_SECONDS = 2.0
+LONG_SECONDS = 60.0
+"""A transaction that runs longer keeps PostgreSQL from tidying up."""
+
+XMIN_TRANSACTIONS = 5_000_000
+LAG_ROWS = 20_000
+"""As many as are held in memory: watchers further behind are served from disk."""
+
+CONNECTIONS_SHARE = 0.8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    state: str
+    """`ok`, `note` or `wrong`."""
+    found: str
+    fix: str = ""
+
+    def text(self) -> str:
+        """As it travels in GetServerInfo.limits."""
+        return json.dumps({"state": self.state, "found": self.found, "fix": self.fix})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """What the database says of itself."""
+
+    connections: int
+    most_connections: int
+    now: datetime
+    xmin_age: int
+    oldest_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transaction:
+    """A transaction that runs for long."""
+
+    pid: int
+    database: str
+    application: str
+    state: str
+    seconds: float
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is vistaflow's own, such as a backup."""
+        return self.application.startswith("vistaflow")
+
+
+def check_disk(space: Space | None, least_free: int, grown_bytes: int) -> Finding:
+    """Whether there is room for the log to grow.
+
+    Args:
+        space: The disk of the database, if it is one of this machine.
+        least_free: Bytes below which writes are refused.
+        grown_bytes: Size of the database.
+    """
+    if space is None:
+        return Finding(
+            name="disk",
+            state=NOTE,
+            found=f"the database holds {_size(grown_bytes)} on another machine; see there",
+        )
+    free = f"{_size(space.free)} free of {_size(space.size)}, the database holds "
+    free += _size(grown_bytes)
+    if space.free < least_free:
+        return Finding(
+            name="disk",
+            state=WRONG,
+            found=f"{free}: writes are refused",
+            fix=f"free some until there are {_size(least_free * 5 // 4)}, or drop old partitions: "
+            "`vistaflow retention --dry-run`",
+        )
+    if space.free < max(2 * least_free, space.size // 20):
+        return Finding(
+            name="disk",
+            state=WRONG,
+            found=free,
+            fix=f"free some before writes are refused at {_size(least_free)}, set "
+            "VISTAFLOW_REGISTRY_RETENTION_FINISHED_DAYS, or move the database",
+        )
+    return Finding(name="disk", state=OK, found=free)
+
+
+def check_clock(here: float, there: datetime) -> Finding:
+    """Whether the registry's machine and the database agree on the time.
+
+    Args:
+        here: Seconds since 1970 by this machine's clock.
+        there: By the database's.
+    """
+    skew = abs(here - there.timestamp())
+    found = f"{skew:.1f} s between the registry and the database"
+    if skew < CLOCK_SECONDS:
+        return Finding(name="database clock", state=OK, found=found)
+    return Finding(
+        name="database clock",
+        state=WRONG,
+        found=found,
+        fix="leases and order do not depend on it, but times in logs and rows disagree: let NTP "
+        "set both clocks",
+    )
+
+
+def check_pool(stats: Mapping[str, int]) -> Finding:
+    """Whether reads wait for connections."""
+    size, most = stats.get("pool_size", 0), stats.get("pool_max", 0)
+    waiting, free = stats.get("requests_waiting", 0), stats.get("pool_available", 0)
+    found = f"{size - free} of {most} connections busy, {waiting} reads wait"
+    if not waiting or size < most:
+        return Finding(name="pool", state=OK, found=found)
+    return Finding(
+        name="pool",
+        state=WRONG,
+        found=found,
+        fix="raise VISTAFLOW_REGISTRY_POOL_SIZE, run another replica, or find the slow reads "
+        "in pg_stat_activity",
+    )
+
+
+def check_lag(head: int, committed: int, lags: Collection[int]) -> Finding:
+    """Whether this process and its watchers keep up with the log.
+
+    Args:
+        head: The newest revision this process knows.
+        committed: The newest revision in the database.
+        lags: Rows that each watch has still to look at.
+    """
+    behind = max(0, committed - head)
+    slow = sum(lag > LAG_ROWS for lag in lags)
+    found = f"{behind} rows behind the database; {len(lags)} watches"
+    if lags:
+        found += f", the slowest {max(lags)} rows behind"
+    if behind > LAG_ROWS:
+        return Finding(
+            name="lag",
+            state=WRONG,
+            found=found,
+            fix="the registry cannot follow its own log: see `vistaflow logs registry` for a lost "
+            "connection, and whether its machine has CPU left",
+        )
+    if slow:
+        return Finding(
+            name="lag",
+            state=NOTE,
+            found=found,
+            fix=f"{slow} watches read slower than rows come and are served from the database: "
+            "narrow their filters, or let them watch LATEST_PER_TASK",
+        )
+    return Finding(name="lag", state=OK, found=found)
+
+
+def check_transactions(running: Collection[Transaction]) -> Finding:
+    """Whether somebody holds a transaction open for long."""
+    foreign = [each for each in running if not each.ours]
+    if foreign:
+        worst = foreign[0]
+        who = worst.application or "a client that does not say its name"
+        return Finding(
+            name="long transactions",
+            state=WRONG,
+            found=f"process {worst.pid} ({who}, database {worst.database}) has a transaction open "
+            f"for {worst.seconds:.0f} s, {worst.state}"
+            + (f"; {len(foreign) - 1} more" if len(foreign) > 1 else ""),
+            fix="while it lasts PostgreSQL cannot remove dead rows and partitions may not be "
+            f"dropped: let it end, or SELECT pg_terminate_backend({worst.pid})",
+        )
+    found = f"{len(running)} of vistaflow's own" if running else "none"
+    return Finding(name="long transactions", state=OK, found=found)
+
+
+def check_xmin(age: int, seconds: float) -> Finding:
+    """Whether an old snapshot keeps dead rows alive."""
+    found = f"the oldest snapshot is {age:,} transactions back; the oldest transaction runs "
+    found += f"{seconds:.0f} s"
+    if age < XMIN_TRANSACTIONS:
+        return Finding(name="oldest xmin", state=OK, found=found)
+    return Finding(
+        name="oldest xmin",
+        state=WRONG,
+        found=found,
+        fix="look for a replication slot nobody reads (pg_replication_slots), a prepared "
+        "transaction (pg_prepared_xacts) or a long query (pg_stat_activity), and end it",
+    )
+
+
+def check_connections(used: int, most: int) -> Finding:
+    """Whether PostgreSQL soon turns clients away."""
+    found = f"{used} of {most} used"
+    if used < CONNECTIONS_SHARE * most:
+        return Finding(name="max_connections", state=OK, found=found)
+    return Finding(
+        name="max_connections",
+        state=WRONG,
+        found=found,
+        fix="raise max_connections in PostgreSQL, lower VISTAFLOW_REGISTRY_POOL_SIZE of the "
+        "replicas, or close idle clients",
+    )
+
+
+def check_migrations(applied: Collection[int]) -> Finding:
+    """Whether the schema is this version's."""
+    missing = pending(PACKAGE, applied)
+    if not missing:
+        return Finding(name="migrations", state=OK, found=f"{len(applied)} applied, none pending")
+    return Finding(
+        name="migrations",
+        state=WRONG,
+        found=f"pending: {', '.join(missing)}",
+        fix="restart a registry of this version: it migrates when it starts",
+    )
+
+
+def findings(
+    *,
+    health: Health,
+    transactions: Collection[Transaction],
+    applied: Collection[int],
+    pool: Mapping[str, int],
+    space: Space | None,
+    least_free: int,
+    database_bytes: int,
+    head: int,
+    committed: int,
+    lags: Collection[int],
+) -> list[Finding]:
+    """Every finding, in the order in which they are told."""
+    return [
+        check_disk(space, least_free, database_bytes),
+        check_clock(time.time(), health.now),
+        check_pool(pool),
+        check_lag(head, committed, lags),
+        check_transactions(transactions),
+        check_xmin(health.xmin_age, health.oldest_seconds),
+        check_connections(health.connections, health.most_connections),
+        check_migrations(applied),
+    ]
+
+
+def told(found: Collection[Finding]) -> dict[str, str]:
+    """Findings as entries of GetServerInfo.limits."""
+    return {PREFIX + each.name: each.text() for each in found}
+
+
+def health_of(row: Any) -> Health:
+    """From a row of the query `database_health`."""
+    return Health(
+        connections=row[0],
+        most_connections=row[1],
+        now=row[2],
+        xmin_age=row[3],
+        oldest_seconds=row[4],
+    )
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 10**9 else f"{size // MEBIBYTE:,} MiB"

@@ -1,0 +1,195 @@
+"""Kits in memory for those who read them, in step with the log.
+
+A kit is read from the database once, in one snapshot, and from then on follows the rows that the
+hub publishes; so an answer is exactly as new as the hub. What a row cannot tell makes the kit
+leave, to be read anew. What is held is weighed, rows and metadata, and the kits read longest ago
+leave when it becomes too much.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from vistaflow_services.registry.domain import Kit, Progress, StateRow
+from vistaflow_services.registry.hub import Hub
+from vistaflow_services.registry.trees import Tree
+
+CACHE_BYTES = 32 * 1024 * 1024
+PROGRESS_SECONDS = 0.5
+"""How old the progress of running jobs may be; workers tell theirs once a second at most."""
+
+MAX_LARGE = 1_000
+"""How many kits too large to be held are remembered as such."""
+
+
+class Source(Protocol):
+    """Where kits are read from."""
+
+    async def kit(self, kit_id: int) -> tuple[Kit | None, int]:
+        """A kit with jobs and tasks, and the revision up to which that is complete."""
+
+    async def kit_of(self, job_id: uuid.UUID) -> int | None:
+        """The kit of a job."""
+
+    async def progress(
+        self, job_ids: Sequence[uuid.UUID]
+    ) -> Mapping[tuple[uuid.UUID, int], Progress]:
+        """What running jobs last said of their progress, by job and attempt."""
+
+
+class KitCache:
+    """The kits read lately.
+
+    Args:
+        hub: Whose rows it follows.
+        source: Where a kit that is not held is read.
+        max_bytes: About how much memory it may take.
+        progress_seconds: How old the progress of a running job may be.
+        fresh: Whether the hub is known to be near the end of the log. While it is not, as when
+            the database does not answer, nothing is answered from memory.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        source: Source,
+        *,
+        max_bytes: int = CACHE_BYTES,
+        progress_seconds: float = PROGRESS_SECONDS,
+        fresh: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._hub = hub
+        self._source = source
+        self._max_bytes = max_bytes
+        self._progress_seconds = progress_seconds
+        self._fresh = fresh
+        self._trees: OrderedDict[int, Tree] = OrderedDict()
+        self._kit_of: dict[uuid.UUID, int] = {}
+        self._large: OrderedDict[int, None] = OrderedDict()
+        self._reading: dict[int, asyncio.Task[Tree | None]] = {}
+        self.bytes = 0
+        """About how much memory is taken."""
+        self.hit_count = 0
+        """Reads answered from memory."""
+        self.miss_count = 0
+        """Reads that had to ask the database for the kit."""
+        self.eviction_count = 0
+        """Kits that left for want of room."""
+        self.drop_count = 0
+        """Kits that left because a row changed what rows do not tell."""
+        hub.listen(self.advance)
+
+    def __len__(self) -> int:
+        return len(self._trees)
+
+    async def kit(self, kit_id: int) -> tuple[Tree, int] | None:
+        """The kit and the revision up to which it is complete; None: ask the database.
+
+        The tree is to be used before anything else is awaited.
+        """
+        if not self._fresh() or kit_id in self._large:
+            return None
+        tree = self._trees.get(kit_id)
+        if tree is None:
+            self.miss_count += 1
+            tree = await self._read(kit_id)
+            if tree is None:
+                return None
+        else:
+            self.hit_count += 1
+            self._trees.move_to_end(kit_id)
+        if not await self._tell_progress(tree):
+            return None
+        return tree, max(tree.read_at, self._hub.head)
+
+    async def job(self, job_id: uuid.UUID) -> tuple[Tree, int] | None:
+        """The kit of a job, as `kit` has it."""
+        kit_id = self._kit_of.get(job_id)
+        if kit_id is None:
+            if not self._fresh():
+                return None
+            kit_id = await self._source.kit_of(job_id)
+            if kit_id is None:
+                return None
+        found = await self.kit(kit_id)
+        # A job that came later than the kit was read has dropped the kit.
+        return found if found is not None and job_id in found[0] else None
+
+    def advance(self, rows: Sequence[StateRow]) -> None:
+        """Follows rows of the log, which come in order and without gaps."""
+        if not self._trees:
+            return
+        grew = False
+        for row in rows:
+            tree = self._trees.get(row.kit_id)
+            if tree is None:
+                continue
+            before = tree.size
+            if tree.apply(row):
+                self.bytes += tree.size - before
+                grew = True
+            else:
+                self.drop(row.kit_id)
+        if grew:
+            self._trim()
+
+    def drop(self, kit_id: int) -> None:
+        """Lets a kit go that changed in a way that rows do not tell."""
+        if kit_id in self._trees:
+            self._remove(kit_id)
+            self.drop_count += 1
+
+    async def _read(self, kit_id: int) -> Tree | None:
+        """Reads a kit, once for all who ask for it at the same time."""
+        reading = self._reading.get(kit_id)
+        if reading is None:
+            reading = self._reading[kit_id] = asyncio.create_task(self._fill(kit_id))
+            reading.add_done_callback(lambda _: self._reading.pop(kit_id, None))
+        return await asyncio.shield(reading)
+
+    async def _fill(self, kit_id: int) -> Tree | None:
+        kit, revision = await self._source.kit(kit_id)
+        if kit is None:
+            return None
+        tree = Tree(kit, revision)
+        if tree.size > self._max_bytes // 4:
+            self._large[kit_id] = None
+            if len(self._large) > MAX_LARGE:
+                self._large.popitem(last=False)
+            return None
+        tree.progress_at = time.monotonic()
+        # What was published while it was read.
+        missed = self._hub.rows_after(revision)
+        if missed is None or not all(tree.apply(row) for row in missed if row.kit_id == kit_id):
+            return None
+        self._trees[kit_id] = tree
+        self._kit_of.update(dict.fromkeys(tree.job_ids, kit_id))
+        self.bytes += tree.size
+        self._trim()
+        return tree
+
+    async def _tell_progress(self, tree: Tree) -> bool:
+        """Brings progress up to date; False if the tree has left meanwhile."""
+        leased = tree.leased()
+        now = time.monotonic()
+        if leased and now - tree.progress_at >= self._progress_seconds:
+            told = await self._source.progress(leased)
+            tree.put_progress(told)
+            tree.progress_at = now
+        return self._trees.get(tree.kit_id) is tree
+
+    def _remove(self, kit_id: int) -> None:
+        tree = self._trees.pop(kit_id)
+        self.bytes -= tree.size
+        for job_id in tree.job_ids:
+            self._kit_of.pop(job_id, None)
+
+    def _trim(self) -> None:
+        while self.bytes > self._max_bytes:
+            self._remove(next(iter(self._trees)))
+            self.eviction_count += 1

@@ -1,0 +1,55 @@
+"""The registry's database, for commands that look after it beside the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+from psycopg import sql
+
+from vistaflow_services.registry.config import Config
+from vistaflow_services.registry.embedded import EmbeddedPostgres
+from vistaflow_services.registry.watch_store import Row
+
+Connection = psycopg.Connection[Row]
+
+
+@contextmanager
+def database(config: Config) -> Iterator[str]:
+    """Where the database is.
+
+    An embedded one that is not up is started for as long as the block lasts.
+    """
+    if config.database:
+        yield config.database
+        return
+    postgres = EmbeddedPostgres(config.home)
+    was_up = postgres.answers()
+    conninfo = postgres.start()
+    try:
+        yield conninfo
+    finally:
+        if not was_up:
+            postgres.stop()
+
+
+@contextmanager
+def connected(conninfo: str, schema: str, *, name: str) -> Iterator[Connection]:
+    """A connection whose search path is the schema, each statement a transaction of its own.
+
+    Args:
+        conninfo: Where the database is.
+        schema: The schema of the registry's tables.
+        name: What the connection is called in pg_stat_activity, after `vistaflow`.
+    """
+    with psycopg.connect(
+        conninfo, autocommit=True, application_name=f"vistaflow {name}", connect_timeout=10
+    ) as connection:
+        connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(schema)))
+        yield connection
+
+
+def megabytes(size: int) -> str:
+    """A size for people."""
+    return f"{size / 1e9:,.1f} GB" if size >= 10**9 else f"{size / 1e6:,.1f} MB"

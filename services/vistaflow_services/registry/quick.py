@@ -1,0 +1,72 @@
+"""Rows to append, read the quick way: what is plainly right is taken at once.
+
+Anything else is left to `requests`, which says what is wrong with it and under which field.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from functools import lru_cache
+
+from vistaflow.api.common.v1 import common_pb2 as common
+from vistaflow_services.core import callers
+from vistaflow_services.registry import commands as c
+from vistaflow_services.registry.domain import MAX_ACTOR, MAX_METADATA_BYTES, MAX_TASK_NAME
+from vistaflow_services.registry.structs import struct_text
+from vistaflow_services.registry.translate import JOB_TYPES, STATUSES
+
+_STATUS_WORDS: dict[int, str] = {number: word for word, number in STATUSES.items()}
+_JOB_TYPE_WORDS: dict[int, str] = {0: "", **{number: word for word, number in JOB_TYPES.items()}}
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]").search
+
+# A text of so many characters is short enough whatever they are.
+_SHORT_METADATA = MAX_METADATA_BYTES // 4
+
+
+@lru_cache(maxsize=10_000)
+def _uuid(text: str) -> uuid.UUID | None:
+    """The same few jobs send most of the rows."""
+    try:
+        return uuid.UUID(text) if len(text) == 36 else None
+    except ValueError:
+        return None
+
+
+def quick_item(state: common.State) -> c.Item | None:
+    """The row, or None if it may not be in order."""
+    job_id = _uuid(state.job_id)
+    status = _STATUS_WORDS.get(state.status)
+    job_type = _JOB_TYPE_WORDS.get(state.job_type)
+    caller = callers.current()
+    task_name, actor, reason = state.task_name, state.actor or caller.name, state.reason
+    kit_id, attempt, seq = state.kit_id, state.attempt, state.seq
+    # A job's own row may carry a result, and needs more care.
+    if not (job_id and status and task_name) or job_type is None or reason:
+        return None
+    if kit_id < 0 or attempt < 0 or seq < 0:
+        return None
+    if len(task_name) > MAX_TASK_NAME or _CONTROL(task_name):
+        return None
+    if actor and (len(actor) > MAX_ACTOR or _CONTROL(actor)):
+        return None
+    metadata = ""
+    if state.HasField("metadata") and state.metadata.fields:
+        try:
+            metadata = struct_text(state.metadata)
+        except ValueError:
+            return None
+        if len(metadata) > _SHORT_METADATA or "\\u0000" in metadata:
+            return None
+    return c.Item(
+        job_id=job_id,
+        status=status,
+        task_name=task_name,
+        attempt=attempt,
+        seq=seq,
+        metadata_json=metadata,
+        actor=actor,
+        kit_id=kit_id,
+        job_type=job_type,
+        within=caller.project,
+    )

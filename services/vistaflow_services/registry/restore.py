@@ -1,0 +1,168 @@
+"""Puts a backup back: `python -m vistaflow_services.registry.restore FILE`.
+
+The registry must be down. What is there is put aside under another name, not removed. The restored
+log gets a new epoch, so that watchers who know the old one are told, and its revisions and kit ids
+go on above all that were ever used, so that none means two things.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from vistaflow_services.core.config import read_config
+from vistaflow_services.core.errors import ServiceError
+from vistaflow_services.registry.config import Config
+from vistaflow_services.registry.dumping import DumpError, run
+from vistaflow_services.registry.local import Connection, connected, database
+from vistaflow_services.registry.reading import QUERIES
+
+APPLICATION = "vistaflow restore"
+
+REVISIONS_SKIPPED = 1_000_000
+"""Revisions left out where nobody knows how far the lost log went."""
+
+KITS_SKIPPED = 1_000
+"""The same for kit ids."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restored:
+    """A log that was put back."""
+
+    epoch: str
+    """The new one."""
+    revision: int
+    """The last revision of the backup."""
+    next_revision: int
+    """Where the log goes on."""
+    aside: str
+    """The schema that what was there is in now; empty if there was nothing."""
+    seconds: float
+
+
+def restore(conninfo: str, schema: str, file: Path, *, beyond: int | None = None) -> Restored:
+    """Puts a backup back.
+
+    Args:
+        conninfo: Where the database is.
+        schema: The schema of the registry's tables, as it was when they were saved.
+        file: The backup.
+        beyond: The last revision that the lost log is known to have used.
+
+    Raises:
+        DumpError: A registry is at work on the database, or the file is no backup of the schema.
+    """
+    file = file.absolute()
+    if not file.is_file():
+        raise DumpError(f"there is no file {file}")
+    began = time.monotonic()
+    with connected(conninfo, schema, name="restore") as connection:
+        _check_quiet(connection)
+        used, kits_used = _used(connection, schema)
+        aside = _put_aside(connection, schema)
+        try:
+            arguments = ["--no-owner", "--no-privileges", "--exit-on-error", "--single-transaction"]
+            run("pg_restore", [*arguments, str(file)], conninfo, application=APPLICATION)
+            row = connection.execute(
+                "SELECT last_id, last_kit_id, to_regclass('schema_migrations') IS NOT NULL "
+                "FROM head"
+            ).fetchone()
+        except (DumpError, psycopg.errors.UndefinedTable) as error:
+            _put_back(connection, schema, aside)
+            if isinstance(error, DumpError):
+                raise
+            raise DumpError(f"{file} holds no registry in schema {schema}") from error
+        assert row is not None
+        saved, saved_kits, _ = row
+        if beyond is None:
+            beyond = saved + REVISIONS_SKIPPED if used is None else used
+        most_kits = saved_kits + KITS_SKIPPED if kits_used is None else kits_used
+        settled = connection.execute(
+            QUERIES["settle_restored"],
+            {"last_id": max(beyond, used or 0), "last_kit_id": most_kits},
+        ).fetchone()
+        assert settled is not None
+        connection.execute("ANALYZE")
+    return Restored(
+        epoch=str(settled[0]),
+        revision=saved,
+        next_revision=settled[2],
+        aside=aside,
+        seconds=time.monotonic() - began,
+    )
+
+
+def _check_quiet(connection: Connection) -> None:
+    row = connection.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+        "AND application_name LIKE 'vistaflow registry%'"
+    ).fetchone()
+    if row is not None and row[0]:
+        raise DumpError("a registry is at work on this database; stop it first: `vistaflow down`")
+
+
+def _used(connection: Connection, schema: str) -> tuple[int | None, int | None]:
+    """The last revision and kit id that the log which is there has used; None if there is none."""
+    if connection.execute("SELECT to_regclass('head')").fetchone() == (None,):
+        return None, None
+    row = connection.execute("SELECT last_id, last_kit_id FROM head").fetchone()
+    return (row[0], row[1]) if row is not None else (None, None)
+
+
+def _put_aside(connection: Connection, schema: str) -> str:
+    """Gives the schema that is there another name, and returns that."""
+    query = "SELECT 1 FROM pg_namespace WHERE nspname = %s"
+    if connection.execute(query, [schema]).fetchone() is None:
+        return ""
+    aside = f"{schema[:40]}_until_{datetime.now(UTC):%Y%m%d_%H%M%S}"
+    _rename(connection, schema, aside)
+    return aside
+
+
+def _put_back(connection: Connection, schema: str, aside: str) -> None:
+    if aside:
+        _rename(connection, aside, schema)
+
+
+def _rename(connection: Connection, old: str, new: str) -> None:
+    rename = sql.SQL("ALTER SCHEMA {} RENAME TO {}")
+    connection.execute(rename.format(sql.Identifier(old), sql.Identifier(new)))
+
+
+def main() -> int:
+    """Puts a backup back into the registry's database that is configured."""
+    parser = argparse.ArgumentParser(description="Puts a backup of the registry back.")
+    parser.add_argument("file", type=Path, help="what `vistaflow backup` wrote")
+    parser.add_argument(
+        "--beyond",
+        type=int,
+        metavar="REVISION",
+        help="the last revision the lost log is known to have used; revisions go on after it",
+    )
+    arguments = parser.parse_args()
+    try:
+        config = read_config(Config, "VISTAFLOW_REGISTRY_")
+        with database(config) as conninfo:
+            made = restore(conninfo, config.schema, arguments.file, beyond=arguments.beyond)
+    except (ServiceError, psycopg.Error, OSError) as error:
+        print(f"nothing was restored: {error}", file=sys.stderr)
+        return 1
+    print(
+        f"restored everything up to revision {made.revision} in {made.seconds:.1f} s; the log "
+        f"goes on at {made.next_revision} under the epoch {made.epoch}"
+    )
+    if made.aside:
+        print(f"what was there is in schema {made.aside}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+-- Queries of the bearer tokens.
+
+-- name: create_token
+-- Keeps a token's digest; returns the token.
+INSERT INTO tokens (token_id, name, project, role, secret_sha256, created_by, expires_at)
+VALUES (%(token_id)s, %(name)s, %(project)s, %(role)s, %(digest)s, %(created_by)s,
+        clock_timestamp() + make_interval(secs => %(seconds)s::float8))
+RETURNING token_id, number, name, project, role, created_at, expires_at, revoked_at
+
+-- name: token_by_id
+-- A token with its digest, whether it is revoked, and for how many seconds more it is valid.
+SELECT token_id, name, project, role, secret_sha256, revoked_at IS NOT NULL,
+       extract(epoch FROM expires_at - clock_timestamp())::float8
+  FROM tokens WHERE token_id = %(token_id)s
+
+-- name: list_tokens
+-- Tokens without their digests, newest first.
+SELECT token_id, number, name, project, role, created_at, expires_at, revoked_at
+  FROM tokens WHERE number < %(before)s
+ ORDER BY number DESC LIMIT %(limit)s
+
+-- name: token_times
+-- A token without its digest.
+SELECT token_id, number, name, project, role, created_at, expires_at, revoked_at
+  FROM tokens WHERE token_id = %(token_id)s
+
+-- name: revoke_token
+-- Makes a token invalid, if it is not already; returns it.
+UPDATE tokens SET revoked_at = coalesce(revoked_at, clock_timestamp())
+ WHERE token_id = %(token_id)s
+RETURNING token_id, number, name, project, role, created_at, expires_at, revoked_at
+
+-- name: revoke_tokens_named
+-- Makes the other tokens of a name and role invalid; returns them.
+UPDATE tokens SET revoked_at = clock_timestamp()
+ WHERE name = %(name)s AND role = %(role)s AND revoked_at IS NULL AND token_id <> %(token_id)s
+RETURNING token_id, number, name, project, role, created_at, expires_at, revoked_at
+
+-- name: project_of_kit
+-- The project of a kit.
+SELECT project FROM kits WHERE kit_id = %(kit_id)s
+
+-- name: project_of_job
+-- The project of a job's kit.
+SELECT k.project FROM jobs j JOIN kits k USING (kit_id) WHERE j.job_id = %(job_id)s

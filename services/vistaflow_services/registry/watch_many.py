@@ -1,0 +1,168 @@
+"""Several watches on one stream, each by a name of the caller's.
+
+Each is a watch of its own, with all its promises; what goes wrong with one ends that one, with an
+`end`. They share one outbox of a few messages, and only a few at a time may hold rows for it: what
+is kept for a caller who does not read is bounded, however many watches he opened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator
+
+from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow_services.core.errors import (
+    ConflictError,
+    ExpiredError,
+    InvalidError,
+    ServiceError,
+    Violations,
+)
+from vistaflow_services.registry import wire
+from vistaflow_services.registry.watch import Event, WatchService, end
+
+logger = logging.getLogger(__name__)
+
+MAX_WATCHES = 1000
+MAX_NAME = 100
+# Messages that are ready to go, each of about 1 MiB at most unless one append is larger.
+OUTBOX_MESSAGES = 4
+# Watches of one stream that read rows at the same time.
+READING = 2
+
+
+class WatchMany:
+    """One call of WatchMany.
+
+    Args:
+        service: What serves the watches.
+    """
+
+    def __init__(self, service: WatchService) -> None:
+        self._service = service
+        self._outbox: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=OUTBOX_MESSAGES)
+        self._turn = asyncio.Semaphore(READING)
+        self._watches: dict[str, asyncio.Task[None]] = {}
+        self._closing: set[str] = set()
+        self._over: set[str] = set()
+        """Watches whose `end` is on its way."""
+
+    async def messages(
+        self, requests: AsyncIterator[pb.WatchManyRequest]
+    ) -> AsyncGenerator[bytes, None]:
+        """What happens in all the watches, serialised; without end unless the registry drains.
+
+        Raises:
+            InvalidError: The caller broke the rules of the stream itself, as by a name that is
+                taken.
+        """
+        reader = asyncio.create_task(self._read(requests))
+        finisher = asyncio.create_task(self._finish(reader))
+        try:
+            while (message := await self._outbox.get()) is not None:
+                yield message
+            if reader.done():
+                await reader
+        finally:
+            tasks = [reader, finisher, *self._watches.values()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _finish(self, reader: asyncio.Task[None]) -> None:
+        """Ends the stream once nothing more can come."""
+        over = asyncio.create_task(self._service.ended.wait())
+        try:
+            await asyncio.wait({reader, over}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            over.cancel()
+        if reader.done() and not reader.cancelled() and reader.exception() is not None:
+            for task in self._watches.values():
+                task.cancel()
+        while self._watches:
+            await asyncio.wait(list(self._watches.values()))
+        await self._outbox.put(None)
+
+    async def _read(self, requests: AsyncIterator[pb.WatchManyRequest]) -> None:
+        """Opens and closes watches as the caller says."""
+        async for request in requests:
+            if request.HasField("open"):
+                await self._open(request.open)
+            elif request.HasField("close"):
+                await self._close(request.close.name)
+            else:
+                raise InvalidError("a message must be `open` or `close`")
+
+    async def _open(self, request: pb.OpenWatch) -> None:
+        name = request.name
+        found = Violations()
+        if not 1 <= len(name) <= MAX_NAME:
+            found.add("open.name", f"has {len(name)} characters; give 1 to {MAX_NAME}")
+        if name in self._watches:
+            found.add("open.name", f"{name!r} is the name of a watch that is open; choose another")
+        found.check()
+        if len(self._watches) >= MAX_WATCHES:
+            told = f"at most {MAX_WATCHES:,} watches are open at once"
+            message = end(pb.END_REASON_INVALID, request.watch.after_revision, told)
+            await self._outbox.put(_named(name, message))
+            return
+        self._watches[name] = asyncio.create_task(self._watch(name, request.watch))
+
+    async def _close(self, name: str) -> None:
+        task = self._watches.get(name)
+        if task is not None and name not in self._over:  # else it ends by itself
+            self._closing.add(name)
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _watch(self, name: str, request: pb.WatchStatesRequest) -> None:
+        """Puts the messages of one watch into the outbox, an `end` at last."""
+        at = request.after_revision
+        over: pb.WatchStatesResponse | None = None
+        try:
+            watch = await self._service.admit(request, turn=self._turn)
+            async with contextlib.aclosing(self._service.run(watch)) as events:
+                async for event in events:
+                    if isinstance(event, pb.WatchStatesResponse) and event.HasField("end"):
+                        over = event
+                        break
+                    await self._outbox.put(_named(name, event))
+                    at = watch.at
+        except asyncio.CancelledError:
+            if name not in self._closing:
+                self._watches.pop(name, None)
+                raise
+            over = end(pb.END_REASON_CLOSED, at)
+        except ServiceError as error:
+            over = end(_code(error), at, error.message)
+        except Exception:
+            error_id = uuid.uuid4().hex[:12]
+            logger.exception("watch %s of WatchMany failed", name, extra={"error_id": error_id})
+            over = end(pb.END_REASON_UNAVAILABLE, at, f"internal error {error_id}")
+        self._over.add(name)
+        try:
+            await self._outbox.put(_named(name, over or end(pb.END_REASON_UNAVAILABLE, at)))
+        finally:
+            # Not before: nothing of another watch of that name may come ahead of this end.
+            self._over.discard(name)
+            self._closing.discard(name)
+            self._watches.pop(name, None)
+
+
+def _named(name: str, event: Event) -> bytes:
+    return wire.named(name, event if isinstance(event, bytes) else event.SerializeToString())
+
+
+def _code(error: ServiceError) -> pb.EndReason.ValueType:
+    """What an error means for the watch that met it."""
+    match error:
+        case ExpiredError():
+            return pb.END_REASON_EXPIRED
+        case ConflictError():
+            return pb.END_REASON_EPOCH_CHANGED
+        case InvalidError():
+            return pb.END_REASON_INVALID
+    return pb.END_REASON_UNAVAILABLE

@@ -1,0 +1,93 @@
+"""The current rows with which a watch may begin."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Collection, Iterable
+from typing import NamedTuple
+
+import psycopg
+
+from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow_services.core.errors import ExhaustedError, UnavailableError
+from vistaflow_services.registry import translate
+from vistaflow_services.registry.domain import Kit, StateFilter, StateRow
+from vistaflow_services.registry.watch_store import WatchStore
+
+SNAPSHOT_ROWS = 1000
+# How long the database holds a snapshot still for a watcher that does not read it.
+SNAPSHOT_PATIENCE_SECONDS = 30.0
+
+
+class SnapshotPage(NamedTuple):
+    """A message of a snapshot."""
+
+    message: pb.WatchStatesResponse
+    last: bool
+    epoch: str
+    """The log's name at that moment."""
+
+
+class SnapshotReader:
+    """Reads snapshots for watches.
+
+    Args:
+        store: Where they are read.
+        readers: How many at once.
+    """
+
+    def __init__(self, store: WatchStore, *, readers: int) -> None:
+        self._store = store
+        self._readers = asyncio.Semaphore(readers)
+
+    async def read(self, wanted: StateFilter) -> AsyncGenerator[SnapshotPage, None]:
+        """The current rows, as they were at the revision of the last message."""
+        pages: asyncio.Queue[SnapshotPage] = asyncio.Queue(maxsize=2)
+        # In a task of its own, so that a watcher that does not read cannot hold the database's
+        # snapshot, and with it every dead row of the tables, for as long as it likes.
+        pump = asyncio.create_task(self._pump(wanted, pages))
+        try:
+            last = False
+            while not last:
+                ready = asyncio.create_task(pages.get())
+                await asyncio.wait({ready, pump}, return_when=asyncio.FIRST_COMPLETED)
+                if pump.done() and pump.exception() is not None:
+                    ready.cancel()
+                    await pump
+                page = await ready
+                last = page.last
+                yield page
+        finally:
+            pump.cancel()
+            await asyncio.gather(pump, return_exceptions=True)
+
+    async def _pump(self, wanted: StateFilter, pages: asyncio.Queue[SnapshotPage]) -> None:
+        try:
+            async with self._readers, self._store.snapshot() as snapshot:
+                sent: set[int] = set()
+                message = pb.WatchStatesResponse(snapshot=pb.Snapshot())
+                async for rows in snapshot.rows(wanted, SNAPSHOT_ROWS):
+                    if message.snapshot.states:
+                        async with asyncio.timeout(SNAPSHOT_PATIENCE_SECONDS):
+                            await pages.put(SnapshotPage(message, False, snapshot.epoch))
+                    fresh = {row.kit_id for row in rows} - sent
+                    sent |= fresh
+                    message = _message(rows, await snapshot.kits(fresh) if fresh else ())
+                # Only the last tells it: whoever has not all of the snapshot has nothing yet.
+                message.revision = snapshot.revision
+        except TimeoutError:
+            raise ExhaustedError(
+                "the snapshot was not read in time; narrow the filter", reason="SLOW_WATCHER"
+            ) from None
+        except psycopg.OperationalError as error:
+            raise UnavailableError("the database is not there now") from error
+        await pages.put(SnapshotPage(message, True, snapshot.epoch))
+
+
+def _message(rows: Iterable[StateRow], kits: Collection[Kit]) -> pb.WatchStatesResponse:
+    return pb.WatchStatesResponse(
+        snapshot=pb.Snapshot(
+            states=[translate.state_to_proto(row) for row in rows],
+            kits=[translate.kit_to_proto(kit) for kit in kits],
+        )
+    )

@@ -1,0 +1,189 @@
+"""Known-bad registries: the real code with one deliberate bug each.
+
+The suite must catch every one of them, else it catches nothing. Never shipped: the harness starts
+`python -m tests.faults.mutated <name>`, which patches the classes and runs the registry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from psycopg_pool import AsyncConnectionPool
+
+from vistaflow_services.registry import __main__ as main
+from vistaflow_services.registry import draft, journal
+from vistaflow_services.registry.domain import StateRow
+from vistaflow_services.registry.hub import Hub, Stretch, Subscription
+from vistaflow_services.registry.journal import Journal
+from vistaflow_services.registry.ledger import Ledger, _Waiting
+from vistaflow_services.registry.store import SETTINGS, Store
+from vistaflow_services.registry.tail import Tail
+
+
+def id_cursor() -> None:
+    """Ids are taken outside the transaction, as a sequence does; watchers read `id > last`."""
+    full, take = (
+        journal.FULL,
+        (
+            "UPDATE head SET last_id = last_id + %(n)s, commit_id = gen_random_uuid()"
+            " RETURNING last_id, commit_id"
+        ),
+    )
+    before, _, rest = full.partition("WITH cas AS (")
+    loose = before + "WITH cas AS (SELECT clock_timestamp() AS now" + rest[rest.index("\n)") :]
+    original = Journal.write
+
+    async def write(self: Journal, changes: Any, commit_id: uuid.UUID, answers: Any) -> Any:
+        if answers or changes.new_kits:
+            return await original(self, changes, commit_id, answers)
+        connection = self._open()
+        count = changes.last_id - changes.head.last_id
+        cursor = await connection.execute(take, {"n": count})
+        row = await cursor.fetchone()
+        assert row is not None
+        shift = row[0] - changes.last_id
+        for each in changes.rows:
+            each.revision += shift
+            each.batch += shift
+        for job in changes.jobs.values():
+            job.revision += shift
+        changes.last_id += shift
+        changes.shift = shift
+        parameters = {
+            "commit_id": row[1],
+            "replica": self._replica,
+            "last_id": changes.last_id,
+            "rows": journal.rows_text(changes),
+            "kits": "[]",
+            "jobs": journal.json.dumps([journal._job(j, False) for j in changes.jobs.values()]),
+            **journal._rest(changes, answers),
+        }
+        await connection.execute("BEGIN")
+        cursor = await connection.execute(loose, parameters)
+        told = await cursor.fetchone()
+        await asyncio.sleep(random.uniform(0, 0.01))
+        await connection.execute("COMMIT")
+        return None if told is None else told[0]
+
+    def publish(self: Hub, rows: Sequence[StateRow]) -> None:
+        if rows and rows[-1].revision > self.head:
+            self.head = rows[-1].revision
+            self.oldest = self.head + 1
+            _tell(self)
+
+    def read(self: Hub, subscription: Subscription, after: int) -> Stretch | None:
+        return None if after < self.head else Stretch([], after)
+
+    async def catch_up(self: Tail, connection: Any) -> None:
+        cursor = await connection.execute("SELECT coalesce(max(id), 0) FROM mlops_totalstate_table")
+        row = await cursor.fetchone()
+        if row[0] > self._hub.head:
+            self._hub.head, self._hub.oldest = row[0], row[0] + 1
+            _tell(self._hub)
+
+    async def follow(self: Ledger, head: Any) -> None:
+        self._head = head
+
+    finish = Ledger._finish
+
+    def finish_shifted(self: Ledger, batch: Any, now: Any, head: Any) -> None:
+        shift = getattr(batch.draft, "shift", 0)
+        for _, answer in batch.told:
+            for result in getattr(answer, "results", ()):
+                object.__setattr__(result, "revision", result.revision + shift)
+        finish(self, batch, now, head)
+
+    Ledger._finish = finish_shifted  # type: ignore[method-assign]
+    Journal.write = write  # type: ignore[method-assign]
+    Hub.publish = Hub.advance_to = publish  # type: ignore[method-assign]
+    Hub.read = read  # type: ignore[method-assign]
+    Tail._catch_up = catch_up  # type: ignore[method-assign]
+    Ledger._catch_up = follow  # type: ignore[method-assign]
+
+
+def _tell(hub: Hub) -> None:
+    for follower in hub._everyone:
+        follower.wake_up_to(hub.head)
+    hub.wake_all()
+
+
+def no_fence() -> None:
+    """Nobody looks which attempt a row is of."""
+    draft.unfit = lambda job, item: None  # type: ignore[assignment]
+
+
+def ack_before_commit() -> None:
+    """Callers are answered when their rows are in memory; the commit follows."""
+    original = Ledger._make
+
+    async def make(self: Ledger, waiting: list[_Waiting]) -> Any:
+        batch = await original(self, waiting)
+        for each, answer in batch.told:
+            if not each.answer.done() and not isinstance(answer, Exception):
+                if hasattr(answer, "settle"):
+                    answer.settle(datetime.now(UTC))
+                each.answer.set_result(answer)
+        await asyncio.sleep(0.02)
+        return batch
+
+    Ledger._make = make  # type: ignore[method-assign]
+
+
+def notify_only() -> None:
+    """What another replica wrote is fetched when it notifies, and never looked for."""
+
+    async def round_(self: Tail, connection: Any) -> None:
+        heard = await self._heard(connection, 3600.0)
+        if heard > self._hub.head:
+            await self._catch_up(connection)
+
+    Tail._round = round_  # type: ignore[method-assign]
+
+
+def no_dedupe() -> None:
+    """A repeat is taken for something new."""
+
+    async def nothing(self: Ledger, commands: Any) -> dict[Any, Any]:
+        return {}
+
+    original = draft.Draft._append_one
+
+    def append_one(self: Any, item: Any) -> Any:
+        self._seqs = {}
+        return original(self, item)
+
+    Ledger._seqs = nothing  # type: ignore[method-assign]
+    draft.Draft._append_one = append_one  # type: ignore[method-assign]
+
+
+def naive_pool() -> None:
+    """The pool checks each connection before it is lent, and is never drained."""
+
+    def make_pool(conninfo: str, *, schema: str = "vistadb_test", size: int = 10) -> Any:
+        return AsyncConnectionPool(
+            conninfo,
+            min_size=10,
+            max_size=10,
+            open=False,
+            check=AsyncConnectionPool.check_connection,
+            kwargs={"options": f"{SETTINGS} -c search_path={schema}"},
+        )
+
+    async def never(self: Any) -> None:
+        return None
+
+    main.make_pool = make_pool  # type: ignore[attr-defined]
+    Store._drain = never  # type: ignore[method-assign]
+    AsyncConnectionPool.drain = never  # type: ignore[method-assign]
+
+
+MUTATIONS = {
+    each.__name__: each
+    for each in (id_cursor, no_fence, ack_before_commit, notify_only, no_dedupe, naive_pool)
+}
+"""Every mutation, by name."""

@@ -1,0 +1,174 @@
+"""`client.stream()` on a registry in another process, which is killed meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+
+import pytest
+
+import vistaflow
+from tests.integration.client.conftest import RegistryProcess  # type: ignore[import-not-found]
+from vistaflow.aio import AsyncClient, connect
+from vistaflow.api.common.v1 import common_pb2 as common
+
+
+async def running_job(client: AsyncClient) -> str:
+    """An external job that is RUNNING."""
+    job = await client.create_job("DOE")
+    await client.append(job.job_id, "RUNNING")
+    return job.job_id
+
+
+def rows(job_id: str, first: int, count: int, **fields: int) -> list[common.State]:
+    return [
+        common.State(job_id=job_id, task_name=f"row-{n}", status=common.STATUS_RUNNING, **fields)
+        for n in range(first, first + count)
+    ]
+
+
+async def names(client: AsyncClient, job_id: str) -> list[str]:
+    return [row.task_name async for row in client.states(job_ids=[job_id]) if row.task_name]
+
+
+async def test_what_is_sent_is_recorded_in_order_and_told(process: RegistryProcess) -> None:
+    chance = random.Random(1)
+    async with connect(process.address) as client:
+        job_id = await running_job(client)
+        answers, count = [], 0
+        async with client.stream() as stream:
+            for _ in range(40):
+                size = chance.choice((1, 50, 400))
+                answers.append(await stream.send(rows(job_id, count, size)))
+                count += size
+            assert await stream.flush() == stream.revision
+        told = [result for answer in answers for result in answer.result().results]
+        assert [each.verdict for each in told] == ["ACCEPTED"] * count
+        assert [each.revision for each in told] == list(range(3, count + 3))
+        assert answers[-1].result().revision == stream.revision == count + 2
+        assert await names(client, job_id) == [f"row-{n}" for n in range(count)]
+
+
+@pytest.mark.parametrize("seq", [False, True], ids=["seq of the stream", "seq of the caller"])
+async def test_rows_survive_a_registry_that_is_killed_and_none_comes_twice(
+    process: RegistryProcess, seq: bool
+) -> None:
+    async with connect(process.address) as client:
+        job_id = await running_job(client)
+        stop, count, answers = time.monotonic() + 3, 0, []
+
+        def disturb() -> None:
+            for _ in range(2):
+                time.sleep(0.8)
+                process.kill()
+                process.start()
+
+        disturbing = threading.Thread(target=disturb)
+        disturbing.start()
+        async with client.stream() as stream:
+            while time.monotonic() < stop or disturbing.is_alive():
+                chunk = rows(job_id, count, 20)
+                for n, row in enumerate(chunk):
+                    row.seq = count + n + 1 if seq else 0
+                answers.append(await stream.send(chunk))
+                count += 20
+                await asyncio.sleep(0.002)
+        assert stream.reconnect_count >= 2
+        verdicts = {each.verdict for answer in answers for each in answer.result().results}
+        assert verdicts <= {"ACCEPTED", "DUPLICATE"}
+        assert await names(client, job_id) == [f"row-{n}" for n in range(count)]
+
+
+async def test_a_malformed_row_ends_the_stream_with_its_field(process: RegistryProcess) -> None:
+    async with connect(process.address) as client:
+        job_id = await running_job(client)
+        stream = client.stream()
+        good = await stream.send(rows(job_id, 0, 3))
+        bad = await stream.send(rows("x", 3, 1))
+        with pytest.raises(vistaflow.InvalidArgumentError) as refused:
+            await stream.close()
+        assert [each.field for each in refused.value.violations] == ["states[0].job_id"]
+        assert len(good.result().results) == 3
+        assert isinstance(bad.exception(), vistaflow.InvalidArgumentError)
+        assert await names(client, job_id) == ["row-0", "row-1", "row-2"]
+        with pytest.raises(vistaflow.InvalidArgumentError):
+            await stream.send(rows(job_id, 4, 1))
+
+
+async def test_a_block_that_raises_ends_the_stream_without_waiting(
+    process: RegistryProcess,
+) -> None:
+    async with connect(process.address) as client:
+        job_id = await running_job(client)
+        process.stop()
+        answers = []
+
+        async def fail() -> None:
+            async with asyncio.timeout(5), client.stream() as stream:
+                answers.append(await stream.send(rows(job_id, 0, 3)))
+                raise KeyError("the caller's own")
+
+        with pytest.raises(KeyError):
+            await fail()
+        (answer,) = answers
+        assert isinstance(answer.exception(), vistaflow.CanceledError)
+        process.start()
+
+
+async def test_nobody_there_is_told_when_the_patience_is_over(process: RegistryProcess) -> None:
+    process.stop()
+    async with connect(process.address) as client:
+        began = time.monotonic()
+        with pytest.raises(vistaflow.UnavailableError):
+            async with client.stream(patience=1.0) as stream:
+                await stream.send(rows("x", 0, 1))
+        assert time.monotonic() - began < 8
+    process.start()
+
+
+def test_the_blocking_client_streams_too(process: RegistryProcess) -> None:
+    with vistaflow.connect(process.address) as client:
+        job = client.create_job("DOE")
+        client.append(job.job_id, "RUNNING")
+        with client.stream() as stream:
+            sent = [stream.send(rows(job.job_id, 100 * n, 100)) for n in range(20)]
+            assert stream.flush() == 2002
+            assert sent[7].result().revision == 802
+            wrong = rows(job.job_id, 0, 1)
+            wrong[0].attempt = 9
+            (result,) = stream.send(wrong).result().results
+            assert (result.verdict, result.revision) == ("STALE_ATTEMPT", 0)
+        with pytest.raises(ValueError, match="0 rows"), client.stream() as stream:
+            stream.send([])
+        with pytest.raises(vistaflow.InvalidArgumentError), client.stream() as stream:
+            stream.send(rows("x", 0, 1))
+
+
+async def test_a_watch_of_the_latest_tells_what_was_folded_and_what_left(
+    process: RegistryProcess,
+) -> None:
+    async with connect(process.address) as client:
+        job_id = await running_job(client)
+        async with client.stream() as stream:
+            for n in range(10):
+                await stream.send(rows(job_id, 0, 5) if n < 9 else rows(job_id, 0, 1))
+            for row in (done := rows(job_id, 1, 1)):
+                row.status = common.STATUS_FINISHED
+            await stream.send(done)
+        watch = client.watch(mode="latest", include_left=True, statuses=["RUNNING"])
+        count = folded = 0
+        left = []
+        async for event in watch:
+            if isinstance(event, vistaflow.Delta):
+                count += len(event.states) + len(event.left)
+                folded += event.folded_count
+                left += [(each.task_name, each.status) for each in event.left]
+            if event.revision >= stream.revision:
+                break
+        # The job's QUEUED row is none of those.
+        assert count + folded == stream.revision - 1
+        assert left == [("row-1", "FINISHED")]
+        with pytest.raises(ValueError, match="'newest' is none of every, latest"):
+            client.watch(mode="newest")

@@ -1,0 +1,160 @@
+"""The drill: a backup while rows are written, put back elsewhere, and everybody goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import psycopg
+import pytest
+
+from vistaflow.api.common.v1 import common_pb2 as common
+from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow_services.core.migrations import migrate
+from vistaflow_services.registry.__main__ import PACKAGE
+from vistaflow_services.registry.backup import backup
+from vistaflow_services.registry.config import Config
+from vistaflow_services.registry.dumping import DumpError
+from vistaflow_services.registry.embedded import EmbeddedPostgres
+from vistaflow_services.registry.rebuild import rebuild
+from vistaflow_services.registry.restore import KITS_SKIPPED, REVISIONS_SKIPPED, restore
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from traffic import Writer, connect, external_job
+
+SCHEMA = Config.schema
+
+
+@pytest.fixture
+def fresh() -> Iterator[str]:
+    """Connection string of a cluster that knows nothing yet."""
+    home = Path(tempfile.mkdtemp(prefix="vistaflow-test-"))
+    server = EmbeddedPostgres(home)
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+        shutil.rmtree(home, ignore_errors=True)
+
+
+async def listed(stub, wanted: pb.ListStatesRequest) -> list[common.State]:
+    states: list[common.State] = []
+    while True:
+        page = await stub.ListStates(wanted)
+        states += page.states
+        wanted.page_token = page.next_page_token
+        if not page.next_page_token:
+            return states
+
+
+async def test_a_backup_made_under_load_is_restored_and_clients_go_on(
+    database: str, fresh: str, serve, tmp_path: Path
+) -> None:
+    file = tmp_path / "registry.dump"
+    async with serve(database) as registry:
+        channel, stub = connect(registry.address)
+        async with channel:
+            _, job_id = await external_job(stub)
+            writer = Writer(stub, job_id)
+            stop = asyncio.Event()
+
+            async def write() -> None:
+                while not stop.is_set():
+                    await writer.append(5)
+
+            writing = asyncio.create_task(write())
+            await asyncio.sleep(0.3)
+            made = await asyncio.to_thread(backup, database, SCHEMA, file)
+            after_backup = registry.hub.head
+            await asyncio.sleep(0.2)
+            stop.set()
+            await writing
+            old_epoch = (await stub.GetServerInfo(pb.GetServerInfoRequest())).epoch
+            states = await listed(stub, pb.ListStatesRequest())
+            lost_head = registry.hub.head
+    assert 2 < made.revision <= after_backup < lost_head
+    assert made.epoch == old_epoch
+
+    # The machine is gone; all there is, is the file.
+    began = time.monotonic()
+    restored = await asyncio.to_thread(restore, fresh, SCHEMA, file)
+    await asyncio.to_thread(migrate, fresh, SCHEMA, PACKAGE)
+    async with serve(fresh, Config(partition_size=100_000, lease_seconds=2)) as registry:
+        channel, stub = connect(registry.address)
+        async with channel:
+            info = await stub.GetServerInfo(pb.GetServerInfoRequest())
+            print(f"restored and serving after {time.monotonic() - began:.1f} s")
+            assert restored.revision == made.revision
+            assert info.epoch == restored.epoch != old_epoch
+            assert info.revision == made.revision + REVISIONS_SKIPPED > lost_head
+            # Every row that the backup holds, and not one more or other.
+            again = await listed(stub, pb.ListStatesRequest())
+            assert again == [state for state in states if state.revision <= made.revision]
+            # A watcher that knows the old log is told; it begins anew and goes on.
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                async for _ in stub.WatchStates(
+                    pb.WatchStatesRequest(after_revision=lost_head, epoch=old_epoch)
+                ):
+                    pass
+            assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+            assert restored.epoch in (caught.value.details() or "")
+            # Even one that does not say which log it knew misses nothing of the new one.
+            careless = stub.WatchStates(pb.WatchStatesRequest(after_revision=lost_head))
+            states_of_new = [
+                common.State(job_id=job_id, task_name="after", status=common.STATUS_RUNNING)
+            ]
+            appended = await stub.AppendStates(
+                pb.AppendStatesRequest(request_id=str(uuid.uuid4()), states=states_of_new)
+            )
+            assert appended.revision == restored.next_revision
+            async with asyncio.timeout(10):
+                async for message in careless:
+                    if message.HasField("delta"):
+                        break
+            assert [state.task_name for state in message.delta.states] == ["after"]
+            await registry.upkeep.look()
+            assert registry.limits["log.rows"] == str(made.revision + 1)
+            kit_id, _ = await external_job(stub)
+            assert kit_id == 1 + KITS_SKIPPED + 1
+    assert not any(rebuild(fresh, SCHEMA, check=True).values())
+
+
+async def test_what_was_there_is_put_aside_and_its_revisions_are_not_used_again(
+    database: str, serve, tmp_path: Path
+) -> None:
+    file = tmp_path / "registry.dump"
+    async with serve(database) as registry:
+        channel, stub = connect(registry.address)
+        async with channel:
+            _, job_id = await external_job(stub)
+            made = await asyncio.to_thread(backup, database, SCHEMA, file)
+            with pytest.raises(DumpError, match="there already"):
+                await asyncio.to_thread(backup, database, SCHEMA, file)
+            await Writer(stub, job_id).append(20)
+            with pytest.raises(DumpError, match="stop it first"):
+                await asyncio.to_thread(restore, database, SCHEMA, file)
+            head = registry.hub.head
+    restored = await asyncio.to_thread(restore, database, SCHEMA, file)
+    assert (restored.revision, restored.next_revision) == (made.revision, head + 1)
+    with psycopg.connect(database) as connection:
+        query = f"SELECT last_id FROM {restored.aside}.head"  # type: ignore[attr-defined]
+        assert connection.execute(query).fetchone() == (head,)
+        query = f"SELECT last_id, next_id FROM {SCHEMA}.restores"
+        assert connection.execute(query).fetchone() == (made.revision, head + 1)
+
+
+def test_a_file_that_is_no_backup_changes_nothing(database: str, tmp_path: Path) -> None:
+    file = tmp_path / "nothing.dump"
+    file.write_bytes(b"PGDMP and then nothing")
+    with pytest.raises(DumpError, match="pg_restore failed"):
+        restore(database, SCHEMA, file)
+    with psycopg.connect(database) as connection:
+        assert connection.execute(f"SELECT last_id FROM {SCHEMA}.head").fetchone() == (0,)

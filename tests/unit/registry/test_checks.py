@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from vistaflow_services.core.migrations import load_migrations
+from vistaflow_services.registry import checks
+from vistaflow_services.registry.checks import Finding, Transaction
+from vistaflow_services.registry.storage import Space
+
+GB = 10**9
+
+
+def bad(finding: Finding) -> bool:
+    """Whether it is wrong and says what to do."""
+    assert (finding.state == checks.WRONG) <= bool(finding.fix)
+    return finding.state == checks.WRONG
+
+
+@pytest.mark.parametrize(
+    ("free", "wrong", "word"),
+    [(400 * GB, False, ""), (20 * GB, True, "RETENTION"), (GB // 10, True, "refused")],
+)
+def test_a_disk_that_runs_full_is_found_before_writes_are_refused(
+    free: int, wrong: bool, word: str
+) -> None:
+    found = checks.check_disk(Space(free=free, size=500 * GB), GB // 4, GB)
+    assert bad(found) is wrong
+    assert word in found.found + found.fix
+
+
+def test_a_disk_elsewhere_is_no_fault() -> None:
+    assert checks.check_disk(None, GB, GB).state == checks.NOTE
+
+
+def test_clocks_that_disagree_are_found() -> None:
+    there = datetime(2026, 1, 1, tzinfo=UTC)
+    assert not bad(checks.check_clock(there.timestamp() + 0.5, there))
+    assert bad(checks.check_clock(there.timestamp() - 60, there))
+
+
+def test_a_pool_is_short_only_when_it_is_whole_and_reads_wait() -> None:
+    busy = {"pool_size": 10, "pool_max": 10, "pool_available": 0, "requests_waiting": 3}
+    assert bad(checks.check_pool(busy))
+    assert not bad(checks.check_pool(busy | {"requests_waiting": 0}))
+    assert not bad(checks.check_pool(busy | {"pool_size": 4}))
+
+
+def test_a_registry_that_cannot_follow_is_wrong_and_a_slow_watch_a_note() -> None:
+    assert checks.check_lag(100, 100, [0, 5]).state == checks.OK
+    assert checks.check_lag(100, 100, [0, 30_000]).state == checks.NOTE
+    assert bad(checks.check_lag(0, 30_000, []))
+
+
+def test_a_strangers_long_transaction_is_named_and_our_own_backup_is_not() -> None:
+    backup = Transaction(pid=1, database="d", application="vistaflow backup", state="", seconds=300)
+    stranger = Transaction(
+        pid=42, database="other", application="psql", state="idle in transaction", seconds=100
+    )
+    assert not bad(checks.check_transactions([]))
+    assert not bad(checks.check_transactions([backup]))
+    found = checks.check_transactions([stranger, backup])
+    assert bad(found)
+    assert "42" in found.found
+    assert "pg_terminate_backend(42)" in found.fix
+
+
+def test_an_old_snapshot_and_full_connections_are_found() -> None:
+    assert not bad(checks.check_xmin(1000, 1))
+    assert bad(checks.check_xmin(10**7, 1))
+    assert not bad(checks.check_connections(20, 57))
+    assert bad(checks.check_connections(50, 57))
+
+
+def test_pending_migrations_are_named() -> None:
+    numbers = [each.number for each in load_migrations(checks.PACKAGE)]
+    assert not bad(checks.check_migrations(numbers))
+    found = checks.check_migrations(numbers[:-1])
+    assert bad(found)
+    assert f"{numbers[-1]:04d}_" in found.found
+
+
+def test_findings_travel_as_json_under_their_names() -> None:
+    told = checks.told([Finding(name="disk", state="ok", found="a lot")])
+    assert json.loads(told["check.disk"]) == {"state": "ok", "found": "a lot", "fix": ""}
