@@ -150,7 +150,8 @@ class Watch:
         )
         try:
             while True:
-                message = await asyncio.wait_for(call.read(), _SILENCE_SECONDS)
+                async with asyncio.timeout(_SILENCE_SECONDS):
+                    message = await call.read()
                 if message is grpc.aio.EOF:
                     return
                 self.connected = True

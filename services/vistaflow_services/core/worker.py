@@ -143,7 +143,8 @@ class Worker:
             await asyncio.wait(self._tasks, timeout=max(4.5, give_up - time.monotonic()))
         if self._connected:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._out.join(), 2.0)
+                async with asyncio.timeout(2.0):
+                    await self._out.join()
 
     async def _session(self) -> None:
         """One stream, from hello to its end."""
