@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from vistaflow_services.core.migrations import pending
+from vistaflow_services.core.migrations import load_migrations, pending
 from vistaflow_services.registry.storage import MEBIBYTE, Space
 
 PACKAGE = "vistaflow_services.registry"
@@ -226,9 +226,47 @@ def check_connections(used: int, most: int) -> Finding:
     )
 
 
+def check_guard(unguarded: Collection[str], event_trigger: bool) -> Finding:
+    """Whether the database itself keeps rows from being taken out of the log.
+
+    Args:
+        unguarded: What is missing of the log or can be changed.
+        event_trigger: Whether the owner is kept from dropping parts of it, too.
+    """
+    if unguarded:
+        return Finding(
+            name="append-only",
+            state=WRONG,
+            found=f"missing or out of force: {', '.join(sorted(unguarded)[:5])}",
+            fix="ALTER TABLE ... ENABLE ALWAYS TRIGGER ..., or put the partition back from a backup",
+        )
+    if not event_trigger:
+        return Finding(
+            name="append-only",
+            state=NOTE,
+            found="UPDATE, DELETE and TRUNCATE are refused; the tables' owner could still DROP or "
+            "DETACH a partition",
+            fix="that takes an event trigger, which the registry makes if its role is a superuser; "
+            "else let nobody but the registry log in as its role",
+        )
+    return Finding(
+        name="append-only",
+        state=OK,
+        found="UPDATE, DELETE, TRUNCATE, DROP and DETACH are refused",
+    )
+
+
 def check_migrations(applied: Collection[int]) -> Finding:
     """Whether the schema is this version's."""
     missing = pending(PACKAGE, applied)
+    newer = sorted(set(applied) - {each.number for each in load_migrations(PACKAGE)})
+    if newer:
+        return Finding(
+            name="migrations",
+            state=WRONG,
+            found=f"a newer version of vistaflow has migrated the database: to {newer[-1]:04d}",
+            fix="update this registry: it would not start again on this database",
+        )
     if not missing:
         return Finding(name="migrations", state=OK, found=f"{len(applied)} applied, none pending")
     return Finding(
@@ -251,6 +289,8 @@ def findings(
     head: int,
     committed: int,
     lags: Collection[int],
+    unguarded: Collection[str],
+    event_trigger: bool,
 ) -> list[Finding]:
     """Every finding, in the order in which they are told."""
     return [
@@ -262,6 +302,7 @@ def findings(
         check_xmin(health.xmin_age, health.oldest_seconds),
         check_connections(health.connections, health.most_connections),
         check_migrations(applied),
+        check_guard(unguarded, event_trigger),
     ]
 
 

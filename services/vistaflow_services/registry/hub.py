@@ -121,6 +121,11 @@ class Subscription:
             self._gathered.extend(entries)
             self._size += size
 
+    def forget(self, head: int) -> None:
+        """Lets go what has gathered: the follower's next read finds out that more is gone."""
+        self._gathered, self._size, self.since = [], 0, head
+        self.wake_up_to(head)
+
     def take(self, after: int) -> list[Entry]:
         """Hands over what has gathered after a revision."""
         taken, self._gathered, self._size = self._gathered, [], 0
@@ -183,6 +188,7 @@ class Hub:
         self._woke_everyone = float("-inf")
         self._by_kit: dict[int, set[Subscription]] = {}
         self._listeners: list[Callable[[Sequence[StateRow]], None]] = []
+        self._on_skip: list[Callable[[], None]] = []
         self._awaited: list[tuple[int, int, asyncio.Future[None]]] = []
         self._ticket = itertools.count()
 
@@ -217,12 +223,26 @@ class Hub:
         self._tell(entries)
         for listener in self._listeners:
             listener(rows)
-        while self._awaited and self._awaited[0][0] <= self.head:
-            waiter = heapq.heappop(self._awaited)[2]
-            if not waiter.done():
-                waiter.set_result(None)
+        self._release()
 
     advance_to = publish
+
+    def skip_to(self, head: int) -> None:
+        """Goes on at a head before which nothing is kept any more, though it was not seen here.
+
+        Whoever follows from further back reads from the database next, and is told there that its
+        rows are gone.
+        """
+        if head <= self.head:
+            return
+        self._slots = [None] * len(self._slots)
+        self._bytes = 0
+        self.begin(head)
+        for subscription in self._everyone.union(*self._by_kit.values()):
+            subscription.forget(head)
+        for listener in self._on_skip:
+            listener()
+        self._release()
 
     def read(self, subscription: Subscription, after: int) -> Stretch | None:
         """What a follower has not seen yet, from memory.
@@ -292,9 +312,19 @@ class Hub:
         for subscription in [*self._everyone, *itertools.chain(*self._by_kit.values())]:
             subscription.wake()
 
-    def listen(self, listener: Callable[[Sequence[StateRow]], None]) -> None:
-        """Calls a function with the rows of every commit, before anyone awaits again."""
+    def listen(
+        self,
+        listener: Callable[[Sequence[StateRow]], None],
+        on_skip: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Calls a function with the rows of every commit, before anyone awaits again.
+
+        Args:
+            listener: Gets the rows.
+            on_skip: Called where rows come no more, because they are no longer kept.
+        """
         self._listeners.append(listener)
+        self._on_skip.append(on_skip)
 
     def rows_after(self, revision: int) -> list[StateRow] | None:
         """The rows after a revision, or None if the first of them is not in memory any more."""
@@ -315,6 +345,13 @@ class Hub:
                 if waiter.cancelled():
                     self._awaited = [each for each in self._awaited if each[2] is not waiter]
                     heapq.heapify(self._awaited)
+
+    def _release(self) -> None:
+        """Lets those go on who waited for a revision that is reached."""
+        while self._awaited and self._awaited[0][0] <= self.head:
+            waiter = heapq.heappop(self._awaited)[2]
+            if not waiter.done():
+                waiter.set_result(None)
 
     def _remember(self, entries: list[Entry]) -> None:
         slots = self._slots

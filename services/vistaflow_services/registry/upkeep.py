@@ -125,6 +125,7 @@ class Upkeep:
             applied = await fetch(connection, "applied_migrations")
             queued = await fetch(connection, "waiting_work")
             ((leases,),) = await fetch(connection, "lease_count")
+            ((unguarded, event_trigger),) = await fetch(connection, "log_guard")
         growth = Growth(*grown)
         health = checks.health_of(row)
         found = checks.findings(
@@ -144,6 +145,8 @@ class Upkeep:
             head=self._hub.head,
             committed=growth.last_id,
             lags=lags,
+            unguarded=unguarded,
+            event_trigger=event_trigger,
         )  # fmt: skip
         self._limits.update(checks.told(found))
         self._limits.update(growth.told())
