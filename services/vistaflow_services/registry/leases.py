@@ -189,9 +189,15 @@ class LeaseService:
             session.close(None)
         except ServiceError as error:
             session.close(error)
+            return
+        if session.draining:
+            for job_id, attempt in list(session.running.items()):
+                self._drop(session, job_id)
+                self._later(self._give_back(job_id, attempt, session.worker, "shut down"))
 
     async def _beat(self, session: Session, heartbeat: pb.Heartbeat) -> None:
         signs = lease_messages.signs_from_proto(heartbeat)
+        session.draining |= heartbeat.draining
         session.stopped_all_but({sign.job_id for sign in signs})
         if not signs:
             self._wake.set()
@@ -326,7 +332,7 @@ class LeaseService:
         if moved is not None and moved.attempt >= attempt:
             return True  # Canceled before the worker could hear of it.
         self._unconfirmed.add((job_id, attempt))
-        if session.closed:
+        if session.closed or session.draining:
             self._later(self._give_back(job_id, attempt, session.worker))
             return True
         session.running[job_id] = attempt
@@ -376,10 +382,12 @@ class LeaseService:
             reached("lease.before_lose")
             await self._ledger.submit(Lose(job_id=job_id, attempt=attempt, worker=worker))
 
-    async def _give_back(self, job_id: uuid.UUID, attempt: int, worker: str) -> None:
-        """Queues a job again whose grant could not be delivered."""
+    async def _give_back(
+        self, job_id: uuid.UUID, attempt: int, worker: str, why: str = "was gone before it got it"
+    ) -> None:
+        """Queues a job again that the worker does not run, uncounted."""
         self._unconfirmed.discard((job_id, attempt))
-        reason = "the worker was gone before it got it"
+        reason = f"the worker {why}"
         await self._submit(Release(job_id=job_id, attempt=attempt, worker=worker, reason=reason))
 
     async def _submit(self, command: Append | Release) -> None:

@@ -423,6 +423,66 @@ async def test_a_worker_that_dies_of_every_grant_before_a_word_uses_the_attempts
     assert [grant.job.attempt for grant in w.grants] == [1, 2, 3]
 
 
+async def test_a_draining_worker_is_granted_nothing_not_even_what_it_gives_back(
+    rig: Rig, worker: NewWorker
+) -> None:
+    leaving = await worker("leaving").hello()
+    kit = await create(rig, pb.NewJob(job_type=DOE, max_attempts=1))
+    (grant,) = await leaving.granted()
+    held = (grant.job.job_id, 1)
+    told = [pb.AttemptProgress(job_id=held[0], attempt=held[1])]
+    await leaving.say(heartbeat=pb.Heartbeat(attempts=told, draining=True))
+    await leaving.say(release=pb.Release(job_id=held[0], attempt=1, reason="shuts down"))
+    await until_given_back(rig, kit)
+    await create(rig, pb.NewJob(job_type=DOE))
+    for _ in range(5):
+        await leaving.beat()
+        await asyncio.sleep(0.1)
+    assert len(leaving.grants) == 1
+    given_back = await job_of(rig, held[0])
+    assert (given_back.status, given_back.reason) == (common.STATUS_QUEUED, "shuts down")
+    other = await worker("other").hello()
+    assert (await other.granted())[0].job.attempt == 2
+
+
+async def test_what_a_draining_worker_holds_at_its_end_is_queued_again_uncounted(
+    start: Start, worker: NewWorker
+) -> None:
+    rig = await start(lease_seconds=60.0)
+    leaving = await worker("leaving", at=rig).hello()
+    kit = await create(rig, pb.NewJob(job_type=DOE, max_attempts=1))
+    await leaving.granted()
+    await leaving.say(heartbeat=pb.Heartbeat(draining=True))
+    await leaving.call.done_writing()
+    await until_given_back(rig, kit)
+    await until(lambda: leaving.ended is not None)
+    assert leaving.ended == grpc.StatusCode.OK
+    assert (await job_of(rig, kit.jobs[0].job_id)).reason == "the worker shut down"
+
+
+async def test_a_worker_that_has_closed_its_side_is_granted_nothing_more(
+    rig: Rig, worker: NewWorker
+) -> None:
+    silent = await worker("silent", capacity=5).hello()
+    await silent.call.done_writing()
+    await until(lambda: silent.ended is not None)
+    kit = await create(rig, pb.NewJob(job_type=DOE))
+    await worker("other").hello()
+    for _ in range(100):
+        if (await job_of(rig, kit.jobs[0].job_id)).status == common.STATUS_RUNNING:
+            break
+        await asyncio.sleep(0.05)
+    now = await job_of(rig, kit.jobs[0].job_id)
+    assert (now.worker, now.attempt, silent.grants) == ("other", 1, [])
+
+
+async def until_given_back(rig: Rig, kit: pb.Kit, *, seconds: float = 10.0) -> None:
+    give_up = time.monotonic() + seconds
+    while (job := await job_of(rig, kit.jobs[0].job_id)).status != common.STATUS_QUEUED:
+        assert time.monotonic() < give_up, f"not given back: {job}"
+        await asyncio.sleep(0.02)
+
+
 async def test_a_canceled_attempt_is_told_to_its_worker_at_once(
     rig: Rig, worker: NewWorker
 ) -> None:
