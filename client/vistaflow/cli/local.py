@@ -109,7 +109,13 @@ def status(
         print_json(info)
     else:
         console.print(f"vistaflow {info.version}, log at revision {info.revision}")
-        console.print(_growth(info), markup=False)
+        console.print(_growth(info), markup=False, soft_wrap=True)
+        slowest = info.limits.get("watches.slowest", "")
+        watches = info.limits.get("watches", "0")
+        console.print(
+            f"{watches} watches{', the slowest ' if slowest else ''}{slowest}",
+            markup=False, soft_wrap=True,
+        )  # fmt: skip
         table = Table(box=None)
         for name in ("service", "status", "address", "version"):
             table.add_column(name)

@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Any
 
 from vistaflow_services.core.migrations import load_migrations, pending
+from vistaflow_services.registry.hub import Lag
 from vistaflow_services.registry.storage import MEBIBYTE, Space
 
 PACKAGE = "vistaflow_services.registry"
@@ -29,6 +30,9 @@ LONG_SECONDS = 60.0
 XMIN_TRANSACTIONS = 5_000_000
 LAG_ROWS = 20_000
 """As many as are held in memory: watchers further behind are served from disk."""
+
+SLOWEST = 3
+"""Slow watches that are named."""
 
 CONNECTIONS_SHARE = 0.8
 
@@ -146,19 +150,29 @@ def check_pool(stats: Mapping[str, int]) -> Finding:
     )
 
 
-def check_lag(head: int, committed: int, lags: Collection[int]) -> Finding:
+def slowest(lags: Collection[Lag]) -> str:
+    """The few watches that are furthest behind, for people; empty if none is."""
+    behind = sorted((each for each in lags if each.rows), reverse=True)
+    return "; ".join(
+        f"{each.rows:,} rows, {each.seconds:.1f} s behind: {each.who}" for each in behind[:SLOWEST]
+    )
+
+
+def check_lag(head: int, committed: int, lags: Collection[Lag]) -> Finding:
     """Whether this process and its watchers keep up with the log.
 
     Args:
         head: The newest revision this process knows.
         committed: The newest revision in the database.
-        lags: Rows that each watch has still to look at.
+        lags: How far each watch is behind.
     """
     behind = max(0, committed - head)
-    slow = sum(lag > LAG_ROWS for lag in lags)
+    slow = sum(lag.rows > LAG_ROWS for lag in lags)
     found = f"{behind} rows behind the database; {len(lags)} watches"
-    if lags:
-        found += f", the slowest {max(lags)} rows behind"
+    if slow:
+        found += f", the slowest {slowest(lags)}"
+    elif lags:
+        found += f", the slowest {max(lag.rows for lag in lags)} rows behind"
     if behind > LAG_ROWS:
         return Finding(
             name="lag",
@@ -238,7 +252,7 @@ def check_guard(unguarded: Collection[str], event_trigger: bool) -> Finding:
             name="append-only",
             state=WRONG,
             found=f"missing or out of force: {', '.join(sorted(unguarded)[:5])}",
-            fix="ALTER TABLE ... ENABLE ALWAYS TRIGGER ..., or put the partition back from a backup",
+            fix="ALTER TABLE ... ENABLE ALWAYS TRIGGER ..., or restore the partition from a backup",
         )
     if not event_trigger:
         return Finding(
@@ -288,7 +302,7 @@ def findings(
     database_bytes: int,
     head: int,
     committed: int,
-    lags: Collection[int],
+    lags: Collection[Lag],
     unguarded: Collection[str],
     event_trigger: bool,
 ) -> list[Finding]:

@@ -17,6 +17,7 @@ import heapq
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -79,6 +80,16 @@ def cut(entries: Iterable[Entry], through: int) -> list[Stretch]:
     return stretches
 
 
+class Lag(NamedTuple):
+    """How far a follower is behind."""
+
+    rows: int
+    """Rows it has still to look at."""
+    seconds: float
+    """For how long the first of them waits; at least, if that one is no longer in memory."""
+    who: str
+
+
 class Subscription:
     """One follower's place at the hub, and what gathers for it while it is busy.
 
@@ -88,8 +99,9 @@ class Subscription:
     ring or the database.
     """
 
-    def __init__(self, hub: Hub, kits: frozenset[int] | None) -> None:
+    def __init__(self, hub: Hub, kits: frozenset[int] | None, who: str = "") -> None:
         self.kits = kits
+        self.who = who
         self.since = hub.head
         self.at = hub.head
         """How far the follower has looked, for those who look whether it keeps up."""
@@ -133,6 +145,13 @@ class Subscription:
         if taken and taken[0].row.revision <= after:
             return [entry for entry in taken if entry.row.revision > after]
         return taken
+
+    @property
+    def waits_for_more(self) -> bool:
+        """Whether nothing that is there concerns the follower."""
+        if self.at >= self._hub.head:
+            return True
+        return self.kits is not None and not self._gathered and self.at >= self.since
 
     def wake(self) -> None:
         """Ends the wait of the follower, now or when it next begins one."""
@@ -268,9 +287,9 @@ class Hub:
             size += entry.size
         return Stretch(entries, entries[-1].row.revision)
 
-    def subscribe(self, kits: Iterable[int] | None = None) -> Subscription:
+    def subscribe(self, kits: Iterable[int] | None = None, who: str = "") -> Subscription:
         """A place for a follower of these kits, or of everything; enter it with `with`."""
-        return Subscription(self, None if kits is None else frozenset(kits))
+        return Subscription(self, None if kits is None else frozenset(kits), who)
 
     def enter(self, subscription: Subscription) -> None:
         """Begins to tell a follower of new rows."""
@@ -302,10 +321,17 @@ class Hub:
         """How many follow everything, and kits with followers of their own."""
         return len(self._everyone) + len(self._by_kit)
 
-    def lags(self) -> list[int]:
-        """How many rows each follower has still to look at."""
-        followers = self._everyone.union(*self._by_kit.values())
-        return [max(0, self.head - each.at) for each in followers]
+    def lags(self) -> list[Lag]:
+        """How far each follower is behind."""
+        now = datetime.now(UTC)
+        return [self._lag(each, now) for each in self._everyone.union(*self._by_kit.values())]
+
+    def _lag(self, follower: Subscription, now: datetime) -> Lag:
+        if follower.waits_for_more:
+            return Lag(0, 0.0, follower.who)
+        entry = self._slots[max(follower.at + 1, self.oldest) % len(self._slots)]
+        seconds = (now - entry.row.created_at).total_seconds() if entry is not None else 0.0
+        return Lag(self.head - follower.at, max(0.0, seconds), follower.who)
 
     def wake_all(self) -> None:
         """Wakes every follower, so that it looks at what else changed."""

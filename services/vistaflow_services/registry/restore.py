@@ -158,13 +158,11 @@ def _put_back(connection: Connection, schema: str, aside: str) -> None:
         _rename(connection, aside, schema)
 
 
-def _settle_tokens(
-    connection: Connection, schema: str, aside: str, keep: bool
-) -> tuple[str, ...]:
+def _settle_tokens(connection: Connection, schema: str, aside: str, keep: bool) -> tuple[str, ...]:
     """Revokes what may have been revoked since, and takes over what the log put aside knows."""
     if not _has_tokens(connection, schema):
         return ()
-    known = sql.SQL("SELECT NULL::uuid AS token_id WHERE false")
+    known: sql.Composable = sql.SQL("SELECT NULL::uuid AS token_id WHERE false")
     if aside and _has_tokens(connection, aside):
         names = {"aside": sql.Identifier(aside, "tokens"), "columns": _TOKEN_COLUMNS}
         known = sql.SQL("SELECT token_id FROM {aside}").format(**names)
@@ -233,8 +231,8 @@ def main() -> int:
     if made.revoked:
         count = len(made.revoked)
         print(
-            f"{count} token{'s' if count > 1 else ''} of the backup may have been revoked since and "
-            f"{'are' if count > 1 else 'is'} no longer valid: {', '.join(made.revoked[:10])}"
+            f"{count} token{'s' if count > 1 else ''} of the backup may have been revoked since "
+            f"and {'are' if count > 1 else 'is'} no longer valid: {', '.join(made.revoked[:10])}"
             f"{', ...' if count > 10 else ''}\n"
             "make new ones, the first with `python -m vistaflow_services.registry.tokens create "
             "--role admin --name NAME`, or restore with --keep-tokens"

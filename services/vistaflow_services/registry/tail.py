@@ -160,7 +160,7 @@ class Tail:
             known = self._hub.head
             if known + 1 < ends[1]:
                 _log.warning(
-                    "rows %d to %d were dropped before this process saw them; it goes on after them",
+                    "rows %d to %d were dropped before this process saw them",
                     known + 1, ends[1] - 1,
                 )  # fmt: skip
                 self._hub.skip_to(ends[1] - 1)

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow_services.core import callers
 from vistaflow_services.registry.watch import Event, WatchService
 from vistaflow_services.registry.watch_many import WatchMany
 
@@ -16,14 +17,16 @@ from vistaflow_services.registry.watch_many import WatchMany
 def serve_bytes(service: WatchService, server: grpc.aio.Server) -> None:
     """Lets the watches answer with bytes; call it after the servicer was added to the server."""
 
-    async def watch(request: pb.WatchStatesRequest, context: object) -> AsyncIterator[Event]:
+    async def watch(request: pb.WatchStatesRequest, context: Any) -> AsyncIterator[Event]:
+        callers.came_from(context.peer())
         async with contextlib.aclosing(service.watch(request)) as messages:
             async for message in messages:
                 yield message
 
     async def watch_many(
-        requests: AsyncIterator[pb.WatchManyRequest], context: object
+        requests: AsyncIterator[pb.WatchManyRequest], context: Any
     ) -> AsyncIterator[bytes]:
+        callers.came_from(context.peer())
         async with contextlib.aclosing(WatchMany(service).messages(requests)) as messages:
             async for message in messages:
                 yield message

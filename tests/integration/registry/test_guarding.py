@@ -44,7 +44,7 @@ SIDEWAYS = (
     f"ALTER TABLE {PART} SET SCHEMA public",
     f"ALTER TABLE {LOG} DISABLE TRIGGER append_only",
     f"ALTER TABLE {PART} DISABLE TRIGGER ALL",
-    f"ALTER TABLE kept_states DISABLE TRIGGER USER",
+    "ALTER TABLE kept_states DISABLE TRIGGER USER",
     f"ALTER TABLE {LOG} ENABLE TRIGGER append_only",
     f"DROP TRIGGER append_only ON {LOG}",
     f"DROP TRIGGER append_only_itself ON {PART}",
