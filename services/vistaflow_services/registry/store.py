@@ -34,7 +34,7 @@ from vistaflow_services.registry.reading import (
     fetch,
     read_head,
     read_job,
-    read_kits,
+    read_kit,
     to_job,
 )
 from vistaflow_services.registry.token_store import TokenStore
@@ -93,6 +93,9 @@ def make_pool(conninfo: str, *, schema: str = "vistadb_test", size: int = 10) ->
         open=False,
         name="registry",
         kwargs={
+            # What takes several statements begins a transaction itself; the others are spared
+            # two trips to the database.
+            "autocommit": True,
             "options": f"{SETTINGS} -c search_path={schema}",
             "application_name": "vistaflow registry",
             "connect_timeout": 5,
@@ -118,16 +121,11 @@ class Store:
 
     async def head(self) -> Head:
         """Where the log ends."""
-        return await self._read(read_head)
+        return await self._read(read_head, statements=1)
 
     async def kit(self, kit_id: int) -> tuple[Kit | None, int]:
         """A kit with jobs and tasks, and the revision up to which that is complete."""
-
-        async def read(connection: Connection) -> tuple[Kit | None, int]:
-            head = await read_head(connection)
-            return (await read_kits(connection, [kit_id])).get(kit_id), head.last_id
-
-        return await self._read(read)
+        return await self._read(lambda connection: read_kit(connection, kit_id), statements=1)
 
     async def kit_at(
         self, kit_id: int, *, revision: int = 0, time: datetime | None = None
@@ -339,11 +337,20 @@ class Store:
         """Reads something else, at one moment of the log."""
         return await self._read(read)
 
-    async def _read(self, read: Callable[[Connection], Awaitable[Answer]]) -> Answer:
-        """Reads at one moment of the log; again, if the connection turns out dead."""
+    async def _read(
+        self, read: Callable[[Connection], Awaitable[Answer]], *, statements: int = 2
+    ) -> Answer:
+        """Reads at one moment of the log; again, if the connection turns out dead.
+
+        Args:
+            read: Reads.
+            statements: How many statements that takes; a single one needs no transaction to see
+                one moment only.
+        """
+        moment = self._pool.connection if statements == 1 else self._snapshot
         for last in (False, False, True):
             try:
-                async with self._snapshot() as connection:
+                async with moment() as connection:
                     return await read(connection)
             except (PoolTimeout, PoolClosed) as error:
                 raise UnavailableError("the database is not there now; try again") from error
