@@ -55,13 +55,13 @@ def _text(value: struct_pb2.Value) -> str:
 _KEY, _VALUE = (varint(number << 3 | 2) for number in (1, 2))
 _NULL, _TRUE, _FALSE = b"\x08\x00", b"\x20\x01", b"\x20\x00"
 _STRING, _STRUCT, _LIST = (varint(number << 3 | 2) for number in (3, 5, 6))
-_number = struct.Struct("<Bd").pack
+_number: Callable[[int, float], bytes] = struct.Struct("<Bd").pack
 _NUMBER = 2 << 3 | 1
 
 
 def struct_bytes(value: Mapping[str, Any]) -> bytes:
     """A JSON object as a Struct in wire form."""
-    parts = []
+    parts: list[bytes] = []
     for key, each in value.items():
         name, content = _key(key), _value_bytes(each)
         length = varint(len(content))
@@ -80,6 +80,7 @@ def _key(key: str) -> bytes:
 
 def _value_bytes(value: Any) -> bytes:
     kind = type(value)
+    content: bytes
     if kind is str:
         content = value.encode()
         return _STRING + varint(len(content)) + content

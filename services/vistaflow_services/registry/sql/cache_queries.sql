@@ -3,9 +3,8 @@
 -- name: kit_whole
 -- A kit at one moment, in one statement. A row without a job holds where the log ends and, as JSON
 -- in the place of metadata, the kit and its jobs in the columns of kits_by_id and jobs_of_kits;
--- the others are the latest rows of the jobs' tasks.
-SELECT h.last_id, NULL::bigint, k.kit_id, NULL::uuid, NULL::text, NULL::text, NULL::text,
-       NULL::int, NULL::int, NULL::bigint, NULL::timestamptz,
+-- the others are the latest rows of the jobs' tasks, of which all but what jobs tell.
+SELECT h.last_id, NULL::bytea, NULL::text, NULL::text, NULL::int, NULL::bigint, NULL::timestamptz,
        json_build_object(
            'kit', json_build_array(
                k.kit_id, k.name, k.project, k.labels, coalesce(k.spec::text, ''), k.actor,
@@ -22,11 +21,11 @@ SELECT h.last_id, NULL::bigint, k.kit_id, NULL::uuid, NULL::text, NULL::text, NU
                    ORDER BY j.first_revision), '[]')
                  FROM jobs j LEFT JOIN leases l ON l.job_id = j.job_id AND l.attempt = j.attempt
                 WHERE j.kit_id = %(kit_id)s::int))::text,
-       NULL::text, NULL::text, NULL::smallint[]
+       NULL::text, NULL::text
   FROM head h LEFT JOIN kits k ON k.kit_id = %(kit_id)s::int
 UNION ALL
-SELECT id, id, kit_id, job_id, job_type, task_name, status, current_order, attempt, seq,
-       created_at, coalesce(metadata::text, ''), actor, reason, NULL::smallint[]
+SELECT id, uuid_send(job_id), task_name, status, attempt, seq, created_at,
+       coalesce(metadata::text, ''), actor, reason
   FROM current_state
  WHERE kit_id = %(kit_id)s::int AND task_name <> '' AND job_type <> 'KIT'
 
