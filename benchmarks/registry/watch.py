@@ -191,6 +191,6 @@ async def measure(home: Path) -> None:
 
 parser = arguments(__doc__, seconds=4.0)
 parser.add_argument("--only", choices=("one", "all", "etcd"), help="one kind of watchers")
-told = parser.parse_args()
+told = parser.parse_args() if __name__ == "__main__" else parser.parse_args([])
 if __name__ == "__main__":
     run(measure)
