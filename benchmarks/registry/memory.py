@@ -9,7 +9,6 @@ rows of 1 KiB goes by, beside the same without it.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any

@@ -204,7 +204,7 @@ async def test_a_crowd_at_one_kit_is_held_to_the_budget_and_others_go_before() -
         saved = turns.SAVED_SECONDS * turns.MOST_DELIVERIES_A_SECOND
         budget = spent * turns.MOST_DELIVERIES_A_SECOND + saved + 2 * turns.FEW
         assert sum(wakes[:501]) <= budget
-        assert max(wakes[:501]) - min(wakes[:501]) <= 1
+        assert min(wakes[:501]) > max(wakes[:501]) / 2, "some wait while others go twice"
         assert wakes[501] > commits / 2, "who follows everything has a budget of its own"
 
 
