@@ -54,6 +54,7 @@ backup.py          saves the tables to a file, with dumping.py; restore.py puts 
 local.py           the database, for these commands
 upkeep.py          looks at itself and its database while it serves
 checks.py          whether what it sees is well, and how to mend it
+refusals.py        what the errors of the database mean, and which are worth another try
 storage.py         refuses writes before the disk is full
 meters.py          what it tells Prometheus
 __main__.py        puts them together and serves

@@ -36,6 +36,7 @@ from vistaflow_services.registry.changes import Seqs
 from vistaflow_services.registry.domain import PENDING, Head, StateRow
 from vistaflow_services.registry.draft import Draft
 from vistaflow_services.registry.journal import Answered, Answers, Journal, Outcome
+from vistaflow_services.registry.refusals import CONFLICTS, told
 from vistaflow_services.registry.storage import StorageGuard
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,9 @@ MAX_ROWS = 2000
 
 MAX_WAITING = 20_000
 """Commands that may wait; more are turned away."""
+
+TRIES = 3
+"""How often a batch is tried that the database would not serialize with what others do."""
 
 DEFAULT_WAIT = 30.0
 """Seconds a command waits whose caller names no time."""
@@ -313,6 +317,7 @@ class Ledger:
     async def _commit(self, waiting: list[_Waiting]) -> None:
         """Commits a batch, however often that takes."""
         locked = False
+        conflicts = 0
         commit_id: uuid.UUID | None = None
         batch: _Batch | None = None
         while waiting:
@@ -365,18 +370,24 @@ class Ledger:
             except _Poisoned:
                 waiting = [each for each in waiting if _live(each)]
                 await self._journal.unlock()
-            except LOST as error:
-                if self._journal.connected:
+            except (psycopg.Error, OSError) as error:
+                if not self._journal.connected:
+                    logger.warning("the ledger lost its connection: %s", error)
+                    locked = False
+                    continue
+                if isinstance(error, CONFLICTS) and (conflicts := conflicts + 1) < TRIES:
+                    logger.info("the database asks for another try: %s", error)
+                    await self._journal.unlock()
+                    batch, locked = None, True
+                    continue
+                if isinstance(error, LOST):
                     # The database refused: a timeout, a full disk. Nothing was committed.
                     await self._refuse(waiting, error)
                     return
-                logger.warning("the ledger lost its connection: %s", error)
-                locked = False
-            except psycopg.Error as error:
                 await self._journal.unlock()
                 self.board.clear()
                 if len(waiting) == 1:
-                    _fail(waiting[0], error)
+                    _fail(waiting[0], told(error))
                     return
                 logger.warning("a batch was refused; its commands are tried one by one: %s", error)
                 for each in waiting:
