@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import grpc
 from google.protobuf import any_pb2, json_format, struct_pb2
@@ -98,7 +98,7 @@ class AsyncClient:
         self._newest = Newest(len(addresses_of(self.address)))
         self._others: dict[str, tuple[str, grpc.aio.Channel]] = {}
 
-    async def __aenter__(self) -> AsyncClient:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(

@@ -51,6 +51,7 @@ config.py          settings, from VISTAFLOW_REGISTRY_* variables
 rebuild.py         recomputes what is derived from the log
 retention.py       drops old partitions; what is kept of them
 backup.py          saves the tables to a file, with dumping.py; restore.py puts it back
+guarding.py        has the database refuse to drop or detach parts of the log
 local.py           the database, for these commands
 upkeep.py          looks at itself and its database while it serves
 checks.py          whether what it sees is well, and how to mend it

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
+import time
 import uuid
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -22,6 +24,8 @@ from vistaflow_services.registry.domain import PENDING, Head, Job, Kit, StateRow
 from vistaflow_services.registry.reading import QUERIES, Connection, fetch, read_head, read_kits
 from vistaflow_services.registry.row_texts import rows_text
 from vistaflow_services.registry.watch_store import to_row
+
+logger = logging.getLogger(__name__)
 
 
 def _statement(*parts: str) -> LiteralString:
@@ -44,6 +48,9 @@ SETTINGS = {
     "enable_mergejoin": "off",
     "jit": "off",
 }
+ROOM_SECONDS = 10.0
+"""How long nobody tries to add partitions ahead after somebody kept it from being done."""
+
 KEEPALIVE: dict[str, Any] = {
     "connect_timeout": 5,
     "keepalives_idle": 5,
@@ -92,6 +99,7 @@ class Journal:
         self._replica = uuid.uuid4()
         self._connection: Connection | None = None
         self._end = 0
+        self._room_at = 0.0
 
     @property
     def connected(self) -> bool:
@@ -131,11 +139,31 @@ class Journal:
             await connection.close()
 
     async def make_room(self, last_id: int) -> None:
-        """Adds partitions when the log comes near the end of the newest one."""
-        if last_id >= self._end - self._partition_size // 5:
-            ((self._end,),) = await fetch(
-                self._open(), "add_partitions", {"size": self._partition_size}
-            )
+        """Adds partitions when the log comes near the end of the newest one.
+
+        Each statement adds a few only, so that none takes long; ahead of time it may fail.
+        """
+        while last_id >= self._end - self._partition_size // 5:
+            before = self._end
+            if last_id < before and time.monotonic() < self._room_at:
+                return
+            try:
+                ((self._end,),) = await fetch(
+                    self._open(), "add_partitions", {"size": self._partition_size}
+                )
+            except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable) as error:
+                if last_id >= before or not self._idle:
+                    raise
+                logger.warning("no partition was added ahead; tried again later: %s", error)
+                self._room_at = time.monotonic() + ROOM_SECONDS
+                return
+            if self._end == before:
+                return
+
+    @property
+    def _idle(self) -> bool:
+        """Whether no transaction is open."""
+        return self._open().info.transaction_status == psycopg.pq.TransactionStatus.IDLE
 
     async def head(self) -> Head:
         """Where the log ends."""
@@ -148,9 +176,8 @@ class Journal:
 
     async def unlock(self) -> None:
         """Ends a transaction begun by `lock` without a commit, if there is one."""
-        connection = self._open()
-        if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
-            await connection.execute("ROLLBACK")
+        if not self._idle:
+            await self._open().execute("ROLLBACK")
 
     async def rows_after(self, revision: int, limit: int = 5000) -> list[StateRow]:
         """The next rows of the log."""

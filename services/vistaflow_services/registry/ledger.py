@@ -516,6 +516,11 @@ class Ledger:
     async def _catch_up(self, head: Head) -> None:
         """Reads what other replicas wrote, and forgets the kits they touched."""
         while self.head < head.last_id:
+            if self.head + 1 < head.oldest_id:
+                # They are no longer kept: this process was away for that long.
+                self.board.clear()
+                self._head = dataclasses.replace(head, last_id=head.oldest_id - 1)
+                continue
             rows = await self._journal.rows_after(self.head)
             if not rows or rows[0].revision != self.head + 1:
                 raise psycopg.DataError(f"the log has no row {self.head + 1}")
