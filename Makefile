@@ -35,8 +35,11 @@ fmt: env
 proto:
 	sh protos/generate.sh
 
+# Each prints a table; the other files of the folder are what they share.
+BENCHES := $(wildcard benchmarks/*.py $(addprefix benchmarks/registry/,append.py watch.py memory.py reads.py replicas.py))
+
 bench: env
-	for each in benchmarks/*.py; do $(BIN)/python $$each || exit 1; done
+	for each in $(BENCHES); do $(BIN)/python $$each || exit 1; done
 
 env: $(VENV)/.installed
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 import grpc
 
 from vistaflow.credentials import secured_channel
-from vistaflow.errors import DeadlineExceededError, UnavailableError, from_rpc
+from vistaflow.errors import CanceledError, DeadlineExceededError, UnavailableError, from_rpc
 from vistaflow.replicas import repeatable, replica_count, replicated
 
 FIRST_WAIT_SECONDS: Final = 0.1
@@ -76,8 +76,11 @@ async def call(method: Callable[..., Any], request: Any, *, timeout: float) -> A
             pause = wait()
             answered = translated.reason not in ("", "UNAVAILABLE", "DRAINING")
             frozen = has_others and isinstance(translated, DeadlineExceededError)
+            # Not by us, or it would not be this error: a server that shuts down cancels the calls
+            # that it had not begun with.
+            dropped = isinstance(translated, CanceledError) and repeatable(request)
             if (
-                not (frozen or isinstance(translated, UnavailableError))
+                not (frozen or dropped or isinstance(translated, UnavailableError))
                 or answered
                 or time.monotonic() + pause >= end
             ):

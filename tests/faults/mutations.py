@@ -74,7 +74,7 @@ def id_cursor() -> None:
         if rows and rows[-1].revision > self.head:
             self.head = rows[-1].revision
             self.oldest = self.head + 1
-            _tell(self)
+            self.wake_all()
 
     def read(self: Hub, subscription: Subscription, after: int) -> Stretch | None:
         return None if after < self.head else Stretch([], after)
@@ -84,7 +84,7 @@ def id_cursor() -> None:
         row = await cursor.fetchone()
         if row[0] > self._hub.head:
             self._hub.head, self._hub.oldest = row[0], row[0] + 1
-            _tell(self._hub)
+            self._hub.wake_all()
 
     async def follow(self: Ledger, head: Any) -> None:
         self._head = head
@@ -104,12 +104,6 @@ def id_cursor() -> None:
     Hub.read = read  # type: ignore[method-assign]
     Tail._catch_up = catch_up  # type: ignore[method-assign]
     Ledger._catch_up = follow  # type: ignore[method-assign]
-
-
-def _tell(hub: Hub) -> None:
-    for follower in hub._everyone:
-        follower.wake_up_to(hub.head)
-    hub.wake_all()
 
 
 def no_fence() -> None:

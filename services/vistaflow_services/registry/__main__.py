@@ -144,6 +144,8 @@ class Registry:
             max_bytes=config.cache_bytes,
             fresh=lambda: self.tail.fresh(CACHE_FRESH_SECONDS),
         )
+        if meters is not None:
+            meters.follow(self.cache)
         serve_cached(CachedReads(self.servicer, self.cache, self.hub), self.server)
         self._tasks: list[asyncio.Task[None]] = []
 

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from vistaflow_services.registry.domain import StateRow
+from vistaflow_services.registry.turns import Concerned, Everything
 
 _log = logging.getLogger(__name__)
 
@@ -29,11 +30,6 @@ RING_ROWS = 20_000
 RING_BYTES = 32 * 1024 * 1024
 STRETCH_ROWS = 1_000
 STRETCH_BYTES = 1024 * 1024
-# A commit costs one delivery for everyone who follows everything. Beyond this many a second they
-# would starve the writers: then followers wait, and find what has gathered meanwhile as one
-# message. That delays and loses nothing. A commit after a quiet time is told at once.
-MOST_DELIVERIES_A_SECOND = 10_000
-MOST_PAUSE = 0.5
 # About what a row costs in memory beside its metadata and its serialised form.
 _ROW_BYTES = 700
 
@@ -111,14 +107,16 @@ class Subscription:
         self._size = 0
         self._woken = True
         self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._until = 0.0
 
     @property
     def horizon(self) -> int:
         """How far there is something to read now, rather than after the next wake."""
-        return self._hub.head if self.kits is not None else self._horizon
+        return self._horizon
 
     def wake_up_to(self, head: int) -> None:
-        """Wakes a follower of everything; what comes after `head` is for the next time."""
+        """Wakes the follower; what comes after `head` is for the next time."""
         self._horizon = head
         self.wake()
 
@@ -164,15 +162,31 @@ class Subscription:
         self.at = self.horizon
         if not self._woken and seconds > 0:
             loop = asyncio.get_running_loop()
+            self._until = loop.time() + seconds
+            # One timer serves many waits, of which few come to their end.
+            if self._timer is None or self._timer.when() > self._until:
+                self._set_timer(loop)
             self._waiter = loop.create_future()
-            # A timer by hand: asyncio.wait_for would make a task for every commit.
-            timer = loop.call_later(seconds, self.wake)
             try:
                 await self._waiter
             finally:
-                timer.cancel()
                 self._waiter = None
         self._woken = False
+
+    def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_at(self._until, self._time_is_over, loop)
+
+    def _time_is_over(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        if loop.time() < self._until:
+            self._set_timer(loop)
+        elif self._waiter is not None:
+            if self.kits is not None:
+                # What others wrote wakes nobody, but is known to be nothing of the follower's.
+                self._horizon = self._hub.head
+            self.wake()
 
     def __enter__(self) -> Self:
         self._hub.enter(self)
@@ -184,6 +198,8 @@ class Subscription:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         self._hub.leave(self)
 
 
@@ -202,9 +218,8 @@ class Hub:
         self._slots: list[Entry | None] = [None] * max_rows
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._everyone: set[Subscription] = set()
-        self._armed = False
-        self._woke_everyone = float("-inf")
+        self._everyone: Everything[Subscription] = Everything(head)
+        self._concerned: Concerned[Subscription] = Concerned(head)
         self._by_kit: dict[int, set[Subscription]] = {}
         self._listeners: list[Callable[[Sequence[StateRow]], None]] = []
         self._on_skip: list[Callable[[], None]] = []
@@ -214,7 +229,7 @@ class Hub:
     def begin(self, head: int) -> None:
         """Starts at a head learned from the database; nothing before it is in memory."""
         if self.head < head:
-            self.head = head
+            self.head = self._everyone.head = head
             self.oldest = head + 1
 
     def publish(self, rows: Sequence[StateRow]) -> None:
@@ -257,7 +272,7 @@ class Hub:
         self._slots = [None] * len(self._slots)
         self._bytes = 0
         self.begin(head)
-        for subscription in self._everyone.union(*self._by_kit.values()):
+        for subscription in self._followers():
             subscription.forget(head)
         for listener in self._on_skip:
             listener()
@@ -294,16 +309,17 @@ class Hub:
     def enter(self, subscription: Subscription) -> None:
         """Begins to tell a follower of new rows."""
         subscription.since = self.head
+        subscription.wake_up_to(self.head)
         if subscription.kits is None:
-            subscription.wake_up_to(self.head)
-            self._everyone.add(subscription)
+            self._everyone.enter(subscription)
         else:
             for kit_id in subscription.kits:
                 self._by_kit.setdefault(kit_id, set()).add(subscription)
 
     def leave(self, subscription: Subscription) -> None:
         """Forgets a follower."""
-        self._everyone.discard(subscription)
+        self._everyone.leave(subscription)
+        self._concerned.leave(subscription)
         for kit_id in subscription.kits or ():
             followers = self._by_kit.get(kit_id)
             if followers is not None:
@@ -324,7 +340,7 @@ class Hub:
     def lags(self) -> list[Lag]:
         """How far each follower is behind."""
         now = datetime.now(UTC)
-        return [self._lag(each, now) for each in self._everyone.union(*self._by_kit.values())]
+        return [self._lag(each, now) for each in self._followers()]
 
     def _lag(self, follower: Subscription, now: datetime) -> Lag:
         if follower.waits_for_more:
@@ -334,9 +350,12 @@ class Hub:
         return Lag(self.head - follower.at, max(0.0, seconds), follower.who)
 
     def wake_all(self) -> None:
-        """Wakes every follower, so that it looks at what else changed."""
-        for subscription in [*self._everyone, *itertools.chain(*self._by_kit.values())]:
-            subscription.wake()
+        """Wakes every follower now, so that it looks at what else changed."""
+        for subscription in self._followers():
+            subscription.wake_up_to(self.head)
+
+    def _followers(self) -> set[Subscription]:
+        return set(self._everyone.followers()).union(*self._by_kit.values())
 
     def listen(
         self,
@@ -415,20 +434,7 @@ class Hub:
                     told.setdefault(subscription, []).append(entry)
             for subscription, theirs in told.items():
                 subscription.gather(theirs, self.head)
-                subscription.wake()
-        if self._everyone and not self._armed:
-            self._armed = True
-            loop = asyncio.get_running_loop()
-            pause = min(MOST_PAUSE, len(self._everyone) / MOST_DELIVERIES_A_SECOND)
-            wait = self._woke_everyone + pause - loop.time()
-            if wait > 0:
-                loop.call_later(wait, self._wake_everyone)
-            else:
-                # Not here and now: the writers of these rows are answered first.
-                loop.call_soon(self._wake_everyone)
-
-    def _wake_everyone(self) -> None:
-        self._armed = False
-        self._woke_everyone = asyncio.get_running_loop().time()
-        for subscription in self._everyone:
-            subscription.wake_up_to(self.head)
+                self._concerned.enter(subscription)
+        for queue in (self._concerned, self._everyone):
+            queue.head = self.head
+            queue.serve()

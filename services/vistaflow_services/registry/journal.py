@@ -10,11 +10,14 @@ import uuid
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
+from psycopg.raw_cursor import AsyncRawCursor
+from psycopg.types.numeric import Int8
 
 from vistaflow_services.core.failpoints import reached
+from vistaflow_services.core.sql import numbered
 from vistaflow_services.registry.changes import Changes, Seqs
 from vistaflow_services.registry.commands import Request
 from vistaflow_services.registry.domain import PENDING, Head, Job, Kit, StateRow
@@ -24,9 +27,14 @@ from vistaflow_services.registry.watch_store import to_row
 
 logger = logging.getLogger(__name__)
 
-TASKS = QUERIES["write_rows"] + QUERIES["write_end"]
-LEAN = QUERIES["write_rows"] + QUERIES["write_jobs"] + QUERIES["write_end"]
-FULL = QUERIES["write_rows"] + QUERIES["write_jobs"] + QUERIES["write_rest"] + QUERIES["write_end"]
+
+def _statement(*parts: str) -> LiteralString:
+    return "".join(QUERIES[f"write_{part}"] for part in parts)
+
+
+TASKS = _statement("rows", "touched", "end")
+LEAN = _statement("rows", "touched", "jobs", "end")
+FULL = _statement("rows", "kits", "jobs", "rest", "end")
 
 SETTINGS = {
     "statement_timeout": "5s",
@@ -223,23 +231,25 @@ class Journal:
         connection = self._open()
         moved_jobs = draft.jobs_moved()
         parameters: dict[str, Any] = {
-            "expected_id": draft.head.last_id,
+            "expected_id": Int8(draft.head.last_id),
             "expected_commit": draft.head.commit_id,
             "commit_id": commit_id,
             "replica": self._replica,
-            "last_id": draft.last_id,
+            "last_id": Int8(draft.last_id),
             "last_kit_id": draft.last_kit_id,
             "rows": rows_text(draft),
-            "kits": json.dumps(
-                [_kit(kit) for kit in draft.kits.values() if kit.kit_id not in draft.new_kits]
-            ),
-            "jobs": json.dumps([_job(job, job.job_id in draft.results) for job in moved_jobs]),
         }
-        lean = not answers and not draft.new_kits and all(row.task_name for row in draft.rows)
+        lean = draft.tasks_only and not answers
+        if moved_jobs or not lean:
+            parameters["jobs"] = json.dumps(
+                [_job(job, job.job_id in draft.results) for job in moved_jobs]
+            )
         if not lean:
             parameters |= _rest(draft, answers)
-        statement = (LEAN if moved_jobs else TASKS) if lean else FULL
-        cursor = await connection.execute(statement, parameters)
+        text, names = numbered((LEAN if moved_jobs else TASKS) if lean else FULL)
+        # Its text goes to the server once, and is not looked through for parameters again.
+        cursor: AsyncRawCursor[Any] = AsyncRawCursor(connection)
+        await cursor.execute(text, [parameters[name] for name in names], prepare=True)
         row = await cursor.fetchone()
         if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
             reached("append.before_transaction_end")
@@ -296,6 +306,9 @@ def _rest(draft: Changes, answers: Answers) -> dict[str, str]:
     new_kits = [draft.kits[kit_id] for kit_id in draft.new_kits]
     new_jobs = [draft.jobs[job_id] for job_id in draft.new_jobs]
     return {
+        "kits": json.dumps(
+            [_kit(kit) for kit in draft.kits.values() if kit.kit_id not in draft.new_kits]
+        ),
         "new_kits": json.dumps(
             [
                 {

@@ -65,7 +65,8 @@ class KitCache:
     ) -> None:
         self._hub = hub
         self._source = source
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
+        """About how much memory may be taken."""
         self._progress_seconds = progress_seconds
         self._fresh = fresh
         self._trees: OrderedDict[int, Tree] = OrderedDict()
@@ -162,7 +163,7 @@ class KitCache:
         if kit is None:
             return None
         tree = Tree(kit, revision)
-        if tree.size > self._max_bytes // 4:
+        if tree.size > self.max_bytes // 4:
             self._large[kit_id] = None
             if len(self._large) > MAX_LARGE:
                 self._large.popitem(last=False)
@@ -195,6 +196,6 @@ class KitCache:
             self._kit_of.pop(job_id, None)
 
     def _trim(self) -> None:
-        while self.bytes > self._max_bytes:
+        while self.bytes > self.max_bytes:
             self._remove(next(iter(self._trees)))
             self.eviction_count += 1

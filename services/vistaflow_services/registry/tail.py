@@ -99,6 +99,7 @@ class Tail:
                 _log.warning("lost the tail of the log, trying again: %s", error or "no answer")
             except ReplacedError as error:
                 _log.critical("%s", error)
+                self._caught_up = float("-inf")
                 self._on_replaced()
                 return
             except GapError as error:
