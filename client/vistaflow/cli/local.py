@@ -213,7 +213,7 @@ def _checks(home: Path, address: str) -> list[dict[str, str]]:
         existing = existing.parent
     free = shutil.disk_usage(existing).free / 1e9
     fix = "free some, or use --home on a larger disk" if free < 2 else ""
-    note("disk", "wrong" if free < 2 else "ok", f"{free:.0f} GB free at {home}", fix)
+    note("home", "wrong" if free < 2 else "ok", f"{free:.0f} GB free at {home}", fix)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     note("memory", "ok" if memory > 3 else "wrong", f"{memory:.0f} GB")
     running = holder(home)
@@ -248,7 +248,10 @@ def _growth(info: Any) -> str:
     told = info.limits
     if "log.rows" not in told:
         return f"kept from revision {info.oldest_revision} on"
-    age = f", {told['log.age_days']} days" if "log.age_days" in told else ""
+    age = ""
+    if "log.oldest_at" in told:
+        began = told["log.oldest_at"].partition("+")[0].replace("T", " ")
+        age = f" since {began} UTC ({told['log.age_days']} days)"
     return (
         f"kept from revision {info.oldest_revision} on: {int(told['log.rows']):,} rows{age}, "
         f"{told['log.size']} in {told['log.partitions']} partitions of a database of "

@@ -47,7 +47,7 @@ def check_registries(note: Note, address: str, *, up_here: bool) -> None:
             continue
         note(f"registry{where}", "ok", f"answers, log at revision {info.revision}")
         _check_clock(note, where, info)
-        for name, text in info.limits.items():
+        for name, text in sorted(info.limits.items()):
             name = name.removeprefix("check.") if name.startswith("check.") else ""
             if not name or name in shared:
                 continue

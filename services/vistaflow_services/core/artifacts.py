@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypedDict
 
+from vistaflow_services.core import files
 from vistaflow_services.core.errors import FieldViolation, InvalidError, NotFoundError
 from vistaflow_services.core.failpoints import reached
 
@@ -126,17 +125,10 @@ class ArtifactStore:
     def writing(self, path: Path) -> Iterator[Path]:
         """A temporary path with the same suffix that becomes `path` when the block ends well."""
         self.uri(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{secrets.token_hex(8)}{''.join(path.suffixes)}")
-        try:
+        with files.appearing(path, suffix="".join(path.suffixes)) as temporary:
             yield temporary
-            _sync(temporary)
             reached("artifact.before_rename")
-            os.replace(temporary, path)
-            reached("artifact.after_rename")
-            _sync(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+        reached("artifact.after_rename")
 
 
 def _hash(path: Path) -> tuple[str, int]:
@@ -146,14 +138,6 @@ def _hash(path: Path) -> tuple[str, int]:
             digest.update(block)
             size += len(block)
     return digest.hexdigest(), size
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _invalid(uri: object, problem: str) -> InvalidError:

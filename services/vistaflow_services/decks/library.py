@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 import re
-import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
+from vistaflow_services.core import files
 from vistaflow_services.core.errors import NotFoundError
 from vistaflow_services.decks.deck import Deck, read_archive, shipped_deck, shipped_decks
 
@@ -50,8 +49,8 @@ class DeckLibrary:
             created = datetime.now(UTC)
             told = {"name": deck.name, "version": deck.version, "created_at": created.isoformat()}
             # The zip comes last: a deck is there when its zip is.
-            _write(path.with_suffix(".json"), json.dumps(told).encode())
-            _write(path, deck.to_archive())
+            files.write(path.with_suffix(".json"), json.dumps(told).encode())
+            files.write(path, deck.to_archive())
         return self._collected(path)
 
     def find(self, reference: str) -> Collected:
@@ -111,13 +110,3 @@ def _opened(path: Path) -> Deck:
 @lru_cache(maxsize=1)
 def _shipped() -> tuple[Deck, ...]:
     return tuple(shipped_deck(name) for name in shipped_decks())
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Writes a file that is there whole or not at all."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(name).replace(path)

@@ -7,7 +7,6 @@ after it. Artifacts are files and are saved as such.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from dataclasses import dataclass
@@ -15,10 +14,11 @@ from pathlib import Path
 
 import psycopg
 
+from vistaflow_services.core import files
 from vistaflow_services.core.config import read_config
 from vistaflow_services.core.errors import ServiceError
 from vistaflow_services.registry.config import Config
-from vistaflow_services.registry.dumping import DumpError, run, sync_folder
+from vistaflow_services.registry.dumping import DumpError, run
 from vistaflow_services.registry.local import connected, database, megabytes
 
 APPLICATION = "vistaflow backup"
@@ -67,11 +67,10 @@ def backup(conninfo: str, schema: str, file: Path) -> Backup:
                 f"--file={partial}",
             ]
             run("pg_dump", arguments, conninfo, application=APPLICATION)
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
         partial.chmod(0o600)
+        files.sync(partial)
         partial.rename(file)
-        sync_folder(file.parent)
+        files.sync(file.parent)
     finally:
         partial.unlink(missing_ok=True)
     return Backup(

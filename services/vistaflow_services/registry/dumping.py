@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 from collections.abc import Sequence
-from pathlib import Path
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -63,12 +62,3 @@ def run(name: str, arguments: Sequence[str], conninfo: str, *, application: str)
     )
     if done.returncode:
         raise DumpError(f"{name} failed: {done.stderr.strip()[-1000:]}")
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes sure that what was renamed in a folder stays so."""
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

@@ -222,9 +222,10 @@ def main() -> int:
     except (ServiceError, psycopg.Error, OSError) as error:
         print(f"nothing was restored: {error}", file=sys.stderr)
         return 1
+    print(f"restored everything up to revision {made.revision} in {made.seconds:.1f} s")
     print(
-        f"restored everything up to revision {made.revision} in {made.seconds:.1f} s; the log "
-        f"goes on at {made.next_revision} under the epoch {made.epoch}"
+        f"the log goes on at revision {made.next_revision}, under the new epoch {made.epoch}: "
+        "watchers that know the old one are told, and begin anew"
     )
     if made.aside:
         print(f"what was there is in schema {made.aside}; drop it when you no longer need it")

@@ -215,13 +215,16 @@ def main() -> int:
                     print(table(plan(connection, policy)))
                 return 0
             dropped = apply(conninfo, config.schema, policy)
+            with connected(conninfo, config.schema, name="retention") as connection:
+                left = plan(connection, policy)
     except (ServiceError, psycopg.Error) as error:
         print(f"retention failed: {error}", file=sys.stderr)
         return 1
     for part in dropped:
         print(f"dropped {part.name}, {megabytes(part.size)}")
-    if not dropped:
-        print("nothing to drop")
+    if left:
+        why = left[0].why_kept or "it is in use; the next round tries again"
+        print(f"{'' if dropped else 'nothing to drop: '}{left[0].name} is kept: {why}")
     return 0
 
 

@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from vistaflow_services.core import files
 from vistaflow_services.decks.deck import Deck
 from vistaflow_services.decks.space import Point
 from vistaflow_services.simulators.locks import locked
@@ -64,7 +65,7 @@ class PointStore:
             return
         key = point_key(outcome.point)
         path = self._folder(deck) / "points" / key[:2] / f"{key}.json"
-        _write(path, _ENCODE(outcome.to_dict()).encode() + b"\n")
+        files.write(path, _ENCODE(outcome.to_dict()).encode() + b"\n")
 
     def get_many(self, deck: Deck, points: Mapping[str, Point]) -> dict[str, Outcome]:
         """The outcomes of those canonical points, given by their `point_key`, that were run."""
@@ -96,7 +97,7 @@ class PointStore:
         ]
         if lines:
             path = self._folder(deck) / "chunks" / f"{uuid.uuid4().hex}.jsonl"
-            _write(path, ("\n".join(lines) + "\n").encode())
+            files.write(path, ("\n".join(lines) + "\n").encode())
 
     def count(self, deck: Deck) -> int:
         """How many outcomes of the deck are kept."""
@@ -157,24 +158,3 @@ def _names(folder: Path) -> set[str]:
 
 def _folders(folder: Path) -> list[Path]:
     return [folder / name for name in _names(folder)]
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Makes a file appear whole, and stay after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{uuid.uuid4().hex}")
-    try:
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise
-    handle = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
+
+from vistaflow_services.core import files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ class Home:
         self.endpoints_file.unlink(missing_ok=True)
         pid = os.getpid()
         running = Running(pid=pid, started=started_at(pid) or 0, port=port)
-        _write(self._state_file, json.dumps(asdict(running)))
+        files.write(self._state_file, json.dumps(asdict(running)).encode())
         return True
 
     def release(self) -> None:
@@ -74,7 +75,7 @@ class Home:
 
     def publish(self, endpoints: Mapping[str, str]) -> None:
         """Tells where each service listens; made only when all of them serve."""
-        _write(self.endpoints_file, json.dumps(dict(endpoints), indent=1) + "\n")
+        files.write(self.endpoints_file, (json.dumps(dict(endpoints), indent=1) + "\n").encode())
 
 
 def started_at(pid: int) -> int | None:
@@ -85,10 +86,3 @@ def started_at(pid: int) -> int | None:
         return None
     fields = text.rpartition(")")[2].split()
     return None if fields[0] == "Z" else int(fields[19])
-
-
-def _write(path: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-    with os.fdopen(handle, "w") as file:
-        file.write(text)
-    Path(name).replace(path)
