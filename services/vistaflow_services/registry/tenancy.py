@@ -61,8 +61,8 @@ class Tenancy:
             await self._check_job(caller, request.job_id)
         if isinstance(request, pb.CreateKitRequest | pb.CreateJobRequest):
             _place(caller, request)
-            created = isinstance(request, pb.CreateKitRequest)
-            await self._check_references(caller, request.jobs if created else [request.job])
+            jobs = request.jobs if isinstance(request, pb.CreateKitRequest) else [request.job]
+            await self._check_references(caller, jobs)
         elif "project" in fields:
             _narrow(caller, request)
         # An empty filter of jobs is refused, and must not become one of a whole project.
