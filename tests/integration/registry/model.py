@@ -86,9 +86,9 @@ class Model:
             may = OWNER_MAY if job.external else WORKER_MAY
             if status not in may.get(job.status, ()):
                 return "REJECTED", 0
-        elif job.status != "RUNNING":
-            return "REJECTED", 0
-        elif task in job.tasks and status not in TASK_MAY.get(job.tasks[task], ()):
+        elif job.status != "RUNNING" or (
+            task in job.tasks and status not in TASK_MAY.get(job.tasks[task], ())
+        ):
             return "REJECTED", 0
         if begins:
             self._begin(job)

@@ -425,7 +425,7 @@ def test_the_rules_do_what_the_model_does() -> None:
 
 
 def test_a_registry_does_what_the_model_does(serve: Any, database: str) -> None:
-    play(lambda: Served(serve, database), examples=8, steps=50)
+    play(lambda: Served(serve, database), examples=6, steps=50)
 
 
 @pytest.mark.slow
