@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
 import time
-import uuid
 from pathlib import Path
 
 from google.protobuf import any_pb2
 
-from tests.faults.clients import Client, word
+from tests.faults.client import Client, word
 from tests.faults.cluster import LEASE_SECONDS, Cluster
 from tests.faults.history import read
 from vistaflow.api.common.v1 import common_pb2 as common
@@ -67,13 +67,15 @@ class Workers:
 
     async def freeze(self, name: str, seconds: float) -> None:
         """A zombie: it is frozen for longer than its leases last, and goes on as if nothing."""
-        with self.cluster.fault(f"freeze {name}"):
-            self.processes[name].send_signal(signal.SIGSTOP)
-            await asyncio.sleep(seconds)
-            self.processes[name].send_signal(signal.SIGCONT)
+        with self.cluster.fault("freeze worker"):
+            process = self.processes[name]
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGSTOP)
+                await asyncio.sleep(seconds)
+                process.send_signal(signal.SIGCONT)
 
     async def kill(self, name: str) -> None:
-        with self.cluster.fault(f"kill {name}"):
+        with self.cluster.fault("kill worker"), contextlib.suppress(ProcessLookupError):
             self.processes[name].kill()
 
     async def stop(self) -> None:
@@ -98,7 +100,7 @@ class Submitter(Client):
         for spec in specs:
             self.made_count += 1
             request = pb.CreateKitRequest(
-                request_id=str(uuid.UUID(int=self.chance.getrandbits(128), version=4)),
+                request_id=self.request_id(),
                 name=f"{self.recorder.client} {self.made_count} {spec.decode()}",
                 jobs=[
                     pb.NewJob(
@@ -195,18 +197,31 @@ async def poison(cluster: Cluster, seconds: float, seed: str) -> dict[str, float
 
 
 async def flow(cluster: Cluster, seconds: float, seed: str) -> dict[str, float]:
-    """A steady flow of short jobs; the faults are somebody else's."""
-    workers = Workers(cluster, 2)
+    """A steady flow of short jobs; now and then a worker is killed or frozen past its leases."""
+    workers = Workers(cluster, 3)
     submitter = Submitter(cluster.record("submitter"), cluster.addresses, seed)
     await workers.start()
+    end = time.monotonic() + seconds
+    harming = asyncio.create_task(_harm(workers, end))
     made = 0
     try:
-        end = time.monotonic() + seconds
         while time.monotonic() < end:
-            await submitter.submit([b"0.3"] * 8, max_attempts=50)
-            made += 8
+            await submitter.submit([b"0.3"] * 12, max_attempts=50)
+            made += 12
             await submitter.await_ends(60)
     finally:
+        await harming
         await workers.stop()
         await submitter.close()
     return {"jobs": made}
+
+
+async def _harm(workers: Workers, end: float) -> None:
+    chance = workers.cluster.chance
+    while time.monotonic() < end:
+        await asyncio.sleep(chance.uniform(2, 6))
+        name = chance.choice(workers.names)
+        if chance.random() < 0.5:
+            await workers.kill(name)
+        else:
+            await workers.freeze(name, 2 * LEASE_SECONDS)
