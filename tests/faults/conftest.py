@@ -22,7 +22,7 @@ REPORTS: list[Report] = []
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Prints what became of every run, how to make it again, and what it all came to.
 
-    The table goes to the file `$VISTAFLOW_FAULTS_REPORT` as well.
+    The file `$VISTAFLOW_FAULTS_REPORT` has the table of the runs so far.
     """
     if not REPORTS:
         return
@@ -30,8 +30,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for report in REPORTS:
         terminalreporter.write_line(str(report))
     terminalreporter.write_line(table(REPORTS))
-    if file := os.environ.get("VISTAFLOW_FAULTS_REPORT"):
-        Path(file).write_text(table(REPORTS) + "\n")
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +54,9 @@ def harness(breakable: EmbeddedPostgres, tmp_path: Path) -> Run:
             run(name, seed=seed, folder=folder, server=breakable, mutation=mutation, **limits)
         )
         REPORTS.append(report)
+        print(report, flush=True)
+        if file := os.environ.get("VISTAFLOW_FAULTS_REPORT"):
+            Path(file).write_text(table(REPORTS) + "\n")
         return report
 
     return one

@@ -42,7 +42,7 @@ def test_no_promise_is_broken(harness: Run, name: str) -> None:
 KNOWN_BAD = {
     "id_cursor": ("calm-replicas", 3.0, {"complete"}),
     "no_fence": ("zombie-workers", 5.0, {"durable", "fenced", "verdicts"}),
-    "ack_before_commit": ("kill-registry", 3.0, {"durable"}),
+    "ack_before_commit": ("kill-registry", 3.0, {"durable", "complete"}),
     "notify_only": ("missed-notices", 3.0, {"complete"}),
     "no_dedupe": ("die-in-commit", 6.0, {"unique"}),
     "naive_pool": ("end-backends", 20.0, {"recovered"}),
