@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import secrets
 import sys
 import tempfile
@@ -57,6 +58,8 @@ def main() -> int:
         reports.append(report)
         code = EXIT_CODES[report.outcome]
         worst = code if code == 1 or (worst != 1 and code) else worst
+    with contextlib.suppress(OSError):
+        folder.rmdir()
     print(table(reports))
     if given.report is not None:
         given.report.write_text(table(reports) + "\n")

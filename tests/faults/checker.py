@@ -177,7 +177,7 @@ def _check_recovery(found: Found, everything: list[Record], seconds: float) -> N
                 found["recovered"].append(f"{client}: {op} after fault {number + 1}: {shown}")
 
 
-def told(found: Found) -> str:
+def told(found: dict[str, list[str]]) -> str:
     """What is wrong, for people."""
     lines = []
     for promise, examples in sorted(found.items()):

@@ -169,7 +169,7 @@ class Cluster:
     async def start(self) -> None:
         self.database = f"run_{os.getpid()}_{time.monotonic_ns()}"
         with psycopg.connect(self.server.conninfo, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {self.database}")  # type: ignore[call-overload]
+            connection.execute(f"CREATE DATABASE {self.database}")
         await asyncio.to_thread(migrate, self.dsn, Config.schema, PACKAGE)
         socket = Path(str(self.server._socket)) / ".s.PGSQL.5432"
         for number in range(self.replicas):
@@ -217,9 +217,7 @@ class Cluster:
     async def drop(self) -> None:
         """Removes the database."""
         with psycopg.connect(self.server.conninfo, autocommit=True) as connection:
-            connection.execute(  # type: ignore[call-overload]
-                f"DROP DATABASE IF EXISTS {self.database} WITH (FORCE)"
-            )
+            connection.execute(f"DROP DATABASE IF EXISTS {self.database} WITH (FORCE)")
 
     @contextlib.contextmanager
     def fault(self, kind: str) -> Iterator[None]:
@@ -246,13 +244,12 @@ class Cluster:
         names = ["revision", "batch", "kit", "job", "job_type", "task", "status", "attempt", "seq"]
         with psycopg.connect(self.dsn) as connection:
             return [
-                dict(zip(names, row, strict=True))
-                for row in connection.execute(ROWS).fetchall()  # type: ignore[call-overload]
+                dict(zip(names, row, strict=True)) for row in connection.execute(ROWS).fetchall()
             ]
 
     def kits(self) -> list[dict[str, object]]:
         """Every kit."""
         query = f"SELECT kit_id, name, labels FROM {Config.schema}.kits ORDER BY kit_id"
         with psycopg.connect(self.dsn) as connection:
-            rows = connection.execute(query).fetchall()  # type: ignore[call-overload]
+            rows = connection.execute(query).fetchall()
             return [{"kit_id": row[0], "name": row[1], "labels": row[2]} for row in rows]

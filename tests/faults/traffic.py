@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from tests.faults.client import Client
 from tests.faults.cluster import Cluster
 from tests.faults.readers import Reader
 from tests.faults.watchers import Hopper, ManyWatcher, Watcher
@@ -84,7 +83,7 @@ class Traffic:
             "many",
             ({}, {"latest": True, **one_kit}, {**LEAVING, "labels": EVEN}, {"labels": EVEN}),
         )
-        writing: list[Client] = [*self.writers, self.requester, *self.readers]
+        writing: list[Writer | Requester | Reader] = [*self.writers, self.requester, *self.readers]
         self._tasks = [asyncio.create_task(c.run(self._writing_over.is_set)) for c in writing]
         over = self._watching_over.is_set
         self._hopping = [asyncio.create_task(each.run(over)) for each in self.hoppers]

@@ -42,7 +42,7 @@ class Writer(Client):
         super().__init__(*arguments)
         self.acked_rows: set[int] = set()
 
-    async def begin(self, job_type: int, labels: dict[str, str]) -> None:
+    async def begin(self, job_type: common.JobType.ValueType, labels: dict[str, str]) -> None:
         """Makes a kit with the job it appends to."""
         self._begun_with = (job_type, labels)
         self._kit_count += 1
@@ -129,7 +129,7 @@ class StreamWriter(Writer):
     """
 
     sizes = (1, 5, 20, 50)
-    _begun_with: tuple[int, dict[str, str]]
+    _begun_with: tuple[common.JobType.ValueType, dict[str, str]]
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
