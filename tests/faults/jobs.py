@@ -114,7 +114,7 @@ class Submitter(Client):
             )
             start = time.monotonic()
             made = await self.insist(
-                lambda request=request: self.stub.CreateKit(request, timeout=5), start + 30
+                lambda request=request: self.stub.CreateKit(request, timeout=5), start + 120
             )
             assert made is not None
             self.recorder.note(

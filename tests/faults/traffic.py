@@ -61,6 +61,7 @@ class Traffic:
         """Everybody goes to work."""
         for number, writer in enumerate(self.writers):
             await writer.begin(TYPES[number % 2], EVEN if number % 2 == 0 else {"side": "odd"})
+            assert writer.kit_id, "no kit could be made though nothing is broken yet"
         for reader in self.readers:
             reader.writers = self.writers
         for hopper in self.hoppers:

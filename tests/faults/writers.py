@@ -43,10 +43,10 @@ class Writer(Client):
         self.acked_rows: set[int] = set()
 
     async def begin(self, job_type: common.JobType.ValueType, labels: dict[str, str]) -> None:
-        """Makes a kit with the job it appends to."""
+        """Makes a kit with the job it appends to; tries another later if nobody answers."""
         self._begun_with = (job_type, labels)
         self._kit_count += 1
-        self._stuck = False
+        self._stuck = True
         request = pb.CreateKitRequest(
             request_id=self.request_id(),
             name=f"of {self.recorder.client}, {self._kit_count}",
@@ -55,7 +55,9 @@ class Writer(Client):
         )
         end = time.monotonic() + PATIENCE_SECONDS
         made = await self.insist(lambda: self.stub.CreateKit(request, timeout=5), end)
-        assert made is not None, "no kit could be made"
+        if made is None:
+            return
+        self._stuck = False
         job_id = made.kit.jobs[0].job_id
         self.kit_id, self.first_revision = made.kit.kit_id, made.revision
         self.work = Work(job_id, self.chance, numbered=self.numbered)
