@@ -13,9 +13,10 @@ demo: env
 test: env
 	$(BIN)/python -m pytest
 
-# The slow fault and soak tests.
+# The slow fault and soak tests, about an hour; their table goes to a file as well.
+FAULTS_REPORT ?= faults-report.md
 faults: env
-	$(BIN)/python -m pytest -m slow
+	VISTAFLOW_FAULTS_REPORT=$(FAULTS_REPORT) $(BIN)/python -m pytest -m slow
 
 check: env
 	$(BIN)/ruff check .
