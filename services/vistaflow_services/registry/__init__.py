@@ -52,9 +52,11 @@ config.py          settings, from VISTAFLOW_REGISTRY_* variables
 rebuild.py         recomputes what is derived from the log
 retention.py       drops old partitions; what is kept of them
 backup.py          saves the tables to a file, with dumping.py; restore.py puts it back
+guarding.py        has the database refuse to drop or detach parts of the log
 local.py           the database, for these commands
 upkeep.py          looks at itself and its database while it serves
 checks.py          whether what it sees is well, and how to mend it
+refusals.py        what the errors of the database mean, and which are worth another try
 storage.py         refuses writes before the disk is full
 meters.py          what it tells Prometheus
 __main__.py        puts them together and serves

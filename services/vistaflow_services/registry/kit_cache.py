@@ -83,7 +83,7 @@ class KitCache:
         """Kits that left for want of room."""
         self.drop_count = 0
         """Kits that left because a row changed what rows do not tell."""
-        hub.listen(self.advance)
+        hub.listen(self.advance, self.clear)
 
     def __len__(self) -> int:
         return len(self._trees)
@@ -138,6 +138,11 @@ class KitCache:
                 self.drop(row.kit_id)
         if grew:
             self._trim()
+
+    def clear(self) -> None:
+        """Lets every kit go: rows were missed."""
+        for kit_id in list(self._trees):
+            self.drop(kit_id)
 
     def drop(self, kit_id: int) -> None:
         """Lets a kit go that changed in a way that rows do not tell."""

@@ -16,6 +16,7 @@ from vistaflow_services.registry.kit_cache import KitCache
 
 COMMIT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 BATCH_ROWS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+BEHIND_ROWS = (0, 100, 1000, 20_000)
 LOST_PREFIX = "attempt-"
 
 GAUGES = {
@@ -29,6 +30,8 @@ GAUGES = {
     "vistaflow_watches": "Watches open at this process.",
     "vistaflow_watch_lag_rows_max": "Rows that the slowest watch has still to look at.",
     "vistaflow_watch_lag_rows_p99": "Rows that 99 of 100 watches have at most still to look at.",
+    "vistaflow_watch_lag_seconds_max": "For how long a row waits for the slowest watch.",
+    "vistaflow_watch_lag_seconds_p99": "For how long a row waits for 99 of 100 watches at most.",
     "vistaflow_ledger_queue": "Commands that wait to be committed.",
     "vistaflow_leases": "Attempts in workers' hands.",
     "vistaflow_pool_size": "Connections of the pool for reads.",
@@ -120,6 +123,10 @@ class RegistryMeters:
         self._gauges = {
             name: prometheus.Gauge(name, text, registry=where) for name, text in GAUGES.items()
         }
+        self._behind = prometheus.Gauge(
+            "vistaflow_watches_behind", "Watches more rows behind than these.", ["rows"],
+            registry=where,
+        )  # fmt: skip
         self._queued = prometheus.Gauge(
             "vistaflow_jobs_queued", "Jobs that wait for a worker.", ["job_type"], registry=where
         )
@@ -163,3 +170,8 @@ class RegistryMeters:
         self._queued.clear()
         for job_type, count in by_type.items():
             self._queued.labels(job_type).set(count)
+
+    def behind(self, lags: Sequence[int]) -> None:
+        """Sets how many watches are how many rows behind."""
+        for rows in BEHIND_ROWS:
+            self._behind.labels(str(rows)).set(sum(lag > rows for lag in lags))

@@ -258,12 +258,8 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         self, request: pb.WatchStatesRequest, context: Context
     ) -> AsyncIterator[pb.WatchStatesResponse]:
         """Streams rows; `watch_bytes` serves it, this is what the types ask for."""
-        async for message in self._watches.watch(request):
-            yield (
-                pb.WatchStatesResponse.FromString(bytes(message))
-                if isinstance(message, bytes)
-                else message
-            )
+        raise NotImplementedError
+        yield pb.WatchStatesResponse()
 
     async def WatchMany(
         self, request_iterator: AsyncIterator[pb.WatchManyRequest], context: Context

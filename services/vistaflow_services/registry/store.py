@@ -10,9 +10,8 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
+from psycopg_pool import AsyncConnectionPool
 
-from vistaflow_services.core.errors import UnavailableError
 from vistaflow_services.registry import listing, past
 from vistaflow_services.registry.domain import (
     NO_COUNTS,
@@ -34,6 +33,7 @@ from vistaflow_services.registry.reading import (
     read_job,
     read_kit,
 )
+from vistaflow_services.registry.refusals import CONFLICTS, is_lost, told
 from vistaflow_services.registry.token_store import TokenStore
 from vistaflow_services.registry.watch_store import (
     Row,
@@ -48,17 +48,26 @@ SETTINGS = (
 DRAIN_SECONDS = 1.0
 """Connections found dead within this time of one another are one incident."""
 
+MAX_WAITING = 1000
+"""Readers that may wait for a connection; more are turned away at once."""
+
 Answer = TypeVar("Answer")
 
 
-def make_pool(conninfo: str, *, schema: str = "vistadb_test", size: int = 10) -> Pool:
+def make_pool(
+    conninfo: str,
+    *,
+    schema: str = "vistadb_test",
+    size: int = 10,
+    max_waiting: int = MAX_WAITING,
+) -> Pool:
     """A pool of connections whose search path is the schema, not yet open."""
     return AsyncConnectionPool(
         conninfo,
         min_size=min(2, size),
         max_size=size,
         timeout=5.0,
-        max_waiting=1000,
+        max_waiting=max_waiting,
         reconnect_timeout=2.0,
         open=False,
         name="registry",
@@ -277,16 +286,11 @@ class Store:
             try:
                 async with moment() as connection:
                     return await read(connection)
-            except (PoolTimeout, PoolClosed) as error:
-                raise UnavailableError("the database is not there now; try again") from error
-            except psycopg.errors.QueryCanceled as error:
-                raise UnavailableError(
-                    "the database took too long; narrow the filters or try again"
-                ) from error
-            except psycopg.OperationalError as error:
-                if last:
-                    raise UnavailableError("the database is not there now; try again") from error
-                await self._drain()
+            except psycopg.Error as error:
+                if last or not (is_lost(error) or isinstance(error, CONFLICTS)):
+                    raise told(error) from error
+                if is_lost(error):
+                    await self._drain()
         raise AssertionError
 
     async def _drain(self) -> None:

@@ -195,9 +195,17 @@ async def test_a_watch_that_does_not_read_is_seen_to_lag(database: str) -> None:
                 rows.append(state)
             for _ in range(12):
                 await stub.AppendStates(pb.AppendStatesRequest(states=rows))
+            await asyncio.sleep(0.2)
             samples = await served.scrape()
+            info = await stub.GetServerInfo(pb.GetServerInfoRequest())
             watch.cancel()
     assert value(samples, "vistaflow_watch_lag_rows_max") > 1000
+    assert value(samples, "vistaflow_watch_lag_seconds_max") > 0.1
+    assert value(samples, "vistaflow_watches_behind", rows="1000") == 1
+    assert value(samples, "vistaflow_watches_behind", rows="20000") == 0
+    assert re.search(
+        r"[1-9],\d{3} rows, .* s behind: from ipv4:127.0.0.1:\d+", info.limits["watches.slowest"]
+    )
 
 
 async def test_a_blocked_event_loop_is_seen(database: str) -> None:

@@ -31,7 +31,19 @@ WITH cas AS (
        SET id = excluded.id, status = excluded.status, attempt = excluded.attempt,
            seq = excluded.seq, created_at = excluded.created_at, actor = excluded.actor,
            reason = excluded.reason, metadata = excluded.metadata
-), kits_moved AS (
+)
+
+-- name: write_touched
+-- The part of batches that append rows of tasks only: of kits nothing else changes.
+, kits_touched AS (
+    UPDATE kits SET revision = x.i, updated_at = cas.now
+      FROM cas, (SELECT k, max(i) AS i FROM r GROUP BY k) AS x
+     WHERE kits.kit_id = x.k
+)
+
+-- name: write_kits
+-- The part of all other batches.
+, kits_moved AS (
     UPDATE kits
        SET status = x.status, counts = x.counts, revision = x.revision, updated_at = cas.now,
            paused = x.paused, pauses = x.pauses
