@@ -28,6 +28,7 @@ from vistaflow.models import (
     job_type_value,
     status_value,
 )
+from vistaflow.replicas import leave, place_of
 
 _TRANSIENT = (UnavailableError, DeadlineExceededError, InternalError, CanceledError)
 _SILENCE_SECONDS = 30.0
@@ -118,6 +119,7 @@ class Watch:
     async def _events(self) -> AsyncIterator[WatchEvent]:
         wait = waits()
         while True:
+            at = place_of(self._stub.WatchStates)
             try:
                 async for event in self._stream():
                     wait = waits()
@@ -130,7 +132,8 @@ class Watch:
                 elif not isinstance(translated, _TRANSIENT):
                     raise translated from None
             except TimeoutError:
-                pass  # silent for too long: the connection is gone without saying so
+                # Silent for too long: the connection, or who serves it, is gone without saying so.
+                leave(self._stub.WatchStates, at)
             finally:
                 self.connected = False
             await asyncio.sleep(wait())
