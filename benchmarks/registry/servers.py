@@ -89,7 +89,8 @@ async def process(
         if started.returncode is None:
             started.terminate()
             try:
-                await asyncio.wait_for(started.wait(), 20)
+                async with asyncio.timeout(20):
+                    await started.wait()
             except TimeoutError:
                 started.kill()
                 await started.wait()
@@ -126,7 +127,8 @@ async def registry(
 async def wait_until_serving(address: str) -> None:
     """Waits until a server answers calls."""
     async with grpc.aio.insecure_channel(address) as channel:
-        await asyncio.wait_for(channel.channel_ready(), 30)
+        async with asyncio.timeout(30):
+            await channel.channel_ready()
 
 
 def stub_of(address: str) -> Any:

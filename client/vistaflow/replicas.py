@@ -40,7 +40,7 @@ def replica_count(method: Any) -> int:
     return int(getattr(method, "replica_count", 1))
 
 
-def place_of(method: Any) -> int:
+def present_replica(method: Any) -> int:
     """The replica that a stub's method calls now."""
     return int(getattr(method, "at", 0))
 

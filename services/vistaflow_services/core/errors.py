@@ -10,6 +10,8 @@
     ├── StaleAttemptError  ABORTED              a lost worker's late word
     ├── UnauthenticatedError   UNAUTHENTICATED    no valid token
     ├── PermissionDeniedError  PERMISSION_DENIED  the token's role is too small
+    ├── TooSlowError       DEADLINE_EXCEEDED    it took longer than it may
+    ├── DataLossError      DATA_LOSS            what is stored is damaged
     └── UnavailableError   UNAVAILABLE          a dependency is down, try again
 
 Raise these anywhere below the servicer. `vistaflow_services.core.server` turns
@@ -33,6 +35,15 @@ class FieldViolation:
     """What is wrong with its value, and how to mend it."""
 
 
+MAX_TEXT = 4_000
+"""Most characters of a message: it may quote what a caller sent, and goes to callers and logs."""
+
+
+def cut(text: str, limit: int) -> str:
+    """The text, with an ellipsis in place of what is beyond the limit."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
 class ServiceError(Exception):
     """Base of every error whose message is meant for the caller."""
 
@@ -48,6 +59,7 @@ class ServiceError(Exception):
         metadata: dict[str, str] | None = None,
         retry_after: float | None = None,
     ) -> None:
+        message = cut(message, MAX_TEXT)
         super().__init__(message)
         self.message = message
         self.violations = tuple(violations)
@@ -121,6 +133,20 @@ class PermissionDeniedError(ServiceError):
     reason = "PERMISSION_DENIED"
 
 
+class TooSlowError(ServiceError):
+    """It took longer than it may; less may succeed."""
+
+    code = "DEADLINE_EXCEEDED"
+    reason = "TOO_SLOW"
+
+
+class DataLossError(ServiceError):
+    """What is stored is damaged and cannot be read."""
+
+    code = "DATA_LOSS"
+    reason = "DATA_LOSS"
+
+
 class UnavailableError(ServiceError):
     """Something the service depends on is not there now; trying again may succeed."""
 
@@ -136,7 +162,9 @@ class Violations:
 
     def add(self, field: str, description: str) -> None:
         """Notes one mistake."""
-        self._found.append(FieldViolation(field=field, description=description))
+        self._found.append(
+            FieldViolation(field=cut(field, MAX_TEXT), description=cut(description, MAX_TEXT))
+        )
 
     def extend(self, prefix: str, error: ServiceError) -> None:
         """Notes the mistakes of `error` with `prefix` before each field path."""

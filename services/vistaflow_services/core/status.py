@@ -18,6 +18,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from vistaflow_services.core.errors import (
     ConflictError,
+    DataLossError,
     ExhaustedError,
     ExistsError,
     ExpiredError,
@@ -52,6 +53,7 @@ _ERRORS: dict[str, type[ServiceError]] = {
         StaleAttemptError,
         UnauthenticatedError,
         PermissionDeniedError,
+        DataLossError,
         UnavailableError,
     )
 }
@@ -61,7 +63,7 @@ Metadata = tuple[tuple[str, str | bytes], ...]
 
 def clip(text: str, limit: int = MAX_MESSAGE) -> str:
     """The text, cut to `limit` bytes of UTF-8 with an ellipsis, and free of control characters."""
-    text = "".join(each if each.isprintable() else " " for each in text)
+    text = "".join(each if each.isprintable() else " " for each in text[: limit + 1])
     raw = text.encode(errors="replace")
     if len(raw) <= limit:
         return raw.decode()

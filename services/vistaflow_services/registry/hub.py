@@ -17,6 +17,7 @@ import heapq
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -75,6 +76,16 @@ def cut(entries: Iterable[Entry], through: int) -> list[Stretch]:
     return stretches
 
 
+class Lag(NamedTuple):
+    """How far a follower is behind."""
+
+    rows: int
+    """Rows it has still to look at."""
+    seconds: float
+    """For how long the first of them waits; at least, if that one is no longer in memory."""
+    who: str
+
+
 class Subscription:
     """One follower's place at the hub, and what gathers for it while it is busy.
 
@@ -84,8 +95,9 @@ class Subscription:
     ring or the database.
     """
 
-    def __init__(self, hub: Hub, kits: frozenset[int] | None) -> None:
+    def __init__(self, hub: Hub, kits: frozenset[int] | None, who: str = "") -> None:
         self.kits = kits
+        self.who = who
         self.since = hub.head
         self.at = hub.head
         """How far the follower has looked, for those who look whether it keeps up."""
@@ -119,6 +131,11 @@ class Subscription:
             self._gathered.extend(entries)
             self._size += size
 
+    def forget(self, head: int) -> None:
+        """Lets go what has gathered: the follower's next read finds out that more is gone."""
+        self._gathered, self._size, self.since = [], 0, head
+        self.wake_up_to(head)
+
     def take(self, after: int) -> list[Entry]:
         """Hands over what has gathered after a revision."""
         taken, self._gathered, self._size = self._gathered, [], 0
@@ -126,6 +143,13 @@ class Subscription:
         if taken and taken[0].row.revision <= after:
             return [entry for entry in taken if entry.row.revision > after]
         return taken
+
+    @property
+    def waits_for_more(self) -> bool:
+        """Whether nothing that is there concerns the follower."""
+        if self.at >= self._hub.head:
+            return True
+        return self.kits is not None and not self._gathered and self.at >= self.since
 
     def wake(self) -> None:
         """Ends the wait of the follower, now or when it next begins one."""
@@ -198,6 +222,7 @@ class Hub:
         self._concerned: Concerned[Subscription] = Concerned(head)
         self._by_kit: dict[int, set[Subscription]] = {}
         self._listeners: list[Callable[[Sequence[StateRow]], None]] = []
+        self._on_skip: list[Callable[[], None]] = []
         self._awaited: list[tuple[int, int, asyncio.Future[None]]] = []
         self._ticket = itertools.count()
 
@@ -232,12 +257,26 @@ class Hub:
         self._tell(entries)
         for listener in self._listeners:
             listener(rows)
-        while self._awaited and self._awaited[0][0] <= self.head:
-            waiter = heapq.heappop(self._awaited)[2]
-            if not waiter.done():
-                waiter.set_result(None)
+        self._release()
 
     advance_to = publish
+
+    def skip_to(self, head: int) -> None:
+        """Goes on at a head before which nothing is kept any more, though it was not seen here.
+
+        Whoever follows from further back reads from the database next, and is told there that its
+        rows are gone.
+        """
+        if head <= self.head:
+            return
+        self._slots = [None] * len(self._slots)
+        self._bytes = 0
+        self.begin(head)
+        for subscription in self._followers():
+            subscription.forget(head)
+        for listener in self._on_skip:
+            listener()
+        self._release()
 
     def read(self, subscription: Subscription, after: int) -> Stretch | None:
         """What a follower has not seen yet, from memory.
@@ -263,9 +302,9 @@ class Hub:
             size += entry.size
         return Stretch(entries, entries[-1].row.revision)
 
-    def subscribe(self, kits: Iterable[int] | None = None) -> Subscription:
+    def subscribe(self, kits: Iterable[int] | None = None, who: str = "") -> Subscription:
         """A place for a follower of these kits, or of everything; enter it with `with`."""
-        return Subscription(self, None if kits is None else frozenset(kits))
+        return Subscription(self, None if kits is None else frozenset(kits), who)
 
     def enter(self, subscription: Subscription) -> None:
         """Begins to tell a follower of new rows."""
@@ -298,9 +337,17 @@ class Hub:
         """How many follow everything, and kits with followers of their own."""
         return len(self._everyone) + len(self._by_kit)
 
-    def lags(self) -> list[int]:
-        """How many rows each follower has still to look at."""
-        return [max(0, self.head - each.at) for each in self._followers()]
+    def lags(self) -> list[Lag]:
+        """How far each follower is behind."""
+        now = datetime.now(UTC)
+        return [self._lag(each, now) for each in self._followers()]
+
+    def _lag(self, follower: Subscription, now: datetime) -> Lag:
+        if follower.waits_for_more:
+            return Lag(0, 0.0, follower.who)
+        entry = self._slots[max(follower.at + 1, self.oldest) % len(self._slots)]
+        seconds = (now - entry.row.created_at).total_seconds() if entry is not None else 0.0
+        return Lag(self.head - follower.at, max(0.0, seconds), follower.who)
 
     def wake_all(self) -> None:
         """Wakes every follower now, so that it looks at what else changed."""
@@ -310,9 +357,19 @@ class Hub:
     def _followers(self) -> set[Subscription]:
         return set(self._everyone.followers()).union(*self._by_kit.values())
 
-    def listen(self, listener: Callable[[Sequence[StateRow]], None]) -> None:
-        """Calls a function with the rows of every commit, before anyone awaits again."""
+    def listen(
+        self,
+        listener: Callable[[Sequence[StateRow]], None],
+        on_skip: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Calls a function with the rows of every commit, before anyone awaits again.
+
+        Args:
+            listener: Gets the rows.
+            on_skip: Called where rows come no more, because they are no longer kept.
+        """
         self._listeners.append(listener)
+        self._on_skip.append(on_skip)
 
     def rows_after(self, revision: int) -> list[StateRow] | None:
         """The rows after a revision, or None if the first of them is not in memory any more."""
@@ -333,6 +390,13 @@ class Hub:
                 if waiter.cancelled():
                     self._awaited = [each for each in self._awaited if each[2] is not waiter]
                     heapq.heapify(self._awaited)
+
+    def _release(self) -> None:
+        """Lets those go on who waited for a revision that is reached."""
+        while self._awaited and self._awaited[0][0] <= self.head:
+            waiter = heapq.heappop(self._awaited)[2]
+            if not waiter.done():
+                waiter.set_result(None)
 
     def _remember(self, entries: list[Entry]) -> None:
         slots = self._slots

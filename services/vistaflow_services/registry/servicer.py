@@ -167,7 +167,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         found = Violations()
         requests.kit_id(request.kit_id, found)
         first, last = selecting.between(request, found)
-        found.check()
+        await self._reach(request.min_revision, context, found)
         before, after, last = await self._store.kit_between(request.kit_id, first, last)
         if after is None:
             raise NotFoundError(f"kit {request.kit_id} was not there yet at revision {last}")

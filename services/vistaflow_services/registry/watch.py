@@ -162,7 +162,7 @@ class WatchService:
         """Sends the messages of a watch; once one is sent, so is everything up to `watch.at`."""
         try:
             with (
-                self._hub.subscribe(watch.wanted.kit_ids or None) as place,
+                self._hub.subscribe(watch.wanted.kit_ids or None, callers.told()) as place,
                 callers.current().heard(place.wake),
             ):
                 if watch.begin_anew and not self.ending:

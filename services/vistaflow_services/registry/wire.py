@@ -14,18 +14,9 @@ from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.registry import translate
 from vistaflow_services.registry.domain import Counts, kit_status
 from vistaflow_services.registry.hub import Entry
+from vistaflow_services.registry.varint import varint
 
 _LENGTH_DELIMITED = 2
-
-
-def varint(number: int) -> bytes:
-    """A non-negative number as protobuf writes it."""
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
 
 
 def _tag(message: type, field: str, wire_type: int) -> bytes:

@@ -111,7 +111,7 @@ async def test_after_the_snapshot_a_lost_stream_resumes_in_the_same_log(
 async def test_silence_counts_as_a_lost_connection(
     scripted: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watching, "_SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(watching, "SILENCE_SECONDS", 0.3)
     scripted.streams = [[delta(1), HANG], [delta(2)]]
 
     async with connect(scripted.address) as client:
@@ -125,7 +125,7 @@ async def test_watches_that_hear_nothing_go_on_at_another_replica(
     scripted: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when a replica's connections live and what should serve them does not."""
-    monkeypatch.setattr(watching, "_SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr(watching, "SILENCE_SECONDS", 0.5)
     stuck = ScriptedRegistry()
     await stuck.start()
     stuck.streams = [[delta(1), HANG], [delta(1), HANG]]

@@ -322,3 +322,22 @@ async def test_what_comes_after_a_wake_is_for_the_next_one_so_that_bursts_stay_b
         assert revisions(hub.read(everything, 3)) == [4, 5], "but whoever reads, reads all"
         await everything.wait(1)
         assert everything.horizon == 5
+
+
+async def test_rows_that_are_gone_are_not_passed_over_by_those_who_follow() -> None:
+    hub = Hub()
+    skips: list[int] = []
+    hub.listen(lambda rows: None, lambda: skips.append(hub.head))
+    with hub.subscribe([1]) as of_kit, hub.subscribe() as of_all:
+        hub.publish(rows(1, 3))
+        waiting = asyncio.create_task(hub.reached(90))
+        hub.skip_to(100)
+        assert (hub.head, hub.oldest, skips) == (100, 101, [100])
+        await waiting
+        for place in (of_kit, of_all):
+            assert hub.read(place, 0) is None
+            assert hub.read(place, 3) is None
+            assert hub.read(place, 100) == Stretch([], 100)
+        assert hub.rows_after(50) is None
+        hub.skip_to(7)
+        assert hub.head == 100
