@@ -145,7 +145,8 @@ class Worker:
         self._out.put_nowait(None)
         if self._connected:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stream_over.wait(), 2.0)
+                async with asyncio.timeout(2.0):
+                    await self._stream_over.wait()
 
     async def _session(self) -> None:
         """One stream, from hello to its end."""

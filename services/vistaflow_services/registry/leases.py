@@ -76,7 +76,7 @@ class LeaseService:
         self._wake = asyncio.Event()
         self._errands: set[asyncio.Task[None]] = set()
         self._draining = False
-        hub.listen(self._hear)
+        hub.listen(self._hear, self._wake.set)
 
     async def run(self) -> None:
         """Grants and expires until canceled."""

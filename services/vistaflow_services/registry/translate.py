@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -31,6 +32,7 @@ from vistaflow_services.registry.domain import (
     StateRow,
     Status,
 )
+from vistaflow_services.registry.structs import struct_bytes
 
 JOB_TYPES: dict[str, common.JobType.ValueType] = {
     each.value: common.JobType.Value(f"JOB_TYPE_{each.value}") for each in JobType
@@ -42,8 +44,14 @@ _JOB_TYPE_WORDS: dict[int, str] = {number: word for word, number in JOB_TYPES.it
 _VERDICTS = {word.removeprefix("VERDICT_"): value for word, value in pb.Verdict.items()}
 _STATUS_WORDS: dict[int, str] = {number: word for word, number in STATUSES.items()}
 
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]").search
+_CONTROL_BUT_BLANKS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]").search
+
 # A Struct's binary form is at most about this many times its JSON: `0,` takes 11 bytes.
 _STRUCT_BYTES_A_JSON_BYTE = 8
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 # From the domain.
@@ -74,13 +82,20 @@ def counts_to_proto(counts: Counts) -> common.StatusCounts:
 def time_to_proto(time: datetime) -> Timestamp:
     """A moment."""
     stamp = Timestamp()
-    stamp.FromDatetime(time)
+    put_time(stamp, time)
     return stamp
+
+
+def put_time(stamp: Timestamp, time: datetime) -> None:
+    """Puts in a moment; `FromDatetime` takes four times as long."""
+    since = time - _EPOCH
+    stamp.seconds = since.days * 86400 + since.seconds
+    stamp.nanos = since.microseconds * 1000
 
 
 def struct_to_proto(text: str, struct: struct_pb2.Struct) -> None:
     """Puts a JSON object into a Struct."""
-    struct.update(json.loads(text))
+    struct.MergeFromString(struct_bytes(json.loads(text)))
 
 
 def state_to_proto(row: StateRow) -> common.State:
@@ -98,7 +113,7 @@ def state_to_proto(row: StateRow) -> common.State:
         actor=row.actor,
         reason=row.reason,
     )
-    state.created_at.FromDatetime(row.created_at)
+    put_time(state.created_at, row.created_at)
     if row.metadata_json:
         struct_to_proto(row.metadata_json, state.metadata)
     return state
@@ -130,9 +145,9 @@ def job_to_proto(job: Job, *, task_counts: Counts | None = None) -> common.Job:
     if job.timeout_seconds is not None:
         message.timeout.FromNanoseconds(round(job.timeout_seconds * 1e9))
     if job.started_at is not None:
-        message.started_at.FromDatetime(job.started_at)
+        put_time(message.started_at, job.started_at)
     if job.finished_at is not None:
-        message.finished_at.FromDatetime(job.finished_at)
+        put_time(message.finished_at, job.finished_at)
     if job.result_json:
         struct_to_proto(job.result_json, message.result)
     if job.progress is not None:
@@ -154,7 +169,7 @@ def progress_to_proto(progress: Progress) -> common.Progress:
         message=progress.message,
     )
     if progress.updated_at is not None:
-        message.updated_at.FromDatetime(progress.updated_at)
+        put_time(message.updated_at, progress.updated_at)
     return message
 
 
@@ -244,7 +259,7 @@ def text_from_proto(text: str, field: str, limit: int, violations: Violations) -
     """A line of text for people: no control characters but tabs and line ends."""
     if len(text) > limit:
         violations.add(field, f"is {len(text):,} characters long; at most {limit:,} are kept")
-    if any(_is_control(each) and each not in "\t\n\r" for each in text):
+    if _CONTROL_BUT_BLANKS(text, 0, limit):
         violations.add(field, "must not hold control characters")
     return text
 
@@ -253,7 +268,7 @@ def label_from_proto(text: str, field: str, limit: int, violations: Violations) 
     """A name or the like: within a limit and without any control character."""
     if len(text) > limit:
         violations.add(field, f"is {len(text):,} characters long; at most {limit:,} are allowed")
-    if any(map(_is_control, text)):
+    if _CONTROL(text, 0, limit):
         violations.add(field, "must not hold control characters")
     return text
 
@@ -264,6 +279,7 @@ def labels_from_proto(
     """Key and value pairs."""
     if len(labels) > MAX_LABELS:
         violations.add(field, f"has {len(labels)} pairs; at most {MAX_LABELS} are allowed")
+        return {}
     for key, value in labels.items():
         if not key:
             violations.add(field, "has an empty key")
@@ -354,7 +370,7 @@ def job_types_from_proto(
     """Job types' words."""
     return frozenset(
         job_type_from_proto(value, f"{field}[{place}]", violations)
-        for place, value in enumerate(values)
+        for place, value in enumerate(_few(values, field, violations))
     )
 
 
@@ -364,7 +380,7 @@ def statuses_from_proto(
     """Status words."""
     return frozenset(
         status_from_proto(value, f"{field}[{place}]", violations)
-        for place, value in enumerate(values)
+        for place, value in enumerate(_few(values, field, violations))
     )
 
 
@@ -374,10 +390,6 @@ def _few(values: Iterable[Any], field: str, violations: Violations) -> list[Any]
         violations.add(field, f"has {len(found):,} entries; at most {MAX_FILTER_IDS:,} are allowed")
         return found[:MAX_FILTER_IDS]
     return found
-
-
-def _is_control(char: str) -> bool:
-    return char < " " or "\x7f" <= char <= "\x9f"
 
 
 def _has_nul(value: Any) -> bool:

@@ -8,7 +8,6 @@ is kept for a caller who does not read is bounded, however many watches he opene
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -22,6 +21,7 @@ from vistaflow_services.core.errors import (
     Violations,
 )
 from vistaflow_services.registry import wire
+from vistaflow_services.registry.translate import label_from_proto
 from vistaflow_services.registry.watch import Event, WatchService, end
 
 logger = logging.getLogger(__name__)
@@ -99,8 +99,9 @@ class WatchMany:
     async def _open(self, request: pb.OpenWatch) -> None:
         name = request.name
         found = Violations()
-        if not 1 <= len(name) <= MAX_NAME:
-            found.add("open.name", f"has {len(name)} characters; give 1 to {MAX_NAME}")
+        if not name:
+            found.add("open.name", f"is required: 1 to {MAX_NAME} characters")
+        label_from_proto(name, "open.name", MAX_NAME, found)
         if name in self._watches:
             found.add("open.name", f"{name!r} is the name of a watch that is open; choose another")
         found.check()
@@ -122,15 +123,18 @@ class WatchMany:
         """Puts the messages of one watch into the outbox, an `end` at last."""
         at = request.after_revision
         over: pb.WatchStatesResponse | None = None
+
+        async def send(event: Event) -> None:
+            nonlocal at, over
+            if isinstance(event, pb.WatchStatesResponse) and event.HasField("end"):
+                over = event
+            else:
+                await self._outbox.put(_named(name, event))
+                at = watch.at
+
         try:
             watch = await self._service.admit(request, turn=self._turn)
-            async with contextlib.aclosing(self._service.run(watch)) as events:
-                async for event in events:
-                    if isinstance(event, pb.WatchStatesResponse) and event.HasField("end"):
-                        over = event
-                        break
-                    await self._outbox.put(_named(name, event))
-                    at = watch.at
+            await self._service.run(watch, send)
         except asyncio.CancelledError:
             if name not in self._closing:
                 self._watches.pop(name, None)
