@@ -208,7 +208,7 @@ async def test_without_notifications_a_replica_only_hears_later(
     watcher = Watcher(deaf.stub, after=2)
     watching = asyncio.create_task(watcher.watch_until(lambda: False))
     late = []
-    for _ in range(6):
+    for _ in range(3):
         await writer.append(3)
         began = time.monotonic()
         await until(lambda: watcher.at >= head_of([writer]), seconds=30)
@@ -216,7 +216,7 @@ async def test_without_notifications_a_replica_only_hears_later(
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
     print(f"heard of after {min(late):.2f} to {max(late):.2f} s")
-    assert sorted(late)[2] < 5.0
+    assert sorted(late)[1] < 5.0
     assert judge(watcher.messages, appends_of([writer]), after=2).told() == {}
 
 
