@@ -100,7 +100,7 @@ def told() -> Iterator[None]:
         head = f"{count} mistake{'s' if count > 1 else ''}:" if lines else error.message
         stop("\n".join([head, *lines]), USAGE)
     except UnavailableError as error:
-        if error.reason not in ("", "UNAVAILABLE", "DRAINING"):
+        if error.reason not in ("", "UNAVAILABLE", "DRAINING", "NOT_REACHED"):
             stop(error.message, FAILED)  # it answers: something else is missing
         hint = "" if error.reason else "\nStart the suite with `vistaflow up`, or set --address."
         stop(f"{error.message}{hint}", UNREACHABLE)
