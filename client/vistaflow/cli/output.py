@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any, Final, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 from google.protobuf import json_format
@@ -44,6 +44,17 @@ MARKS: Final = {
     "CANCELED": "■",
 }
 """A sign for each status."""
+
+Address = Annotated[
+    str,
+    typer.Option(
+        "--address",
+        envvar="VISTAFLOW_REGISTRY",
+        help="The registry's address.",
+        metavar="HOST:PORT",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one value a line.")]
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
