@@ -9,7 +9,14 @@ import pytest
 ORDER = ("unit", "contract", "integration", "e2e")
 
 
+SLOW_SECONDS = 3600
+"""After what a slow test is given up; the others have the limit of the settings."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW_SECONDS))
     items.sort(key=lambda item: rank(item.path))
 
 

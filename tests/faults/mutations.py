@@ -74,7 +74,7 @@ def id_cursor() -> None:
         if rows and rows[-1].revision > self.head:
             self.head = rows[-1].revision
             self.oldest = self.head + 1
-            _tell(self)
+            self.wake_all()
 
     def read(self: Hub, subscription: Subscription, after: int) -> Stretch | None:
         return None if after < self.head else Stretch([], after)
@@ -84,7 +84,7 @@ def id_cursor() -> None:
         row = await cursor.fetchone()
         if row[0] > self._hub.head:
             self._hub.head, self._hub.oldest = row[0], row[0] + 1
-            _tell(self._hub)
+            self._hub.wake_all()
 
     async def follow(self: Ledger, head: Any) -> None:
         self._head = head
@@ -104,12 +104,6 @@ def id_cursor() -> None:
     Hub.read = read  # type: ignore[method-assign]
     Tail._catch_up = catch_up  # type: ignore[method-assign]
     Ledger._catch_up = follow  # type: ignore[method-assign]
-
-
-def _tell(hub: Hub) -> None:
-    for follower in hub._everyone:
-        follower.wake_up_to(hub.head)
-    hub.wake_all()
 
 
 def no_fence() -> None:
@@ -187,3 +181,17 @@ MUTATIONS = {
     for each in (id_cursor, no_fence, ack_before_commit, notify_only, no_dedupe, naive_pool)
 }
 """Every mutation, by name."""
+
+
+def deaf() -> None:
+    """No notification is ever heard. Not a bug: only a network that loses them all."""
+
+    async def heard(self: Tail, connection: Any, seconds: float) -> int:
+        await asyncio.sleep(seconds)
+        return 0
+
+    Tail._heard = heard  # type: ignore[method-assign]
+
+
+VARIANTS = {**MUTATIONS, "deaf": deaf}
+"""Everything that a registry can be started with."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from vistaflow.aio.client import AsyncClient
+from vistaflow.cli.dialing import CommandClient
 from vistaflow.cli.kits import Address, AsJson, KitId, Reason
 from vistaflow.cli.live import tree
 from vistaflow.cli.output import STYLES, USAGE, console, print_json, stop, told, user
@@ -59,7 +59,7 @@ def diff(
     """Show what changed in a kit between two revisions."""
 
     async def ask() -> tuple[KitDiff, dict[str, str]]:
-        async with AsyncClient(address) as client:
+        async with CommandClient(address) as client:
             names = {each.job_id: each.name for each in (await client.kit(kit)).jobs}
             return await client.diff_kit(kit, first, last), names
 
@@ -147,7 +147,7 @@ def _wanted(
 
 def _change(method: str, kit: int, address: str, reason: str, as_json: bool) -> None:
     async def ask() -> Kit:
-        async with AsyncClient(address) as client:
+        async with CommandClient(address) as client:
             changed: Kit = await getattr(client, method)(kit, reason=reason, actor=user())
             return changed
 
@@ -166,7 +166,7 @@ def _change_many(
     dry_run: bool,
 ) -> None:
     async def ask() -> ManyJobs:
-        async with AsyncClient(address) as client:
+        async with CommandClient(address) as client:
             changed: ManyJobs = await getattr(client, method)(
                 **wanted, dry_run=dry_run, reason=reason, actor=user()
             )

@@ -29,11 +29,18 @@ def restore(
     beyond: Annotated[
         int, typer.Option(help="The last revision the lost log is known to have used.", min=0)
     ] = 0,
+    keep_tokens: Annotated[
+        bool,
+        typer.Option("--keep-tokens", help="Trust tokens that may have been revoked meanwhile."),
+    ] = False,
 ) -> None:
     """Put a backup back. What is there is put aside. Everything must be down."""
     if holder(home.expanduser().resolve()) is not None:
         stop("vistaflow is up; stop it first: `vistaflow down`", FAILED)
-    more = [f"--beyond={beyond}"] if beyond else []
+    more = [
+        *([f"--beyond={beyond}"] if beyond else []),
+        *(["--keep-tokens"] if keep_tokens else []),
+    ]
     _run(home, "restore", str(file.expanduser().absolute()), *more)
 
 

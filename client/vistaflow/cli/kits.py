@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from vistaflow.aio.client import AsyncClient
 from vistaflow.api.optimize.v1 import optimize_pb2
+from vistaflow.cli.dialing import CommandClient
 from vistaflow.cli.live import clock, follow, print_rows_of_all, state_line, tree
 from vistaflow.cli.output import (
     DETACHED,
@@ -89,7 +89,7 @@ def validate(
     kit = _kit_file(kit)
 
     async def ask() -> None:
-        async with AsyncClient(address) as client:
+        async with CommandClient(address) as client:
             answer = await client.validate(kit)
         if as_json:
             print_json(answer)
@@ -118,7 +118,7 @@ def watch(
     """Watch a kit live: its tree, progress, every change; survives restarts of the suite."""
 
     async def ask() -> Kit | None:
-        async with AsyncClient(address) as client:
+        async with CommandClient(address) as client:
             if not kit:
                 await print_rows_of_all(client, as_json=as_json)
                 return None
@@ -142,7 +142,7 @@ def kits(
     """List kits, newest first."""
 
     async def ask() -> list[Kit]:
-        async with AsyncClient(address) as client:
+        async with CommandClient(address) as client:
             wanted = client.kits(project=project, statuses=status or (), limit=limit)
             return [each async for each in wanted]
 
@@ -184,7 +184,7 @@ def show(
     moment = _moment(as_of)
 
     async def ask() -> tuple[Kit, optimize_pb2.Study | None]:
-        async with AsyncClient(address) as client:
+        async with CommandClient(address) as client:
             found = await client.kit(kit, as_of=moment)
             return found, await study_of(client, found)
 
@@ -206,7 +206,7 @@ def states(
     """List the rows of a kit's log."""
 
     async def ask() -> None:
-        async with AsyncClient(address) as client:
+        async with CommandClient(address) as client:
             names = {each.job_id: each.name for each in (await client.kit(kit)).jobs}
             async for each in client.states(kit_ids=[kit], after_revision=after):
                 if as_json:
@@ -243,14 +243,14 @@ def _kit_file(given: Path) -> Path:
 
 
 async def _start(address: str, kit: Path) -> Kit:
-    async with AsyncClient(address) as client:
+    async with CommandClient(address) as client:
         return await client.run(kit, actor=user())
 
 
 async def _follow_to_result(
     address: str, kit_id: int, as_json: bool
 ) -> tuple[Kit, optimize_pb2.Study | None]:
-    async with AsyncClient(address) as client:
+    async with CommandClient(address) as client:
         ended = await follow(client, kit_id, as_json=as_json)
         return ended, await study_of(client, ended)
 

@@ -17,10 +17,10 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from vistaflow.aio.client import DEFAULT_ADDRESS, AsyncClient
+from vistaflow.cli.dialing import CommandClient
 from vistaflow.cli.logs import LogLine, follow_lines, lines_of
 from vistaflow.cli.output import FAILED, USAGE, console, print_json, stop, told
-from vistaflow.errors import VistaError
+from vistaflow.cli.registries import check_registries
 
 Home = Annotated[
     Path, typer.Option("--home", envvar="VISTAFLOW_HOME", help="Where everything is kept.")
@@ -100,7 +100,7 @@ def status(
     """Tell whether the suite is up, where its services are, and how far its log is."""
 
     async def ask() -> Any:
-        async with AsyncClient(address, timeout=5) as client:
+        async with CommandClient(address, timeout=5) as client:
             return await client.server_info()
 
     with told():
@@ -109,7 +109,13 @@ def status(
         print_json(info)
     else:
         console.print(f"vistaflow {info.version}, log at revision {info.revision}")
-        console.print(_growth(info), markup=False)
+        console.print(_growth(info), markup=False, soft_wrap=True)
+        slowest = info.limits.get("watches.slowest", "")
+        watches = info.limits.get("watches", "0")
+        console.print(
+            f"{watches} watches{', the slowest ' if slowest else ''}{slowest}",
+            markup=False, soft_wrap=True,
+        )  # fmt: skip
         table = Table(box=None)
         for name in ("service", "status", "address", "version"):
             table.add_column(name)
@@ -181,7 +187,7 @@ def logs(
 
 
 async def _jobs_of(kit_id: int) -> dict[str, str]:
-    async with AsyncClient() as client:
+    async with CommandClient() as client:
         return {each.job_id: each.name for each in (await client.kit(kit_id)).jobs}
 
 
@@ -217,29 +223,7 @@ def _checks(home: Path, address: str) -> list[dict[str, str]]:
         f"up, process {running['pid']}" if running else "not up on this machine",
         "" if running else "start it with `vistaflow up`",
     )
-    try:
-        info = asyncio.run(_info(address))
-    except VistaError as error:
-        where = address or os.environ.get("VISTAFLOW_REGISTRY") or DEFAULT_ADDRESS
-        state = "wrong" if running else "note"
-        note("registry", state, f"{where} does not answer: {error.message[:120]}")
-    else:
-        skew = abs(info.now.ToNanoseconds() / 1e9 - time.time())
-        note("registry", "ok", f"answers, log at revision {info.revision}")
-        note(
-            "clock",
-            "ok" if skew < 5 else "wrong",
-            f"{skew:.1f} s from the database's",
-            "" if skew < 5 else "set this machine's clock, such as with NTP",
-        )
-        for name, text in info.limits.items():
-            if name.startswith("check."):
-                check = json.loads(text)
-                note(name.removeprefix("check."), check["state"], check["found"], check["fix"])
-        for each in info.services:
-            serving = each.status == "SERVING"
-            fix = "" if serving else f"see `vistaflow logs {each.name}`"
-            note(each.name, "ok" if serving else "wrong", each.status, fix)
+    check_registries(note, address, up_here=bool(running))
     return found
 
 
@@ -270,11 +254,6 @@ def _growth(info: Any) -> str:
         f"{told['log.size']} in {told['log.partitions']} partitions of a database of "
         f"{told['database.size']}; {told['retention']}"
     )
-
-
-async def _info(address: str) -> Any:
-    async with AsyncClient(address, timeout=3) as client:
-        return await client.server_info()
 
 
 def holder(home: Path) -> dict[str, Any] | None:

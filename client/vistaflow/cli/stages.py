@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from vistaflow.aio.client import AsyncClient
 from vistaflow.api.doe.v1 import doe_pb2
+from vistaflow.cli.dialing import CommandClient
 from vistaflow.cli.kits import Address, AsJson
 from vistaflow.cli.live import follow
 from vistaflow.cli.output import USAGE, console, number, print_json, stop, told
@@ -34,7 +34,7 @@ def decks(
     """List the decks, or show one with its parameters and responses."""
 
     async def ask() -> list[Any]:
-        async with AsyncClient(address) as client:
+        async with CommandClient(address) as client:
             return [await client.deck(deck)] if deck else await client.decks()
 
     with told():
@@ -81,7 +81,7 @@ def design(
         spec.generator = GENERATORS[generator]
 
     async def ask() -> list[dict[str, Any]]:
-        async with AsyncClient(address) as client:
+        async with CommandClient(address) as client:
             job = await client.generate_design(deck, spec)
             await client.wait(job.kit_id)
             if evaluate:
@@ -125,7 +125,7 @@ def predict(
     wanted = _points(values or [], points)
 
     async def ask() -> list[dict[str, Prediction]]:
-        async with AsyncClient(address) as client:
+        async with CommandClient(address) as client:
             model_id = model
             if model.isdigit():
                 trained = [

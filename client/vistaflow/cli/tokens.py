@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from vistaflow.aio.client import AsyncClient
 from vistaflow.api.common.v1 import access_pb2
 from vistaflow.api.registry.v1 import registry_pb2
+from vistaflow.cli.dialing import CommandClient
 from vistaflow.cli.kits import Address, AsJson
 from vistaflow.cli.output import console, errors, print_json, told
 
@@ -41,7 +41,7 @@ def create(
     """Make a token. Its text is printed once, alone on standard output."""
 
     async def ask() -> tuple[registry_pb2.Token, str]:
-        async with AsyncClient(address) as client:
+        async with CommandClient(address) as client:
             return await client.create_token(name, role, project=project, days=days)
 
     with told():
@@ -58,7 +58,7 @@ def list_(address: Address = "", as_json: AsJson = False) -> None:
     """List tokens, newest first, without their texts."""
 
     async def ask() -> list[registry_pb2.Token]:
-        async with AsyncClient(address) as client:
+        async with CommandClient(address) as client:
             return await client.tokens()
 
     with told():
@@ -84,7 +84,7 @@ def revoke(
     """Make a token invalid, for good."""
 
     async def ask() -> registry_pb2.Token:
-        async with AsyncClient(address) as client:
+        async with CommandClient(address) as client:
             return await client.revoke_token(token_id)
 
     with told():

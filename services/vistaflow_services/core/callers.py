@@ -150,6 +150,22 @@ def current() -> Caller:
     return _current.get()
 
 
+_peer: contextvars.ContextVar[str] = contextvars.ContextVar("peer", default="")
+
+
+def came_from(peer: str) -> None:
+    """From here on this task serves a call from that address."""
+    _peer.set(peer)
+
+
+def told() -> str:
+    """Who makes the call that is being served by this task, for people."""
+    caller = current()
+    token = f"token {caller.name!r}" if caller.name else ""
+    project = f"of project {caller.project}" if caller.project else ""
+    return " ".join(filter(None, (token, project, f"from {_peer.get() or 'here'}")))
+
+
 def enter(caller: Caller) -> None:
     """From here on this task serves a call of `caller`."""
     _current.set(caller)

@@ -10,6 +10,8 @@
     ├── StaleAttemptError  ABORTED              a lost worker's late word
     ├── UnauthenticatedError   UNAUTHENTICATED    no valid token
     ├── PermissionDeniedError  PERMISSION_DENIED  the token's role is too small
+    ├── TooSlowError       DEADLINE_EXCEEDED    it took longer than it may
+    ├── DataLossError      DATA_LOSS            what is stored is damaged
     └── UnavailableError   UNAVAILABLE          a dependency is down, try again
 
 Raise these anywhere below the servicer. `vistaflow_services.core.server` turns
@@ -129,6 +131,20 @@ class PermissionDeniedError(ServiceError):
 
     code = "PERMISSION_DENIED"
     reason = "PERMISSION_DENIED"
+
+
+class TooSlowError(ServiceError):
+    """It took longer than it may; less may succeed."""
+
+    code = "DEADLINE_EXCEEDED"
+    reason = "TOO_SLOW"
+
+
+class DataLossError(ServiceError):
+    """What is stored is damaged and cannot be read."""
+
+    code = "DATA_LOSS"
+    reason = "DATA_LOSS"
 
 
 class UnavailableError(ServiceError):

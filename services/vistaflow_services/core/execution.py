@@ -105,7 +105,8 @@ class Execution:
             self._log.note(f"is stopped: {why}")
             self._child.terminate()
             try:
-                await asyncio.wait_for(self._child.wait(), STOP_SECONDS)
+                async with asyncio.timeout(STOP_SECONDS):
+                    await self._child.wait()
             except TimeoutError:
                 await asyncio.to_thread(kill_tree, self.pid)
                 await self._child.wait()
@@ -114,7 +115,8 @@ class Execution:
     async def _close(self, note: str) -> None:
         kill_tree(self.pid) if self.alive else None
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self._pump), 2.0)
+            async with asyncio.timeout(2.0):
+                await asyncio.shield(self._pump)
         self._pump.cancel()
         await asyncio.wait([self._pump])
         self._child.close()

@@ -61,14 +61,28 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             return self._wrap_request_stream(method, handler)
         serialize = handler.response_serializer
 
+        timeout = self._default_timeout
+
         async def unary_unary(request: Any, context: Context) -> Any:
-            async with self._ended_with_status(method, context, request):
-                async with self._deadline(context):
-                    response = handler.unary_unary(request, context)
-                    if inspect.isawaitable(response):
-                        response = await response
-                # Here and not in gRPC, so that a response of the wrong type is told as a bug too.
-                return serialize(response) if serialize else response
+            # The way of nearly every call, without the scopes that the others have.
+            if getattr(request, "request_id", "") or isinstance(request, _Malformed):
+                async with self._ended_with_status(method, context, request):
+                    return await answered(request, context)
+            try:
+                return await answered(request, context)
+            except BaseException as error:
+                await self._end(error, method, context)
+                raise
+
+        async def answered(request: Any, context: Context) -> Any:
+            response = handler.unary_unary(request, context)
+            if inspect.isawaitable(response):
+                if timeout is None or context.time_remaining() is not None:
+                    response = await response
+                else:
+                    response = await self._in_time(response, timeout, context)
+            # Here and not in gRPC, so that a response of the wrong type is told as a bug too.
+            return serialize(response) if serialize else response
 
         async def unary_stream(request: Any, context: Context) -> None:
             async with self._ended_with_status(method, context, request):
@@ -99,22 +113,29 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             return grpc.stream_stream_rpc_method_handler(stream_stream, read, serialize)
         return grpc.stream_unary_rpc_method_handler(stream_unary, read, None)
 
-    @contextlib.asynccontextmanager
-    async def _deadline(self, context: Context) -> AsyncIterator[None]:
-        """Gives the call the default deadline when its caller set none."""
-        if self._default_timeout is None or context.time_remaining() is not None:
-            yield
-            return
+    async def _in_time(self, response: Awaitable[Any], seconds: float, context: Context) -> Any:
+        """Awaits a response for so long. What `asyncio.timeout` does, at a third of its cost."""
+        task = asyncio.current_task()
+        assert task is not None
+        struck = False
+
+        def strike() -> None:
+            nonlocal struck
+            struck = True
+            task.cancel()
+
+        timer = asyncio.get_running_loop().call_later(seconds, strike)
         try:
-            async with asyncio.timeout(self._default_timeout) as scope:
-                yield
-        except TimeoutError:
-            if not scope.expired():
+            return await response
+        except asyncio.CancelledError:
+            if not struck or task.uncancel():
                 raise
-            await context.abort(
-                grpc.StatusCode.DEADLINE_EXCEEDED,
-                f"not done within {self._default_timeout:g} s; set a longer deadline",
-            )
+        finally:
+            timer.cancel()
+        await context.abort(
+            grpc.StatusCode.DEADLINE_EXCEEDED,
+            f"not done within {seconds:g} s; set a longer deadline",
+        )
 
     @contextlib.asynccontextmanager
     async def _ended_with_status(
@@ -126,20 +147,26 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                 if isinstance(request, _Malformed):
                     raise _malformed()
                 yield
-            except ServiceError as error:
-                logger.info("%s: %s %s", method, error.code, error)
-                await context.abort(*status_of(error))
-            except grpc.aio.AbortError:
+            except BaseException as error:
+                await self._end(error, method, context)
                 raise
-            except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():
-                    raise
-                # Not the call was canceled but something it awaited. Raised on, it would leave
-                # the caller waiting.
-                await self._end_unforeseen(method, context)
-            except Exception:
-                await self._end_unforeseen(method, context)
+
+    async def _end(self, error: BaseException, method: str, context: Context) -> None:
+        """Ends a call that raised; returns if what it raised is to go on."""
+        if isinstance(error, ServiceError):
+            logger.info("%s: %s %s", method, error.code, error)
+            await context.abort(*status_of(error))
+        if isinstance(error, grpc.aio.AbortError):
+            return
+        if isinstance(error, asyncio.CancelledError):
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                return
+            # Not the call was canceled but something it awaited. Raised on, it would leave
+            # the caller waiting.
+        elif not isinstance(error, Exception):
+            return
+        await self._end_unforeseen(method, context)
 
     async def _end_unforeseen(self, method: str, context: Context) -> None:
         error_id = uuid.uuid4().hex[:12]

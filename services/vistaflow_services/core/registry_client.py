@@ -37,7 +37,12 @@ TRY_REPLICA_SECONDS = 2.0
 PATIENCE_SECONDS = 20.0
 """How long a call is tried again in all: longer than a registry's restart."""
 
-_AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+_AGAIN = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    # By the server: one that shuts down cancels the calls that it had not begun with.
+    grpc.StatusCode.CANCELLED,
+)
 
 
 def backoff(tried: int, *, first: float = 0.1, most: float = 2.0) -> float:

@@ -18,6 +18,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from vistaflow_services.core.errors import (
     ConflictError,
+    DataLossError,
     ExhaustedError,
     ExistsError,
     ExpiredError,
@@ -52,6 +53,7 @@ _ERRORS: dict[str, type[ServiceError]] = {
         StaleAttemptError,
         UnauthenticatedError,
         PermissionDeniedError,
+        DataLossError,
         UnavailableError,
     )
 }

@@ -80,7 +80,8 @@ class Worker:
         self._warm = warm
         self._runs: dict[Key, Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._out: asyncio.Queue[registry_pb2.Release] = asyncio.Queue()
+        self._out: asyncio.Queue[registry_pb2.LeaseJobsRequest | None] = asyncio.Queue()
+        self._stream_over = asyncio.Event()
         self._said: list[tuple[float, registry_pb2.Release]] = []
         self._forks: ForkServer | None = None
         self._forking: asyncio.Task[None] | None = None
@@ -113,7 +114,7 @@ class Worker:
         try:
             if self._warm:
                 self._forking = asyncio.create_task(self._serve_forks())
-            while True:
+            while not self._draining:
                 began = time.monotonic()
                 try:
                     await self._session()
@@ -125,8 +126,6 @@ class Worker:
                     if task is None or task.cancelling():
                         raise
                     logger.warning("the stream to the registry ended from this side")
-                if self._draining:
-                    return
                 tried = 0 if time.monotonic() - began > WELCOME_SECONDS else tried + 1
                 await asyncio.sleep(backoff(tried))
         finally:
@@ -135,18 +134,23 @@ class Worker:
     async def drain(self) -> None:
         """Takes no more jobs, gives back those that run, and ends the stream."""
         self._draining = True
+        # First of all: what is given back would be granted to this worker again.
+        self._out.put_nowait(self._heartbeat())
         give_up = time.monotonic() + PUBLISH_SECONDS
         for run in list(self._runs.values()):
             if not run.publishing:
                 run.abandon(f"worker {self.name} shuts down", give_back=True)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=max(4.5, give_up - time.monotonic()))
+        self._out.put_nowait(None)
         if self._connected:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._out.join(), 2.0)
+                async with asyncio.timeout(2.0):
+                    await self._stream_over.wait()
 
     async def _session(self) -> None:
         """One stream, from hello to its end."""
+        self._stream_over.clear()
         call = self._registry.stub.LeaseJobs()
         sending: asyncio.Task[None] | None = None
         try:
@@ -158,10 +162,11 @@ class Worker:
                 if sending is None:
                     sending = asyncio.create_task(self._send(call))
                     # A worker that cannot speak must not go on listening as if all were well.
-                    sending.add_done_callback(lambda _: call.cancel())
+                    sending.add_done_callback(lambda sent: _is_broken(sent) and call.cancel())
                 response = await call.read()
         finally:
             self._connected = False
+            self._stream_over.set()
             call.cancel()
             if sending is not None:
                 sending.cancel()
@@ -173,7 +178,7 @@ class Worker:
         recent = time.monotonic() - RELEASE_MEMORY_SECONDS
         for said, release in self._said:
             if said > recent and (release.job_id, release.attempt) not in self._runs:
-                self._out.put_nowait(release)
+                self._out.put_nowait(registry_pb2.LeaseJobsRequest(release=release))
         self._said.clear()
         return registry_pb2.LeaseJobsRequest(
             hello=registry_pb2.WorkerHello(
@@ -229,16 +234,16 @@ class Worker:
 
     def _release(self, release: registry_pb2.Release) -> None:
         logger.info("gives back attempt %d: %s", release.attempt, release.reason)
-        self._out.put_nowait(release)
+        self._out.put_nowait(registry_pb2.LeaseJobsRequest(release=release))
 
     async def _send(self, call: Any) -> None:
-        """Sends releases as they come, and heartbeats in time."""
+        """Sends releases as they come, and heartbeats in time, until all has been said."""
         every = self._lease_seconds / 3
         last, named = 0.0, set(self._runs)
         while True:
             try:
                 async with asyncio.timeout(min(PROGRESS_SECONDS, every)):
-                    release = await self._out.get()
+                    message = await self._out.get()
             except TimeoutError:
                 # Attempts that came or went are news as well: the registry hears that a grant
                 # has arrived, or that the place of a stopped attempt is free.
@@ -249,12 +254,13 @@ class Worker:
                     last, named = time.monotonic(), set(self._runs)
                     await call.write(self._heartbeat())
                 continue
-            self._said.append((time.monotonic(), release))
-            del self._said[:-100]
-            try:
-                await call.write(registry_pb2.LeaseJobsRequest(release=release))
-            finally:
-                self._out.task_done()
+            if message is None:
+                await call.done_writing()
+                return
+            if message.HasField("release"):
+                self._said.append((time.monotonic(), message.release))
+                del self._said[:-100]
+            await call.write(message)
 
     def _heartbeat(self) -> registry_pb2.LeaseJobsRequest:
         attempts = []
@@ -264,7 +270,7 @@ class Worker:
                 told.progress.CopyFrom(run.progress)
                 run.progress_is_new = False
             attempts.append(told)
-        heartbeat = registry_pb2.Heartbeat(attempts=attempts)
+        heartbeat = registry_pb2.Heartbeat(attempts=attempts, draining=self._draining)
         return registry_pb2.LeaseJobsRequest(heartbeat=heartbeat)
 
     async def _execution(self) -> Execution:
@@ -291,3 +297,7 @@ class Worker:
         if self._forking is not None:
             self._forking.cancel()
             await asyncio.wait([self._forking])
+
+
+def _is_broken(task: asyncio.Task[None]) -> bool:
+    return task.cancelled() or task.exception() is not None

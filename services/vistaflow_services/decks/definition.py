@@ -6,14 +6,15 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, Final
 
 import yaml
 
+from vistaflow_services.core.errors import Violations
 from vistaflow_services.decks.archives import write_archive
 from vistaflow_services.decks.space import Point, Space
 
@@ -51,6 +52,39 @@ class FailurePolicy:
     """The job fails when more than this part of its points failed, whatever the policy."""
     substitute: Mapping[str, float] = field(default_factory=dict)
     """A value for each response; for `substitute`."""
+
+    def changed(
+        self, policy: str, max_failed_fraction: float | None, responses: Collection[str]
+    ) -> FailurePolicy:
+        """The policy as somebody asks for it.
+
+        Args:
+            policy: Another policy's name; empty: the same.
+            max_failed_fraction: Another fraction; None: the same.
+            responses: Those of the deck.
+
+        Raises:
+            InvalidError: With the fields `failure_policy` and `max_failed_fraction`.
+        """
+        found = Violations()
+        changed = self
+        if policy not in ("", *Policy):
+            found.add("failure_policy", f"`{policy}` is none of {', '.join(Policy)}")
+        elif policy == Policy.SUBSTITUTE and set(self.substitute) != set(responses):
+            found.add(
+                "failure_policy",
+                "the deck has no substitute values: choose another policy, or give the deck a "
+                "value for each response",
+            )
+        elif policy:
+            retries = max(self.retries, 1) if policy == Policy.RETRY else self.retries
+            changed = replace(self, policy=Policy(policy), retries=retries)
+        if max_failed_fraction is not None:
+            if not 0 <= max_failed_fraction <= 1:
+                found.add("max_failed_fraction", f"{max_failed_fraction} is not in 0 to 1")
+            changed = replace(changed, max_failed_fraction=max_failed_fraction)
+        found.check()
+        return changed
 
     def to_dict(self) -> dict[str, Any]:
         """The policy as JSON-able values."""

@@ -137,28 +137,11 @@ def policy_of(spec: pb.EvaluationSpec, deck: Deck) -> FailurePolicy:
     Raises:
         InvalidError: With every mistake, under its path in the spec.
     """
-    found = Violations()
-    policy = replace(deck.failure_policy)
+    word = ""
     if spec.failure_policy != pb.FAILURE_POLICY_UNSPECIFIED:
-        wanted = POLICIES.get(spec.failure_policy)
-        if wanted is None:
-            found.add("failure_policy", f"{spec.failure_policy} is no failure policy")
-        elif wanted is Policy.SUBSTITUTE and set(policy.substitute) != set(deck.response_names):
-            found.add(
-                "failure_policy",
-                f"the deck `{deck.name}` has no substitute values: choose another policy, or "
-                "give the deck a value for each response",
-            )
-        else:
-            retries = max(policy.retries, 1) if wanted is Policy.RETRY else policy.retries
-            policy = replace(policy, policy=wanted, retries=retries)
-    if spec.HasField("max_failed_fraction"):
-        fraction = spec.max_failed_fraction
-        if not 0 <= fraction <= 1:
-            found.add("max_failed_fraction", f"{fraction} is not in 0 to 1")
-        policy = replace(policy, max_failed_fraction=fraction)
-    found.check()
-    return policy
+        word = str(POLICIES.get(spec.failure_policy, spec.failure_policy))
+    fraction = spec.max_failed_fraction if spec.HasField("max_failed_fraction") else None
+    return deck.failure_policy.changed(word, fraction, deck.response_names)
 
 
 def _held(override: common_pb2.ParameterOverride, space: Space) -> Choice | None:

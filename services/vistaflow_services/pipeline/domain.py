@@ -65,6 +65,9 @@ class KitPlan:
     levels: int = 3
     parameter_levels: Mapping[str, int] = field(default_factory=dict)
     include_default: bool = False
+    failure_policy: str = ""
+    """What failed runs do to the design; empty: as the deck says."""
+    max_failed_fraction: float | None = None
     responses: Sequence[str] = ()
     log_responses: Sequence[str] = ()
     test_fraction: float = 0.2
@@ -105,6 +108,8 @@ def examine(plan: KitPlan) -> Findings:
     _check_names(plan, found)
     space = _space(plan, found)
     points = _check_design(plan, space, found) if plan.reaches("DOE") else 0
+    if plan.reaches("DOE"):
+        _check_evaluation(plan, found)
     if space is not None and plan.reaches("DOE"):
         _check_feasible(space, plan.fixed, found, warned)
     if plan.reaches("ML_PREPROCESS"):
@@ -221,6 +226,15 @@ def _levels(parameter: Parameter, plan: KitPlan) -> int:
     if parameter.kind is Kind.INTEGER:
         return min(levels, int((parameter.high or 0) - (parameter.low or 0)) + 1)
     return levels
+
+
+def _check_evaluation(plan: KitPlan, found: Violations) -> None:
+    try:
+        plan.deck.failure_policy.changed(
+            plan.failure_policy, plan.max_failed_fraction, plan.deck.response_names
+        )
+    except ServiceError as error:
+        found.extend("evaluation", error)
 
 
 def _check_feasible(

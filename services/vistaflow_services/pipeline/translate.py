@@ -78,6 +78,12 @@ def plan_of(spec: pb.KitSpec, deck: Deck) -> KitPlan:
         levels=design.levels or 3,
         parameter_levels=dict(design.parameter_levels),
         include_default=design.include_default,
+        failure_policy=_policy(spec.evaluation.failure_policy),
+        max_failed_fraction=(
+            spec.evaluation.max_failed_fraction
+            if spec.evaluation.HasField("max_failed_fraction")
+            else None
+        ),
         responses=tuple(spec.ml.responses),
         log_responses=tuple(spec.ml.log_responses),
         test_fraction=spec.ml.test_fraction,
@@ -90,6 +96,14 @@ def plan_of(spec: pb.KitSpec, deck: Deck) -> KitPlan:
         seed=spec.seed,
         max_attempts=spec.max_attempts,
     )
+
+
+def _policy(number: doe_pb2.FailurePolicy.ValueType) -> str:
+    """A failure policy's name; empty for none, its number for one that does not exist."""
+    if number not in doe_pb2.FailurePolicy.values():
+        return str(number)
+    word = enum_word(doe_pb2.FailurePolicy.Name(number), "FAILURE_POLICY_").lower()
+    return "" if word == "unspecified" else word
 
 
 def jobs_of(spec: pb.KitSpec, plan: KitPlan) -> list[registry_pb2.NewJob]:

@@ -11,6 +11,7 @@ journal.py         the ledger's own connection: one statement a batch
 row_texts.py       its rows as the text that the statement takes
 store.py           reads: kits, jobs, rows, requests (queries in sql/)
 reading.py         kits and jobs out of the tables, on any connection
+list_texts.py      the texts that list them, each for what is asked
 kit_cache.py       the kits read lately, in memory, in step with the log
 trees.py           one of them, its jobs and tasks in wire form
 cached_reads.py    GetKit and GetJob from there
@@ -33,7 +34,8 @@ bulk.py            CancelJobs and RetryJobs: one command a kit
 requests.py        requests to commands; every mistake under its field
 quick.py           rows to append that are plainly right, read the quick way
 selecting.py       which jobs, which moment: filters of requests, checked
-structs.py         a Struct to JSON text
+structs.py         a Struct to JSON text, and back to bytes
+varint.py          numbers as protobuf writes them
 translate.py       domain values to messages, and back
 translate_past.py  the difference of two moments as a message
 pages.py           page tokens
@@ -49,9 +51,11 @@ config.py          settings, from VISTAFLOW_REGISTRY_* variables
 rebuild.py         recomputes what is derived from the log
 retention.py       drops old partitions; what is kept of them
 backup.py          saves the tables to a file, with dumping.py; restore.py puts it back
+guarding.py        has the database refuse to drop or detach parts of the log
 local.py           the database, for these commands
 upkeep.py          looks at itself and its database while it serves
 checks.py          whether what it sees is well, and how to mend it
+refusals.py        what the errors of the database mean, and which are worth another try
 storage.py         refuses writes before the disk is full
 meters.py          what it tells Prometheus
 __main__.py        puts them together and serves

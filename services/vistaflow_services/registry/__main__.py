@@ -24,6 +24,7 @@ from vistaflow_services.registry.board import Board
 from vistaflow_services.registry.cached_reads import CachedReads, StoreSource, serve_cached
 from vistaflow_services.registry.config import Config
 from vistaflow_services.registry.embedded import EmbeddedPostgres
+from vistaflow_services.registry.guarding import guard
 from vistaflow_services.registry.hub import Hub
 from vistaflow_services.registry.journal import Journal
 from vistaflow_services.registry.kit_cache import KitCache
@@ -143,6 +144,8 @@ class Registry:
             max_bytes=config.cache_bytes,
             fresh=lambda: self.tail.fresh(CACHE_FRESH_SECONDS),
         )
+        if meters is not None:
+            meters.follow(self.cache)
         serve_cached(CachedReads(self.servicer, self.cache, self.hub), self.server)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -230,6 +233,7 @@ async def main(config: Config) -> None:
     ):
         try:
             await asyncio.to_thread(migrate, conninfo, config.schema, PACKAGE)
+            await asyncio.to_thread(guard, conninfo, config.schema)
         except MigrationError as error:
             raise core.StartError(str(error)) from error
         pool = make_pool(conninfo, schema=config.schema, size=config.pool_size)

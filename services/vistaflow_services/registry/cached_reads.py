@@ -17,8 +17,8 @@ from vistaflow_services.registry.kit_cache import KitCache
 from vistaflow_services.registry.reading import Connection, fetch
 from vistaflow_services.registry.servicer import RegistryServicer
 from vistaflow_services.registry.store import Store
+from vistaflow_services.registry.varint import varint
 from vistaflow_services.registry.watch_store import progress_from_json
-from vistaflow_services.registry.wire import varint
 
 _KIT = varint(pb.GetKitResponse.KIT_FIELD_NUMBER << 3 | 2)
 _KIT_REVISION = varint(pb.GetKitResponse.REVISION_FIELD_NUMBER << 3)

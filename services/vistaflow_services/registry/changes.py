@@ -58,6 +58,8 @@ class Changes:
         self.last_id = head.last_id
         self.last_kit_id = head.last_kit_id
         self.rows: list[StateRow] = []
+        self.tasks_only = True
+        """Whether all rows are of jobs' tasks, and no kit is new."""
         self.kits: dict[int, Kit] = {}
         self.new_kits: set[int] = set()
         self.jobs: dict[uuid.UUID, Job] = {}
@@ -105,6 +107,7 @@ class Changes:
         has_jobs: bool = True,
     ) -> Kit:
         self.last_kit_id += 1
+        self.tasks_only = False
         kit = Kit(
             kit_id=self.last_kit_id,
             name=name,
@@ -221,6 +224,7 @@ class Changes:
     ) -> StateRow:
         self.last_id += 1
         if not task_name:
+            self.tasks_only = False
             known = job.revision != 0
             kit.counts = moved(kit.counts, job.status if known else None, status)
         row = StateRow(
@@ -251,6 +255,7 @@ class Changes:
     def _record_pause(self, kit: Kit, status: str, *, actor: str, reason: str) -> StateRow:
         """Records a row of the kit's own: a task of no job, one attempt a pause."""
         self.last_id += 1
+        self.tasks_only = False
         row = StateRow(
             revision=self.last_id,
             batch=self._batch,

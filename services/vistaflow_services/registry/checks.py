@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from vistaflow_services.core.migrations import pending
+from vistaflow_services.core.migrations import load_migrations, pending
+from vistaflow_services.registry.hub import Lag
 from vistaflow_services.registry.storage import MEBIBYTE, Space
 
 PACKAGE = "vistaflow_services.registry"
@@ -29,6 +30,9 @@ LONG_SECONDS = 60.0
 XMIN_TRANSACTIONS = 5_000_000
 LAG_ROWS = 20_000
 """As many as are held in memory: watchers further behind are served from disk."""
+
+SLOWEST = 3
+"""Slow watches that are named."""
 
 CONNECTIONS_SHARE = 0.8
 
@@ -146,19 +150,29 @@ def check_pool(stats: Mapping[str, int]) -> Finding:
     )
 
 
-def check_lag(head: int, committed: int, lags: Collection[int]) -> Finding:
+def slowest(lags: Collection[Lag]) -> str:
+    """The few watches that are furthest behind, for people; empty if none is."""
+    behind = sorted((each for each in lags if each.rows), reverse=True)
+    return "; ".join(
+        f"{each.rows:,} rows, {each.seconds:.1f} s behind: {each.who}" for each in behind[:SLOWEST]
+    )
+
+
+def check_lag(head: int, committed: int, lags: Collection[Lag]) -> Finding:
     """Whether this process and its watchers keep up with the log.
 
     Args:
         head: The newest revision this process knows.
         committed: The newest revision in the database.
-        lags: Rows that each watch has still to look at.
+        lags: How far each watch is behind.
     """
     behind = max(0, committed - head)
-    slow = sum(lag > LAG_ROWS for lag in lags)
+    slow = sum(lag.rows > LAG_ROWS for lag in lags)
     found = f"{behind} rows behind the database; {len(lags)} watches"
-    if lags:
-        found += f", the slowest {max(lags)} rows behind"
+    if slow:
+        found += f", the slowest {slowest(lags)}"
+    elif lags:
+        found += f", the slowest {max(lag.rows for lag in lags)} rows behind"
     if behind > LAG_ROWS:
         return Finding(
             name="lag",
@@ -226,9 +240,47 @@ def check_connections(used: int, most: int) -> Finding:
     )
 
 
+def check_guard(unguarded: Collection[str], event_trigger: bool) -> Finding:
+    """Whether the database itself keeps rows from being taken out of the log.
+
+    Args:
+        unguarded: What is missing of the log or can be changed.
+        event_trigger: Whether the owner is kept from dropping parts of it, too.
+    """
+    if unguarded:
+        return Finding(
+            name="append-only",
+            state=WRONG,
+            found=f"missing or out of force: {', '.join(sorted(unguarded)[:5])}",
+            fix="ALTER TABLE ... ENABLE ALWAYS TRIGGER ..., or restore the partition from a backup",
+        )
+    if not event_trigger:
+        return Finding(
+            name="append-only",
+            state=NOTE,
+            found="UPDATE, DELETE and TRUNCATE are refused; the tables' owner could still DROP or "
+            "DETACH a partition",
+            fix="that takes an event trigger, which the registry makes if its role is a superuser; "
+            "else let nobody but the registry log in as its role",
+        )
+    return Finding(
+        name="append-only",
+        state=OK,
+        found="UPDATE, DELETE, TRUNCATE, DROP and DETACH are refused",
+    )
+
+
 def check_migrations(applied: Collection[int]) -> Finding:
     """Whether the schema is this version's."""
     missing = pending(PACKAGE, applied)
+    newer = sorted(set(applied) - {each.number for each in load_migrations(PACKAGE)})
+    if newer:
+        return Finding(
+            name="migrations",
+            state=WRONG,
+            found=f"a newer version of vistaflow has migrated the database: to {newer[-1]:04d}",
+            fix="update this registry: it would not start again on this database",
+        )
     if not missing:
         return Finding(name="migrations", state=OK, found=f"{len(applied)} applied, none pending")
     return Finding(
@@ -250,7 +302,9 @@ def findings(
     database_bytes: int,
     head: int,
     committed: int,
-    lags: Collection[int],
+    lags: Collection[Lag],
+    unguarded: Collection[str],
+    event_trigger: bool,
 ) -> list[Finding]:
     """Every finding, in the order in which they are told."""
     return [
@@ -262,6 +316,7 @@ def findings(
         check_xmin(health.xmin_age, health.oldest_seconds),
         check_connections(health.connections, health.most_connections),
         check_migrations(applied),
+        check_guard(unguarded, event_trigger),
     ]
 
 

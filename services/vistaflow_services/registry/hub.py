@@ -17,10 +17,12 @@ import heapq
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import NamedTuple, Self
 
 from vistaflow_services.registry.domain import StateRow
+from vistaflow_services.registry.turns import Concerned, Everything
 
 _log = logging.getLogger(__name__)
 
@@ -28,11 +30,6 @@ RING_ROWS = 20_000
 RING_BYTES = 32 * 1024 * 1024
 STRETCH_ROWS = 1_000
 STRETCH_BYTES = 1024 * 1024
-# A commit costs one delivery for everyone who follows everything. Beyond this many a second they
-# would starve the writers: then followers wait, and find what has gathered meanwhile as one
-# message. That delays and loses nothing. A commit after a quiet time is told at once.
-MOST_DELIVERIES_A_SECOND = 10_000
-MOST_PAUSE = 0.5
 # About what a row costs in memory beside its metadata and its serialised form.
 _ROW_BYTES = 700
 
@@ -79,6 +76,16 @@ def cut(entries: Iterable[Entry], through: int) -> list[Stretch]:
     return stretches
 
 
+class Lag(NamedTuple):
+    """How far a follower is behind."""
+
+    rows: int
+    """Rows it has still to look at."""
+    seconds: float
+    """For how long the first of them waits; at least, if that one is no longer in memory."""
+    who: str
+
+
 class Subscription:
     """One follower's place at the hub, and what gathers for it while it is busy.
 
@@ -88,8 +95,9 @@ class Subscription:
     ring or the database.
     """
 
-    def __init__(self, hub: Hub, kits: frozenset[int] | None) -> None:
+    def __init__(self, hub: Hub, kits: frozenset[int] | None, who: str = "") -> None:
         self.kits = kits
+        self.who = who
         self.since = hub.head
         self.at = hub.head
         """How far the follower has looked, for those who look whether it keeps up."""
@@ -99,14 +107,16 @@ class Subscription:
         self._size = 0
         self._woken = True
         self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._until = 0.0
 
     @property
     def horizon(self) -> int:
         """How far there is something to read now, rather than after the next wake."""
-        return self._hub.head if self.kits is not None else self._horizon
+        return self._horizon
 
     def wake_up_to(self, head: int) -> None:
-        """Wakes a follower of everything; what comes after `head` is for the next time."""
+        """Wakes the follower; what comes after `head` is for the next time."""
         self._horizon = head
         self.wake()
 
@@ -121,6 +131,11 @@ class Subscription:
             self._gathered.extend(entries)
             self._size += size
 
+    def forget(self, head: int) -> None:
+        """Lets go what has gathered: the follower's next read finds out that more is gone."""
+        self._gathered, self._size, self.since = [], 0, head
+        self.wake_up_to(head)
+
     def take(self, after: int) -> list[Entry]:
         """Hands over what has gathered after a revision."""
         taken, self._gathered, self._size = self._gathered, [], 0
@@ -128,6 +143,13 @@ class Subscription:
         if taken and taken[0].row.revision <= after:
             return [entry for entry in taken if entry.row.revision > after]
         return taken
+
+    @property
+    def waits_for_more(self) -> bool:
+        """Whether nothing that is there concerns the follower."""
+        if self.at >= self._hub.head:
+            return True
+        return self.kits is not None and not self._gathered and self.at >= self.since
 
     def wake(self) -> None:
         """Ends the wait of the follower, now or when it next begins one."""
@@ -140,15 +162,31 @@ class Subscription:
         self.at = self.horizon
         if not self._woken and seconds > 0:
             loop = asyncio.get_running_loop()
+            self._until = loop.time() + seconds
+            # One timer serves many waits, of which few come to their end.
+            if self._timer is None or self._timer.when() > self._until:
+                self._set_timer(loop)
             self._waiter = loop.create_future()
-            # A timer by hand: asyncio.wait_for would make a task for every commit.
-            timer = loop.call_later(seconds, self.wake)
             try:
                 await self._waiter
             finally:
-                timer.cancel()
                 self._waiter = None
         self._woken = False
+
+    def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_at(self._until, self._time_is_over, loop)
+
+    def _time_is_over(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        if loop.time() < self._until:
+            self._set_timer(loop)
+        elif self._waiter is not None:
+            if self.kits is not None:
+                # What others wrote wakes nobody, but is known to be nothing of the follower's.
+                self._horizon = self._hub.head
+            self.wake()
 
     def __enter__(self) -> Self:
         self._hub.enter(self)
@@ -160,6 +198,8 @@ class Subscription:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         self._hub.leave(self)
 
 
@@ -178,18 +218,18 @@ class Hub:
         self._slots: list[Entry | None] = [None] * max_rows
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._everyone: set[Subscription] = set()
-        self._armed = False
-        self._woke_everyone = float("-inf")
+        self._everyone: Everything[Subscription] = Everything(head)
+        self._concerned: Concerned[Subscription] = Concerned(head)
         self._by_kit: dict[int, set[Subscription]] = {}
         self._listeners: list[Callable[[Sequence[StateRow]], None]] = []
+        self._on_skip: list[Callable[[], None]] = []
         self._awaited: list[tuple[int, int, asyncio.Future[None]]] = []
         self._ticket = itertools.count()
 
     def begin(self, head: int) -> None:
         """Starts at a head learned from the database; nothing before it is in memory."""
         if self.head < head:
-            self.head = head
+            self.head = self._everyone.head = head
             self.oldest = head + 1
 
     def publish(self, rows: Sequence[StateRow]) -> None:
@@ -217,12 +257,26 @@ class Hub:
         self._tell(entries)
         for listener in self._listeners:
             listener(rows)
-        while self._awaited and self._awaited[0][0] <= self.head:
-            waiter = heapq.heappop(self._awaited)[2]
-            if not waiter.done():
-                waiter.set_result(None)
+        self._release()
 
     advance_to = publish
+
+    def skip_to(self, head: int) -> None:
+        """Goes on at a head before which nothing is kept any more, though it was not seen here.
+
+        Whoever follows from further back reads from the database next, and is told there that its
+        rows are gone.
+        """
+        if head <= self.head:
+            return
+        self._slots = [None] * len(self._slots)
+        self._bytes = 0
+        self.begin(head)
+        for subscription in self._followers():
+            subscription.forget(head)
+        for listener in self._on_skip:
+            listener()
+        self._release()
 
     def read(self, subscription: Subscription, after: int) -> Stretch | None:
         """What a follower has not seen yet, from memory.
@@ -248,23 +302,24 @@ class Hub:
             size += entry.size
         return Stretch(entries, entries[-1].row.revision)
 
-    def subscribe(self, kits: Iterable[int] | None = None) -> Subscription:
+    def subscribe(self, kits: Iterable[int] | None = None, who: str = "") -> Subscription:
         """A place for a follower of these kits, or of everything; enter it with `with`."""
-        return Subscription(self, None if kits is None else frozenset(kits))
+        return Subscription(self, None if kits is None else frozenset(kits), who)
 
     def enter(self, subscription: Subscription) -> None:
         """Begins to tell a follower of new rows."""
         subscription.since = self.head
+        subscription.wake_up_to(self.head)
         if subscription.kits is None:
-            subscription.wake_up_to(self.head)
-            self._everyone.add(subscription)
+            self._everyone.enter(subscription)
         else:
             for kit_id in subscription.kits:
                 self._by_kit.setdefault(kit_id, set()).add(subscription)
 
     def leave(self, subscription: Subscription) -> None:
         """Forgets a follower."""
-        self._everyone.discard(subscription)
+        self._everyone.leave(subscription)
+        self._concerned.leave(subscription)
         for kit_id in subscription.kits or ():
             followers = self._by_kit.get(kit_id)
             if followers is not None:
@@ -282,19 +337,39 @@ class Hub:
         """How many follow everything, and kits with followers of their own."""
         return len(self._everyone) + len(self._by_kit)
 
-    def lags(self) -> list[int]:
-        """How many rows each follower has still to look at."""
-        followers = self._everyone.union(*self._by_kit.values())
-        return [max(0, self.head - each.at) for each in followers]
+    def lags(self) -> list[Lag]:
+        """How far each follower is behind."""
+        now = datetime.now(UTC)
+        return [self._lag(each, now) for each in self._followers()]
+
+    def _lag(self, follower: Subscription, now: datetime) -> Lag:
+        if follower.waits_for_more:
+            return Lag(0, 0.0, follower.who)
+        entry = self._slots[max(follower.at + 1, self.oldest) % len(self._slots)]
+        seconds = (now - entry.row.created_at).total_seconds() if entry is not None else 0.0
+        return Lag(self.head - follower.at, max(0.0, seconds), follower.who)
 
     def wake_all(self) -> None:
-        """Wakes every follower, so that it looks at what else changed."""
-        for subscription in [*self._everyone, *itertools.chain(*self._by_kit.values())]:
-            subscription.wake()
+        """Wakes every follower now, so that it looks at what else changed."""
+        for subscription in self._followers():
+            subscription.wake_up_to(self.head)
 
-    def listen(self, listener: Callable[[Sequence[StateRow]], None]) -> None:
-        """Calls a function with the rows of every commit, before anyone awaits again."""
+    def _followers(self) -> set[Subscription]:
+        return set(self._everyone.followers()).union(*self._by_kit.values())
+
+    def listen(
+        self,
+        listener: Callable[[Sequence[StateRow]], None],
+        on_skip: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Calls a function with the rows of every commit, before anyone awaits again.
+
+        Args:
+            listener: Gets the rows.
+            on_skip: Called where rows come no more, because they are no longer kept.
+        """
         self._listeners.append(listener)
+        self._on_skip.append(on_skip)
 
     def rows_after(self, revision: int) -> list[StateRow] | None:
         """The rows after a revision, or None if the first of them is not in memory any more."""
@@ -315,6 +390,13 @@ class Hub:
                 if waiter.cancelled():
                     self._awaited = [each for each in self._awaited if each[2] is not waiter]
                     heapq.heapify(self._awaited)
+
+    def _release(self) -> None:
+        """Lets those go on who waited for a revision that is reached."""
+        while self._awaited and self._awaited[0][0] <= self.head:
+            waiter = heapq.heappop(self._awaited)[2]
+            if not waiter.done():
+                waiter.set_result(None)
 
     def _remember(self, entries: list[Entry]) -> None:
         slots = self._slots
@@ -352,20 +434,7 @@ class Hub:
                     told.setdefault(subscription, []).append(entry)
             for subscription, theirs in told.items():
                 subscription.gather(theirs, self.head)
-                subscription.wake()
-        if self._everyone and not self._armed:
-            self._armed = True
-            loop = asyncio.get_running_loop()
-            pause = min(MOST_PAUSE, len(self._everyone) / MOST_DELIVERIES_A_SECOND)
-            wait = self._woke_everyone + pause - loop.time()
-            if wait > 0:
-                loop.call_later(wait, self._wake_everyone)
-            else:
-                # Not here and now: the writers of these rows are answered first.
-                loop.call_soon(self._wake_everyone)
-
-    def _wake_everyone(self) -> None:
-        self._armed = False
-        self._woke_everyone = asyncio.get_running_loop().time()
-        for subscription in self._everyone:
-            subscription.wake_up_to(self.head)
+                self._concerned.enter(subscription)
+        for queue in (self._concerned, self._everyone):
+            queue.head = self.head
+            queue.serve()

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
+import time
 import uuid
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
+from psycopg.raw_cursor import AsyncRawCursor
+from psycopg.types.numeric import Int8
 
 from vistaflow_services.core.failpoints import reached
+from vistaflow_services.core.sql import numbered
 from vistaflow_services.registry.changes import Changes, Seqs
 from vistaflow_services.registry.commands import Request
 from vistaflow_services.registry.domain import PENDING, Head, Job, Kit, StateRow
@@ -20,9 +25,16 @@ from vistaflow_services.registry.reading import QUERIES, Connection, fetch, read
 from vistaflow_services.registry.row_texts import rows_text
 from vistaflow_services.registry.watch_store import to_row
 
-TASKS = QUERIES["write_rows"] + QUERIES["write_end"]
-LEAN = QUERIES["write_rows"] + QUERIES["write_jobs"] + QUERIES["write_end"]
-FULL = QUERIES["write_rows"] + QUERIES["write_jobs"] + QUERIES["write_rest"] + QUERIES["write_end"]
+logger = logging.getLogger(__name__)
+
+
+def _statement(*parts: str) -> LiteralString:
+    return "".join(QUERIES[f"write_{part}"] for part in parts)
+
+
+TASKS = _statement("rows", "touched", "end")
+LEAN = _statement("rows", "touched", "jobs", "end")
+FULL = _statement("rows", "kits", "jobs", "rest", "end")
 
 SETTINGS = {
     "statement_timeout": "5s",
@@ -36,6 +48,9 @@ SETTINGS = {
     "enable_mergejoin": "off",
     "jit": "off",
 }
+ROOM_SECONDS = 10.0
+"""How long nobody tries to add partitions ahead after somebody kept it from being done."""
+
 KEEPALIVE: dict[str, Any] = {
     "connect_timeout": 5,
     "keepalives_idle": 5,
@@ -84,6 +99,7 @@ class Journal:
         self._replica = uuid.uuid4()
         self._connection: Connection | None = None
         self._end = 0
+        self._room_at = 0.0
 
     @property
     def connected(self) -> bool:
@@ -123,11 +139,31 @@ class Journal:
             await connection.close()
 
     async def make_room(self, last_id: int) -> None:
-        """Adds partitions when the log comes near the end of the newest one."""
-        if last_id >= self._end - self._partition_size // 5:
-            ((self._end,),) = await fetch(
-                self._open(), "add_partitions", {"size": self._partition_size}
-            )
+        """Adds partitions when the log comes near the end of the newest one.
+
+        Each statement adds a few only, so that none takes long; ahead of time it may fail.
+        """
+        while last_id >= self._end - self._partition_size // 5:
+            before = self._end
+            if last_id < before and time.monotonic() < self._room_at:
+                return
+            try:
+                ((self._end,),) = await fetch(
+                    self._open(), "add_partitions", {"size": self._partition_size}
+                )
+            except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable) as error:
+                if last_id >= before or not self._idle:
+                    raise
+                logger.warning("no partition was added ahead; tried again later: %s", error)
+                self._room_at = time.monotonic() + ROOM_SECONDS
+                return
+            if self._end == before:
+                return
+
+    @property
+    def _idle(self) -> bool:
+        """Whether no transaction is open."""
+        return self._open().info.transaction_status == psycopg.pq.TransactionStatus.IDLE
 
     async def head(self) -> Head:
         """Where the log ends."""
@@ -140,9 +176,8 @@ class Journal:
 
     async def unlock(self) -> None:
         """Ends a transaction begun by `lock` without a commit, if there is one."""
-        connection = self._open()
-        if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
-            await connection.execute("ROLLBACK")
+        if not self._idle:
+            await self._open().execute("ROLLBACK")
 
     async def rows_after(self, revision: int, limit: int = 5000) -> list[StateRow]:
         """The next rows of the log."""
@@ -196,23 +231,25 @@ class Journal:
         connection = self._open()
         moved_jobs = draft.jobs_moved()
         parameters: dict[str, Any] = {
-            "expected_id": draft.head.last_id,
+            "expected_id": Int8(draft.head.last_id),
             "expected_commit": draft.head.commit_id,
             "commit_id": commit_id,
             "replica": self._replica,
-            "last_id": draft.last_id,
+            "last_id": Int8(draft.last_id),
             "last_kit_id": draft.last_kit_id,
             "rows": rows_text(draft),
-            "kits": json.dumps(
-                [_kit(kit) for kit in draft.kits.values() if kit.kit_id not in draft.new_kits]
-            ),
-            "jobs": json.dumps([_job(job, job.job_id in draft.results) for job in moved_jobs]),
         }
-        lean = not answers and not draft.new_kits and all(row.task_name for row in draft.rows)
+        lean = draft.tasks_only and not answers
+        if moved_jobs or not lean:
+            parameters["jobs"] = json.dumps(
+                [_job(job, job.job_id in draft.results) for job in moved_jobs]
+            )
         if not lean:
             parameters |= _rest(draft, answers)
-        statement = (LEAN if moved_jobs else TASKS) if lean else FULL
-        cursor = await connection.execute(statement, parameters)
+        text, names = numbered((LEAN if moved_jobs else TASKS) if lean else FULL)
+        # Its text goes to the server once, and is not looked through for parameters again.
+        cursor: AsyncRawCursor[Any] = AsyncRawCursor(connection)
+        await cursor.execute(text, [parameters[name] for name in names], prepare=True)
         row = await cursor.fetchone()
         if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
             reached("append.before_transaction_end")
@@ -269,6 +306,9 @@ def _rest(draft: Changes, answers: Answers) -> dict[str, str]:
     new_kits = [draft.kits[kit_id] for kit_id in draft.new_kits]
     new_jobs = [draft.jobs[job_id] for job_id in draft.new_jobs]
     return {
+        "kits": json.dumps(
+            [_kit(kit) for kit in draft.kits.values() if kit.kit_id not in draft.new_kits]
+        ),
         "new_kits": json.dumps(
             [
                 {

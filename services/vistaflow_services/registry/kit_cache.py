@@ -65,7 +65,8 @@ class KitCache:
     ) -> None:
         self._hub = hub
         self._source = source
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
+        """About how much memory may be taken."""
         self._progress_seconds = progress_seconds
         self._fresh = fresh
         self._trees: OrderedDict[int, Tree] = OrderedDict()
@@ -82,7 +83,7 @@ class KitCache:
         """Kits that left for want of room."""
         self.drop_count = 0
         """Kits that left because a row changed what rows do not tell."""
-        hub.listen(self.advance)
+        hub.listen(self.advance, self.clear)
 
     def __len__(self) -> int:
         return len(self._trees)
@@ -138,6 +139,11 @@ class KitCache:
         if grew:
             self._trim()
 
+    def clear(self) -> None:
+        """Lets every kit go: rows were missed."""
+        for kit_id in list(self._trees):
+            self.drop(kit_id)
+
     def drop(self, kit_id: int) -> None:
         """Lets a kit go that changed in a way that rows do not tell."""
         if kit_id in self._trees:
@@ -157,7 +163,7 @@ class KitCache:
         if kit is None:
             return None
         tree = Tree(kit, revision)
-        if tree.size > self._max_bytes // 4:
+        if tree.size > self.max_bytes // 4:
             self._large[kit_id] = None
             if len(self._large) > MAX_LARGE:
                 self._large.popitem(last=False)
@@ -190,6 +196,6 @@ class KitCache:
             self._kit_of.pop(job_id, None)
 
     def _trim(self) -> None:
-        while self.bytes > self._max_bytes:
+        while self.bytes > self.max_bytes:
             self._remove(next(iter(self._trees)))
             self.eviction_count += 1

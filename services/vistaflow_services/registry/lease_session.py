@@ -29,6 +29,8 @@ class Session:
         self.capacity = hello.capacity
         self.ready = False
         """Whether it may be given jobs: not before what it still runs is known."""
+        self.draining = False
+        """Whether the worker said that it takes no more."""
         self.closed = False
         self.running: dict[uuid.UUID, int] = {}
         """Its attempts, by job."""
@@ -41,7 +43,7 @@ class Session:
 
     def room(self) -> int:
         """How many more attempts it takes."""
-        if self.closed or not self.ready:
+        if self.closed or self.draining or not self.ready:
             return 0
         now = time.monotonic()
         self._stopping = {job: until for job, until in self._stopping.items() if until > now}

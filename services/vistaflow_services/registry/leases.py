@@ -71,11 +71,12 @@ class LeaseService:
         self._sessions: dict[str, Session] = {}
         self._holders: dict[uuid.UUID, Session] = {}
         self._moved: dict[uuid.UUID, StateRow | None] = {}
-        self._unconfirmed: set[tuple[uuid.UUID, int]] = set()
+        self._heard: dict[uuid.UUID, int] = {}
+        """The attempt of each job of which its worker has said a word."""
         self._wake = asyncio.Event()
         self._errands: set[asyncio.Task[None]] = set()
         self._draining = False
-        hub.listen(self._hear)
+        hub.listen(self._hear, self._wake.set)
 
     async def run(self) -> None:
         """Grants and expires until canceled."""
@@ -137,7 +138,7 @@ class LeaseService:
             if (job_id, attempt) in renewed:
                 session.running[job_id] = attempt
                 self._holders[job_id] = session
-                self._unconfirmed.discard((job_id, attempt))
+                self._heard[job_id] = attempt
         await self._dismiss(session, set(hello.running) - renewed)
         self._later(self._reclaim(session))
 
@@ -153,15 +154,13 @@ class LeaseService:
             _log.warning("could not look what worker %s left: %s", session.worker, error)
             return
         for lease in leases:
-            key = (lease.job_id, lease.attempt)
             if (
                 session.closed
                 or session.running.get(lease.job_id) == lease.attempt
                 or lease.job_id in self._moved
             ):
                 continue
-            received = key not in self._unconfirmed
-            self._unconfirmed.discard(key)
+            received = self._heard.get(lease.job_id) == lease.attempt
             await self._submit(
                 Release(
                     job_id=lease.job_id,
@@ -189,14 +188,20 @@ class LeaseService:
             session.close(None)
         except ServiceError as error:
             session.close(error)
+            return
+        if session.draining:
+            for job_id, attempt in list(session.running.items()):
+                self._drop(session, job_id)
+                self._later(self._give_back(job_id, attempt, session.worker, "shut down"))
 
     async def _beat(self, session: Session, heartbeat: pb.Heartbeat) -> None:
         signs = lease_messages.signs_from_proto(heartbeat)
+        session.draining |= heartbeat.draining
         session.stopped_all_but({sign.job_id for sign in signs})
         if not signs:
             self._wake.set()
             return
-        self._unconfirmed.difference_update((sign.job_id, sign.attempt) for sign in signs)
+        self._heard.update((sign.job_id, sign.attempt) for sign in signs)
         try:
             reached("lease.before_renew")
             renewed = await self._store.renew(session.worker, signs, self.lease_seconds)
@@ -261,6 +266,8 @@ class LeaseService:
                 continue
             if row.status == Status.QUEUED:
                 self._wake.set()
+            if row.status != Status.RUNNING:
+                self._heard.pop(row.job_id, None)
             if row.job_id in self._moved and row.status != Status.RUNNING:
                 self._moved[row.job_id] = row
             session = self._holders.get(row.job_id)
@@ -325,8 +332,7 @@ class LeaseService:
         attempt = granted.job.attempt
         if moved is not None and moved.attempt >= attempt:
             return True  # Canceled before the worker could hear of it.
-        self._unconfirmed.add((job_id, attempt))
-        if session.closed:
+        if session.closed or session.draining:
             self._later(self._give_back(job_id, attempt, session.worker))
             return True
         session.running[job_id] = attempt
@@ -354,7 +360,6 @@ class LeaseService:
 
     async def _take_away(self, lease: Lease) -> None:
         job_id, attempt, worker = lease.job_id, lease.attempt, lease.worker
-        self._unconfirmed.discard((job_id, attempt))
         _log.warning(
             "attempt %d of job %s is taken from worker %s, which %s",
             attempt,
@@ -376,10 +381,11 @@ class LeaseService:
             reached("lease.before_lose")
             await self._ledger.submit(Lose(job_id=job_id, attempt=attempt, worker=worker))
 
-    async def _give_back(self, job_id: uuid.UUID, attempt: int, worker: str) -> None:
-        """Queues a job again whose grant could not be delivered."""
-        self._unconfirmed.discard((job_id, attempt))
-        reason = "the worker was gone before it got it"
+    async def _give_back(
+        self, job_id: uuid.UUID, attempt: int, worker: str, why: str = "was gone before it got it"
+    ) -> None:
+        """Queues a job again that the worker does not run, uncounted."""
+        reason = f"the worker {why}"
         await self._submit(Release(job_id=job_id, attempt=attempt, worker=worker, reason=reason))
 
     async def _submit(self, command: Append | Release) -> None:

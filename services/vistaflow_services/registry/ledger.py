@@ -36,6 +36,7 @@ from vistaflow_services.registry.changes import Seqs
 from vistaflow_services.registry.domain import PENDING, Head, StateRow
 from vistaflow_services.registry.draft import Draft
 from vistaflow_services.registry.journal import Answered, Answers, Journal, Outcome
+from vistaflow_services.registry.refusals import CONFLICTS, told
 from vistaflow_services.registry.storage import StorageGuard
 
 logger = logging.getLogger(__name__)
@@ -43,17 +44,19 @@ logger = logging.getLogger(__name__)
 MAX_ROWS = 2000
 """About how many rows one commit takes."""
 
-GATHER_RATE = 1_200.0
-"""Commands a second from which on a batch waits for more."""
-
-GATHER_SECONDS = 0.002
-"""How long it then waits."""
-
 MAX_WAITING = 20_000
 """Commands that may wait; more are turned away."""
 
+TRIES = 3
+"""How often a batch is tried that the database would not serialize with what others do."""
+
 DEFAULT_WAIT = 30.0
 """Seconds a command waits whose caller names no time."""
+
+TOO_LATE = (
+    "the database did not answer in time; the outcome is unknown, "
+    "repeat the request with the same request_id"
+)
 
 FULL = psycopg.errors.DiskFull
 LOST = (psycopg.OperationalError, psycopg.InterfaceError, OSError)
@@ -93,6 +96,8 @@ class Lane:
 class _Waiting:
     command: c.Command
     answer: asyncio.Future[Any]
+    until: float
+    """When it is given up, by the event loop's clock."""
     lane: Lane | None = None
 
 
@@ -141,15 +146,14 @@ class Ledger:
         self._guard = guard or StorageGuard(None, 0)
         self._meters = meters
         self._queue: deque[_Waiting] = deque()
+        self._committing: list[_Waiting] = []
+        self._timer: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._head: Head | None = None
         self._task: asyncio.Task[None] | None = None
         self._broken = ""
-        self._rate = 0.0
-        self._took = 0.0
-        self._taken = 0
         self.commits = 0
         """Commits made, for measurements."""
 
@@ -195,6 +199,8 @@ class Ledger:
             await asyncio.wait([self._task])
             self._task = None
         self._refuse_all("the registry is stopping")
+        if self._timer is not None:
+            self._timer.cancel()
         await self._journal.close()
 
     async def submit(self, command: c.Command, *, seconds: float | None = None) -> Any:
@@ -210,11 +216,7 @@ class Ledger:
             ExistsError: The request_id was used with another body.
             ServiceError: As the command's rules say.
         """
-        answer, timer = self._put(command, seconds, None)
-        try:
-            return await answer
-        finally:
-            timer.cancel()
+        return await self._put(command, seconds, None)
 
     def queue(self, command: c.Command, lane: Lane) -> asyncio.Future[Any]:
         """Queues a command behind those of its lane, without waiting.
@@ -225,25 +227,45 @@ class Ledger:
         Raises:
             ExhaustedError, UnavailableError: It was not queued.
         """
-        answer, timer = self._put(command, None, lane)
-        answer.add_done_callback(lambda _: timer.cancel())
-        return answer
+        return self._put(command, None, lane)
 
     def _put(
         self, command: c.Command, seconds: float | None, lane: Lane | None
-    ) -> tuple[asyncio.Future[Any], asyncio.TimerHandle]:
+    ) -> asyncio.Future[Any]:
         if self._broken or self._task is None:
             raise UnavailableError(self._broken or "the registry is not started")
         self._guard.check()
         if len(self._queue) >= MAX_WAITING:
             raise ExhaustedError("too many requests are waiting for the database; try again")
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(command=command, answer=loop.create_future(), lane=lane)
-        timer = loop.call_later(DEFAULT_WAIT if seconds is None else seconds, _give_up, waiting)
+        answer = loop.create_future()
+        until = loop.time() + (DEFAULT_WAIT if seconds is None else seconds)
+        waiting = _Waiting(command=command, answer=answer, until=until, lane=lane)
         self._queue.append(waiting)
-        self._idle.clear()
-        self._wake.set()
-        return waiting.answer, timer
+        if self._timer is None or until < self._timer.when():
+            self._give_up_at(until)
+        if not self._wake.is_set():
+            self._idle.clear()
+            self._wake.set()
+        return answer
+
+    def _give_up_at(self, when: float) -> None:
+        """One timer serves for all that waits: most of it is answered long before."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(when, self._give_up)
+
+    def _give_up(self) -> None:
+        """Tells those that waited long enough that the database did not answer."""
+        self._timer = None
+        now = asyncio.get_running_loop().time()
+        waiting = [each for each in (*self._committing, *self._queue) if not each.answer.done()]
+        for each in waiting:
+            if each.until <= now:
+                _fail(each, UnavailableError(TOO_LATE))
+        left = [each.until for each in waiting if each.until > now]
+        if left:
+            self._give_up_at(min(left))
 
     async def _run(self) -> None:
         last_tidy = 0.0
@@ -251,8 +273,7 @@ class Ledger:
         while not self._broken:
             if not await self._woken():
                 continue
-            await self._gathered()
-            batch = self._take()
+            self._committing = batch = self._take()
             if not batch:
                 self._wake.clear()
                 self._idle.set()
@@ -282,19 +303,6 @@ class Ledger:
                 return False
         return True
 
-    async def _gathered(self) -> None:
-        """Under load, waits a moment for more commands.
-
-        A commit costs this process as much as several calls do. With many callers the wait makes
-        fewer, larger commits, and everyone is answered sooner; a few callers never see it.
-        """
-        if self._taken:
-            now = time.perf_counter()
-            self._rate += 0.2 * (self._taken / max(now - self._took, 1e-4) - self._rate)
-            self._took, self._taken = now, 0
-        if self._rate > GATHER_RATE and self._queue:
-            await asyncio.sleep(GATHER_SECONDS)
-
     def _take(self) -> list[_Waiting]:
         """The commands of the next batch; callers that have gone are left out."""
         batch: list[_Waiting] = []
@@ -304,12 +312,12 @@ class Ledger:
             if _live(waiting):
                 batch.append(waiting)
                 rows += _size(waiting.command)
-        self._taken = len(batch)
         return batch
 
     async def _commit(self, waiting: list[_Waiting]) -> None:
         """Commits a batch, however often that takes."""
         locked = False
+        conflicts = 0
         commit_id: uuid.UUID | None = None
         batch: _Batch | None = None
         while waiting:
@@ -362,18 +370,24 @@ class Ledger:
             except _Poisoned:
                 waiting = [each for each in waiting if _live(each)]
                 await self._journal.unlock()
-            except LOST as error:
-                if self._journal.connected:
+            except (psycopg.Error, OSError) as error:
+                if not self._journal.connected:
+                    logger.warning("the ledger lost its connection: %s", error)
+                    locked = False
+                    continue
+                if isinstance(error, CONFLICTS) and (conflicts := conflicts + 1) < TRIES:
+                    logger.info("the database asks for another try: %s", error)
+                    await self._journal.unlock()
+                    batch, locked = None, True
+                    continue
+                if isinstance(error, LOST):
                     # The database refused: a timeout, a full disk. Nothing was committed.
                     await self._refuse(waiting, error)
                     return
-                logger.warning("the ledger lost its connection: %s", error)
-                locked = False
-            except psycopg.Error as error:
                 await self._journal.unlock()
                 self.board.clear()
                 if len(waiting) == 1:
-                    _fail(waiting[0], error)
+                    _fail(waiting[0], told(error))
                     return
                 logger.warning("a batch was refused; its commands are tried one by one: %s", error)
                 for each in waiting:
@@ -502,6 +516,11 @@ class Ledger:
     async def _catch_up(self, head: Head) -> None:
         """Reads what other replicas wrote, and forgets the kits they touched."""
         while self.head < head.last_id:
+            if self.head + 1 < head.oldest_id:
+                # They are no longer kept: this process was away for that long.
+                self.board.clear()
+                self._head = dataclasses.replace(head, last_id=head.oldest_id - 1)
+                continue
             rows = await self._journal.rows_after(self.head)
             if not rows or rows[0].revision != self.head + 1:
                 raise psycopg.DataError(f"the log has no row {self.head + 1}")
@@ -587,13 +606,3 @@ def _fail(waiting: _Waiting, error: BaseException) -> None:
         waiting.lane.broken = True
     if not waiting.answer.done():
         waiting.answer.set_exception(error)
-
-
-def _give_up(waiting: _Waiting) -> None:
-    _fail(
-        waiting,
-        UnavailableError(
-            "the database did not answer in time; the outcome is unknown, "
-            "repeat the request with the same request_id"
-        ),
-    )

@@ -6,15 +6,17 @@ the watchers or the age of the oldest transaction, is set by `upkeep` every few 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from vistaflow_services.core.metrics import Metrics
 from vistaflow_services.registry.commands import Appended
 from vistaflow_services.registry.domain import StateRow, Verdict
+from vistaflow_services.registry.kit_cache import KitCache
 
 COMMIT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 BATCH_ROWS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+BEHIND_ROWS = (0, 100, 1000, 20_000)
 LOST_PREFIX = "attempt-"
 
 GAUGES = {
@@ -28,6 +30,8 @@ GAUGES = {
     "vistaflow_watches": "Watches open at this process.",
     "vistaflow_watch_lag_rows_max": "Rows that the slowest watch has still to look at.",
     "vistaflow_watch_lag_rows_p99": "Rows that 99 of 100 watches have at most still to look at.",
+    "vistaflow_watch_lag_seconds_max": "For how long a row waits for the slowest watch.",
+    "vistaflow_watch_lag_seconds_p99": "For how long a row waits for 99 of 100 watches at most.",
     "vistaflow_ledger_queue": "Commands that wait to be committed.",
     "vistaflow_leases": "Attempts in workers' hands.",
     "vistaflow_pool_size": "Connections of the pool for reads.",
@@ -45,6 +49,37 @@ GAUGES = {
     "vistaflow_postgres_restarts": "How often the embedded PostgreSQL was started again.",
 }
 
+CACHE_COUNTERS = {
+    "hit": ("vistaflow_cache_hits", "Reads of a kit answered from memory."),
+    "miss": ("vistaflow_cache_misses", "Reads of a kit that had to ask the database."),
+    "eviction": ("vistaflow_cache_evictions", "Kits that left the cache for want of room."),
+    "drop": ("vistaflow_cache_drops", "Kits that left because a row does not tell how they are."),
+}
+
+
+class CacheCollector:
+    """Tells what the cache of kits holds and did, whenever somebody asks.
+
+    Args:
+        cache: The cache.
+    """
+
+    def __init__(self, cache: KitCache) -> None:
+        self._cache = cache
+
+    def collect(self) -> Iterator[Any]:
+        """The counters and gauges as they are."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        for name, (metric, text) in CACHE_COUNTERS.items():
+            yield CounterMetricFamily(metric, text, value=getattr(self._cache, f"{name}_count"))
+        for metric, text, number in (
+            ("vistaflow_cache_kits", "Kits in memory for reading.", len(self._cache)),
+            ("vistaflow_cache_bytes", "About how much memory they take.", self._cache.bytes),
+            ("vistaflow_cache_max_bytes", "How much they may take.", self._cache.max_bytes),
+        ):
+            yield GaugeMetricFamily(metric, text, value=number)
+
 
 class RegistryMeters:
     """Counts what the ledger does, and holds what is looked at.
@@ -56,7 +91,7 @@ class RegistryMeters:
     def __init__(self, metrics: Metrics) -> None:
         import prometheus_client as prometheus
 
-        where = metrics.registry
+        where = self._where = metrics.registry
         self._rows = prometheus.Counter(
             "vistaflow_append_rows", "Rows this process committed.", registry=where
         )
@@ -88,9 +123,17 @@ class RegistryMeters:
         self._gauges = {
             name: prometheus.Gauge(name, text, registry=where) for name, text in GAUGES.items()
         }
+        self._behind = prometheus.Gauge(
+            "vistaflow_watches_behind", "Watches more rows behind than these.", ["rows"],
+            registry=where,
+        )  # fmt: skip
         self._queued = prometheus.Gauge(
             "vistaflow_jobs_queued", "Jobs that wait for a worker.", ["job_type"], registry=where
         )
+
+    def follow(self, cache: KitCache) -> None:
+        """Tells of the cache of kits, too."""
+        self._where.register(CacheCollector(cache))
 
     def wrote(self, seconds: float, committed: bool) -> None:
         """A batch was written, or another replica was first."""
@@ -127,3 +170,8 @@ class RegistryMeters:
         self._queued.clear()
         for job_type, count in by_type.items():
             self._queued.labels(job_type).set(count)
+
+    def behind(self, lags: Sequence[int]) -> None:
+        """Sets how many watches are how many rows behind."""
+        for rows in BEHIND_ROWS:
+            self._behind.labels(str(rows)).set(sum(lag > rows for lag in lags))

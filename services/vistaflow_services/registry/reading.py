@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import uuid
 from collections.abc import Collection, Mapping
-from typing import Any
+from datetime import datetime
+from typing import Any, LiteralString
 
 import psycopg
 
 from vistaflow_services.core.sql import load_queries
-from vistaflow_services.registry.domain import Head, Job, Kit
+from vistaflow_services.registry.domain import Head, Job, Kit, StateRow
 from vistaflow_services.registry.watch_store import Row, progress_from_json, to_kit, to_row
 
 QUERIES = dict(load_queries("vistaflow_services.registry"))
@@ -26,6 +29,14 @@ async def fetch(
 ) -> list[Row]:
     """The rows of a named query."""
     cursor = await connection.execute(QUERIES[name], parameters)
+    return await cursor.fetchall()
+
+
+async def fetch_planned(
+    connection: Connection, text: LiteralString, parameters: Mapping[str, Any]
+) -> list[Row]:
+    """The rows of a query that is planned anew: how it is best done depends on its parameters."""
+    cursor = await connection.execute(text, parameters, prepare=False)
     return await cursor.fetchall()
 
 
@@ -54,6 +65,61 @@ async def read_kits(connection: Connection, kit_ids: Collection[int]) -> dict[in
         task = to_row(row)
         kits[task.kit_id].jobs[task.job_id].tasks[task.task_name] = task
     return kits
+
+
+async def read_kit(connection: Connection, kit_id: int) -> tuple[Kit | None, int]:
+    """A kit with its jobs and current tasks, and where the log ends, by one statement."""
+    # What is asked for most often: one trip to the database, and values as the database has them.
+    async with connection.cursor(binary=True) as cursor:
+        await cursor.execute(QUERIES["kit_whole"], {"kit_id": kit_id}, prepare=True)
+        rows = await cursor.fetchall()
+    ((revision, *_, found, _, _),) = [row for row in rows if row[1] is None]
+    told = json.loads(found)
+    if told["kit"][0] is None:
+        return None, revision
+    kit = to_kit(_with_values(told["kit"], times=(8, 9)))
+    jobs = {}
+    for each in told["jobs"]:
+        job = to_job(_with_values(each, times=(19, 20, 21, 27), ids=(0,), contents=(7,)))
+        kit.jobs[job.job_id] = jobs[job.job_id.bytes] = job
+    for row in sorted(row for row in rows if row[1] is not None):
+        task_id, of, name, status, attempt, seq, created_at, metadata, actor, reason = row
+        job = jobs[of]
+        job.tasks[name] = StateRow(
+            revision=task_id,
+            batch=task_id,
+            kit_id=kit_id,
+            job_id=job.job_id,
+            job_type=job.job_type,
+            task_name=name,
+            status=status,
+            current_order=job.current_order,
+            attempt=attempt,
+            seq=seq,
+            created_at=created_at,
+            metadata_json=metadata,
+            actor=actor,
+            reason=reason,
+        )
+    return kit, revision
+
+
+def _with_values(
+    row: list[Any],
+    *,
+    times: Collection[int],
+    ids: Collection[int] = (),
+    contents: Collection[int] = (),
+) -> Row:
+    """A row that came as JSON, with values in the places of what JSON has only texts for."""
+    for place in times:
+        if row[place] is not None:
+            row[place] = datetime.fromisoformat(row[place])
+    for place in ids:
+        row[place] = uuid.UUID(row[place])
+    for place in contents:
+        row[place] = base64.b64decode(row[place])
+    return tuple(row)
 
 
 async def read_job(connection: Connection, job_id: uuid.UUID) -> Job | None:

@@ -2,7 +2,8 @@
 
 The registry must be down. What is there is put aside under another name, not removed. The restored
 log gets a new epoch, so that watchers who know the old one are told, and its revisions and kit ids
-go on above all that were ever used, so that none means two things.
+go on above all that were ever used, so that none means two things. Tokens that may have been
+revoked since the backup was made are revoked: those that the log put aside does not know as valid.
 """
 
 from __future__ import annotations
@@ -32,6 +33,14 @@ REVISIONS_SKIPPED = 1_000_000
 KITS_SKIPPED = 1_000
 """The same for kit ids."""
 
+_TOKEN_COLUMNS = sql.SQL(", ").join(
+    sql.Identifier(each)
+    for each in (
+        "token_id", "name", "project", "role", "secret_sha256", "created_at", "created_by",
+        "expires_at", "revoked_at",
+    )
+)  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class Restored:
@@ -45,10 +54,19 @@ class Restored:
     """Where the log goes on."""
     aside: str
     """The schema that what was there is in now; empty if there was nothing."""
+    revoked: tuple[str, ...]
+    """Tokens, by name, that were valid in the backup and are revoked now."""
     seconds: float
 
 
-def restore(conninfo: str, schema: str, file: Path, *, beyond: int | None = None) -> Restored:
+def restore(
+    conninfo: str,
+    schema: str,
+    file: Path,
+    *,
+    beyond: int | None = None,
+    keep_tokens: bool = False,
+) -> Restored:
     """Puts a backup back.
 
     Args:
@@ -56,6 +74,7 @@ def restore(conninfo: str, schema: str, file: Path, *, beyond: int | None = None
         schema: The schema of the registry's tables, as it was when they were saved.
         file: The backup.
         beyond: The last revision that the lost log is known to have used.
+        keep_tokens: Whether tokens of which only the backup knows stay valid.
 
     Raises:
         DumpError: A registry is at work on the database, or the file is no backup of the schema.
@@ -85,17 +104,20 @@ def restore(conninfo: str, schema: str, file: Path, *, beyond: int | None = None
         if beyond is None:
             beyond = saved + REVISIONS_SKIPPED if used is None else used
         most_kits = saved_kits + KITS_SKIPPED if kits_used is None else kits_used
-        settled = connection.execute(
-            QUERIES["settle_restored"],
-            {"last_id": max(beyond, used or 0), "last_kit_id": most_kits},
-        ).fetchone()
-        assert settled is not None
+        with connection.transaction():
+            settled = connection.execute(
+                QUERIES["settle_restored"],
+                {"last_id": max(beyond, used or 0), "last_kit_id": most_kits},
+            ).fetchone()
+            assert settled is not None
+            revoked = _settle_tokens(connection, schema, aside, keep_tokens)
         connection.execute("ANALYZE")
     return Restored(
         epoch=str(settled[0]),
         revision=saved,
         next_revision=settled[2],
         aside=aside,
+        revoked=revoked,
         seconds=time.monotonic() - began,
     )
 
@@ -122,7 +144,11 @@ def _put_aside(connection: Connection, schema: str) -> str:
     query = "SELECT 1 FROM pg_namespace WHERE nspname = %s"
     if connection.execute(query, [schema]).fetchone() is None:
         return ""
-    aside = f"{schema[:40]}_until_{datetime.now(UTC):%Y%m%d_%H%M%S}"
+    name = aside = f"{schema[:38]}_until_{datetime.now(UTC):%Y%m%d_%H%M%S}"
+    number = 1
+    while connection.execute(query, [aside]).fetchone() is not None:
+        number += 1
+        aside = f"{name}_{number}"
     _rename(connection, schema, aside)
     return aside
 
@@ -130,6 +156,36 @@ def _put_aside(connection: Connection, schema: str) -> str:
 def _put_back(connection: Connection, schema: str, aside: str) -> None:
     if aside:
         _rename(connection, aside, schema)
+
+
+def _settle_tokens(connection: Connection, schema: str, aside: str, keep: bool) -> tuple[str, ...]:
+    """Revokes what may have been revoked since, and takes over what the log put aside knows."""
+    if not _has_tokens(connection, schema):
+        return ()
+    known: sql.Composable = sql.SQL("SELECT NULL::uuid AS token_id WHERE false")
+    if aside and _has_tokens(connection, aside):
+        names = {"aside": sql.Identifier(aside, "tokens"), "columns": _TOKEN_COLUMNS}
+        known = sql.SQL("SELECT token_id FROM {aside}").format(**names)
+        for statement in (
+            "UPDATE tokens SET revoked_at = newer.revoked_at FROM {aside} newer "
+            "WHERE newer.token_id = tokens.token_id",
+            "INSERT INTO tokens ({columns}) SELECT {columns} FROM {aside} "
+            "WHERE token_id NOT IN (SELECT token_id FROM tokens) ORDER BY number",
+        ):
+            connection.execute(sql.SQL(statement).format(**names))
+    if keep:
+        return ()
+    query = sql.SQL(
+        "UPDATE tokens SET revoked_at = clock_timestamp() WHERE revoked_at IS NULL "
+        "AND coalesce(expires_at > clock_timestamp(), true) AND token_id NOT IN ({}) "
+        "RETURNING name"
+    ).format(known)
+    return tuple(sorted(row[0] for row in connection.execute(query).fetchall()))
+
+
+def _has_tokens(connection: Connection, schema: str) -> bool:
+    row = connection.execute("SELECT to_regclass(%s)", [f'"{schema}".tokens']).fetchone()
+    return row != (None,)
 
 
 def _rename(connection: Connection, old: str, new: str) -> None:
@@ -147,11 +203,22 @@ def main() -> int:
         metavar="REVISION",
         help="the last revision the lost log is known to have used; revisions go on after it",
     )
+    parser.add_argument(
+        "--keep-tokens",
+        action="store_true",
+        help="leave tokens valid that may have been revoked after the backup was made",
+    )
     arguments = parser.parse_args()
     try:
         config = read_config(Config, "VISTAFLOW_REGISTRY_")
         with database(config) as conninfo:
-            made = restore(conninfo, config.schema, arguments.file, beyond=arguments.beyond)
+            made = restore(
+                conninfo,
+                config.schema,
+                arguments.file,
+                beyond=arguments.beyond,
+                keep_tokens=arguments.keep_tokens,
+            )
     except (ServiceError, psycopg.Error, OSError) as error:
         print(f"nothing was restored: {error}", file=sys.stderr)
         return 1
@@ -160,7 +227,16 @@ def main() -> int:
         f"goes on at {made.next_revision} under the epoch {made.epoch}"
     )
     if made.aside:
-        print(f"what was there is in schema {made.aside}")
+        print(f"what was there is in schema {made.aside}; drop it when you no longer need it")
+    if made.revoked:
+        count = len(made.revoked)
+        print(
+            f"{count} token{'s' if count > 1 else ''} of the backup may have been revoked since "
+            f"and {'are' if count > 1 else 'is'} no longer valid: {', '.join(made.revoked[:10])}"
+            f"{', ...' if count > 10 else ''}\n"
+            "make new ones, the first with `python -m vistaflow_services.registry.tokens create "
+            "--role admin --name NAME`, or restore with --keep-tokens"
+        )
     return 0
 
 

@@ -167,7 +167,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         found = Violations()
         requests.kit_id(request.kit_id, found)
         first, last = selecting.between(request, found)
-        found.check()
+        await self._reach(request.min_revision, context, found)
         before, after, last = await self._store.kit_between(request.kit_id, first, last)
         if after is None:
             raise NotFoundError(f"kit {request.kit_id} was not there yet at revision {last}")
@@ -258,12 +258,8 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         self, request: pb.WatchStatesRequest, context: Context
     ) -> AsyncIterator[pb.WatchStatesResponse]:
         """Streams rows; `watch_bytes` serves it, this is what the types ask for."""
-        async for message in self._watches.watch(request):
-            yield (
-                pb.WatchStatesResponse.FromString(bytes(message))
-                if isinstance(message, bytes)
-                else message
-            )
+        raise NotImplementedError
+        yield pb.WatchStatesResponse()
 
     async def WatchMany(
         self, request_iterator: AsyncIterator[pb.WatchManyRequest], context: Context

@@ -12,10 +12,9 @@ from typing import Any, TypeVar
 
 import psycopg
 from psycopg.types.json import Jsonb
-from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
+from psycopg_pool import AsyncConnectionPool
 
-from vistaflow_services.core.errors import UnavailableError
-from vistaflow_services.registry import past
+from vistaflow_services.registry import list_texts, past
 from vistaflow_services.registry.domain import (
     NO_COUNTS,
     STATUS_PLACE,
@@ -23,20 +22,24 @@ from vistaflow_services.registry.domain import (
     Head,
     Job,
     JobFilter,
+    JobType,
     Kit,
     StateFilter,
     StateRow,
+    Status,
 )
 from vistaflow_services.registry.history import Moment
 from vistaflow_services.registry.past import read_moment, read_revision_at
 from vistaflow_services.registry.reading import (
     Connection,
     fetch,
+    fetch_planned,
     read_head,
     read_job,
-    read_kits,
+    read_kit,
     to_job,
 )
+from vistaflow_services.registry.refusals import CONFLICTS, is_lost, told
 from vistaflow_services.registry.token_store import TokenStore
 from vistaflow_services.registry.watch_store import (
     SCAN_ROWS,
@@ -67,6 +70,9 @@ CLOCK_STEP = timedelta(minutes=10)
 DRAIN_SECONDS = 1.0
 """Connections found dead within this time of one another are one incident."""
 
+MAX_WAITING = 1000
+"""Readers that may wait for a connection; more are turned away at once."""
+
 Answer = TypeVar("Answer")
 
 
@@ -81,18 +87,27 @@ class Page:
     """Revision of the log up to which the page is complete."""
 
 
-def make_pool(conninfo: str, *, schema: str = "vistadb_test", size: int = 10) -> Pool:
+def make_pool(
+    conninfo: str,
+    *,
+    schema: str = "vistadb_test",
+    size: int = 10,
+    max_waiting: int = MAX_WAITING,
+) -> Pool:
     """A pool of connections whose search path is the schema, not yet open."""
     return AsyncConnectionPool(
         conninfo,
         min_size=min(2, size),
         max_size=size,
         timeout=5.0,
-        max_waiting=1000,
+        max_waiting=max_waiting,
         reconnect_timeout=2.0,
         open=False,
         name="registry",
         kwargs={
+            # What takes several statements begins a transaction itself; the others are spared
+            # two trips to the database.
+            "autocommit": True,
             "options": f"{SETTINGS} -c search_path={schema}",
             "application_name": "vistaflow registry",
             "connect_timeout": 5,
@@ -118,16 +133,11 @@ class Store:
 
     async def head(self) -> Head:
         """Where the log ends."""
-        return await self._read(read_head)
+        return await self._read(read_head, statements=1)
 
     async def kit(self, kit_id: int) -> tuple[Kit | None, int]:
         """A kit with jobs and tasks, and the revision up to which that is complete."""
-
-        async def read(connection: Connection) -> tuple[Kit | None, int]:
-            head = await read_head(connection)
-            return (await read_kits(connection, [kit_id])).get(kit_id), head.last_id
-
-        return await self._read(read)
+        return await self._read(lambda connection: read_kit(connection, kit_id), statements=1)
 
     async def kit_at(
         self, kit_id: int, *, revision: int = 0, time: datetime | None = None
@@ -215,8 +225,9 @@ class Store:
         created_before: datetime | None = None,
     ) -> Page:
         """Kits without their jobs, newest first, with ids below `before`."""
-        wanted = {
+        wanted: dict[str, Any] = {
             "before": before or 2**31 - 1,
+            "after": 0,
             "limit": limit + 1,
             "bytes": PAGE_BYTES,
             "project": project,
@@ -226,10 +237,21 @@ class Store:
             "created_after": created_after,
             "created_before": created_before,
         }
+        text = list_texts.kits(
+            by_status=bool(wanted["statuses"]), by_search=bool(labels or name_contains)
+        )
 
         async def read(connection: Connection) -> Page:
             head = await read_head(connection)
-            rows, more = _cut(await fetch(connection, "list_kits", wanted), limit)
+            if created_after or created_before:
+                times = {
+                    "surely_after": created_after and created_after - CLOCK_STEP,
+                    "surely_before": created_before and created_before + CLOCK_STEP,
+                }
+                ((first, last),) = await fetch(connection, "kits_around", times)
+                wanted.update(after=first, before=min(wanted["before"], last))
+            wanted["recent"] = min(wanted["before"], head.last_kit_id) - list_texts.RECENT_KITS
+            rows, more = _cut(await fetch_planned(connection, text, wanted), limit)
             kits = [to_kit(row) for row in rows]
             next_key = kits[-1].kit_id if more else None
             return Page(entries=kits, next_key=next_key, revision=head.last_id)
@@ -248,7 +270,7 @@ class Store:
         project: str = "",
     ) -> Page:
         """Jobs, newest first, each with its tasks' counts in place of its tasks."""
-        wanted = {
+        wanted: dict[str, Any] = {
             "before": before or TOO_FAR,
             "limit": limit + 1,
             "bytes": PAGE_BYTES,
@@ -258,10 +280,16 @@ class Store:
             "statuses": list(statuses) or None,
             "labels": Jsonb(labels) if labels else None,
         }
+        # Kits and labels narrow more than types and statuses do.
+        by_kind = bool(wanted["job_types"] or wanted["statuses"]) and not (kit_ids or labels)
+        if by_kind:
+            wanted["each_type"] = wanted["job_types"] or list(JobType)
+            wanted["each_status"] = wanted["statuses"] or list(Status)
+        text = list_texts.jobs(by_kind=by_kind, by_project=bool(project))
 
         async def read(connection: Connection) -> Page:
             head = await read_head(connection)
-            rows, more = _cut(await fetch(connection, "list_jobs", wanted), limit)
+            rows, more = _cut(await fetch_planned(connection, text, wanted), limit)
             jobs = [to_job(row) for row in rows]
             next_key = jobs[-1].first_revision if more else None
             counts = await _task_counts(connection, jobs)
@@ -339,22 +367,26 @@ class Store:
         """Reads something else, at one moment of the log."""
         return await self._read(read)
 
-    async def _read(self, read: Callable[[Connection], Awaitable[Answer]]) -> Answer:
-        """Reads at one moment of the log; again, if the connection turns out dead."""
+    async def _read(
+        self, read: Callable[[Connection], Awaitable[Answer]], *, statements: int = 2
+    ) -> Answer:
+        """Reads at one moment of the log; again, if the connection turns out dead.
+
+        Args:
+            read: Reads.
+            statements: How many statements that takes; a single one needs no transaction to see
+                one moment only.
+        """
+        moment = self._pool.connection if statements == 1 else self._snapshot
         for last in (False, False, True):
             try:
-                async with self._snapshot() as connection:
+                async with moment() as connection:
                     return await read(connection)
-            except (PoolTimeout, PoolClosed) as error:
-                raise UnavailableError("the database is not there now; try again") from error
-            except psycopg.errors.QueryCanceled as error:
-                raise UnavailableError(
-                    "the database took too long; narrow the filters or try again"
-                ) from error
-            except psycopg.OperationalError as error:
-                if last:
-                    raise UnavailableError("the database is not there now; try again") from error
-                await self._drain()
+            except psycopg.Error as error:
+                if last or not (is_lost(error) or isinstance(error, CONFLICTS)):
+                    raise told(error) from error
+                if is_lost(error):
+                    await self._drain()
         raise AssertionError
 
     async def _drain(self) -> None:

@@ -1,4 +1,4 @@
-"""From a protobuf Struct to JSON text, straight: the way by dicts costs five times as much.
+"""Between a protobuf Struct and JSON, straight: the library takes three to five times as long.
 
 Whole numbers that a double holds exactly are written as such, `17` and not `17.0`.
 """
@@ -6,9 +6,14 @@ Whole numbers that a double holds exactly are written as such, `17` and not `17.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
 
 from google.protobuf import struct_pb2
+
+from vistaflow_services.registry.varint import varint
 
 # The C function behind json.dumps(..., ensure_ascii=False) for a text.
 quoted: Callable[[str], str] = json.encoder.encode_basestring
@@ -16,13 +21,13 @@ quoted: Callable[[str], str] = json.encoder.encode_basestring
 _EXACT = 2.0**53
 
 
-def struct_text(struct: struct_pb2.Struct) -> str:
+def struct_text(message: struct_pb2.Struct) -> str:
     """A Struct as JSON text.
 
     Raises:
         ValueError: It holds NaN or an infinity.
     """
-    parts = [f"{quoted(key)}:{_text(value)}" for key, value in struct.fields.items()]
+    parts = [f"{quoted(key)}:{_text(value)}" for key, value in message.fields.items()]
     return "{" + ",".join(parts) + "}"
 
 
@@ -45,3 +50,49 @@ def _text(value: struct_pb2.Value) -> str:
     if kind == "list_value":
         return "[" + ",".join(map(_text, value.list_value.values)) + "]"
     return "null"
+
+
+_KEY, _VALUE = (varint(number << 3 | 2) for number in (1, 2))
+_NULL, _TRUE, _FALSE = b"\x08\x00", b"\x20\x01", b"\x20\x00"
+_STRING, _STRUCT, _LIST = (varint(number << 3 | 2) for number in (3, 5, 6))
+_number: Callable[[int, float], bytes] = struct.Struct("<Bd").pack
+_NUMBER = 2 << 3 | 1
+
+
+def struct_bytes(value: Mapping[str, Any]) -> bytes:
+    """A JSON object as a Struct in wire form."""
+    parts: list[bytes] = []
+    for key, each in value.items():
+        name, content = _key(key), _value_bytes(each)
+        length = varint(len(content))
+        parts += (
+            _KEY, varint(len(name) + 1 + len(length) + len(content)),
+            name, _VALUE, length, content,
+        )  # fmt: skip
+    return b"".join(parts)
+
+
+@lru_cache(4096)
+def _key(key: str) -> bytes:
+    text = key.encode()
+    return _KEY + varint(len(text)) + text
+
+
+def _value_bytes(value: Any) -> bytes:
+    kind = type(value)
+    content: bytes
+    if kind is str:
+        content = value.encode()
+        return _STRING + varint(len(content)) + content
+    if kind is int or kind is float:
+        return _number(_NUMBER, value)
+    if kind is bool:
+        return _TRUE if value else _FALSE
+    if value is None:
+        return _NULL
+    if kind is dict:
+        content = struct_bytes(value)
+        return _STRUCT + varint(len(content)) + content
+    items = [_value_bytes(each) for each in value]
+    content = b"".join(_KEY + varint(len(each)) + each for each in items)
+    return _LIST + varint(len(content)) + content

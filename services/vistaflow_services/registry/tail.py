@@ -99,6 +99,7 @@ class Tail:
                 _log.warning("lost the tail of the log, trying again: %s", error or "no answer")
             except ReplacedError as error:
                 _log.critical("%s", error)
+                self._caught_up = float("-inf")
                 self._on_replaced()
                 return
             except GapError as error:
@@ -151,21 +152,36 @@ class Tail:
     async def _catch_up(self, connection: psycopg.AsyncConnection[Row]) -> None:
         committed = self._hub.head
         began = asyncio.get_running_loop().time()
-        cursor = await connection.execute(self._queries["log_ends"])
-        ends = await cursor.fetchone()
-        assert ends is not None
+        ends = await self._ends(connection)
         if self._epoch and ends[2] != self._epoch:
             raise ReplacedError(f"the log's epoch is {ends[2]} now and was {self._epoch}")
         if ends[0] < committed:
             raise ReplacedError(f"the log ends at {ends[0]} now and went on to {committed} before")
         while self._hub.head < ends[0]:
             known = self._hub.head
+            if known + 1 < ends[1]:
+                _log.warning(
+                    "rows %d to %d were dropped before this process saw them",
+                    known + 1, ends[1] - 1,
+                )  # fmt: skip
+                self._hub.skip_to(ends[1] - 1)
+                continue
             rows = await self._rows(connection, known)
             first = rows[0].revision if rows else None
             if first != known + 1 or rows[-1].revision != known + len(rows):
+                ends = await self._ends(connection)
+                if known + 1 < ends[1]:
+                    continue  # They were dropped meanwhile.
                 raise GapError(f"the log has no row {known + 1}, though its head is {ends[0]}")
             self._hub.advance_to(rows)
         self._caught_up = began
+
+    async def _ends(self, connection: psycopg.AsyncConnection[Row]) -> Row:
+        """The last revision, the oldest that is kept, and the epoch."""
+        cursor = await connection.execute(self._queries["log_ends"])
+        ends = await cursor.fetchone()
+        assert ends is not None
+        return ends
 
     async def _rows(
         self, connection: psycopg.AsyncConnection[Row], after: int, limit: int = 2000

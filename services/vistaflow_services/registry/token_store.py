@@ -8,12 +8,12 @@ from datetime import datetime
 from typing import Any
 
 import psycopg
-from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
+from psycopg_pool import AsyncConnectionPool
 
 from vistaflow_services.core.callers import Role
-from vistaflow_services.core.errors import UnavailableError
 from vistaflow_services.core.tokens import digest_of, new_token
 from vistaflow_services.registry.reading import QUERIES
+from vistaflow_services.registry.refusals import CONFLICTS, is_lost, told
 from vistaflow_services.registry.watch_store import Row
 
 
@@ -116,12 +116,10 @@ class TokenStore:
                 async with self._pool.connection() as connection:
                     cursor = await connection.execute(QUERIES[query], parameters)
                     return await cursor.fetchall()
-            except (PoolTimeout, PoolClosed) as error:
-                raise UnavailableError("the database is not there now; try again") from error
-            except psycopg.OperationalError as error:
+            except psycopg.Error as error:
                 # What was written may have been: a second token of the name is only one more.
-                if last:
-                    raise UnavailableError("the database is not there now; try again") from error
+                if last or not (is_lost(error) or isinstance(error, CONFLICTS)):
+                    raise told(error) from error
         raise AssertionError
 
 

@@ -32,6 +32,7 @@ from vistaflow_services.registry.domain import (
     StateRow,
     Status,
 )
+from vistaflow_services.registry.structs import struct_bytes
 
 JOB_TYPES: dict[str, common.JobType.ValueType] = {
     each.value: common.JobType.Value(f"JOB_TYPE_{each.value}") for each in JobType
@@ -48,6 +49,9 @@ _CONTROL_BUT_BLANKS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]").search
 
 # A Struct's binary form is at most about this many times its JSON: `0,` takes 11 bytes.
 _STRUCT_BYTES_A_JSON_BYTE = 8
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 # From the domain.
@@ -78,13 +82,20 @@ def counts_to_proto(counts: Counts) -> common.StatusCounts:
 def time_to_proto(time: datetime) -> Timestamp:
     """A moment."""
     stamp = Timestamp()
-    stamp.FromDatetime(time)
+    put_time(stamp, time)
     return stamp
+
+
+def put_time(stamp: Timestamp, time: datetime) -> None:
+    """Puts in a moment; `FromDatetime` takes four times as long."""
+    since = time - _EPOCH
+    stamp.seconds = since.days * 86400 + since.seconds
+    stamp.nanos = since.microseconds * 1000
 
 
 def struct_to_proto(text: str, struct: struct_pb2.Struct) -> None:
     """Puts a JSON object into a Struct."""
-    struct.update(json.loads(text))
+    struct.MergeFromString(struct_bytes(json.loads(text)))
 
 
 def state_to_proto(row: StateRow) -> common.State:
@@ -102,7 +113,7 @@ def state_to_proto(row: StateRow) -> common.State:
         actor=row.actor,
         reason=row.reason,
     )
-    state.created_at.FromDatetime(row.created_at)
+    put_time(state.created_at, row.created_at)
     if row.metadata_json:
         struct_to_proto(row.metadata_json, state.metadata)
     return state
@@ -134,9 +145,9 @@ def job_to_proto(job: Job, *, task_counts: Counts | None = None) -> common.Job:
     if job.timeout_seconds is not None:
         message.timeout.FromNanoseconds(round(job.timeout_seconds * 1e9))
     if job.started_at is not None:
-        message.started_at.FromDatetime(job.started_at)
+        put_time(message.started_at, job.started_at)
     if job.finished_at is not None:
-        message.finished_at.FromDatetime(job.finished_at)
+        put_time(message.finished_at, job.finished_at)
     if job.result_json:
         struct_to_proto(job.result_json, message.result)
     if job.progress is not None:
@@ -158,7 +169,7 @@ def progress_to_proto(progress: Progress) -> common.Progress:
         message=progress.message,
     )
     if progress.updated_at is not None:
-        message.updated_at.FromDatetime(progress.updated_at)
+        put_time(message.updated_at, progress.updated_at)
     return message
 
 

@@ -26,7 +26,7 @@ from vistaflow_services.registry.domain import (
     StateRow,
     Status,
 )
-from vistaflow_services.registry.wire import varint
+from vistaflow_services.registry.varint import varint
 
 LENGTH_DELIMITED = 2
 

@@ -17,7 +17,7 @@ from psycopg_pool import PoolClosed, PoolTimeout
 
 from vistaflow_services.registry import checks, retention
 from vistaflow_services.registry.config import Config
-from vistaflow_services.registry.hub import Hub
+from vistaflow_services.registry.hub import Hub, Lag
 from vistaflow_services.registry.ledger import Ledger
 from vistaflow_services.registry.local import megabytes
 from vistaflow_services.registry.meters import RegistryMeters
@@ -125,6 +125,7 @@ class Upkeep:
             applied = await fetch(connection, "applied_migrations")
             queued = await fetch(connection, "waiting_work")
             ((leases,),) = await fetch(connection, "lease_count")
+            ((unguarded, event_trigger),) = await fetch(connection, "log_guard")
         growth = Growth(*grown)
         health = checks.health_of(row)
         found = checks.findings(
@@ -144,9 +145,13 @@ class Upkeep:
             head=self._hub.head,
             committed=growth.last_id,
             lags=lags,
+            unguarded=unguarded,
+            event_trigger=event_trigger,
         )  # fmt: skip
         self._limits.update(checks.told(found))
         self._limits.update(growth.told())
+        self._limits["watches"] = str(len(lags))
+        self._limits["watches.slowest"] = checks.slowest(lags)
         self._warn(found)
         if self._meters is not None:
             self._measure(growth, health, pool, lags, leases)
@@ -158,12 +163,14 @@ class Upkeep:
         growth: Growth,
         health: checks.Health,
         pool: dict[str, int],
-        lags: list[int],
+        lags: list[Lag],
         leases: int,
     ) -> None:
         assert self._meters is not None
         space = self._guard.space()
-        ordered = sorted(lags)
+        rows = sorted(lag.rows for lag in lags) or [0]
+        waits = sorted(lag.seconds for lag in lags) or [0.0]
+        most = int(0.99 * (len(rows) - 1))
         self._meters.look(
             head_revision=max(growth.last_id, self._hub.head),
             oldest_revision=growth.oldest_id,
@@ -173,8 +180,10 @@ class Upkeep:
             log_partitions=growth.partitions,
             log_age_seconds=growth.age_seconds,
             watches=len(lags),
-            watch_lag_rows_max=ordered[-1] if ordered else 0,
-            watch_lag_rows_p99=ordered[int(0.99 * (len(ordered) - 1))] if ordered else 0,
+            watch_lag_rows_max=rows[-1],
+            watch_lag_rows_p99=rows[most],
+            watch_lag_seconds_max=waits[-1],
+            watch_lag_seconds_p99=waits[most],
             ledger_queue=self._ledger.waiting_count,
             leases=leases,
             pool_size=pool.get("pool_size", 0),
@@ -189,6 +198,7 @@ class Upkeep:
             **({"disk_free_bytes": space.free, "disk_size_bytes": space.size} if space else {}),
             **self._counts(),
         )
+        self._meters.behind(rows)
 
     def _warn(self, found: list[checks.Finding]) -> None:
         """Says once what has become wrong, and once that it is well again."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
@@ -50,6 +50,12 @@ PAST_READERS = 4
 
 Event = pb.WatchStatesResponse | bytes
 """A message of a watch; deltas come serialised already."""
+
+Send = Callable[[Event], Awaitable[None]]
+"""Delivers a message; returns once there is room for the next."""
+
+
+_NO_TURN = contextlib.nullcontext()
 
 
 class _Over(Exception):
@@ -99,17 +105,15 @@ class WatchService:
             self.ended.set()
             self._hub.wake_all()
 
-    async def watch(self, request: pb.WatchStatesRequest) -> AsyncGenerator[Event, None]:
-        """The messages of one watch."""
-        async with contextlib.aclosing(self.run(await self.admit(request))) as events:
-            async for event in events:
-                yield event
+    async def watch(self, request: pb.WatchStatesRequest, send: Send) -> None:
+        """Sends the messages of one watch until it ends."""
+        await self.run(await self.admit(request), send)
 
     async def admit(
         self,
         request: pb.WatchStatesRequest,
         *,
-        turn: contextlib.AbstractAsyncContextManager[Any] | None = None,
+        turn: contextlib.AbstractAsyncContextManager[Any] = _NO_TURN,
     ) -> Watch:
         """A watch to be run, if it can be served.
 
@@ -148,29 +152,25 @@ class WatchService:
             latest=request.mode == pb.WATCH_MODE_LATEST_PER_TASK,
             include_left=request.include_left,
             begin_anew=request.include_snapshot,
+            turn=turn,
         )
-        if turn is not None:
-            watch.turn = turn
         if not watch.begin_anew and not self.ending:
             await self._place(watch, request.snapshot_if_expired)
         return watch
 
-    async def run(self, watch: Watch) -> AsyncGenerator[Event, None]:
-        """The messages of a watch; once one is delivered, so is everything up to `watch.at`."""
+    async def run(self, watch: Watch, send: Send) -> None:
+        """Sends the messages of a watch; once one is sent, so is everything up to `watch.at`."""
         try:
             with (
-                self._hub.subscribe(watch.wanted.kit_ids or None) as place,
+                self._hub.subscribe(watch.wanted.kit_ids or None, callers.told()) as place,
                 callers.current().heard(place.wake),
             ):
                 if watch.begin_anew and not self.ending:
-                    async with watch.turn, contextlib.aclosing(self._snapshot(watch)) as messages:
-                        async for message in messages:
-                            yield message
-                async with contextlib.aclosing(self._follow(watch, place)) as deltas:
-                    async for delta in deltas:
-                        yield delta
+                    async with watch.turn:
+                        await self._snapshot(watch, send)
+                await self._follow(watch, place, send)
         except _Over as over:
-            yield end(over.code, watch.at)
+            await send(end(over.code, watch.at))
 
     async def _place(self, watch: Watch, may_begin_anew: bool) -> None:
         """Sees that everything after the watch's place is there to be delivered."""
@@ -206,15 +206,15 @@ class WatchService:
             self.replaced()
             raise _Over(pb.END_REASON_EPOCH_CHANGED)
 
-    async def _snapshot(self, watch: Watch) -> AsyncGenerator[pb.WatchStatesResponse, None]:
+    async def _snapshot(self, watch: Watch, send: Send) -> None:
         async with contextlib.aclosing(self._snapshots.read(watch.wanted)) as pages:
             async for page in pages:
                 self._check_epoch(page.epoch)
-                yield page.message
+                await send(page.message)
                 watch.at = page.message.revision
 
-    async def _follow(self, watch: Watch, place: Subscription) -> AsyncGenerator[Event, None]:
-        """Everything after the watch's place, until the registry ends it."""
+    async def _follow(self, watch: Watch, place: Subscription, send: Send) -> None:
+        """Sends everything after the watch's place, until the registry ends it."""
         clock = asyncio.get_running_loop().time
         past = place.horizon
         synced = False
@@ -225,26 +225,43 @@ class WatchService:
                 raise _Over(pb.END_REASON_UNAUTHENTICATED)
             if watch.at >= past and not synced:
                 synced = True
-                yield pb.WatchStatesResponse(synced=pb.Synced(epoch=self._epoch), revision=watch.at)
+                await send(
+                    pb.WatchStatesResponse(synced=pb.Synced(epoch=self._epoch), revision=watch.at)
+                )
                 told = clock()
             if watch.at < place.horizon:
-                async with watch.turn, contextlib.aclosing(self._messages(watch, place)) as ready:
-                    async for through, message in ready:
-                        watch.at = through
-                        if message is not None:
-                            reached("watch.before_send")
-                            yield message
-                            reached("watch.after_send")
-                            told = clock()
-                await asyncio.sleep(0)
+                if await self._tell(watch, place, send):
+                    told = clock()
+                if watch.at < place.horizon:
+                    await asyncio.sleep(0)
             if clock() - told >= watch.interval:
-                yield pb.WatchStatesResponse(
-                    bookmark=pb.Bookmark(head_revision=self._hub.head), revision=watch.at
+                await send(
+                    pb.WatchStatesResponse(
+                        bookmark=pb.Bookmark(head_revision=self._hub.head), revision=watch.at
+                    )
                 )
                 told = clock()
             if watch.at >= place.horizon:
                 await place.wait(told + watch.interval - clock())
         raise _Over(self._ending)
+
+    async def _tell(self, watch: Watch, place: Subscription, send: Send) -> bool:
+        """Sends the next messages, if there is anything to tell; whether there was."""
+        head = self._hub.head
+        shared = self._picker.shared(watch, head)
+        if shared is not None and watch.turn is _NO_TURN:
+            # The way of the many, who follow everything and keep up: as short as can be.
+            watch.at = place.at = head
+            await _deliver(shared, send)
+            return True
+        said = False
+        async with watch.turn, contextlib.aclosing(self._messages(watch, place)) as ready:
+            async for through, message in ready:
+                watch.at = through
+                if message is not None:
+                    await _deliver(message, send)
+                    said = True
+        return said
 
     async def _messages(
         self, watch: Watch, place: Subscription
@@ -287,6 +304,12 @@ class WatchService:
             each = sum(entry.size for entry in entries) / len(entries)
             watch.page_rows = max(16, min(STRETCH_ROWS, int(STRETCH_BYTES / each)))
         return cut(entries, page.through)
+
+
+async def _deliver(message: bytes, send: Send) -> None:
+    reached("watch.before_send")
+    await send(message)
+    reached("watch.after_send")
 
 
 def end(code: pb.EndReason.ValueType, revision: int, reason: str = "") -> pb.WatchStatesResponse:

@@ -9,6 +9,8 @@ from typing import Any
 import grpc
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow_services.core import callers
+from vistaflow_services.core.interceptor import Context
 from vistaflow_services.registry.watch import Event, WatchService
 from vistaflow_services.registry.watch_many import WatchMany
 
@@ -16,14 +18,14 @@ from vistaflow_services.registry.watch_many import WatchMany
 def serve_bytes(service: WatchService, server: grpc.aio.Server) -> None:
     """Lets the watches answer with bytes; call it after the servicer was added to the server."""
 
-    async def watch(request: pb.WatchStatesRequest, context: object) -> AsyncIterator[Event]:
-        async with contextlib.aclosing(service.watch(request)) as messages:
-            async for message in messages:
-                yield message
+    async def watch(request: pb.WatchStatesRequest, context: Context) -> None:
+        callers.came_from(context.peer())
+        await service.watch(request, context.write)
 
     async def watch_many(
-        requests: AsyncIterator[pb.WatchManyRequest], context: object
+        requests: AsyncIterator[pb.WatchManyRequest], context: Context
     ) -> AsyncIterator[bytes]:
+        callers.came_from(context.peer())
         async with contextlib.aclosing(WatchMany(service).messages(requests)) as messages:
             async for message in messages:
                 yield message

@@ -8,7 +8,6 @@ is kept for a caller who does not read is bounded, however many watches he opene
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -124,15 +123,18 @@ class WatchMany:
         """Puts the messages of one watch into the outbox, an `end` at last."""
         at = request.after_revision
         over: pb.WatchStatesResponse | None = None
+
+        async def send(event: Event) -> None:
+            nonlocal at, over
+            if isinstance(event, pb.WatchStatesResponse) and event.HasField("end"):
+                over = event
+            else:
+                await self._outbox.put(_named(name, event))
+                at = watch.at
+
         try:
             watch = await self._service.admit(request, turn=self._turn)
-            async with contextlib.aclosing(self._service.run(watch)) as events:
-                async for event in events:
-                    if isinstance(event, pb.WatchStatesResponse) and event.HasField("end"):
-                        over = event
-                        break
-                    await self._outbox.put(_named(name, event))
-                    at = watch.at
+            await self._service.run(watch, send)
         except asyncio.CancelledError:
             if name not in self._closing:
                 self._watches.pop(name, None)

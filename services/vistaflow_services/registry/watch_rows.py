@@ -19,7 +19,7 @@ from vistaflow_services.registry.watch_store import UNKNOWN, WatchStore
 
 # Rows that are looked at, at most, for one message that tells the latest of each task.
 FOLD_ROWS = 50_000
-_SHARED_STRETCHES = 16
+_SHARED_BYTES = 4 * STRETCH_BYTES
 _LABELS_KEPT = 50_000
 _HELD_COUNTS = 10_000
 
@@ -53,6 +53,8 @@ class Watch:
     def __post_init__(self) -> None:
         self.wide = replace(self.wanted, statuses=frozenset())
         """The filter whatever the status."""
+        self.filtered = bool(self.wanted)
+        """Whether it wants less than everything."""
 
     @property
     def read(self) -> StateFilter:
@@ -120,26 +122,31 @@ class RowPicker:
         self._store = store
         self._labels: OrderedDict[int, dict[str, str]] = OrderedDict()
         self._shared: OrderedDict[tuple[int, int, bool], bytes] = OrderedDict()
+        self._shared_bytes = 0
+
+    def shared(self, watch: Watch, through: int) -> bytes | None:
+        """The delta from a watch's place to a revision, if it was made for another already."""
+        return None if watch.filtered else self._shared.get((watch.at, through, watch.latest))
 
     async def message(self, watch: Watch, stretch: Stretch) -> bytes | None:
         """The delta of one stretch; None when nothing of it is wanted."""
-        key = (watch.at, stretch.through, watch.latest)
-        shared = None if watch.wanted else self._shared.get(key)
+        shared = self.shared(watch, stretch.through)
         if shared is not None or not stretch.entries:
             return shared
         fold = Fold(latest=watch.latest)
         await self.pick(watch, stretch, fold)
         message = fold.message(stretch.through)
-        if not watch.wanted and message is not None:
-            self._shared[key] = message
-            if len(self._shared) > _SHARED_STRETCHES:
-                self._shared.popitem(last=False)
+        if not watch.filtered and message is not None:
+            self._shared[watch.at, stretch.through, watch.latest] = message
+            self._shared_bytes += len(message)
+            while self._shared_bytes > _SHARED_BYTES and len(self._shared) > 1:
+                self._shared_bytes -= len(self._shared.popitem(last=False)[1])
         return message
 
     async def pick(self, watch: Watch, stretch: Stretch, fold: Fold) -> None:
         """Puts what a watch wants of a stretch into a fold, with the counts of the kits touched."""
         fold.seen += len(stretch.entries)
-        if not watch.wanted:
+        if not watch.filtered:
             for entry in stretch.entries:
                 fold.add(entry, False)
             fold.counts |= _latest_counts(entry.row for entry in stretch.entries)

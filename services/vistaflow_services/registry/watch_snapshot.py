@@ -9,9 +9,10 @@ from typing import NamedTuple
 import psycopg
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
-from vistaflow_services.core.errors import ExhaustedError, UnavailableError
+from vistaflow_services.core.errors import ExhaustedError
 from vistaflow_services.registry import translate
 from vistaflow_services.registry.domain import Kit, StateFilter, StateRow
+from vistaflow_services.registry.refusals import told
 from vistaflow_services.registry.watch_store import WatchStore
 
 SNAPSHOT_ROWS = 1000
@@ -79,8 +80,8 @@ class SnapshotReader:
             raise ExhaustedError(
                 "the snapshot was not read in time; narrow the filter", reason="SLOW_WATCHER"
             ) from None
-        except psycopg.OperationalError as error:
-            raise UnavailableError("the database is not there now") from error
+        except psycopg.Error as error:
+            raise told(error) from error
         await pages.put(SnapshotPage(message, True, snapshot.epoch))
 
 

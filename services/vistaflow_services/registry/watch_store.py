@@ -15,9 +15,9 @@ from typing import Any, LiteralString
 
 import psycopg
 from psycopg.types.json import Jsonb
-from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
+from psycopg_pool import AsyncConnectionPool
 
-from vistaflow_services.core.errors import ExpiredError, UnavailableError
+from vistaflow_services.core.errors import ExpiredError
 from vistaflow_services.registry.domain import (
     PROJECT_LABEL,
     Counts,
@@ -26,6 +26,7 @@ from vistaflow_services.registry.domain import (
     StateFilter,
     StateRow,
 )
+from vistaflow_services.registry.refusals import CONFLICTS, is_lost, told
 
 # How much of the log one statement may read through for a filter that few rows match.
 SCAN_ROWS = 200_000
@@ -329,15 +330,12 @@ class WatchStore:
                 async with self._pool.connection() as connection:
                     cursor = await connection.execute(self._queries[name], parameters)
                     return await cursor.fetchall()
-            except (PoolTimeout, PoolClosed) as error:
-                raise UnavailableError("the database is not there now; try again") from error
-            except psycopg.errors.QueryCanceled as error:
-                raise UnavailableError("the database took too long; try again") from error
-            except psycopg.OperationalError as error:
-                if last:
-                    raise UnavailableError("the database is not there now") from error
-                # The others of the pool are as dead as this one was: let them go at once.
-                await self._pool.drain()
+            except psycopg.Error as error:
+                if last or not (is_lost(error) or isinstance(error, CONFLICTS)):
+                    raise told(error) from error
+                if is_lost(error):
+                    # The others of the pool are as dead as this one was: let them go at once.
+                    await self._pool.drain()
         raise AssertionError
 
 

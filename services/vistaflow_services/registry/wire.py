@@ -7,24 +7,16 @@ many watchers this, and not the database, is what delivery costs.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.registry import translate
 from vistaflow_services.registry.domain import Counts, kit_status
 from vistaflow_services.registry.hub import Entry
+from vistaflow_services.registry.varint import varint
 
 _LENGTH_DELIMITED = 2
-
-
-def varint(number: int) -> bytes:
-    """A non-negative number as protobuf writes it."""
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
 
 
 def _tag(message: type, field: str, wire_type: int) -> bytes:
@@ -64,13 +56,7 @@ def delta(
     parts += [_LEFT + _row(entry)[len(_STATES) :] for entry in left]
     if folded:
         parts += [_FOLDED, varint(folded)]
-    for kit_id, kit in counts.items():
-        message = pb.KitCounts(
-            kit_id=kit_id,
-            status=translate.status_to_proto(kit_status(kit)),
-            job_counts=translate.counts_to_proto(kit),
-        ).SerializeToString()
-        parts += [_COUNTS, varint(len(message)), message]
+    parts += [_counts(kit_id, kit) for kit_id, kit in counts.items()]
     body = b"".join(parts)
     return b"".join((_DELTA, varint(len(body)), body, _REVISION, varint(revision)))
 
@@ -79,6 +65,16 @@ def named(name: str, event: bytes) -> bytes:
     """A WatchManyResponse with a WatchStatesResponse that is serialised already."""
     text = name.encode()
     return b"".join((_NAME, varint(len(text)), text, _EVENT, varint(len(event)), event))
+
+
+@functools.lru_cache(maxsize=1024)
+def _counts(kit_id: int, counts: Counts) -> bytes:
+    message = pb.KitCounts(
+        kit_id=kit_id,
+        status=translate.status_to_proto(kit_status(counts)),
+        job_counts=translate.counts_to_proto(counts),
+    ).SerializeToString()
+    return b"".join((_COUNTS, varint(len(message)), message))
 
 
 def _row(entry: Entry) -> bytes:

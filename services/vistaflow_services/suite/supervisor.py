@@ -95,7 +95,8 @@ class Supervised:
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
         try:
-            await asyncio.wait_for(process.wait(), GRACE_SECONDS)
+            async with asyncio.timeout(GRACE_SECONDS):
+                await process.wait()
         except TimeoutError:
             logger.warning("%s did not end in %.0f s; killing it", self.name, GRACE_SECONDS)
             with contextlib.suppress(ProcessLookupError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import uuid
 
 import pytest
@@ -194,6 +195,31 @@ async def test_wait_tells_which_job_failed_and_why(registry: str) -> None:
         await client.append(kit.jobs[0].job_id, "FAILED", reason="the probe broke")
         with pytest.raises(vistaflow.KitFailedError, match="doe: the probe broke"):
             await asyncio.wait_for(waiting, 5)
+
+
+async def test_a_watch_that_is_canceled_while_rows_arrive_always_ends(registry: str) -> None:
+    async with connect(registry) as client:
+        kit = await client.create_kit("x", ["DOE"])
+        await client.append(kit.jobs[0].job_id, "RUNNING")
+
+        async def write() -> None:
+            for number in itertools.count():
+                await client.append(kit.jobs[0].job_id, "RUNNING", task_name=f"t{number % 5}")
+
+        async def read() -> None:
+            async for _ in client.watch(after_revision=0):
+                pass
+
+        writing = asyncio.create_task(write())
+        for number in range(40):
+            readers = [asyncio.create_task(read()) for _ in range(4)]
+            await asyncio.sleep(0.02 + number * 0.0003)
+            for each in readers:
+                each.cancel()
+            _, left = await asyncio.wait(readers, timeout=5)
+            assert not left
+        writing.cancel()
+        await asyncio.wait([writing])
 
 
 async def test_a_watch_begins_with_the_past_or_with_what_is(registry: str) -> None:

@@ -37,6 +37,19 @@ def run(attempt: Attempt) -> dict[str, Any]:
     if act == "write":
         path = attempt.folder / "out.txt"
         return {"file": attempt.artifacts.write(path, what["text"].encode())}
+    if act == "write much":
+        attempt.artifacts.write(attempt.folder / "before.bin", b"x" * 1000)
+        with attempt.artifacts.writing(attempt.folder / f"much.{what['kind']}") as temporary:
+            if what["kind"] == "parquet":
+                import pyarrow as pa
+                import pyarrow.parquet as pq
+
+                pq.write_table(pa.table({"x": np.random.random(what["bytes"] // 8)}), temporary)
+            else:
+                temporary.write_bytes(b"x" * what["bytes"])
+            if what.get("error"):
+                raise OSError(what["error"], "the disk says so")
+        return {}
     if act == "environment":
         return {
             "threads": os.environ["OMP_NUM_THREADS"],

@@ -33,6 +33,8 @@ class ScriptedRegistry(registry_pb2_grpc.RegistryServiceServicer):
         self.rows: list[common_pb2.State] = []
         self.heartbeats: list[registry_pb2.Heartbeat] = []
         self.releases: list[registry_pb2.Release] = []
+        self.said: list[str] = []
+        """What the worker said after its hello, in order: `beat`, `draining`, `release`, `end`."""
         self.hellos: list[registry_pb2.WorkerHello] = []
         self.created: list[registry_pb2.CreateJobRequest] = []
         self.announced: list[registry_pb2.ServiceInfo] = []
@@ -95,9 +97,12 @@ class ScriptedRegistry(registry_pb2_grpc.RegistryServiceServicer):
         async def listen() -> None:
             async for request in requests:
                 if request.HasField("heartbeat"):
+                    self.said.append("draining" if request.heartbeat.draining else "beat")
                     await self._note(self.heartbeats, request.heartbeat)
                 elif request.HasField("release"):
+                    self.said.append("release")
                     await self._note(self.releases, request.release)
+            await self._note(self.said, "end")
 
         first = await anext(aiter(requests))
         await self._note(self.hellos, first.hello)
@@ -108,7 +113,9 @@ class ScriptedRegistry(registry_pb2_grpc.RegistryServiceServicer):
         try:
             while True:
                 async with self._changed:
-                    await self._changed.wait_for(lambda: self._pending)
+                    await self._changed.wait_for(lambda: self._pending or self.said[-1:] == ["end"])
+                    if not self._pending:
+                        return
                     message = self._pending.pop(0)
                 yield message
         finally:

@@ -282,7 +282,26 @@ async def test_draining_gives_running_attempts_back_uncounted_after_they_have_en
     assert registry.releases == [
         registry_pb2.Release(job_id=job_id, attempt=1, reason="worker doe-1 shuts down")
     ]
+
+
+async def test_a_draining_worker_first_says_that_it_takes_no_more_and_last_that_it_has_ended(
+    registry: ScriptedRegistry, worker: Worker
+) -> None:
+    await registry.grant(do="sleep")
+    await registry.until(lambda: registry.rows)
+    await worker.drain()
+    words = [each for each in registry.said if each != "beat"]
+    assert words == ["draining", "release", "end"]
+
+
+async def test_a_grant_that_crosses_the_word_of_a_draining_worker_is_not_run(
+    registry: ScriptedRegistry, worker: Worker
+) -> None:
+    job_id = await registry.grant(do="sleep")
+    await registry.until(lambda: registry.rows)
+    draining = asyncio.create_task(worker.drain())
     late = await registry.grant(do="steps", count=1)
-    await registry.until(lambda: len(registry.releases) == 2)
-    assert (registry.releases[1].job_id, registry.releases[1].counts) == (late, False)
+    await draining
+    assert {each.job_id for each in registry.releases} <= {job_id, late}
+    assert not any(each.counts for each in registry.releases)
     assert words(registry.rows, late) == []

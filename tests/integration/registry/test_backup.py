@@ -17,6 +17,7 @@ import pytest
 
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow_services.core.callers import Role
 from vistaflow_services.core.migrations import migrate
 from vistaflow_services.registry.__main__ import PACKAGE
 from vistaflow_services.registry.backup import backup
@@ -25,6 +26,8 @@ from vistaflow_services.registry.dumping import DumpError
 from vistaflow_services.registry.embedded import EmbeddedPostgres
 from vistaflow_services.registry.rebuild import rebuild
 from vistaflow_services.registry.restore import KITS_SKIPPED, REVISIONS_SKIPPED, restore
+from vistaflow_services.registry.store import make_pool
+from vistaflow_services.registry.token_store import TokenStore
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -158,3 +161,42 @@ def test_a_file_that_is_no_backup_changes_nothing(database: str, tmp_path: Path)
         restore(database, SCHEMA, file)
     with psycopg.connect(database) as connection:
         assert connection.execute(f"SELECT last_id FROM {SCHEMA}.head").fetchone() == (0,)
+
+
+async def test_tokens_revoked_after_the_backup_are_not_valid_again(
+    database: str, fresh: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "registry.dump"
+    pool = make_pool(database, schema=SCHEMA, size=1)
+    await pool.open(wait=True, timeout=10)
+    store = TokenStore(pool)
+
+    async def made(name: str) -> uuid.UUID:
+        token, _ = await store.create(
+            name=name, project="", role=Role.ADMIN, created_by="test", seconds=None
+        )
+        return token.token_id
+
+    stays, goes = await made("stays"), await made("goes")
+    await asyncio.to_thread(backup, database, SCHEMA, file)
+    await store.revoke(goes)
+    later = await made("later")
+    await pool.close()
+
+    def valid(conninfo: str) -> set[uuid.UUID]:
+        with psycopg.connect(conninfo) as connection:
+            query = f"SELECT token_id FROM {SCHEMA}.tokens WHERE revoked_at IS NULL"
+            return {row[0] for row in connection.execute(query)}
+
+    # What is put aside knows; elsewhere nobody does, and nobody is trusted unless so told.
+    assert (await asyncio.to_thread(restore, database, SCHEMA, file)).revoked == ()
+    assert valid(database) == {stays, later}
+    again = await asyncio.to_thread(restore, database, SCHEMA, file, keep_tokens=True)
+    assert (again.revoked, valid(database)) == ((), {stays, later})
+    restored = await asyncio.to_thread(restore, fresh, SCHEMA, file)
+    assert restored.revoked == ("goes", "stays")
+    assert valid(fresh) == set()
+    with psycopg.connect(fresh) as connection:
+        connection.execute(f"DROP SCHEMA {SCHEMA} CASCADE")
+    await asyncio.to_thread(restore, fresh, SCHEMA, file, keep_tokens=True)
+    assert valid(fresh) == {stays, goes}

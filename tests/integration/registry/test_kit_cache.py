@@ -324,9 +324,9 @@ async def test_a_served_kit_of_many_rows_comes_from_memory_in_a_fraction_of_a_mi
         times.append(time.perf_counter() - began)
         assert isinstance(answer, bytes)
     assert reader.cache.miss_count == 1
-    assert sorted(times)[100] < 0.001, (
-        "the median of 200 reads; they take a tenth of it on an idle machine"
-    )
+    # Answered from memory, each after a change: the answer is put together, nothing is asked. The
+    # median may take 1 ms here, for a busy machine; benchmarks/registry/reads.py measures it.
+    assert sorted(times)[100] < 0.001
 
 
 def test_a_row_of_a_job_the_tree_does_not_have_is_not_taken_for_known():

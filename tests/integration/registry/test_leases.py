@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from google.protobuf import any_pb2, duration_pb2
 
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow_services.registry.commands import Grant, Lose
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -421,6 +423,103 @@ async def test_a_worker_that_dies_of_every_grant_before_a_word_uses_the_attempts
     assert failed.status == common.STATUS_FAILED
     # The first may have been lost on its way; from the second on it is the job that does it.
     assert [grant.job.attempt for grant in w.grants] == [1, 2, 3]
+
+
+async def test_a_grant_that_a_dying_registry_did_not_deliver_costs_its_job_nothing(
+    rig: Rig, worker: NewWorker, start: Start
+) -> None:
+    kit = await create(rig, pb.NewJob(job_type=DOE, max_attempts=1))
+    granted = await rig.ledger.submit(
+        Grant(job_id=uuid.UUID(kit.jobs[0].job_id), worker="w1", lease_seconds=60.0)
+    )
+    assert granted.job.attempt == 1
+    await rig.stop()
+    again = await start(lease_seconds=60.0)
+    w = await worker(at=again).hello()
+    (grant,) = await w.granted()
+    assert grant.job.attempt == 2
+    assert (await w.finish(grant)).verdict == pb.VERDICT_ACCEPTED
+
+
+async def test_of_a_hundred_zombies_no_late_word_counts(start: Start, worker: NewWorker) -> None:
+    rig = await start(lease_seconds=120.0)
+    zombie = await worker("zombie", at=rig, capacity=100).hello()
+    for _ in range(10):
+        jobs = [pb.NewJob(name=f"j{n}", job_type=DOE) for n in range(10)]
+        await create(rig, *jobs)
+    old = await zombie.granted(100, seconds=30)
+    other = await worker("other", at=rig, capacity=100).hello()
+    # As if its leases were over.
+    lost = [Lose(job_id=uuid.UUID(each.job.job_id), attempt=1, worker="zombie") for each in old]
+    assert all(await asyncio.gather(*map(rig.ledger.submit, lost)))
+    new = await other.granted(100, seconds=30)
+    late = await asyncio.gather(*(zombie.finish(grant, who="zombie") for grant in old))
+    assert {result.verdict for result in late} == {pb.VERDICT_STALE_ATTEMPT}
+    on_time = await asyncio.gather(*(other.finish(grant, who="other") for grant in new))
+    assert {result.verdict for result in on_time} == {pb.VERDICT_ACCEPTED}
+    for grant in new:
+        now = await job_of(rig, grant.job.job_id)
+        assert (now.attempt, dict(now.result)) == (2, {"who": "other"})
+
+
+async def test_a_draining_worker_is_granted_nothing_not_even_what_it_gives_back(
+    rig: Rig, worker: NewWorker
+) -> None:
+    leaving = await worker("leaving").hello()
+    kit = await create(rig, pb.NewJob(job_type=DOE, max_attempts=1))
+    (grant,) = await leaving.granted()
+    held = (grant.job.job_id, 1)
+    told = [pb.AttemptProgress(job_id=held[0], attempt=held[1])]
+    await leaving.say(heartbeat=pb.Heartbeat(attempts=told, draining=True))
+    await leaving.say(release=pb.Release(job_id=held[0], attempt=1, reason="shuts down"))
+    await until_given_back(rig, kit)
+    await create(rig, pb.NewJob(job_type=DOE))
+    for _ in range(5):
+        await leaving.beat()
+        await asyncio.sleep(0.1)
+    assert len(leaving.grants) == 1
+    given_back = await job_of(rig, held[0])
+    assert (given_back.status, given_back.reason) == (common.STATUS_QUEUED, "shuts down")
+    other = await worker("other").hello()
+    assert (await other.granted())[0].job.attempt == 2
+
+
+async def test_what_a_draining_worker_holds_at_its_end_is_queued_again_uncounted(
+    start: Start, worker: NewWorker
+) -> None:
+    rig = await start(lease_seconds=60.0)
+    leaving = await worker("leaving", at=rig).hello()
+    kit = await create(rig, pb.NewJob(job_type=DOE, max_attempts=1))
+    await leaving.granted()
+    await leaving.say(heartbeat=pb.Heartbeat(draining=True))
+    await leaving.call.done_writing()
+    await until_given_back(rig, kit)
+    await until(lambda: leaving.ended is not None)
+    assert leaving.ended == grpc.StatusCode.OK
+    assert (await job_of(rig, kit.jobs[0].job_id)).reason == "the worker shut down"
+
+
+async def test_a_worker_that_has_closed_its_side_is_granted_nothing_more(
+    rig: Rig, worker: NewWorker
+) -> None:
+    silent = await worker("silent", capacity=5).hello()
+    await silent.call.done_writing()
+    await until(lambda: silent.ended is not None)
+    kit = await create(rig, pb.NewJob(job_type=DOE))
+    await worker("other").hello()
+    for _ in range(100):
+        if (await job_of(rig, kit.jobs[0].job_id)).status == common.STATUS_RUNNING:
+            break
+        await asyncio.sleep(0.05)
+    now = await job_of(rig, kit.jobs[0].job_id)
+    assert (now.worker, now.attempt, silent.grants) == ("other", 1, [])
+
+
+async def until_given_back(rig: Rig, kit: pb.Kit, *, seconds: float = 10.0) -> None:
+    give_up = time.monotonic() + seconds
+    while (job := await job_of(rig, kit.jobs[0].job_id)).status != common.STATUS_QUEUED:
+        assert time.monotonic() < give_up, f"not given back: {job}"
+        await asyncio.sleep(0.02)
 
 
 async def test_a_canceled_attempt_is_told_to_its_worker_at_once(

@@ -265,7 +265,7 @@ async def test_partitions_are_there_before_they_are_needed(database: str) -> Non
     with psycopg.connect(database) as connection:
         # As at the start of a log with partitions of 1,000 rows.
         connection.execute(f"SET search_path TO {SCHEMA}")
-    async with ledger(database, partition_size=100) as (made, _):
+    async with ledger(database, partition_size=1_000) as (made, _):
         ids = await started_kit(made)
         items = tuple(
             c.Item(job_id=ids[0], status="RUNNING", task_name=f"t{n % 50}") for n in range(1000)

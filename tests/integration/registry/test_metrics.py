@@ -156,6 +156,31 @@ async def test_what_happens_is_counted(database: str) -> None:
     assert value(samples, "process_resident_memory_bytes") > 0
 
 
+async def test_what_the_cache_of_kits_does_is_counted_where_it_happens(database: str) -> None:
+    async with Served(database) as served:
+        channel, stub = connect(served.registry.address)
+        async with channel:
+            kit_id, job_id = await external_job(stub)
+            for _ in range(5):
+                await stub.GetKit(pb.GetKitRequest(kit_id=kit_id))
+            # Another job: no row tells what it is, so the kit is read anew.
+            await stub.CreateJob(
+                pb.CreateJobRequest(
+                    kit_id=kit_id, job=pb.NewJob(name="more", job_type=common.JOB_TYPE_DOE)
+                )
+            )
+            await stub.GetJob(pb.GetJobRequest(job_id=job_id))
+            samples = await served.scrape()
+    cache = served.registry.cache
+    assert value(samples, "vistaflow_cache_hits_total") == cache.hit_count == 4
+    assert value(samples, "vistaflow_cache_misses_total") == cache.miss_count == 2
+    assert value(samples, "vistaflow_cache_drops_total") == cache.drop_count == 1
+    assert value(samples, "vistaflow_cache_evictions_total") == 0
+    assert value(samples, "vistaflow_cache_kits") == 1
+    assert value(samples, "vistaflow_cache_bytes") == cache.bytes > 1000
+    assert value(samples, "vistaflow_cache_max_bytes") == Config.cache_bytes
+
+
 async def test_a_watch_that_does_not_read_is_seen_to_lag(database: str) -> None:
     async with Served(database) as served:
         channel, stub = connect(served.registry.address)
@@ -170,9 +195,17 @@ async def test_a_watch_that_does_not_read_is_seen_to_lag(database: str) -> None:
                 rows.append(state)
             for _ in range(12):
                 await stub.AppendStates(pb.AppendStatesRequest(states=rows))
+            await asyncio.sleep(0.2)
             samples = await served.scrape()
+            info = await stub.GetServerInfo(pb.GetServerInfoRequest())
             watch.cancel()
     assert value(samples, "vistaflow_watch_lag_rows_max") > 1000
+    assert value(samples, "vistaflow_watch_lag_seconds_max") > 0.1
+    assert value(samples, "vistaflow_watches_behind", rows="1000") == 1
+    assert value(samples, "vistaflow_watches_behind", rows="20000") == 0
+    assert re.search(
+        r"[1-9],\d{3} rows, .* s behind: from ipv4:127.0.0.1:\d+", info.limits["watches.slowest"]
+    )
 
 
 async def test_a_blocked_event_loop_is_seen(database: str) -> None:

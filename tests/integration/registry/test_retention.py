@@ -383,3 +383,21 @@ def test_a_dry_run_tells_and_changes_nothing(database: str, tmp_path: Path) -> N
     assert len(partitions(database, Policy())) > 2
     told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert told.stdout.count("dropped mlops_totalstate_from_") == 2
+
+
+async def test_what_keeps_a_partition_from_being_added_ahead_keeps_nobody_from_appending(
+    database: str,
+) -> None:
+    async with ledger(database) as made:
+        await fill(made, 1, end="")
+        (first, *_, last) = partitions(database, Policy())
+        made._journal._partition_size = 50_000
+        with psycopg.connect(database) as stranger:
+            stranger.execute(f"LOCK {SCHEMA}.partitions IN SHARE MODE")
+            await fill(made, 8000)
+            assert list(partitions(database, Policy()))[-1] == last
+        # Where there is no room left it is done at once.
+        await fill(made, 9000)
+        assert made.head > 16_000
+        assert "mlops_totalstate_from_16001" in partitions(database, Policy())
+    assert first == "mlops_totalstate_from_1"

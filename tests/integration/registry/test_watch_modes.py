@@ -294,9 +294,9 @@ async def test_many_who_follow_everything_are_woken_no_oftener_than_the_budget_a
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the budget of the product divided by 50, so that few watchers are many."""
-    from vistaflow_services.registry import hub
+    from vistaflow_services.registry import turns
 
-    monkeypatch.setattr(hub, "MOST_DELIVERIES_A_SECOND", 200)
+    monkeypatch.setattr(turns, "MOST_DELIVERIES_A_SECOND", 200)
     _, job_id = await external_job(rig.stub)
     writer = Writer(rig.stub, job_id, sizes=(1,))
     watchers = [Watcher(rig.stub, after=2) for _ in range(40)]
@@ -314,6 +314,7 @@ async def test_many_who_follow_everything_are_woken_no_oftener_than_the_budget_a
         assert judge(watcher.messages, appends_of([writer]), after=2).told() == {}
     deliveries = sum(len([m for m in w.messages if m.rows]) for w in watchers)
     assert deliveries <= 200 * seconds + 2 * len(watchers)
+    # Watchers of a kit have turns of their own.
     assert len([m for m in one_kit.messages if m.rows]) > 2 * deliveries / len(watchers)
 
 

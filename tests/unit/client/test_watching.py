@@ -110,7 +110,7 @@ async def test_after_the_snapshot_a_lost_stream_resumes_in_the_same_log(
 async def test_silence_counts_as_a_lost_connection(
     scripted: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watching, "_SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(watching, "SILENCE_SECONDS", 0.3)
     scripted.streams = [[delta(1), HANG], [delta(2)]]
 
     async with connect(scripted.address) as client:

@@ -8,6 +8,7 @@ import pytest
 from vistaflow_services.core.migrations import load_migrations
 from vistaflow_services.registry import checks
 from vistaflow_services.registry.checks import Finding, Transaction
+from vistaflow_services.registry.hub import Lag
 from vistaflow_services.registry.storage import Space
 
 GB = 10**9
@@ -49,8 +50,13 @@ def test_a_pool_is_short_only_when_it_is_whole_and_reads_wait() -> None:
 
 
 def test_a_registry_that_cannot_follow_is_wrong_and_a_slow_watch_a_note() -> None:
-    assert checks.check_lag(100, 100, [0, 5]).state == checks.OK
-    assert checks.check_lag(100, 100, [0, 30_000]).state == checks.NOTE
+    quick, slow = Lag(5, 0.1, "quick"), Lag(30_000, 12.3, "token 'ana' from ipv4:10.0.0.7:4")
+    assert checks.check_lag(100, 100, [Lag(0, 0, ""), quick]).state == checks.OK
+    found = checks.check_lag(100, 100, [quick, slow])
+    assert found.state == checks.NOTE
+    assert (
+        "the slowest 30,000 rows, 12.3 s behind: token 'ana' from ipv4:10.0.0.7:4;" in found.found
+    )
     assert bad(checks.check_lag(0, 30_000, []))
 
 
@@ -85,3 +91,21 @@ def test_pending_migrations_are_named() -> None:
 def test_findings_travel_as_json_under_their_names() -> None:
     told = checks.told([Finding(name="disk", state="ok", found="a lot")])
     assert json.loads(told["check.disk"]) == {"state": "ok", "found": "a lot", "fix": ""}
+
+
+def test_a_database_that_a_newer_version_migrated_is_told_apart_from_one_that_is_behind() -> None:
+    numbers = [each.number for each in load_migrations(checks.PACKAGE)]
+    assert not bad(checks.check_migrations(numbers))
+    behind = checks.check_migrations(numbers[:-1])
+    assert bad(behind)
+    assert "it migrates when it starts" in behind.fix
+    ahead = checks.check_migrations([*numbers, 9000])
+    assert bad(ahead)
+    assert "9000" in ahead.found
+    assert "update this registry" in ahead.fix
+
+
+def test_a_log_that_can_be_changed_is_wrong() -> None:
+    assert checks.check_guard([], True).state == checks.OK
+    assert checks.check_guard([], False).state == checks.NOTE
+    assert bad(checks.check_guard(["partition x"], True))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+import time
 import uuid
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import pytest
 
+from vistaflow_services.registry import turns
 from vistaflow_services.registry.domain import StateRow
 from vistaflow_services.registry.hub import STRETCH_ROWS, Entry, Hub, Stretch, Subscription, cut
 
@@ -34,6 +38,27 @@ def a_row(revision: int, *, kit: int = 1, batch: int | None = None, metadata: st
 
 def rows(first: int, last: int, *, kit: int = 1) -> list[StateRow]:
     return [a_row(revision, kit=kit, batch=first) for revision in range(first, last + 1)]
+
+
+@contextlib.asynccontextmanager
+async def following(hub: Hub, kits: list[list[int] | None]) -> AsyncIterator[tuple[Hub, list[int]]]:
+    """Followers of these kits, None for everything, and how often each was woken."""
+    wakes = [0] * len(kits)
+
+    async def follow(number: int, place: Subscription) -> None:
+        with place:
+            await place.wait(0)
+            while True:
+                await place.wait(60)
+                wakes[number] += 1
+
+    places = [hub.subscribe(each) for each in kits]
+    tasks = [asyncio.create_task(follow(*each)) for each in enumerate(places)]
+    await asyncio.sleep(0)
+    yield hub, wakes
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def revisions(stretch: Stretch | None) -> list[int] | None:
@@ -146,32 +171,54 @@ async def test_a_commit_wakes_only_the_followers_of_its_kits() -> None:
     assert hub.follower_count == 0
 
 
-async def test_with_many_followers_a_burst_wakes_each_once_and_a_lone_commit_at_once() -> None:
-    hub = Hub(0)
-    wakes = 0
+async def test_a_lone_commit_is_told_to_everyone_at_once() -> None:
+    async with following(Hub(0), [None] * 200) as (hub, wakes):
+        hub.publish([a_row(1)])
+        for _ in range(200 // turns.FEW + 3):
+            await asyncio.sleep(0)
+        assert wakes == [1] * 200
 
-    async def follow(place: Subscription) -> None:
-        nonlocal wakes
-        while True:
-            await place.wait(60)
-            wakes += 1
 
-    places = [hub.subscribe() for _ in range(200)]
-    for place in places:
-        place.__enter__()
-        await place.wait(0)
-    tasks = [asyncio.create_task(follow(place)) for place in places]
-    await asyncio.sleep(0)
-    hub.publish([a_row(1)])
-    await asyncio.sleep(0.01)
-    assert wakes == 200, "the lone commit"
-    for revision in range(2, 12):
-        hub.publish([a_row(revision)])
-        await asyncio.sleep(0)
-    await asyncio.sleep(0.1)
-    assert wakes == 400, "the burst"
-    for task in tasks:
-        task.cancel()
+async def test_many_are_told_in_turn_and_no_oftener_than_the_budget_allows() -> None:
+    async with following(Hub(0), [None] * 500) as (hub, wakes):
+        began = time.monotonic()
+        revision = 0
+        while sum(wakes) < 4000:
+            hub.publish([a_row(revision := revision + 1)])
+            await asyncio.sleep(0.0005)
+            assert max(wakes) - min(wakes) <= 1, "some are told twice while others wait"
+        spent = time.monotonic() - began
+        saved = turns.SAVED_SECONDS * turns.MOST_DELIVERIES_A_SECOND
+        assert sum(wakes) <= spent * turns.MOST_DELIVERIES_A_SECOND + saved + 2 * turns.FEW
+
+
+async def test_a_crowd_at_one_kit_is_held_to_the_budget_and_others_go_before() -> None:
+    async with following(Hub(0), [[1]] * 500 + [[2]] + [None]) as (hub, wakes):
+        began = time.monotonic()
+        commits = 0
+        while sum(wakes) < 4000:
+            hub.publish([a_row(2 * commits + 1), a_row(2 * commits + 2, kit=2)])
+            commits += 1
+            await asyncio.sleep(0.0005)
+        spent = time.monotonic() - began
+        saved = turns.SAVED_SECONDS * turns.MOST_DELIVERIES_A_SECOND
+        budget = spent * turns.MOST_DELIVERIES_A_SECOND + saved + 2 * turns.FEW
+        assert sum(wakes[:501]) <= budget
+        assert min(wakes[:501]) > max(wakes[:501]) / 2, "some wait while others go twice"
+        assert wakes[501] > commits / 2, "who follows everything has a budget of its own"
+
+
+async def test_whoever_leaves_before_its_turn_is_not_woken() -> None:
+    async with following(Hub(0), [None, None, [1]]) as (hub, wakes):
+        places = [hub.subscribe(), hub.subscribe([1])]
+        for place in places:
+            place.__enter__()
+        hub.publish([a_row(1)])
+        for place in places:
+            place.__exit__(None, None, None)
+        await asyncio.sleep(0.01)
+        assert wakes == [1, 1, 1]
+        assert all(place.horizon == 0 for place in places)
 
 
 async def test_a_wait_ends_when_its_time_is_over() -> None:
@@ -265,12 +312,32 @@ async def test_what_comes_after_a_wake_is_for_the_next_one_so_that_bursts_stay_b
     hub = Hub(0)
     with hub.subscribe() as everything, hub.subscribe([1]) as one_kit:
         hub.publish(rows(1, 3))
-        assert (everything.horizon, one_kit.horizon) == (0, 3)
-        await everything.wait(1)  # the first wait ends at once: something may have come before it
-        await everything.wait(1)
-        assert everything.horizon == 3
+        assert (everything.horizon, one_kit.horizon) == (0, 0)
+        for place in (everything, one_kit):
+            await place.wait(1)  # the first ends at once: something may have come before it
+            await place.wait(1)
+            assert place.horizon == 3
         hub.publish(rows(4, 5))
         assert everything.horizon == 3
         assert revisions(hub.read(everything, 3)) == [4, 5], "but whoever reads, reads all"
         await everything.wait(1)
         assert everything.horizon == 5
+
+
+async def test_rows_that_are_gone_are_not_passed_over_by_those_who_follow() -> None:
+    hub = Hub()
+    skips: list[int] = []
+    hub.listen(lambda rows: None, lambda: skips.append(hub.head))
+    with hub.subscribe([1]) as of_kit, hub.subscribe() as of_all:
+        hub.publish(rows(1, 3))
+        waiting = asyncio.create_task(hub.reached(90))
+        hub.skip_to(100)
+        assert (hub.head, hub.oldest, skips) == (100, 101, [100])
+        await waiting
+        for place in (of_kit, of_all):
+            assert hub.read(place, 0) is None
+            assert hub.read(place, 3) is None
+            assert hub.read(place, 100) == Stretch([], 100)
+        assert hub.rows_after(50) is None
+        hub.skip_to(7)
+        assert hub.head == 100

@@ -16,7 +16,7 @@ from vistaflow_services.core.errors import Violations
 from vistaflow_services.registry import requests
 from vistaflow_services.registry.domain import MAX_METADATA_BYTES
 from vistaflow_services.registry.quick import quick_item
-from vistaflow_services.registry.structs import struct_text
+from vistaflow_services.registry.structs import struct_bytes, struct_text
 
 TEXTS = st.text(max_size=8) | st.sampled_from(["\x00", '"\\', "é€😀", "\u2028", "\x7f", "a\tb"])
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**53), 2**53)
@@ -40,6 +40,12 @@ def test_the_text_of_a_struct_says_what_the_struct_does(value):
     text = struct_text(struct(value))
     assert struct(json.loads(text)) == struct(value)
     assert json.loads(text) == json_format.MessageToDict(struct(value))
+
+
+@given(STRUCTS)
+@example({"long": "é" * 3000, "many": [{"a": [None, [], {}]}] * 300, "k" * 200: True})
+def test_the_bytes_of_a_json_object_are_those_of_its_struct(value):
+    assert struct_pb2.Struct.FromString(struct_bytes(value)) == struct(value)
 
 
 def test_whole_numbers_stay_whole_and_others_keep_every_digit():

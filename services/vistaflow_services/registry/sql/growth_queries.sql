@@ -74,6 +74,12 @@ SELECT pid, coalesce(datname, ''), coalesce(application_name, ''), coalesce(stat
 -- The numbers of the migrations that ran.
 SELECT number FROM schema_migrations ORDER BY number
 
+-- name: log_guard
+-- What is missing of the log or could be changed, and whether its owner is guarded against, too.
+SELECT (SELECT coalesce(array_agg(what), '{}') FROM unguarded),
+       EXISTS (SELECT FROM pg_event_trigger
+                WHERE evtfoid = to_regproc('guard_log') AND evtenabled <> 'D')
+
 -- name: waiting_work
 -- Jobs that wait for a worker, by type.
 SELECT job_type, count(*) FROM jobs WHERE status = 'QUEUED' AND NOT external GROUP BY 1

@@ -31,7 +31,19 @@ WITH cas AS (
        SET id = excluded.id, status = excluded.status, attempt = excluded.attempt,
            seq = excluded.seq, created_at = excluded.created_at, actor = excluded.actor,
            reason = excluded.reason, metadata = excluded.metadata
-), kits_moved AS (
+)
+
+-- name: write_touched
+-- The part of batches that append rows of tasks only: of kits nothing else changes.
+, kits_touched AS (
+    UPDATE kits SET revision = x.i, updated_at = cas.now
+      FROM cas, (SELECT k, max(i) AS i FROM r GROUP BY k) AS x
+     WHERE kits.kit_id = x.k
+)
+
+-- name: write_kits
+-- The part of all other batches.
+, kits_moved AS (
     UPDATE kits
        SET status = x.status, counts = x.counts, revision = x.revision, updated_at = cas.now,
            paused = x.paused, pauses = x.pauses
@@ -239,30 +251,58 @@ SELECT id, id, kit_id, job_id, job_type, task_name, status, current_order, attem
 
 -- name: list_kits
 -- Kits without their jobs, newest first, up to so many bytes of specs but at least one; and
--- whether there are more.
+-- whether there are more. `some_kits` stands for one of the two queries that follow.
 SELECT k.kit_id, k.name, k.project, k.labels, coalesce(k.spec::text, ''), k.actor, k.counts,
        k.revision, k.created_at, k.updated_at, k.paused, k.pauses, k.first_revision, picked.total
   FROM (SELECT kit_id, row_number() OVER newest AS place, count(*) OVER () AS total,
                sum(coalesce(octet_length(spec::text), 0)) OVER newest AS bytes
-          FROM (SELECT kit_id, spec FROM kits
-                 WHERE kit_id < %(before)s
-                   AND (%(project)s = '' OR project = %(project)s)
-                   AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
-                   AND (%(labels)s::jsonb IS NULL OR labels @> %(labels)s::jsonb)
-                   AND (%(contains)s = '' OR strpos(lower(name), lower(%(contains)s)) > 0)
-                   AND (%(created_after)s::timestamptz IS NULL
-                        OR created_at >= %(created_after)s::timestamptz)
-                   AND (%(created_before)s::timestamptz IS NULL
-                        OR created_at < %(created_before)s::timestamptz)
-                 ORDER BY kit_id DESC LIMIT %(limit)s) AS wanted
+          FROM (some_kits) AS wanted
         WINDOW newest AS (ORDER BY kit_id DESC)) AS picked
   JOIN kits k USING (kit_id)
  WHERE picked.bytes <= %(bytes)s OR picked.place = 1
  ORDER BY k.kit_id DESC
 
+-- name: kits_around
+-- Ids between which all kits of certain times are: ids rise with times, but for a clock that was
+-- set back.
+SELECT coalesce((SELECT kit_id FROM kits WHERE created_at < %(surely_after)s::timestamptz
+                  ORDER BY created_at DESC LIMIT 1), 0),
+       coalesce((SELECT kit_id FROM kits WHERE created_at > %(surely_before)s::timestamptz
+                  ORDER BY created_at LIMIT 1), 2147483647)
+
+-- name: kits_wanted
+-- The newest kits that a filter wants.
+SELECT kit_id, spec FROM kits
+ WHERE kit_id < %(before)s AND kit_id > %(after)s
+   AND (%(project)s = '' OR project = %(project)s)
+   AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
+   AND (%(labels)s::jsonb IS NULL OR labels @> %(labels)s::jsonb)
+   AND (%(contains)s = '' OR strpos(lower(name), lower(%(contains)s)) > 0)
+   AND (%(contains)s = '' OR name_parts(name) @> name_parts(%(contains)s))
+   AND (%(created_after)s::timestamptz IS NULL OR created_at >= %(created_after)s::timestamptz)
+   AND (%(created_before)s::timestamptz IS NULL OR created_at < %(created_before)s::timestamptz)
+ ORDER BY kit_id DESC LIMIT %(limit)s
+
+-- name: kits_wanted_by_status
+-- The same of certain statuses: of each as many as may be wanted, by the index that has them in
+-- order. `some_kits` stands for the query above, narrowed to one status. That is not written as an
+-- equality, which would let the planner walk along all kits in the hope to meet some.
+SELECT found.kit_id, found.spec
+  FROM unnest(%(statuses)s::text[]) AS word
+ CROSS JOIN LATERAL (some_kits) AS found
+ ORDER BY kit_id DESC LIMIT %(limit)s
+
+-- name: kits_wanted_by_search
+-- The same by labels or a part of the name: first among the newest kits, where those are that many
+-- have; then, if that was not enough, among all others by an index, which finds all of them at
+-- once. `recent_kits` and `older_kits` stand for the query above, narrowed to those.
+WITH recent AS MATERIALIZED (recent_kits), older AS MATERIALIZED (older_kits)
+SELECT kit_id, spec FROM (SELECT * FROM recent UNION ALL SELECT * FROM older) AS both_kinds
+ ORDER BY kit_id DESC LIMIT %(limit)s
+
 -- name: list_jobs
 -- Jobs without their tasks, newest first, up to so many bytes of specs and results but at least
--- one; and whether there are more.
+-- one; and whether there are more. `some_jobs` stands for one of the two queries that follow.
 SELECT j.job_id, j.kit_id, j.name, j.job_type, j.current_order, j.depends_on, j.spec_type, j.spec,
        j.external, j.max_attempts, j.failures, extract(epoch FROM j.timeout)::float8, j.priority,
        j.labels, j.status, j.attempt, j.last_seq, j.first_revision, j.revision, j.created_at,
@@ -271,20 +311,32 @@ SELECT j.job_id, j.kit_id, j.name, j.job_type, j.current_order, j.depends_on, j.
   FROM (SELECT job_id, row_number() OVER newest AS place, count(*) OVER () AS total,
                sum(octet_length(spec) + coalesce(octet_length(result::text), 0)) OVER newest
                    AS bytes
-          FROM (SELECT job_id, first_revision, spec, result FROM jobs
-                 WHERE first_revision < %(before)s
-                   AND (%(kit_ids)s::int[] IS NULL OR kit_id = ANY (%(kit_ids)s::int[]))
-                   AND (%(project)s = '' OR %(project)s =
-                        (SELECT project FROM kits WHERE kits.kit_id = jobs.kit_id))
-                   AND (%(job_types)s::text[] IS NULL OR job_type = ANY (%(job_types)s::text[]))
-                   AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
-                   AND (%(labels)s::jsonb IS NULL OR labels @> %(labels)s::jsonb)
-                 ORDER BY first_revision DESC LIMIT %(limit)s) AS wanted
+          FROM (some_jobs) AS wanted
         WINDOW newest AS (ORDER BY first_revision DESC)) AS picked
   JOIN jobs j USING (job_id)
   LEFT JOIN leases l ON l.job_id = j.job_id AND l.attempt = j.attempt
  WHERE picked.bytes <= %(bytes)s OR picked.place = 1
  ORDER BY j.first_revision DESC
+
+-- name: jobs_wanted
+-- The newest jobs that a filter wants. The clause of the project is left out where none is given:
+-- it takes a join, which no constant folds away.
+SELECT job_id, first_revision, spec, result FROM jobs
+ WHERE first_revision < %(before)s
+   AND (%(kit_ids)s::int[] IS NULL OR kit_id = ANY (%(kit_ids)s::int[]))
+   AND (%(job_types)s::text[] IS NULL OR job_type = ANY (%(job_types)s::text[]))
+   AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
+   AND (%(labels)s::jsonb IS NULL OR labels @> %(labels)s::jsonb)
+   AND kit_id IN (SELECT kit_id FROM kits WHERE project = %(project)s)
+ ORDER BY first_revision DESC LIMIT %(limit)s
+
+-- name: jobs_wanted_by_kind
+-- The same of certain types and statuses: of each pair as many as may be wanted, by an index that
+-- has them in order. `some_jobs` stands for the query above, narrowed to one type and one status.
+SELECT found.*
+  FROM unnest(%(each_type)s::text[]) AS kind, unnest(%(each_status)s::text[]) AS word,
+       LATERAL (some_jobs) AS found
+ ORDER BY first_revision DESC LIMIT %(limit)s
 
 -- name: task_counts
 -- Tasks of jobs by status, without those that only tell progress.

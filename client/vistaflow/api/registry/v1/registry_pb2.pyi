@@ -917,22 +917,26 @@ class DiffKitRequest(_message.Message):
     KIT_ID_FIELD_NUMBER: _builtins.int
     FROM_REVISION_FIELD_NUMBER: _builtins.int
     TO_REVISION_FIELD_NUMBER: _builtins.int
+    MIN_REVISION_FIELD_NUMBER: _builtins.int
     kit_id: _builtins.int
     """The kit. At least 1."""
     from_revision: _builtins.int
     """The earlier revision. 0: before the kit was created."""
     to_revision: _builtins.int
     """The later revision. 0: now."""
+    min_revision: _builtins.int
+    """Answer no older than this revision; waits up to the call's deadline for it."""
     def __init__(
         self,
         *,
         kit_id: _builtins.int = ...,
         from_revision: _builtins.int = ...,
         to_revision: _builtins.int = ...,
+        min_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_revision", b"from_revision", "kit_id", b"kit_id", "to_revision", b"to_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_revision", b"from_revision", "kit_id", b"kit_id", "min_revision", b"min_revision", "to_revision", b"to_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2476,6 +2480,12 @@ class Heartbeat(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ATTEMPTS_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
+    draining: _builtins.bool
+    """The worker shuts down: it takes no more jobs on this stream. Say so before
+    giving attempts back. Whatever it still holds when it closes its side of the
+    stream is queued again at once, uncounted.
+    """
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptProgress]:
         """What each attempt is doing."""
@@ -2484,10 +2494,11 @@ class Heartbeat(_message.Message):
         self,
         *,
         attempts: _abc.Iterable[Global___AttemptProgress] | None = ...,
+        draining: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "draining", b"draining"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,98 @@
+"""What `vistaflow doctor` finds out about the registry: every replica of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from vistaflow.aio.client import DEFAULT_ADDRESS
+from vistaflow.cli.dialing import CommandClient
+from vistaflow.errors import VistaError
+from vistaflow.replicas import addresses_of
+
+CLOCK_SECONDS: Final = 5.0
+OF_THE_DATABASE: Final = (
+    "disk", "long transactions", "oldest xmin", "max_connections", "append-only",
+)  # fmt: skip
+"""What every replica finds alike."""
+
+Note = Callable[..., None]
+"""Takes down what was looked at, its state, what was found, and the fix."""
+
+
+def check_registries(note: Note, address: str, *, up_here: bool) -> None:
+    """Looks at each replica of an address list.
+
+    Args:
+        note: Gets the findings.
+        address: As it was given; empty: as VISTAFLOW_REGISTRY says.
+        up_here: Whether a suite is up on this machine, so that none is wrong.
+    """
+    address = address or os.environ.get("VISTAFLOW_REGISTRY", "") or DEFAULT_ADDRESS
+    addresses = list(dict.fromkeys(addresses_of(address)))
+    answers = asyncio.run(_ask_all(addresses))
+    several = len(addresses) > 1
+    shared: set[str] = set()
+    for one, info in zip(addresses, answers, strict=True):
+        where = f" {one}" if several else ""
+        if isinstance(info, VistaError):
+            wrong = up_here or several
+            fix = "start it, or take it off the list of addresses" if several else ""
+            told = f"{one} does not answer: {info.message[:120]}"
+            note(f"registry{where}", "wrong" if wrong else "note", told, fix)
+            continue
+        note(f"registry{where}", "ok", f"answers, log at revision {info.revision}")
+        _check_clock(note, where, info)
+        for name, text in info.limits.items():
+            name = name.removeprefix("check.") if name.startswith("check.") else ""
+            if not name or name in shared:
+                continue
+            check = json.loads(text)
+            if name in OF_THE_DATABASE:
+                shared.add(name)
+                note(name, check["state"], check["found"], check["fix"])
+            else:
+                note(f"{name}{where}", check["state"], check["found"], check["fix"])
+    _check_services(note, [each for each in answers if not isinstance(each, VistaError)])
+
+
+async def _ask_all(addresses: list[str]) -> list[Any]:
+    """What each registry says of itself, or the error."""
+
+    async def ask(address: str) -> Any:
+        try:
+            async with CommandClient(address, timeout=3) as client:
+                return await client.server_info()
+        except VistaError as error:
+            return error
+
+    return await asyncio.gather(*map(ask, addresses))
+
+
+def _check_clock(note: Note, where: str, info: Any) -> None:
+    skew = abs(info.now.ToNanoseconds() / 1e9 - time.time())
+    bad = skew >= CLOCK_SECONDS
+    fix = "set this machine's clock, such as with NTP" if bad else ""
+    note(f"clock{where}", "wrong" if bad else "ok", f"{skew:.1f} s from the database's", fix)
+
+
+def _check_services(note: Note, infos: list[Any]) -> None:
+    """What the replicas know of services, and whether they are replicas of one log."""
+    if len({each.epoch for each in infos}) > 1:
+        note(
+            "replicas", "wrong", "the addresses serve different logs",
+            "give all of them one VISTAFLOW_REGISTRY_DATABASE and schema",
+        )  # fmt: skip
+    found: dict[str, str] = {}
+    for info in infos:
+        for each in info.services:
+            if each.name != "registry" and found.get(each.name) != "SERVING":
+                found[each.name] = each.status
+    for name, status in found.items():
+        serving = status == "SERVING"
+        fix = "" if serving else f"see `vistaflow logs {name}`"
+        note(name, "ok" if serving else "wrong", status, fix)

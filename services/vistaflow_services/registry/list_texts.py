@@ -1,0 +1,60 @@
+"""The texts that list kits and jobs, each for what is asked: no one plan does for all of them.
+
+A page is to take as long in a log of a million kits as in one of a thousand. So every filter has
+an index that gives what it wants in the order of the page, or gives all of the few there are; and
+the texts are written so that the planner has no choice that depends on what it believes to be
+common.
+"""
+
+from __future__ import annotations
+
+from typing import LiteralString
+
+from vistaflow_services.registry.reading import QUERIES
+
+RECENT_KITS = 2_000
+"""So many of the newest kits are looked through before an index is asked."""
+
+_STATUS = "status >= word AND status <= word"
+_NAME = "AND (%(contains)s = '' OR name_parts(name) @> name_parts(%(contains)s))"
+_PROJECT = "AND kit_id IN (SELECT kit_id FROM kits WHERE project = %(project)s)"
+
+
+def kits(*, by_status: bool, by_search: bool) -> LiteralString:
+    """The text that lists kits.
+
+    Args:
+        by_status: Whether certain statuses are asked for.
+        by_search: Whether labels or a part of the name are.
+    """
+    some = QUERIES["kits_wanted"]
+    if by_search:
+        recent = some.replace("kit_id > %(after)s", "kit_id > greatest(%(after)s, %(recent)s)")
+        recent = recent.replace(_NAME, "")
+        older = some.replace(
+            "WHERE", "WHERE kit_id <= %(recent)s AND (SELECT count(*) FROM recent) < %(limit)s AND"
+        ).replace("ORDER BY kit_id", "ORDER BY kit_id + 0")
+        some = QUERIES["kits_wanted_by_search"]
+        some = some.replace("recent_kits", recent).replace("older_kits", older)
+    elif by_status:
+        one = some.replace("WHERE", f"WHERE {_STATUS} AND")
+        one = one.replace("ORDER BY kit_id", "ORDER BY status, kit_id")
+        some = QUERIES["kits_wanted_by_status"].replace("some_kits", one)
+    return QUERIES["list_kits"].replace("some_kits", some)
+
+
+def jobs(*, by_kind: bool, by_project: bool) -> LiteralString:
+    """The text that lists jobs.
+
+    Args:
+        by_kind: Whether certain types or statuses are asked for, and nothing that narrows more.
+        by_project: Whether one project is.
+    """
+    some = QUERIES["jobs_wanted"]
+    if not by_project:
+        some = some.replace(_PROJECT, "")
+    if by_kind:
+        one = some.replace("WHERE first", f"WHERE job_type = kind AND {_STATUS} AND first")
+        one = one.replace("ORDER BY first", "ORDER BY status, first")
+        some = QUERIES["jobs_wanted_by_kind"].replace("some_jobs", one)
+    return QUERIES["list_jobs"].replace("some_jobs", some)

@@ -1,0 +1,166 @@
+"""Rows leave the log by retention only, whoever asks and however."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow_services.core.migrations import migrate
+from vistaflow_services.registry import checks
+from vistaflow_services.registry.__main__ import PACKAGE
+from vistaflow_services.registry.backup import backup
+from vistaflow_services.registry.config import Config
+from vistaflow_services.registry.guarding import guard
+from vistaflow_services.registry.local import Connection, connected
+from vistaflow_services.registry.restore import restore
+from vistaflow_services.registry.retention import Policy, apply
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from traffic import Writer, connect, external_job
+
+SCHEMA = Config.schema
+SIZE = 1000
+REFUSED = psycopg.errors.RestrictViolation
+LOG = "mlops_totalstate_table"
+PART = f"{LOG[:16]}_from_1"
+AT_ONCE = Policy(finished_days=1e-9, failed_days=1e-9, canceled_days=1e-9)
+SIDEWAYS = (
+    f"DROP TABLE {PART}",
+    f"DROP TABLE {LOG} CASCADE",
+    "DROP TABLE kept_states CASCADE",
+    "DROP TABLE partitions CASCADE",
+    f"ALTER TABLE {LOG} DETACH PARTITION {PART}",
+    f"ALTER TABLE {LOG} DETACH PARTITION {PART} CONCURRENTLY",
+    f"ALTER TABLE {LOG} RENAME TO away",
+    f"ALTER TABLE {PART} RENAME TO away",
+    f"ALTER TABLE {PART} SET SCHEMA public",
+    f"ALTER TABLE {LOG} DISABLE TRIGGER append_only",
+    f"ALTER TABLE {PART} DISABLE TRIGGER ALL",
+    "ALTER TABLE kept_states DISABLE TRIGGER USER",
+    f"ALTER TABLE {LOG} ENABLE TRIGGER append_only",
+    f"DROP TRIGGER append_only ON {LOG}",
+    f"DROP TRIGGER append_only_itself ON {PART}",
+    "ALTER TRIGGER never_truncated ON kept_states RENAME TO sometimes_truncated",
+    "DROP FUNCTION forbid_change() CASCADE",
+    "DROP VIEW unguarded",
+)  # fmt: skip
+
+
+@pytest.fixture
+async def filled(database: str, serve) -> str:
+    """A database with three partitions of rows, all of kits that are over."""
+    async with serve(database, Config(partition_size=SIZE)) as registry:
+        channel, stub = connect(registry.address)
+        async with channel:
+            kit_id, job_id = await external_job(stub)
+            writer = Writer(stub, job_id)
+            for _ in range(3):
+                await writer.append(800)
+            await stub.CancelKit(pb.CancelKitRequest(kit_id=kit_id))
+    return database
+
+
+def count(connection: Connection) -> int:
+    row = connection.execute(f"SELECT count(*) FROM {LOG}").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def refused(connection: Connection, statement: str, match: str = "append-only") -> None:
+    with pytest.raises(REFUSED, match=match):
+        connection.execute(statement)
+
+
+async def test_not_even_its_owner_takes_rows_from_the_log_by_mistake(filled: str) -> None:
+    assert guard(filled, SCHEMA)
+    assert guard(filled, SCHEMA)
+    with connected(filled, SCHEMA, name="test") as connection:
+        before = count(connection)
+        for table in (LOG, PART, "kept_states"):
+            refused(connection, f"TRUNCATE {table}")
+        for statement in SIDEWAYS:
+            refused(connection, statement)
+            assert count(connection) == before, statement
+        connection.execute("SET session_replication_role = replica")
+        for change in ("DELETE FROM", "TRUNCATE"):
+            refused(connection, f"{change} {LOG}")
+            refused(connection, f"{change} {PART}")
+            refused(connection, f"{change} partitions")
+        connection.execute("RESET session_replication_role")
+        # Others' tables are nobody's business, and the log's own upkeep goes on.
+        connection.execute("CREATE TABLE public.other (n int)")
+        connection.execute("ALTER TABLE public.other ADD COLUMN m int")
+        connection.execute("DROP TABLE public.other")
+        assert connection.execute("SELECT add_partitions(100000)").fetchone() > (before,)
+        assert len(apply(filled, SCHEMA, AT_ONCE)) == 2
+        assert count(connection) == before - 2 * SIZE
+        refused(connection, "DELETE FROM partitions", "where the append-only log is")
+        # As a whole, and by its name, it can be removed.
+        connection.execute(f"DROP SCHEMA {SCHEMA} CASCADE")
+        assert connection.execute("SELECT count(*) FROM pg_event_trigger").fetchone() == (0,)
+
+
+async def test_a_partition_detached_by_hand_is_still_append_only(filled: str) -> None:
+    with connected(filled, SCHEMA, name="test") as connection:
+        connection.execute(f"ALTER TABLE {LOG} DETACH PARTITION {PART}")
+        for change in (f"DELETE FROM {PART}", f"TRUNCATE {PART}", f"UPDATE {PART} SET seq = 1"):
+            refused(connection, change)
+
+
+async def test_what_was_put_aside_by_a_restore_is_guarded_until_it_is_dropped(
+    filled: str, tmp_path: Path
+) -> None:
+    guard(filled, SCHEMA)
+    file = tmp_path / "registry.dump"
+    backup(filled, SCHEMA, file)
+    aside = restore(filled, SCHEMA, file).aside
+    assert guard(filled, SCHEMA)
+    with connected(filled, SCHEMA, name="test") as connection:
+        assert connection.execute("SELECT * FROM unguarded").fetchall() == []
+        for schema in (SCHEMA, aside):
+            refused(connection, f"DROP TABLE {schema}.{PART}")
+        connection.execute(f"DROP SCHEMA {aside} CASCADE")
+        refused(connection, f"DROP TABLE {PART}")
+
+
+@pytest.fixture
+def of_a_plain_role(postgres: str) -> Iterator[str]:
+    """Connection string of a database that belongs to a role with no privileges beyond it."""
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("CREATE ROLE plain LOGIN")
+        connection.execute("CREATE DATABASE plain OWNER plain")
+        yield make_conninfo(postgres, dbname="plain", user="plain")
+        connection.execute("DROP DATABASE plain WITH (FORCE)")
+        connection.execute("DROP ROLE plain")
+
+
+async def test_a_role_that_is_no_superuser_runs_the_registry_and_doctor_tells_the_difference(
+    of_a_plain_role: str, serve
+) -> None:
+    await asyncio.to_thread(migrate, of_a_plain_role, SCHEMA, PACKAGE)
+    assert not guard(of_a_plain_role, SCHEMA)
+    async with serve(of_a_plain_role, Config(partition_size=SIZE)) as registry:
+        channel, stub = connect(registry.address)
+        async with channel:
+            _, job_id = await external_job(stub)
+            writer = Writer(stub, job_id)
+            for _ in range(2):
+                await writer.append(800)
+        found = {each.name: each for each in await registry.upkeep.look()}
+        assert found["append-only"].state == checks.NOTE
+        assert "superuser" in found["append-only"].fix
+        with connected(of_a_plain_role, SCHEMA, name="test") as connection:
+            for change in ("DELETE FROM", "TRUNCATE"):
+                refused(connection, f"{change} {LOG}")
+            connection.execute(f"ALTER TABLE {LOG} DISABLE TRIGGER append_only")
+        found = {each.name: each for each in await registry.upkeep.look()}
+        assert found["append-only"].state == checks.WRONG
+        assert f"trigger append_only of {LOG}" in found["append-only"].found

@@ -1,0 +1,138 @@
+"""Lists of kits and jobs hold what a filter wants, whichever text and index finds it."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from datetime import timedelta
+
+import pytest
+
+from vistaflow_services.registry import commands as c
+from vistaflow_services.registry import list_texts
+from vistaflow_services.registry.__main__ import Registry
+from vistaflow_services.registry.domain import Kit
+
+PROJECTS = ("default", "photonics")
+NAMES = ("Mosfet", "diode", "op", "100%_amp", "DIODE-long-name")
+TYPES = ("DOE", "ML_TRAIN")
+ENDS: tuple[tuple[str, ...], ...] = ((), ("RUNNING",), ("RUNNING", "FINISHED"), ("CANCELED",))
+
+
+async def make_kits(registry: Registry, chance: random.Random, count: int) -> list[Kit]:
+    """Kits of one or two jobs in all sorts of states, oldest first."""
+    for number in range(count):
+        labels = {"site": chance.choice("ab")} | ({"old": "yes"} if number < count // 4 else {})
+        jobs = tuple(
+            c.NewJob(
+                job_id=uuid.UUID(int=chance.getrandbits(128), version=4),
+                name=f"j{each}",
+                job_type=chance.choice(TYPES),
+                current_order=0,
+                depends_on=(),
+                external=True,
+                labels=labels,
+            )
+            for each in range(chance.choice((1, 1, 2)))
+        )
+        name = f"{chance.choice(NAMES)}-{number}"
+        made = c.CreateKit(name=name, labels=labels, jobs=jobs, project=chance.choice(PROJECTS))
+        await registry.ledger.submit(made)
+        for job in jobs:
+            for status in chance.choice(ENDS):
+                item = c.Item(job_id=job.job_id, status=status, task_name="")
+                await registry.ledger.submit(c.Append(items=(item,)))
+    found = [await registry.store.kit(kit_id) for kit_id in range(1, count + 1)]
+    return [kit for kit, _ in found if kit is not None]
+
+
+@pytest.mark.parametrize("recent", [5, 2000], ids=["most by index", "all walked"])
+async def test_kits_are_listed_by_any_filter_as_one_would_pick_them_by_hand(
+    running, monkeypatch, recent
+):
+    monkeypatch.setattr(list_texts, "RECENT_KITS", recent)
+    chance = random.Random(recent)
+    kits = await make_kits(running, chance, 60)
+    full = 0
+    for _ in range(60):
+        filters = {
+            "project": chance.choice(("", "", *PROJECTS)),
+            "statuses": chance.choice(((), (), ("RUNNING",), ("QUEUED", "FINISHED"))),
+            "labels": chance.choice(({}, {}, {"old": "yes"}, {"site": "a", "old": "yes"})),
+            "name_contains": chance.choice(("", "", "dio", "MOS", "0%_", "p", "-2")),
+            "created_after": chance.choice((None, None, chance.choice(kits).created_at)),
+            "created_before": chance.choice((None, None, chance.choice(kits).created_at)),
+        }
+        wanted = [
+            kit.kit_id
+            for kit in reversed(kits)
+            if filters["project"] in ("", kit.project)
+            and (not filters["statuses"] or kit.status in filters["statuses"])
+            and filters["labels"].items() <= kit.labels.items()
+            and filters["name_contains"].lower() in kit.name.lower()
+            and (not filters["created_after"] or kit.created_at >= filters["created_after"])
+            and (not filters["created_before"] or kit.created_at < filters["created_before"])
+        ]
+        listed: list[int] = []
+        before = None
+        while True:
+            page = await running.store.list_kits(before=before, limit=4, **filters)
+            listed += [kit.kit_id for kit in page.entries]
+            before = page.next_key
+            if before is None:
+                break
+            assert len(page.entries) == 4, "a page that is not the last is full"
+        assert listed == wanted, filters
+        full += len(wanted) > 4
+    assert full > 10
+
+
+async def test_kits_of_an_hour_are_found_though_the_clock_was_set_back_meanwhile(running):
+    kits = await make_kits(running, random.Random(3), 12)
+    async with running.store._pool.connection() as connection:
+        await connection.execute(
+            "UPDATE kits SET created_at = created_at + interval '1 hour' * kit_id"
+            " - CASE WHEN kit_id > 6 THEN interval '9 min' ELSE interval '0' END"
+        )
+    first = kits[5].created_at + timedelta(hours=6)
+    page = await running.store.list_kits(before=None, limit=50, created_before=first)
+    assert [kit.kit_id for kit in page.entries] == [5, 4, 3, 2, 1]
+    page = await running.store.list_kits(before=None, limit=50, created_after=first)
+    assert [kit.kit_id for kit in page.entries] == [12, 11, 10, 9, 8, 7, 6]
+
+
+async def test_jobs_are_listed_by_any_filter_as_one_would_pick_them_by_hand(running):
+    chance = random.Random(5)
+    kits = await make_kits(running, chance, 40)
+    jobs = [(job, kit) for kit in kits for job in kit.jobs.values()]
+    jobs.sort(key=lambda each: -each[0].first_revision)
+    full = 0
+    for _ in range(50):
+        filters = {
+            "project": chance.choice(("", "", *PROJECTS)),
+            "statuses": chance.choice(((), (), ("RUNNING",), ("QUEUED", "FINISHED"))),
+            "job_types": chance.choice(((), (), ("DOE",), TYPES)),
+            "labels": chance.choice(({}, {}, {}, {"old": "yes"})),
+            "kit_ids": chance.choice(([], [], [], chance.sample(range(1, 41), 8))),
+        }
+        wanted = [
+            job.job_id
+            for job, kit in jobs
+            if filters["project"] in ("", kit.project)
+            and (not filters["statuses"] or job.status in filters["statuses"])
+            and (not filters["job_types"] or job.job_type in filters["job_types"])
+            and filters["labels"].items() <= job.labels.items()
+            and (not filters["kit_ids"] or kit.kit_id in filters["kit_ids"])
+        ]
+        listed: list[uuid.UUID] = []
+        before = None
+        while True:
+            page = await running.store.list_jobs(before=before, limit=4, **filters)
+            listed += [job.job_id for job, _ in page.entries]
+            before = page.next_key
+            if before is None:
+                break
+            assert len(page.entries) == 4, "a page that is not the last is full"
+        assert listed == wanted, filters
+        full += len(wanted) > 4
+    assert full > 10
