@@ -81,11 +81,10 @@ async def at_the_edge(rig: Rig, rounds: int) -> None:
             assert revisions == list(range(place + 1, place + 1 + len(revisions)))
             assert how == "expired" or place + len(revisions) == head
         for place, (how, revisions) in zip(around, told[len(places) :], strict=True):
-            assert (how, len(revisions)) == (
-                ("whole", head - place) if place >= oldest - 1 else ("expired", 0)
-            )
+            # What is gone may still be in memory.
+            assert how == "whole" or (place < oldest - 1 and not revisions)
             expired, whole = expired + (how == "expired"), whole + (how == "whole")
-    assert expired >= rounds
+    assert expired >= rounds, "too little was gone: the run says nothing"
     assert whole >= 2 * rounds
 
 
