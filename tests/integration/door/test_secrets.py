@@ -31,6 +31,13 @@ def free_port() -> int:
         return int(taken.getsockname()[1])
 
 
+def written(folder: Path, pattern: str) -> list[str]:
+    """What files hold."""
+    files = [path for path in folder.glob(pattern) if path.is_file()]
+    assert files
+    return [path.read_bytes().decode(errors="replace") for path in files]
+
+
 async def told_by(call: Any) -> str:
     """All that a call answers: its message, its status, its details and its metadata."""
     try:
@@ -136,9 +143,7 @@ async def test_no_secret_is_found_in_anything_that_a_registry_leaves_or_tells(
         said, _ = await lost.communicate()
     heard.append(said.decode())
 
-    heard += [
-        path.read_bytes().decode(errors="replace") for path in tmp_path.rglob("*") if path.is_file()
-    ]
+    heard += written(tmp_path, "**/*")
     with psycopg.connect(database) as tables:
         names = tables.execute(
             "SELECT tablename FROM pg_tables WHERE schemaname = 'vistadb_test'"

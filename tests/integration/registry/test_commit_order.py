@@ -48,7 +48,7 @@ async def test_a_hundred_thousand_rows_of_two_slow_replicas_reach_every_watch(
         return sum(writer.row_count for writer in writers) >= ROWS
 
     async with asyncio.timeout(300):
-        await asyncio.gather(*(writer.write_until(written) for writer in writers))
+        await asyncio.gather(*(writer.write_until(written, patience=60) for writer in writers))
     head = head_of(writers)
     await until(lambda: all(watcher.at >= head for watcher in watchers), seconds=120)
     for task in watching:
