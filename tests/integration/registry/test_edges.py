@@ -65,7 +65,7 @@ async def at_the_edge(rig: Rig, rounds: int) -> None:
         _, job_id = await external_job(stub)
         writer = Writer(stub, job_id, seed=number)
         for _ in range(14):
-            await writer.append(50)
+            await writer.append(50, patience=120)
         over = common.State(job_id=job_id, status=common.STATUS_FINISHED)
         head = (await stub.AppendStates(pb.AppendStatesRequest(states=[over]))).revision
         before = (await stub.GetServerInfo(pb.GetServerInfoRequest())).oldest_revision
