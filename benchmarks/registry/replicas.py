@@ -40,7 +40,7 @@ async def load(address: str, body: Path, connections: int, seconds: float) -> tu
         "h2load",
         f"--clients={connections}",
         "--max-concurrent-streams=8",
-        f"--duration={seconds:g}",
+        f"--duration={max(1, round(seconds))}",  # h2load takes whole ones
         f"--data={body}",
         "--header=content-type: application/grpc",
         "--header=te: trailers",

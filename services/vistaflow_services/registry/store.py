@@ -43,7 +43,7 @@ Pool = AsyncConnectionPool[psycopg.AsyncConnection[Row]]
 
 SETTINGS = (
     "-c statement_timeout=5s -c lock_timeout=2s -c idle_in_transaction_session_timeout=60s "
-    "-c jit=off"
+    "-c jit=off -c max_parallel_workers_per_gather=0"
 )
 DRAIN_SECONDS = 1.0
 """Connections found dead within this time of one another are one incident."""
