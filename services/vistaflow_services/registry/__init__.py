@@ -18,6 +18,7 @@ trees.py           one of them, its jobs and tasks in wire form
 cached_reads.py    GetKit and GetJob from there
 watch_store.py     what is read for watches and leases
 hub.py             the newest rows, in memory, for whoever watches
+turns.py           whose turn it is to be told of new rows
 tail.py            brings the hub what other replicas wrote
 watch.py           WatchStates
 watch_rows.py      which rows a watch is sent, and which are folded into later ones
