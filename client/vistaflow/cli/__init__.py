@@ -14,3 +14,8 @@ live.py      the tree of a kit that redraws itself
 results.py   the table a finished kit ends with
 output.py    text, JSON and exit codes
 """
+
+import os
+
+# gRPC's own lines about each failed handshake say nothing that the command does not say better.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -46,6 +47,9 @@ class Output(StrEnum):
 How = Annotated[Output, typer.Option("--output", "-o", help="How to print the list.")]
 Limit = Annotated[int, typer.Option(help="Most of them; 0 for all.", min=0)]
 
+WIDE = 200
+"""Characters of a line that no terminal bounds."""
+
 Columns = Mapping[str, Callable[[Any], Any]]
 
 KIT_COLUMNS: Columns = {
@@ -64,7 +68,6 @@ JOB_COLUMNS: Columns = {
     "type": lambda job: job.job_type,
     "status": lambda job: job.status,
     "attempt": lambda job: job.attempt,
-    "created": lambda job: _minute(job.created_at),
     "reason": lambda job: job.reason,
 }
 STATE_COLUMNS: Columns = {
@@ -231,7 +234,9 @@ def print_list(found: Iterable[Any], columns: Columns, output: Output) -> None:
         return
     table = Table(box=None)
     for name in columns:
-        table.add_column(name, no_wrap=name in ("job", "token"))
+        # On a narrow terminal it is what people wrote that is broken, and not numbers and ids.
+        broken = name in ("labels", "name", "reason")
+        table.add_column(name, no_wrap=not broken)
     for each in found:
         cells = {name: str(column(each)) for name, column in columns.items()}
         table.add_row(
@@ -240,7 +245,8 @@ def print_list(found: Iterable[Any], columns: Columns, output: Output) -> None:
                 for name, text in cells.items()
             )
         )
-    console.print(table)
+    out = console if console.is_terminal else Console(highlight=False, width=WIDE)
+    out.print(table)
 
 
 def _csv(columns: Columns) -> Any:

@@ -102,5 +102,5 @@ def _state(token: registry_pb2.Token) -> str:
     if token.HasField("revoked_at"):
         return f"revoked {token.revoked_at.ToDatetime():%Y-%m-%d %H:%M} UTC"
     if token.HasField("expires_at"):
-        return f"valid until {token.expires_at.ToDatetime():%Y-%m-%d %H:%M} UTC"
+        return f"until {token.expires_at.ToDatetime():%Y-%m-%d %H:%M} UTC"
     return "valid"
