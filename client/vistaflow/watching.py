@@ -29,6 +29,7 @@ from vistaflow.models import (
     job_type_value,
     status_value,
 )
+from vistaflow.replicas import leave, present_replica
 
 _TRANSIENT = (UnavailableError, DeadlineExceededError, InternalError, CanceledError)
 SILENCE_SECONDS = 30.0
@@ -191,6 +192,7 @@ class Watch:
     async def _events(self) -> AsyncIterator[WatchEvent]:
         wait = waits()
         while True:
+            at = present_replica(self._stub.WatchStates)
             pause = 0.0
             try:
                 async for event in self._stream():
@@ -199,7 +201,8 @@ class Watch:
             except grpc.aio.AioRpcError as error:
                 pause = self._mended(from_rpc(error))
             except TimeoutError:
-                pass  # silent for too long: the connection is gone without saying so
+                # Silent for too long: the connection, or who serves it, is gone without saying so.
+                leave(self._stub.WatchStates, at)
             finally:
                 self.connected = False
             await asyncio.sleep(pause + wait())

@@ -22,6 +22,7 @@ from vistaflow.errors import (
     from_rpc,
 )
 from vistaflow.models import WatchEvent
+from vistaflow.replicas import leave, present_replica
 from vistaflow.watching import Place, mended, place_of
 
 _ERRORS: Final[dict[int, type[VistaError]]] = {
@@ -83,6 +84,7 @@ class ManyWatches:
         """The names of watches, and what happened in them, without end."""
         wait = waits()
         while True:
+            at = present_replica(self._stub.WatchMany)
             pause = 0.0
             try:
                 async for told in self._connection():
@@ -91,7 +93,8 @@ class ManyWatches:
             except grpc.aio.AioRpcError as error:
                 pause = mended(from_rpc(error))
             except TimeoutError:
-                pass  # silent for too long: the connection is gone without saying so
+                # Silent for too long: the connection, or who serves it, is gone without saying so.
+                leave(self._stub.WatchMany, at)
             finally:
                 self.connected = False
             await asyncio.sleep(pause + wait())

@@ -229,7 +229,7 @@ class Cluster:
 
     async def restart(self, registry: RegistryProcess) -> None:
         """Starts a registry that has died."""
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(130):
             await registry.start()
 
     def next_point(self, points: tuple[str, ...]) -> str:

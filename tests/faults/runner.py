@@ -24,7 +24,7 @@ MOST_STRETCH = 6.0
 GENEROUS_SECONDS = 20.0
 """A short look at whatever machine allows at least so long for the way back."""
 MORE_TIME = 90.0
-"""Seconds that a run may last longer until there were enough faults."""
+"""Seconds that a run may last beyond twice its time, until there were enough faults."""
 
 
 async def run(
@@ -137,7 +137,7 @@ async def _look_at_load(report: Report, cluster: Cluster) -> None:
 
 async def _break(scenario: Scenario, report: Report, cluster: Cluster, end: float) -> None:
     """One fault after another until the time is over and there were enough."""
-    while scenario.faults and (now := time.monotonic()) < end + MORE_TIME:
+    while scenario.faults and (now := time.monotonic()) < end + report.seconds + MORE_TIME:
         if now >= end and not report.lacking(scenario, cluster.faults):
             return
         await asyncio.sleep(cluster.chance.uniform(*scenario.pause))

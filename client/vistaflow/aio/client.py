@@ -24,7 +24,7 @@ from vistaflow.api.pipeline.v1 import pipeline_pb2, pipeline_pb2_grpc
 from vistaflow.api.registry.v1 import registry_pb2, registry_pb2_grpc
 from vistaflow.archive import deck_beside, pack_deck
 from vistaflow.channel import call, open_channel
-from vistaflow.credentials import TOKEN
+from vistaflow.credentials import CA, TOKEN
 from vistaflow.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
@@ -52,6 +52,7 @@ from vistaflow.models import (
 )
 from vistaflow.replicas import Newest, addresses_of
 from vistaflow.streaming import StateStream
+from vistaflow.unreachable import why
 from vistaflow.watching import Watch, place_of, watch_filter
 from vistaflow.watching_many import ManyWatches
 
@@ -808,8 +809,11 @@ class AsyncClient:
                 self._newest.forget()
             if error.reason:
                 raise
-            # What gRPC says names sockets and system calls; who reads it wants the address.
-            raise UnavailableError(f"no registry answers at {self.address}") from None
+            told = why(error.message, secured=bool(os.environ.get(CA)))
+            raise UnavailableError(
+                f"no registry answers at {self.address}" + (f": {told}" if told else ""),
+                reason="NOT_REACHED" if told else "",
+            ) from None
 
     async def _stub(self, service: str) -> tuple[Any, str]:
         if service not in self._others:

@@ -11,6 +11,7 @@ journal.py         the ledger's own connection: one statement a batch
 row_texts.py       its rows as the text that the statement takes
 store.py           reads: kits, jobs, rows, requests (queries in sql/)
 reading.py         kits and jobs out of the tables, on any connection
+listing.py         pages of kits, jobs and rows
 list_texts.py      the texts that list them, each for what is asked
 kit_cache.py       the kits read lately, in memory, in step with the log
 trees.py           one of them, its jobs and tasks in wire form

@@ -70,8 +70,8 @@ async def services(stub: Any) -> set[str]:
 class Writing:
     """A client that appends rows of one job, one after another."""
 
-    def __init__(self, address: str, at: int, job_id: str) -> None:
-        self.client = aio.connect(address, timeout=20)
+    def __init__(self, address: str, at: int, job_id: str, timeout: float = 20) -> None:
+        self.client = aio.connect(address, timeout=timeout)
         turn_to(self.client._channel, at)
         self.job_id = job_id
         self.acked: dict[int, int] = {}
@@ -225,6 +225,52 @@ async def test_a_stage_service_keeps_its_attempt_when_its_replica_is_killed(
         with contextlib.suppress(ProcessLookupError):
             stage.terminate()
         await stage.wait()
+
+
+@pytest.mark.slow
+async def test_writers_and_readers_of_a_frozen_replica_go_on_and_nothing_is_written_twice(
+    pair: Pair, database: str
+) -> None:
+    channel, stub = connect(pair[1].address)
+    made = [await external_job(stub) for _ in range(2)]
+    writers = [Writing(addresses(pair), 0, job_id, timeout=8) for _, job_id in made]
+    reader = aio.connect(addresses(pair), timeout=8)
+    turn_to(reader._channel, 0)
+    tasks = [asyncio.create_task(each.run()) for each in writers]
+    try:
+        await until(lambda: all(len(each.acked) > 20 for each in writers))
+        pair[0].freeze()
+        frozen = time.monotonic()
+        told = max(revision for each in writers for revision in each.acked.values())
+        kit = await reader.kit(made[0][0], min_revision=told)
+        assert time.monotonic() - frozen < GO_ON_SECONDS
+        assert kit.jobs[0].tasks
+        count = {each.job_id: len(each.acked) for each in writers}
+        await until(lambda: all(len(each.acked) > count[each.job_id] + 50 for each in writers))
+        for each in writers:
+            assert each.pause_around(frozen + 0.05) < GO_ON_SECONDS
+        # What the frozen one had taken in comes late, and must not count.
+        pair[0].thaw()
+        count = {each.job_id: len(each.acked) for each in writers}
+        await until(lambda: all(len(each.acked) > count[each.job_id] + 50 for each in writers))
+    finally:
+        pair[0].thaw()
+        for task in tasks:
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        for client in (reader, *(each.client for each in writers)):
+            await client.close()
+        await channel.close()
+    assert all(isinstance(each, asyncio.CancelledError) for each in ended), ended
+    with psycopg.connect(database) as connection:
+        for each in writers:
+            rows = connection.execute(
+                "SELECT seq, id FROM vistadb_test.mlops_totalstate_table"
+                " WHERE job_id = %s AND task_name <> '' ORDER BY id",
+                [each.job_id],
+            ).fetchall()
+            assert [seq for seq, _ in rows] == list(range(1, len(rows) + 1)), "lost or twice"
+            assert each.acked.items() <= dict(rows).items()
 
 
 @pytest.mark.slow
