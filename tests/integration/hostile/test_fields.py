@@ -11,6 +11,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from nasty import Attack, anything, attacks
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow_services.registry import pages
 
 SEED = 1
 MESSAGES = 20
@@ -143,3 +144,20 @@ async def test_messages_of_anything_are_answered_and_tell_nothing_of_the_insides
         wrong += [f"{method.name}: {each.bad}" for each in outcomes if each.bad]
     assert not wrong, "\n".join(wrong)
     await suite.smoke()
+
+
+async def test_a_token_that_was_made_up_finds_a_page_or_nothing(suite: Suite) -> None:
+    wrong = []
+    for method in methods():
+        if "page_token" not in method.input_type.fields_by_name:
+            continue
+        if method.containing_service.name != "RegistryService":
+            continue
+        request = method.input_type._concrete_class()
+        for key in (0, 1, 2**31, 2**63 - 1, 2**63, 2**64 - 1):
+            request.page_token = ""
+            request.page_token = pages.encode(key, request)
+            outcome = await suite.call(method, request.SerializeToString())
+            if outcome.bad or outcome.code not in {Code.OK, Code.INVALID_ARGUMENT}:
+                wrong.append(f"{method.name} {key}: {outcome}")
+    assert not wrong, "\n".join(wrong)
