@@ -164,6 +164,18 @@ def _check_recovery(found: Found, everything: list[Record], seconds: float) -> N
     for record in everything:
         if record["op"] in ("append", "get"):
             served[record["client"], record["op"]].append(record)
+    for record in everything:
+        if record["op"] != "list" and not record.get("as_of"):
+            continue
+        # These are read from the database each time.
+        for number, (_, end) in enumerate(faults):
+            until = faults[number + 1][0] if number + 1 < len(faults) else record["end"]
+            limit = max(record["start"], end) + seconds
+            if record["start"] < until and limit < min(until, record["end"]):
+                took = record["end"] - max(record["start"], end)
+                found["recovered"].append(
+                    f"{record['client']}: a read of the past after fault {number + 1}: {took:.1f} s"
+                )
     for (client, op), records in served.items():
         over = max(record["end"] for record in records)
         good = sorted(r["end"] for r in records if r["outcome"] == "answered")

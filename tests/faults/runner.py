@@ -168,5 +168,20 @@ async def _traffic(scenario: Scenario, report: Report, cluster: Cluster) -> None
     begun = time.monotonic()
     await asyncio.sleep(min(1.0, report.seconds / 4))
     await _break(scenario, report, cluster, begun + report.seconds)
-    await asyncio.sleep(max(scenario.peace, begun + report.seconds - time.monotonic()))
+    if scenario.to_the_last_row:
+        last = asyncio.create_task(_repeat(scenario, cluster))
+        await asyncio.sleep(0.3)
+        await traffic.end_writing()
+        last.cancel()
+        await asyncio.gather(last, return_exceptions=True)
+    else:
+        await asyncio.sleep(max(scenario.peace, begun + report.seconds - time.monotonic()))
+        await traffic.end_writing()
     report.figures |= await traffic.end()
+
+
+async def _repeat(scenario: Scenario, cluster: Cluster) -> None:
+    """Faults without a pause."""
+    while True:
+        await cluster.chance.choice(scenario.faults)(cluster)
+        await asyncio.sleep(0.01)

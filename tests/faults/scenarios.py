@@ -22,6 +22,8 @@ class Scenario:
     """Seconds between two faults."""
     peace: float = 1.0
     """Seconds of writing after the last fault."""
+    to_the_last_row: bool = False
+    """Whether in place of peace the fault goes on until the last writer has ended."""
     replicas: int = 1
     seconds: float = 60.0
     """How long `make faults` runs it."""
@@ -195,7 +197,7 @@ SCENARIOS: dict[str, Scenario] = {
         says="notifications between two registries get lost, above all the last",
         faults=(f.deafen,),
         pause=(0.1, 0.3),
-        peace=0.03,
+        to_the_last_row=True,
         replicas=2,
         least_faults=60,
         seconds=45.0,

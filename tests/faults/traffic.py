@@ -92,10 +92,13 @@ class Traffic:
             asyncio.create_task(each.run(over)) for each in (*self.watchers, self.many)
         ]
 
-    async def end(self) -> dict[str, float]:
-        """Writers end, watchers see everything that there is; what it came to."""
+    async def end_writing(self) -> None:
+        """Writers and readers end."""
         self._writing_over.set()
         await asyncio.gather(*self._tasks)
+
+    async def end(self) -> dict[str, float]:
+        """Watchers see everything that there is; what it came to."""
         head = int(str(self._cluster.stored()[-1]["revision"]))
         self._watching_over.set()
         await asyncio.gather(*self._watching, *self._hopping)
