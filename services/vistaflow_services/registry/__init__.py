@@ -8,6 +8,7 @@ changes.py         what commands are made of
 verdicts.py        what an append is told
 ledger.py          the one queue of commands: group commit, conflicts, lost connections
 journal.py         the ledger's own connection: one statement a batch
+statement.py       that statement, run by libpq's own calls
 row_texts.py       its rows as the text that the statement takes
 store.py           reads: kits, jobs, rows, requests (queries in sql/)
 reading.py         kits and jobs out of the tables, on any connection
