@@ -179,7 +179,8 @@ class Journal:
     async def unlock(self) -> None:
         """Ends a transaction begun by `lock` without a commit, if there is one."""
         if not self._idle:
-            await self._open().execute("ROLLBACK")
+            assert self._prepared is not None
+            await self._prepared.roll_back()
 
     async def rows_after(self, revision: int, limit: int = 5000) -> list[StateRow]:
         """The next rows of the log."""
@@ -253,7 +254,10 @@ class Journal:
         told = await self._prepared.run(statement, parameters)
         if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
             reached("append.before_transaction_end")
-            await connection.execute("COMMIT" if told is not None else "ROLLBACK")
+            if told is None:
+                await self._prepared.roll_back()
+            else:
+                await connection.execute("COMMIT")
         if told is None:
             return None
         return _YEAR_2000 + timedelta(microseconds=int.from_bytes(told, signed=True))

@@ -63,6 +63,11 @@ class Prepared:
         value: bytes | None = result.get_value(0, 0) if result.ntuples else None
         return value
 
+    async def roll_back(self) -> None:
+        """Ends the transaction. After psycopg's own ROLLBACK nothing would be prepared any more."""
+        self._pgconn.send_query(b"ROLLBACK")
+        await self._result()
+
     async def _result(self) -> Any:
         """The result of what was sent; the connection is idle afterwards."""
         pgconn, loop = self._pgconn, asyncio.get_running_loop()
