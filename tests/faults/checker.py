@@ -22,7 +22,11 @@ TAKEN = ("ACCEPTED", "DUPLICATE")
 
 
 def check(
-    folder: Path, *, recovery_seconds: float | None = None, lag_seconds: float | None = None
+    folder: Path,
+    *,
+    recovery_seconds: float | None = None,
+    past_seconds: float | None = None,
+    lag_seconds: float | None = None,
 ) -> dict[str, list[str]]:
     """Finds every broken promise in the histories of a run.
 
@@ -30,6 +34,7 @@ def check(
         folder: Where they lie.
         recovery_seconds: Longest time from the end of a fault to the next success of each writer
             and reader; None: not judged.
+        past_seconds: Longest time of a read that needs the database; None: not judged.
         lag_seconds: Longest time from the answer to an append to its arrival at a watcher without
             a filter; None: not judged. Both are of an idle machine: the most processes a core that
             were recorded as waiting to run stretch them.
@@ -62,6 +67,8 @@ def check(
             check_hops(found, log, name, records, acked)
     if recovery_seconds is not None:
         _check_recovery(found, everything, recovery_seconds * stretch)
+    if past_seconds is not None:
+        _check_past_reads(found, everything, past_seconds * stretch)
     return dict(found)
 
 
@@ -164,6 +171,22 @@ def _check_recovery(found: Found, everything: list[Record], seconds: float) -> N
     for record in everything:
         if record["op"] in ("append", "get"):
             served[record["client"], record["op"]].append(record)
+    for (client, op), records in served.items():
+        over = max(record["end"] for record in records)
+        good = sorted(r["end"] for r in records if r["outcome"] == "answered")
+        for number, (_, end) in enumerate(faults):
+            until = faults[number + 1][0] if number + 1 < len(faults) else over
+            if not good or until < end + seconds:
+                continue
+            first = next((at for at in good if at > end), None)
+            if first is None or first > end + seconds:
+                shown = "never" if first is None else f"{first - end:.1f} s"
+                found["recovered"].append(f"{client}: {op} after fault {number + 1}: {shown}")
+
+
+def _check_past_reads(found: Found, everything: list[Record], seconds: float) -> None:
+    """After a fault, no read that needs the database takes long."""
+    faults = sorted((r["start"], r["end"]) for r in everything if r["op"] == "fault")
     for record in everything:
         if record["op"] != "list" and not record.get("as_of"):
             continue
@@ -176,17 +199,6 @@ def _check_recovery(found: Found, everything: list[Record], seconds: float) -> N
                 found["recovered"].append(
                     f"{record['client']}: a read of the past after fault {number + 1}: {took:.1f} s"
                 )
-    for (client, op), records in served.items():
-        over = max(record["end"] for record in records)
-        good = sorted(r["end"] for r in records if r["outcome"] == "answered")
-        for number, (_, end) in enumerate(faults):
-            until = faults[number + 1][0] if number + 1 < len(faults) else over
-            if not good or until < end + seconds:
-                continue
-            first = next((at for at in good if at > end), None)
-            if first is None or first > end + seconds:
-                shown = "never" if first is None else f"{first - end:.1f} s"
-                found["recovered"].append(f"{client}: {op} after fault {number + 1}: {shown}")
 
 
 def told(found: dict[str, list[str]]) -> str:

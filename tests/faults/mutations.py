@@ -161,8 +161,8 @@ def naive_pool() -> None:
     def make_pool(conninfo: str, *, schema: str = "vistadb_test", size: int = 10) -> Any:
         return AsyncConnectionPool(
             conninfo,
-            min_size=10,
-            max_size=10,
+            min_size=40,
+            max_size=40,
             open=False,
             check=AsyncConnectionPool.check_connection,
             kwargs={"options": f"{SETTINGS} -c search_path={schema}"},

@@ -122,6 +122,7 @@ async def _run(scenario: Scenario, report: Report, server: EmbeddedPostgres, fol
         check,
         histories,
         recovery_seconds=recovery,
+        past_seconds=scenario.past_seconds,
         lag_seconds=scenario.lag_seconds,
     )
     report.judge(scenario)

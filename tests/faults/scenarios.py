@@ -43,6 +43,8 @@ class Scenario:
     """What ails the registries all the time."""
     recovery_seconds: float | None = 6.0
     """Longest time after a fault until writers and readers are served again."""
+    past_seconds: float | None = None
+    """Longest time of a read that needs the database, after a fault."""
     lag_seconds: float | None = None
     """Longest time from an answer to its arrival at watchers."""
     disk_megabytes: int = 0
@@ -114,6 +116,8 @@ SCENARIOS: dict[str, Scenario] = {
         pause=(5.0, 6.0),
         least_faults=8,
         recovery_seconds=3.0,
+        # A pool that tests each connection takes a second or more for the first that is dead.
+        past_seconds=0.7,
     ),
     "end-backends-often": Scenario(
         says="every database connection ended, once a second",
