@@ -99,6 +99,21 @@ async def slow_headers(flooded: Flooded) -> None:
     await connections(flooded, PREFACE + HEADERS + b"\x00")
 
 
+async def cancels(flooded: Flooded) -> None:
+    """Calls that are canceled as soon as they have begun, thousands a second."""
+    program = str(Path(__file__).with_name("canceling.py"))
+    client = await asyncio.create_subprocess_exec(
+        sys.executable, program, flooded.registry.address, stdout=asyncio.subprocess.PIPE
+    )
+    assert client.stdout is not None
+    while not flooded.over:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.5):
+                flooded.count += int(await client.stdout.readline() or 0)
+    client.kill()
+    await client.wait()
+
+
 async def appends_through(flooded: Flooded, seconds: float) -> None:
     """Somebody else appends, on a connection opened before and on new ones."""
     channel, stub = connect(flooded.registry.address)
@@ -116,8 +131,8 @@ async def appends_through(flooded: Flooded, seconds: float) -> None:
 @pytest.mark.parametrize("seconds", [SHORT, pytest.param(LONG, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("flood", "least"),
-    [(calls, 300), (half_open, 500), (slow_headers, 500)],
-    ids=["calls", "half-open connections", "slow headers"],
+    [(calls, 300), (cancels, 2000), (half_open, 500), (slow_headers, 500)],
+    ids=["calls", "canceled calls", "half-open connections", "slow headers"],
 )
 async def test_whoever_else_calls_is_still_served(
     flooded: Flooded, flood: Flood, least: int, seconds: float
