@@ -13,9 +13,10 @@ demo: env
 test: env
 	$(BIN)/python -m pytest
 
-# The slow fault and soak tests.
+# The slow fault and soak tests, about an hour; their table goes to a file as well.
+FAULTS_REPORT ?= faults-report.md
 faults: env
-	$(BIN)/python -m pytest -m slow
+	VISTAFLOW_FAULTS_REPORT=$(FAULTS_REPORT) $(BIN)/python -m pytest -m slow
 
 check: env
 	$(BIN)/ruff check .
@@ -36,7 +37,7 @@ proto:
 	sh protos/generate.sh
 
 # Each prints a table; the other files of the folder are what they share.
-BENCHES := $(wildcard benchmarks/*.py $(addprefix benchmarks/registry/,append.py watch.py memory.py reads.py replicas.py))
+BENCHES := $(wildcard benchmarks/*.py $(addprefix benchmarks/registry/,append.py watch.py memory.py reads.py replicas.py interceptors.py))
 
 bench: env
 	for each in $(BENCHES); do $(BIN)/python $$each || exit 1; done

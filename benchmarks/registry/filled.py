@@ -28,8 +28,8 @@ EVENT = f"""
            CASE WHEN f = 0 THEN 'QUEUED' WHEN f >= 1090 THEN 'FINISHED' ELSE 'RUNNING' END
                AS status,
            timestamptz '2026-01-01' + g * interval '1 ms' AS created_at,
-           jsonb_build_object('host', 'node-' || n, 'batch', f, 'points', 32,
-                              'note', 'simulate', 'second', g % 1000) AS metadata,
+           jsonb_build_object('batch', f, 'points', 32, 'host', 'node-' || n,
+                              'note', 'simulate') AS metadata,
            CASE WHEN f IN (0, 1, 1124) THEN ARRAY[3 - n, 0, 1, n, 0, 0]::smallint[] END AS counts
       FROM (SELECT g, (g - 1) % {BLOCK} / {KITS} / 1125 AS n,
                    (g - 1) % {BLOCK} / {KITS} % 1125 AS f

@@ -12,11 +12,23 @@ from typing import Any, Final
 import grpc
 
 from vistaflow.credentials import secured_channel
-from vistaflow.errors import CanceledError, DeadlineExceededError, UnavailableError, from_rpc
+from vistaflow.errors import (
+    CanceledError,
+    DeadlineExceededError,
+    ResourceExhaustedError,
+    UnavailableError,
+    VistaError,
+    from_rpc,
+)
 from vistaflow.replicas import repeatable, replica_count, replicated
 
 FIRST_WAIT_SECONDS: Final = 0.1
 LONGEST_WAIT_SECONDS: Final = 5.0
+
+AT_THE_DOOR: Final = frozenset(
+    {"RATE_LIMITED", "TOO_MANY_STREAMS", "TOO_MANY_REFUSALS", "TOO_MANY_TOKENS"}
+)
+"""Reasons of a RESOURCE_EXHAUSTED that came before anything was done."""
 
 OPTIONS: Final = (
     ("grpc.keepalive_time_ms", 10_000),
@@ -24,6 +36,8 @@ OPTIONS: Final = (
     # Without this one a frozen server is noticed only after a minute.
     ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),
+    # How long a connection may take to be answered; 20 s without it.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
@@ -53,8 +67,17 @@ def waits() -> Callable[[], float]:
     return following
 
 
+def pause_asked(error: VistaError) -> float | None:
+    """How long a service at its limit asks its caller to wait; None if trying again is no use."""
+    if isinstance(error, ResourceExhaustedError) and error.reason in AT_THE_DOOR:
+        return error.retry_after
+    return None
+
+
 async def call(method: Callable[..., Any], request: Any, *, timeout: float) -> Any:
     """Calls a unary method; tries again while nobody answers, for up to `timeout` seconds.
+
+    A service that asks its caller to come back later is asked again then, within the timeout.
 
     A request that has a `request_id` is given one, so that trying again is safe. Where there are
     replicas, half of the time left is given to each try: one that is frozen is left behind too.
@@ -74,6 +97,10 @@ async def call(method: Callable[..., Any], request: Any, *, timeout: float) -> A
         except grpc.aio.AioRpcError as error:
             translated = from_rpc(error)
             pause = wait()
+            asked = pause_asked(translated)
+            if asked is not None and time.monotonic() + asked + pause < end:
+                await asyncio.sleep(asked + pause)
+                continue
             answered = translated.reason not in ("", "UNAVAILABLE", "DRAINING")
             frozen = has_others and isinstance(translated, DeadlineExceededError)
             # Not by us, or it would not be this error: a server that shuts down cancels the calls

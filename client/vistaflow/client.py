@@ -43,6 +43,7 @@ from vistaflow.models import (
     WatchEvent,
 )
 from vistaflow.streaming import StateStream
+from vistaflow.watching_many import ManyWatches
 
 T = TypeVar("T")
 
@@ -91,6 +92,36 @@ class Sent:
         """What became of them, once they are durable."""
         appended: Appended = self._run(_answered(self._answer))
         return appended
+
+
+class Watches:
+    """Several watches on one stream; made by `Client.watch_many`."""
+
+    def __init__(
+        self,
+        many: ManyWatches,
+        run: Callable[[Coroutine[Any, Any, Any]], Any],
+        iterate: Callable[..., Iterator[tuple[str, WatchEvent]]],
+    ) -> None:
+        self._many = many
+        self._run = run
+        self._iterate = iterate
+
+    def open(self, name: str, **wanted: Any) -> None:
+        """Begins a watch under a name; the rest is what `watch` takes."""
+        self._run(_made(lambda: self._many.open(name, **wanted)))
+
+    def close(self, name: str) -> None:
+        """Ends a watch; what it was told already may still come."""
+        self._run(_made(lambda: self._many.close(name)))
+
+    def revision(self, name: str) -> int:
+        """Everything of a watch up to here was delivered: what to resume from."""
+        return self._many.revision(name)
+
+    def __iter__(self) -> Iterator[tuple[str, WatchEvent]]:
+        """The names of watches, and what happened in them, without end."""
+        return self._iterate(self._many.__aiter__)
 
 
 class Client:
@@ -179,8 +210,10 @@ class Client:
         project: str = "",
         statuses: Iterable[str] = (),
         labels: Mapping[str, str] | None = None,
+        name_contains: str = "",
         created_after: datetime | None = None,
         created_before: datetime | None = None,
+        min_revision: int = 0,
         limit: int = 0,
     ) -> Iterator[Kit]:
         """Kits without their jobs, newest first."""
@@ -189,8 +222,10 @@ class Client:
                 project=project,
                 statuses=statuses,
                 labels=labels,
+                name_contains=name_contains,
                 created_after=created_after,
                 created_before=created_before,
+                min_revision=min_revision,
                 limit=limit,
             )
         )
@@ -207,9 +242,31 @@ class Client:
         """Waits until nothing of a kit moves any more; raises `KitFailedError` if it failed."""
         return self._run(self._client.wait(kit_id, timeout=timeout))
 
-    def job(self, job_id: str) -> Job:
-        """A job with its tasks."""
-        return self._run(self._client.job(job_id))
+    def job(self, job_id: str, *, min_revision: int = 0) -> Job:
+        """A job with its tasks, no older than a revision."""
+        return self._run(self._client.job(job_id, min_revision=min_revision))
+
+    def jobs(
+        self,
+        *,
+        kit_ids: Iterable[int] = (),
+        job_types: Iterable[str] = (),
+        statuses: Iterable[str] = (),
+        labels: Mapping[str, str] | None = None,
+        min_revision: int = 0,
+        limit: int = 0,
+    ) -> Iterator[Job]:
+        """Jobs without their tasks, newest first."""
+        return self._iterate(
+            lambda: self._client.jobs(
+                kit_ids=kit_ids,
+                job_types=job_types,
+                statuses=statuses,
+                labels=labels,
+                min_revision=min_revision,
+                limit=limit,
+            )
+        )
 
     def create_job(
         self,
@@ -219,12 +276,23 @@ class Client:
         kit_id: int = 0,
         name: str = "",
         depends_on: Iterable[str] = (),
+        labels: Mapping[str, str] | None = None,
+        project: str = "",
         actor: str = "",
+        request_id: str = "",
     ) -> Job:
         """Adds a job to a kit, or to a new kit of its own."""
         return self._run(
             self._client.create_job(
-                job_type, spec, kit_id=kit_id, name=name, depends_on=depends_on, actor=actor
+                job_type,
+                spec,
+                kit_id=kit_id,
+                name=name,
+                depends_on=depends_on,
+                labels=labels,
+                project=project,
+                actor=actor,
+                request_id=request_id,
             )
         )
 
@@ -347,6 +415,7 @@ class Client:
         recorded_after: datetime | None = None,
         recorded_before: datetime | None = None,
         after_revision: int = 0,
+        min_revision: int = 0,
         limit: int = 0,
     ) -> Iterator[State]:
         """Rows of the log in revision order."""
@@ -361,6 +430,7 @@ class Client:
                 recorded_after=recorded_after,
                 recorded_before=recorded_before,
                 after_revision=after_revision,
+                min_revision=min_revision,
                 limit=limit,
             )
         )
@@ -373,6 +443,9 @@ class Client:
         job_types: Iterable[str] = (),
         statuses: Iterable[str] = (),
         labels: Mapping[str, str] | None = None,
+        project: str = "",
+        recorded_after: datetime | None = None,
+        recorded_before: datetime | None = None,
         after_revision: int = 0,
         include_snapshot: bool = False,
         mode: str = "every",
@@ -387,6 +460,9 @@ class Client:
                 job_types=job_types,
                 statuses=statuses,
                 labels=labels,
+                project=project,
+                recorded_after=recorded_after,
+                recorded_before=recorded_before,
                 after_revision=after_revision,
                 include_snapshot=include_snapshot,
                 mode=mode,
@@ -394,6 +470,11 @@ class Client:
                 snapshot_if_expired=snapshot_if_expired,
             ).__aiter__()
         )
+
+    def watch_many(self, **watches: Mapping[str, Any]) -> Watches:
+        """Several watches on one stream, by names of the caller's; see the asynchronous client."""
+        many = self._run(_made(lambda: self._client.watch_many(**watches)))
+        return Watches(many, self._run, self._iterate)
 
     def server_info(self) -> registry_pb2.GetServerInfoResponse:
         """What the registry is, and where the other services are."""

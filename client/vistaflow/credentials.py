@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import grpc
 
-from vistaflow.errors import UnauthenticatedError
+from vistaflow.errors import InvalidArgumentError, UnauthenticatedError
 
 CA: Final = "VISTAFLOW_TLS_CA"
 CLIENT_CERT: Final = "VISTAFLOW_TLS_CLIENT_CERT"
@@ -44,7 +44,7 @@ def secured_channel(
 
     Raises:
         UnauthenticatedError: A token would travel in the open over a network.
-        OSError: A file cannot be read.
+        InvalidArgumentError: A file cannot be read, or is not what it should be.
     """
     if isinstance(token, str):
         token = token.strip()
@@ -74,16 +74,35 @@ def secured_channel(
 def tls_credentials(
     environment: Mapping[str, str] = os.environ,
 ) -> grpc.ChannelCredentials | None:
-    """What the environment's files say; None for a channel without TLS."""
-    ca = environment.get(CA)
-    if not ca:
+    """What the environment's files say; None for a channel without TLS.
+
+    Raises:
+        InvalidArgumentError: A file cannot be read, or is not what it should be.
+    """
+    if not environment.get(CA):
         return None
-    cert, key = environment.get(CLIENT_CERT), environment.get(CLIENT_KEY)
+    if bool(environment.get(CLIENT_CERT)) != bool(environment.get(CLIENT_KEY)):
+        raise InvalidArgumentError(f"set both {CLIENT_CERT} and {CLIENT_KEY}, or neither")
     return grpc.ssl_channel_credentials(
-        Path(ca).read_bytes(),
-        Path(key).read_bytes() if key else None,
-        Path(cert).read_bytes() if cert else None,
+        _pem(CA, environment, "CERTIFICATE"),
+        _pem(CLIENT_KEY, environment, "PRIVATE KEY"),
+        _pem(CLIENT_CERT, environment, "CERTIFICATE"),
     )
+
+
+def _pem(name: str, environment: Mapping[str, str], kind: str) -> bytes | None:
+    """What the file holds that a setting names; None if it names none."""
+    path = environment.get(name)
+    if not path:
+        return None
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise InvalidArgumentError(f"{name}: {path}: {error.strerror}") from None
+    if f"{kind}-----".encode() not in data:
+        # gRPC would take it, and fail at each connection without a word of why.
+        raise InvalidArgumentError(f"{name}: {path} holds no {kind.lower()} in PEM")
+    return data
 
 
 class BearerChannel(grpc.aio.Channel):

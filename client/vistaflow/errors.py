@@ -48,6 +48,7 @@ class VistaError(Exception):
         reason: str = "",
         error_id: str = "",
         violations: tuple[FieldViolation, ...] = (),
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -57,6 +58,8 @@ class VistaError(Exception):
         """Names the entry in the service's log, for faults of the service."""
         self.violations = violations
         """Every mistake of the request."""
+        self.retry_after = retry_after
+        """Seconds after which the same may succeed, if the service said so."""
 
 
 class InvalidArgumentError(VistaError):
@@ -144,7 +147,7 @@ _DETAILS = "grpc-status-details-bin"
 
 def from_rpc(error: grpc.aio.AioRpcError) -> VistaError:
     """The exception that tells what `error` says."""
-    reason, error_id = "", ""
+    reason, error_id, retry_after = "", "", None
     violations: tuple[FieldViolation, ...] = ()
     for key, value in error.trailing_metadata() or ():
         if key != _DETAILS or not isinstance(value, bytes):
@@ -153,10 +156,13 @@ def from_rpc(error: grpc.aio.AioRpcError) -> VistaError:
             info = error_details_pb2.ErrorInfo()
             request = error_details_pb2.RequestInfo()
             bad = error_details_pb2.BadRequest()
+            retry = error_details_pb2.RetryInfo()
             if each.Unpack(info):
                 reason = info.reason
             elif each.Unpack(request):
                 error_id = request.request_id
+            elif each.Unpack(retry):
+                retry_after = retry.retry_delay.ToNanoseconds() / 1e9
             elif each.Unpack(bad):
                 violations = tuple(
                     FieldViolation(field=one.field, description=one.description)
@@ -164,4 +170,10 @@ def from_rpc(error: grpc.aio.AioRpcError) -> VistaError:
                 )
     kind = BY_CODE.get(error.code(), VistaError)
     message = error.details() or error.code().name
-    return kind(message, reason=reason, error_id=error_id, violations=violations)
+    return kind(
+        message,
+        reason=reason,
+        error_id=error_id,
+        violations=violations,
+        retry_after=retry_after,
+    )

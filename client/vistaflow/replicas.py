@@ -40,6 +40,17 @@ def replica_count(method: Any) -> int:
     return int(getattr(method, "replica_count", 1))
 
 
+def present_replica(method: Any) -> int:
+    """The replica that a stub's method calls now."""
+    return int(getattr(method, "at", 0))
+
+
+def leave(method: Any, at: int) -> None:
+    """Has a stub's method call another replica, if it still calls this one, which is silent."""
+    if replica_count(method) > 1:
+        method.leave(at)
+
+
 def repeatable(request: Any) -> bool:
     """Whether a request whose outcome is unknown may be sent again, to whomever."""
     return bool(getattr(request, "request_id", "")) or type(request).__name__.startswith(_READS)
@@ -117,9 +128,14 @@ class ReplicaChannel(grpc.aio.Channel):
 
         call.add_done_callback(ended)
 
-    async def _judge(self, at: int, call: Any) -> None:
-        if await call.code() in _GONE and self._at == at:
+    def leave(self, at: int) -> None:
+        """Goes on to the next replica, unless another call did so already."""
+        if self._at == at:
             self._at = self._next()
+
+    async def _judge(self, at: int, call: Any) -> None:
+        if await call.code() in _GONE:
+            self.leave(at)
 
     def _next(self) -> int:
         """The next replica, if it can be one that is not known to be gone."""
@@ -139,6 +155,15 @@ class _Method:
         self._channel = channel
         self._methods = [getattr(each, kind)(*args, **options) for each in channel.channels]
         self.replica_count = len(self._methods)
+
+    @property
+    def at(self) -> int:
+        """The replica that is called now."""
+        return self._channel.at
+
+    def leave(self, at: int) -> None:
+        """Calls another replica from now on, if this is still the one."""
+        self._channel.leave(at)
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         at = self._channel.at

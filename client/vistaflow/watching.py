@@ -11,12 +11,13 @@ import grpc
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1 import registry_pb2_grpc as rpc
-from vistaflow.channel import waits
+from vistaflow.channel import pause_asked, waits
 from vistaflow.errors import (
     CanceledError,
     DeadlineExceededError,
     InternalError,
     UnavailableError,
+    VistaError,
     from_rpc,
 )
 from vistaflow.models import (
@@ -28,9 +29,11 @@ from vistaflow.models import (
     job_type_value,
     status_value,
 )
+from vistaflow.replicas import leave, present_replica
 
 _TRANSIENT = (UnavailableError, DeadlineExceededError, InternalError, CanceledError)
-_SILENCE_SECONDS = 30.0
+SILENCE_SECONDS = 30.0
+"""Twice the longest time between two bookmarks."""
 
 
 def watch_filter(
@@ -78,19 +81,20 @@ def watch_mode(mode: str) -> pb.WatchMode.ValueType:
     return MODES[mode]
 
 
-class Watch:
-    """Iterates over what happens; made by `Client.watch`.
+class Place:
+    """What one watch asks for, and how far it has come.
 
-    Silence of twice the longest bookmark interval counts as a lost connection. A stream that is
-    lost is opened again, for ever, from the last revision delivered; a snapshot that was cut off
-    begins anew. With `snapshot_if_expired` so does a watch whose place is no longer kept, or whose
-    log was replaced by a restored backup: a `Snapshot` in the midst tells to forget what was
-    before.
+    Args:
+        after_revision: Rows after this one.
+        include_snapshot: Whether to begin with the current state.
+        state_filter: Which rows.
+        mode: What is sent of rows that wait.
+        include_left: Whether to be told what left the filter.
+        snapshot_if_expired: Whether to begin anew where the past is no longer kept.
     """
 
     def __init__(
         self,
-        stub: rpc.RegistryServiceStub,
         *,
         after_revision: int,
         include_snapshot: bool,
@@ -99,17 +103,87 @@ class Watch:
         include_left: bool = False,
         snapshot_if_expired: bool = False,
     ) -> None:
-        self._stub = stub
         self._mode = watch_mode(mode)
         self._include_left = include_left
-        self._snapshot_if_expired = snapshot_if_expired
+        self.snapshot_if_expired = snapshot_if_expired
         self._filter = state_filter
         self._snapshot_wanted = include_snapshot
         self._epoch = ""
         self.revision = after_revision
-        """Everything up to here was delivered: what to resume from, also in another process."""
+
+    def request(self) -> pb.WatchStatesRequest:
+        """What goes on from here."""
+        return pb.WatchStatesRequest(
+            after_revision=0 if self._snapshot_wanted else self.revision,
+            filter=self._filter,
+            include_snapshot=self._snapshot_wanted,
+            epoch="" if self._snapshot_wanted else self._epoch,
+            mode=self._mode,
+            include_left=self._include_left,
+            snapshot_if_expired=self.snapshot_if_expired,
+        )
+
+    def begin_anew(self) -> None:
+        """Goes on from a snapshot: there is another log, with revisions of its own."""
+        self._snapshot_wanted, self.revision, self._epoch = True, 0, ""
+
+    def take(self, message: pb.WatchStatesResponse) -> WatchEvent | None:
+        """What a message tells that was not told before."""
+        event = event_of(message)
+        if isinstance(event, Synced):
+            self._epoch = message.synced.epoch
+            self._snapshot_wanted = False
+        if event is None or (isinstance(event, Delta) and event.revision <= self.revision):
+            return None
+        if not isinstance(event, Snapshot):
+            self.revision = max(self.revision, event.revision)
+        return event
+
+
+def place_of(
+    *,
+    after_revision: int = 0,
+    include_snapshot: bool = False,
+    mode: str = "every",
+    include_left: bool = False,
+    snapshot_if_expired: bool = False,
+    **wanted: Any,
+) -> Place:
+    """Where a watch begins, and what it wants; the rest is as `watch_filter` takes it."""
+    return Place(
+        after_revision=after_revision,
+        include_snapshot=include_snapshot,
+        state_filter=watch_filter(**wanted),
+        mode=mode,
+        include_left=include_left,
+        snapshot_if_expired=snapshot_if_expired,
+    )
+
+
+class Watch:
+    """Iterates over what happens; made by `Client.watch`.
+
+    Silence of twice the longest bookmark interval counts as a lost connection. A stream that is
+    lost is opened again, for ever, from the last revision delivered; a snapshot that was cut off
+    begins anew. With `snapshot_if_expired` so does a watch whose place is no longer kept, or whose
+    log was replaced by a restored backup: a `Snapshot` in the midst tells to forget what was
+    before.
+
+    Args:
+        stub: The registry.
+        place: What is watched.
+    """
+
+    def __init__(self, stub: rpc.RegistryServiceStub, place: Place) -> None:
+        self._stub = stub
+        self._place = place
         self.connected = False
         """Whether the stream is up now."""
+
+    @property
+    def revision(self) -> int:
+        """Everything up to here was delivered: what to resume from, also in another process."""
+        return self._place.revision
 
     def __aiter__(self) -> AsyncIterator[WatchEvent]:
         """The events, without end."""
@@ -118,53 +192,58 @@ class Watch:
     async def _events(self) -> AsyncIterator[WatchEvent]:
         wait = waits()
         while True:
+            at = present_replica(self._stub.WatchStates)
+            pause = 0.0
             try:
                 async for event in self._stream():
                     wait = waits()
                     yield event
             except grpc.aio.AioRpcError as error:
-                translated = from_rpc(error)
-                if translated.reason == "EPOCH_CHANGED" and self._snapshot_if_expired:
-                    # Another log, with revisions of its own.
-                    self._snapshot_wanted, self.revision, self._epoch = True, 0, ""
-                elif not isinstance(translated, _TRANSIENT):
-                    raise translated from None
+                pause = self._mended(from_rpc(error))
             except TimeoutError:
-                pass  # silent for too long: the connection is gone without saying so
+                # Silent for too long: the connection, or who serves it, is gone without saying so.
+                leave(self._stub.WatchStates, at)
             finally:
                 self.connected = False
-            await asyncio.sleep(wait())
+            await asyncio.sleep(pause + wait())
+
+    def _mended(self, error: VistaError) -> float:
+        """The seconds to wait before trying again, if that is of any use.
+
+        Raises:
+            VistaError: It is of none.
+        """
+        if error.reason == "EPOCH_CHANGED" and self._place.snapshot_if_expired:
+            self._place.begin_anew()
+            return 0.0
+        return mended(error)
 
     async def _stream(self) -> AsyncIterator[WatchEvent]:
         """The events of one connection."""
-        call: Any = self._stub.WatchStates(
-            pb.WatchStatesRequest(
-                after_revision=0 if self._snapshot_wanted else self.revision,
-                filter=self._filter,
-                include_snapshot=self._snapshot_wanted,
-                epoch="" if self._snapshot_wanted else self._epoch,
-                mode=self._mode,
-                include_left=self._include_left,
-                snapshot_if_expired=self._snapshot_if_expired,
-            )
-        )
+        call: Any = self._stub.WatchStates(self._place.request())
         try:
             while True:
-                async with asyncio.timeout(_SILENCE_SECONDS):
+                async with asyncio.timeout(SILENCE_SECONDS):
                     message = await call.read()
                 if message is grpc.aio.EOF:
                     return
                 self.connected = True
-                event = event_of(message)
-                if event is None:
+                if message.HasField("end"):
                     return
-                if isinstance(event, Synced):
-                    self._epoch = message.synced.epoch
-                    self._snapshot_wanted = False
-                if isinstance(event, Delta) and event.revision <= self.revision:
-                    continue
-                if not isinstance(event, Snapshot):
-                    self.revision = max(self.revision, event.revision)
-                yield event
+                event = self._place.take(message)
+                if event is not None:
+                    yield event
         finally:
             call.cancel()
+
+
+def mended(error: VistaError) -> float:
+    """The seconds that a service asks to wait before a stream is opened again.
+
+    Raises:
+        VistaError: Opening it again cannot mend it.
+    """
+    asked = pause_asked(error)
+    if asked is None and not isinstance(error, _TRANSIENT):
+        raise error from None
+    return asked or 0.0

@@ -55,6 +55,7 @@ def defaults() -> dict[str, Any]:
         door.AUTH: "off",
         door.RATE: 0,
         door.STREAMS: 0,
+        door.REFUSALS: door.DoorSettings().refusals_per_second,
         **dict.fromkeys((tls.CERT, tls.KEY, tls.CLIENT_CA), ""),
         **dict.fromkeys((credentials.CA, credentials.CLIENT_CERT, credentials.CLIENT_KEY), ""),
         credentials.TOKEN: "",

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -65,7 +69,70 @@ def test_the_walk_through_of_the_readme_works_as_written(own_home: Suite, tmp_pa
     assert "FINISHED {'b': " in told
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/kit.md", "docs/deck.md", "CONTRIBUTING.md"])
+def written(name: str, folder: Path) -> tuple[list[str], list[str], str]:
+    """The commands of a tour, those behind its door, and what runs in its second terminal."""
+    commands, door, watches = [], [], []
+    for language, attributes, text in blocks(name):
+        if language == "python":
+            (folder / f"{len(commands)}.py").write_text(text)
+            commands.append(f"python {len(commands)}.py")
+        elif attributes.strip() == "watch":
+            watches.append(text.strip())
+        elif attributes.strip() == "door":
+            door.append(text)
+        elif language == "sh":
+            needed = re.search(r"needs=(\S+)", attributes)
+            if needed is None or shutil.which(needed.group(1), path=suite_path()):
+                commands.append(text)
+    (watch,) = watches
+    return commands, door, watch
+
+
+def suite_path() -> str:
+    """Where programs are looked for; this environment's first."""
+    return f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+
+
+def test_the_tour_of_the_registry_works_as_written(suite: Suite, tmp_path: Path) -> None:
+    commands, _, watch = written("docs/registry.md", tmp_path)
+    seen = tmp_path / "seen"
+    with seen.open("w") as file:
+        watching = subprocess.Popen(
+            ["bash", "-c", f"exec {watch}"], env=suite.env, stdout=file, stderr=file
+        )
+    try:
+        told = run("\n".join(commands), suite, tmp_path)
+        end = time.monotonic() + 60
+        while "not needed" not in seen.read_text():
+            assert watching.poll() is None, seen.read_text()
+            assert time.monotonic() < end, seen.read_text()
+            time.sleep(0.1)
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(60) == 130
+    finally:
+        watching.kill()
+
+    assert "go on from here with --from" in seen.read_text()
+    assert seen.read_text().count("out of memory") == 1
+    assert "would be canceled" in told
+    assert "'out of memory'" in told
+    assert '"name": "bench 4"' in told
+
+
+def test_the_door_of_the_registry_works_as_written(own_home: Suite, tmp_path: Path) -> None:
+    _, door, _ = written("docs/registry.md", tmp_path)
+    try:
+        told = run("\n".join(door), own_home, tmp_path)
+    finally:
+        run("vistaflow down", own_home, tmp_path)
+
+    assert "Ana's notebook" in told
+    assert "is revoked" in told
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/kit.md", "docs/deck.md", "docs/registry.md", "CONTRIBUTING.md"]
+)
 def test_a_link_leads_somewhere(name: str) -> None:
     text = (ROOT / name).read_text()
     targets = re.findall(r"\]\(([^)#:]+)\)", text)

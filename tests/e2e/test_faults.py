@@ -69,7 +69,8 @@ def disturb(
     order = [victims[at % len(victims)] for at in range(moments)]
     harmed = []
     with Puts(suite.home) as puts, Reporter(suite.address) as reporter:
-        with vistaflow.connect(suite.address) as client:
+        # What the test before killed last may still be starting.
+        with vistaflow.connect(suite.address, timeout=180) as client:
             begun = time.monotonic()
             kit_id = client.run(write_kit(folder, version)).kit_id
         with watching(suite.address, kit_id) as seen:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import secrets
 import sys
 import tempfile
@@ -14,7 +15,8 @@ from pathlib import Path
 
 from tests.faults.checker import check, told
 from tests.faults.mutations import MUTATIONS
-from tests.faults.runner import EXIT_CODES, Outcome, run
+from tests.faults.report import EXIT_CODES, Outcome, table
+from tests.faults.runner import run
 from tests.faults.scenarios import SCENARIOS
 
 
@@ -25,6 +27,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=0.0, help="as the scenario says, if 0")
     parser.add_argument("--mutation", choices=MUTATIONS, default="", help="a deliberate bug")
     parser.add_argument("--folder", type=Path, help="where histories and logs are kept")
+    parser.add_argument("--report", type=Path, help="a file for the table of all runs")
     parser.add_argument("--check", type=Path, help="judge the histories in this folder, and end")
     parser.add_argument("--list", action="store_true", help="list the scenarios")
     given = parser.parse_args()
@@ -38,6 +41,7 @@ def main() -> int:
         return EXIT_CODES[Outcome.VIOLATED if found else Outcome.PASSED]
     folder = given.folder or Path(tempfile.mkdtemp(prefix="vistaflow-histories-"))
     worst = 0
+    reports = []
     for name in given.scenario or SCENARIOS:
         seed = secrets.randbelow(1_000_000) if given.seed is None else given.seed
         report = asyncio.run(
@@ -51,8 +55,14 @@ def main() -> int:
             )
         )
         print(report, flush=True)
+        reports.append(report)
         code = EXIT_CODES[report.outcome]
         worst = code if code == 1 or (worst != 1 and code) else worst
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+    print(table(reports))
+    if given.report is not None:
+        given.report.write_text(table(reports) + "\n")
     return worst
 
 

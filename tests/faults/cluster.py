@@ -130,10 +130,13 @@ class Cluster:
     lines: list[Proxy] = field(default_factory=list)
     """Between each registry and PostgreSQL."""
     database: str = ""
-    fault_count: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    """How often each kind of fault was."""
 
     def __post_init__(self) -> None:
         self.chance = random.Random(f"{self.seed} faults")
+        self.turns: dict[tuple[str, ...], list[str]] = {}
+        """Failpoints whose turn it is, of each group."""
         self._recorders: list[Recorder] = []
         self.recorder = self.record("nemesis")
 
@@ -166,7 +169,7 @@ class Cluster:
     async def start(self) -> None:
         self.database = f"run_{os.getpid()}_{time.monotonic_ns()}"
         with psycopg.connect(self.server.conninfo, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {self.database}")  # type: ignore[call-overload]
+            connection.execute(f"CREATE DATABASE {self.database}")
         await asyncio.to_thread(migrate, self.dsn, Config.schema, PACKAGE)
         socket = Path(str(self.server._socket)) / ".s.PGSQL.5432"
         for number in range(self.replicas):
@@ -214,35 +217,39 @@ class Cluster:
     async def drop(self) -> None:
         """Removes the database."""
         with psycopg.connect(self.server.conninfo, autocommit=True) as connection:
-            connection.execute(  # type: ignore[call-overload]
-                f"DROP DATABASE IF EXISTS {self.database} WITH (FORCE)"
-            )
+            connection.execute(f"DROP DATABASE IF EXISTS {self.database} WITH (FORCE)")
 
     @contextlib.contextmanager
     def fault(self, kind: str) -> Iterator[None]:
         """Records a fault; it is over when the block ends."""
         start = time.monotonic()
         yield
-        self.fault_count += 1
+        self.faults[kind] += 1
         self.recorder.note("fault", kind=kind, start=start)
 
     async def restart(self, registry: RegistryProcess) -> None:
         """Starts a registry that has died."""
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(130):
             await registry.start()
+
+    def next_point(self, points: tuple[str, ...]) -> str:
+        """One of these failpoints, each in its turn."""
+        turn = self.turns.setdefault(points, [])
+        if not turn:
+            turn.extend(self.chance.sample(points, len(points)))
+        return turn.pop()
 
     def stored(self) -> list[dict[str, object]]:
         """Every row of the log."""
         names = ["revision", "batch", "kit", "job", "job_type", "task", "status", "attempt", "seq"]
         with psycopg.connect(self.dsn) as connection:
             return [
-                dict(zip(names, row, strict=True))
-                for row in connection.execute(ROWS).fetchall()  # type: ignore[call-overload]
+                dict(zip(names, row, strict=True)) for row in connection.execute(ROWS).fetchall()
             ]
 
     def kits(self) -> list[dict[str, object]]:
         """Every kit."""
-        query = f"SELECT kit_id, name FROM {Config.schema}.kits ORDER BY kit_id"
+        query = f"SELECT kit_id, name, labels FROM {Config.schema}.kits ORDER BY kit_id"
         with psycopg.connect(self.dsn) as connection:
-            rows = connection.execute(query).fetchall()  # type: ignore[call-overload]
-            return [{"kit_id": row[0], "name": row[1]} for row in rows]
+            rows = connection.execute(query).fetchall()
+            return [{"kit_id": row[0], "name": row[1], "labels": row[2]} for row in rows]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.faults.cluster import postgres
-from tests.faults.runner import Report, run
+from tests.faults.report import Report, table
+from tests.faults.runner import run
 from vistaflow_services.registry.embedded import EmbeddedPostgres
 
 Run = Callable[..., Report]
@@ -19,11 +20,16 @@ REPORTS: list[Report] = []
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Prints what became of every run, and how to make it again."""
-    if REPORTS:
-        terminalreporter.section("fault runs")
+    """Prints what became of every run, how to make it again, and what it all came to.
+
+    The file `$VISTAFLOW_FAULTS_REPORT` has the table of the runs so far.
+    """
+    if not REPORTS:
+        return
+    terminalreporter.section("fault runs")
     for report in REPORTS:
         terminalreporter.write_line(str(report))
+    terminalreporter.write_line(table(REPORTS))
 
 
 @pytest.fixture(scope="session")
@@ -34,23 +40,23 @@ def breakable() -> Iterator[EmbeddedPostgres]:
 
 
 @pytest.fixture
-def harness(breakable: EmbeddedPostgres, request: pytest.FixtureRequest) -> Run:
-    """Runs a scenario. Histories of runs that fail stay below $VISTAFLOW_FAULTS_FOLDER."""
-    top = Path(os.environ.get("VISTAFLOW_FAULTS_FOLDER", tempfile.gettempdir()))
+def harness(breakable: EmbeddedPostgres, tmp_path: Path) -> Run:
+    """Runs a scenario.
 
-    def one(name: str, *, seed: int, seconds: float = 0.0, mutation: str = "") -> Report:
-        folder = top / f"vistaflow-faults-{os.getpid()}" / f"{name}-{mutation or 'real'}-{seed}"
+    Histories and logs of a run that fails stay below $VISTAFLOW_FAULTS_FOLDER, or where pytest
+    keeps temporary files.
+    """
+    top = Path(os.environ.get("VISTAFLOW_FAULTS_FOLDER", tmp_path))
+
+    def one(name: str, *, seed: int, mutation: str = "", **limits: Any) -> Report:
+        folder = top / f"{name}-{mutation or 'real'}-{seed}-{len(REPORTS)}"
         report = asyncio.run(
-            run(
-                name,
-                seed=seed,
-                folder=folder,
-                seconds=seconds,
-                server=breakable,
-                mutation=mutation,
-            )
+            run(name, seed=seed, folder=folder, server=breakable, mutation=mutation, **limits)
         )
         REPORTS.append(report)
+        print(report, flush=True)
+        if file := os.environ.get("VISTAFLOW_FAULTS_REPORT"):
+            Path(file).write_text(table(REPORTS) + "\n")
         return report
 
     return one

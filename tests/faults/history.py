@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,3 +45,8 @@ def read(path: Path) -> Iterator[Record]:
 def clients(folder: Path) -> dict[str, list[Record]]:
     """The histories of a run, by client."""
     return {path.stem: list(read(path)) for path in sorted(folder.glob("*.jsonl"))}
+
+
+def digest(tasks: Iterable[tuple[str, int]]) -> int:
+    """Stands for the names of a job's tasks and the revisions of their latest rows."""
+    return zlib.crc32(repr(sorted(tasks)).encode())

@@ -161,8 +161,8 @@ def naive_pool() -> None:
     def make_pool(conninfo: str, *, schema: str = "vistadb_test", size: int = 10) -> Any:
         return AsyncConnectionPool(
             conninfo,
-            min_size=10,
-            max_size=10,
+            min_size=40,
+            max_size=40,
             open=False,
             check=AsyncConnectionPool.check_connection,
             kwargs={"options": f"{SETTINGS} -c search_path={schema}"},
@@ -181,3 +181,17 @@ MUTATIONS = {
     for each in (id_cursor, no_fence, ack_before_commit, notify_only, no_dedupe, naive_pool)
 }
 """Every mutation, by name."""
+
+
+def deaf() -> None:
+    """No notification is ever heard. Not a bug: only a network that loses them all."""
+
+    async def heard(self: Tail, connection: Any, seconds: float) -> int:
+        await asyncio.sleep(seconds)
+        return 0
+
+    Tail._heard = heard  # type: ignore[method-assign]
+
+
+VARIANTS = {**MUTATIONS, "deaf": deaf}
+"""Everything that a registry can be started with."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.faults.checker import check
+from tests.faults.history import digest
 
 Histories = dict[str, list[dict[str, Any]]]
 
@@ -26,9 +27,12 @@ def key(stored: dict[str, Any]) -> list[Any]:
     return [stored[name] for name in ("job", "attempt", "seq", "task", "status")]
 
 
-def message(rows: list[dict[str, Any]], revision: int) -> dict[str, Any]:
-    told = [[each["revision"], key(each)] for each in rows]
-    return {"op": "message", "kind": "delta", "revision": revision, "rows": told, "end": 1.0}
+def message(
+    rows: list[dict[str, Any]], revision: int, left: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:
+    told = [[[each["revision"], key(each)] for each in some] for some in (rows, left)]
+    made = {"op": "message", "kind": "delta", "revision": revision, "end": 1.0}
+    return made | {"rows": told[0], "left": told[1]}
 
 
 def append(rows: list[dict[str, Any]], start: float, **other: Any) -> dict[str, Any]:
@@ -38,7 +42,8 @@ def append(rows: list[dict[str, Any]], start: float, **other: Any) -> dict[str, 
 
 
 QUEUED = row(1, 1, 0, "", status="QUEUED", attempt=0)
-STARTED = row(2, 2, 1, "")
+STARTED = row(2, 2, 0, "")
+FILTER = {"statuses": ["QUEUED"], "labels": {"side": "even"}}
 ROWS = [QUEUED, STARTED, row(3, 3, 2), row(4, 3, 3), row(5, 5, 4)]
 
 
@@ -46,11 +51,12 @@ def good() -> Histories:
     """A small history in which all is well."""
     return {
         "stored": copy.deepcopy(ROWS),
-        "kits": [{"kit_id": 1, "name": "a kit"}],
+        "kits": [{"kit_id": 1, "name": "a kit", "labels": {"side": "even", "a": "b"}}],
         "writer": [
-            append([ROWS[1]], 1.0),
+            append([ROWS[1]], 1.0, request="r"),
             append(ROWS[2:4], 2.0),
             append([ROWS[4]], 3.0),
+            append([ROWS[1]], 1.0, request="r"),
         ],
         "requester": [
             {
@@ -69,10 +75,37 @@ def good() -> Histories:
                 "min_revision": 2,
                 "revision": 3,
                 "outcome": "answered",
-                "jobs": {"j": ["RUNNING", 1]},
+                "jobs": {"j": ["RUNNING", 1, digest([("t", 3)])]},
+                "kit": 1,
+                "as_of": 0,
                 "start": 2.5,
                 "end": 2.6,
-            }
+            },
+            {
+                "op": "list",
+                "filter": {"kit_ids": [1]},
+                "after": 1,
+                "min_revision": 0,
+                "revision": 5,
+                "all": True,
+                "outcome": "answered",
+                "rows": [[each["revision"], key(each)] for each in ROWS[1:]],
+                "start": 2.5,
+                "end": 2.6,
+            },
+        ],
+        "follower": [
+            {"op": "watch", "filter": FILTER, "after": 0, "include_left": True, "end": 0.0},
+            message(ROWS[:1], 1),
+            message([], 2, left=ROWS[1:2]),
+            message([], 5),
+        ],
+        "hopper": [
+            {"op": "hop", "after": 3, "end": 2.0},
+            {**message(ROWS[3:4], 4), "op": "hopped"},
+            {**message(ROWS[4:], 5), "op": "hopped"},
+            {"op": "hop", "after": 9, "end": 2.0},
+            {"op": "unhopped", "after": 9, "start": 3.5, "code": "OUT_OF_RANGE", "end": 4.0},
         ],
         "watcher": [
             {"op": "watch", "after": 0, "filter": {}, "end": 0.0},
@@ -95,7 +128,7 @@ def judged(histories: Histories, folder: Path) -> dict[str, list[str]]:
             record.setdefault("client", name)
         text = "".join(json.dumps(record) + "\n" for record in records)
         (folder / f"{name}.jsonl").write_text(text)
-    return check(folder, recovery_seconds=1.0)
+    return check(folder, recovery_seconds=1.0, lag_seconds=9.0)
 
 
 def lose_a_row(h: Histories) -> None:
@@ -203,6 +236,70 @@ def never_end(h: Histories) -> None:
     h["worker"].append(told | {"end": 9.0})
 
 
+def answer_a_repeat_otherwise(h: Histories) -> None:
+    h["writer"][3]["results"] = [["DUPLICATE", 2]]
+
+
+def hide_a_leaving(h: Histories) -> None:
+    h["follower"][2]["left"] = []
+
+
+def make_up_a_leaving(h: Histories) -> None:
+    h["follower"].append(message([], 5, left=ROWS[2:3]))
+
+
+def watch_other_labels(h: Histories) -> None:
+    h["follower"][0]["filter"] = {"labels": {"side": "odd"}}
+
+
+def skip_after_a_hop(h: Histories) -> None:
+    h["hopper"][1]["rows"] = []
+
+
+def split_after_a_hop(h: Histories) -> None:
+    h["hopper"][0]["after"] = 2
+    h["hopper"].insert(1, {**message(ROWS[2:3], 3), "op": "hopped"})
+
+
+def refuse_what_was_acked(h: Histories) -> None:
+    h["hopper"][4]["after"] = 5
+
+
+def come_late(h: Histories) -> None:
+    h["watcher"][3]["end"] = 19.0
+
+
+def show_other_tasks(h: Histories) -> None:
+    h["reader"][0]["jobs"]["j"][2] = digest([("t", 4)])
+
+
+def show_another_past(h: Histories) -> None:
+    h["reader"][0]["as_of"] = 1
+
+
+def leave_out_of_a_page(h: Histories) -> None:
+    del h["reader"][1]["rows"][1]
+
+
+def end_the_pages_early(h: Histories) -> None:
+    del h["reader"][1]["rows"][-1]
+
+
+def know_nothing_of_what_was_acked(h: Histories) -> None:
+    h["reader"][0] |= {"outcome": "refused", "code": "NOT_FOUND"}
+
+
+def test_what_a_restored_backup_lacks_is_nobodys_fault(tmp_path: Path) -> None:
+    histories = good()
+    del histories["stored"][2:4]
+    for name in ("hopper", "reader"):
+        del histories[name][0 if name == "reader" else slice(0, 3)]
+    spoiled = copy.deepcopy(histories)
+    histories["nemesis"].append({"op": "restored", "after": 2, "beyond": 5, "end": 3.0})
+    assert judged(histories, tmp_path) == {}
+    assert judged(spoiled, tmp_path).keys() >= {"dense", "durable"}
+
+
 def test_a_good_history_is_good(tmp_path: Path) -> None:
     assert judged(good(), tmp_path) == {}
 
@@ -233,6 +330,19 @@ def test_a_good_history_is_good(tmp_path: Path) -> None:
         (read_what_was_not, "consistent"),
         (stay_away, "recovered"),
         (never_end, "ends"),
+        (answer_a_repeat_otherwise, "unique"),
+        (hide_a_leaving, "complete"),
+        (make_up_a_leaving, "filtered"),
+        (watch_other_labels, "filtered"),
+        (skip_after_a_hop, "complete"),
+        (split_after_a_hop, "atomic"),
+        (refuse_what_was_acked, "complete"),
+        (come_late, "prompt"),
+        (show_other_tasks, "consistent"),
+        (show_another_past, "consistent"),
+        (leave_out_of_a_page, "listed"),
+        (end_the_pages_early, "listed"),
+        (know_nothing_of_what_was_acked, "durable"),
     ],
 )
 def test_each_broken_promise_is_seen(

@@ -16,7 +16,7 @@ from typing import Any
 
 import grpc
 
-from tests.faults.clients import word
+from tests.faults.client import BROKEN, word
 from tests.faults.history import Recorder
 from tests.faults.reuse import connect
 from vistaflow.api.common.v1 import common_pb2 as common
@@ -41,8 +41,8 @@ class Worker:
             channel, stub = connect(self.address)
             try:
                 await self._session(stub)
-            except grpc.aio.AioRpcError as error:
-                self.recorder.note("failure", code=error.code().name)
+            except BROKEN as error:
+                self.recorder.note("failure", detail=str(error)[:200])
             finally:
                 await channel.close()
             await asyncio.sleep(0.1)

@@ -24,7 +24,7 @@ from vistaflow.api.pipeline.v1 import pipeline_pb2, pipeline_pb2_grpc
 from vistaflow.api.registry.v1 import registry_pb2, registry_pb2_grpc
 from vistaflow.archive import deck_beside, pack_deck
 from vistaflow.channel import call, open_channel
-from vistaflow.credentials import TOKEN
+from vistaflow.credentials import CA, TOKEN
 from vistaflow.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
@@ -52,7 +52,9 @@ from vistaflow.models import (
 )
 from vistaflow.replicas import Newest, addresses_of
 from vistaflow.streaming import StateStream
-from vistaflow.watching import Watch, watch_filter
+from vistaflow.unreachable import why
+from vistaflow.watching import Watch, place_of, watch_filter
+from vistaflow.watching_many import ManyWatches
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:50051"
 DEFAULT_TIMEOUT_SECONDS: Final = 10.0
@@ -226,8 +228,10 @@ class AsyncClient:
         project: str = "",
         statuses: Iterable[str] = (),
         labels: Mapping[str, str] | None = None,
+        name_contains: str = "",
         created_after: datetime | None = None,
         created_before: datetime | None = None,
+        min_revision: int = 0,
         limit: int = 0,
     ) -> AsyncIterator[Kit]:
         """Kits without their jobs, newest first; every page is fetched as it is needed.
@@ -236,12 +240,16 @@ class AsyncClient:
             project: Only kits of it.
             statuses: Only kits in them, such as "RUNNING".
             labels: Only kits that have them all.
+            name_contains: Only kits whose name has this in it, whatever the case.
             created_after: Only kits created then or later.
             created_before: Only kits created before.
+            min_revision: Answer no older than this revision.
             limit: Most kits; 0: all.
         """
         request = registry_pb2.ListKitsRequest(
             project=project,
+            name_contains=name_contains,
+            min_revision=min_revision,
             statuses=map(status_value, statuses),
             labels=labels or {},
             page_size=min(limit or 200, 200),
@@ -300,10 +308,41 @@ class AsyncClient:
 
     # Jobs and states
 
-    async def job(self, job_id: str) -> Job:
-        """A job with its tasks."""
-        request = registry_pb2.GetJobRequest(job_id=job_id)
+    async def job(self, job_id: str, *, min_revision: int = 0) -> Job:
+        """A job with its tasks, no older than a revision."""
+        request = registry_pb2.GetJobRequest(job_id=job_id, min_revision=min_revision)
         return job_of((await self._call("registry", "GetJob", request)).job)
+
+    async def jobs(
+        self,
+        *,
+        kit_ids: Iterable[int] = (),
+        job_types: Iterable[str] = (),
+        statuses: Iterable[str] = (),
+        labels: Mapping[str, str] | None = None,
+        min_revision: int = 0,
+        limit: int = 0,
+    ) -> AsyncIterator[Job]:
+        """Jobs without their tasks, newest first; every page is fetched as it is needed.
+
+        Args:
+            kit_ids: Only jobs of these kits.
+            job_types: Only these types, such as "DOE".
+            statuses: Only jobs in these, such as "QUEUED".
+            labels: Only jobs that have them all.
+            min_revision: Answer no older than this revision.
+            limit: Most jobs; 0: all.
+        """
+        request = registry_pb2.ListJobsRequest(
+            kit_ids=kit_ids,
+            job_types=map(job_type_value, job_types),
+            statuses=map(status_value, statuses),
+            labels=labels or {},
+            min_revision=min_revision,
+            page_size=min(limit or 200, 200),
+        )
+        async for each in self._pages("ListJobs", request, "jobs", limit):
+            yield job_of(each)
 
     async def create_job(
         self,
@@ -313,7 +352,10 @@ class AsyncClient:
         kit_id: int = 0,
         name: str = "",
         depends_on: Iterable[str] = (),
+        labels: Mapping[str, str] | None = None,
+        project: str = "",
         actor: str = "",
+        request_id: str = "",
     ) -> Job:
         """Adds a job to a kit, or to a new kit of its own.
 
@@ -323,16 +365,24 @@ class AsyncClient:
             kit_id: The kit; 0: a new one.
             name: Unique in the kit; the type in lower case if empty.
             depends_on: Names of jobs of the kit that must be FINISHED first.
+            labels: Of the job, to filter by.
+            project: Of the new kit; must be empty if `kit_id` is given.
             actor: Who asks, for the record.
+            request_id: A UUID that makes the call safe to repeat from elsewhere.
         """
         job = registry_pb2.NewJob(
-            name=name, job_type=job_type_value(job_type), depends_on=depends_on
+            name=name,
+            job_type=job_type_value(job_type),
+            depends_on=depends_on,
+            labels=labels or {},
         )
         if spec is not None:
             packed = any_pb2.Any()
             packed.Pack(spec)
             job.spec.CopyFrom(packed)
-        request = registry_pb2.CreateJobRequest(kit_id=kit_id, job=job, actor=actor)
+        request = registry_pb2.CreateJobRequest(
+            request_id=request_id, kit_id=kit_id, job=job, project=project, actor=actor
+        )
         return job_of((await self._call("registry", "CreateJob", request)).job)
 
     async def cancel_job(self, job_id: str, *, reason: str = "", actor: str = "") -> Job:
@@ -482,11 +532,13 @@ class AsyncClient:
         recorded_after: datetime | None = None,
         recorded_before: datetime | None = None,
         after_revision: int = 0,
+        min_revision: int = 0,
         limit: int = 0,
     ) -> AsyncIterator[State]:
         """Rows of the log in revision order; every page is fetched as it is needed."""
         request = registry_pb2.ListStatesRequest(
             after_revision=after_revision,
+            min_revision=min_revision,
             filter=watch_filter(
                 kit_ids=kit_ids,
                 job_ids=job_ids,
@@ -510,6 +562,9 @@ class AsyncClient:
         job_types: Iterable[str] = (),
         statuses: Iterable[str] = (),
         labels: Mapping[str, str] | None = None,
+        project: str = "",
+        recorded_after: datetime | None = None,
+        recorded_before: datetime | None = None,
         after_revision: int = 0,
         include_snapshot: bool = False,
         mode: str = "every",
@@ -524,6 +579,9 @@ class AsyncClient:
             job_types: Only these types, such as "DOE".
             statuses: Only rows that enter these, such as "FAILED".
             labels: Only kits that have them all.
+            project: Only kits of it.
+            recorded_after: Only rows recorded then or later.
+            recorded_before: Only rows recorded before.
             after_revision: Rows after this one; 0: from the beginning.
             include_snapshot: Begin with the current state instead of the history.
             mode: "every" row, however late, or of those that wait the "latest" of each task, with
@@ -532,21 +590,37 @@ class AsyncClient:
             snapshot_if_expired: Begin with the current state when `after_revision` is no longer
                 kept, or the log was restored from a backup, instead of raising.
         """
-        return Watch(
-            self._registry,
+        place = place_of(
             mode=mode,
             include_left=include_left,
             snapshot_if_expired=snapshot_if_expired,
             after_revision=after_revision,
             include_snapshot=include_snapshot,
-            state_filter=watch_filter(
-                kit_ids=kit_ids,
-                job_ids=job_ids,
-                job_types=job_types,
-                statuses=statuses,
-                labels=labels,
-            ),
+            kit_ids=kit_ids,
+            job_ids=job_ids,
+            job_types=job_types,
+            statuses=statuses,
+            labels=labels,
+            project=project,
+            recorded_after=recorded_after,
+            recorded_before=recorded_before,
         )
+        return Watch(self._registry, place)
+
+    def watch_many(self, **watches: Mapping[str, Any]) -> ManyWatches:
+        """Several watches on one stream, of which each event tells the name.
+
+            watches = client.watch_many(failures={"statuses": ["FAILED"]})
+            async for name, event in watches:
+
+        Args:
+            watches: What `watch` takes, by names of the caller's. More are opened, and these
+                closed, with the `open` and `close` of what is returned.
+        """
+        many = ManyWatches(self._registry)
+        for name, wanted in watches.items():
+            many.open(name, **wanted)
+        return many
 
     async def server_info(self) -> registry_pb2.GetServerInfoResponse:
         """What the registry is, and where the other services are."""
@@ -735,8 +809,11 @@ class AsyncClient:
                 self._newest.forget()
             if error.reason:
                 raise
-            # What gRPC says names sockets and system calls; who reads it wants the address.
-            raise UnavailableError(f"no registry answers at {self.address}") from None
+            told = why(error.message, secured=bool(os.environ.get(CA)))
+            raise UnavailableError(
+                f"no registry answers at {self.address}" + (f": {told}" if told else ""),
+                reason="NOT_REACHED" if told else "",
+            ) from None
 
     async def _stub(self, service: str) -> tuple[Any, str]:
         if service not in self._others:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vistaflow.cli import changes, keeping, kits, local, stages, tokens
+from vistaflow.cli import changes, keeping, kits, lists, local, reporting, stages, tokens
 
 app = typer.Typer(
     name="vistaflow",
@@ -42,14 +42,17 @@ for command in (
     kits.run,
     kits.validate,
     kits.watch,
-    kits.kits,
     kits.show,
-    kits.states,
+    lists.kits,
+    lists.jobs,
+    lists.states,
     changes.pause,
     changes.resume,
     changes.diff,
     changes.cancel,
     changes.retry,
+    reporting.create,
+    reporting.append,
     local.logs,
     keeping.backup,
     keeping.restore,
@@ -60,6 +63,7 @@ for command in (
 ):
     app.command(name=command.__name__)(command)
 app.add_typer(tokens.app, name="token")
+app.add_typer(tokens.app, name="tokens", hidden=True)
 
 
 def main() -> None:

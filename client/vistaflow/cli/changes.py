@@ -9,40 +9,49 @@ import typer
 from rich.table import Table
 
 from vistaflow.cli.dialing import CommandClient
-from vistaflow.cli.kits import Address, AsJson, KitId, Reason
+from vistaflow.cli.given import (
+    Labels,
+    Project,
+    Statuses,
+    Types,
+    labels_of,
+    statuses_of,
+    types_of,
+)
+from vistaflow.cli.kits import KitId, Reason
 from vistaflow.cli.live import tree
-from vistaflow.cli.output import STYLES, USAGE, console, print_json, stop, told, user
+from vistaflow.cli.output import (
+    STYLES,
+    USAGE,
+    Address,
+    AsJson,
+    console,
+    print_json,
+    stop,
+    told,
+    user,
+)
 from vistaflow.models import Kit, KitDiff, ManyJobs, State
 
 SomeKit = Annotated[
     int, typer.Argument(help="The kit; leave it out to choose by filter.", metavar="[KIT]", min=0)
 ]
-Statuses = Annotated[
-    list[str] | None, typer.Option("--status", help="Only jobs in this status; may be repeated.")
-]
-Types = Annotated[
-    list[str] | None,
-    typer.Option("--type", help="Only jobs of this type, such as DOE; may be repeated."),
-]
-Labels = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--label",
-        help="Only jobs of kits with this label; may be repeated.",
-        metavar="KEY=VALUE",
-    ),
-]
-Project = Annotated[str, typer.Option("--project", help="Only jobs of kits of this project.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell how many jobs that would be.")]
 
 
 def pause(kit: KitId, address: Address = "", reason: Reason = "", as_json: AsJson = False) -> None:
-    """Hold a kit back: no more of its jobs are started; what runs goes on to its end."""
+    """Hold a kit back: no more of its jobs are started; what runs goes on to its end.
+
+    For example: vistaflow pause 7 --reason "the licence server is down"
+    """
     _change("pause_kit", kit, address, reason, as_json)
 
 
 def resume(kit: KitId, address: Address = "", reason: Reason = "", as_json: AsJson = False) -> None:
-    """Go on with a paused kit."""
+    """Go on with a paused kit.
+
+    For example: vistaflow resume 7
+    """
     _change("resume_kit", kit, address, reason, as_json)
 
 
@@ -56,7 +65,10 @@ def diff(
     address: Address = "",
     as_json: AsJson = False,
 ) -> None:
-    """Show what changed in a kit between two revisions."""
+    """Show what changed in a kit between two revisions.
+
+    For example: vistaflow diff 7 120 180; vistaflow diff 7 120 for what changed since
+    """
 
     async def ask() -> tuple[KitDiff, dict[str, str]]:
         async with CommandClient(address) as client:
@@ -93,7 +105,10 @@ def cancel(
     project: Project = "",
     dry_run: DryRun = False,
 ) -> None:
-    """Cancel a kit, or every job that a filter wants: running work is stopped within seconds."""
+    """Cancel a kit, or every job that a filter wants: running work is stopped within seconds.
+
+    For example: vistaflow cancel 7; vistaflow cancel --label owner=ana --status queued --dry-run
+    """
     wanted = _wanted(kit, status, type_, label, project)
     if wanted.keys() == {"kit_ids"} and not dry_run:
         _change("cancel_kit", kit, address, reason, as_json)
@@ -112,7 +127,10 @@ def retry(
     project: Project = "",
     dry_run: DryRun = False,
 ) -> None:
-    """Go on from failed or canceled jobs, of a kit or by a filter; what was computed is reused."""
+    """Go on from failed or canceled jobs, of a kit or by a filter; what was computed is reused.
+
+    For example: vistaflow retry 7; vistaflow retry --type ML_TRAIN --project photonics
+    """
     wanted = _wanted(kit, status, type_, label, project)
     if wanted.keys() == {"kit_ids"} and not dry_run:
         _change("retry_kit", kit, address, reason, as_json)
@@ -128,15 +146,11 @@ def _wanted(
     project: str,
 ) -> dict[str, Any]:
     """The filter's fields that were given."""
-    pairs = [each.partition("=") for each in labels or ()]
-    for key, sign, _ in pairs:
-        if not key or not sign:
-            stop("--label: give it as KEY=VALUE", USAGE)
     given = {
         "kit_ids": [kit] if kit else [],
-        "statuses": statuses,
-        "job_types": types,
-        "kit_labels": {key: value for key, _, value in pairs},
+        "statuses": statuses_of(statuses),
+        "job_types": types_of(types),
+        "kit_labels": labels_of(labels),
         "project": project,
     }
     wanted = {name: value for name, value in given.items() if value}
@@ -172,11 +186,8 @@ def _change_many(
             )
             return changed
 
-    try:
-        with told():
-            changed = asyncio.run(ask())
-    except ValueError as error:
-        stop(f"--status or --type: {error}", USAGE)
+    with told():
+        changed = asyncio.run(ask())
     if as_json:
         print_json(changed)
         return

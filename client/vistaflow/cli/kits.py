@@ -1,24 +1,33 @@
-"""run, validate, watch, kits, show, states."""
+"""run, validate, watch, show."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib.util
-from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from vistaflow.api.optimize.v1 import optimize_pb2
 from vistaflow.cli.dialing import CommandClient
-from vistaflow.cli.live import clock, follow, print_rows_of_all, state_line, tree
+from vistaflow.cli.given import (
+    Labels,
+    Project,
+    Statuses,
+    Types,
+    labels_of,
+    moment_of,
+    statuses_of,
+    types_of,
+)
+from vistaflow.cli.live import clock, follow, print_rows_of, tree
 from vistaflow.cli.output import (
     DETACHED,
     FAILED,
-    STYLES,
     USAGE,
+    Address,
+    AsJson,
     console,
     print_json,
     stop,
@@ -28,16 +37,6 @@ from vistaflow.cli.output import (
 from vistaflow.cli.results import pictures, result_dict, result_table, study_of
 from vistaflow.models import Kit
 
-Address = Annotated[
-    str,
-    typer.Option(
-        "--address",
-        envvar="VISTAFLOW_REGISTRY",
-        help="The registry's address.",
-        metavar="HOST:PORT",
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one value a line.")]
 KitFile = Annotated[
     Path, typer.Argument(help="A kit.yaml, or the name of a shipped deck.", metavar="KIT.yaml")
 ]
@@ -109,63 +108,78 @@ def validate(
 
 def watch(
     kit: Annotated[
-        int, typer.Argument(help="The kit; every kit if left out.", metavar="[KIT]")
+        int, typer.Argument(help="The kit; every kit if left out.", metavar="[KIT]", min=0)
     ] = 0,
     address: Address = "",
     as_json: AsJson = False,
     forever: Annotated[bool, typer.Option("--forever", help="Go on after it has ended.")] = False,
+    status: Statuses = None,
+    type_: Types = None,
+    label: Labels = None,
+    project: Project = "",
+    job: Annotated[
+        list[str] | None,
+        typer.Option("--job", help="Only rows of this job; may be repeated.", metavar="JOB"),
+    ] = None,
+    start: Annotated[
+        int | None,
+        typer.Option("--from", help="Begin after this revision; 0: all that was.", metavar="REV"),
+    ] = None,
+    snapshot: Annotated[bool, typer.Option("--snapshot", help="Begin with what is now.")] = False,
+    latest: Annotated[
+        bool, typer.Option("--latest", help="Of rows that wait, only the latest of each task.")
+    ] = False,
+    left: Annotated[
+        bool, typer.Option("--left", help="Tell, too, what leaves the --status given.")
+    ] = False,
 ) -> None:
-    """Watch a kit live: its tree, progress, every change; survives restarts of the suite."""
+    """Watch live; survives restarts of the suite. Ctrl-C ends it with exit code 130.
 
-    async def ask() -> Kit | None:
+    One KIT alone is shown as a tree, with the progress of its jobs, until it ends. With no kit, or
+    any of the options below, every row that is wanted is a line, for ever; Ctrl-C then tells the
+    revision to go on --from.
+
+    For example: vistaflow watch 7; vistaflow watch --status failed --label owner=ana --from 0
+    """
+    wanted: dict[str, Any] = {
+        "kit_ids": [kit] if kit else [],
+        "job_ids": job or [],
+        "statuses": statuses_of(status),
+        "job_types": types_of(type_),
+        "labels": labels_of(label),
+        "project": project,
+    }
+    picky = any(value for name, value in wanted.items() if name != "kit_ids")
+    if snapshot and start is not None:
+        stop("--snapshot: leave out --from, or begin with what is now", USAGE)
+    if left and not status:
+        stop("--left: give the --status whose leaving is to be told", USAGE)
+    if kit and not (picky or snapshot or latest or left or start is not None):
+        _follow_kit(address, kit, as_json=as_json, forever=forever)
+        return
+    wanted |= {"mode": "latest" if latest else "every", "include_left": left}
+
+    async def ask() -> None:
         async with CommandClient(address) as client:
-            if not kit:
-                await print_rows_of_all(client, as_json=as_json)
-                return None
+            await print_rows_of(
+                client, wanted, after_revision=start, snapshot=snapshot, as_json=as_json
+            )
+
+    with told():
+        asyncio.run(ask())
+
+
+def _follow_kit(address: str, kit: int, *, as_json: bool, forever: bool) -> None:
+    """Shows a kit until it ends."""
+
+    async def ask() -> Kit:
+        async with CommandClient(address) as client:
             return await follow(client, kit, as_json=as_json, until_done=not forever)
 
     with told():
         ended = asyncio.run(ask())
-    if ended is not None and ended.status != "FINISHED":
+    if ended.status != "FINISHED":
         raise typer.Exit(FAILED)
-
-
-def kits(
-    address: Address = "",
-    as_json: AsJson = False,
-    project: Annotated[str, typer.Option(help="Only kits of this project.")] = "",
-    status: Annotated[
-        list[str] | None, typer.Option(help="Only kits in this status; may be repeated.")
-    ] = None,
-    limit: Annotated[int, typer.Option(help="Most kits; 0 for all.", min=0)] = 30,
-) -> None:
-    """List kits, newest first."""
-
-    async def ask() -> list[Kit]:
-        async with CommandClient(address) as client:
-            wanted = client.kits(project=project, statuses=status or (), limit=limit)
-            return [each async for each in wanted]
-
-    try:
-        with told():
-            found = asyncio.run(ask())
-    except ValueError:
-        stop(f"--status: give some of {', '.join(STYLES)}", USAGE)
-    if as_json:
-        for each in found:
-            print_json(each)
-        return
-    table = Table(box=None)
-    for name in ("kit", "status", "jobs", "project", "created", "name"):
-        table.add_column(name)
-    for each in found:
-        created = each.created_at.astimezone().strftime("%Y-%m-%d %H:%M") if each.created_at else ""
-        done = f"{each.job_counts.finished}/{each.job_counts.total}"
-        style = STYLES.get(each.status, "")
-        table.add_row(
-            str(each.kit_id), f"[{style}]{each.status}[/]", done, each.project, created, each.name
-        )
-    console.print(table)
 
 
 def show(
@@ -180,8 +194,11 @@ def show(
         ),
     ] = "",
 ) -> None:
-    """Show a kit: its jobs, what they took, and its result."""
-    moment = _moment(as_of)
+    """Show a kit: its jobs, what they took, and its result.
+
+    For example: vistaflow show 7; vistaflow show 7 --as-of 2026-01-31T09:30
+    """
+    moment = moment_of("--as-of", as_of)
 
     async def ask() -> tuple[Kit, optimize_pb2.Study | None]:
         async with CommandClient(address) as client:
@@ -195,39 +212,6 @@ def show(
         return
     console.print(tree(found))
     _tell_result(found, study, as_json)
-
-
-def states(
-    kit: KitId,
-    address: Address = "",
-    as_json: AsJson = False,
-    after: Annotated[int, typer.Option(help="Only rows after this revision.", min=0)] = 0,
-) -> None:
-    """List the rows of a kit's log."""
-
-    async def ask() -> None:
-        async with CommandClient(address) as client:
-            names = {each.job_id: each.name for each in (await client.kit(kit)).jobs}
-            async for each in client.states(kit_ids=[kit], after_revision=after):
-                if as_json:
-                    print_json(each)
-                else:
-                    console.print(state_line(each, names), markup=False, soft_wrap=True)
-
-    with told():
-        asyncio.run(ask())
-
-
-def _moment(text: str) -> int | datetime | None:
-    """A revision, or a time in the local zone unless it names one."""
-    if not text:
-        return None
-    if text.isdecimal() and int(text):
-        return int(text)
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        stop(f"--as-of: {text!r} is neither a revision nor a time such as 2026-01-31T09:30", USAGE)
 
 
 def _kit_file(given: Path) -> Path:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -14,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from vistaflow.aio.client import AsyncClient
-from vistaflow.cli.output import MARKS, STYLES, console, print_json
+from vistaflow.cli.output import MARKS, STYLES, console, errors, print_json
 from vistaflow.errors import DeadlineExceededError, UnavailableError, VistaError
-from vistaflow.models import Delta, Job, Kit, State
+from vistaflow.models import Delta, Job, Kit, Snapshot, State
 from vistaflow.watching import Watch
 
 REDRAW_SECONDS = 0.25
@@ -40,12 +41,39 @@ async def follow(
     return await _redraw(client, kit, until_done=until_done)
 
 
-async def print_rows_of_all(client: AsyncClient, *, as_json: bool) -> None:
-    """Prints a line a row of every kit, from now on, for ever."""
-    info = await client.server_info()
-    async for event in client.watch(after_revision=info.revision):
-        if isinstance(event, Delta):
-            _print_states(event.states, {}, as_json=as_json)
+async def print_rows_of(
+    client: AsyncClient,
+    wanted: Mapping[str, Any],
+    *,
+    after_revision: int | None,
+    snapshot: bool,
+    as_json: bool,
+) -> None:
+    """Prints a line a row of what is wanted, for ever; tells where to go on once it is ended.
+
+    Args:
+        client: The client.
+        wanted: What `AsyncClient.watch` takes.
+        after_revision: Where to begin; now if None.
+        snapshot: Whether to begin with what is now instead.
+        as_json: A line of JSON a row instead.
+    """
+    if after_revision is None:
+        after_revision = 0 if snapshot else (await client.server_info()).revision
+    watch = client.watch(**wanted, after_revision=after_revision, include_snapshot=snapshot)
+    try:
+        async for event in watch:
+            if isinstance(event, Delta | Snapshot):
+                _print_states(event.states, {}, as_json=as_json)
+            if isinstance(event, Delta) and not as_json:
+                for each in event.left:
+                    line = f"{state_line(each, {})} (left)"
+                    console.print(line, markup=False, soft_wrap=True)
+                if event.folded_count:
+                    rows = "row" if event.folded_count == 1 else "rows"
+                    console.print(f"… {event.folded_count} earlier {rows} of these tasks left out")
+    finally:
+        errors.print(f"go on from here with --from {watch.revision}", markup=False)
 
 
 def tree(kit: Kit, *, note: str = "") -> RenderableType:

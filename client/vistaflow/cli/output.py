@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any, Final, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 from google.protobuf import json_format
@@ -44,6 +44,17 @@ MARKS: Final = {
     "CANCELED": "■",
 }
 """A sign for each status."""
+
+Address = Annotated[
+    str,
+    typer.Option(
+        "--address",
+        envvar="VISTAFLOW_REGISTRY",
+        help="The registry's address.",
+        metavar="HOST:PORT",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one value a line.")]
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
@@ -100,7 +111,7 @@ def told() -> Iterator[None]:
         head = f"{count} mistake{'s' if count > 1 else ''}:" if lines else error.message
         stop("\n".join([head, *lines]), USAGE)
     except UnavailableError as error:
-        if error.reason not in ("", "UNAVAILABLE", "DRAINING"):
+        if error.reason not in ("", "UNAVAILABLE", "DRAINING", "NOT_REACHED"):
             stop(error.message, FAILED)  # it answers: something else is missing
         hint = "" if error.reason else "\nStart the suite with `vistaflow up`, or set --address."
         stop(f"{error.message}{hint}", UNREACHABLE)

@@ -13,9 +13,8 @@ from rich.table import Table
 
 from vistaflow.api.doe.v1 import doe_pb2
 from vistaflow.cli.dialing import CommandClient
-from vistaflow.cli.kits import Address, AsJson
 from vistaflow.cli.live import follow
-from vistaflow.cli.output import USAGE, console, number, print_json, stop, told
+from vistaflow.cli.output import USAGE, Address, AsJson, console, number, print_json, stop, told
 from vistaflow.errors import NotFoundError
 from vistaflow.models import Prediction
 

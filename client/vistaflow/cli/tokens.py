@@ -8,13 +8,12 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from vistaflow.api.common.v1 import access_pb2
 from vistaflow.api.registry.v1 import registry_pb2
 from vistaflow.cli.dialing import CommandClient
-from vistaflow.cli.kits import Address, AsJson
-from vistaflow.cli.output import console, errors, print_json, told
+from vistaflow.cli.lists import How, Output, print_list
+from vistaflow.cli.output import Address, AsJson, console, errors, print_json, told
 
 
 class Role(StrEnum):
@@ -25,6 +24,14 @@ class Role(StrEnum):
     ADMIN = "admin"
     WORKER = "worker"
 
+
+COLUMNS = {
+    "token": lambda token: token.token_id,
+    "role": lambda token: access_pb2.Role.Name(token.role).removeprefix("ROLE_").lower(),
+    "project": lambda token: token.project or "every",
+    "state": lambda token: _state(token),
+    "name": lambda token: token.name,
+}
 
 app = typer.Typer(help="Make, list and revoke tokens, as an administrator.", no_args_is_help=True)
 
@@ -38,7 +45,10 @@ def create(
     address: Address = "",
     as_json: AsJson = False,
 ) -> None:
-    """Make a token. Its text is printed once, alone on standard output."""
+    """Make a token. Its text is printed once, alone on standard output.
+
+    For example: vistaflow token create "Ana's notebook" --role editor --project photonics
+    """
 
     async def ask() -> tuple[registry_pb2.Token, str]:
         async with CommandClient(address) as client:
@@ -54,8 +64,11 @@ def create(
 
 
 @app.command("list")
-def list_(address: Address = "", as_json: AsJson = False) -> None:
-    """List tokens, newest first, without their texts."""
+def list_(address: Address = "", as_json: AsJson = False, output: How = Output.TABLE) -> None:
+    """List tokens, newest first, without their texts.
+
+    For example: vistaflow token list -o csv
+    """
 
     async def ask() -> list[registry_pb2.Token]:
         async with CommandClient(address) as client:
@@ -63,17 +76,7 @@ def list_(address: Address = "", as_json: AsJson = False) -> None:
 
     with told():
         found = asyncio.run(ask())
-    if as_json:
-        for each in found:
-            print_json(each)
-        return
-    table = Table(box=None)
-    for column in ("token", "role", "project", "state", "name"):
-        table.add_column(column, no_wrap=column == "token")
-    for each in found:
-        role = access_pb2.Role.Name(each.role).removeprefix("ROLE_").lower()
-        table.add_row(each.token_id, role, each.project or "every", _state(each), each.name)
-    console.print(table)
+    print_list(found, COLUMNS, Output.JSON if as_json else output)
 
 
 @app.command()
@@ -81,7 +84,10 @@ def revoke(
     token_id: Annotated[str, typer.Argument(help="The token's id.", metavar="TOKEN")],
     address: Address = "",
 ) -> None:
-    """Make a token invalid, for good."""
+    """Make a token invalid, for good; what goes on with it ends within seconds.
+
+    For example: vistaflow token revoke 0b1c4a4e-6d0e-4b59-8a3c-2f0d6a1e9c55
+    """
 
     async def ask() -> registry_pb2.Token:
         async with CommandClient(address) as client:
@@ -96,5 +102,5 @@ def _state(token: registry_pb2.Token) -> str:
     if token.HasField("revoked_at"):
         return f"revoked {token.revoked_at.ToDatetime():%Y-%m-%d %H:%M} UTC"
     if token.HasField("expires_at"):
-        return f"valid until {token.expires_at.ToDatetime():%Y-%m-%d %H:%M} UTC"
+        return f"until {token.expires_at.ToDatetime():%Y-%m-%d %H:%M} UTC"
     return "valid"

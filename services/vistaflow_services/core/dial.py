@@ -21,8 +21,10 @@ from vistaflow.credentials import (
     secured_channel,
     tls_credentials,
 )
+from vistaflow.errors import VistaError
 from vistaflow_services.core import callers, tls
 from vistaflow_services.core.channels import client_arguments
+from vistaflow_services.core.errors import InvalidError
 
 
 def open_channel(
@@ -34,6 +36,9 @@ def open_channel(
         address: Such as `127.0.0.1:50051`.
         token: Shown with every call; the caller's or the service's own if None.
         options: gRPC's channel arguments, if not those of every channel between services.
+
+    Raises:
+        InvalidError: The settings of TLS or of the token cannot be.
     """
     own = os.environ.get(TOKEN, "").strip() if token is None else token
 
@@ -41,7 +46,10 @@ def open_channel(
         return callers.current().secret or own if token is None else token
 
     options = client_arguments() if options is None else options
-    return secured_channel(address, options, token=shown, environment=environment())
+    try:
+        return secured_channel(address, options, token=shown, environment=environment())
+    except VistaError as error:
+        raise InvalidError(error.message, reason=error.reason) from None
 
 
 def environment(given: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -3,7 +3,9 @@
 Where tokens are required (`VISTAFLOW_AUTH=required`) it finds out whose the call is, before the
 request is read, and lets in whom the method's `access` option in the proto admits. What has no
 such option is refused to everybody. Streams are ended when their caller's token ends. It also
-keeps the limits a caller has: calls a second and streams at once.
+keeps the limits a caller has: calls a second and streams at once. Callers without a valid token
+have their machine's limit: beyond it nobody is asked any more whose a token is that was never
+seen to be valid.
 
 Whether the caller may see the kit, job or project that a call names is not decided here: the
 registry looks at `callers.current()`.
@@ -15,7 +17,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,9 +25,11 @@ from typing import Any
 import grpc
 
 from vistaflow_services.core import access, callers
-from vistaflow_services.core.callers import EVERYBODY, Caller
+from vistaflow_services.core.buckets import Buckets, machine
+from vistaflow_services.core.callers import EVERYBODY, Caller, Rule
 from vistaflow_services.core.errors import (
     ExhaustedError,
+    InvalidError,
     PermissionDeniedError,
     ServiceError,
     UnauthenticatedError,
@@ -39,12 +43,18 @@ logger = logging.getLogger(__name__)
 AUTH = "VISTAFLOW_AUTH"
 RATE = "VISTAFLOW_RATE_PER_SECOND"
 STREAMS = "VISTAFLOW_STREAMS_PER_CALLER"
+REFUSALS = "VISTAFLOW_REFUSALS_PER_SECOND"
 
 END_SECONDS = 1.0
 """How long a stream may take to say why it ends, once its caller's token has ended."""
 
 STREAM_RETRY_SECONDS = 5.0
-_BUCKETS = 10_000
+
+BURST_OF_REFUSALS = 10
+"""Seconds' worth of refusals that a machine may have at once: many clients may begin together."""
+
+WARN_SECONDS = 10.0
+"""Time between two lines in the log about machines that are over their limit."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -65,8 +75,12 @@ class DoorSettings:
     streams_per_caller: int = 0
     """Streams that one caller may have open; 0 for any number."""
 
+    refusals_per_second: float = 20.0
+    """Calls a second from one machine that may fail for want of a valid token, ten times as many
+    in a burst; 0 for any number."""
+
     def __post_init__(self) -> None:
-        if self.rate_per_second < 0 or self.streams_per_caller < 0:
+        if min(self.rate_per_second, self.streams_per_caller, self.refusals_per_second) < 0:
             raise ValueError("limits of callers are at least 0")
 
     @property
@@ -87,10 +101,14 @@ def door_settings(environment: Mapping[str, str] = os.environ) -> DoorSettings:
     try:
         rate = float(environment.get(RATE) or 0)
         streams = int(environment.get(STREAMS) or 0)
+        refusals = float(environment.get(REFUSALS) or 20)
     except ValueError:
-        raise ValueError(f"{RATE} and {STREAMS} are numbers") from None
+        raise ValueError(f"{RATE}, {STREAMS} and {REFUSALS} are numbers") from None
     return DoorSettings(
-        required=auth == "required", rate_per_second=rate, streams_per_caller=streams
+        required=auth == "required",
+        rate_per_second=rate,
+        streams_per_caller=streams,
+        refusals_per_second=refusals,
     )
 
 
@@ -104,7 +122,9 @@ class Door(grpc.aio.ServerInterceptor):
         self.admit: Admit | None = None
         """Looks at the requests of callers who have one project only."""
         self._limits = _Limits(settings)
+        self._strangers = _Strangers(settings)
         self._wrapped: dict[str, tuple[Any, Any]] = {}
+        self._asking: dict[str, tuple[Any, Any]] = {}
 
     async def intercept_service(
         self,
@@ -116,51 +136,65 @@ class Door(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         if handler is None or method.lstrip("/").rpartition("/")[0] in access.OPEN:
             return handler
+        rule = access.rule_of(method)
+        if not self.settings.required:
+            if rule is access.NOBODY:
+                return self._refusal(method, _unruled(method))
+            return self._serving(method, handler, EVERYBODY)
         try:
-            caller = await self._admitted(method, handler_call_details.invocation_metadata)
+            text = _bearer(handler_call_details.invocation_metadata)
         except ServiceError as error:
-            logger.info("%s: %s %s", method, error.code, error)
-            return _refusal(*status_of(error))
+            return self._refusal(method, error)
+        if self.tokens is None:
+            return self._refusal(
+                method, UnavailableError("tokens cannot be checked yet; try again")
+            )
+        if not self.tokens.knows(text):
+            return self._once(self._asking, method, handler, self._ask)
+        try:
+            caller = await self.tokens.caller(text)
+            _check_role(method, rule, caller)
+        except PermissionDeniedError as error:
+            return self._refusal(method, error, caller)
+        except ServiceError as error:
+            return self._refusal(method, error)
         except Exception:
             logger.exception("the door broke at %s", method)
-            return _refusal(*unforeseen("door"))
+            return _ending(*unforeseen("door"))
+        return self._serving(method, handler, caller)
+
+    def _serving(self, method: str, handler: Any, caller: Caller) -> Any:
+        """The handler of a call that is allowed."""
         # The task that runs this runs the handler, too.
         callers.enter(caller)
         streams = handler.request_streaming or handler.response_streaming
         narrowed = bool(caller.project) and self.admit is not None
         if not self.settings.limited and not narrowed and not (streams and caller.token_id):
             return handler
-        known = self._wrapped.get(method)
-        if known is None or known[0] is not handler:
-            known = self._wrapped[method] = (handler, self._wrap(handler))
-        return known[1]
+        return self._once(self._wrapped, method, handler, self._wrap)
 
-    async def _admitted(self, method: str, metadata: Any) -> Caller:
-        """The caller, if the call is allowed."""
-        rule = access.rule_of(method)
-        if not self.settings.required:
-            if rule is access.NOBODY:
-                raise PermissionDeniedError(f"nobody may call {method}: its proto does not say who")
-            return EVERYBODY
-        text = _bearer(metadata)
-        if self.tokens is None:
-            raise UnavailableError("tokens cannot be checked yet; try again")
-        caller = await self.tokens.caller(text)
-        if rule is None or not rule.admits(caller.role):
-            needs = f"needs the role {rule.role}" if rule and rule.role else "is for nobody"
-            raise PermissionDeniedError(
-                f"{method.rpartition('/')[2]} {needs}; the token's role is {caller.role}",
-                reason="ROLE_TOO_SMALL",
-            )
-        return caller
+    def _once(
+        self,
+        known: dict[str, tuple[Any, Any]],
+        method: str,
+        handler: Any,
+        make: Callable[[str, Any], Any],
+    ) -> Any:
+        """What was made of a handler before, or is made now."""
+        found = known.get(method)
+        if found is None or found[0] is not handler:
+            found = known[method] = (handler, make(method, handler))
+        return found[1]
 
-    def _wrap(self, handler: Any) -> Any:
+    def _wrap(self, method: str, handler: Any) -> Any:
+        guarded = self._guarded(handler)
+        make = getattr(grpc, f"{_kind(handler)}_rpc_method_handler")
+        return make(guarded, handler.request_deserializer, handler.response_serializer)
+
+    def _guarded(self, handler: Any) -> Callable[[Any, Context], Awaitable[Any]]:
+        """Serves a call within its caller's limits and project."""
         streams = handler.request_streaming or handler.response_streaming
-        kind = (
-            f"{'stream' if handler.request_streaming else 'unary'}_"
-            f"{'stream' if handler.response_streaming else 'unary'}"
-        )
-        behaviour = getattr(handler, kind)
+        behaviour = getattr(handler, _kind(handler))
 
         async def guarded(request: Any, context: Context) -> Any:
             caller = callers.current()
@@ -173,8 +207,70 @@ class Door(grpc.aio.ServerInterceptor):
             except ServiceError as error:
                 await context.abort(*status_of(error))
 
-        make = getattr(grpc, f"{kind}_rpc_method_handler")
-        return make(guarded, handler.request_deserializer, handler.response_serializer)
+        return guarded
+
+    def _ask(self, method: str, handler: Any) -> Any:
+        """A handler that first asks whose a token is that was not seen before.
+
+        Only handlers know the peer. Whatever kind of call it is, this takes and gives messages as
+        a stream: so the request is not read before its caller is known.
+        """
+        guarded = self._guarded(handler)
+
+        async def asking(requests: Any, context: Context) -> None:
+            try:
+                caller = await self._stranger(context)
+                _check_role(method, access.rule_of(method), caller)
+            except ServiceError as error:
+                _log(method, error)
+                await context.abort(*status_of(error))
+            except Exception:
+                logger.exception("the door broke at %s", method)
+                await context.abort(*unforeseen("door"))
+            callers.enter(caller)
+            if not handler.request_streaming:
+                requests = await context.read()
+                if requests is grpc.aio.EOF:
+                    await context.abort(*status_of(InvalidError("the call has no request")))
+            response = await guarded(requests, context)
+            if not handler.response_streaming:
+                await context.write(response)
+
+        return grpc.stream_stream_rpc_method_handler(
+            asking, handler.request_deserializer, handler.response_serializer
+        )
+
+    async def _stranger(self, context: Context) -> Caller:
+        """Whose a token is that was not seen before, or not to be valid."""
+        assert self.tokens is not None
+        who = self._strangers.look(context.peer(), "")
+        try:
+            caller = await self.tokens.caller(_bearer(context.invocation_metadata()))
+        except UnauthenticatedError:
+            raise
+        except BaseException:
+            self._strangers.welcome(who)
+            raise
+        self._strangers.welcome(who)
+        return caller
+
+    def _refusal(self, method: str, error: ServiceError, caller: Caller | None = None) -> Any:
+        """A handler that ends the call before its request is read, whatever kind of call it is."""
+
+        async def refuse(requests: Any, context: Context) -> None:
+            told = error
+            try:
+                if caller is not None:
+                    with self._limits.counted(caller, context, streams=False):
+                        pass
+                elif isinstance(error, UnauthenticatedError):
+                    self._strangers.look(context.peer(), error.reason)
+            except ExhaustedError as limit:
+                told = limit
+            _log(method, told)
+            await context.abort(*status_of(told))
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
 
     @contextlib.asynccontextmanager
     async def _ended(
@@ -217,7 +313,7 @@ class _Limits:
 
     def __init__(self, settings: DoorSettings) -> None:
         self._settings = settings
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._calls = Buckets(settings.rate_per_second, max(1.0, 2 * settings.rate_per_second))
         self._streams: Counter[str] = Counter()
 
     @contextlib.contextmanager
@@ -230,10 +326,15 @@ class _Limits:
         if not self._settings.limited:
             yield
             return
-        # Without tokens a caller is a machine: `ipv4:10.0.0.7:41234` without the port.
-        who = caller.token_id or context.peer().rpartition(":")[0]
-        if self._settings.rate_per_second:
-            self._take(who)
+        # Without tokens a caller is a machine.
+        who = caller.token_id or machine(context.peer())
+        if wait := self._calls.take(who):
+            raise ExhaustedError(
+                f"more than {self._calls.rate:g} calls a second, which is as many as one caller "
+                "may make",
+                reason="RATE_LIMITED",
+                retry_after=wait,
+            )
         if not streams or not self._settings.streams_per_caller:
             yield
             return
@@ -252,23 +353,56 @@ class _Limits:
             if not self._streams[who]:
                 del self._streams[who]
 
-    def _take(self, who: str) -> None:
-        """Takes one call out of the caller's bucket, which fills all the time."""
-        rate = self._settings.rate_per_second
-        most = max(1.0, 2 * rate)
-        now = asyncio.get_running_loop().time()
-        left, at = self._buckets.get(who, (most, now))
-        left = min(most, left + (now - at) * rate)
-        if left < 1:
+
+class _Strangers:
+    """How patient the door is with machines whose calls show no valid token."""
+
+    def __init__(self, settings: DoorSettings) -> None:
+        rate = settings.refusals_per_second
+        self._calls = Buckets(rate, max(1.0, BURST_OF_REFUSALS * rate))
+        self._warned_at = -WARN_SECONDS
+        self._untold = 0
+
+    def look(self, peer: str, reason: str) -> str:
+        """Takes one of a machine's refusals, to be given back to whom is known after all.
+
+        Args:
+            peer: Who calls.
+            reason: Why it is refused; empty while it may turn out to be welcome. What is refused
+                without a look takes nothing from what may be looked at.
+
+        Returns:
+            Whom to give it back.
+
+        Raises:
+            ExhaustedError: There is none left.
+        """
+        who = f"{machine(peer)} {reason}"
+        if wait := self._calls.take(who):
+            self._warn(peer)
             raise ExhaustedError(
-                f"more than {rate:g} calls a second, which is as many as one caller may make",
-                reason="RATE_LIMITED",
-                retry_after=(1 - left) / rate,
+                "too many calls without a valid token from where this one comes from; wait",
+                reason="TOO_MANY_REFUSALS",
+                retry_after=wait,
             )
-        self._buckets[who] = (left - 1, now)
-        self._buckets.move_to_end(who)
-        if len(self._buckets) > _BUCKETS:
-            self._buckets.popitem(last=False)
+        return who
+
+    def welcome(self, who: str) -> None:
+        """Gives back what was taken for a caller who is known after all."""
+        self._calls.give_back(who)
+
+    def _warn(self, peer: str) -> None:
+        """Tells the log now and then; a line a call would be a flood of its own."""
+        self._untold += 1
+        now = asyncio.get_running_loop().time()
+        if now - self._warned_at >= WARN_SECONDS:
+            logger.warning(
+                "more calls without a valid token than are looked at, the last one from %s; "
+                "%d refused since this was last said",
+                machine(peer),
+                self._untold,
+            )
+            self._warned_at, self._untold = now, 0
 
 
 def _bearer(metadata: Iterable[tuple[str, Any]] | None) -> str:
@@ -284,10 +418,36 @@ def _bearer(metadata: Iterable[tuple[str, Any]] | None) -> str:
     )
 
 
-def _refusal(code: grpc.StatusCode, message: str, metadata: Any) -> Any:
-    """A handler that ends the call before its request is read, whatever kind of call it is."""
+def _check_role(method: str, rule: Rule | None, caller: Caller) -> None:
+    """Raises `PermissionDeniedError` if the caller's role does not admit it to a method."""
+    if rule is None or not rule.admits(caller.role):
+        needs = f"needs the role {rule.role}" if rule and rule.role else "is for nobody"
+        raise PermissionDeniedError(
+            f"{method.rpartition('/')[2]} {needs}; the token's role is {caller.role}",
+            reason="ROLE_TOO_SMALL",
+        )
 
-    async def refuse(requests: Any, context: Context) -> None:
+
+def _unruled(method: str) -> PermissionDeniedError:
+    return PermissionDeniedError(f"nobody may call {method}: its proto does not say who")
+
+
+def _kind(handler: Any) -> str:
+    return (
+        f"{'stream' if handler.request_streaming else 'unary'}_"
+        f"{'stream' if handler.response_streaming else 'unary'}"
+    )
+
+
+def _log(method: str, error: ServiceError) -> None:
+    level = logging.DEBUG if isinstance(error, ExhaustedError) else logging.INFO
+    logger.log(level, "%s: %s %s", method, error.code, error)
+
+
+def _ending(code: grpc.StatusCode, message: str, metadata: Any) -> Any:
+    """A handler that ends the call, whatever kind of call it is."""
+
+    async def end(requests: Any, context: Context) -> None:
         await context.abort(code, message, metadata)
 
-    return grpc.stream_stream_rpc_method_handler(refuse)
+    return grpc.stream_stream_rpc_method_handler(end)

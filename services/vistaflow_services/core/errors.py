@@ -35,6 +35,15 @@ class FieldViolation:
     """What is wrong with its value, and how to mend it."""
 
 
+MAX_TEXT = 4_000
+"""Most characters of a message: it may quote what a caller sent, and goes to callers and logs."""
+
+
+def cut(text: str, limit: int) -> str:
+    """The text, with an ellipsis in place of what is beyond the limit."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
 class ServiceError(Exception):
     """Base of every error whose message is meant for the caller."""
 
@@ -50,6 +59,7 @@ class ServiceError(Exception):
         metadata: dict[str, str] | None = None,
         retry_after: float | None = None,
     ) -> None:
+        message = cut(message, MAX_TEXT)
         super().__init__(message)
         self.message = message
         self.violations = tuple(violations)
@@ -152,7 +162,9 @@ class Violations:
 
     def add(self, field: str, description: str) -> None:
         """Notes one mistake."""
-        self._found.append(FieldViolation(field=field, description=description))
+        self._found.append(
+            FieldViolation(field=cut(field, MAX_TEXT), description=cut(description, MAX_TEXT))
+        )
 
     def extend(self, prefix: str, error: ServiceError) -> None:
         """Notes the mistakes of `error` with `prefix` before each field path."""

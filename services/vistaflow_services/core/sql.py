@@ -12,7 +12,6 @@ from typing import LiteralString
 
 _NAME = re.compile(r"^-- name: ([a-z0-9_]+)\n", re.MULTILINE)
 _COMMENT = re.compile(r"^\s*--.*\n?", re.MULTILINE)
-_PARAMETER = re.compile(r"%\((\w+)\)s|%%")
 _MIGRATION = re.compile(r"\d{4}_.+\.sql")
 
 
@@ -37,19 +36,3 @@ def load_queries(package: str) -> dict[str, LiteralString]:
             # A comment's `%` would be taken for a parameter.
             queries[name] = _COMMENT.sub("", body).strip().rstrip(";")
     return queries
-
-
-@cache
-def numbered(query: LiteralString) -> tuple[bytes, list[str]]:
-    """A query for a raw cursor: `$1` for its first parameter, and the parameters' names."""
-    names: list[str] = []
-
-    def place(found: re.Match[str]) -> str:
-        name = found[1]
-        if name is None:
-            return "%"
-        if name not in names:
-            names.append(name)
-        return f"${names.index(name) + 1}"
-
-    return _PARAMETER.sub(place, query).encode(), names

@@ -63,7 +63,7 @@ Metadata = tuple[tuple[str, str | bytes], ...]
 
 def clip(text: str, limit: int = MAX_MESSAGE) -> str:
     """The text, cut to `limit` bytes of UTF-8 with an ellipsis, and free of control characters."""
-    text = "".join(each if each.isprintable() else " " for each in text)
+    text = "".join(each if each.isprintable() else " " for each in text[: limit + 1])
     raw = text.encode(errors="replace")
     if len(raw) <= limit:
         return raw.decode()

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 from vistaflow_services.core.callers import Caller
-from vistaflow_services.core.errors import ServiceError, UnauthenticatedError
+from vistaflow_services.core.errors import ExhaustedError, ServiceError, UnauthenticatedError
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,12 @@ KEPT_SECONDS = 2.0
 """How long what was learned of a token is believed: a revocation is noticed after as much."""
 
 KEPT_TOKENS = 10_000
+KEPT_REFUSALS = 1_000
+"""Tokens remembered that are not valid; forgotten sooner than the others, which they never push
+out."""
+
+MOST_ASKED = 200
+"""Tokens asked for at once that were not known to be valid."""
 
 _TEXT = re.compile(r"vf1\.([0-9a-f]{32})\.[A-Za-z0-9_-]{43}")
 
@@ -85,6 +91,7 @@ class Tokens:
         self._find = find
         self._seconds = seconds
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
+        self._refused: OrderedDict[bytes, float] = OrderedDict()
         self._asking: dict[bytes, asyncio.Task[Caller]] = {}
         self._rounds: asyncio.Task[None] | None = None
 
@@ -104,12 +111,25 @@ class Tokens:
             if known.caller is None or known.caller.over:
                 raise invalid()
             return known.caller
+        if now - self._refused.get(key, -self._seconds) < self._seconds:
+            raise invalid()
         asking = self._asking.get(key)
         if asking is None:
+            if known is None and len(self._asking) >= MOST_ASKED:
+                raise ExhaustedError(
+                    "too many tokens are being looked up; try again",
+                    reason="TOO_MANY_TOKENS",
+                    retry_after=1.0,
+                )
             # Of many calls at once one asks for all; that its caller hangs up must not end it.
             asking = self._asking[key] = asyncio.create_task(self._ask(key, text))
             asking.add_done_callback(lambda done: self._asked(key, done))
         return await asyncio.shield(asking)
+
+    def knows(self, text: str) -> bool:
+        """Whether a token was valid when last looked at."""
+        known = self._known.get(digest_of(text))
+        return known is not None and known.caller is not None
 
     def forget(self, token_id: str) -> None:
         """Ends what goes on with a token that was revoked here."""
@@ -140,7 +160,11 @@ class Tokens:
         except UnauthenticatedError:
             if known is not None:
                 _end(known)
-            self._remember(key, _Known(text=text, learned=loop.time(), caller=None))
+                self._known.pop(key, None)
+            self._refused[key] = loop.time()
+            self._refused.move_to_end(key)
+            if len(self._refused) > KEPT_REFUSALS:
+                self._refused.popitem(last=False)
             raise
         if known is not None and known.caller is not None and not known.caller.over:
             # The same bearer, whose streams listen to the validity that they know.

@@ -74,7 +74,8 @@ class DoeServicer(rpc.DoeServiceServicer):
         """Streams the rows of a design, holding a part of them at a time."""
         _check_read(request)
         source = await self._result(request.design_id)
-        path = self._artifacts.existing(source.result["design"]["uri"])
+        written = source.result["design"]
+        path = await asyncio.to_thread(self._artifacts.verified, written["uri"], written["sha256"])
         async for chunk in _in_threads(_chunks(request, path)):
             yield chunk
 

@@ -51,11 +51,13 @@ class TrainingPlan:
             found.add("folds", f"{self.folds} is not from {MIN_FOLDS} to {MAX_FOLDS}")
         if not self.families:
             found.add("families", f"name at least one of {', '.join(FAMILIES)}")
+        named: set[str] = set()
         for at, each in enumerate(self.families):
             if each not in FAMILIES:
                 found.add(f"families[{at}]", f"no such family; there are {', '.join(FAMILIES)}")
-            elif each in self.families[:at]:
+            elif each in named:
                 found.add(f"families[{at}]", f"`{each}` is named twice")
+            named.add(each)
         try:
             object.__setattr__(
                 self, "hyper_parameters", check_hyper_parameters(self.hyper_parameters)

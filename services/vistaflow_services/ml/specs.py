@@ -22,6 +22,7 @@ FAMILY_NAMES: dict[pb.Family.ValueType, str] = {
 }
 FAMILY_NUMBERS = {name: number for number, name in FAMILY_NAMES.items()}
 
+MAX_FAMILIES = 100
 DEFAULT_TEST_FRACTION = 0.2
 
 
@@ -67,15 +68,22 @@ def plan_of(spec: pb.TrainSpec) -> TrainingPlan:
         InvalidError: With every mistake.
     """
     found = Violations()
-    for at, each in enumerate(spec.families):
+    named = spec.families[:MAX_FAMILIES]
+    if len(spec.families) > len(named):
+        found.add("families", f"{len(spec.families)} are named; there are {', '.join(FAMILIES)}")
+    for at, each in enumerate(named):
         if each not in FAMILY_NAMES:
             found.add(f"families[{at}]", f"{each} is no family; there are {', '.join(FAMILIES)}")
-    hyper_parameters = json_format.MessageToDict(spec.hyperparameters)
+    try:
+        hyper_parameters = json_format.MessageToDict(spec.hyperparameters)
+    except ValueError:
+        found.add("hyperparameters", "holds NaN or an infinity; give numbers")
+        hyper_parameters = {}
     for name, each in sorted(hyper_parameters.items()):
         if not isinstance(each, dict):
             found.add(f"hyperparameters.{name}", "give a mapping of settings")
             del hyper_parameters[name]
-    families = [FAMILY_NAMES[each] for each in spec.families if each in FAMILY_NAMES]
+    families = [FAMILY_NAMES[each] for each in named if each in FAMILY_NAMES]
     try:
         made = TrainingPlan(
             families=tuple(families) or tuple(FAMILIES),

@@ -70,7 +70,8 @@ class OptimizeServicer(rpc.OptimizeServiceServicer):
         """Lists what a study tried."""
         offset, limit = _page(request)
         source = await self._result(request.study_id, "OPTIMIZE", "study_id")
-        path = self._artifacts.existing(source.result["trials"]["uri"])
+        written = source.result["trials"]
+        path = await asyncio.to_thread(self._artifacts.verified, written["uri"], written["sha256"])
         rows, more = await asyncio.to_thread(read_trials, path, offset=offset, limit=limit)
         return pb.ListTrialsResponse(
             trials=[messages.trial_message(each) for each in rows],

@@ -8,15 +8,18 @@ changes.py         what commands are made of
 verdicts.py        what an append is told
 ledger.py          the one queue of commands: group commit, conflicts, lost connections
 journal.py         the ledger's own connection: one statement a batch
+statement.py       that statement, run by libpq's own calls
 row_texts.py       its rows as the text that the statement takes
 store.py           reads: kits, jobs, rows, requests (queries in sql/)
 reading.py         kits and jobs out of the tables, on any connection
+listing.py         pages of kits, jobs and rows
 list_texts.py      the texts that list them, each for what is asked
 kit_cache.py       the kits read lately, in memory, in step with the log
 trees.py           one of them, its jobs and tasks in wire form
 cached_reads.py    GetKit and GetJob from there
 watch_store.py     what is read for watches and leases
 hub.py             the newest rows, in memory, for whoever watches
+turns.py           whose turn it is to be told of new rows
 tail.py            brings the hub what other replicas wrote
 watch.py           WatchStates
 watch_rows.py      which rows a watch is sent, and which are folded into later ones

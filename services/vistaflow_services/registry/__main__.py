@@ -108,7 +108,9 @@ class Registry:
             epoch=str(head.epoch),
             on_replaced=self._replaced,
         )
-        settings = core.ServerSettings(max_receive_bytes=MAX_RECEIVE_BYTES)
+        settings = core.ServerSettings(
+            max_receive_bytes=MAX_RECEIVE_BYTES, max_concurrent_calls=config.max_calls
+        )
         self.upkeep = Upkeep(
             pool=pool,
             config=config,

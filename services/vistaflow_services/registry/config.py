@@ -28,6 +28,9 @@ class Config:
     pool_size: int = 10
     """Most connections held open to the database for reads."""
 
+    max_calls: int = 2_000
+    """Calls served at once, each open watch, stream and worker among them; more are refused."""
+
     lease_seconds: float = 15.0
     """How long a worker's lease lasts without a heartbeat."""
 
@@ -70,7 +73,7 @@ class Config:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", self.schema):
             raise ValueError(f"schema {self.schema!r} is no plain lower-case name")
-        for name in ("pool_size", "lease_seconds", "partition_size", "request_days"):
+        for name in ("pool_size", "max_calls", "lease_seconds", "partition_size", "request_days"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0")
         if self.retention_interval_seconds <= 0:

@@ -22,6 +22,9 @@ EVENTS: dict[str, tuple[LiteralString, ...]] = {
     ),
 }  # fmt: skip
 
+# The second if both looked before either had made it.
+_TAKEN = (psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation)
+
 
 def guard(conninfo: str, schema: str) -> bool:
     """Makes the event trigger of a schema, unless it is there; returns whether it is now."""
@@ -44,6 +47,6 @@ def guard(conninfo: str, schema: str) -> bool:
                 sql.Identifier(event),
                 sql.SQL(", ").join(sql.Literal(each) for each in tags),
             )
-            with contextlib.suppress(psycopg.errors.DuplicateObject):  # another replica was first
+            with contextlib.suppress(*_TAKEN):  # another replica was first
                 connection.execute(statement)
         return True

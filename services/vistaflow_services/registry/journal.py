@@ -9,20 +9,18 @@ import time
 import uuid
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, LiteralString
 
 import psycopg
-from psycopg.raw_cursor import AsyncRawCursor
-from psycopg.types.numeric import Int8
 
 from vistaflow_services.core.failpoints import reached
-from vistaflow_services.core.sql import numbered
 from vistaflow_services.registry.changes import Changes, Seqs
 from vistaflow_services.registry.commands import Request
 from vistaflow_services.registry.domain import PENDING, Head, Job, Kit, StateRow
 from vistaflow_services.registry.reading import QUERIES, Connection, fetch, read_head, read_kits
 from vistaflow_services.registry.row_texts import rows_text
+from vistaflow_services.registry.statement import Prepared
 from vistaflow_services.registry.watch_store import to_row
 
 logger = logging.getLogger(__name__)
@@ -35,6 +33,9 @@ def _statement(*parts: str) -> LiteralString:
 TASKS = _statement("rows", "touched", "end")
 LEAN = _statement("rows", "touched", "jobs", "end")
 FULL = _statement("rows", "kits", "jobs", "rest", "end")
+
+# What PostgreSQL counts time from, in microseconds.
+_YEAR_2000 = datetime(2000, 1, 1, tzinfo=UTC)
 
 SETTINGS = {
     "statement_timeout": "5s",
@@ -98,6 +99,7 @@ class Journal:
         self._partition_size = partition_size
         self._replica = uuid.uuid4()
         self._connection: Connection | None = None
+        self._prepared: Prepared | None = None
         self._end = 0
         self._room_at = 0.0
 
@@ -128,7 +130,7 @@ class Journal:
         except BaseException:
             await connection.close()
             raise
-        self._connection = connection
+        self._connection, self._prepared = connection, Prepared(connection)
         await self.make_room(head.last_id)
         return Outcome(head=head, commit_id=commit_id, committed_at=committed_at)
 
@@ -177,7 +179,8 @@ class Journal:
     async def unlock(self) -> None:
         """Ends a transaction begun by `lock` without a commit, if there is one."""
         if not self._idle:
-            await self._open().execute("ROLLBACK")
+            assert self._prepared is not None
+            await self._prepared.roll_back()
 
     async def rows_after(self, revision: int, limit: int = 5000) -> list[StateRow]:
         """The next rows of the log."""
@@ -231,11 +234,11 @@ class Journal:
         connection = self._open()
         moved_jobs = draft.jobs_moved()
         parameters: dict[str, Any] = {
-            "expected_id": Int8(draft.head.last_id),
+            "expected_id": draft.head.last_id,
             "expected_commit": draft.head.commit_id,
             "commit_id": commit_id,
             "replica": self._replica,
-            "last_id": Int8(draft.last_id),
+            "last_id": draft.last_id,
             "last_kit_id": draft.last_kit_id,
             "rows": rows_text(draft),
         }
@@ -246,15 +249,18 @@ class Journal:
             )
         if not lean:
             parameters |= _rest(draft, answers)
-        text, names = numbered((LEAN if moved_jobs else TASKS) if lean else FULL)
-        # Its text goes to the server once, and is not looked through for parameters again.
-        cursor: AsyncRawCursor[Any] = AsyncRawCursor(connection)
-        await cursor.execute(text, [parameters[name] for name in names], prepare=True)
-        row = await cursor.fetchone()
+        statement = (LEAN if moved_jobs else TASKS) if lean else FULL
+        assert self._prepared is not None
+        told = await self._prepared.run(statement, parameters)
         if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
             reached("append.before_transaction_end")
-            await connection.execute("COMMIT" if row is not None else "ROLLBACK")
-        return None if row is None else row[0]
+            if told is None:
+                await self._prepared.roll_back()
+            else:
+                await connection.execute("COMMIT")
+        if told is None:
+            return None
+        return _YEAR_2000 + timedelta(microseconds=int.from_bytes(told, signed=True))
 
     def _open(self) -> Connection:
         if self._connection is None:

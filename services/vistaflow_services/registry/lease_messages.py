@@ -81,11 +81,11 @@ def signs_from_proto(heartbeat: pb.Heartbeat) -> list[Sign]:
         job_id = _job_id(each.job_id, f"heartbeat.attempts[{place}].job_id", violations)
         said = each.progress
         progress = Progress(
-            phase=said.phase[:MAX_PROGRESS_WORD],
+            phase=_tamed(said.phase, MAX_PROGRESS_WORD),
             completed=max(0, said.completed),
             total=max(0, said.total),
-            unit=said.unit[:MAX_PROGRESS_WORD],
-            message=said.message[:MAX_PROGRESS_MESSAGE],
+            unit=_tamed(said.unit, MAX_PROGRESS_WORD),
+            message=_tamed(said.message, MAX_PROGRESS_MESSAGE),
         )
         signs[job_id, each.attempt] = Sign(
             job_id=job_id,
@@ -105,7 +105,7 @@ def release_from_proto(release: pb.Release) -> tuple[uuid.UUID, int, str]:
     violations = Violations()
     job_id = _job_id(release.job_id, "release.job_id", violations)
     violations.check()
-    return job_id, release.attempt, release.reason[:MAX_REASON]
+    return job_id, release.attempt, _tamed(release.reason, MAX_REASON)
 
 
 def grant_to_proto(granted: Granted, lease_seconds: float) -> pb.Grant:
@@ -127,6 +127,15 @@ def grant_to_proto(granted: Granted, lease_seconds: float) -> pb.Grant:
 def progress_metadata(progress: Progress) -> str:
     """Progress as the metadata of a row of the log."""
     return json.dumps({"progress": progress_to_json(progress)})
+
+
+def _tamed(text: str, limit: int) -> str:
+    """What a worker says for people, cut to a limit and without control characters.
+
+    A worker is not sent away for a word: that would cost its attempts.
+    """
+    text = text[:limit]
+    return "".join(each if each.isprintable() or each == "\n" else "\ufffd" for each in text)
 
 
 def _job_id(text: str, field: str, violations: Violations) -> uuid.UUID:

@@ -293,15 +293,17 @@ class Ledger:
 
     async def _woken(self) -> bool:
         """Waits for commands; connects again meanwhile, if need be."""
-        if not self._wake.is_set():
-            try:
-                async with asyncio.timeout(1.0):
-                    await self._wake.wait()
-            except TimeoutError:
-                if not self._journal.connected:
-                    await self._reconnect()
-                return False
-        return True
+        if self._wake.is_set():
+            return True
+        if self._journal.connected:
+            # Whether it still is shows with the next commit.
+            return await self._wake.wait()
+        try:
+            async with asyncio.timeout(1.0):
+                return await self._wake.wait()
+        except TimeoutError:
+            await self._reconnect()
+            return False
 
     def _take(self) -> list[_Waiting]:
         """The commands of the next batch; callers that have gone are left out."""

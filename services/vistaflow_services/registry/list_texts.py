@@ -1,4 +1,4 @@
-"""The texts that list kits and jobs, each for what is asked: no one plan does for all of them.
+"""The texts that list kits, jobs and rows, each for what is asked: no one plan does for all.
 
 A page is to take as long in a log of a million kits as in one of a thousand. So every filter has
 an index that gives what it wants in the order of the page, or gives all of the few there are; and
@@ -58,3 +58,17 @@ def jobs(*, by_kind: bool, by_project: bool) -> LiteralString:
         one = one.replace("ORDER BY first", "ORDER BY status, first")
         some = QUERIES["jobs_wanted_by_kind"].replace("some_jobs", one)
     return QUERIES["list_jobs"].replace("some_jobs", some)
+
+
+def states(*, kept: bool, by_kit: bool, walked: bool) -> LiteralString:
+    """The text that lists rows of the log.
+
+    Args:
+        kept: Whether of what is kept of dropped partitions.
+        by_kit: Whether certain kits are asked for; of few rows, so all are found and sorted.
+        walked: Whether they have many, so that the log is walked in its own order.
+    """
+    text = QUERIES["list_kept_states" if kept else "list_states"]
+    if walked:
+        return text.replace("kit_id = ANY", "kit_id + 0 = ANY")
+    return text.replace("ORDER BY id LIMIT", "ORDER BY id + 0 LIMIT") if by_kit else text

@@ -52,6 +52,8 @@ def quick_item(state: common.State) -> c.Item | None:
         return None
     metadata = ""
     if state.HasField("metadata") and state.metadata.fields:
+        if state.metadata.ByteSize() > MAX_METADATA_BYTES:
+            return None
         try:
             metadata = struct_text(state.metadata)
         except ValueError:

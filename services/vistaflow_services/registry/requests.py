@@ -21,6 +21,7 @@ from vistaflow_services.registry.domain import (
     MAX_ACTOR,
     MAX_JOB_NAME,
     MAX_JOB_SPEC_BYTES,
+    MAX_JOBS_A_KIT,
     MAX_JOBS_A_REQUEST,
     MAX_KIT_NAME,
     MAX_KIT_SPEC_BYTES,
@@ -34,9 +35,13 @@ from vistaflow_services.registry.domain import (
 )
 from vistaflow_services.registry.quick import quick_item
 
+MAX_TOLD_BYTES = 8 * MAX_KIT_SPEC_BYTES
+"""Largest Struct, in its binary form, that is looked into for `request_info.data`."""
+
 LONG_BYTES = 4 * 1024
 """Longest bytes field kept as it is in `request_info.data`."""
 
+MAX_TYPE_URL = 500
 MAX_ATTEMPTS = 100
 MAX_PRIORITY = 100
 MAX_TIMEOUT_SECONDS = 366 * 86400.0
@@ -273,6 +278,8 @@ def _one(field: Any, value: Any) -> Any:
     if field.message_type.full_name.startswith("google.protobuf.") and (
         field.message_type.name != "Any"
     ):
+        if value.ByteSize() > MAX_TOLD_BYTES:
+            return {"bytes": value.ByteSize()}
         try:
             return json_format.MessageToDict(value)
         except (ValueError, json_format.Error):
@@ -300,17 +307,21 @@ def _new_job(job: pb.NewJob, field: str, found: Violations) -> c.NewJob:
     external = not job.HasField("spec")
     if not external and not job.spec.type_url:
         found.add(f"{field}.spec.type_url", "names no message type; pack the stage's spec with it")
-    if len(job.spec.type_url) > 500:
-        found.add(f"{field}.spec.type_url", "is longer than 500 characters")
-    for place, need in enumerate(job.depends_on):
-        if need in job.depends_on[:place]:
+    translate.label_from_proto(job.spec.type_url, f"{field}.spec.type_url", MAX_TYPE_URL, found)
+    needs = tuple(job.depends_on[:MAX_JOBS_A_KIT])
+    if len(job.depends_on) > len(needs):
+        found.add(f"{field}.depends_on", f"has {len(job.depends_on):,} names; a kit has fewer jobs")
+    named: set[str] = set()
+    for place, need in enumerate(needs):
+        if need in named:
             found.add(f"{field}.depends_on[{place}]", f"{need!r} is named twice")
+        named.add(need)
     return c.NewJob(
         job_id=uuid.uuid4(),
         name=name,
         job_type=job_type,
         current_order=job.current_order,
-        depends_on=tuple(job.depends_on),
+        depends_on=needs,
         spec_type=job.spec.type_url,
         spec=job.spec.value,
         external=external,

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.core.errors import ExhaustedError, Violations
 from vistaflow_services.registry.hub import Hub
+from vistaflow_services.registry.translate import label_from_proto
 from vistaflow_services.registry.watch_store import WatchStore
 
 SILENCE_SECONDS = 15.0
@@ -67,10 +68,10 @@ class ServiceDirectory:
         violations = Violations()
         if not _NAME.fullmatch(service.name):
             violations.add("service.name", f"must match {_NAME.pattern}")
-        if not service.address or len(service.address) > _MAX_ADDRESS:
+        if not service.address:
             violations.add("service.address", f"give 1 to {_MAX_ADDRESS} characters")
-        if len(service.version) > _MAX_VERSION:
-            violations.add("service.version", f"give at most {_MAX_VERSION} characters")
+        label_from_proto(service.address, "service.address", _MAX_ADDRESS, violations)
+        label_from_proto(service.version, "service.version", _MAX_VERSION, violations)
         if service.status not in (SERVING, NOT_SERVING):
             violations.add("service.status", f"give {SERVING} or {NOT_SERVING}")
         violations.check()

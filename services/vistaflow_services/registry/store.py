@@ -6,67 +6,45 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
-from vistaflow_services.registry import list_texts, past
+from vistaflow_services.registry import listing, past
 from vistaflow_services.registry.domain import (
     NO_COUNTS,
-    STATUS_PLACE,
     Counts,
     Head,
     Job,
     JobFilter,
-    JobType,
     Kit,
     StateFilter,
     StateRow,
-    Status,
 )
 from vistaflow_services.registry.history import Moment
+from vistaflow_services.registry.listing import Page
 from vistaflow_services.registry.past import read_moment, read_revision_at
 from vistaflow_services.registry.reading import (
     Connection,
     fetch,
-    fetch_planned,
     read_head,
     read_job,
     read_kit,
-    to_job,
 )
 from vistaflow_services.registry.refusals import CONFLICTS, is_lost, told
 from vistaflow_services.registry.token_store import TokenStore
 from vistaflow_services.registry.watch_store import (
-    SCAN_ROWS,
     Row,
-    filter_parameters,
-    to_counts,
-    to_kit,
-    to_row,
 )
 
 Pool = AsyncConnectionPool[psycopg.AsyncConnection[Row]]
 
 SETTINGS = (
     "-c statement_timeout=5s -c lock_timeout=2s -c idle_in_transaction_session_timeout=60s "
-    "-c jit=off"
+    "-c jit=off -c max_parallel_workers_per_gather=0"
 )
-TOO_FAR = 2**62
-PAGE_BYTES = 2 * 1024 * 1024
-"""About how much a page of kits or jobs holds, whatever number was asked for: gRPC clients refuse
-messages of more than 4 MiB unless they are told otherwise."""
-
-METADATA_BYTES = 1024 * 1024
-"""The same for the metadata of rows, which take more room as a Struct than as JSON."""
-
-CLOCK_STEP = timedelta(minutes=10)
-"""How far the database's clock may have been set back; rows' times are taken to rise otherwise."""
-
 DRAIN_SECONDS = 1.0
 """Connections found dead within this time of one another are one incident."""
 
@@ -74,17 +52,6 @@ MAX_WAITING = 1000
 """Readers that may wait for a connection; more are turned away at once."""
 
 Answer = TypeVar("Answer")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Page:
-    """Some entries of a list."""
-
-    entries: list[Any]
-    next_key: int | None
-    """Where the next page starts; None on the last."""
-    revision: int
-    """Revision of the log up to which the page is complete."""
 
 
 def make_pool(
@@ -187,7 +154,7 @@ class Store:
 
         async def read(connection: Connection) -> list[tuple[Job, Counts]]:
             jobs = await past.jobs_in_short(connection, job_ids)
-            counts = await _task_counts(connection, jobs)
+            counts = await listing.task_counts(connection, jobs)
             return [(job, counts.get(job.job_id, NO_COUNTS)) for job in jobs]
 
         return await self._read(read)
@@ -225,38 +192,17 @@ class Store:
         created_before: datetime | None = None,
     ) -> Page:
         """Kits without their jobs, newest first, with ids below `before`."""
-        wanted: dict[str, Any] = {
-            "before": before or 2**31 - 1,
-            "after": 0,
-            "limit": limit + 1,
-            "bytes": PAGE_BYTES,
-            "project": project,
-            "statuses": list(statuses) or None,
-            "labels": Jsonb(labels) if labels else None,
-            "contains": name_contains,
-            "created_after": created_after,
-            "created_before": created_before,
-        }
-        text = list_texts.kits(
-            by_status=bool(wanted["statuses"]), by_search=bool(labels or name_contains)
+        wanted = listing.KitsWanted(
+            before=before,
+            limit=limit,
+            project=project,
+            statuses=tuple(statuses),
+            labels=labels or {},
+            name_contains=name_contains,
+            created_after=created_after,
+            created_before=created_before,
         )
-
-        async def read(connection: Connection) -> Page:
-            head = await read_head(connection)
-            if created_after or created_before:
-                times = {
-                    "surely_after": created_after and created_after - CLOCK_STEP,
-                    "surely_before": created_before and created_before + CLOCK_STEP,
-                }
-                ((first, last),) = await fetch(connection, "kits_around", times)
-                wanted.update(after=first, before=min(wanted["before"], last))
-            wanted["recent"] = min(wanted["before"], head.last_kit_id) - list_texts.RECENT_KITS
-            rows, more = _cut(await fetch_planned(connection, text, wanted), limit)
-            kits = [to_kit(row) for row in rows]
-            next_key = kits[-1].kit_id if more else None
-            return Page(entries=kits, next_key=next_key, revision=head.last_id)
-
-        return await self._read(read)
+        return await self._read(lambda connection: listing.kits(connection, wanted))
 
     async def list_jobs(
         self,
@@ -270,33 +216,16 @@ class Store:
         project: str = "",
     ) -> Page:
         """Jobs, newest first, each with its tasks' counts in place of its tasks."""
-        wanted: dict[str, Any] = {
-            "before": before or TOO_FAR,
-            "limit": limit + 1,
-            "bytes": PAGE_BYTES,
-            "kit_ids": list(kit_ids) or None,
-            "project": project,
-            "job_types": list(job_types) or None,
-            "statuses": list(statuses) or None,
-            "labels": Jsonb(labels) if labels else None,
-        }
-        # Kits and labels narrow more than types and statuses do.
-        by_kind = bool(wanted["job_types"] or wanted["statuses"]) and not (kit_ids or labels)
-        if by_kind:
-            wanted["each_type"] = wanted["job_types"] or list(JobType)
-            wanted["each_status"] = wanted["statuses"] or list(Status)
-        text = list_texts.jobs(by_kind=by_kind, by_project=bool(project))
-
-        async def read(connection: Connection) -> Page:
-            head = await read_head(connection)
-            rows, more = _cut(await fetch_planned(connection, text, wanted), limit)
-            jobs = [to_job(row) for row in rows]
-            next_key = jobs[-1].first_revision if more else None
-            counts = await _task_counts(connection, jobs)
-            entries = [(job, counts.get(job.job_id)) for job in jobs]
-            return Page(entries=entries, next_key=next_key, revision=head.last_id)
-
-        return await self._read(read)
+        wanted = listing.JobsWanted(
+            before=before,
+            limit=limit,
+            kit_ids=tuple(kit_ids),
+            job_types=tuple(job_types),
+            statuses=tuple(statuses),
+            labels=labels or {},
+            project=project,
+        )
+        return await self._read(lambda connection: listing.jobs(connection, wanted))
 
     async def project_of_kit(self, kit_id: int) -> str | None:
         """The project of a kit; None if there is no such kit."""
@@ -315,36 +244,11 @@ class Store:
         last: one statement reads only so much of the log. Of what retention dropped, the rows
         that were kept come first.
         """
-
-        async def read(connection: Connection) -> Page:
-            head = await read_head(connection)
-            end = head.last_id if until is None else min(until, head.last_id)
-            start = after
-            if wanted.recorded_after is not None:
-                start = max(after, await _revision_near(connection, wanted.recorded_after, -1))
-            if wanted.recorded_before is not None:
-                end = min(end, await _revision_near(connection, wanted.recorded_before, 1))
-            selective = wanted.kit_ids or wanted.job_ids
-            through = end if selective else min(end, start + SCAN_ROWS)
-            asked = filter_parameters(wanted) | {
-                "after": start,
-                "until": through,
-                "limit": limit + 1,
-                "bytes": METADATA_BYTES,
-            }
-            query = "list_states"
-            if after + 1 < head.oldest_id <= end:
-                query, through = "list_kept_states", head.oldest_id - 1
-                asked["until"] = through
-            found, more = _cut(await fetch(connection, query, asked), limit)
-            rows = [to_row(row) for row in found]
-            if more:
-                next_key: int | None = rows[-1].revision
-            else:
-                next_key = through if through < end else None
-            return Page(entries=rows, next_key=next_key, revision=head.last_id)
-
-        return await self._read(read)
+        return await self._read(
+            lambda connection: listing.states(
+                connection, wanted, after=after, limit=limit, until=until
+            )
+        )
 
     async def rows_after(
         self,
@@ -408,33 +312,7 @@ class Store:
                     await connection.set_isolation_level(None)
 
 
-def _cut(rows: list[Row], limit: int) -> tuple[list[Row], bool]:
-    """At most `limit` rows, and whether there are more; each row ends with how many were found."""
-    kept = rows[:limit]
-    return kept, bool(rows) and rows[0][-1] > len(kept)
-
-
-async def _revision_near(connection: Connection, time: datetime, side: int) -> int:
-    """A revision surely before (-1) or after (1) the rows of a time, however clocks were set."""
-    around = {"time": time + side * CLOCK_STEP}
-    ((revision, _),) = await fetch(connection, "revision_at", around)
-    return int(revision)
-
-
 async def _only(connection: Connection, query: str, parameters: dict[str, Any]) -> str | None:
     """The one value that a query finds, if it finds any."""
     rows = await fetch(connection, query, parameters)
     return rows[0][0] if rows else None
-
-
-async def _task_counts(connection: Connection, jobs: Sequence[Job]) -> dict[uuid.UUID, Counts]:
-    if not jobs:
-        return {}
-    wanted = {
-        "kit_ids": list({job.kit_id for job in jobs}),
-        "job_ids": [job.job_id for job in jobs],
-    }
-    counts: dict[uuid.UUID, list[int]] = {}
-    for job_id, status, number in await fetch(connection, "task_counts", wanted):
-        counts.setdefault(job_id, [0] * len(STATUS_PLACE))[STATUS_PLACE[status]] = number
-    return {job_id: to_counts(each) for job_id, each in counts.items()}

@@ -33,7 +33,7 @@ MAX_WINDOW = 4_000
 MIN_WINDOW = 200
 FIRST_WINDOW = 400
 """Before it is known how long acknowledgements take: many streams may begin at once."""
-TARGET_SECONDS = 0.04
+TARGET_SECONDS = 0.03
 """How long an acknowledgement may take before the window shrinks."""
 GROWTH = 50
 """Rows that the window grows by with each acknowledgement that comes soon."""

@@ -3,6 +3,7 @@
 Revisions are dense and given under the head row's lock, so what is new is simply what
 comes after the hub's head. A notification is only a hint that there is something: the
 tail looks once a second anyway, which also shows it a connection that has died silently.
+While no other replica follows the log it does not listen: it would only hear its own commits.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ POLL_SECONDS = 1.0
 PATIENCE_SECONDS = 5.0
 # A commit of this process is published a moment after its notification arrives.
 OWN_COMMIT_SECONDS = 0.005
+_NAME = "vistaflow registry tail"
 _KEEPALIVE: Mapping[str, Any] = {
     "connect_timeout": 5,
     "keepalives_idle": 5,
@@ -74,6 +76,7 @@ class Tail:
         self._patience = patience_seconds
         self._epoch = epoch
         self._on_replaced = on_replaced
+        self._listening = False
         self._polled = float("-inf")
         self._caught_up = float("-inf")
         self.reconnect_count = 0
@@ -114,13 +117,13 @@ class Tail:
         connection = await psycopg.AsyncConnection.connect(
             self._conninfo,
             autocommit=True,
-            application_name="vistaflow registry tail",
+            application_name=_NAME,
             **_KEEPALIVE,
         )
         try:
             schema = sql.Identifier(self._schema)
             await connection.execute(sql.SQL("SET search_path TO {}").format(schema))
-            await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
+            await self._listen(connection, listening=True)
         except BaseException:
             await connection.close()
             raise
@@ -139,7 +142,26 @@ class Tail:
             self._hub.missing.clear()
             async with asyncio.timeout(self._patience):
                 await self._catch_up(connection)
+                if due:
+                    await self._look_around(connection)
             self._polled = clock()
+
+    async def _look_around(self, connection: psycopg.AsyncConnection[Row]) -> None:
+        """Listens from when others follow the log until they are gone.
+
+        Whoever comes looks around at once; whoever was there does so within a second, and until
+        then polls.
+        """
+        cursor = await connection.execute(self._queries["count_connections"], {"name": _NAME})
+        row = await cursor.fetchone()
+        assert row is not None
+        if self._listening != (row[0] > 1):
+            await self._listen(connection, listening=not self._listening)
+
+    async def _listen(self, connection: psycopg.AsyncConnection[Row], *, listening: bool) -> None:
+        command = sql.SQL("LISTEN {}" if listening else "UNLISTEN {}")
+        await connection.execute(command.format(sql.Identifier(CHANNEL)))
+        self._listening = listening
 
     async def _heard(self, connection: psycopg.AsyncConnection[Row], seconds: float) -> int:
         """The revision told by the next notification; 0 if none comes in time."""

@@ -3,23 +3,32 @@
 `Tenancy.admit` looks at every request before it is served. A kit or job of another project is
 not found, as if its number were wrong; a list or a filter is narrowed to the project; what is
 made is made there. Rows that are appended name their jobs one by one: the draft looks at those,
-see `commands.Item.within`.
+see `commands.Item.within`. A job may refer to others by their ids, which its worker, who sees every
+project, looks up: so what a job refers to is looked at when it is made.
 """
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
+from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.core import callers
 from vistaflow_services.core.callers import Caller
-from vistaflow_services.core.errors import NotFoundError, PermissionDeniedError
+from vistaflow_services.core.errors import InvalidError, NotFoundError, PermissionDeniedError
 from vistaflow_services.registry.store import Store
 
 KEPT = 100_000
 """Kits and jobs whose project is remembered; it never changes."""
+
+MOST_REFERENCES = 100
+"""Jobs that those made by one call may refer to by their ids."""
+
+_JOB_ID = re.compile(rb"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 Id = TypeVar("Id", int, uuid.UUID)
 
@@ -52,6 +61,8 @@ class Tenancy:
             await self._check_job(caller, request.job_id)
         if isinstance(request, pb.CreateKitRequest | pb.CreateJobRequest):
             _place(caller, request)
+            jobs = request.jobs if isinstance(request, pb.CreateKitRequest) else [request.job]
+            await self._check_references(caller, jobs)
         elif "project" in fields:
             _narrow(caller, request)
         # An empty filter of jobs is refused, and must not become one of a whole project.
@@ -59,6 +70,21 @@ class Tenancy:
             isinstance(request.filter, pb.StateFilter) or request.filter.ByteSize()
         ):
             _narrow(caller, request.filter)
+
+    async def _check_references(self, caller: Caller, jobs: Iterable[pb.NewJob]) -> None:
+        """Raises `NotFoundError` if a job's spec names one that is not there for the caller."""
+        # Strings of a message lie in its bytes as they are. Decks are files, and refer to nothing.
+        named = {
+            uuid.UUID(match.decode())
+            for job in jobs
+            if job.job_type != common_pb2.JOB_TYPE_DECK_COLLECTION
+            for match in _JOB_ID.findall(job.spec.value)
+        }
+        if len(named) > MOST_REFERENCES:
+            raise InvalidError(f"the jobs refer to {len(named)} others; {MOST_REFERENCES} at most")
+        for job_id in sorted(named):
+            if await self._project_of(job_id) != caller.project:
+                raise NotFoundError(f"there is no job {job_id}")
 
     async def _check_kit(self, caller: Caller, kit_id: int) -> None:
         project = self._kits.get(kit_id)
@@ -73,12 +99,17 @@ class Tenancy:
             job_id = uuid.UUID(text)
         except ValueError:
             return  # Malformed, and told so where it is served.
+        project = await self._project_of(job_id)
+        if project is not None and project != caller.project:
+            raise NotFoundError(f"there is no job {job_id}")
+
+    async def _project_of(self, job_id: uuid.UUID) -> str | None:
+        """The project of a job; None if there is no such job."""
         project = self._jobs.get(job_id)
         if project is None:
             project = await self._store.project_of_job(job_id)
             _remember(self._jobs, job_id, project)
-        if project is not None and project != caller.project:
-            raise NotFoundError(f"there is no job {job_id}")
+        return project
 
 
 def narrow_watch(request: pb.WatchStatesRequest) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -42,6 +43,9 @@ STATUSES: dict[str, common.Status.ValueType] = {
 _JOB_TYPE_WORDS: dict[int, str] = {number: word for word, number in JOB_TYPES.items()}
 _VERDICTS = {word.removeprefix("VERDICT_"): value for word, value in pb.Verdict.items()}
 _STATUS_WORDS: dict[int, str] = {number: word for word, number in STATUSES.items()}
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]").search
+_CONTROL_BUT_BLANKS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]").search
 
 # A Struct's binary form is at most about this many times its JSON: `0,` takes 11 bytes.
 _STRUCT_BYTES_A_JSON_BYTE = 8
@@ -255,7 +259,7 @@ def text_from_proto(text: str, field: str, limit: int, violations: Violations) -
     """A line of text for people: no control characters but tabs and line ends."""
     if len(text) > limit:
         violations.add(field, f"is {len(text):,} characters long; at most {limit:,} are kept")
-    if any(_is_control(each) and each not in "\t\n\r" for each in text):
+    if _CONTROL_BUT_BLANKS(text, 0, limit):
         violations.add(field, "must not hold control characters")
     return text
 
@@ -264,7 +268,7 @@ def label_from_proto(text: str, field: str, limit: int, violations: Violations) 
     """A name or the like: within a limit and without any control character."""
     if len(text) > limit:
         violations.add(field, f"is {len(text):,} characters long; at most {limit:,} are allowed")
-    if any(map(_is_control, text)):
+    if _CONTROL(text, 0, limit):
         violations.add(field, "must not hold control characters")
     return text
 
@@ -275,6 +279,7 @@ def labels_from_proto(
     """Key and value pairs."""
     if len(labels) > MAX_LABELS:
         violations.add(field, f"has {len(labels)} pairs; at most {MAX_LABELS} are allowed")
+        return {}
     for key, value in labels.items():
         if not key:
             violations.add(field, "has an empty key")
@@ -365,7 +370,7 @@ def job_types_from_proto(
     """Job types' words."""
     return frozenset(
         job_type_from_proto(value, f"{field}[{place}]", violations)
-        for place, value in enumerate(values)
+        for place, value in enumerate(_few(values, field, violations))
     )
 
 
@@ -375,7 +380,7 @@ def statuses_from_proto(
     """Status words."""
     return frozenset(
         status_from_proto(value, f"{field}[{place}]", violations)
-        for place, value in enumerate(values)
+        for place, value in enumerate(_few(values, field, violations))
     )
 
 
@@ -385,10 +390,6 @@ def _few(values: Iterable[Any], field: str, violations: Violations) -> list[Any]
         violations.add(field, f"has {len(found):,} entries; at most {MAX_FILTER_IDS:,} are allowed")
         return found[:MAX_FILTER_IDS]
     return found
-
-
-def _is_control(char: str) -> bool:
-    return char < " " or "\x7f" <= char <= "\x9f"
 
 
 def _has_nul(value: Any) -> bool:

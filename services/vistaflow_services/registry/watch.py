@@ -178,6 +178,9 @@ class WatchService:
         if self._hub.oldest - 1 <= after <= self._hub.head:
             return
         ends = await self._store.ends()
+        if ends.epoch != self._epoch:
+            self.replaced()
+            return
         if after > ends.head:
             raise ExpiredError(
                 f"revision {after} is beyond the head of the log, {ends.head}",
@@ -295,6 +298,8 @@ class WatchService:
                     watch.read, at, self._hub.head, watch.page_rows, large=watch.large
                 )
             except ExpiredError:
+                # Of another log, perhaps, whose rows are not those that were looked for.
+                self._check_epoch((await self._store.ends()).epoch)
                 raise _Over(pb.END_REASON_EXPIRED) from None
         self._check_epoch(page.epoch)
         watch.large = page.large

@@ -21,6 +21,7 @@ from vistaflow_services.core.errors import (
     Violations,
 )
 from vistaflow_services.registry import wire
+from vistaflow_services.registry.translate import label_from_proto
 from vistaflow_services.registry.watch import Event, WatchService, end
 
 logger = logging.getLogger(__name__)
@@ -98,8 +99,9 @@ class WatchMany:
     async def _open(self, request: pb.OpenWatch) -> None:
         name = request.name
         found = Violations()
-        if not 1 <= len(name) <= MAX_NAME:
-            found.add("open.name", f"has {len(name)} characters; give 1 to {MAX_NAME}")
+        if not name:
+            found.add("open.name", f"is required: 1 to {MAX_NAME} characters")
+        label_from_proto(name, "open.name", MAX_NAME, found)
         if name in self._watches:
             found.add("open.name", f"{name!r} is the name of a watch that is open; choose another")
         found.check()

@@ -50,10 +50,11 @@ class Preparation:
         if not self.outlier_distance > 0:
             found.add("outlier_distance", f"{self.outlier_distance} is not above 0")
         for name in ("responses", "log_responses"):
-            values = getattr(self, name)
-            for at, each in enumerate(values):
-                if each in values[:at]:
+            named: set[str] = set()
+            for at, each in enumerate(getattr(self, name)):
+                if each in named:
                     found.add(f"{name}[{at}]", f"`{each}` is named twice")
+                named.add(each)
         found.check()
 
 

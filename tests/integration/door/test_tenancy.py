@@ -201,3 +201,17 @@ async def test_changes_of_many_jobs_and_differences_end_at_the_project(keys: Key
     assert (await refused(mine.PauseKit(paused)))[0] is NOT_FOUND
     held = (await theirs.GetKit(pb.GetKitRequest(kit_id=kits[1].kit_id))).kit
     assert (held.jobs[0].status, held.paused) == (common.STATUS_QUEUED, False)
+
+
+async def test_another_projects_append_is_not_told_again_though_it_is_repeated_to_the_letter(
+    keys: Keys,
+) -> None:
+    mine, theirs = await keys.stub("EDITOR", "mine"), await keys.stub("EDITOR", "theirs")
+    kit = await new_kit(theirs)
+    row = common.State(job_id=kit.jobs[0].job_id, status=common.STATUS_RUNNING)
+    request = pb.AppendStatesRequest(request_id=str(uuid.uuid4()), states=[row])
+    assert (await theirs.AppendStates(request)).results[0].verdict == pb.VERDICT_ACCEPTED
+
+    assert (await theirs.AppendStates(request)).replayed
+    code, _ = await refused(mine.AppendStates(request))
+    assert code is grpc.StatusCode.ALREADY_EXISTS

@@ -52,7 +52,7 @@ class RegistryProcess:
                 stderr=errors,
             )
         process = self.process
-        await until(lambda: address_file.exists() or process.returncode is not None, seconds=30)
+        await until(lambda: address_file.exists() or process.returncode is not None, seconds=120)
         assert process.returncode is None, (self.home / "registry.err").read_text()[-2000:]
         self.address = address_file.read_text()
         return self

@@ -53,14 +53,19 @@ class Rig:
 
     @classmethod
     async def start(
-        cls, dsn: str, *, ring_rows: int = RING_ROWS, lease_seconds: float = 10.0
+        cls,
+        dsn: str,
+        *,
+        ring_rows: int = RING_ROWS,
+        lease_seconds: float = 10.0,
+        partition_size: int = 50_000_000,
     ) -> Rig:
         """Starts a replica."""
         queries = load_queries(PACKAGE)
         pool = make_pool(dsn, schema=SCHEMA)
         await pool.open()
         hub = Hub(0, max_rows=int(ring_rows))
-        ledger = Ledger(Journal(dsn, SCHEMA), hub)
+        ledger = Ledger(Journal(dsn, SCHEMA, partition_size=partition_size), hub)
         head = await ledger.start()
         hub.begin(head.last_id)
         store = WatchStore(pool, queries)

@@ -164,3 +164,14 @@ async def test_a_role_that_is_no_superuser_runs_the_registry_and_doctor_tells_th
         found = {each.name: each for each in await registry.upkeep.look()}
         assert found["append-only"].state == checks.WRONG
         assert f"trigger append_only of {LOG}" in found["append-only"].found
+
+
+async def test_replicas_that_start_at_once_all_find_the_log_guarded(database: str) -> None:
+    for _ in range(5):
+        made = await asyncio.gather(*(asyncio.to_thread(guard, database, SCHEMA) for _ in range(6)))
+        assert made == [True] * 6
+        with psycopg.connect(database, autocommit=True) as connection:
+            names = connection.execute("SELECT evtname FROM pg_event_trigger").fetchall()
+            assert len(names) == 2
+            for (name,) in names:
+                connection.execute(f'DROP EVENT TRIGGER "{name}"')  # type: ignore[arg-type]

@@ -262,9 +262,6 @@ async def test_who_waits_for_a_database_that_is_away_is_told_in_time(tmp_path) -
 
 
 async def test_partitions_are_there_before_they_are_needed(database: str) -> None:
-    with psycopg.connect(database) as connection:
-        # As at the start of a log with partitions of 1,000 rows.
-        connection.execute(f"SET search_path TO {SCHEMA}")
     async with ledger(database, partition_size=1_000) as (made, _):
         ids = await started_kit(made)
         items = tuple(

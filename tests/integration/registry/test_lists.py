@@ -9,9 +9,9 @@ from datetime import timedelta
 import pytest
 
 from vistaflow_services.registry import commands as c
-from vistaflow_services.registry import list_texts
+from vistaflow_services.registry import list_texts, watch_store
 from vistaflow_services.registry.__main__ import Registry
-from vistaflow_services.registry.domain import Kit
+from vistaflow_services.registry.domain import Kit, StateFilter
 
 PROJECTS = ("default", "photonics")
 NAMES = ("Mosfet", "diode", "op", "100%_amp", "DIODE-long-name")
@@ -135,4 +135,50 @@ async def test_jobs_are_listed_by_any_filter_as_one_would_pick_them_by_hand(runn
             assert len(page.entries) == 4, "a page that is not the last is full"
         assert listed == wanted, filters
         full += len(wanted) > 4
+    assert full > 10
+
+
+@pytest.mark.parametrize(("few", "scan"), [(10_000, 200_000), (3, 17)], ids=["sorted", "walked"])
+async def test_rows_are_listed_by_any_filter_as_one_would_pick_them_by_hand(
+    running, monkeypatch, few, scan
+):
+    chance = random.Random(few)
+    kits = await make_kits(running, chance, 25)
+    rows = await running.store.rows_after(0, limit=5000)
+    monkeypatch.setattr(watch_store, "FEW_ROWS", few)
+    monkeypatch.setattr(watch_store, "SCAN_ROWS", scan)
+    of_kit = {kit.kit_id: kit for kit in kits}
+    job_ids = [job_id for kit in kits for job_id in kit.jobs]
+    full = 0
+    for _ in range(60):
+        wanted = StateFilter(
+            project=chance.choice(("", "", "", *PROJECTS)),
+            statuses=frozenset(chance.choice(((), (), ("RUNNING", "QUEUED")))),
+            job_types=frozenset(chance.choice(((), (), ("DOE",)))),
+            labels=chance.choice(((), (), (("old", "yes"),))),
+            kit_ids=frozenset(chance.choice(((), chance.sample(range(1, 28), 12)))),
+            job_ids=frozenset(
+                chance.choice(((), (), [uuid.UUID(int=1), *chance.sample(job_ids, 12)]))
+            ),
+        )
+        first = chance.randrange(len(rows))
+        by_hand = [
+            row.revision
+            for row in rows[first:]
+            if wanted.project in ("", of_kit[row.kit_id].project)
+            and (not wanted.statuses or row.status in wanted.statuses)
+            and (not wanted.job_types or row.job_type in wanted.job_types)
+            and dict(wanted.labels).items() <= of_kit[row.kit_id].labels.items()
+            and (not wanted.kit_ids or row.kit_id in wanted.kit_ids)
+            and (not wanted.job_ids or row.job_id in wanted.job_ids)
+        ]
+        listed: list[int] = []
+        after: int | None = first
+        while after is not None:
+            page = await running.store.list_states(after=after, limit=4, wanted=wanted)
+            assert page.next_key is None or page.next_key > after
+            listed += [row.revision for row in page.entries]
+            after = page.next_key
+        assert listed == by_hand, wanted
+        full += len(by_hand) > 4
     assert full > 10

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import uuid
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
@@ -48,6 +50,23 @@ def info_of(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo:
                 if detail.Unpack(info):
                     return info
     return info
+
+
+async def last_of(events: AsyncIterator[pb.WatchStatesResponse]) -> pb.WatchStatesResponse:
+    last = pb.WatchStatesResponse()
+    async with asyncio.timeout(20):
+        async for event in events:
+            last = event
+    return last
+
+
+@contextlib.asynccontextmanager
+async def reluctant(rig: Rig) -> AsyncIterator[Watcher]:
+    """A watcher whose connection holds hardly more than a message, and whose past is many."""
+    # A window that does not grow, so that the registry waits until the watcher reads on.
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.http2.bdp_probe", 0)]
+    async with grpc.aio.insecure_channel(rig.address, options=options) as channel:
+        yield Watcher(RegistryServiceStub(channel), after=2)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -118,31 +137,18 @@ async def test_a_watcher_that_rows_are_dropped_from_under_is_ended_not_lied_to(
     for _ in range(50):
         await writer.append(20)
     replica = await start(ring_rows=100)
-    # A window that does not grow, so that little waits in the connection.
-    channel = grpc.aio.insecure_channel(
-        replica.address,
-        options=[("grpc.use_local_subchannel_pool", 1), ("grpc.http2.bdp_probe", 0)],
-    )
-    watcher = Watcher(RegistryServiceStub(channel), after=2)  # type: ignore[arg-type]
-    events = watcher.events()
-    await anext(events)
-    await asyncio.sleep(0.3)  # the connection's window is full: the watcher waits
-    assert watcher.at < 900
-    await drop_before(rig, 951)
-    last = None
-    async with asyncio.timeout(20):
-        async for event in events:
-            last = event
-            if event.HasField("end"):
-                break
-    assert last is not None
-    assert last.end.code == pb.END_REASON_EXPIRED
-    revisions = [row.revision for m in watcher.messages for row in m.rows]
-    assert revisions == list(range(3, last.revision + 1))
-    watcher.snapshot_if_expired = True
-    await watcher.catch_up(1002)
-    assert watcher.got("snapshot")
-    await channel.close()
+    async with reluctant(replica) as watcher:
+        events = watcher.events()
+        await anext(events)
+        assert watcher.at < 900
+        await drop_before(rig, 951)
+        last = await last_of(events)
+        assert last.end.code == pb.END_REASON_EXPIRED
+        revisions = [row.revision for m in watcher.messages for row in m.rows]
+        assert revisions == list(range(3, last.revision + 1))
+        watcher.snapshot_if_expired = True
+        await watcher.catch_up(1002)
+        assert watcher.got("snapshot")
 
 
 async def test_of_a_task_whose_past_is_gone_it_is_told_that_it_left(
@@ -218,6 +224,41 @@ async def test_nothing_of_a_replaced_log_is_delivered_even_before_the_tail_notic
     await drain(watcher)
     assert [m.WhichOneof("event") for m in watcher.responses] == ["end"]
     assert watcher.responses[0].end.code == pb.END_REASON_EPOCH_CHANGED
+
+
+@pytest.mark.parametrize("then", ["begins", "beyond"])
+async def test_a_log_replaced_by_a_younger_one_ends_watches_as_replaced_and_not_as_expired(
+    rig: Rig, start: Start, then: str
+) -> None:
+    _, job_id = await external_job(rig.stub)
+    writer = Writer(rig.stub, job_id)
+    await writer.append(50)
+    replica = await start()
+    replica.tasks[0].cancel()
+    changed = {"begins": "oldest_id = 41", "beyond": "last_id = 10"}[then]
+    await run_sql(rig, f"UPDATE head SET epoch = gen_random_uuid(), {changed}")
+    replica.hub.head = {"begins": replica.hub.head, "beyond": 10}[then]
+    watcher = Watcher(replica.stub, keep_responses=True, after=20)
+    await drain(watcher)
+    assert [m.WhichOneof("event") for m in watcher.responses] == ["end"]
+    assert watcher.responses[0].end.code == pb.END_REASON_EPOCH_CHANGED
+
+
+async def test_a_log_replaced_while_a_watch_pages_through_it_ends_the_watch_as_replaced(
+    rig: Rig, start: Start
+) -> None:
+    _, job_id = await external_job(rig.stub)
+    writer = Writer(rig.stub, job_id, metadata="x" * 4000)
+    for _ in range(50):
+        await writer.append(20)
+    replica = await start(ring_rows=100)
+    replica.tasks[0].cancel()
+    async with reluctant(replica) as watcher:
+        events = watcher.events()
+        await anext(events)
+        await run_sql(rig, "UPDATE head SET epoch = gen_random_uuid(), oldest_id = 951")
+        last = await last_of(events)
+        assert last.end.code == pb.END_REASON_EPOCH_CHANGED
 
 
 async def test_a_registry_under_which_the_log_is_replaced_tells_so_and_stops(

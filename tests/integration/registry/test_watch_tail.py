@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from vistaflow_services.core.sql import load_queries
 from vistaflow_services.registry.hub import Hub
-from vistaflow_services.registry.tail import Tail
+from vistaflow_services.registry.tail import PATIENCE_SECONDS, Tail
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -70,8 +71,9 @@ async def wire(database: str) -> AsyncIterator[tuple[Wire, str]]:
     await wire.close()
 
 
+@pytest.mark.parametrize("patience", [1.0, pytest.param(PATIENCE_SECONDS, marks=pytest.mark.slow)])
 async def test_a_silent_connection_is_noticed_by_the_poll_and_no_row_is_missed(
-    rig: Rig, wire: tuple[Wire, str]
+    rig: Rig, wire: tuple[Wire, str], patience: float
 ) -> None:
     way, conninfo = wire
     hub = Hub()
@@ -80,7 +82,7 @@ async def test_a_silent_connection_is_noticed_by_the_poll_and_no_row_is_missed(
         conninfo=conninfo,
         schema=SCHEMA,
         queries=load_queries(PACKAGE),
-        patience_seconds=1.0,
+        patience_seconds=patience,
     )
     seen: list[int] = []
     hub.listen(lambda rows: seen.extend(row.revision for row in rows))
@@ -91,7 +93,9 @@ async def test_a_silent_connection_is_noticed_by_the_poll_and_no_row_is_missed(
     await until(lambda: hub.head == 7)
     way.fall_silent()
     await writer.append(5)
+    began = time.monotonic()
     await until(lambda: hub.head == head_of([writer]) == 12, seconds=15)
+    print(f"noticed after {time.monotonic() - began:.1f} s")
     assert seen == list(range(1, 13))
     assert (tail.reconnect_count, way.connection_count > 1) == (1, True)
     following.cancel()

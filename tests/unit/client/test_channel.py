@@ -8,6 +8,7 @@ import uuid
 
 import grpc
 import pytest
+from google.rpc import error_details_pb2
 
 import vistaflow
 from tests.unit.client.scripted import (  # type: ignore[import-not-found]
@@ -138,3 +139,21 @@ def test_waits_grow_and_are_bounded() -> None:
     assert max(found) <= LONGEST_WAIT_SECONDS * 1.2
     assert min(found[-10:]) >= LONGEST_WAIT_SECONDS * 0.8
     assert len(set(found)) > 20
+
+
+async def test_a_service_at_its_limit_is_asked_again_when_it_said(
+    scripted: ScriptedRegistry,
+) -> None:
+    wait = error_details_pb2.RetryInfo()
+    wait.retry_delay.FromMilliseconds(200)
+    limited = refuse(grpc.StatusCode.RESOURCE_EXHAUSTED, details=[info("RATE_LIMITED"), wait])
+    full = refuse(grpc.StatusCode.RESOURCE_EXHAUSTED, details=[info("STORAGE_FULL"), wait])
+    scripted.answers = [limited, limited, pb.GetServerInfoResponse(version="1"), full]
+    async with connect(scripted.address) as client:
+        begun = time.monotonic()
+        assert (await client.server_info()).version == "1"
+        assert time.monotonic() - begun >= 0.4
+        with pytest.raises(vistaflow.ResourceExhaustedError) as caught:
+            await client.server_info()
+    assert (caught.value.reason, caught.value.retry_after) == ("STORAGE_FULL", 0.2)
+    assert len(scripted.requests) == 4

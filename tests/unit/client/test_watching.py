@@ -25,6 +25,7 @@ from vistaflow.aio import connect
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.models import Bookmark, Delta, Snapshot, Synced, WatchEvent
+from vistaflow.replicas import ReplicaChannel
 
 
 async def until(events: AsyncIterator[WatchEvent], revision: int) -> list[WatchEvent]:
@@ -110,7 +111,7 @@ async def test_after_the_snapshot_a_lost_stream_resumes_in_the_same_log(
 async def test_silence_counts_as_a_lost_connection(
     scripted: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watching, "_SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(watching, "SILENCE_SECONDS", 0.3)
     scripted.streams = [[delta(1), HANG], [delta(2)]]
 
     async with connect(scripted.address) as client:
@@ -118,6 +119,26 @@ async def test_silence_counts_as_a_lost_connection(
 
     assert revisions(found) == [1, 2]
     assert scripted.watches[1].after_revision == 1
+
+
+async def test_watches_that_hear_nothing_go_on_at_another_replica(
+    scripted: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a replica's connections live and what should serve them does not."""
+    monkeypatch.setattr(watching, "SILENCE_SECONDS", 0.5)
+    stuck = ScriptedRegistry()
+    await stuck.start()
+    stuck.streams = [[delta(1), HANG], [delta(1), HANG]]
+    scripted.streams = [[delta(2), HANG], [delta(2), HANG]]
+
+    async with connect(f"{stuck.address},{scripted.address}") as client:
+        assert isinstance(client._channel, ReplicaChannel)
+        client._channel._at = 0
+        found = await asyncio.gather(*(until(aiter(client.watch()), 2) for _ in range(2)))
+
+    assert [revisions(each) for each in found] == [[1, 2], [1, 2]]
+    assert [each.after_revision for each in scripted.watches] == [1, 1]
+    await stuck.stop()
 
 
 async def test_a_watch_survives_a_registry_that_is_down(scripted: ScriptedRegistry) -> None:

@@ -120,6 +120,11 @@ ORDER BY id
 -- Where the log ends and begins, and its name.
 SELECT last_id, oldest_id, epoch::text FROM head
 
+-- name: count_connections
+-- Connections of this name to this database.
+SELECT count(*) FROM pg_stat_activity
+ WHERE datname = current_database() AND application_name = %(name)s
+
 -- name: current_rows
 -- The latest row of each job and task that a filter wants, in revision order.
 SELECT id, id, kit_id, job_id, job_type, task_name, status, current_order, attempt, seq,

@@ -207,9 +207,14 @@ class State(_message.Message):
     not the job's.
     """
     job_id: _builtins.str
-    """The job. A UUID in its 36-character form. Required."""
+    """The job. A UUID in its 36-character form. Required. A kit's own rows, which
+    tell of its pauses (task "pause": RUNNING while paused, then FINISHED), have
+    an id of no job here and no `job_type`; in SQL their `job_type` is KIT.
+    """
     job_type: Global___JobType.ValueType
-    """The job's type. Optional in requests; refused if it is not the job's."""
+    """The job's type. Unset in a kit's own rows. Optional in requests; refused if
+    it is not the job's.
+    """
     task_name: _builtins.str
     """The task within the job, such as "simulate". Empty: the row is the job's
     own. 1 to 100 characters without control characters.

@@ -69,8 +69,11 @@ class _WatchModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WatchMode.V
     WATCH_MODE_EVERY_ROW: _WatchMode.ValueType  # 1
     """Every row, however late."""
     WATCH_MODE_LATEST_PER_TASK: _WatchMode.ValueType  # 2
-    """Of rows that wait, only the latest of each task, and how many were folded
-    into them.
+    """Of rows that wait, only the latest of each task and of each job, and how
+    many were folded into them. The latest is never folded, whatever it says,
+    so that a watcher always ends with the truth; what came before it may be,
+    a FAILED too when a retry has followed. Whoever has to see every failure
+    watches EVERY_ROW, which costs little with a filter by status.
     """
 
 class WatchMode(_WatchMode, metaclass=_WatchModeEnumTypeWrapper):
@@ -81,8 +84,11 @@ WATCH_MODE_UNSPECIFIED: WatchMode.ValueType  # 0
 WATCH_MODE_EVERY_ROW: WatchMode.ValueType  # 1
 """Every row, however late."""
 WATCH_MODE_LATEST_PER_TASK: WatchMode.ValueType  # 2
-"""Of rows that wait, only the latest of each task, and how many were folded
-into them.
+"""Of rows that wait, only the latest of each task and of each job, and how
+many were folded into them. The latest is never folded, whatever it says,
+so that a watcher always ends with the truth; what came before it may be,
+a FAILED too when a retry has followed. Whoever has to see every failure
+watches EVERY_ROW, which costs little with a filter by status.
 """
 Global___WatchMode: _TypeAlias = WatchMode  # noqa: Y015
 

@@ -1,0 +1,263 @@
+"""kits, jobs, states: lists, as a table, JSON or CSV."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+import sys
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vistaflow.aio.client import AsyncClient
+from vistaflow.cli.dialing import CommandClient
+from vistaflow.cli.given import (
+    Labels,
+    Project,
+    Since,
+    Statuses,
+    Types,
+    Until,
+    labels_of,
+    moment_of,
+    statuses_of,
+    time_of,
+    types_of,
+)
+from vistaflow.cli.live import state_line
+from vistaflow.cli.output import STYLES, Address, AsJson, console, print_json, told
+from vistaflow.models import Job, Kit
+
+
+class Output(StrEnum):
+    """How a list is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+How = Annotated[Output, typer.Option("--output", "-o", help="How to print the list.")]
+Limit = Annotated[int, typer.Option(help="Most of them; 0 for all.", min=0)]
+
+WIDE = 200
+"""Characters of a line that no terminal bounds."""
+
+Columns = Mapping[str, Callable[[Any], Any]]
+
+KIT_COLUMNS: Columns = {
+    "kit": lambda kit: kit.kit_id,
+    "status": lambda kit: kit.status,
+    "jobs": lambda kit: f"{kit.job_counts.finished}/{kit.job_counts.total}",
+    "project": lambda kit: kit.project,
+    "created": lambda kit: _minute(kit.created_at),
+    "labels": lambda kit: _pairs(kit.labels),
+    "name": lambda kit: kit.name,
+}
+JOB_COLUMNS: Columns = {
+    "job": lambda job: job.job_id,
+    "kit": lambda job: job.kit_id,
+    "name": lambda job: job.name,
+    "type": lambda job: job.job_type,
+    "status": lambda job: job.status,
+    "attempt": lambda job: job.attempt,
+    "reason": lambda job: job.reason,
+}
+STATE_COLUMNS: Columns = {
+    "revision": lambda row: row.revision,
+    "kit": lambda row: row.kit_id,
+    "job": lambda row: row.job_id,
+    "type": lambda row: row.job_type,
+    "task": lambda row: row.task_name,
+    "status": lambda row: row.status,
+    "attempt": lambda row: row.attempt,
+    "time": lambda row: row.created_at.isoformat() if row.created_at else "",
+    "actor": lambda row: row.actor,
+    "reason": lambda row: row.reason,
+    "metadata": lambda row: json.dumps(row.metadata) if row.metadata else "",
+}
+
+
+def kits(
+    address: Address = "",
+    as_json: AsJson = False,
+    project: Project = "",
+    status: Statuses = None,
+    label: Labels = None,
+    name: Annotated[str, typer.Option(help="Only kits whose name has this in it.")] = "",
+    since: Since = "",
+    until: Until = "",
+    limit: Limit = 30,
+    output: How = Output.TABLE,
+) -> None:
+    """List kits, newest first.
+
+    For example: vistaflow kits --status failed --label owner=ana --since 7d -o csv
+    """
+    wanted: dict[str, Any] = {
+        "project": project,
+        "statuses": statuses_of(status),
+        "labels": labels_of(label),
+        "name_contains": name,
+        "created_after": time_of("--since", since),
+        "created_before": time_of("--until", until),
+        "limit": limit,
+    }
+    found: list[Kit] = asked(address, lambda client: client.kits(**wanted))
+    print_list(found, KIT_COLUMNS, Output.JSON if as_json else output)
+
+
+def jobs(
+    kit: Annotated[
+        int, typer.Argument(help="The kit; every kit if left out.", metavar="[KIT]", min=0)
+    ] = 0,
+    address: Address = "",
+    as_json: AsJson = False,
+    status: Statuses = None,
+    type_: Types = None,
+    label: Labels = None,
+    limit: Limit = 30,
+    output: How = Output.TABLE,
+) -> None:
+    """List jobs, newest first; labels are those of the jobs.
+
+    For example: vistaflow jobs --status running --type DOE
+    """
+    wanted: dict[str, Any] = {
+        "kit_ids": [kit] if kit else [],
+        "statuses": statuses_of(status),
+        "job_types": types_of(type_),
+        "labels": labels_of(label),
+        "limit": limit,
+    }
+    found: list[Job] = asked(address, lambda client: client.jobs(**wanted))
+    print_list(found, JOB_COLUMNS, Output.JSON if as_json else output)
+
+
+def states(
+    kit: Annotated[
+        int, typer.Argument(help="The kit; every kit if left out.", metavar="[KIT]", min=0)
+    ] = 0,
+    address: Address = "",
+    as_json: AsJson = False,
+    after: Annotated[
+        int, typer.Option(help="Only rows after this revision.", min=0, metavar="REV")
+    ] = 0,
+    as_of: Annotated[
+        str, typer.Option(help="Only rows up to this revision or time.", metavar="REV|TIME")
+    ] = "",
+    status: Statuses = None,
+    type_: Types = None,
+    job: Annotated[
+        list[str] | None,
+        typer.Option("--job", help="Only rows of this job; may be repeated.", metavar="JOB"),
+    ] = None,
+    label: Labels = None,
+    project: Project = "",
+    since: Since = "",
+    until: Until = "",
+    limit: Limit = 0,
+    output: How = Output.TABLE,
+) -> None:
+    """List the rows of the log in the order of their revisions; labels are those of kits.
+
+    For example: vistaflow states 7 --status failed; vistaflow states --since 1h -o csv
+    """
+    moment = moment_of("--as-of", as_of)
+    before = time_of("--until", until)
+    if isinstance(moment, datetime):
+        before = min(moment, before) if before else moment
+    wanted: dict[str, Any] = {
+        "kit_ids": [kit] if kit else [],
+        "job_ids": job or [],
+        "statuses": statuses_of(status),
+        "job_types": types_of(type_),
+        "labels": labels_of(label),
+        "project": project,
+        "recorded_after": time_of("--since", since),
+        "recorded_before": before,
+        "after_revision": after,
+        "limit": limit,
+    }
+    how = Output.JSON if as_json else output
+    last = moment if isinstance(moment, int) else None
+
+    async def ask() -> None:
+        async with CommandClient(address) as client:
+            names: dict[str, str] = {}
+            if kit and how is Output.TABLE:
+                names = {each.job_id: each.name for each in (await client.kit(kit)).jobs}
+            writer = _csv(STATE_COLUMNS) if how is Output.CSV else None
+            # A log may be long: each row is printed as it comes.
+            async for row in client.states(**wanted):
+                if last is not None and row.revision > last:
+                    return
+                if writer is not None:
+                    writer.writerow([each(row) for each in STATE_COLUMNS.values()])
+                elif how is Output.JSON:
+                    print_json(row)
+                else:
+                    console.print(state_line(row, names), markup=False, soft_wrap=True)
+
+    with told():
+        asyncio.run(ask())
+
+
+def asked(address: str, ask: Callable[[AsyncClient], AsyncIterator[Any]]) -> list[Any]:
+    """All that a list of the client has."""
+
+    async def collect() -> list[Any]:
+        async with CommandClient(address) as client:
+            return [each async for each in ask(client)]
+
+    with told():
+        return asyncio.run(collect())
+
+
+def print_list(found: Iterable[Any], columns: Columns, output: Output) -> None:
+    """Prints a list: JSON is one whole value a line, the others have columns."""
+    if output is Output.JSON:
+        for each in found:
+            print_json(each)
+        return
+    if output is Output.CSV:
+        writer = _csv(columns)
+        for each in found:
+            writer.writerow([column(each) for column in columns.values()])
+        return
+    table = Table(box=None)
+    for name in columns:
+        # On a narrow terminal it is what people wrote that is broken, and not numbers and ids.
+        broken = name in ("labels", "name", "reason")
+        table.add_column(name, no_wrap=not broken)
+    for each in found:
+        cells = {name: str(column(each)) for name, column in columns.items()}
+        table.add_row(
+            *(
+                Text(text, style=STYLES.get(text, "") if name == "status" else "")
+                for name, text in cells.items()
+            )
+        )
+    out = console if console.is_terminal else Console(highlight=False, width=WIDE)
+    out.print(table)
+
+
+def _csv(columns: Columns) -> Any:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(columns)
+    return writer
+
+
+def _minute(time: datetime | None) -> str:
+    return time.astimezone().strftime("%Y-%m-%d %H:%M") if time else ""
+
+
+def _pairs(labels: Mapping[str, str]) -> str:
+    return " ".join(f"{key}={value}" for key, value in sorted(labels.items()))

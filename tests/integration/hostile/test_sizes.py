@@ -1,0 +1,160 @@
+"""Messages that are too large, too many or too deep: refused soon, and nobody else waits."""
+
+from __future__ import annotations
+
+import time
+
+import grpc
+import pytest
+from attacking import Code, Suite, methods
+from google.protobuf import any_pb2, struct_pb2
+from nasty import floods
+from test_fields import base_of, good
+
+from vistaflow.api.common.v1 import common_pb2 as common
+from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
+
+MEBIBYTE = 1024 * 1024
+LIMITS = {"RegistryService": 16 * MEBIBYTE}
+"""Largest message taken, in bytes; of the other services 4 MiB."""
+
+FLOODS = [64 * 1024, pytest.param(2 * MEBIBYTE, marks=pytest.mark.slow)]
+SECONDS_A_MEBIBYTE = 6
+"""Processor time that a message may cost, the client's part in it, by its size."""
+
+
+def method(name: str):
+    return next(each for each in methods() if each.name == name)
+
+
+async def test_a_message_larger_than_the_limit_is_refused_by_every_service(suite: Suite) -> None:
+    wrong = []
+    of_each = {(each.containing_service.name, each.client_streaming): each for each in methods()}
+    for each in of_each.values():
+        limit = LIMITS.get(each.containing_service.name, 4 * MEBIBYTE)
+        outcome = await suite.call(each, b"\x7a" * (limit + 1), seconds=30)
+        if outcome.code is not Code.RESOURCE_EXHAUSTED or outcome.bad:
+            wrong.append(f"{each.name}: {outcome}")
+    assert wrong == []
+    await suite.smoke()
+
+
+async def test_metadata_larger_than_the_limit_is_refused(suite: Suite) -> None:
+    stub = RegistryServiceStub(suite.channels["RegistryService"])
+    for headers in ([("x-large", "x" * 20_000)], [(f"x-{n}", "y" * 200) for n in range(200)]):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.GetServerInfo(pb.GetServerInfoRequest(), metadata=headers)
+        assert caught.value.code() is Code.RESOURCE_EXHAUSTED
+    await suite.smoke()
+
+
+@pytest.mark.parametrize("size", FLOODS)
+async def test_a_list_of_many_is_answered_soon(suite: Suite, size: int) -> None:
+    known = good(suite)
+    wrong, count = [], 0
+    for each in methods():
+        for path, message in floods(base_of(each, known, suite), size):
+            body = message.SerializeToString()
+            begun = time.thread_time()
+            outcome = await suite.call(each, body, seconds=30)
+            took = time.thread_time() - begun
+            count += 1
+            if outcome.bad or took > 0.3 + SECONDS_A_MEBIBYTE * size / MEBIBYTE:
+                wrong.append(f"{each.name} {path}: {outcome.code.name} {took:.2f} s {outcome.bad}")
+    assert not wrong, "\n".join(wrong)
+    assert count > 60
+    await suite.smoke()
+
+
+def nested(depth: int) -> struct_pb2.Struct:
+    made = struct_pb2.Struct()
+    value = made.fields["k"]
+    for _ in range(depth):
+        value = value.list_value.values.add()
+    value.number_value = 1
+    return made
+
+
+def wide(mebibytes: float) -> struct_pb2.Struct:
+    made = struct_pb2.Struct()
+    held = made.fields["k"].list_value.values
+    value = struct_pb2.Value(number_value=1)
+    held.extend([value] * int(mebibytes * MEBIBYTE / 11))
+    return made
+
+
+@pytest.mark.parametrize("mebibytes", [4.4, pytest.param(15, marks=pytest.mark.slow)])
+async def test_metadata_over_its_limit_is_refused_before_it_is_read(
+    suite: Suite, mebibytes: float
+) -> None:
+    bomb = wide(mebibytes)
+    row = common.State(job_id=suite.job_id, status=3, task_name="t", metadata=bomb)
+    kit = pb.CreateKitRequest(name="a", spec=bomb)
+    for name, message in (
+        ("AppendStates", pb.AppendStatesRequest(states=[row])),
+        ("StreamStates", pb.StreamStatesRequest(number=1, states=[row])),
+        ("CreateKit", kit),
+    ):
+        body = message.SerializeToString()
+        begun = time.thread_time()
+        outcome = await suite.call(method(name), body, seconds=30)
+        took = time.thread_time() - begun
+        assert outcome.code is Code.INVALID_ARGUMENT, outcome
+        assert any(field.endswith(("metadata", "spec")) for field in outcome.fields)
+        assert took < 0.5, f"{name} took {took:.2f} s"
+
+
+async def test_deep_nesting_is_refused_or_taken_and_never_the_end(suite: Suite) -> None:
+    for depth in (10, 30, 45):
+        row = common.State(
+            job_id=suite.job_id, status=3, task_name=f"deep-{depth}", metadata=nested(depth)
+        )
+        request = pb.AppendStatesRequest(states=[row])
+        outcome = await suite.call(method("AppendStates"), request.SerializeToString())
+        assert not outcome.bad
+        assert outcome.code in {Code.OK, Code.INVALID_ARGUMENT}
+    inner = b"\x20\x01"
+    for _ in range(10_000):  # deeper than any parser goes
+        inner = b"\x32" + _varint(len(inner)) + inner
+        if len(inner) > MEBIBYTE:
+            break
+    outcome = await suite.call(method("AppendStates"), b"\x12" + _varint(len(inner)) + inner)
+    assert outcome.code is Code.INVALID_ARGUMENT
+    read = await RegistryServiceStub(suite.channels["RegistryService"]).GetJob(
+        pb.GetJobRequest(job_id=suite.job_id), timeout=20
+    )
+    assert {"deep-10", "deep-30"} <= {task.task_name for task in read.job.tasks}
+    await suite.smoke()
+
+
+async def test_an_answer_is_paged_before_it_is_too_large_to_send(suite: Suite) -> None:
+    stub = RegistryServiceStub(suite.channels["RegistryService"])
+    spec = any_pb2.Any(type_url="a/b", value=bytes(1_900_000))
+    for _ in range(4):
+        jobs = [pb.NewJob(name=f"j{n}", job_type=common.JOB_TYPE_QUERY, spec=spec) for n in (1, 2)]
+        await stub.CreateKit(pb.CreateKitRequest(name="large", jobs=jobs), timeout=30)
+    found, token, largest = 0, "", 0
+    while True:
+        page = await stub.ListJobs(pb.ListJobsRequest(page_size=1000, page_token=token), timeout=30)
+        found += sum(job.job_type == common.JOB_TYPE_QUERY for job in page.jobs)
+        largest = max(largest, page.ByteSize())
+        token = page.next_page_token
+        if not token:
+            break
+    assert found == 8
+    assert largest < 4 * MEBIBYTE
+    for name in ("ListKits", "ListJobs", "ListStates"):
+        request = method(name).input_type._concrete_class(page_size=1_000_000)
+        assert (await suite.call(method(name), request.SerializeToString())).code in {
+            Code.OK,
+            Code.INVALID_ARGUMENT,
+        }
+
+
+def _varint(number: int) -> bytes:
+    made = b""
+    while number > 127:
+        made += bytes([number & 127 | 128])
+        number >>= 7
+    return made + bytes([number])
