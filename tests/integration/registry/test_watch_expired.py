@@ -36,9 +36,17 @@ async def run_sql(rig: Rig, text: str, *parameters: object) -> None:
 async def drop_before(rig: Rig, revision: int) -> None:
     """What retention leaves behind: the rows before a revision are gone."""
     async with await psycopg.AsyncConnection.connect(
-        rig.dsn, options="-c search_path=vistadb_test -c session_replication_role=replica"
+        rig.dsn, options="-c search_path=vistadb_test"
     ) as connection:
+        found = await connection.execute("SELECT pg_get_functiondef('forbid_change'::regproc)")
+        guard = (await found.fetchone() or ("",))[0]
+        # The guard is there again when this commits.
+        await connection.execute(
+            "CREATE OR REPLACE FUNCTION forbid_change() RETURNS trigger LANGUAGE plpgsql"
+            " AS 'BEGIN RETURN OLD; END'"
+        )
         await connection.execute("DELETE FROM mlops_totalstate_table WHERE id < %s", [revision])
+        await connection.execute(guard.encode())
         await connection.execute("UPDATE head SET oldest_id = %s", [revision])
 
 
