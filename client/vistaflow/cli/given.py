@@ -43,9 +43,9 @@ TYPES: Final = tuple(
 _SPANS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-def statuses_of(given: Iterable[str] | None) -> list[str]:
-    """The statuses given, in capitals."""
-    return [_word("--status", each, STATUSES) for each in given or ()]
+def statuses_of(given: Iterable[str] | None, name: str = "--status") -> list[str]:
+    """The statuses given under a name, in capitals."""
+    return [_word(name, each, STATUSES) for each in given or ()]
 
 
 def types_of(given: Iterable[str] | None) -> list[str]:

@@ -76,7 +76,7 @@ def append(
 
     For example: vistaflow append 7/doe RUNNING --task simulate --metadata '{"point": 3}'
     """
-    (word,) = statuses_of([status])
+    (word,) = statuses_of([status], "STATUS")
     kept = _object(metadata)
 
     async def ask() -> int:
