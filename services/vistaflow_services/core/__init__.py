@@ -15,6 +15,7 @@ tls.py              a server's certificates; dial.py opens channels to other ser
 channels.py         channel arguments, checked against the names gRPC knows
 registry_client.py  the registry, as the other services call it
 stage.py            the one shape of a stage service
+tasks.py            tasks that are canceled, however often it takes
 worker.py           leases jobs, runs attempts, reports; running.py is one of them
 attempt.py          the child process of one attempt; execution.py talks to it and ends it
 children.py         starts such processes; forkserver.py forks them with imports done

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from vistaflow_services.core.server import StartError, private_address
+from vistaflow_services.core.tasks import ended
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -216,8 +217,7 @@ async def served(metrics: Metrics | None, listen: str) -> AsyncIterator[None]:
         try:
             yield
         finally:
-            watching.cancel()
-            await asyncio.wait([watching])
+            await ended([watching])
 
 
 def made_if(listen: str, service: str) -> Metrics | None:

@@ -29,6 +29,7 @@ from vistaflow_services.core.channels import MEGABYTE, server_arguments
 from vistaflow_services.core.door import Door, door_settings
 from vistaflow_services.core.errors import ServiceError
 from vistaflow_services.core.interceptor import Context, ErrorInterceptor
+from vistaflow_services.core.tasks import ended
 from vistaflow_services.core.tls import TlsError, TlsFiles, tls_files
 
 __all__ = ["Context", "Ready", "Server", "ServerSettings", "StartError", "make_server", "run"]
@@ -321,8 +322,7 @@ async def _readiness(server: Server, ready: Ready | None) -> AsyncIterator[None]
     try:
         yield
     finally:
-        watching.cancel()
-        await asyncio.wait([watching])
+        await ended([watching])
 
 
 def _split(listen: str) -> tuple[str, int]:

@@ -24,6 +24,7 @@ from vistaflow_services.core.children import ForkServer
 from vistaflow_services.core.execution import Execution
 from vistaflow_services.core.registry_client import RegistryClient, backoff, job_type_number
 from vistaflow_services.core.running import Key, Run, Surroundings
+from vistaflow_services.core.tasks import ended
 
 logger = logging.getLogger(__name__)
 
@@ -295,8 +296,7 @@ class Worker:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=6)
         if self._forking is not None:
-            self._forking.cancel()
-            await asyncio.wait([self._forking])
+            await ended([self._forking])
 
 
 def _is_broken(task: asyncio.Task[None]) -> bool:

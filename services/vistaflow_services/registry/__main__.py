@@ -19,6 +19,7 @@ from vistaflow_services.core.config import home, read_config
 from vistaflow_services.core.metrics import Metrics, interceptors, made_if, served
 from vistaflow_services.core.migrations import MigrationError, migrate
 from vistaflow_services.core.sql import load_queries
+from vistaflow_services.core.tasks import ended
 from vistaflow_services.registry import domain
 from vistaflow_services.registry.board import Board
 from vistaflow_services.registry.cached_reads import CachedReads, StoreSource, serve_cached
@@ -174,10 +175,7 @@ class Registry:
 
     async def close(self) -> None:
         """Ends what `open` began, once the last call has ended."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await ended(self._tasks)
         await self.ledger.stop()
 
     def _replaced(self) -> None:
@@ -273,8 +271,7 @@ async def _database(config: Config) -> AsyncIterator[tuple[str, EmbeddedPostgres
     try:
         yield postgres.conninfo, postgres
     finally:
-        supervisor.cancel()
-        await asyncio.wait([supervisor])
+        await ended([supervisor])
         await asyncio.to_thread(postgres.stop)
 
 

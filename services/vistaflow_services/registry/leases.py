@@ -24,6 +24,7 @@ import psycopg
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.core.errors import ConflictError, ServiceError
 from vistaflow_services.core.failpoints import reached
+from vistaflow_services.core.tasks import ended
 from vistaflow_services.registry import lease_messages
 from vistaflow_services.registry.commands import Append, Grant, Granted, Item, Lose, Release
 from vistaflow_services.registry.domain import KIT, PROGRESS_TASK, StateRow, Status
@@ -121,8 +122,7 @@ class LeaseService:
         finally:
             session.close(None)
             if reader is not None:
-                reader.cancel()
-                await asyncio.gather(reader, return_exceptions=True)
+                await ended([reader])
             if self._sessions.get(session.worker) is session:
                 del self._sessions[session.worker]
             self._forget(session)

@@ -30,6 +30,7 @@ from vistaflow_services.core.errors import (
     UnavailableError,
 )
 from vistaflow_services.core.failpoints import reached
+from vistaflow_services.core.tasks import ended
 from vistaflow_services.registry import commands as c
 from vistaflow_services.registry.board import Board
 from vistaflow_services.registry.changes import Seqs
@@ -195,8 +196,7 @@ class Ledger:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(3):
                         await self._idle.wait()
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            await ended([self._task])
             self._task = None
         self._refuse_all("the registry is stopping")
         if self._timer is not None:

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.core.errors import ExhaustedError, ServiceError
+from vistaflow_services.core.tasks import ended
 from vistaflow_services.registry import requests as read
 from vistaflow_services.registry import translate
 from vistaflow_services.registry.commands import Append
@@ -259,8 +260,7 @@ class StreamService:
         finally:
             self._sessions.discard(session)
             session.close()
-            reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
+            await ended([reader])
 
 
 def _credit(rows: int) -> pb.StreamStatesResponse:

@@ -20,6 +20,7 @@ from vistaflow_services.core.errors import (
     ServiceError,
     Violations,
 )
+from vistaflow_services.core.tasks import ended
 from vistaflow_services.registry import wire
 from vistaflow_services.registry.translate import label_from_proto
 from vistaflow_services.registry.watch import Event, WatchService, end
@@ -67,10 +68,7 @@ class WatchMany:
             if reader.done():
                 await reader
         finally:
-            tasks = [reader, finisher, *self._watches.values()]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await ended([reader, finisher, *self._watches.values()])
 
     async def _finish(self, reader: asyncio.Task[None]) -> None:
         """Ends the stream once nothing more can come."""

@@ -10,6 +10,7 @@ import psycopg
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.core.errors import ExhaustedError
+from vistaflow_services.core.tasks import ended
 from vistaflow_services.registry import translate
 from vistaflow_services.registry.domain import Kit, StateFilter, StateRow
 from vistaflow_services.registry.refusals import told
@@ -59,8 +60,7 @@ class SnapshotReader:
                 last = page.last
                 yield page
         finally:
-            pump.cancel()
-            await asyncio.gather(pump, return_exceptions=True)
+            await ended([pump])
 
     async def _pump(self, wanted: StateFilter, pages: asyncio.Queue[SnapshotPage]) -> None:
         try:
