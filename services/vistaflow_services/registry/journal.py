@@ -137,6 +137,8 @@ class Journal:
     async def close(self) -> None:
         """Closes the connection."""
         connection, self._connection = self._connection, None
+        if self._prepared is not None:
+            self._prepared.let_go()
         if connection is not None:
             await connection.close()
 
@@ -165,7 +167,7 @@ class Journal:
     @property
     def _idle(self) -> bool:
         """Whether no transaction is open."""
-        return self._open().info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+        return self._held().info.transaction_status == psycopg.pq.TransactionStatus.IDLE
 
     async def head(self) -> Head:
         """Where the log ends."""
@@ -231,7 +233,7 @@ class Journal:
         Returns:
             When, by the database's clock; None if somebody else moved the head.
         """
-        connection = self._open()
+        self._held()
         moved_jobs = draft.jobs_moved()
         parameters: dict[str, Any] = {
             "expected_id": draft.head.last_id,
@@ -252,17 +254,24 @@ class Journal:
         statement = (LEAN if moved_jobs else TASKS) if lean else FULL
         assert self._prepared is not None
         told = await self._prepared.run(statement, parameters)
-        if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+        if not self._idle:
             reached("append.before_transaction_end")
             if told is None:
                 await self._prepared.roll_back()
             else:
-                await connection.execute("COMMIT")
+                await self._open().execute("COMMIT")
         if told is None:
             return None
         return _YEAR_2000 + timedelta(microseconds=int.from_bytes(told, signed=True))
 
     def _open(self) -> Connection:
+        """The connection, for psycopg to use."""
+        connection = self._held()
+        if self._prepared is not None:
+            self._prepared.let_go()
+        return connection
+
+    def _held(self) -> Connection:
         if self._connection is None:
             raise psycopg.OperationalError("the ledger is not connected")
         return self._connection

@@ -63,3 +63,47 @@ async def test_a_connection_that_is_cut_under_a_statement_is_known_to_be_lost(
         with pytest.raises(psycopg.OperationalError):
             await waiting
         assert connection.closed
+
+
+class Told(Prepared):
+    """Tells when it lets go."""
+
+    def __init__(self, connection: psycopg.AsyncConnection[object]) -> None:
+        super().__init__(connection)
+        self.gone = asyncio.Event()
+
+    def let_go(self) -> None:
+        super().let_go()
+        self.gone.set()
+
+
+async def test_a_connection_cut_between_two_runs_is_let_go_and_fails_the_next(
+    database: str,
+) -> None:
+    connection = await psycopg.AsyncConnection.connect(database, autocommit=True)
+    made = Told(connection)
+    assert number(await made.run(QUOTIENT, {"a": 9, "b": 3})) == 3
+    socket = connection.fileno()
+    assert not made.gone.is_set()
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as other:
+        await other.execute("SELECT pg_terminate_backend(%s)", [connection.info.backend_pid])
+
+    # Else it would be readable at every turn of the loop from now on.
+    async with asyncio.timeout(30):
+        await made.gone.wait()
+    assert asyncio.get_running_loop().remove_reader(socket) is False
+    with pytest.raises(psycopg.OperationalError):
+        await made.run(QUOTIENT, {"a": 9, "b": 3})
+    assert connection.closed
+    await connection.close()
+
+
+async def test_others_use_the_connection_between_two_runs(database: str) -> None:
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
+        made = Prepared(connection)
+        for _ in range(3):
+            assert number(await made.run(QUOTIENT, {"a": 9, "b": 3})) == 3
+            made.let_go()
+            cursor = await connection.execute("SELECT 1")
+            assert await cursor.fetchone() == (1,)
+        assert asyncio.get_running_loop().remove_reader(connection.fileno()) is False
