@@ -65,6 +65,10 @@ class StateStream:
         """How many of them went out on the connection of now."""
         self._credit = 0
         self._numbers = itertools.count(1)
+        self._acked = False
+        """Whether the connection of now brought an acknowledgement."""
+        self._waiting_since = time.monotonic()
+        """When there was something to acknowledge again, or the last such connection ended."""
         self._error: VistaError | None = None
         self._changed = asyncio.Condition()
         self._runner: asyncio.Task[None] | None = None
@@ -118,6 +122,8 @@ class StateStream:
                 lambda: self._error is not None or self._written == len(self._sending)
             )
             self._check()
+            if not self._sending:
+                self._waiting_since = time.monotonic()
             self._sending.append(_Sending(states=rows, answer=answer))
             self._changed.notify_all()
         return answer
@@ -150,21 +156,18 @@ class StateStream:
     async def _run(self) -> None:
         """Keeps the stream up until it is broken for good."""
         wait = waits()
-        acked_at = time.monotonic()
         while True:
-            acked = self.revision, len(self._sending)
             error = await self._connection()
-            if (self.revision, len(self._sending)) != acked:
-                acked_at, wait = time.monotonic(), waits()
-            if (
-                error is not None and _lasts(error)
-            ) or time.monotonic() - acked_at > self._patience:
+            if self._acked:
+                self._acked, self._waiting_since, wait = False, time.monotonic(), waits()
+            asked = (error.retry_after or 0.0) if error is not None else 0.0
+            patient_until = self._waiting_since + self._patience
+            impatient = self._sending and time.monotonic() + asked > patient_until
+            if impatient or (error is not None and _lasts(error)):
                 await self._fail(error or UnavailableError("the registry ended the stream"))
                 return
-            await asyncio.sleep(wait())
+            await asyncio.sleep(asked + wait())
             self.reconnect_count += 1
-            if not self._sending:
-                acked_at = time.monotonic()
 
     async def _connection(self) -> VistaError | None:
         """One connection, to its end."""
@@ -207,6 +210,7 @@ class StateStream:
             else:
                 sent = self._sending.popleft()
                 self._written -= 1
+                self._acked = True
                 self.revision = max(self.revision, message.ack.revision)
                 if not sent.answer.done():
                     sent.answer.set_result(appended_of(message.ack.results, message.ack.revision))
