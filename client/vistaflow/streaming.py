@@ -16,11 +16,9 @@ import grpc
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1 import registry_pb2_grpc as rpc
-from vistaflow.channel import waits
+from vistaflow.channel import TRANSIENT, waits
 from vistaflow.errors import (
     CanceledError,
-    DeadlineExceededError,
-    InternalError,
     ResourceExhaustedError,
     UnavailableError,
     VistaError,
@@ -30,8 +28,6 @@ from vistaflow.models import Appended, appended_of
 
 MOST_ROWS: Final = 1000
 """Rows that one message may have."""
-
-_TRANSIENT = (UnavailableError, DeadlineExceededError, InternalError, CanceledError)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -232,7 +228,7 @@ def _lasts(error: VistaError) -> bool:
     """Whether sending again cannot mend it."""
     if isinstance(error, ResourceExhaustedError):
         return error.reason == "CREDIT_EXCEEDED"
-    return not isinstance(error, _TRANSIENT)
+    return not isinstance(error, TRANSIENT)
 
 
 def _seen(answer: asyncio.Future[Appended]) -> None:
