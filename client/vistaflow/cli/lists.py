@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import json
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vistaflow.aio.client import AsyncClient
-from vistaflow.cli.dialing import CommandClient
+from vistaflow.cli.dialing import CommandClient, asked
 from vistaflow.cli.given import (
     Labels,
     Project,
@@ -32,8 +30,9 @@ from vistaflow.cli.given import (
     types_of,
 )
 from vistaflow.cli.live import state_line
-from vistaflow.cli.output import STYLES, Address, AsJson, console, print_json, told
-from vistaflow.models import Job, Kit
+from vistaflow.cli.output import STYLES, Address, AsJson, console, print_json
+
+T = TypeVar("T")
 
 
 class Output(StrEnum):
@@ -110,7 +109,7 @@ def kits(
         "created_before": time_of("--until", until),
         "limit": limit,
     }
-    found: list[Kit] = asked(address, lambda client: client.kits(**wanted))
+    found = asked(address, lambda client: _all(client.kits(**wanted)))
     print_list(found, KIT_COLUMNS, Output.JSON if as_json else output)
 
 
@@ -137,7 +136,7 @@ def jobs(
         "labels": labels_of(label),
         "limit": limit,
     }
-    found: list[Job] = asked(address, lambda client: client.jobs(**wanted))
+    found = asked(address, lambda client: _all(client.jobs(**wanted)))
     print_list(found, JOB_COLUMNS, Output.JSON if as_json else output)
 
 
@@ -189,36 +188,23 @@ def states(
     how = Output.JSON if as_json else output
     last = moment if isinstance(moment, int) else None
 
-    async def ask() -> None:
-        async with CommandClient(address) as client:
-            names: dict[str, str] = {}
-            if kit and how is Output.TABLE:
-                names = {each.job_id: each.name for each in (await client.kit(kit)).jobs}
-            writer = _csv(STATE_COLUMNS) if how is Output.CSV else None
-            # A log may be long: each row is printed as it comes.
-            async for row in client.states(**wanted):
-                if last is not None and row.revision > last:
-                    return
-                if writer is not None:
-                    writer.writerow([each(row) for each in STATE_COLUMNS.values()])
-                elif how is Output.JSON:
-                    print_json(row)
-                else:
-                    console.print(state_line(row, names), markup=False, soft_wrap=True)
+    async def tell(client: CommandClient) -> None:
+        names: dict[str, str] = {}
+        if kit and how is Output.TABLE:
+            names = {each.job_id: each.name for each in (await client.kit(kit)).jobs}
+        writer = _csv(STATE_COLUMNS) if how is Output.CSV else None
+        # A log may be long: each row is printed as it comes.
+        async for row in client.states(**wanted):
+            if last is not None and row.revision > last:
+                return
+            if writer is not None:
+                writer.writerow([each(row) for each in STATE_COLUMNS.values()])
+            elif how is Output.JSON:
+                print_json(row)
+            else:
+                console.print(state_line(row, names), markup=False, soft_wrap=True)
 
-    with told():
-        asyncio.run(ask())
-
-
-def asked(address: str, ask: Callable[[AsyncClient], AsyncIterator[Any]]) -> list[Any]:
-    """All that a list of the client has."""
-
-    async def collect() -> list[Any]:
-        async with CommandClient(address) as client:
-            return [each async for each in ask(client)]
-
-    with told():
-        return asyncio.run(collect())
+    asked(address, tell)
 
 
 def print_list(found: Iterable[Any], columns: Columns, output: Output) -> None:
@@ -247,6 +233,10 @@ def print_list(found: Iterable[Any], columns: Columns, output: Output) -> None:
         )
     out = console if console.is_terminal else Console(highlight=False, width=WIDE)
     out.print(table)
+
+
+async def _all(found: AsyncIterator[T]) -> list[T]:
+    return [each async for each in found]
 
 
 def _csv(columns: Columns) -> Any:
