@@ -32,7 +32,7 @@ from vistaflow.cli.output import (
 from vistaflow.models import Kit, KitDiff, ManyJobs, State
 
 SomeKit = Annotated[
-    int, typer.Argument(help="The kit; leave it out to choose by filter.", metavar="[KIT]", min=0)
+    int, typer.Argument(help="The kit; leave it out to choose by filter.", metavar="KIT", min=0)
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell how many jobs that would be.")]
 

@@ -11,6 +11,8 @@ import typer
 from vistaflow.api.optimize.v1 import optimize_pb2
 from vistaflow.cli.dialing import CommandClient, asked
 from vistaflow.cli.given import (
+    AnyKit,
+    JobIds,
     Labels,
     Project,
     Statuses,
@@ -102,9 +104,7 @@ def validate(
 
 
 def watch(
-    kit: Annotated[
-        int, typer.Argument(help="The kit; every kit if left out.", metavar="[KIT]", min=0)
-    ] = 0,
+    kit: AnyKit = 0,
     address: Address = "",
     as_json: AsJson = False,
     forever: Annotated[bool, typer.Option("--forever", help="Go on after it has ended.")] = False,
@@ -112,10 +112,7 @@ def watch(
     type_: Types = None,
     label: Labels = None,
     project: Project = "",
-    job: Annotated[
-        list[str] | None,
-        typer.Option("--job", help="Only rows of this job; may be repeated.", metavar="JOB"),
-    ] = None,
+    job: JobIds = None,
     start: Annotated[
         int | None,
         typer.Option("--from", help="Begin after this revision; 0: all that was.", metavar="REV"),

@@ -17,6 +17,8 @@ from rich.text import Text
 
 from vistaflow.cli.dialing import CommandClient, asked
 from vistaflow.cli.given import (
+    AnyKit,
+    JobIds,
     Labels,
     Project,
     Since,
@@ -114,9 +116,7 @@ def kits(
 
 
 def jobs(
-    kit: Annotated[
-        int, typer.Argument(help="The kit; every kit if left out.", metavar="[KIT]", min=0)
-    ] = 0,
+    kit: AnyKit = 0,
     address: Address = "",
     as_json: AsJson = False,
     status: Statuses = None,
@@ -141,9 +141,7 @@ def jobs(
 
 
 def states(
-    kit: Annotated[
-        int, typer.Argument(help="The kit; every kit if left out.", metavar="[KIT]", min=0)
-    ] = 0,
+    kit: AnyKit = 0,
     address: Address = "",
     as_json: AsJson = False,
     after: Annotated[
@@ -154,10 +152,7 @@ def states(
     ] = "",
     status: Statuses = None,
     type_: Types = None,
-    job: Annotated[
-        list[str] | None,
-        typer.Option("--job", help="Only rows of this job; may be repeated.", metavar="JOB"),
-    ] = None,
+    job: JobIds = None,
     label: Labels = None,
     project: Project = "",
     since: Since = "",
