@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, Self, TypeVar
 
-from vistaflow.aio.client import DEFAULT_TIMEOUT_SECONDS, AsyncClient
+from vistaflow.aio.calls import DEFAULT_TIMEOUT_SECONDS
+from vistaflow.aio.client import AsyncClient
 from vistaflow.cli.output import told
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from vistaflow.aio.client import DEFAULT_ADDRESS
+from vistaflow.aio.calls import DEFAULT_ADDRESS
 from vistaflow.cli.dialing import CommandClient
 from vistaflow.errors import VistaError
 from vistaflow.replicas import addresses_of
