@@ -72,10 +72,12 @@ class Calls:
         )
         return info
 
-    async def _pages(self, method: str, request: Any, field: str, limit: int) -> AsyncIterator[Any]:
+    async def _pages(
+        self, service: str, method: str, request: Any, field: str, limit: int = 0
+    ) -> AsyncIterator[Any]:
         count = 0
         while True:
-            response = await self._call("registry", method, request)
+            response = await self._call(service, method, request)
             for each in getattr(response, field):
                 yield each
                 count += 1

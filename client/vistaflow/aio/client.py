@@ -208,7 +208,7 @@ class AsyncClient(StageCalls):
             request.created_after.FromDatetime(created_after.astimezone(UTC))
         if created_before is not None:
             request.created_before.FromDatetime(created_before.astimezone(UTC))
-        async for each in self._pages("ListKits", request, "kits", limit):
+        async for each in self._pages("registry", "ListKits", request, "kits", limit):
             yield kit_of(each)
 
     async def cancel_kit(self, kit_id: int, *, reason: str = "", actor: str = "") -> Kit:
@@ -291,7 +291,7 @@ class AsyncClient(StageCalls):
             min_revision=min_revision,
             page_size=min(limit or 200, 200),
         )
-        async for each in self._pages("ListJobs", request, "jobs", limit):
+        async for each in self._pages("registry", "ListJobs", request, "jobs", limit):
             yield job_of(each)
 
     async def create_job(
@@ -501,7 +501,7 @@ class AsyncClient(StageCalls):
             ),
             page_size=min(limit or 1000, 1000),
         )
-        async for each in self._pages("ListStates", request, "states", limit):
+        async for each in self._pages("registry", "ListStates", request, "states", limit):
             yield state_of(each)
 
     def watch(
@@ -597,7 +597,7 @@ class AsyncClient(StageCalls):
     async def tokens(self) -> list[registry_pb2.Token]:
         """The tokens without their texts, newest first."""
         request = registry_pb2.ListTokensRequest()
-        return [each async for each in self._pages("ListTokens", request, "tokens", 0)]
+        return [each async for each in self._pages("registry", "ListTokens", request, "tokens")]
 
     async def revoke_token(self, token_id: str) -> registry_pb2.Token:
         """Makes a token invalid, for good."""

@@ -25,7 +25,7 @@ class StageCalls(Calls):
     async def decks(self) -> list[ingestion_pb2.Deck]:
         """The decks collected and shipped."""
         request = ingestion_pb2.ListDecksRequest(page_size=1000)
-        return list((await self._call("ingestion", "ListDecks", request)).decks)
+        return [each async for each in self._pages("ingestion", "ListDecks", request, "decks")]
 
     async def deck(self, deck: str) -> ingestion_pb2.Deck:
         """One deck, by its name or id."""
@@ -113,13 +113,7 @@ class StageCalls(Calls):
     async def trials(self, study_id: str) -> list[optimize_pb2.Trial]:
         """What a study tried, in order."""
         request = optimize_pb2.ListTrialsRequest(study_id=study_id, page_size=10_000)
-        found: list[optimize_pb2.Trial] = []
-        while True:
-            response = await self._call("optimize", "ListTrials", request)
-            found += response.trials
-            request.page_token = response.next_page_token
-            if not request.page_token:
-                return found
+        return [each async for each in self._pages("optimize", "ListTrials", request, "trials")]
 
 
 def _row(row: doe_pb2.DesignRow, design: doe_pb2.Design) -> dict[str, Any]:
