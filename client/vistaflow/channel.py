@@ -15,6 +15,7 @@ from vistaflow.credentials import secured_channel
 from vistaflow.errors import (
     CanceledError,
     DeadlineExceededError,
+    InternalError,
     ResourceExhaustedError,
     UnavailableError,
     VistaError,
@@ -29,6 +30,9 @@ AT_THE_DOOR: Final = frozenset(
     {"RATE_LIMITED", "TOO_MANY_STREAMS", "TOO_MANY_REFUSALS", "TOO_MANY_TOKENS"}
 )
 """Reasons of a RESOURCE_EXHAUSTED that came before anything was done."""
+
+TRANSIENT: Final = (UnavailableError, DeadlineExceededError, InternalError, CanceledError)
+"""What a stream that is opened again may have left behind."""
 
 OPTIONS: Final = (
     ("grpc.keepalive_time_ms", 10_000),

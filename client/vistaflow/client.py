@@ -24,7 +24,8 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
-from vistaflow.aio.client import DEFAULT_TIMEOUT_SECONDS, AsyncClient
+from vistaflow.aio.calls import DEFAULT_TIMEOUT_SECONDS
+from vistaflow.aio.client import AsyncClient
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.doe.v1 import doe_pb2
 from vistaflow.api.ingestion.v1 import ingestion_pb2

@@ -18,8 +18,8 @@ _READS: Final = ("Get", "List", "Diff")
 
 
 def addresses_of(address: str) -> list[str]:
-    """The addresses of a list divided by commas."""
-    return [each.strip() for each in address.split(",") if each.strip()]
+    """The addresses of a list divided by commas, each once."""
+    return list(dict.fromkeys(each.strip() for each in address.split(",") if each.strip()))
 
 
 def replicated(address: str, open_one: Callable[[str], grpc.aio.Channel]) -> grpc.aio.Channel:
@@ -29,7 +29,7 @@ def replicated(address: str, open_one: Callable[[str], grpc.aio.Channel]) -> grp
         address: Such as `127.0.0.1:50051`, or several divided by commas.
         open_one: Opens the channel to one of them.
     """
-    addresses = list(dict.fromkeys(addresses_of(address)))
+    addresses = addresses_of(address)
     if len(addresses) < 2:
         return open_one(addresses[0] if addresses else address)
     return ReplicaChannel([open_one(each) for each in addresses])

@@ -16,11 +16,9 @@ import grpc
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1 import registry_pb2_grpc as rpc
-from vistaflow.channel import waits
+from vistaflow.channel import TRANSIENT, waits
 from vistaflow.errors import (
     CanceledError,
-    DeadlineExceededError,
-    InternalError,
     ResourceExhaustedError,
     UnavailableError,
     VistaError,
@@ -30,8 +28,6 @@ from vistaflow.models import Appended, appended_of
 
 MOST_ROWS: Final = 1000
 """Rows that one message may have."""
-
-_TRANSIENT = (UnavailableError, DeadlineExceededError, InternalError, CanceledError)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,6 +61,10 @@ class StateStream:
         """How many of them went out on the connection of now."""
         self._credit = 0
         self._numbers = itertools.count(1)
+        self._acked = False
+        """Whether the connection of now brought an acknowledgement."""
+        self._waiting_since = time.monotonic()
+        """When there was something to acknowledge again, or the last such connection ended."""
         self._error: VistaError | None = None
         self._changed = asyncio.Condition()
         self._runner: asyncio.Task[None] | None = None
@@ -118,6 +118,8 @@ class StateStream:
                 lambda: self._error is not None or self._written == len(self._sending)
             )
             self._check()
+            if not self._sending:
+                self._waiting_since = time.monotonic()
             self._sending.append(_Sending(states=rows, answer=answer))
             self._changed.notify_all()
         return answer
@@ -150,21 +152,18 @@ class StateStream:
     async def _run(self) -> None:
         """Keeps the stream up until it is broken for good."""
         wait = waits()
-        acked_at = time.monotonic()
         while True:
-            acked = self.revision, len(self._sending)
             error = await self._connection()
-            if (self.revision, len(self._sending)) != acked:
-                acked_at, wait = time.monotonic(), waits()
-            if (
-                error is not None and _lasts(error)
-            ) or time.monotonic() - acked_at > self._patience:
+            if self._acked:
+                self._acked, self._waiting_since, wait = False, time.monotonic(), waits()
+            asked = (error.retry_after or 0.0) if error is not None else 0.0
+            patient_until = self._waiting_since + self._patience
+            impatient = self._sending and time.monotonic() + asked > patient_until
+            if impatient or (error is not None and _lasts(error)):
                 await self._fail(error or UnavailableError("the registry ended the stream"))
                 return
-            await asyncio.sleep(wait())
+            await asyncio.sleep(asked + wait())
             self.reconnect_count += 1
-            if not self._sending:
-                acked_at = time.monotonic()
 
     async def _connection(self) -> VistaError | None:
         """One connection, to its end."""
@@ -207,6 +206,7 @@ class StateStream:
             else:
                 sent = self._sending.popleft()
                 self._written -= 1
+                self._acked = True
                 self.revision = max(self.revision, message.ack.revision)
                 if not sent.answer.done():
                     sent.answer.set_result(appended_of(message.ack.results, message.ack.revision))
@@ -228,7 +228,7 @@ def _lasts(error: VistaError) -> bool:
     """Whether sending again cannot mend it."""
     if isinstance(error, ResourceExhaustedError):
         return error.reason == "CREDIT_EXCEEDED"
-    return not isinstance(error, _TRANSIENT)
+    return not isinstance(error, TRANSIENT)
 
 
 def _seen(answer: asyncio.Future[Appended]) -> None:

@@ -11,15 +11,8 @@ import grpc
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1 import registry_pb2_grpc as rpc
-from vistaflow.channel import pause_asked, waits
-from vistaflow.errors import (
-    CanceledError,
-    DeadlineExceededError,
-    InternalError,
-    UnavailableError,
-    VistaError,
-    from_rpc,
-)
+from vistaflow.channel import TRANSIENT, pause_asked, waits
+from vistaflow.errors import VistaError, from_rpc
 from vistaflow.models import (
     Delta,
     Snapshot,
@@ -31,7 +24,6 @@ from vistaflow.models import (
 )
 from vistaflow.replicas import leave, present_replica
 
-_TRANSIENT = (UnavailableError, DeadlineExceededError, InternalError, CanceledError)
 SILENCE_SECONDS = 30.0
 """Twice the longest time between two bookmarks."""
 
@@ -244,6 +236,6 @@ def mended(error: VistaError) -> float:
         VistaError: Opening it again cannot mend it.
     """
     asked = pause_asked(error)
-    if asked is None and not isinstance(error, _TRANSIENT):
+    if asked is None and not isinstance(error, TRANSIENT):
         raise error from None
     return asked or 0.0

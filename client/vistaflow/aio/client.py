@@ -4,33 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any
 
-import grpc
-from google.protobuf import any_pb2, json_format, struct_pb2
+from google.protobuf import any_pb2
 from google.protobuf.message import Message
 
+from vistaflow.aio.calls import DEFAULT_TIMEOUT_SECONDS
+from vistaflow.aio.stages import StageCalls
 from vistaflow.api.common.v1 import common_pb2
-from vistaflow.api.doe.v1 import doe_pb2, doe_pb2_grpc
-from vistaflow.api.ingestion.v1 import ingestion_pb2, ingestion_pb2_grpc
-from vistaflow.api.ml.v1 import ml_pb2, ml_pb2_grpc
-from vistaflow.api.optimize.v1 import optimize_pb2, optimize_pb2_grpc
-from vistaflow.api.pipeline.v1 import pipeline_pb2, pipeline_pb2_grpc
-from vistaflow.api.registry.v1 import registry_pb2, registry_pb2_grpc
+from vistaflow.api.pipeline.v1 import pipeline_pb2
+from vistaflow.api.registry.v1 import registry_pb2
 from vistaflow.archive import deck_beside, pack_deck
-from vistaflow.channel import call, open_channel
-from vistaflow.credentials import CA, TOKEN
 from vistaflow.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
     KitFailedError,
     UnavailableError,
-    from_rpc,
 )
 from vistaflow.models import (
     Delta,
@@ -38,7 +30,6 @@ from vistaflow.models import (
     Kit,
     KitDiff,
     ManyJobs,
-    Prediction,
     State,
     diff_of,
     job_filter,
@@ -50,22 +41,9 @@ from vistaflow.models import (
     state_of,
     status_value,
 )
-from vistaflow.replicas import Newest, addresses_of
 from vistaflow.streaming import StateStream
-from vistaflow.unreachable import why
 from vistaflow.watching import Watch, place_of, watch_filter
 from vistaflow.watching_many import ManyWatches
-
-DEFAULT_ADDRESS: Final = "127.0.0.1:50051"
-DEFAULT_TIMEOUT_SECONDS: Final = 10.0
-
-_STUBS: Final[dict[str, Any]] = {
-    "pipeline": pipeline_pb2_grpc.PipelineServiceStub,
-    "ingestion": ingestion_pb2_grpc.IngestionServiceStub,
-    "doe": doe_pb2_grpc.DoeServiceStub,
-    "ml": ml_pb2_grpc.MlServiceStub,
-    "optimize": optimize_pb2_grpc.OptimizeServiceStub,
-}
 
 
 def connect(
@@ -82,40 +60,12 @@ def connect(
     return AsyncClient(address, timeout=timeout, token=token)
 
 
-class AsyncClient:
+class AsyncClient(StageCalls):
     """Calls the services; needs the registry's address only, the others it asks for.
 
     Every method raises a `VistaError`. Calls that find nobody are tried again within the timeout,
     with one request id, so that nothing is done twice.
     """
-
-    def __init__(
-        self, address: str = "", *, timeout: float = DEFAULT_TIMEOUT_SECONDS, token: str = ""
-    ) -> None:
-        self.address = address or os.environ.get("VISTAFLOW_REGISTRY", "") or DEFAULT_ADDRESS
-        self._timeout = timeout
-        self._token = token or os.environ.get(TOKEN, "")
-        self._channel = open_channel(self.address, self._token)
-        self._registry = registry_pb2_grpc.RegistryServiceStub(self._channel)
-        self._newest = Newest(len(addresses_of(self.address)))
-        self._others: dict[str, tuple[str, grpc.aio.Channel]] = {}
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Closes the connections."""
-        for _, channel in self._others.values():
-            await channel.close()
-        await self._channel.close()
 
     # Kits
 
@@ -258,7 +208,7 @@ class AsyncClient:
             request.created_after.FromDatetime(created_after.astimezone(UTC))
         if created_before is not None:
             request.created_before.FromDatetime(created_before.astimezone(UTC))
-        async for each in self._pages("ListKits", request, "kits", limit):
+        async for each in self._pages("registry", "ListKits", request, "kits", limit):
             yield kit_of(each)
 
     async def cancel_kit(self, kit_id: int, *, reason: str = "", actor: str = "") -> Kit:
@@ -341,7 +291,7 @@ class AsyncClient:
             min_revision=min_revision,
             page_size=min(limit or 200, 200),
         )
-        async for each in self._pages("ListJobs", request, "jobs", limit):
+        async for each in self._pages("registry", "ListJobs", request, "jobs", limit):
             yield job_of(each)
 
     async def create_job(
@@ -551,7 +501,7 @@ class AsyncClient:
             ),
             page_size=min(limit or 1000, 1000),
         )
-        async for each in self._pages("ListStates", request, "states", limit):
+        async for each in self._pages("registry", "ListStates", request, "states", limit):
             yield state_of(each)
 
     def watch(
@@ -622,115 +572,6 @@ class AsyncClient:
             many.open(name, **wanted)
         return many
 
-    async def server_info(self) -> registry_pb2.GetServerInfoResponse:
-        """What the registry is, and where the other services are."""
-        request = registry_pb2.GetServerInfoRequest()
-        info: registry_pb2.GetServerInfoResponse = await self._call(
-            "registry", "GetServerInfo", request
-        )
-        return info
-
-    # Stages
-
-    async def decks(self) -> list[ingestion_pb2.Deck]:
-        """The decks collected and shipped."""
-        request = ingestion_pb2.ListDecksRequest(page_size=1000)
-        return list((await self._call("ingestion", "ListDecks", request)).decks)
-
-    async def deck(self, deck: str) -> ingestion_pb2.Deck:
-        """One deck, by its name or id."""
-        request = ingestion_pb2.GetDeckRequest(deck=deck)
-        found: ingestion_pb2.Deck = (await self._call("ingestion", "GetDeck", request)).deck
-        return found
-
-    async def collect_deck(self, folder: str | Path) -> Job:
-        """Starts collecting a deck from a folder or archive of this machine."""
-        source = ingestion_pb2.DeckSource(archive=pack_deck(Path(folder)))
-        spec = ingestion_pb2.CollectDecksSpec(sources=[source])
-        request = ingestion_pb2.CollectDecksRequest(spec=spec)
-        return job_of((await self._call("ingestion", "CollectDecks", request)).job)
-
-    async def generate_design(self, deck: str, design: doe_pb2.DesignSpec) -> Job:
-        """Starts making a design; the job's id is the design's."""
-        request = doe_pb2.GenerateDesignRequest(deck=deck, design=design)
-        return job_of((await self._call("doe", "GenerateDesign", request)).job)
-
-    async def evaluate_design(self, design_id: str) -> Job:
-        """Starts running a design; the job's id is that of the evaluated design."""
-        request = doe_pb2.EvaluateDesignRequest(design_id=design_id)
-        return job_of((await self._call("doe", "EvaluateDesign", request)).job)
-
-    async def design(self, design_id: str) -> doe_pb2.Design:
-        """What a design is: how it was made, its quality, how it was run."""
-        request = doe_pb2.GetDesignRequest(design_id=design_id)
-        found: doe_pb2.Design = (await self._call("doe", "GetDesign", request)).design
-        return found
-
-    async def design_rows(self, design_id: str) -> list[dict[str, Any]]:
-        """The rows of a design: `row_id`, parameters, responses and `failure` by name, in order."""
-        design = await self.design(design_id)
-        stub, _ = await self._stub("doe")
-        rows: list[dict[str, Any]] = []
-        try:
-            async for chunk in stub.ReadDesign(doe_pb2.ReadDesignRequest(design_id=design_id)):
-                rows += [_row(each, design) for each in chunk.rows]
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc(error) from None
-        return rows
-
-    async def model(self, model_id: str) -> ml_pb2.Model:
-        """What a model is: how it was made and how good it is."""
-        request = ml_pb2.GetModelRequest(model_id=model_id)
-        found: ml_pb2.Model = (await self._call("ml", "GetModel", request)).model
-        return found
-
-    async def predict(
-        self,
-        model_id: str,
-        points: Sequence[Mapping[str, Any]],
-        *,
-        allow_extrapolation: bool = False,
-    ) -> list[dict[str, Prediction]]:
-        """The responses at raw parameter values, with their uncertainty, by name."""
-        request = ml_pb2.PredictRequest(model_id=model_id, allow_extrapolation=allow_extrapolation)
-        for each in points:
-            point = struct_pb2.Struct()
-            point.update(dict(each))
-            request.points.append(point)
-        response = await self._call("ml", "Predict", request)
-        units = {each.name: each.unit for each in response.responses}
-        return [
-            {
-                name: Prediction(
-                    mean=point.responses[name].mean,
-                    standard_deviation=point.responses[name].standard_deviation,
-                    low95=point.responses[name].low95,
-                    high95=point.responses[name].high95,
-                    unit=unit,
-                )
-                for name, unit in units.items()
-                if name in point.responses
-            }
-            for point in response.predictions
-        ]
-
-    async def study(self, study_id: str) -> optimize_pb2.Study:
-        """The result of an optimisation."""
-        request = optimize_pb2.GetStudyRequest(study_id=study_id)
-        found: optimize_pb2.Study = (await self._call("optimize", "GetStudy", request)).study
-        return found
-
-    async def trials(self, study_id: str) -> list[optimize_pb2.Trial]:
-        """What a study tried, in order."""
-        request = optimize_pb2.ListTrialsRequest(study_id=study_id, page_size=10_000)
-        found: list[optimize_pb2.Trial] = []
-        while True:
-            response = await self._call("optimize", "ListTrials", request)
-            found += response.trials
-            request.page_token = response.next_page_token
-            if not request.page_token:
-                return found
-
     # Tokens, for administrators
 
     async def create_token(
@@ -756,7 +597,7 @@ class AsyncClient:
     async def tokens(self) -> list[registry_pb2.Token]:
         """The tokens without their texts, newest first."""
         request = registry_pb2.ListTokensRequest()
-        return [each async for each in self._pages("ListTokens", request, "tokens", 0)]
+        return [each async for each in self._pages("registry", "ListTokens", request, "tokens")]
 
     async def revoke_token(self, token_id: str) -> registry_pb2.Token:
         """Makes a token invalid, for good."""
@@ -765,87 +606,6 @@ class AsyncClient:
             "registry", "RevokeToken", request
         )
         return response.token
-
-    # Calls
-
-    async def _pages(self, method: str, request: Any, field: str, limit: int) -> AsyncIterator[Any]:
-        count = 0
-        while True:
-            response = await self._call("registry", method, request)
-            for each in getattr(response, field):
-                yield each
-                count += 1
-                if count == limit:
-                    return
-            request.page_token = response.next_page_token
-            if not request.page_token:
-                return
-
-    async def _call(
-        self, service: str, method: str, request: Any, *, timeout: float | None = None
-    ) -> Any:
-        timeout = timeout or self._timeout
-        if service == "registry":
-            return await self._call_registry(method, request, timeout)
-        for last in (False, True):
-            stub, address = await self._stub(service)
-            try:
-                return await call(getattr(stub, method), request, timeout=timeout)
-            except UnavailableError as error:
-                # It may have moved: another port after a restart.
-                await self._forget(service)
-                if last or error.reason or (await self._address(service)) == address:
-                    raise
-        raise AssertionError("unreachable")
-
-    async def _call_registry(self, method: str, request: Any, timeout: float) -> Any:
-        waits = self._newest.ask(request)
-        try:
-            response = await call(getattr(self._registry, method), request, timeout=timeout)
-            self._newest.note(response)
-            return response
-        except UnavailableError as error:
-            if waits and error.reason == "REVISION_NOT_REACHED":
-                self._newest.forget()
-            if error.reason:
-                raise
-            told = why(error.message, secured=bool(os.environ.get(CA)))
-            raise UnavailableError(
-                f"no registry answers at {self.address}" + (f": {told}" if told else ""),
-                reason="NOT_REACHED" if told else "",
-            ) from None
-
-    async def _stub(self, service: str) -> tuple[Any, str]:
-        if service not in self._others:
-            address = await self._address(service)
-            self._others[service] = (address, open_channel(address, self._token))
-        address, channel = self._others[service]
-        return _STUBS[service](channel), address
-
-    async def _forget(self, service: str) -> None:
-        _, channel = self._others.pop(service)
-        await channel.close()
-
-    async def _address(self, service: str) -> str:
-        info = await self.server_info()
-        known = [each for each in info.services if each.name == service and each.address]
-        if known:
-            # One that was killed is listed for a while beside the one that took its place.
-            known.sort(key=lambda each: (each.status == "SERVING", each.seen_at.ToNanoseconds()))
-            return known[-1].address
-        raise UnavailableError(
-            f"the registry at {self.address} knows no {service} service; is the suite up?"
-        )
-
-
-def _row(row: doe_pb2.DesignRow, design: doe_pb2.Design) -> dict[str, Any]:
-    """A row with its columns in the design's order, which a Struct does not keep."""
-    parameters = json_format.MessageToDict(row.parameters)
-    told: dict[str, Any] = {"row_id": row.row_id}
-    told |= {each.name: parameters.get(each.name) for each in design.parameters}
-    if design.evaluated_count:
-        told |= {each.name: row.responses.get(each.name) for each in design.responses}
-    return told | {"failure": row.failure}
 
 
 def _fill(request: Any, kit: str | Path | pipeline_pb2.KitSpec) -> None:

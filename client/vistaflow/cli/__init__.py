@@ -8,8 +8,10 @@ reporting.py create, append: kits whose work is done elsewhere
 tokens.py    token create, list, revoke
 keeping.py   backup, restore, retention
 given.py     filters and times as they are given
+dialing.py   the client of a command, and how it asks
 stages.py    design, predict, decks
-local.py     up, down, status, doctor, logs: what is on this machine; logs.py reads the logs
+local.py     up, down, status, doctor, logs: what is on this machine; logs.py reads the logs,
+             registries.py looks at the replicas
 live.py      the tree of a kit that redraws itself
 results.py   the table a finished kit ends with
 output.py    text, JSON and exit codes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Annotated
 
 import typer
@@ -68,7 +70,14 @@ app.add_typer(tokens.app, name="tokens", hidden=True)
 
 def main() -> None:
     """The entry point of the `vistaflow` script."""
-    app()
+    try:
+        app()
+    finally:
+        try:
+            print(end="", flush=True)
+        except BrokenPipeError:
+            # Whoever reads has read enough. Nothing is left to be flushed, loudly, at the exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from vistaflow.cli.dialing import CommandClient
+from vistaflow.cli.dialing import CommandClient, asked
 from vistaflow.cli.given import (
     Labels,
     Project,
@@ -28,13 +27,12 @@ from vistaflow.cli.output import (
     console,
     print_json,
     stop,
-    told,
     user,
 )
 from vistaflow.models import Kit, KitDiff, ManyJobs, State
 
 SomeKit = Annotated[
-    int, typer.Argument(help="The kit; leave it out to choose by filter.", metavar="[KIT]", min=0)
+    int, typer.Argument(help="The kit; leave it out to choose by filter.", metavar="KIT", min=0)
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell how many jobs that would be.")]
 
@@ -70,13 +68,11 @@ def diff(
     For example: vistaflow diff 7 120 180; vistaflow diff 7 120 for what changed since
     """
 
-    async def ask() -> tuple[KitDiff, dict[str, str]]:
-        async with CommandClient(address) as client:
-            names = {each.job_id: each.name for each in (await client.kit(kit)).jobs}
-            return await client.diff_kit(kit, first, last), names
+    async def ask(client: CommandClient) -> tuple[KitDiff, dict[str, str]]:
+        names = {each.job_id: each.name for each in (await client.kit(kit)).jobs}
+        return await client.diff_kit(kit, first, last), names
 
-    with told():
-        found, names = asyncio.run(ask())
+    found, names = asked(address, ask)
     if as_json:
         print_json(found)
         return
@@ -110,10 +106,7 @@ def cancel(
     For example: vistaflow cancel 7; vistaflow cancel --label owner=ana --status queued --dry-run
     """
     wanted = _wanted(kit, status, type_, label, project)
-    if wanted.keys() == {"kit_ids"} and not dry_run:
-        _change("cancel_kit", kit, address, reason, as_json)
-    else:
-        _change_many("cancel_jobs", "canceled", wanted, address, reason, as_json, dry_run)
+    _change_chosen("cancel", "canceled", wanted, address, reason, as_json, dry_run)
 
 
 def retry(
@@ -132,10 +125,7 @@ def retry(
     For example: vistaflow retry 7; vistaflow retry --type ML_TRAIN --project photonics
     """
     wanted = _wanted(kit, status, type_, label, project)
-    if wanted.keys() == {"kit_ids"} and not dry_run:
-        _change("retry_kit", kit, address, reason, as_json)
-    else:
-        _change_many("retry_jobs", "queued again", wanted, address, reason, as_json, dry_run)
+    _change_chosen("retry", "queued again", wanted, address, reason, as_json, dry_run)
 
 
 def _wanted(
@@ -160,18 +150,14 @@ def _wanted(
 
 
 def _change(method: str, kit: int, address: str, reason: str, as_json: bool) -> None:
-    async def ask() -> Kit:
-        async with CommandClient(address) as client:
-            changed: Kit = await getattr(client, method)(kit, reason=reason, actor=user())
-            return changed
-
-    with told():
-        changed = asyncio.run(ask())
+    changed: Kit = asked(
+        address, lambda client: getattr(client, method)(kit, reason=reason, actor=user())
+    )
     print_json(changed) if as_json else console.print(tree(changed))
 
 
-def _change_many(
-    method: str,
+def _change_chosen(
+    verb: str,
     what: str,
     wanted: dict[str, Any],
     address: str,
@@ -179,15 +165,16 @@ def _change_many(
     as_json: bool,
     dry_run: bool,
 ) -> None:
-    async def ask() -> ManyJobs:
-        async with CommandClient(address) as client:
-            changed: ManyJobs = await getattr(client, method)(
-                **wanted, dry_run=dry_run, reason=reason, actor=user()
-            )
-            return changed
-
-    with told():
-        changed = asyncio.run(ask())
+    """Changes a kit as a whole if it alone was given, else the jobs that the filter wants."""
+    if wanted.keys() == {"kit_ids"} and not dry_run:
+        _change(f"{verb}_kit", wanted["kit_ids"][0], address, reason, as_json)
+        return
+    changed: ManyJobs = asked(
+        address,
+        lambda client: getattr(client, f"{verb}_jobs")(
+            **wanted, dry_run=dry_run, reason=reason, actor=user()
+        ),
+    )
     if as_json:
         print_json(changed)
         return

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final, Self
+from collections.abc import Awaitable, Callable
+from typing import Final, Self, TypeVar
 
+from vistaflow.aio.calls import DEFAULT_TIMEOUT_SECONDS
 from vistaflow.aio.client import AsyncClient
+from vistaflow.cli.output import told
+
+T = TypeVar("T")
 
 CONNECT_SECONDS: Final = 2.0
 """How long a command waits for its first connection."""
@@ -31,3 +36,25 @@ class CommandClient(AsyncClient):
                 raise
         self._timeout = timeout
         return self
+
+
+def asked(
+    address: str,
+    question: Callable[[CommandClient], Awaitable[T]],
+    *,
+    timeout: float = DEFAULT_TIMEOUT_SECONDS,
+) -> T:
+    """What the services answer a command; a refusal is told, and ends it.
+
+    Args:
+        address: As it was given.
+        question: What is asked of a client.
+        timeout: The longest one call may take with all its tries, in seconds.
+    """
+
+    async def ask() -> T:
+        async with CommandClient(address, timeout=timeout) as client:
+            return await question(client)
+
+    with told():
+        return asyncio.run(ask())

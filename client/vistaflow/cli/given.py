@@ -12,6 +12,13 @@ import typer
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.cli.output import STYLES, USAGE, stop
 
+AnyKit = Annotated[
+    int, typer.Argument(help="The kit; every kit if left out.", metavar="KIT", min=0)
+]
+JobIds = Annotated[
+    list[str] | None,
+    typer.Option("--job", help="Only rows of this job; may be repeated.", metavar="JOB"),
+]
 Statuses = Annotated[
     list[str] | None,
     typer.Option("--status", help="Only in this status; may be repeated.", metavar="STATUS"),

@@ -64,7 +64,11 @@ def _run(home: Path, command: str, *arguments: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", f"vistaflow_services.registry.{command}", *arguments],
         env={**os.environ, "VISTAFLOW_HOME": str(home.expanduser().resolve())},
+        # Told from here, so that a reader who stops reading, such as `head`, interrupts no work.
+        stdout=subprocess.PIPE,
+        text=True,
         check=False,
     )
+    typer.echo(done.stdout, nl=False)
     if done.returncode:
         raise typer.Exit(FAILED)

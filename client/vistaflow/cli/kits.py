@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,8 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from vistaflow.api.optimize.v1 import optimize_pb2
-from vistaflow.cli.dialing import CommandClient
+from vistaflow.cli.dialing import CommandClient, asked
 from vistaflow.cli.given import (
+    AnyKit,
+    JobIds,
     Labels,
     Project,
     Statuses,
@@ -31,7 +32,6 @@ from vistaflow.cli.output import (
     console,
     print_json,
     stop,
-    told,
     user,
 )
 from vistaflow.cli.results import pictures, result_dict, result_table, study_of
@@ -56,8 +56,7 @@ def run(
     nobody answers, 130 detached.
     """
     kit = _kit_file(kit)
-    with told():
-        started = asyncio.run(_start(address, kit))
+    started = asked(address, lambda client: client.run(kit, actor=user()))
     if detach:
         print_json(started) if as_json else console.print(f"kit {started.kit_id} is started")
         return
@@ -67,9 +66,13 @@ def run(
             f"`vistaflow watch {started.kit_id}`",
             markup=False,
         )
+
+    async def follow_to_result(client: CommandClient) -> tuple[Kit, optimize_pb2.Study | None]:
+        ended = await follow(client, started.kit_id, as_json=as_json)
+        return ended, await study_of(client, ended)
+
     try:
-        with told():
-            ended, study = asyncio.run(_follow_to_result(address, started.kit_id, as_json))
+        ended, study = asked(address, follow_to_result)
     except typer.Exit as stopped:
         if stopped.exit_code == DETACHED:
             console.print(f"detached; kit {started.kit_id} goes on")
@@ -86,30 +89,22 @@ def validate(
 ) -> None:
     """Find every mistake of a kit without starting it."""
     kit = _kit_file(kit)
-
-    async def ask() -> None:
-        async with CommandClient(address) as client:
-            answer = await client.validate(kit)
-        if as_json:
-            print_json(answer)
-        else:
-            for each in answer.warnings:
-                console.print(f"warning: {each.field}: {each.description}", markup=False)
-            for each in answer.mistakes:
-                console.print(f"mistake: {each.field}: {each.description}", markup=False)
-            if not answer.mistakes:
-                console.print(f"valid; at most {answer.max_simulation_count} simulator runs")
-        if answer.mistakes:
-            raise typer.Exit(USAGE)
-
-    with told():
-        asyncio.run(ask())
+    answer = asked(address, lambda client: client.validate(kit))
+    if as_json:
+        print_json(answer)
+    else:
+        for each in answer.warnings:
+            console.print(f"warning: {each.field}: {each.description}", markup=False)
+        for each in answer.mistakes:
+            console.print(f"mistake: {each.field}: {each.description}", markup=False)
+        if not answer.mistakes:
+            console.print(f"valid; at most {answer.max_simulation_count} simulator runs")
+    if answer.mistakes:
+        raise typer.Exit(USAGE)
 
 
 def watch(
-    kit: Annotated[
-        int, typer.Argument(help="The kit; every kit if left out.", metavar="[KIT]", min=0)
-    ] = 0,
+    kit: AnyKit = 0,
     address: Address = "",
     as_json: AsJson = False,
     forever: Annotated[bool, typer.Option("--forever", help="Go on after it has ended.")] = False,
@@ -117,10 +112,7 @@ def watch(
     type_: Types = None,
     label: Labels = None,
     project: Project = "",
-    job: Annotated[
-        list[str] | None,
-        typer.Option("--job", help="Only rows of this job; may be repeated.", metavar="JOB"),
-    ] = None,
+    job: JobIds = None,
     start: Annotated[
         int | None,
         typer.Option("--from", help="Begin after this revision; 0: all that was.", metavar="REV"),
@@ -158,26 +150,19 @@ def watch(
         _follow_kit(address, kit, as_json=as_json, forever=forever)
         return
     wanted |= {"mode": "latest" if latest else "every", "include_left": left}
-
-    async def ask() -> None:
-        async with CommandClient(address) as client:
-            await print_rows_of(
-                client, wanted, after_revision=start, snapshot=snapshot, as_json=as_json
-            )
-
-    with told():
-        asyncio.run(ask())
+    asked(
+        address,
+        lambda client: print_rows_of(
+            client, wanted, after_revision=start, snapshot=snapshot, as_json=as_json
+        ),
+    )
 
 
 def _follow_kit(address: str, kit: int, *, as_json: bool, forever: bool) -> None:
     """Shows a kit until it ends."""
-
-    async def ask() -> Kit:
-        async with CommandClient(address) as client:
-            return await follow(client, kit, as_json=as_json, until_done=not forever)
-
-    with told():
-        ended = asyncio.run(ask())
+    ended = asked(
+        address, lambda client: follow(client, kit, as_json=as_json, until_done=not forever)
+    )
     if ended.status != "FINISHED":
         raise typer.Exit(FAILED)
 
@@ -200,13 +185,11 @@ def show(
     """
     moment = moment_of("--as-of", as_of)
 
-    async def ask() -> tuple[Kit, optimize_pb2.Study | None]:
-        async with CommandClient(address) as client:
-            found = await client.kit(kit, as_of=moment)
-            return found, await study_of(client, found)
+    async def ask(client: CommandClient) -> tuple[Kit, optimize_pb2.Study | None]:
+        found = await client.kit(kit, as_of=moment)
+        return found, await study_of(client, found)
 
-    with told():
-        found, study = asyncio.run(ask())
+    found, study = asked(address, ask)
     if as_json:
         print_json(found)
         return
@@ -224,19 +207,6 @@ def _kit_file(given: Path) -> Path:
         if shipped.is_file() and given.name == str(given):
             return shipped
     stop(f"{given}: no such file", USAGE)
-
-
-async def _start(address: str, kit: Path) -> Kit:
-    async with CommandClient(address) as client:
-        return await client.run(kit, actor=user())
-
-
-async def _follow_to_result(
-    address: str, kit_id: int, as_json: bool
-) -> tuple[Kit, optimize_pb2.Study | None]:
-    async with CommandClient(address) as client:
-        ended = await follow(client, kit_id, as_json=as_json)
-        return ended, await study_of(client, ended)
 
 
 def _tell_result(kit: Kit, study: optimize_pb2.Study | None, as_json: bool) -> None:

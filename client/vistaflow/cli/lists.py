@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import json
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vistaflow.aio.client import AsyncClient
-from vistaflow.cli.dialing import CommandClient
+from vistaflow.cli.dialing import CommandClient, asked
 from vistaflow.cli.given import (
+    AnyKit,
+    JobIds,
     Labels,
     Project,
     Since,
@@ -32,8 +32,9 @@ from vistaflow.cli.given import (
     types_of,
 )
 from vistaflow.cli.live import state_line
-from vistaflow.cli.output import STYLES, Address, AsJson, console, print_json, told
-from vistaflow.models import Job, Kit
+from vistaflow.cli.output import STYLES, Address, AsJson, console, print_json
+
+T = TypeVar("T")
 
 
 class Output(StrEnum):
@@ -110,14 +111,12 @@ def kits(
         "created_before": time_of("--until", until),
         "limit": limit,
     }
-    found: list[Kit] = asked(address, lambda client: client.kits(**wanted))
+    found = asked(address, lambda client: _all(client.kits(**wanted)))
     print_list(found, KIT_COLUMNS, Output.JSON if as_json else output)
 
 
 def jobs(
-    kit: Annotated[
-        int, typer.Argument(help="The kit; every kit if left out.", metavar="[KIT]", min=0)
-    ] = 0,
+    kit: AnyKit = 0,
     address: Address = "",
     as_json: AsJson = False,
     status: Statuses = None,
@@ -137,14 +136,12 @@ def jobs(
         "labels": labels_of(label),
         "limit": limit,
     }
-    found: list[Job] = asked(address, lambda client: client.jobs(**wanted))
+    found = asked(address, lambda client: _all(client.jobs(**wanted)))
     print_list(found, JOB_COLUMNS, Output.JSON if as_json else output)
 
 
 def states(
-    kit: Annotated[
-        int, typer.Argument(help="The kit; every kit if left out.", metavar="[KIT]", min=0)
-    ] = 0,
+    kit: AnyKit = 0,
     address: Address = "",
     as_json: AsJson = False,
     after: Annotated[
@@ -155,10 +152,7 @@ def states(
     ] = "",
     status: Statuses = None,
     type_: Types = None,
-    job: Annotated[
-        list[str] | None,
-        typer.Option("--job", help="Only rows of this job; may be repeated.", metavar="JOB"),
-    ] = None,
+    job: JobIds = None,
     label: Labels = None,
     project: Project = "",
     since: Since = "",
@@ -189,36 +183,23 @@ def states(
     how = Output.JSON if as_json else output
     last = moment if isinstance(moment, int) else None
 
-    async def ask() -> None:
-        async with CommandClient(address) as client:
-            names: dict[str, str] = {}
-            if kit and how is Output.TABLE:
-                names = {each.job_id: each.name for each in (await client.kit(kit)).jobs}
-            writer = _csv(STATE_COLUMNS) if how is Output.CSV else None
-            # A log may be long: each row is printed as it comes.
-            async for row in client.states(**wanted):
-                if last is not None and row.revision > last:
-                    return
-                if writer is not None:
-                    writer.writerow([each(row) for each in STATE_COLUMNS.values()])
-                elif how is Output.JSON:
-                    print_json(row)
-                else:
-                    console.print(state_line(row, names), markup=False, soft_wrap=True)
+    async def tell(client: CommandClient) -> None:
+        names: dict[str, str] = {}
+        if kit and how is Output.TABLE:
+            names = {each.job_id: each.name for each in (await client.kit(kit)).jobs}
+        writer = _csv(STATE_COLUMNS) if how is Output.CSV else None
+        # A log may be long: each row is printed as it comes.
+        async for row in client.states(**wanted):
+            if last is not None and row.revision > last:
+                return
+            if writer is not None:
+                writer.writerow([each(row) for each in STATE_COLUMNS.values()])
+            elif how is Output.JSON:
+                print_json(row)
+            else:
+                console.print(state_line(row, names), markup=False, soft_wrap=True)
 
-    with told():
-        asyncio.run(ask())
-
-
-def asked(address: str, ask: Callable[[AsyncClient], AsyncIterator[Any]]) -> list[Any]:
-    """All that a list of the client has."""
-
-    async def collect() -> list[Any]:
-        async with CommandClient(address) as client:
-            return [each async for each in ask(client)]
-
-    with told():
-        return asyncio.run(collect())
+    asked(address, tell)
 
 
 def print_list(found: Iterable[Any], columns: Columns, output: Output) -> None:
@@ -247,6 +228,10 @@ def print_list(found: Iterable[Any], columns: Columns, output: Output) -> None:
         )
     out = console if console.is_terminal else Console(highlight=False, width=WIDE)
     out.print(table)
+
+
+async def _all(found: AsyncIterator[T]) -> list[T]:
+    return [each async for each in found]
 
 
 def _csv(columns: Columns) -> Any:

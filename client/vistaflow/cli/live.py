@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -228,11 +228,3 @@ def _progress_text(state: State) -> str:
     count = f"{told.get('completed', 0)}/{told['total']}" if told.get("total") else ""
     parts = (told.get("phase", ""), count, told.get("unit", ""), told.get("message", ""))
     return " ".join(str(each) for each in parts if each)
-
-
-def snapshot_text(kit: Kit, width: int = 100) -> str:
-    """The tree as plain text."""
-    recorder = Console(width=width, record=True, force_terminal=False)
-    with recorder.capture() as captured:
-        recorder.print(tree(kit))
-    return captured.get()

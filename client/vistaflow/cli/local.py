@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import json
 import os
@@ -17,9 +16,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from vistaflow.cli.dialing import CommandClient
+from vistaflow.cli.dialing import asked
 from vistaflow.cli.logs import LogLine, follow_lines, lines_of
-from vistaflow.cli.output import FAILED, USAGE, console, print_json, stop, told
+from vistaflow.cli.output import DETACHED, FAILED, USAGE, Address, AsJson, console, print_json, stop
 from vistaflow.cli.registries import check_registries
 
 Home = Annotated[
@@ -91,20 +90,9 @@ def down(home: Home = DEFAULT_HOME) -> None:
     console.print("vistaflow is down")
 
 
-def status(
-    address: Annotated[
-        str, typer.Option("--address", envvar="VISTAFLOW_REGISTRY", metavar="HOST:PORT")
-    ] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+def status(address: Address = "", as_json: AsJson = False) -> None:
     """Tell whether the suite is up, where its services are, and how far its log is."""
-
-    async def ask() -> Any:
-        async with CommandClient(address, timeout=5) as client:
-            return await client.server_info()
-
-    with told():
-        info = asyncio.run(ask())
+    info = asked(address, lambda client: client.server_info(), timeout=5)
     if as_json:
         print_json(info)
     else:
@@ -129,10 +117,8 @@ def status(
 
 def doctor(
     home: Home = DEFAULT_HOME,
-    address: Annotated[
-        str, typer.Option("--address", envvar="VISTAFLOW_REGISTRY", metavar="HOST:PORT")
-    ] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    address: Address = "",
+    as_json: AsJson = False,
 ) -> None:
     """Look at what vistaflow needs on this machine, and say how to mend what is wrong."""
     checks = _checks(home.expanduser().resolve(), address)
@@ -165,8 +151,8 @@ def logs(
     folder = home.expanduser().resolve() / "logs"
     jobs: dict[str, str] = {}
     if of.isdigit():
-        with told():
-            jobs = asyncio.run(_jobs_of(int(of)))
+        found_kit = asked("", lambda client: client.kit(int(of)))
+        jobs = {each.job_id: each.name for each in found_kit.jobs}
     elif len(of) == 36:
         jobs = {of: ""}
 
@@ -183,12 +169,7 @@ def logs(
             for each in follow_lines(folder, of, jobs):
                 show(each)
         except KeyboardInterrupt:
-            raise typer.Exit(130) from None
-
-
-async def _jobs_of(kit_id: int) -> dict[str, str]:
-    async with CommandClient() as client:
-        return {each.job_id: each.name for each in (await client.kit(kit_id)).jobs}
+            raise typer.Exit(DETACHED) from None
 
 
 def _checks(home: Path, address: str) -> list[dict[str, str]]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from vistaflow.aio.client import DEFAULT_ADDRESS
+from vistaflow.aio.calls import DEFAULT_ADDRESS
 from vistaflow.cli.dialing import CommandClient
 from vistaflow.errors import VistaError
 from vistaflow.replicas import addresses_of
@@ -29,11 +28,10 @@ def check_registries(note: Note, address: str, *, up_here: bool) -> None:
 
     Args:
         note: Gets the findings.
-        address: As it was given; empty: as VISTAFLOW_REGISTRY says.
+        address: As it was given; the default if empty.
         up_here: Whether a suite is up on this machine, so that none is wrong.
     """
-    address = address or os.environ.get("VISTAFLOW_REGISTRY", "") or DEFAULT_ADDRESS
-    addresses = list(dict.fromkeys(addresses_of(address)))
+    addresses = addresses_of(address or DEFAULT_ADDRESS)
     answers = asyncio.run(_ask_all(addresses))
     several = len(addresses) > 1
     shared: set[str] = set()

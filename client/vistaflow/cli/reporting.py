@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Annotated, Any
 
 import typer
 
 from vistaflow.aio.client import AsyncClient
-from vistaflow.cli.dialing import CommandClient
+from vistaflow.cli.dialing import CommandClient, asked
 from vistaflow.cli.given import labels_of, statuses_of, types_of
 from vistaflow.cli.live import tree
-from vistaflow.cli.output import USAGE, Address, AsJson, console, print_json, stop, told, user
-from vistaflow.models import Kit
+from vistaflow.cli.output import USAGE, Address, AsJson, console, print_json, stop, user
 
 
 def create(
@@ -42,15 +40,10 @@ def create(
     For example: vistaflow create "bench 4" --job DOE --label owner=ana
     """
     types, labels = types_of(type_), labels_of(label)
-
-    async def ask() -> Kit:
-        async with CommandClient(address) as client:
-            return await client.create_kit(
-                name, types, project=project, labels=labels, actor=user()
-            )
-
-    with told():
-        made = asyncio.run(ask())
+    made = asked(
+        address,
+        lambda client: client.create_kit(name, types, project=project, labels=labels, actor=user()),
+    )
     if quiet:
         typer.echo(made.kit_id)
     elif as_json:
@@ -79,19 +72,13 @@ def append(
     (word,) = statuses_of([status], "STATUS")
     kept = _object(metadata)
 
-    async def ask() -> int:
-        async with CommandClient(address) as client:
-            return await client.append(
-                await _job_id(client, job),
-                word,
-                task_name=task,
-                metadata=kept,
-                reason=reason,
-                actor=user(),
-            )
+    async def ask(client: CommandClient) -> int:
+        job_id = await _job_id(client, job)
+        return await client.append(
+            job_id, word, task_name=task, metadata=kept, reason=reason, actor=user()
+        )
 
-    with told():
-        revision = asyncio.run(ask())
+    revision = asked(address, ask)
     print_json({"revision": revision}) if as_json else typer.echo(revision)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import sys
 from pathlib import Path
@@ -12,9 +11,9 @@ import typer
 from rich.table import Table
 
 from vistaflow.api.doe.v1 import doe_pb2
-from vistaflow.cli.dialing import CommandClient
+from vistaflow.cli.dialing import CommandClient, asked
 from vistaflow.cli.live import follow
-from vistaflow.cli.output import USAGE, Address, AsJson, console, number, print_json, stop, told
+from vistaflow.cli.output import USAGE, Address, AsJson, console, number, print_json, stop
 from vistaflow.errors import NotFoundError
 from vistaflow.models import Prediction
 
@@ -32,12 +31,10 @@ def decks(
 ) -> None:
     """List the decks, or show one with its parameters and responses."""
 
-    async def ask() -> list[Any]:
-        async with CommandClient(address) as client:
-            return [await client.deck(deck)] if deck else await client.decks()
+    async def ask(client: CommandClient) -> list[Any]:
+        return [await client.deck(deck)] if deck else await client.decks()
 
-    with told():
-        found = asyncio.run(ask())
+    found = asked(address, ask)
     if as_json:
         for each in found:
             print_json(each)
@@ -79,21 +76,20 @@ def design(
     if generator:
         spec.generator = GENERATORS[generator]
 
-    async def ask() -> list[dict[str, Any]]:
-        async with CommandClient(address) as client:
-            job = await client.generate_design(deck, spec)
-            await client.wait(job.kit_id)
-            if evaluate:
-                job = await client.evaluate_design(job.job_id)
-                ended = await follow(client, job.kit_id) if console.is_terminal else None
-                if ended is None:
-                    await client.wait(job.kit_id)
-            if not as_json:
-                typer.echo(f"design {job.job_id}", err=True)
-            return await client.design_rows(job.job_id)
+    async def ask(client: CommandClient) -> list[dict[str, Any]]:
+        job = await client.generate_design(deck, spec)
+        await client.wait(job.kit_id)
+        if evaluate:
+            job = await client.evaluate_design(job.job_id)
+            if console.is_terminal:
+                await follow(client, job.kit_id)
+            else:
+                await client.wait(job.kit_id)
+        if not as_json:
+            typer.echo(f"design {job.job_id}", err=True)
+        return await client.design_rows(job.job_id)
 
-    with told():
-        rows = asyncio.run(ask())
+    rows = asked(address, ask)
     if as_json:
         for each in rows:
             print_json(each)
@@ -123,22 +119,20 @@ def predict(
     """Predict a deck's responses at a point, with their uncertainty."""
     wanted = _points(values or [], points)
 
-    async def ask() -> list[dict[str, Prediction]]:
-        async with CommandClient(address) as client:
-            model_id = model
-            if model.isdigit():
-                trained = [
-                    each
-                    for each in (await client.kit(int(model))).jobs
-                    if each.job_type == "ML_TRAIN" and each.status == "FINISHED"
-                ]
-                if not trained:
-                    raise NotFoundError(f"kit {model} has no trained model")
-                model_id = trained[-1].job_id
-            return await client.predict(model_id, wanted, allow_extrapolation=extrapolate)
+    async def ask(client: CommandClient) -> list[dict[str, Prediction]]:
+        model_id = model
+        if model.isdigit():
+            trained = [
+                each
+                for each in (await client.kit(int(model))).jobs
+                if each.job_type == "ML_TRAIN" and each.status == "FINISHED"
+            ]
+            if not trained:
+                raise NotFoundError(f"kit {model} has no trained model")
+            model_id = trained[-1].job_id
+        return await client.predict(model_id, wanted, allow_extrapolation=extrapolate)
 
-    with told():
-        found = asyncio.run(ask())
+    found = asked(address, ask)
     if as_json:
         for one in found:
             print_json(one)

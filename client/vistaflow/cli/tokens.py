@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from enum import StrEnum
 from typing import Annotated
@@ -11,9 +10,9 @@ import typer
 
 from vistaflow.api.common.v1 import access_pb2
 from vistaflow.api.registry.v1 import registry_pb2
-from vistaflow.cli.dialing import CommandClient
+from vistaflow.cli.dialing import asked
 from vistaflow.cli.lists import How, Output, print_list
-from vistaflow.cli.output import Address, AsJson, console, errors, print_json, told
+from vistaflow.cli.output import Address, AsJson, console, errors, print_json
 
 
 class Role(StrEnum):
@@ -49,13 +48,9 @@ def create(
 
     For example: vistaflow token create "Ana's notebook" --role editor --project photonics
     """
-
-    async def ask() -> tuple[registry_pb2.Token, str]:
-        async with CommandClient(address) as client:
-            return await client.create_token(name, role, project=project, days=days)
-
-    with told():
-        token, text = asyncio.run(ask())
+    token, text = asked(
+        address, lambda client: client.create_token(name, role, project=project, days=days)
+    )
     if as_json:
         print_json({"token_id": token.token_id, "secret": text})
         return
@@ -69,13 +64,7 @@ def list_(address: Address = "", as_json: AsJson = False, output: How = Output.T
 
     For example: vistaflow token list -o csv
     """
-
-    async def ask() -> list[registry_pb2.Token]:
-        async with CommandClient(address) as client:
-            return await client.tokens()
-
-    with told():
-        found = asyncio.run(ask())
+    found = asked(address, lambda client: client.tokens())
     print_list(found, COLUMNS, Output.JSON if as_json else output)
 
 
@@ -88,13 +77,7 @@ def revoke(
 
     For example: vistaflow token revoke 0b1c4a4e-6d0e-4b59-8a3c-2f0d6a1e9c55
     """
-
-    async def ask() -> registry_pb2.Token:
-        async with CommandClient(address) as client:
-            return await client.revoke_token(token_id)
-
-    with told():
-        token = asyncio.run(ask())
+    token = asked(address, lambda client: client.revoke_token(token_id))
     console.print(f"{token.token_id} is {_state(token)}", markup=False)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 from google.rpc import error_details_pb2
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from tests.unit.client.scripted import (  # type: ignore[import-not-found]
@@ -25,7 +26,7 @@ from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.cli import local
 from vistaflow.cli.app import app
-from vistaflow.cli.live import clock, snapshot_text
+from vistaflow.cli.live import clock, tree
 from vistaflow.cli.output import number, plain
 from vistaflow.models import kit_of
 
@@ -254,7 +255,10 @@ def test_the_tree_shows_jobs_tasks_and_progress() -> None:
     for name in ("t1", "t2", "t3", "t4", "t5"):
         job.tasks.append(row(1, task=name))
 
-    text = snapshot_text(kit_of(message))
+    terminal = Console(width=100, force_terminal=False)
+    with terminal.capture() as captured:
+        terminal.print(tree(kit_of(message)))
+    text = captured.get()
 
     assert "kit 3 a [bold]kit[/]  RUNNING" in text
     assert "▶ design" in text

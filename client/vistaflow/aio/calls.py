@@ -1,0 +1,144 @@
+"""How the asynchronous client finds the service that a call is for, and calls it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any, Final, Self
+
+import grpc
+
+from vistaflow.api.doe.v1 import doe_pb2_grpc
+from vistaflow.api.ingestion.v1 import ingestion_pb2_grpc
+from vistaflow.api.ml.v1 import ml_pb2_grpc
+from vistaflow.api.optimize.v1 import optimize_pb2_grpc
+from vistaflow.api.pipeline.v1 import pipeline_pb2_grpc
+from vistaflow.api.registry.v1 import registry_pb2, registry_pb2_grpc
+from vistaflow.channel import call, open_channel
+from vistaflow.credentials import CA, TOKEN
+from vistaflow.errors import UnavailableError
+from vistaflow.replicas import Newest, addresses_of
+from vistaflow.unreachable import why
+
+DEFAULT_ADDRESS: Final = "127.0.0.1:50051"
+DEFAULT_TIMEOUT_SECONDS: Final = 10.0
+
+_STUBS: Final[dict[str, Any]] = {
+    "pipeline": pipeline_pb2_grpc.PipelineServiceStub,
+    "ingestion": ingestion_pb2_grpc.IngestionServiceStub,
+    "doe": doe_pb2_grpc.DoeServiceStub,
+    "ml": ml_pb2_grpc.MlServiceStub,
+    "optimize": optimize_pb2_grpc.OptimizeServiceStub,
+}
+
+
+class Calls:
+    """The connections of a client; needs the registry's address only, the others it asks for."""
+
+    def __init__(
+        self, address: str = "", *, timeout: float = DEFAULT_TIMEOUT_SECONDS, token: str = ""
+    ) -> None:
+        self.address = address or os.environ.get("VISTAFLOW_REGISTRY", "") or DEFAULT_ADDRESS
+        self._timeout = timeout
+        self._token = token or os.environ.get(TOKEN, "")
+        self._channel = open_channel(self.address, self._token)
+        self._registry = registry_pb2_grpc.RegistryServiceStub(self._channel)
+        self._newest = Newest(len(addresses_of(self.address)))
+        self._others: dict[str, tuple[str, grpc.aio.Channel]] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        for _, channel in self._others.values():
+            await channel.close()
+        await self._channel.close()
+
+    async def server_info(self) -> registry_pb2.GetServerInfoResponse:
+        """What the registry is, and where the other services are."""
+        request = registry_pb2.GetServerInfoRequest()
+        info: registry_pb2.GetServerInfoResponse = await self._call(
+            "registry", "GetServerInfo", request
+        )
+        return info
+
+    async def _pages(
+        self, service: str, method: str, request: Any, field: str, limit: int = 0
+    ) -> AsyncIterator[Any]:
+        count = 0
+        while True:
+            response = await self._call(service, method, request)
+            for each in getattr(response, field):
+                yield each
+                count += 1
+                if count == limit:
+                    return
+            request.page_token = response.next_page_token
+            if not request.page_token:
+                return
+
+    async def _call(
+        self, service: str, method: str, request: Any, *, timeout: float | None = None
+    ) -> Any:
+        timeout = timeout or self._timeout
+        if service == "registry":
+            return await self._call_registry(method, request, timeout)
+        for last in (False, True):
+            stub, address = await self._stub(service)
+            try:
+                return await call(getattr(stub, method), request, timeout=timeout)
+            except UnavailableError as error:
+                # It may have moved: another port after a restart.
+                await self._forget(service)
+                if last or error.reason or (await self._address(service)) == address:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _call_registry(self, method: str, request: Any, timeout: float) -> Any:
+        waits = self._newest.ask(request)
+        try:
+            response = await call(getattr(self._registry, method), request, timeout=timeout)
+            self._newest.note(response)
+            return response
+        except UnavailableError as error:
+            if waits and error.reason == "REVISION_NOT_REACHED":
+                self._newest.forget()
+            if error.reason:
+                raise
+            told = why(error.message, secured=bool(os.environ.get(CA)))
+            raise UnavailableError(
+                f"no registry answers at {self.address}" + (f": {told}" if told else ""),
+                reason="NOT_REACHED" if told else "",
+            ) from None
+
+    async def _stub(self, service: str) -> tuple[Any, str]:
+        if service not in self._others:
+            address = await self._address(service)
+            self._others[service] = (address, open_channel(address, self._token))
+        address, channel = self._others[service]
+        return _STUBS[service](channel), address
+
+    async def _forget(self, service: str) -> None:
+        _, channel = self._others.pop(service)
+        await channel.close()
+
+    async def _address(self, service: str) -> str:
+        info = await self.server_info()
+        known = [each for each in info.services if each.name == service and each.address]
+        if known:
+            # One that was killed is listed for a while beside the one that took its place.
+            known.sort(key=lambda each: (each.status == "SERVING", each.seen_at.ToNanoseconds()))
+            return known[-1].address
+        raise UnavailableError(
+            f"the registry at {self.address} knows no {service} service; is the suite up?"
+        )
