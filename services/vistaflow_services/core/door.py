@@ -35,6 +35,7 @@ from vistaflow_services.core.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from vistaflow_services.core.handlers import Remade, behaving, behaviour_of
 from vistaflow_services.core.status import status_of, unforeseen
 from vistaflow_services.core.tokens import Tokens
 
@@ -123,8 +124,8 @@ class Door(grpc.aio.ServerInterceptor):
         """Looks at the requests of callers who have one project only."""
         self._limits = _Limits(settings)
         self._strangers = _Strangers(settings)
-        self._wrapped: dict[str, tuple[Any, Any]] = {}
-        self._asking: dict[str, tuple[Any, Any]] = {}
+        self._wrapped = Remade(lambda method, handler: behaving(handler, self._guarded(handler)))
+        self._asking = Remade(self._ask)
 
     async def intercept_service(
         self,
@@ -150,7 +151,7 @@ class Door(grpc.aio.ServerInterceptor):
                 method, UnavailableError("tokens cannot be checked yet; try again")
             )
         if not self.tokens.knows(text):
-            return self._once(self._asking, method, handler, self._ask)
+            return self._asking.of(method, handler)
         try:
             caller = await self.tokens.caller(text)
             _check_role(method, rule, caller)
@@ -171,30 +172,12 @@ class Door(grpc.aio.ServerInterceptor):
         narrowed = bool(caller.project) and self.admit is not None
         if not self.settings.limited and not narrowed and not (streams and caller.token_id):
             return handler
-        return self._once(self._wrapped, method, handler, self._wrap)
-
-    def _once(
-        self,
-        known: dict[str, tuple[Any, Any]],
-        method: str,
-        handler: Any,
-        make: Callable[[str, Any], Any],
-    ) -> Any:
-        """What was made of a handler before, or is made now."""
-        found = known.get(method)
-        if found is None or found[0] is not handler:
-            found = known[method] = (handler, make(method, handler))
-        return found[1]
-
-    def _wrap(self, method: str, handler: Any) -> Any:
-        guarded = self._guarded(handler)
-        make = getattr(grpc, f"{_kind(handler)}_rpc_method_handler")
-        return make(guarded, handler.request_deserializer, handler.response_serializer)
+        return self._wrapped.of(method, handler)
 
     def _guarded(self, handler: Any) -> Callable[[Any, Context], Awaitable[Any]]:
         """Serves a call within its caller's limits and project."""
         streams = handler.request_streaming or handler.response_streaming
-        behaviour = getattr(handler, _kind(handler))
+        behaviour = behaviour_of(handler)
 
         async def guarded(request: Any, context: Context) -> Any:
             caller = callers.current()
@@ -430,13 +413,6 @@ def _check_role(method: str, rule: Rule | None, caller: Caller) -> None:
 
 def _unruled(method: str) -> PermissionDeniedError:
     return PermissionDeniedError(f"nobody may call {method}: its proto does not say who")
-
-
-def _kind(handler: Any) -> str:
-    return (
-        f"{'stream' if handler.request_streaming else 'unary'}_"
-        f"{'stream' if handler.response_streaming else 'unary'}"
-    )
 
 
 def _log(method: str, error: ServiceError) -> None:

@@ -18,6 +18,7 @@ import grpc
 
 from vistaflow_services.core import log
 from vistaflow_services.core.errors import InvalidError, ServiceError
+from vistaflow_services.core.handlers import Remade
 from vistaflow_services.core.status import status_of, unforeseen
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, *, default_timeout: float | None = None) -> None:
         self._default_timeout = default_timeout
-        self._wrapped: dict[str, tuple[Any, Any]] = {}
+        self._wrapped = Remade(self._wrap)
 
     async def intercept_service(
         self,
@@ -50,11 +51,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
-        method = handler_call_details.method
-        known = self._wrapped.get(method)
-        if known is None or known[0] is not handler:
-            known = self._wrapped[method] = (handler, self._wrap(method, handler))
-        return known[1]
+        return self._wrapped.of(handler_call_details.method, handler)
 
     def _wrap(self, method: str, handler: Any) -> Any:
         if handler.request_streaming:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from vistaflow_services.core.handlers import Remade, behaving, behaviour_of
 from vistaflow_services.core.server import StartError, private_address
 from vistaflow_services.core.tasks import ended
 
@@ -134,7 +135,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, started: Any, duration: Any) -> None:
         self._started = started
         self._duration = duration
-        self._wrapped: dict[str, tuple[Any, Any]] = {}
+        self._wrapped = Remade(self._wrap)
 
     async def intercept_service(
         self,
@@ -145,16 +146,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
-        method = handler_call_details.method
-        known = self._wrapped.get(method)
-        if known is None or known[0] is not handler:
-            known = self._wrapped[method] = (handler, self._wrap(method, handler))
-        return known[1]
+        return self._wrapped.of(handler_call_details.method, handler)
 
     def _wrap(self, method: str, handler: Any) -> Any:
         name = method.lstrip("/")
         started = self._started.labels(name)
         durations: dict[str, Any] = {}
+        inner = behaviour_of(handler)
 
         def tell(status: str, began: float) -> None:
             told = durations.get(status)
@@ -162,32 +160,24 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 told = durations[status] = self._duration.labels(name, status)
             told.observe(time.perf_counter() - began)
 
-        def timed(inner: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-            async def call(request: Any, context: Any) -> Any:
-                started.inc()
-                began = time.perf_counter()
-                status = "CANCELLED"
-                try:
-                    # The error interceptor inside has made a coroutine of every kind of handler.
-                    answer = await inner(request, context)
-                    status = _status(context, "OK")
-                    return answer
-                except asyncio.CancelledError:
-                    raise
-                except BaseException:
-                    status = _status(context, "UNKNOWN")
-                    raise
-                finally:
-                    tell(status, began)
+        async def timed(request: Any, context: Any) -> Any:
+            started.inc()
+            began = time.perf_counter()
+            status = "CANCELLED"
+            try:
+                # The error interceptor inside has made a coroutine of every kind of handler.
+                answer = await inner(request, context)
+                status = _status(context, "OK")
+                return answer
+            except asyncio.CancelledError:
+                raise
+            except BaseException:
+                status = _status(context, "UNKNOWN")
+                raise
+            finally:
+                tell(status, began)
 
-            return call
-
-        kind = next(
-            each
-            for each in ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
-            if getattr(handler, each) is not None
-        )
-        return handler._replace(**{kind: timed(getattr(handler, kind))})
+        return behaving(handler, timed)
 
 
 _NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
