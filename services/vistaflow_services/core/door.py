@@ -20,7 +20,7 @@ import os
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 
@@ -124,7 +124,9 @@ class Door(grpc.aio.ServerInterceptor):
         """Looks at the requests of callers who have one project only."""
         self._limits = _Limits(settings)
         self._strangers = _Strangers(settings)
-        self._wrapped = Remade(lambda method, handler: behaving(handler, self._guarded(handler)))
+        self._wrapped = Remade(
+            lambda method, handler: behaving(handler, self._guarded(method, handler))
+        )
         self._asking = Remade(self._ask)
 
     async def intercept_service(
@@ -160,8 +162,7 @@ class Door(grpc.aio.ServerInterceptor):
         except ServiceError as error:
             return self._refusal(method, error)
         except Exception:
-            logger.exception("the door broke at %s", method)
-            return _ending(*unforeseen("door"))
+            return _ending(*unforeseen(method))
         return self._serving(method, handler, caller)
 
     def _serving(self, method: str, handler: Any, caller: Caller) -> Any:
@@ -174,7 +175,7 @@ class Door(grpc.aio.ServerInterceptor):
             return handler
         return self._wrapped.of(method, handler)
 
-    def _guarded(self, handler: Any) -> Callable[[Any, Context], Awaitable[Any]]:
+    def _guarded(self, method: str, handler: Any) -> Callable[[Any, Context], Awaitable[Any]]:
         """Serves a call within its caller's limits and project."""
         streams = handler.request_streaming or handler.response_streaming
         behaviour = behaviour_of(handler)
@@ -187,8 +188,8 @@ class Door(grpc.aio.ServerInterceptor):
                         if caller.project and self.admit and not handler.request_streaming:
                             await self.admit(caller, request)
                         return await behaviour(request, context)
-            except ServiceError as error:
-                await context.abort(*status_of(error))
+            except Exception as error:
+                await _end(error, method, context)
 
         return guarded
 
@@ -198,18 +199,14 @@ class Door(grpc.aio.ServerInterceptor):
         Only handlers know the peer. Whatever kind of call it is, this takes and gives messages as
         a stream: so the request is not read before its caller is known.
         """
-        guarded = self._guarded(handler)
+        guarded = self._guarded(method, handler)
 
         async def asking(requests: Any, context: Context) -> None:
             try:
                 caller = await self._stranger(context)
                 _check_role(method, access.rule_of(method), caller)
-            except ServiceError as error:
-                _log(method, error)
-                await context.abort(*status_of(error))
-            except Exception:
-                logger.exception("the door broke at %s", method)
-                await context.abort(*unforeseen("door"))
+            except Exception as error:
+                await _end(error, method, context)
             callers.enter(caller)
             if not handler.request_streaming:
                 requests = await context.read()
@@ -418,6 +415,16 @@ def _unruled(method: str) -> PermissionDeniedError:
 def _log(method: str, error: ServiceError) -> None:
     level = logging.DEBUG if isinstance(error, ExhaustedError) else logging.INFO
     logger.log(level, "%s: %s %s", method, error.code, error)
+
+
+async def _end(error: Exception, method: str, context: Context) -> NoReturn:
+    """Ends a call that the door, or what serves it, raised in."""
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if isinstance(error, ServiceError):
+        _log(method, error)
+        await context.abort(*status_of(error))
+    await context.abort(*unforeseen(method))
 
 
 def _ending(code: grpc.StatusCode, message: str, metadata: Any) -> Any:

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import inspect
 import logging
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -163,12 +162,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             # the caller waiting.
         elif not isinstance(error, Exception):
             return
-        await self._end_unforeseen(method, context)
-
-    async def _end_unforeseen(self, method: str, context: Context) -> None:
-        error_id = uuid.uuid4().hex[:12]
-        logger.exception("%s failed", method, extra={"error_id": error_id})
-        await context.abort(*unforeseen(error_id))
+        await context.abort(*unforeseen(method))
 
 
 async def _stream(responses: Any, context: Context) -> None:
