@@ -7,7 +7,7 @@ log.py              JSON logs to stderr and files, secrets kept out
 server.py           the shell a service runs in: health, reflection, drain
 handlers.py         what interceptors make of the handlers of calls
 interceptor.py      every exception to a clean status; status.py has its details
-metrics.py          Prometheus: calls, event loop, an HTTP port
+metrics.py          Prometheus: calls, event loop; health checks; listener.py serves them over HTTP
 door.py             who is let in: tokens, roles, limits; access.py reads the protos for it
 callers.py          whose call is being served, and what that caller may do
 tokens.py           bearer tokens; vouching.py asks the registry whose they are

@@ -41,7 +41,7 @@ from vistaflow_services.core import config as configuration
 from vistaflow_services.core import log
 from vistaflow_services.core.artifacts import ArtifactStore
 from vistaflow_services.core.errors import ServiceError
-from vistaflow_services.core.metrics import interceptors, made_if, served
+from vistaflow_services.core.metrics import served
 from vistaflow_services.core.registry_client import RegistryClient, job_type_number
 from vistaflow_services.core.server import Server, ServerSettings, main, make_server, run
 from vistaflow_services.core.vouching import vouched
@@ -82,7 +82,8 @@ class StageConfig:
     """Name of its worker, unique among those alive; made of service and host if empty."""
 
     metrics_listen: str = ""
-    """Where Prometheus metrics are served over HTTP, such as `127.0.0.1:9465`; empty: nowhere."""
+    """Where metrics and health checks are served over HTTP, such as `127.0.0.1:9465`; empty:
+    nowhere."""
 
     log_level: str = "INFO"
     """DEBUG, INFO, WARNING or ERROR."""
@@ -213,11 +214,8 @@ async def serve(
         registry = RegistryClient(registry_address, actor=service.name)
         stack.push_async_callback(registry.close)
         stage = Stage(service.name, config, registry, home)
-        metrics = made_if(config.metrics_listen, service.name)
-        await stack.enter_async_context(served(metrics, config.metrics_listen))
-        server = make_server(
-            *service.service_names, settings=service.settings, interceptors=interceptors(metrics)
-        )
+        metrics = await stack.enter_async_context(served(config.metrics_listen))
+        server = make_server(*service.service_names, settings=service.settings, metrics=metrics)
         server.door.tokens = vouched(registry)
         service.add_servicers(stage, server)
         address = server.bind(config.listen)
