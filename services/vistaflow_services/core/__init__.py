@@ -11,7 +11,7 @@ metrics.py          Prometheus: calls, event loop; health checks; listener.py se
 door.py             who is let in: tokens, roles, limits; access.py reads the protos for it
 callers.py          whose call is being served, and what that caller may do
 tokens.py           bearer tokens; vouching.py asks the registry whose they are
-buckets.py          how many calls each of many may make
+limits.py           how often callers may call; buckets.py counts for each of many
 tls.py              a server's certificates; dial.py opens channels to other services
 channels.py         channel arguments, checked against the names gRPC knows
 registry_client.py  the registry, as the other services call it

@@ -17,7 +17,6 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -25,7 +24,6 @@ from typing import Any, NoReturn
 import grpc
 
 from vistaflow_services.core import access, callers
-from vistaflow_services.core.buckets import Buckets, machine
 from vistaflow_services.core.callers import EVERYBODY, Caller, Rule
 from vistaflow_services.core.errors import (
     ExhaustedError,
@@ -36,6 +34,7 @@ from vistaflow_services.core.errors import (
     UnavailableError,
 )
 from vistaflow_services.core.handlers import Remade, behaving, behaviour_of
+from vistaflow_services.core.limits import Limits, Strangers
 from vistaflow_services.core.status import status_of, unforeseen
 from vistaflow_services.core.tokens import Tokens
 
@@ -48,14 +47,6 @@ REFUSALS = "VISTAFLOW_REFUSALS_PER_SECOND"
 
 END_SECONDS = 1.0
 """How long a stream may take to say why it ends, once its caller's token has ended."""
-
-STREAM_RETRY_SECONDS = 5.0
-
-BURST_OF_REFUSALS = 10
-"""Seconds' worth of refusals that a machine may have at once: many clients may begin together."""
-
-WARN_SECONDS = 10.0
-"""Time between two lines in the log about machines that are over their limit."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -122,8 +113,8 @@ class Door(grpc.aio.ServerInterceptor):
         """Knows the bearers of tokens; without it nobody can be let in who needs one."""
         self.admit: Admit | None = None
         """Looks at the requests of callers who have one project only."""
-        self._limits = _Limits(settings)
-        self._strangers = _Strangers(settings)
+        self._limits = Limits(settings.rate_per_second, settings.streams_per_caller)
+        self._strangers = Strangers(settings.refusals_per_second)
         self._wrapped = Remade(
             lambda method, handler: behaving(handler, self._guarded(method, handler))
         )
@@ -183,7 +174,7 @@ class Door(grpc.aio.ServerInterceptor):
         async def guarded(request: Any, context: Context) -> Any:
             caller = callers.current()
             try:
-                with self._limits.counted(caller, context, streams=streams):
+                with self._limits.counted(caller, context.peer(), streams=streams):
                     async with self._ended(caller, context, streams=streams):
                         if caller.project and self.admit and not handler.request_streaming:
                             await self.admit(caller, request)
@@ -241,7 +232,7 @@ class Door(grpc.aio.ServerInterceptor):
             told = error
             try:
                 if caller is not None:
-                    with self._limits.counted(caller, context, streams=False):
+                    with self._limits.counted(caller, context.peer(), streams=False):
                         pass
                 elif isinstance(error, UnauthenticatedError):
                     self._strangers.look(context.peer(), error.reason)
@@ -286,103 +277,6 @@ class Door(grpc.aio.ServerInterceptor):
         finally:
             for timer in timers:
                 timer.cancel()
-
-
-class _Limits:
-    """What each caller has left of its limits."""
-
-    def __init__(self, settings: DoorSettings) -> None:
-        self._settings = settings
-        self._calls = Buckets(settings.rate_per_second, max(1.0, 2 * settings.rate_per_second))
-        self._streams: Counter[str] = Counter()
-
-    @contextlib.contextmanager
-    def counted(self, caller: Caller, context: Context, *, streams: bool) -> Any:
-        """Counts a call for as long as the block runs.
-
-        Raises:
-            ExhaustedError: The caller is over a limit.
-        """
-        if not self._settings.limited:
-            yield
-            return
-        # Without tokens a caller is a machine.
-        who = caller.token_id or machine(context.peer())
-        if wait := self._calls.take(who):
-            raise ExhaustedError(
-                f"more than {self._calls.rate:g} calls a second, which is as many as one caller "
-                "may make",
-                reason="RATE_LIMITED",
-                retry_after=wait,
-            )
-        if not streams or not self._settings.streams_per_caller:
-            yield
-            return
-        if self._streams[who] >= self._settings.streams_per_caller:
-            raise ExhaustedError(
-                f"{self._settings.streams_per_caller} streams are open already, which is as many "
-                "as one caller may have",
-                reason="TOO_MANY_STREAMS",
-                retry_after=STREAM_RETRY_SECONDS,
-            )
-        self._streams[who] += 1
-        try:
-            yield
-        finally:
-            self._streams[who] -= 1
-            if not self._streams[who]:
-                del self._streams[who]
-
-
-class _Strangers:
-    """How patient the door is with machines whose calls show no valid token."""
-
-    def __init__(self, settings: DoorSettings) -> None:
-        rate = settings.refusals_per_second
-        self._calls = Buckets(rate, max(1.0, BURST_OF_REFUSALS * rate))
-        self._warned_at = -WARN_SECONDS
-        self._untold = 0
-
-    def look(self, peer: str, reason: str) -> str:
-        """Takes one of a machine's refusals, to be given back to whom is known after all.
-
-        Args:
-            peer: Who calls.
-            reason: Why it is refused; empty while it may turn out to be welcome. What is refused
-                without a look takes nothing from what may be looked at.
-
-        Returns:
-            Whom to give it back.
-
-        Raises:
-            ExhaustedError: There is none left.
-        """
-        who = f"{machine(peer)} {reason}"
-        if wait := self._calls.take(who):
-            self._warn(peer)
-            raise ExhaustedError(
-                "too many calls without a valid token from where this one comes from; wait",
-                reason="TOO_MANY_REFUSALS",
-                retry_after=wait,
-            )
-        return who
-
-    def welcome(self, who: str) -> None:
-        """Gives back what was taken for a caller who is known after all."""
-        self._calls.give_back(who)
-
-    def _warn(self, peer: str) -> None:
-        """Tells the log now and then; a line a call would be a flood of its own."""
-        self._untold += 1
-        now = asyncio.get_running_loop().time()
-        if now - self._warned_at >= WARN_SECONDS:
-            logger.warning(
-                "more calls without a valid token than are looked at, the last one from %s; "
-                "%d refused since this was last said",
-                machine(peer),
-                self._untold,
-            )
-            self._warned_at, self._untold = now, 0
 
 
 def _bearer(metadata: Iterable[tuple[str, Any]] | None) -> str:
