@@ -27,7 +27,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from google.protobuf.message import Message
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.registry.v1 import registry_pb2
 from vistaflow_services.core import config as configuration
-from vistaflow_services.core import log
+from vistaflow_services.core import files, log
 from vistaflow_services.core.artifacts import ArtifactStore
 from vistaflow_services.core.errors import ServiceError
 from vistaflow_services.core.metrics import served
@@ -244,9 +244,7 @@ def _tell(address: str, file: Path | None, on_bound: Callable[[str], None] | Non
     if on_bound is not None:
         on_bound(address)
     if file is not None:
-        partial = file.with_name(f"{file.name}.new")
-        partial.write_text(address)
-        partial.rename(file)
+        files.write(file, address.encode())
 
 
 def _worker(service: StageService, stage: Stage, name: str) -> Worker:
@@ -315,7 +313,7 @@ def _end_if_broken(task: asyncio.Task[None]) -> None:
 
 
 @contextlib.contextmanager
-def worker_name(service: str, name: str, home: Path) -> Any:
+def worker_name(service: str, name: str, home: Path) -> Iterator[str]:
     """A worker's name: the same after a restart, another for a second one beside it.
 
     The same name lets the registry know at once that what the former process ran is lost, instead

@@ -13,7 +13,7 @@ from typing import Any
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1 import registry_pb2_grpc as rpc
-from vistaflow_services.core import log
+from vistaflow_services.core import files, log
 from vistaflow_services.core import server as core
 from vistaflow_services.core.config import home, read_config
 from vistaflow_services.core.metrics import Metrics, served
@@ -242,9 +242,7 @@ async def main(config: Config) -> None:
             settle_memory()
             logger.info("listening on %s", registry.address)
             if config.address_file is not None:
-                partial = config.address_file.with_name(config.address_file.name + ".new")
-                partial.write_text(registry.address)
-                partial.rename(config.address_file)
+                files.write(config.address_file, registry.address.encode())
             await core.run(
                 registry.server,
                 ready=registry.ready,
