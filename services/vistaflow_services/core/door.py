@@ -251,32 +251,22 @@ class Door(grpc.aio.ServerInterceptor):
         if not streams or caller.validity is None or self.tokens is None:
             yield
             return
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert task is not None
-        struck = False
-        timers: list[asyncio.TimerHandle] = []
-
-        def strike() -> None:
-            nonlocal struck
-            struck = True
-            task.cancel()
-
-        def over() -> None:
-            if not timers:
-                timers.append(loop.call_later(END_SECONDS, strike))
-
+        clock = asyncio.get_running_loop().time
         try:
-            with caller.heard(over), self.tokens.held(caller):
-                yield
-        except asyncio.CancelledError:
-            if not struck or task.uncancel():
+            async with asyncio.timeout(None) as end:
+
+                def over() -> None:
+                    if end.when() is None:
+                        end.reschedule(clock() + END_SECONDS)
+
+                with caller.heard(over), self.tokens.held(caller):
+                    yield
+        except TimeoutError:
+            if not end.expired():
                 raise
             raise UnauthenticatedError(
                 "the token is no longer valid: it expired or was revoked", reason="TOKEN_ENDED"
             ) from None
-        finally:
-            for timer in timers:
-                timer.cancel()
 
 
 def _bearer(metadata: Iterable[tuple[str, Any]] | None) -> str:
