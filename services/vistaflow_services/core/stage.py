@@ -224,10 +224,12 @@ async def serve(
         worker = _worker(service, stage, name) if service.job_types else None
         if metrics is not None and worker is not None:
             metrics.watch_worker(lambda: len(worker.running), lambda: worker.connected)
-        reachable = _Reachable(registry)
 
         async def ready() -> bool:
-            return worker.connected if worker is not None else await reachable()
+            if worker is not None:
+                return worker.connected
+            await registry.server_info()
+            return True
 
         told = advertised(config, address)
         async with (
@@ -260,17 +262,6 @@ def _worker(service: StageService, stage: Stage, name: str) -> Worker:
         memory_bytes=stage.config.memory_mib << 20,
         warm=stage.config.warm,
     )
-
-
-class _Reachable:
-    """Whether the registry answers, for services without a worker."""
-
-    def __init__(self, registry: RegistryClient) -> None:
-        self._registry = registry
-
-    async def __call__(self) -> bool:
-        await self._registry.server_info()
-        return True
 
 
 async def _announce(name: str, registry: RegistryClient, server: Server, address: str) -> None:
