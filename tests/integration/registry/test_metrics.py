@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import sys
+import urllib.error
 import urllib.request
 import uuid
 from pathlib import Path
@@ -272,7 +273,15 @@ async def test_calls_are_counted_however_they_end() -> None:
     }
 
 
-async def test_a_stage_service_serves_metrics_where_it_is_told(
+def is_ready(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{address}/readyz", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except urllib.error.HTTPError:
+        return False
+
+
+async def test_a_stage_service_serves_metrics_and_says_that_it_is_ready_where_it_is_told(
     registry: str, tmp_path: Path
 ) -> None:
     import socket
@@ -298,6 +307,9 @@ async def test_a_stage_service_serves_metrics_where_it_is_told(
     )
     await bound.wait()
     samples = await asyncio.to_thread(scrape, f"127.0.0.1:{port}")
+    async with asyncio.timeout(10):
+        while not await asyncio.to_thread(is_ready, f"127.0.0.1:{port}"):
+            pass
     stop.set()
     await serving
     assert ("vistaflow_event_loop_lag_seconds", ()) in samples
