@@ -74,7 +74,7 @@ async def measure(home: Path) -> None:
     door = Door(DoorSettings())
     limited = Door(DoorSettings(rate_per_second=1e9, streams_per_caller=100))
     errors = ErrorInterceptor(default_timeout=60.0)
-    metrics = Metrics("bench")
+    metrics = Metrics()
     none = await microseconds([], told.rounds)
     table = Table("interceptors around a unary call, processor time of each")
     for what, interceptors in (

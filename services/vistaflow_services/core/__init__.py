@@ -5,12 +5,13 @@ expressions.py      the small grammar of constraints and goals; formulas.py pars
 config.py           one frozen dataclass a service, read from the environment
 log.py              JSON logs to stderr and files, secrets kept out
 server.py           the shell a service runs in: health, reflection, drain
+handlers.py         what interceptors make of the handlers of calls
 interceptor.py      every exception to a clean status; status.py has its details
-metrics.py          Prometheus: calls, event loop, an HTTP port
+metrics.py          Prometheus: calls, event loop; health checks; listener.py serves them over HTTP
 door.py             who is let in: tokens, roles, limits; access.py reads the protos for it
 callers.py          whose call is being served, and what that caller may do
 tokens.py           bearer tokens; vouching.py asks the registry whose they are
-buckets.py          how many calls each of many may make
+limits.py           how often callers may call; buckets.py counts for each of many
 tls.py              a server's certificates; dial.py opens channels to other services
 channels.py         channel arguments, checked against the names gRPC knows
 registry_client.py  the registry, as the other services call it

@@ -53,10 +53,10 @@ def _read(method: str) -> Rule | None:
     return Rule(role=role_of(access.role), worker=access.worker)
 
 
-def role_of(number: int) -> Role | None:
+def role_of(number: access_pb2.Role.ValueType) -> Role | None:
     """The role of an enum value; None for one that names no role."""
     try:
-        return Role(access_pb2.Role.Name(number).removeprefix("ROLE_"))  # type: ignore[arg-type]
+        return Role(access_pb2.Role.Name(number).removeprefix("ROLE_"))
     except ValueError:
         return None
 

@@ -194,18 +194,13 @@ def run(
         limit = f"{header['memory_bytes'] / 2**20:,.0f} MiB"
         hint = "make the job smaller or raise the service's memory limit"
         return _failed("MEMORY_LIMIT", f"needs more memory than its limit of {limit}", hint, {})
-    except OSError as error:
-        # The log may lie on the same disk.
-        with contextlib.suppress(OSError):
-            traceback.print_exc()
-        if error.errno not in _DISK_FAULTS:
-            return {"kind": "crashed", "error": type(error).__name__}
-        told = f"a file could not be written: {os.strerror(error.errno)}"
-        hint = "free or mend the disk of the artifacts, then retry the job"
-        return _failed("STORAGE", told, hint, {})
     except Exception as error:
         # The text may hold anything; it goes into the job's log and nowhere else.
         traceback.print_exc()
+        if isinstance(error, OSError) and error.errno in _DISK_FAULTS:
+            told = f"a file could not be written: {os.strerror(error.errno)}"
+            hint = "free or mend the disk of the artifacts, then retry the job"
+            return _failed("STORAGE", told, hint, {})
         return {"kind": "crashed", "error": type(error).__name__}
 
 
@@ -264,9 +259,8 @@ def _result(result: Any) -> dict[str, Any]:
 def _failed(reason: str, message: str, hint: str, details: dict[str, Any]) -> dict[str, Any]:
     from vistaflow_services.core.jobs import plain
 
-    # Whoever looks into the job's log for the reason finds it there, too; if it can be written.
-    with contextlib.suppress(OSError):
-        print("; ".join(each for each in (message, hint) if each), file=sys.stderr, flush=True)
+    # Whoever looks into the job's log for the reason finds it there, too.
+    print("; ".join(each for each in (message, hint) if each), file=sys.stderr, flush=True)
     return {
         "kind": "failed",
         "reason": reason,

@@ -17,15 +17,13 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 
 from vistaflow_services.core import access, callers
-from vistaflow_services.core.buckets import Buckets, machine
 from vistaflow_services.core.callers import EVERYBODY, Caller, Rule
 from vistaflow_services.core.errors import (
     ExhaustedError,
@@ -35,6 +33,8 @@ from vistaflow_services.core.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from vistaflow_services.core.handlers import Remade, behaving, behaviour_of
+from vistaflow_services.core.limits import Limits, Strangers
 from vistaflow_services.core.status import status_of, unforeseen
 from vistaflow_services.core.tokens import Tokens
 
@@ -47,14 +47,6 @@ REFUSALS = "VISTAFLOW_REFUSALS_PER_SECOND"
 
 END_SECONDS = 1.0
 """How long a stream may take to say why it ends, once its caller's token has ended."""
-
-STREAM_RETRY_SECONDS = 5.0
-
-BURST_OF_REFUSALS = 10
-"""Seconds' worth of refusals that a machine may have at once: many clients may begin together."""
-
-WARN_SECONDS = 10.0
-"""Time between two lines in the log about machines that are over their limit."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -121,10 +113,12 @@ class Door(grpc.aio.ServerInterceptor):
         """Knows the bearers of tokens; without it nobody can be let in who needs one."""
         self.admit: Admit | None = None
         """Looks at the requests of callers who have one project only."""
-        self._limits = _Limits(settings)
-        self._strangers = _Strangers(settings)
-        self._wrapped: dict[str, tuple[Any, Any]] = {}
-        self._asking: dict[str, tuple[Any, Any]] = {}
+        self._limits = Limits(settings.rate_per_second, settings.streams_per_caller)
+        self._strangers = Strangers(settings.refusals_per_second)
+        self._wrapped = Remade(
+            lambda method, handler: behaving(handler, self._guarded(method, handler))
+        )
+        self._asking = Remade(self._ask)
 
     async def intercept_service(
         self,
@@ -150,7 +144,7 @@ class Door(grpc.aio.ServerInterceptor):
                 method, UnavailableError("tokens cannot be checked yet; try again")
             )
         if not self.tokens.knows(text):
-            return self._once(self._asking, method, handler, self._ask)
+            return self._asking.of(method, handler)
         try:
             caller = await self.tokens.caller(text)
             _check_role(method, rule, caller)
@@ -159,8 +153,7 @@ class Door(grpc.aio.ServerInterceptor):
         except ServiceError as error:
             return self._refusal(method, error)
         except Exception:
-            logger.exception("the door broke at %s", method)
-            return _ending(*unforeseen("door"))
+            return _ending(*unforeseen(method))
         return self._serving(method, handler, caller)
 
     def _serving(self, method: str, handler: Any, caller: Caller) -> Any:
@@ -171,41 +164,23 @@ class Door(grpc.aio.ServerInterceptor):
         narrowed = bool(caller.project) and self.admit is not None
         if not self.settings.limited and not narrowed and not (streams and caller.token_id):
             return handler
-        return self._once(self._wrapped, method, handler, self._wrap)
+        return self._wrapped.of(method, handler)
 
-    def _once(
-        self,
-        known: dict[str, tuple[Any, Any]],
-        method: str,
-        handler: Any,
-        make: Callable[[str, Any], Any],
-    ) -> Any:
-        """What was made of a handler before, or is made now."""
-        found = known.get(method)
-        if found is None or found[0] is not handler:
-            found = known[method] = (handler, make(method, handler))
-        return found[1]
-
-    def _wrap(self, method: str, handler: Any) -> Any:
-        guarded = self._guarded(handler)
-        make = getattr(grpc, f"{_kind(handler)}_rpc_method_handler")
-        return make(guarded, handler.request_deserializer, handler.response_serializer)
-
-    def _guarded(self, handler: Any) -> Callable[[Any, Context], Awaitable[Any]]:
+    def _guarded(self, method: str, handler: Any) -> Callable[[Any, Context], Awaitable[Any]]:
         """Serves a call within its caller's limits and project."""
         streams = handler.request_streaming or handler.response_streaming
-        behaviour = getattr(handler, _kind(handler))
+        behaviour = behaviour_of(handler)
 
         async def guarded(request: Any, context: Context) -> Any:
             caller = callers.current()
             try:
-                with self._limits.counted(caller, context, streams=streams):
+                with self._limits.counted(caller, context.peer(), streams=streams):
                     async with self._ended(caller, context, streams=streams):
                         if caller.project and self.admit and not handler.request_streaming:
                             await self.admit(caller, request)
                         return await behaviour(request, context)
-            except ServiceError as error:
-                await context.abort(*status_of(error))
+            except Exception as error:
+                await _end(error, method, context)
 
         return guarded
 
@@ -215,18 +190,14 @@ class Door(grpc.aio.ServerInterceptor):
         Only handlers know the peer. Whatever kind of call it is, this takes and gives messages as
         a stream: so the request is not read before its caller is known.
         """
-        guarded = self._guarded(handler)
+        guarded = self._guarded(method, handler)
 
         async def asking(requests: Any, context: Context) -> None:
             try:
                 caller = await self._stranger(context)
                 _check_role(method, access.rule_of(method), caller)
-            except ServiceError as error:
-                _log(method, error)
-                await context.abort(*status_of(error))
-            except Exception:
-                logger.exception("the door broke at %s", method)
-                await context.abort(*unforeseen("door"))
+            except Exception as error:
+                await _end(error, method, context)
             callers.enter(caller)
             if not handler.request_streaming:
                 requests = await context.read()
@@ -261,7 +232,7 @@ class Door(grpc.aio.ServerInterceptor):
             told = error
             try:
                 if caller is not None:
-                    with self._limits.counted(caller, context, streams=False):
+                    with self._limits.counted(caller, context.peer(), streams=False):
                         pass
                 elif isinstance(error, UnauthenticatedError):
                     self._strangers.look(context.peer(), error.reason)
@@ -280,129 +251,22 @@ class Door(grpc.aio.ServerInterceptor):
         if not streams or caller.validity is None or self.tokens is None:
             yield
             return
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert task is not None
-        struck = False
-        timers: list[asyncio.TimerHandle] = []
-
-        def strike() -> None:
-            nonlocal struck
-            struck = True
-            task.cancel()
-
-        def over() -> None:
-            if not timers:
-                timers.append(loop.call_later(END_SECONDS, strike))
-
+        clock = asyncio.get_running_loop().time
         try:
-            with caller.heard(over), self.tokens.held(caller):
-                yield
-        except asyncio.CancelledError:
-            if not struck or task.uncancel():
+            async with asyncio.timeout(None) as end:
+
+                def over() -> None:
+                    if end.when() is None:
+                        end.reschedule(clock() + END_SECONDS)
+
+                with caller.heard(over), self.tokens.held(caller):
+                    yield
+        except TimeoutError:
+            if not end.expired():
                 raise
             raise UnauthenticatedError(
                 "the token is no longer valid: it expired or was revoked", reason="TOKEN_ENDED"
             ) from None
-        finally:
-            for timer in timers:
-                timer.cancel()
-
-
-class _Limits:
-    """What each caller has left of its limits."""
-
-    def __init__(self, settings: DoorSettings) -> None:
-        self._settings = settings
-        self._calls = Buckets(settings.rate_per_second, max(1.0, 2 * settings.rate_per_second))
-        self._streams: Counter[str] = Counter()
-
-    @contextlib.contextmanager
-    def counted(self, caller: Caller, context: Context, *, streams: bool) -> Any:
-        """Counts a call for as long as the block runs.
-
-        Raises:
-            ExhaustedError: The caller is over a limit.
-        """
-        if not self._settings.limited:
-            yield
-            return
-        # Without tokens a caller is a machine.
-        who = caller.token_id or machine(context.peer())
-        if wait := self._calls.take(who):
-            raise ExhaustedError(
-                f"more than {self._calls.rate:g} calls a second, which is as many as one caller "
-                "may make",
-                reason="RATE_LIMITED",
-                retry_after=wait,
-            )
-        if not streams or not self._settings.streams_per_caller:
-            yield
-            return
-        if self._streams[who] >= self._settings.streams_per_caller:
-            raise ExhaustedError(
-                f"{self._settings.streams_per_caller} streams are open already, which is as many "
-                "as one caller may have",
-                reason="TOO_MANY_STREAMS",
-                retry_after=STREAM_RETRY_SECONDS,
-            )
-        self._streams[who] += 1
-        try:
-            yield
-        finally:
-            self._streams[who] -= 1
-            if not self._streams[who]:
-                del self._streams[who]
-
-
-class _Strangers:
-    """How patient the door is with machines whose calls show no valid token."""
-
-    def __init__(self, settings: DoorSettings) -> None:
-        rate = settings.refusals_per_second
-        self._calls = Buckets(rate, max(1.0, BURST_OF_REFUSALS * rate))
-        self._warned_at = -WARN_SECONDS
-        self._untold = 0
-
-    def look(self, peer: str, reason: str) -> str:
-        """Takes one of a machine's refusals, to be given back to whom is known after all.
-
-        Args:
-            peer: Who calls.
-            reason: Why it is refused; empty while it may turn out to be welcome. What is refused
-                without a look takes nothing from what may be looked at.
-
-        Returns:
-            Whom to give it back.
-
-        Raises:
-            ExhaustedError: There is none left.
-        """
-        who = f"{machine(peer)} {reason}"
-        if wait := self._calls.take(who):
-            self._warn(peer)
-            raise ExhaustedError(
-                "too many calls without a valid token from where this one comes from; wait",
-                reason="TOO_MANY_REFUSALS",
-                retry_after=wait,
-            )
-        return who
-
-    def welcome(self, who: str) -> None:
-        """Gives back what was taken for a caller who is known after all."""
-        self._calls.give_back(who)
-
-    def _warn(self, peer: str) -> None:
-        """Tells the log now and then; a line a call would be a flood of its own."""
-        self._untold += 1
-        now = asyncio.get_running_loop().time()
-        if now - self._warned_at >= WARN_SECONDS:
-            logger.warning(
-                "more calls without a valid token than are looked at, the last one from %s; "
-                "%d refused since this was last said",
-                machine(peer),
-                self._untold,
-            )
-            self._warned_at, self._untold = now, 0
 
 
 def _bearer(metadata: Iterable[tuple[str, Any]] | None) -> str:
@@ -432,16 +296,19 @@ def _unruled(method: str) -> PermissionDeniedError:
     return PermissionDeniedError(f"nobody may call {method}: its proto does not say who")
 
 
-def _kind(handler: Any) -> str:
-    return (
-        f"{'stream' if handler.request_streaming else 'unary'}_"
-        f"{'stream' if handler.response_streaming else 'unary'}"
-    )
-
-
 def _log(method: str, error: ServiceError) -> None:
     level = logging.DEBUG if isinstance(error, ExhaustedError) else logging.INFO
     logger.log(level, "%s: %s %s", method, error.code, error)
+
+
+async def _end(error: Exception, method: str, context: Context) -> NoReturn:
+    """Ends a call that the door, or what serves it, raised in."""
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if isinstance(error, ServiceError):
+        _log(method, error)
+        await context.abort(*status_of(error))
+    await context.abort(*unforeseen(method))
 
 
 def _ending(code: grpc.StatusCode, message: str, metadata: Any) -> Any:

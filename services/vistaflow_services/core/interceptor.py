@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import inspect
 import logging
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -18,6 +17,7 @@ import grpc
 
 from vistaflow_services.core import log
 from vistaflow_services.core.errors import InvalidError, ServiceError
+from vistaflow_services.core.handlers import Remade
 from vistaflow_services.core.status import status_of, unforeseen
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, *, default_timeout: float | None = None) -> None:
         self._default_timeout = default_timeout
-        self._wrapped: dict[str, tuple[Any, Any]] = {}
+        self._wrapped = Remade(self._wrap)
 
     async def intercept_service(
         self,
@@ -50,11 +50,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
-        method = handler_call_details.method
-        known = self._wrapped.get(method)
-        if known is None or known[0] is not handler:
-            known = self._wrapped[method] = (handler, self._wrap(method, handler))
-        return known[1]
+        return self._wrapped.of(handler_call_details.method, handler)
 
     def _wrap(self, method: str, handler: Any) -> Any:
         if handler.request_streaming:
@@ -166,12 +162,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             # the caller waiting.
         elif not isinstance(error, Exception):
             return
-        await self._end_unforeseen(method, context)
-
-    async def _end_unforeseen(self, method: str, context: Context) -> None:
-        error_id = uuid.uuid4().hex[:12]
-        logger.exception("%s failed", method, extra={"error_id": error_id})
-        await context.abort(*unforeseen(error_id))
+        await context.abort(*unforeseen(method))
 
 
 async def _stream(responses: Any, context: Context) -> None:

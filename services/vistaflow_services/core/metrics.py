@@ -1,9 +1,11 @@
-"""Prometheus metrics: counted in the process, served over HTTP on a port of their own.
+"""Prometheus metrics and health checks: served over HTTP on a port of their own.
 
-    metrics = Metrics("doe")
-    server = make_server(..., interceptors=[metrics.calls()])
-    with metrics.serve("127.0.0.1:9464"):
+    async with served("127.0.0.1:9464") as metrics:
+        server = make_server(..., metrics=metrics)
         ...
+
+`/metrics` has what is counted in the process. `/livez` is 200 while the event loop turns,
+`/readyz` while it does and the server says SERVING; else they are 503.
 
 Each server has a registry of its own, so that two in one process do not mix. Calls are counted
 under the names that gRPC has given them: `grpc.server.call.started` and
@@ -17,12 +19,14 @@ import contextlib
 import importlib.util
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from vistaflow_services.core.server import StartError, private_address
+from vistaflow_services.core.handlers import Remade, behaving, behaviour_of
+from vistaflow_services.core.listener import Listener, probe
+from vistaflow_services.core.server import Server, StartError, private_address
 from vistaflow_services.core.tasks import ended
 
 if TYPE_CHECKING:
@@ -35,23 +39,24 @@ LAG_INTERVAL = 0.25
 LAG_KEPT = 40
 """Looks at the event loop whose largest lag is told: ten seconds."""
 
+LIVE_SECONDS = 2.0
+"""How long the event loop of a live process may do nothing else."""
+
 
 class Metrics:
     """What one process tells Prometheus.
-
-    Args:
-        service: Such as `registry`.
 
     Raises:
         StartError: `prometheus_client` is not installed.
     """
 
-    def __init__(self, service: str) -> None:
+    def __init__(self) -> None:
         if importlib.util.find_spec("prometheus_client") is None:
             raise StartError("metrics need prometheus_client: pip install 'vistaflow[metrics]'")
         import prometheus_client as prometheus
 
-        self.service = service
+        self._server: Server | None = None
+        self._turned_at = time.monotonic()
         self.registry: CollectorRegistry = prometheus.CollectorRegistry()
         prometheus.ProcessCollector(registry=self.registry)
         prometheus.GCCollector(registry=self.registry)
@@ -78,9 +83,23 @@ class Metrics:
         """Counts and times every call; the outermost interceptor, so that it sees how all end."""
         return CallInterceptor(self._started, self._duration)
 
+    def follow(self, server: Server) -> None:
+        """Is ready from now on when the server is."""
+        self._server = server
+
+    @property
+    def live(self) -> bool:
+        """Whether the event loop turns."""
+        return time.monotonic() - self._turned_at < LIVE_SECONDS
+
+    @property
+    def ready(self) -> bool:
+        """Whether calls are served."""
+        return self.live and self._server is not None and self._server.serving
+
     @contextlib.contextmanager
     def serve(self, listen: str) -> Iterator[str]:
-        """Serves `/metrics` for as long as the block lasts; yields the address.
+        """Serves the pages for as long as the block lasts; yields the address.
 
         Raises:
             StartError: It cannot listen there, or not without being told that the network is
@@ -89,18 +108,19 @@ class Metrics:
         import prometheus_client as prometheus
 
         host, port = private_address(listen, "metrics")
+        pages = {
+            "/metrics": prometheus.make_wsgi_app(self.registry),
+            "/livez": probe(lambda: self.live),
+            "/readyz": probe(lambda: self.ready),
+        }
         try:
-            server, thread = prometheus.start_http_server(port, host, registry=self.registry)
+            listener = Listener(host, port, pages)
         except OSError as error:
             raise StartError(f"cannot serve metrics at {listen}: {error.strerror}") from error
-        address = f"{host}:{server.server_port}"
+        address = listener.address
         logger.info("metrics at http://%s/metrics", address, extra={"metrics": address})
-        try:
+        with listener.serving():
             yield address
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join(5)
 
     def watch_worker(self, running: Callable[[], float], connected: Callable[[], float]) -> None:
         """Tells how many jobs a worker runs, and whether the registry hands it any."""
@@ -114,12 +134,11 @@ class Metrics:
 
     async def watch_loop(self) -> None:
         """Keeps measuring how late the event loop is, for ever."""
-        clock = asyncio.get_running_loop().time
         lags = [0.0]
         while True:
-            began = clock()
+            began = self._turned_at = time.monotonic()
             await asyncio.sleep(LAG_INTERVAL)
-            lags = [*lags[-LAG_KEPT:], max(0.0, clock() - began - LAG_INTERVAL)]
+            lags = [*lags[-LAG_KEPT:], max(0.0, time.monotonic() - began - LAG_INTERVAL)]
             self._lag.set(max(lags))
 
 
@@ -134,7 +153,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, started: Any, duration: Any) -> None:
         self._started = started
         self._duration = duration
-        self._wrapped: dict[str, tuple[Any, Any]] = {}
+        self._wrapped = Remade(self._wrap)
 
     async def intercept_service(
         self,
@@ -145,16 +164,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
-        method = handler_call_details.method
-        known = self._wrapped.get(method)
-        if known is None or known[0] is not handler:
-            known = self._wrapped[method] = (handler, self._wrap(method, handler))
-        return known[1]
+        return self._wrapped.of(handler_call_details.method, handler)
 
     def _wrap(self, method: str, handler: Any) -> Any:
         name = method.lstrip("/")
         started = self._started.labels(name)
         durations: dict[str, Any] = {}
+        inner = behaviour_of(handler)
 
         def tell(status: str, began: float) -> None:
             told = durations.get(status)
@@ -162,32 +178,24 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 told = durations[status] = self._duration.labels(name, status)
             told.observe(time.perf_counter() - began)
 
-        def timed(inner: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-            async def call(request: Any, context: Any) -> Any:
-                started.inc()
-                began = time.perf_counter()
-                status = "CANCELLED"
-                try:
-                    # The error interceptor inside has made a coroutine of every kind of handler.
-                    answer = await inner(request, context)
-                    status = _status(context, "OK")
-                    return answer
-                except asyncio.CancelledError:
-                    raise
-                except BaseException:
-                    status = _status(context, "UNKNOWN")
-                    raise
-                finally:
-                    tell(status, began)
+        async def timed(request: Any, context: Any) -> Any:
+            started.inc()
+            began = time.perf_counter()
+            status = "CANCELLED"
+            try:
+                # The error interceptor inside has made a coroutine of every kind of handler.
+                answer = await inner(request, context)
+                status = _status(context, "OK")
+                return answer
+            except asyncio.CancelledError:
+                raise
+            except BaseException:
+                status = _status(context, "UNKNOWN")
+                raise
+            finally:
+                tell(status, began)
 
-            return call
-
-        kind = next(
-            each
-            for each in ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
-            if getattr(handler, each) is not None
-        )
-        return handler._replace(**{kind: timed(getattr(handler, kind))})
+        return behaving(handler, timed)
 
 
 _NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
@@ -202,29 +210,22 @@ def _status(context: Any, otherwise: str) -> str:
 
 
 @contextlib.asynccontextmanager
-async def served(metrics: Metrics | None, listen: str) -> AsyncIterator[None]:
-    """Serves metrics and watches the event loop for as long as the block lasts, if there are any.
+async def served(listen: str) -> AsyncIterator[Metrics | None]:
+    """Metrics that are served for as long as the block lasts.
 
     Args:
-        metrics: What to serve; None for nothing.
-        listen: Where.
+        listen: Where; empty for no metrics.
+
+    Raises:
+        StartError: They cannot be served.
     """
-    if metrics is None:
-        yield
+    if not listen:
+        yield None
         return
+    metrics = Metrics()
     with metrics.serve(listen):
         watching = asyncio.create_task(metrics.watch_loop(), name="event loop lag")
         try:
-            yield
+            yield metrics
         finally:
             await ended([watching])
-
-
-def made_if(listen: str, service: str) -> Metrics | None:
-    """Metrics for a service that was told where to serve them."""
-    return Metrics(service) if listen else None
-
-
-def interceptors(metrics: Metrics | None) -> Sequence[grpc.aio.ServerInterceptor]:
-    """What a server of these metrics has around its calls."""
-    return [] if metrics is None else [metrics.calls()]

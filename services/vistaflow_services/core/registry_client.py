@@ -150,11 +150,10 @@ class RegistryClient:
             name=name, address=address, version=version, status=status
         )
         request = registry_pb2.AnnounceServiceRequest(service=service)
-        if not isinstance(self._channel, ReplicaChannel):
-            await self.call(self.stub.AnnounceService, request, patience=0)
-            return
+        channel = self._channel
         # Each replica keeps its own list. One that is away has it from the next announcement.
-        stubs = map(registry_pb2_grpc.RegistryServiceStub, self._channel.channels)
+        each_of = channel.channels if isinstance(channel, ReplicaChannel) else [channel]
+        stubs = map(registry_pb2_grpc.RegistryServiceStub, each_of)
         told = [self.call(stub.AnnounceService, request, patience=0) for stub in stubs]
         failures = [
             each

@@ -16,9 +16,9 @@ import ipaddress
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -31,6 +31,9 @@ from vistaflow_services.core.errors import ServiceError
 from vistaflow_services.core.interceptor import Context, ErrorInterceptor
 from vistaflow_services.core.tasks import ended
 from vistaflow_services.core.tls import TlsError, TlsFiles, tls_files
+
+if TYPE_CHECKING:
+    from vistaflow_services.core.metrics import Metrics
 
 __all__ = ["Context", "Ready", "Server", "ServerSettings", "StartError", "make_server", "run"]
 
@@ -83,7 +86,7 @@ class Server(grpc.aio.Server):
         settings: ServerSettings,
         door: Door,
         tls: TlsFiles | None = None,
-        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+        metrics: Metrics | None = None,
     ) -> None:
         self.settings = settings
         self.service_names = service_names
@@ -92,7 +95,8 @@ class Server(grpc.aio.Server):
         self._tls = tls
         self._server = grpc.aio.server(
             interceptors=[
-                *interceptors,
+                # Outermost, to see how all calls end.
+                *([metrics.calls()] if metrics is not None else ()),
                 door,
                 ErrorInterceptor(default_timeout=settings.default_timeout),
             ],
@@ -108,6 +112,8 @@ class Server(grpc.aio.Server):
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self)
         names = (*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self)
+        if metrics is not None:
+            metrics.follow(self)
 
     @property
     def serving(self) -> bool:
@@ -212,7 +218,7 @@ def make_server(
     *service_names: str,
     settings: ServerSettings | None = None,
     door: Door | None = None,
-    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+    metrics: Metrics | None = None,
 ) -> Server:
     """A server for the services of these full names, not yet started.
 
@@ -220,7 +226,7 @@ def make_server(
         service_names: Such as `vistaflow.api.doe.v1.DoeService`.
         settings: Its limits.
         door: Who is let in; as the environment says if None.
-        interceptors: What is around all that the server itself puts around calls.
+        metrics: Where its calls are counted and its health is told.
 
     Raises:
         StartError: What the environment says of tokens or TLS cannot be.
@@ -230,7 +236,7 @@ def make_server(
         files = tls_files()
     except (ValueError, TlsError) as error:
         raise StartError(str(error)) from None
-    return Server(service_names, settings or ServerSettings(), door, files, interceptors)
+    return Server(service_names, settings or ServerSettings(), door, files, metrics)
 
 
 async def run(
@@ -297,7 +303,7 @@ async def _awaited(serve: Callable[[], Awaitable[None]]) -> None:
 
 
 @contextlib.contextmanager
-def _signals(stop: asyncio.Event) -> Any:
+def _signals(stop: asyncio.Event) -> Iterator[None]:
     loop = asyncio.get_running_loop()
     taken = []
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -27,7 +27,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,10 @@ from google.protobuf.message import Message
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.registry.v1 import registry_pb2
 from vistaflow_services.core import config as configuration
-from vistaflow_services.core import log
+from vistaflow_services.core import files, log
 from vistaflow_services.core.artifacts import ArtifactStore
 from vistaflow_services.core.errors import ServiceError
-from vistaflow_services.core.metrics import interceptors, made_if, served
+from vistaflow_services.core.metrics import served
 from vistaflow_services.core.registry_client import RegistryClient, job_type_number
 from vistaflow_services.core.server import Server, ServerSettings, main, make_server, run
 from vistaflow_services.core.vouching import vouched
@@ -82,7 +82,8 @@ class StageConfig:
     """Name of its worker, unique among those alive; made of service and host if empty."""
 
     metrics_listen: str = ""
-    """Where Prometheus metrics are served over HTTP, such as `127.0.0.1:9465`; empty: nowhere."""
+    """Where metrics and health checks are served over HTTP, such as `127.0.0.1:9465`; empty:
+    nowhere."""
 
     log_level: str = "INFO"
     """DEBUG, INFO, WARNING or ERROR."""
@@ -213,11 +214,8 @@ async def serve(
         registry = RegistryClient(registry_address, actor=service.name)
         stack.push_async_callback(registry.close)
         stage = Stage(service.name, config, registry, home)
-        metrics = made_if(config.metrics_listen, service.name)
-        await stack.enter_async_context(served(metrics, config.metrics_listen))
-        server = make_server(
-            *service.service_names, settings=service.settings, interceptors=interceptors(metrics)
-        )
+        metrics = await stack.enter_async_context(served(config.metrics_listen))
+        server = make_server(*service.service_names, settings=service.settings, metrics=metrics)
         server.door.tokens = vouched(registry)
         service.add_servicers(stage, server)
         address = server.bind(config.listen)
@@ -226,10 +224,12 @@ async def serve(
         worker = _worker(service, stage, name) if service.job_types else None
         if metrics is not None and worker is not None:
             metrics.watch_worker(lambda: len(worker.running), lambda: worker.connected)
-        reachable = _Reachable(registry)
 
         async def ready() -> bool:
-            return worker.connected if worker is not None else await reachable()
+            if worker is not None:
+                return worker.connected
+            await registry.server_info()
+            return True
 
         told = advertised(config, address)
         async with (
@@ -246,9 +246,7 @@ def _tell(address: str, file: Path | None, on_bound: Callable[[str], None] | Non
     if on_bound is not None:
         on_bound(address)
     if file is not None:
-        partial = file.with_name(f"{file.name}.new")
-        partial.write_text(address)
-        partial.rename(file)
+        files.write(file, address.encode())
 
 
 def _worker(service: StageService, stage: Stage, name: str) -> Worker:
@@ -264,17 +262,6 @@ def _worker(service: StageService, stage: Stage, name: str) -> Worker:
         memory_bytes=stage.config.memory_mib << 20,
         warm=stage.config.warm,
     )
-
-
-class _Reachable:
-    """Whether the registry answers, for services without a worker."""
-
-    def __init__(self, registry: RegistryClient) -> None:
-        self._registry = registry
-
-    async def __call__(self) -> bool:
-        await self._registry.server_info()
-        return True
 
 
 async def _announce(name: str, registry: RegistryClient, server: Server, address: str) -> None:
@@ -317,7 +304,7 @@ def _end_if_broken(task: asyncio.Task[None]) -> None:
 
 
 @contextlib.contextmanager
-def worker_name(service: str, name: str, home: Path) -> Any:
+def worker_name(service: str, name: str, home: Path) -> Iterator[str]:
     """A worker's name: the same after a restart, another for a second one beside it.
 
     The same name lets the registry know at once that what the former process ran is lost, instead

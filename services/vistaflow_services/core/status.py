@@ -8,6 +8,8 @@ clipped to fit, and says so.
 
 from __future__ import annotations
 
+import logging
+import uuid
 from collections.abc import Iterable
 from typing import Any
 
@@ -31,6 +33,8 @@ from vistaflow_services.core.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+
+logger = logging.getLogger(__name__)
 
 DOMAIN = "vistaflow"
 DETAILS_KEY = "grpc-status-details-bin"
@@ -89,8 +93,13 @@ def status_of(error: ServiceError) -> tuple[grpc.StatusCode, str, Metadata]:
     return code, message, ((DETAILS_KEY, status.SerializeToString()),)
 
 
-def unforeseen(error_id: str) -> tuple[grpc.StatusCode, str, Metadata]:
-    """What a call that met a bug ends with. It says nothing but where to look."""
+def unforeseen(method: str) -> tuple[grpc.StatusCode, str, Metadata]:
+    """What a call that met a bug ends with: nothing but the id of what is logged here.
+
+    Call it where the exception is handled.
+    """
+    error_id = uuid.uuid4().hex[:12]
+    logger.exception("%s failed", method, extra={"error_id": error_id})
     message = f"internal error; the service's log tells more under id {error_id}"
     code = grpc.StatusCode.INTERNAL
     status = status_pb2.Status(code=code.value[0], message=message)

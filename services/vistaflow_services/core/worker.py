@@ -170,10 +170,8 @@ class Worker:
             self._stream_over.set()
             call.cancel()
             if sending is not None:
-                sending.cancel()
-                await asyncio.wait([sending])
                 # Its failure is the stream's, which was told already.
-                sending.cancelled() or sending.exception()
+                await ended([sending])
 
     def _hello(self) -> registry_pb2.LeaseJobsRequest:
         recent = time.monotonic() - RELEASE_MEMORY_SECONDS

@@ -13,10 +13,10 @@ from typing import Any
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1 import registry_pb2_grpc as rpc
-from vistaflow_services.core import log
+from vistaflow_services.core import files, log
 from vistaflow_services.core import server as core
 from vistaflow_services.core.config import home, read_config
-from vistaflow_services.core.metrics import Metrics, interceptors, made_if, served
+from vistaflow_services.core.metrics import Metrics, served
 from vistaflow_services.core.migrations import MigrationError, migrate
 from vistaflow_services.core.sql import load_queries
 from vistaflow_services.core.tasks import ended
@@ -125,9 +125,7 @@ class Registry:
                 "postgres_restarts": embedded.restarts if embedded else 0,
             },
         )
-        self.server = core.make_server(
-            SERVICE_NAME, settings=settings, interceptors=interceptors(metrics)
-        )
+        self.server = core.make_server(SERVICE_NAME, settings=settings, metrics=metrics)
         self.servicer = RegistryServicer(
             ledger=self.ledger,
             store=self.store,
@@ -226,9 +224,8 @@ def limits(config: Config) -> dict[str, str]:
 
 async def main(config: Config) -> None:
     """Serves until told to stop."""
-    metrics = made_if(config.metrics_listen, "registry")
     async with (
-        served(metrics, config.metrics_listen),
+        served(config.metrics_listen) as metrics,
         _database(config) as (conninfo, embedded),
     ):
         try:
@@ -245,9 +242,7 @@ async def main(config: Config) -> None:
             settle_memory()
             logger.info("listening on %s", registry.address)
             if config.address_file is not None:
-                partial = config.address_file.with_name(config.address_file.name + ".new")
-                partial.write_text(registry.address)
-                partial.rename(config.address_file)
+                files.write(config.address_file, registry.address.encode())
             await core.run(
                 registry.server,
                 ready=registry.ready,

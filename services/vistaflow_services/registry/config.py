@@ -56,7 +56,8 @@ class Config:
     """Space on the disk of the embedded database below which writes are refused; 0 for none."""
 
     metrics_listen: str = ""
-    """Where Prometheus metrics are served over HTTP, such as `127.0.0.1:9464`; empty: nowhere."""
+    """Where metrics and health checks are served over HTTP, such as `127.0.0.1:9464`; empty:
+    nowhere."""
 
     board_weight: int = 200_000
     """About how many tasks are held in memory for appending."""

@@ -21,6 +21,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from vistaflow_services.core.dial import open_channel
+from vistaflow_services.core.errors import InvalidError
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +106,10 @@ class Supervised:
 
     async def _once(self) -> int:
         """Runs the process once; its exit code."""
+        try:
+            channel = open_channel(self.address, token="", options=_OPTIONS)
+        except InvalidError as error:
+            raise GaveUpError(f"{self.name} cannot be asked whether it serves: {error}") from None
         with self._output() as output:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -118,16 +123,16 @@ class Supervised:
                 stderr=output,
                 start_new_session=True,
             )
-        prover = asyncio.create_task(self._prove())
+        prover = asyncio.create_task(self._prove(channel))
         try:
             return await self._process.wait()
         finally:
             prover.cancel()
             self.serving.clear()
 
-    async def _prove(self) -> None:
+    async def _prove(self, channel: grpc.aio.Channel) -> None:
         """Asks the service again and again whether it serves."""
-        async with open_channel(self.address, token="", options=_OPTIONS) as channel:
+        async with channel:
             stub: Any = health_pb2_grpc.HealthStub(channel)
             while True:
                 try:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import sys
+import urllib.error
 import urllib.request
 import uuid
 from pathlib import Path
@@ -24,7 +25,7 @@ from vistaflow.api.registry.v1.registry_pb2_grpc import (
     add_RegistryServiceServicer_to_server,
 )
 from vistaflow_services.core.errors import NotFoundError
-from vistaflow_services.core.metrics import Metrics, interceptors
+from vistaflow_services.core.metrics import Metrics
 from vistaflow_services.core.server import StartError, make_server
 from vistaflow_services.core.stage import StageService, serve
 from vistaflow_services.doe.config import Config as DoeConfig
@@ -59,7 +60,7 @@ class Served:
 
     def __init__(self, database: str) -> None:
         self.database = database
-        self.metrics = Metrics("registry")
+        self.metrics = Metrics()
 
     async def __aenter__(self) -> Served:
         self.pool = make_pool(self.database)
@@ -209,7 +210,7 @@ async def test_a_watch_that_does_not_read_is_seen_to_lag(database: str) -> None:
 
 
 async def test_a_blocked_event_loop_is_seen(database: str) -> None:
-    metrics = Metrics("test")
+    metrics = Metrics()
     watching = asyncio.create_task(metrics.watch_loop())
     await asyncio.sleep(0.3)
     import time
@@ -237,10 +238,8 @@ class Strange(RegistryServiceServicer):
 
 
 async def test_calls_are_counted_however_they_end() -> None:
-    metrics = Metrics("test")
-    server = make_server(
-        "vistaflow.api.registry.v1.RegistryService", interceptors=interceptors(metrics)
-    )
+    metrics = Metrics()
+    server = make_server("vistaflow.api.registry.v1.RegistryService", metrics=metrics)
     add_RegistryServiceServicer_to_server(Strange(), server)
     address = server.bind("127.0.0.1:0")
     await server.start()
@@ -274,7 +273,15 @@ async def test_calls_are_counted_however_they_end() -> None:
     }
 
 
-async def test_a_stage_service_serves_metrics_where_it_is_told(
+def is_ready(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{address}/readyz", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except urllib.error.HTTPError:
+        return False
+
+
+async def test_a_stage_service_serves_metrics_and_says_that_it_is_ready_where_it_is_told(
     registry: str, tmp_path: Path
 ) -> None:
     import socket
@@ -300,13 +307,16 @@ async def test_a_stage_service_serves_metrics_where_it_is_told(
     )
     await bound.wait()
     samples = await asyncio.to_thread(scrape, f"127.0.0.1:{port}")
+    async with asyncio.timeout(10):
+        while not await asyncio.to_thread(is_ready, f"127.0.0.1:{port}"):
+            pass
     stop.set()
     await serving
     assert ("vistaflow_event_loop_lag_seconds", ()) in samples
 
 
 def test_metrics_are_not_open_to_the_network() -> None:
-    with pytest.raises(StartError, match="open to the network"), Metrics("x").serve("0.0.0.0:0"):
+    with pytest.raises(StartError, match="open to the network"), Metrics().serve("0.0.0.0:0"):
         pass
 
 

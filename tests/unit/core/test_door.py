@@ -37,17 +37,29 @@ class Keeper:
         self.known: dict[str, Caller] = {}
         self.asked = 0
         self.away = False
+        self.broken = ""
 
-    def make(self, role: Role, *, seconds: float | None = None) -> str:
+    def make(self, role: Role, *, project: str = "", seconds: float | None = None) -> str:
         token_id, text = new_token()
         self.known[text] = Caller(
-            token_id=str(token_id), name="t", role=role, secret=text, validity=Validity(seconds)
+            token_id=str(token_id),
+            name="t",
+            project=project,
+            role=role,
+            secret=text,
+            validity=Validity(seconds),
         )
         return text
+
+    async def admit(self, caller: Caller, request: Any) -> None:
+        if self.broken == "looking at a request":
+            raise RuntimeError("secret")
 
     async def find(self, text: str) -> Caller:
         self.asked += 1
         await asyncio.sleep(0.01)
+        if self.broken == "asking for a token":
+            raise RuntimeError("secret")
         if self.away:
             raise UnavailableError("away")
         if text not in self.known:
@@ -58,6 +70,7 @@ class Keeper:
 @contextlib.asynccontextmanager
 async def serving(keeper: Keeper, **settings: Any) -> AsyncIterator[str]:
     door = Door(DoorSettings(**settings), Tokens(keeper.find, seconds=0.3))
+    door.admit = keeper.admit
     server = make_server(SERVICE, door=door)
 
     async def who(request: Any, context: Any) -> Any:
@@ -148,6 +161,30 @@ async def test_a_token_is_refused_while_nobody_can_say_whose_it_is() -> None:
             assert (await failed(get(channel))).code() is grpc.StatusCode.UNAVAILABLE
             keeper.away = False
             assert await get(channel) == "VIEWER t"
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["a new token", "a known token"])
+@pytest.mark.parametrize("broken", ["asking for a token", "looking at a request"])
+async def test_a_door_that_breaks_tells_the_caller_nothing_but_an_id(
+    broken: str, known: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    keeper = Keeper()
+    async with (
+        serving(keeper, required=True) as address,
+        calling(address, keeper.make(Role.VIEWER, project="mine")) as channel,
+    ):
+        if known:
+            assert await get(channel) == "VIEWER t"
+            await asyncio.sleep(0.4)  # what was learned of the token is to be asked for again
+        keeper.broken = broken
+        error = await failed(get(channel))
+
+    assert error.code() is grpc.StatusCode.INTERNAL
+    assert "secret" not in f"{error.details()} {error.trailing_metadata()}"
+    logged = [each for each in caplog.records if each.exc_info]
+    assert [each.error_id for each in logged] == [
+        detail(error, error_details_pb2.RequestInfo).request_id
+    ]
 
 
 @pytest.mark.parametrize("shown", ["", "Bearer", "Basic dXNlcg==", "Bearer x" * 99])

@@ -212,3 +212,16 @@ def test_the_last_error_is_found_among_what_was_printed(
 
     assert last_error(tmp_path / "x.out") == told
     assert last_error(tmp_path / "y.out") == "it printed nothing"
+
+
+async def test_a_service_that_cannot_be_asked_whether_it_serves_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VISTAFLOW_TLS_CA", str(tmp_path / "absent.pem"))
+    script = Script(tmp_path, "plain", SERVING)
+    try:
+        async with asyncio.timeout(10):
+            with pytest.raises(GaveUpError, match=r"absent\.pem: No such file or directory"):
+                await script.supervised.run()
+    finally:
+        await script.supervised.stop()
