@@ -254,6 +254,27 @@ async def test_progress_of_running_jobs_reaches_cached_kits(running):
     await reader.check(kit_id, 0)
 
 
+async def test_progress_that_was_read_while_its_job_ended_is_not_told(running):
+    job = replace(History(1)._job("only", ()), external=False, spec=b"s", spec_type="x/y")
+    kit_id = (await running.ledger.submit(c.CreateKit(name="k", jobs=(job,)))).kit.kit_id
+    await running.ledger.submit(c.Grant(job_id=job.job_id, worker="w", lease_seconds=60))
+    async with running.store._pool.connection() as connection:
+        await connection.execute("UPDATE leases SET progress = '{}', progress_at = now()")
+
+    class Slow(StoreSource):
+        async def progress(self, job_ids: Any) -> Any:
+            told = await super().progress(job_ids)
+            end = c.Item(job_id=job.job_id, status="FINISHED", attempt=1)
+            await running.ledger.submit(c.Append(items=(end,)))
+            return told
+
+    cache = KitCache(running.hub, Slow(running.store), progress_seconds=0)
+    found = await cache.kit(kit_id)
+    assert found is not None
+    kit, _ = await running.store.kit(kit_id)
+    assert pb.Kit.FromString(found[0].kit_bytes()) == translate.kit_to_proto(kit)
+
+
 async def test_rows_and_their_metadata_are_weighed_and_the_coldest_kits_leave(running):
     reader = Reader(running, max_bytes=300_000)
     kits = []
