@@ -154,6 +154,23 @@ async def test_what_was_there_is_put_aside_and_its_revisions_are_not_used_again(
         assert connection.execute(query).fetchone() == (made.revision, head + 1)
 
 
+async def test_a_log_that_was_begun_anew_does_not_tell_how_far_the_lost_one_went(
+    database: str, fresh: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "registry.dump"
+    made = await asyncio.to_thread(backup, database, SCHEMA, file)
+    # Somebody started the registry on the new machine before thinking of the backup.
+    await asyncio.to_thread(migrate, fresh, SCHEMA, PACKAGE)
+    restored = await asyncio.to_thread(restore, fresh, SCHEMA, file)
+    assert restored.next_revision == made.revision + REVISIONS_SKIPPED + 1
+    # From here on the log that is there does tell, though its name is another.
+    again = await asyncio.to_thread(restore, fresh, SCHEMA, file)
+    assert again.next_revision == restored.next_revision
+    with psycopg.connect(fresh) as connection:
+        query = f"SELECT last_kit_id FROM {SCHEMA}.head"
+        assert connection.execute(query).fetchone() == (KITS_SKIPPED,)
+
+
 def test_a_file_that_is_no_backup_changes_nothing(database: str, tmp_path: Path) -> None:
     file = tmp_path / "nothing.dump"
     file.write_bytes(b"PGDMP and then nothing")
