@@ -180,8 +180,9 @@ def _settle_tokens(connection: Connection, aside: str, keep: bool) -> tuple[str,
         names = {"aside": sql.Identifier(aside, "tokens"), "columns": _TOKEN_COLUMNS}
         known = sql.SQL("SELECT token_id FROM {aside}").format(**names)
         for statement in (
-            "UPDATE tokens SET revoked_at = newer.revoked_at FROM {aside} newer "
-            "WHERE newer.token_id = tokens.token_id",
+            # Where an older backup was put in place meanwhile, this one may know better.
+            "UPDATE tokens SET revoked_at = coalesce(tokens.revoked_at, there.revoked_at) "
+            "FROM {aside} there WHERE there.token_id = tokens.token_id",
             "INSERT INTO tokens ({columns}) SELECT {columns} FROM {aside} "
             "WHERE token_id NOT IN (SELECT token_id FROM tokens) ORDER BY number",
         ):

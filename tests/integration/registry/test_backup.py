@@ -171,6 +171,29 @@ async def test_a_log_that_was_begun_anew_does_not_tell_how_far_the_lost_one_went
         assert connection.execute(query).fetchone() == (KITS_SKIPPED,)
 
 
+async def test_a_token_that_the_backup_knows_as_revoked_stays_revoked(
+    database: str, tmp_path: Path
+) -> None:
+    older, newer = tmp_path / "older.dump", tmp_path / "newer.dump"
+    pool = make_pool(database, schema=SCHEMA, size=1)
+    await pool.open(wait=True, timeout=10)
+    store = TokenStore(pool)
+    token, _ = await store.create(
+        name="lost", project="", role=Role.ADMIN, created_by="test", seconds=None
+    )
+    await asyncio.to_thread(backup, database, SCHEMA, older)
+    await store.revoke(token.token_id)
+    await pool.close()
+    await asyncio.to_thread(backup, database, SCHEMA, newer)
+    with psycopg.connect(database) as connection:
+        connection.execute(f"DROP SCHEMA {SCHEMA} CASCADE")
+    await asyncio.to_thread(restore, database, SCHEMA, older, keep_tokens=True)
+    await asyncio.to_thread(restore, database, SCHEMA, newer)
+    with psycopg.connect(database) as connection:
+        query = f"SELECT count(*) FROM {SCHEMA}.tokens WHERE revoked_at IS NULL"
+        assert connection.execute(query).fetchone() == (0,)
+
+
 def test_a_file_that_is_no_backup_changes_nothing(database: str, tmp_path: Path) -> None:
     file = tmp_path / "nothing.dump"
     file.write_bytes(b"PGDMP and then nothing")
