@@ -18,6 +18,9 @@ import pytest
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
+from vistaflow_services.core.migrations import migrate
+from vistaflow_services.registry.__main__ import PACKAGE
+from vistaflow_services.registry.config import Config
 from vistaflow_services.registry.embedded import (
     EmbeddedError,
     EmbeddedPostgres,
@@ -58,6 +61,22 @@ def test_it_starts_is_adopted_and_stops_without_touching_a_folder_above(home: Pa
     assert first.pid is None
     assert not first.answers()
     first.stop()
+
+
+@pytest.mark.parametrize("command", [["rebuild", "--check"], ["tokens", "list"]])
+def test_a_command_leaves_no_postgres_behind_that_was_not_up(
+    home: Path, command: list[str]
+) -> None:
+    postgres = EmbeddedPostgres(home)
+    migrate(postgres.start(), Config.schema, PACKAGE)
+    postgres.stop()
+    name, *arguments = command
+    told = subprocess.run(
+        [sys.executable, "-m", f"vistaflow_services.registry.{name}", *arguments],
+        env={**os.environ, "VISTAFLOW_HOME": str(home)},
+        check=False,
+    )
+    assert (told.returncode, postgres.answers()) == (0, False)
 
 
 def test_a_pid_file_left_behind_does_not_hinder_whoever_has_the_pid_now(home: Path) -> None:
