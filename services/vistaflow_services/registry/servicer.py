@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from google.protobuf.message import Message
 
@@ -41,7 +41,18 @@ MAX_STATES_PAGE = 5000
 # A caller who waits is told what is the matter rather than left to his own deadline.
 _MARGIN_SECONDS = 0.2
 
-Response = TypeVar("Response", bound=Message)
+
+class Replayable(Protocol):
+    """An answer that may be one given before."""
+
+    replayed: bool
+
+    @classmethod
+    def FromString(cls, s: bytes) -> Self:
+        """From its wire form."""
+
+
+Response = TypeVar("Response", bound=Replayable)
 Change = TypeVar("Change", pb.CancelJobsResponse, pb.RetryJobsResponse)
 
 
@@ -366,7 +377,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
 def _replayed(response_type: type[Response], answer: c.Replayed) -> Response:
     response = response_type.FromString(answer.response)
     translate.settle(response, answer.created_at)
-    response.replayed = True  # type: ignore[attr-defined]
+    response.replayed = True
     return response
 
 
@@ -378,7 +389,7 @@ def _seconds(context: Context) -> float:
     return max(0.05, min(remaining - min(_MARGIN_SECONDS, remaining / 4), 300.0))
 
 
-def _token(key: int | None, request: Message) -> str:
+def _token(key: int | None, request: pages.ListRequest) -> str:
     return "" if key is None else pages.encode(key, request)
 
 
