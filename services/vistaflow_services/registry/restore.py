@@ -103,11 +103,13 @@ def restore(
             arguments = ["--no-owner", "--no-privileges", "--exit-on-error", "--single-transaction"]
             run("pg_restore", [*arguments, str(file)], conninfo, application=APPLICATION)
             row = connection.execute("SELECT last_id, last_kit_id, epoch FROM head").fetchone()
-        except (DumpError, psycopg.errors.UndefinedTable) as error:
-            _put_back(connection, schema, aside)
-            if isinstance(error, DumpError):
-                raise
-            raise DumpError(f"{file} holds no registry in schema {schema}") from error
+        except BaseException as error:
+            # Also when it is interrupted: the registry would begin a new log in its place.
+            if aside:
+                _rename(connection, aside, schema)
+            if isinstance(error, psycopg.errors.UndefinedTable):
+                raise DumpError(f"{file} holds no registry in schema {schema}") from error
+            raise
         assert row is not None
         saved, saved_kits, epoch = row
         known = epoch in used.epochs
@@ -164,11 +166,6 @@ def _put_aside(connection: Connection, schema: str) -> str:
         aside = f"{name}_{number}"
     _rename(connection, schema, aside)
     return aside
-
-
-def _put_back(connection: Connection, schema: str, aside: str) -> None:
-    if aside:
-        _rename(connection, aside, schema)
 
 
 def _settle_tokens(connection: Connection, aside: str, keep: bool) -> tuple[str, ...]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -201,6 +204,37 @@ def test_a_file_that_is_no_backup_changes_nothing(database: str, tmp_path: Path)
         restore(database, SCHEMA, file)
     with psycopg.connect(database) as connection:
         assert connection.execute(f"SELECT last_id FROM {SCHEMA}.head").fetchone() == (0,)
+
+
+def test_a_restore_that_is_interrupted_changes_nothing(database: str, tmp_path: Path) -> None:
+    file = tmp_path / "registry.dump"
+    backup(database, SCHEMA, file)
+    # Slow enough to be interrupted, whatever the machine.
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(
+            "CREATE FUNCTION public.wait() RETURNS event_trigger LANGUAGE plpgsql AS "
+            "'BEGIN PERFORM pg_sleep(60); END'"
+        )
+        connection.execute(
+            "CREATE EVENT TRIGGER slow ON ddl_command_start WHEN TAG IN ('CREATE SCHEMA') "
+            "EXECUTE FUNCTION public.wait()"
+        )
+        command = [sys.executable, "-m", "vistaflow_services.registry.restore", str(file)]
+        restoring = subprocess.Popen(
+            command,
+            env={**os.environ, "VISTAFLOW_REGISTRY_DATABASE": database},
+            stderr=subprocess.DEVNULL,
+        )
+        query = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'CREATE SCHEMA%'"
+        deadline = time.monotonic() + 20
+        while not (waiting := connection.execute(query).fetchall()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        restoring.send_signal(signal.SIGINT)
+        assert restoring.wait(20) != 0
+        connection.execute("SELECT pg_terminate_backend(%s)", waiting[0])
+        query = f"SELECT last_id FROM {SCHEMA}.head"
+        assert connection.execute(query).fetchone() == (0,)
 
 
 async def test_tokens_revoked_after_the_backup_are_not_valid_again(
