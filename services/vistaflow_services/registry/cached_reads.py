@@ -14,7 +14,6 @@ from vistaflow_services.core.server import Context
 from vistaflow_services.registry.domain import Kit, Progress
 from vistaflow_services.registry.hub import Hub
 from vistaflow_services.registry.kit_cache import KitCache
-from vistaflow_services.registry.reading import Connection, fetch
 from vistaflow_services.registry.servicer import RegistryServicer
 from vistaflow_services.registry.store import Store
 from vistaflow_services.registry.varint import varint
@@ -42,28 +41,18 @@ class StoreSource:
 
     async def kit_of(self, job_id: uuid.UUID) -> int | None:
         """The kit of a job."""
-
-        async def read(connection: Connection) -> int | None:
-            rows = await fetch(connection, "kits_of_jobs", {"job_ids": [job_id]})
-            return rows[0][1] if rows else None
-
-        return await self._store.read(read)
+        rows = await self._store.fetch("kits_of_jobs", {"job_ids": [job_id]})
+        return rows[0][1] if rows else None
 
     async def progress(
         self, job_ids: Sequence[uuid.UUID]
     ) -> Mapping[tuple[uuid.UUID, int], Progress]:
         """What running jobs last said of their progress, by job and attempt."""
-
-        async def read(connection: Connection) -> dict[tuple[uuid.UUID, int], Progress]:
-            wanted = {"job_ids": list(job_ids)}
-            return {
-                (job_id, attempt): progress_from_json(kept, told_at)
-                for job_id, attempt, kept, told_at in await fetch(
-                    connection, "progress_of_attempts", wanted
-                )
-            }
-
-        return await self._store.read(read)
+        rows = await self._store.fetch("progress_of_attempts", {"job_ids": list(job_ids)})
+        return {
+            (job_id, attempt): progress_from_json(kept, told_at)
+            for job_id, attempt, kept, told_at in rows
+        }
 
 
 class CachedReads:
