@@ -148,12 +148,10 @@ async def jobs(connection: Connection, wanted: JobsWanted) -> Page:
     )
 
 
-async def states(
-    connection: Connection, wanted: StateFilter, *, after: int, limit: int, until: int | None
-) -> Page:
+async def states(connection: Connection, wanted: StateFilter, *, after: int, limit: int) -> Page:
     """Rows after a revision that a filter wants, in order; see `Store.list_states`."""
     head = await read_head(connection)
-    end = head.last_id if until is None else min(until, head.last_id)
+    end = head.last_id
     start = after
     if wanted.recorded_after is not None:
         near = await _revision_near(connection, wanted.recorded_after, -1)

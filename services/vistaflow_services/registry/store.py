@@ -21,7 +21,6 @@ from vistaflow_services.registry.domain import (
     JobFilter,
     Kit,
     StateFilter,
-    StateRow,
 )
 from vistaflow_services.registry.history import Moment
 from vistaflow_services.registry.listing import Page
@@ -235,9 +234,7 @@ class Store:
         """The project of a job; None if there is no such job."""
         return _only(await self.fetch("project_of_job", {"job_id": job_id}))
 
-    async def list_states(
-        self, *, after: int, limit: int, wanted: StateFilter, until: int | None = None
-    ) -> Page:
+    async def list_states(self, *, after: int, limit: int, wanted: StateFilter) -> Page:
         """Rows after a revision that a filter wants, in order.
 
         A filter that few rows match may bring a short page, or an empty one, that is not the
@@ -245,22 +242,8 @@ class Store:
         that were kept come first.
         """
         return await self.read(
-            lambda connection: listing.states(
-                connection, wanted, after=after, limit=limit, until=until
-            )
+            lambda connection: listing.states(connection, wanted, after=after, limit=limit)
         )
-
-    async def rows_after(
-        self,
-        revision: int,
-        *,
-        filter: StateFilter = StateFilter(),  # noqa: B008
-        limit: int = 1000,
-        until: int | None = None,
-    ) -> list[StateRow]:
-        """The next rows that a filter wants."""
-        page = await self.list_states(after=revision, limit=limit, wanted=filter, until=until)
-        return list(page.entries)
 
     async def ping(self) -> bool:
         """Whether the database answers."""

@@ -16,7 +16,7 @@ from vistaflow_services.registry import translate
 from vistaflow_services.registry.__main__ import Registry
 from vistaflow_services.registry.cached_reads import CachedReads, StoreSource
 from vistaflow_services.registry.config import Config
-from vistaflow_services.registry.domain import Kit, StateRow
+from vistaflow_services.registry.domain import Kit, StateFilter, StateRow
 from vistaflow_services.registry.kit_cache import KitCache
 from vistaflow_services.registry.trees import Tree
 
@@ -200,7 +200,7 @@ async def test_a_kit_read_while_others_write_is_exactly_as_of_its_revision(datab
             await history.step()
         over = True
         await asyncio.gather(*reading)
-        rows = await one.store.rows_after(0, limit=5000)
+        rows = (await one.store.list_states(after=0, limit=5000, wanted=StateFilter())).entries
         assert len(answers) > 100
         for answer in answers:
             mine = [row for row in rows if row.kit_id == answer.kit.kit_id]
