@@ -16,6 +16,7 @@ from vistaflow_services.registry.hub import Hub
 from vistaflow_services.registry.kit_cache import KitCache
 from vistaflow_services.registry.servicer import RegistryServicer
 from vistaflow_services.registry.store import Store
+from vistaflow_services.registry.translate import uuid_of
 from vistaflow_services.registry.varint import varint
 from vistaflow_services.registry.watch_store import progress_from_json
 
@@ -85,7 +86,7 @@ class CachedReads:
         self, request: pb.GetJobRequest, context: Context
     ) -> pb.GetJobResponse | bytes:
         """A job with its tasks."""
-        job_id = _uuid(request.job_id)
+        job_id = uuid_of(request.job_id)
         if job_id is not None and await self._reached(request, context):
             found = await self._cache.job(job_id)
             if found is not None:
@@ -125,10 +126,3 @@ def serve_cached(reads: CachedReads, server: grpc.aio.Server) -> None:
     )
     name = pb.DESCRIPTOR.services_by_name["RegistryService"].full_name
     server.add_registered_method_handlers(name, {"GetKit": get_kit, "GetJob": get_job})
-
-
-def _uuid(text: str) -> uuid.UUID | None:
-    try:
-        return uuid.UUID(text) if len(text) == 36 else None
-    except ValueError:
-        return None

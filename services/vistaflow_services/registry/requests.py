@@ -29,7 +29,6 @@ from vistaflow_services.registry.domain import (
     MAX_REASON,
     MAX_STATES_AN_APPEND,
     MAX_TASK_NAME,
-    NAME_PATTERN,
     find_cycle,
 )
 from vistaflow_services.registry.quick import quick_item
@@ -252,12 +251,7 @@ def _one(field: Any, value: Any) -> Any:
 def _new_job(job: pb.NewJob, field: str, found: Violations) -> c.NewJob:
     job_type = translate.job_type_from_proto(job.job_type, f"{field}.job_type", found)
     name = job.name or job_type.lower() or "unknown"
-    if not NAME_PATTERN.fullmatch(name) or len(name) > MAX_JOB_NAME:
-        found.add(
-            f"{field}.name",
-            "begin with a-z or 0-9, go on with a-z, 0-9, _ . or -, "
-            f"at most {MAX_JOB_NAME} characters",
-        )
+    translate.name_from_proto(name, f"{field}.name", MAX_JOB_NAME, found)
     if job.current_order < 0:
         found.add(f"{field}.current_order", f"is {job.current_order}; orders count from 1")
     if not 0 <= job.max_attempts <= MAX_ATTEMPTS:
@@ -358,13 +352,7 @@ def _item(state: common.State, field: str, found: Violations) -> c.Item:
 
 
 def _project(text: str, found: Violations) -> str:
-    if text and (not NAME_PATTERN.fullmatch(text) or len(text) > MAX_PROJECT):
-        found.add(
-            "project",
-            "begin with a-z or 0-9, go on with a-z, 0-9, _ . or -, "
-            f"at most {MAX_PROJECT} characters",
-        )
-    return text or "default"
+    return translate.name_from_proto(text, "project", MAX_PROJECT, found) if text else "default"
 
 
 def _actor(text: str, field: str, found: Violations) -> str:
