@@ -14,6 +14,7 @@ from pathlib import Path
 import grpc
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
@@ -77,6 +78,18 @@ def test_a_command_leaves_no_postgres_behind_that_was_not_up(
         check=False,
     )
     assert (told.returncode, postgres.answers()) == (0, False)
+
+
+def test_a_server_that_comes_up_and_refuses_is_told_as_one_that_cannot_run(home: Path) -> None:
+    postgres = EmbeddedPostgres(home)
+    conninfo = make_conninfo(postgres.start(), dbname="postgres")
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute("DROP DATABASE vistaflow")
+        connection.execute("ALTER DATABASE template1 RENAME TO away")
+    # Whoever supervises it tries again after this, and would end after anything else.
+    with pytest.raises(EmbeddedError, match="template1"):
+        postgres.start()
+    postgres.stop()
 
 
 def test_a_pid_file_left_behind_does_not_hinder_whoever_has_the_pid_now(home: Path) -> None:
