@@ -14,9 +14,9 @@ from vistaflow_services.core.server import Context
 from vistaflow_services.registry.domain import Kit, Progress
 from vistaflow_services.registry.hub import Hub
 from vistaflow_services.registry.kit_cache import KitCache
-from vistaflow_services.registry.reading import Connection, fetch
 from vistaflow_services.registry.servicer import RegistryServicer
 from vistaflow_services.registry.store import Store
+from vistaflow_services.registry.translate import uuid_of
 from vistaflow_services.registry.varint import varint
 from vistaflow_services.registry.watch_store import progress_from_json
 
@@ -42,28 +42,18 @@ class StoreSource:
 
     async def kit_of(self, job_id: uuid.UUID) -> int | None:
         """The kit of a job."""
-
-        async def read(connection: Connection) -> int | None:
-            rows = await fetch(connection, "kits_of_jobs", {"job_ids": [job_id]})
-            return rows[0][1] if rows else None
-
-        return await self._store.read(read)
+        rows = await self._store.fetch("kits_of_jobs", {"job_ids": [job_id]})
+        return rows[0][1] if rows else None
 
     async def progress(
         self, job_ids: Sequence[uuid.UUID]
     ) -> Mapping[tuple[uuid.UUID, int], Progress]:
         """What running jobs last said of their progress, by job and attempt."""
-
-        async def read(connection: Connection) -> dict[tuple[uuid.UUID, int], Progress]:
-            wanted = {"job_ids": list(job_ids)}
-            return {
-                (job_id, attempt): progress_from_json(kept, told_at)
-                for job_id, attempt, kept, told_at in await fetch(
-                    connection, "progress_of_attempts", wanted
-                )
-            }
-
-        return await self._store.read(read)
+        rows = await self._store.fetch("progress_of_attempts", {"job_ids": list(job_ids)})
+        return {
+            (job_id, attempt): progress_from_json(kept, told_at)
+            for job_id, attempt, kept, told_at in rows
+        }
 
 
 class CachedReads:
@@ -96,7 +86,7 @@ class CachedReads:
         self, request: pb.GetJobRequest, context: Context
     ) -> pb.GetJobResponse | bytes:
         """A job with its tasks."""
-        job_id = _uuid(request.job_id)
+        job_id = uuid_of(request.job_id)
         if job_id is not None and await self._reached(request, context):
             found = await self._cache.job(job_id)
             if found is not None:
@@ -136,10 +126,3 @@ def serve_cached(reads: CachedReads, server: grpc.aio.Server) -> None:
     )
     name = pb.DESCRIPTOR.services_by_name["RegistryService"].full_name
     server.add_registered_method_handlers(name, {"GetKit": get_kit, "GetJob": get_job})
-
-
-def _uuid(text: str) -> uuid.UUID | None:
-    try:
-        return uuid.UUID(text) if len(text) == 36 else None
-    except ValueError:
-        return None

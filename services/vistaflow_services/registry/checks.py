@@ -12,7 +12,7 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import NamedTuple
 
 from vistaflow_services.core.migrations import load_migrations, pending
 from vistaflow_services.registry.hub import Lag
@@ -52,9 +52,8 @@ class Finding:
         return json.dumps({"state": self.state, "found": self.found, "fix": self.fix})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Health:
-    """What the database says of itself."""
+class Health(NamedTuple):
+    """What the database says of itself: a row of the query `database_health`."""
 
     connections: int
     most_connections: int
@@ -63,9 +62,8 @@ class Health:
     oldest_seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Transaction:
-    """A transaction that runs for long."""
+class Transaction(NamedTuple):
+    """A transaction that runs for long: a row of the query `long_transactions`."""
 
     pid: int
     database: str
@@ -323,17 +321,6 @@ def findings(
 def told(found: Collection[Finding]) -> dict[str, str]:
     """Findings as entries of GetServerInfo.limits."""
     return {PREFIX + each.name: each.text() for each in found}
-
-
-def health_of(row: Any) -> Health:
-    """From a row of the query `database_health`."""
-    return Health(
-        connections=row[0],
-        most_connections=row[1],
-        now=row[2],
-        xmin_age=row[3],
-        oldest_seconds=row[4],
-    )
 
 
 def _size(size: int) -> str:

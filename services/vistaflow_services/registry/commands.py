@@ -107,35 +107,37 @@ class Append(Command):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CancelKit(Command):
+class OfKit(Command):
+    """Changes a kit."""
+
+    kit_id: int
+    reason: str = ""
+    actor: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelKit(OfKit):
     """Cancels every job of a kit that is not terminal. Answer: `KitChange`."""
 
-    kit_id: int
-    reason: str = ""
-    actor: str = ""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CancelJob(Command):
-    """Cancels one job. Answer: `JobChange`."""
-
-    job_id: uuid.UUID
-    reason: str = ""
-    actor: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetryKit(Command):
+class RetryKit(OfKit):
     """Queues the failed and canceled jobs of a kit again. Answer: `KitChange`."""
 
-    kit_id: int
-    reason: str = ""
-    actor: str = ""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PauseKit(OfKit):
+    """Grants no more jobs of a kit. Answer: `KitChange`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RetryJob(Command):
-    """Queues one failed or canceled job again. Answer: `JobChange`."""
+class ResumeKit(OfKit):
+    """Grants jobs of a paused kit again. Answer: `KitChange`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfJob(Command):
+    """Changes a job."""
 
     job_id: uuid.UUID
     reason: str = ""
@@ -143,21 +145,13 @@ class RetryJob(Command):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PauseKit(Command):
-    """Grants no more jobs of a kit. Answer: `KitChange`."""
-
-    kit_id: int
-    reason: str = ""
-    actor: str = ""
+class CancelJob(OfJob):
+    """Cancels one job. Answer: `JobChange`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ResumeKit(Command):
-    """Grants jobs of a paused kit again. Answer: `KitChange`."""
-
-    kit_id: int
-    reason: str = ""
-    actor: str = ""
+class RetryJob(OfJob):
+    """Queues one failed or canceled job again. Answer: `JobChange`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -110,6 +110,8 @@ class EmbeddedPostgres:
             self._bring_up()
         except pg_launcher.LaunchError as error:
             raise EmbeddedError(str(error)) from error
+        except psycopg.Error as error:
+            raise EmbeddedError(f"PostgreSQL came up and refused: {error}") from error
         return self.conninfo
 
     def _bring_up(self) -> None:

@@ -6,8 +6,6 @@ import json
 import uuid
 from dataclasses import dataclass
 
-from google.protobuf import json_format
-
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.core.errors import Violations
 from vistaflow_services.registry import translate
@@ -120,7 +118,7 @@ def grant_to_proto(granted: Granted, lease_seconds: float) -> pb.Grant:
             attempt=job.attempt,
         )
         if job.result_json:
-            json_format.Parse(job.result_json, needed.result)
+            translate.struct_to_proto(job.result_json, needed.result)
     return grant
 
 

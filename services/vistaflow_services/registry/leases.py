@@ -133,9 +133,13 @@ class LeaseService:
     async def _adopt(self, session: Session, hello: Hello) -> None:
         """Takes up the attempts that a worker still runs."""
         signs = [Sign(job_id=job_id, attempt=attempt) for job_id, attempt in hello.running]
-        renewed = await self._store.renew(session.worker, signs, self.lease_seconds)
+        # Held before that is certain, so that an end which is heard of meanwhile is not missed.
         for job_id, attempt in hello.running:
-            if (job_id, attempt) in renewed:
+            session.running[job_id] = attempt
+            self._holders.setdefault(job_id, session)
+        renewed = await self._store.renew(session.worker, signs, self.lease_seconds)
+        for job_id, attempt in renewed:
+            if job_id in session.running:
                 session.running[job_id] = attempt
                 self._holders[job_id] = session
                 self._heard[job_id] = attempt
@@ -201,7 +205,11 @@ class LeaseService:
         if not signs:
             self._wake.set()
             return
-        self._heard.update((sign.job_id, sign.attempt) for sign in signs)
+        self._heard.update(
+            (sign.job_id, sign.attempt)
+            for sign in signs
+            if session.running.get(sign.job_id) == sign.attempt
+        )
         try:
             reached("lease.before_renew")
             renewed = await self._store.renew(session.worker, signs, self.lease_seconds)

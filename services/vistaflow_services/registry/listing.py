@@ -148,21 +148,21 @@ async def jobs(connection: Connection, wanted: JobsWanted) -> Page:
     )
 
 
-async def states(
-    connection: Connection, wanted: StateFilter, *, after: int, limit: int, until: int | None
-) -> Page:
+async def states(connection: Connection, wanted: StateFilter, *, after: int, limit: int) -> Page:
     """Rows after a revision that a filter wants, in order; see `Store.list_states`."""
     head = await read_head(connection)
-    end = head.last_id if until is None else min(until, head.last_id)
+    end = head.last_id
     start = after
     if wanted.recorded_after is not None:
-        start = max(after, await _revision_near(connection, wanted.recorded_after, -1))
+        near = await _revision_near(connection, wanted.recorded_after, -1)
+        # Before the oldest row of the log it cannot tell when what is kept was recorded.
+        start = max(after, near) if near >= head.oldest_id else after
     if wanted.recorded_before is not None:
         end = min(end, await _revision_near(connection, wanted.recorded_before, 1))
     kit_ids = await _kits_of(connection, wanted)
     if kit_ids == []:
         return Page(entries=[], next_key=None, revision=head.last_id)
-    kept = after + 1 < head.oldest_id <= end
+    kept = start + 1 < head.oldest_id
     walked = False
     if kit_ids and not kept:
         of_kits = {"kit_ids": kit_ids}
@@ -173,7 +173,7 @@ async def states(
             ((first,),) = await fetch(connection, "kits_begin", of_kits)
             start = max(start, first - 1)
     if kept:
-        through = head.oldest_id - 1
+        through = min(end, head.oldest_id - 1)
     elif kit_ids and not walked:
         through = end
     else:

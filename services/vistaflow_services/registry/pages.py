@@ -8,21 +8,24 @@ import hashlib
 
 from google.protobuf.message import Message
 
+from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.core.errors import Violations
+
+ListRequest = pb.ListKitsRequest | pb.ListJobsRequest | pb.ListStatesRequest | pb.ListTokensRequest
 
 _DIGEST_BYTES = 12
 _KEY_BYTES = 8
 
 
-def encode(key: int, request: Message) -> str:
+def encode(key: int, request: ListRequest) -> str:
     """The token of the page that starts after `key`."""
     raw = key.to_bytes(_KEY_BYTES, "big") + _digest(request)
     return base64.urlsafe_b64encode(raw).decode().rstrip("=")
 
 
-def decode(request: Message, violations: Violations) -> int | None:
+def decode(request: ListRequest, violations: Violations) -> int | None:
     """The key that the request's token holds; None for the first page."""
-    token: str = request.page_token  # type: ignore[attr-defined]
+    token = request.page_token
     if not token:
         return None
     try:
@@ -38,9 +41,9 @@ def decode(request: Message, violations: Violations) -> int | None:
     return int.from_bytes(raw[:_KEY_BYTES], "big")
 
 
-def size(request: Message, default: int, most: int, violations: Violations) -> int:
+def size(request: ListRequest, default: int, most: int, violations: Violations) -> int:
     """How many entries the page may hold."""
-    asked: int = request.page_size  # type: ignore[attr-defined]
+    asked = request.page_size
     if asked < 0 or asked > most:
         violations.add("page_size", f"is {asked:,}; give 1 to {most:,}, or 0 for {default:,}")
         return default

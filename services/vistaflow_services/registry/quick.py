@@ -5,8 +5,6 @@ Anything else is left to `requests`, which says what is wrong with it and under 
 
 from __future__ import annotations
 
-import re
-import uuid
 from functools import lru_cache
 
 from vistaflow.api.common.v1 import common_pb2 as common
@@ -14,30 +12,28 @@ from vistaflow_services.core import callers
 from vistaflow_services.registry import commands as c
 from vistaflow_services.registry.domain import MAX_ACTOR, MAX_METADATA_BYTES, MAX_TASK_NAME
 from vistaflow_services.registry.structs import struct_text
-from vistaflow_services.registry.translate import JOB_TYPES, STATUSES
+from vistaflow_services.registry.translate import (
+    JOB_TYPE_WORDS,
+    STATUS_WORDS,
+    has_control,
+    uuid_of,
+)
 
-_STATUS_WORDS: dict[int, str] = {number: word for word, number in STATUSES.items()}
-_JOB_TYPE_WORDS: dict[int, str] = {0: "", **{number: word for word, number in JOB_TYPES.items()}}
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]").search
+_JOB_TYPE_OR_NONE = {0: "", **JOB_TYPE_WORDS}
 
 # A text of so many characters is short enough whatever they are.
 _SHORT_METADATA = MAX_METADATA_BYTES // 4
 
 
-@lru_cache(maxsize=10_000)
-def _uuid(text: str) -> uuid.UUID | None:
-    """The same few jobs send most of the rows."""
-    try:
-        return uuid.UUID(text) if len(text) == 36 else None
-    except ValueError:
-        return None
+# The same few jobs send most of the rows.
+_uuid = lru_cache(maxsize=10_000)(uuid_of)
 
 
 def quick_item(state: common.State) -> c.Item | None:
     """The row, or None if it may not be in order."""
     job_id = _uuid(state.job_id)
-    status = _STATUS_WORDS.get(state.status)
-    job_type = _JOB_TYPE_WORDS.get(state.job_type)
+    status = STATUS_WORDS.get(state.status)
+    job_type = _JOB_TYPE_OR_NONE.get(state.job_type)
     caller = callers.current()
     task_name, actor, reason = state.task_name, state.actor or caller.name, state.reason
     kit_id, attempt, seq = state.kit_id, state.attempt, state.seq
@@ -46,9 +42,9 @@ def quick_item(state: common.State) -> c.Item | None:
         return None
     if kit_id < 0 or attempt < 0 or seq < 0:
         return None
-    if len(task_name) > MAX_TASK_NAME or _CONTROL(task_name):
+    if len(task_name) > MAX_TASK_NAME or has_control(task_name):
         return None
-    if actor and (len(actor) > MAX_ACTOR or _CONTROL(actor)):
+    if actor and (len(actor) > MAX_ACTOR or has_control(actor)):
         return None
     metadata = ""
     if state.HasField("metadata") and state.metadata.fields:

@@ -18,10 +18,11 @@ import psycopg
 from psycopg import sql
 
 from vistaflow_services.core.config import read_config
+from vistaflow_services.core.errors import ServiceError
 from vistaflow_services.registry.changes import blocked
 from vistaflow_services.registry.config import Config
 from vistaflow_services.registry.domain import TERMINAL, Job, Kit, Status
-from vistaflow_services.registry.embedded import EmbeddedPostgres
+from vistaflow_services.registry.local import Connection, connected, database
 from vistaflow_services.registry.reading import QUERIES, to_job
 
 DERIVED = (
@@ -46,21 +47,20 @@ def rebuild(conninfo: str, schema: str, *, check: bool = False) -> dict[str, int
     Returns:
         How many rows of each table were not as they should be.
     """
-    with psycopg.connect(conninfo) as connection:
-        connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(schema)))
+    with (
+        connected(conninfo, schema, name="rebuild") as connection,
+        connection.transaction(force_rollback=check),
+    ):
         connection.execute(QUERIES["lock_head"])
         for table in DERIVED:
             name, before = sql.Identifier(table), sql.Identifier(f"{table}_before")
             copy = sql.SQL("CREATE TEMP TABLE {} ON COMMIT DROP AS TABLE {}")
             connection.execute(copy.format(before, name))
         _recompute(connection)
-        differences = {table: _difference(connection, table) for table in DERIVED}
-        if check:
-            connection.rollback()
-    return differences
+        return {table: _difference(connection, table) for table in DERIVED}
 
 
-def _recompute(connection: psycopg.Connection[Any]) -> None:
+def _recompute(connection: Connection) -> None:
     rows = connection.execute(QUERIES["rebuild_own_rows"]).fetchall()
     connection.execute(QUERIES["rebuild_jobs"], {"jobs": json.dumps(_fold(rows))})
     connection.execute(QUERIES["rebuild_kits"])
@@ -76,7 +76,7 @@ def _recompute(connection: psycopg.Connection[Any]) -> None:
 def _fold(rows: Sequence[tuple[Any, ...]]) -> list[dict[str, Any]]:
     """The derived columns of each job, from its own rows in order."""
     jobs: dict[uuid.UUID, dict[str, Any]] = {}
-    for job_id, revision, status, attempt, at, actor, reason, event, counts, external, _ in rows:
+    for job_id, revision, status, attempt, at, actor, reason, event, counts, external in rows:
         job = jobs.setdefault(
             job_id, {"job_id": str(job_id), "failures": 0, "started": None, "finished": None}
         )
@@ -101,7 +101,7 @@ def _fold(rows: Sequence[tuple[Any, ...]]) -> list[dict[str, Any]]:
     return list(jobs.values())
 
 
-def _reasons(connection: psycopg.Connection[Any]) -> list[dict[str, str]]:
+def _reasons(connection: Connection) -> list[dict[str, str]]:
     """Why jobs wait in vain."""
     waiting = "SELECT DISTINCT kit_id FROM jobs WHERE status = 'INIT'"
     kit_ids = [row[0] for row in connection.execute(waiting).fetchall()]
@@ -117,7 +117,7 @@ def _reasons(connection: psycopg.Connection[Any]) -> list[dict[str, str]]:
     ]
 
 
-def _difference(connection: psycopg.Connection[Any], table: str) -> int:
+def _difference(connection: Connection, table: str) -> int:
     name, before = sql.Identifier(table), sql.Identifier(f"{table}_before")
     query = sql.SQL(
         "SELECT count(*) FROM ((TABLE {now} EXCEPT TABLE {before}) UNION ALL "
@@ -132,9 +132,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Recomputes what is derived from the log.")
     parser.add_argument("--check", action="store_true", help="change nothing, only compare")
     arguments = parser.parse_args()
-    config = read_config(Config, "VISTAFLOW_REGISTRY_")
-    conninfo = config.database or EmbeddedPostgres(config.home).start()
-    differences = rebuild(conninfo, config.schema, check=arguments.check)
+    try:
+        config = read_config(Config, "VISTAFLOW_REGISTRY_")
+        with database(config) as conninfo:
+            differences = rebuild(conninfo, config.schema, check=arguments.check)
+    except (ServiceError, psycopg.Error) as error:
+        print(f"nothing was rebuilt: {error}", file=sys.stderr)
+        return 2
     for table, number in differences.items():
         print(f"{table}: {number or 'no'} rows differed")
     return 1 if arguments.check and any(differences.values()) else 0

@@ -6,10 +6,9 @@ import hashlib
 import json
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from google.protobuf import json_format
-from google.protobuf.message import Message
 
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
@@ -30,7 +29,6 @@ from vistaflow_services.registry.domain import (
     MAX_REASON,
     MAX_STATES_AN_APPEND,
     MAX_TASK_NAME,
-    NAME_PATTERN,
     find_cycle,
 )
 from vistaflow_services.registry.quick import quick_item
@@ -47,6 +45,21 @@ MAX_PRIORITY = 100
 MAX_TIMEOUT_SECONDS = 366 * 86400.0
 
 Encode = Callable[[Any], bytes]
+
+KitRequest = pb.CancelKitRequest | pb.RetryKitRequest | pb.PauseKitRequest | pb.ResumeKitRequest
+JobRequest = pb.CancelJobRequest | pb.RetryJobRequest
+JobsRequest = pb.CancelJobsRequest | pb.RetryJobsRequest
+Request = (
+    pb.CreateKitRequest
+    | pb.CreateJobRequest
+    | pb.AppendStatesRequest
+    | KitRequest
+    | JobRequest
+    | JobsRequest
+)
+
+OfKit = TypeVar("OfKit", bound=c.OfKit)
+OfJob = TypeVar("OfJob", bound=c.OfJob)
 
 
 def create_kit(request: pb.CreateKitRequest, encode: Encode) -> c.CreateKit:
@@ -128,10 +141,10 @@ def _items(states: Sequence[common.State], found: Violations) -> tuple[c.Item, .
     return items
 
 
-def cancel_kit(request: pb.CancelKitRequest, encode: Encode) -> c.CancelKit:
-    """A kit to cancel."""
+def of_kit(kind: type[OfKit], request: KitRequest, encode: Encode) -> OfKit:
+    """A change of a kit, such as to cancel it."""
     found = Violations()
-    command = c.CancelKit(
+    command = kind(
         request=_request(request, encode, found),
         kit_id=kit_id(request.kit_id, found),
         reason=translate.text_from_proto(request.reason, "reason", MAX_REASON, found),
@@ -141,12 +154,12 @@ def cancel_kit(request: pb.CancelKitRequest, encode: Encode) -> c.CancelKit:
     return command
 
 
-def retry_kit(request: pb.RetryKitRequest, encode: Encode) -> c.RetryKit:
-    """A kit to go on with."""
+def of_job(kind: type[OfJob], request: JobRequest, encode: Encode) -> OfJob:
+    """A change of a job, such as to cancel it."""
     found = Violations()
-    command = c.RetryKit(
+    command = kind(
         request=_request(request, encode, found),
-        kit_id=kit_id(request.kit_id, found),
+        job_id=translate.uuid_from_proto(request.job_id, "job_id", found),
         reason=translate.text_from_proto(request.reason, "reason", MAX_REASON, found),
         actor=_actor(request.actor, "actor", found),
     )
@@ -154,33 +167,7 @@ def retry_kit(request: pb.RetryKitRequest, encode: Encode) -> c.RetryKit:
     return command
 
 
-def pause_kit(request: pb.PauseKitRequest, encode: Encode) -> c.PauseKit:
-    """A kit to hold back."""
-    found = Violations()
-    command = c.PauseKit(
-        request=_request(request, encode, found),
-        kit_id=kit_id(request.kit_id, found),
-        reason=translate.text_from_proto(request.reason, "reason", MAX_REASON, found),
-        actor=_actor(request.actor, "actor", found),
-    )
-    found.check()
-    return command
-
-
-def resume_kit(request: pb.ResumeKitRequest, encode: Encode) -> c.ResumeKit:
-    """A paused kit to go on with."""
-    found = Violations()
-    command = c.ResumeKit(
-        request=_request(request, encode, found),
-        kit_id=kit_id(request.kit_id, found),
-        reason=translate.text_from_proto(request.reason, "reason", MAX_REASON, found),
-        actor=_actor(request.actor, "actor", found),
-    )
-    found.check()
-    return command
-
-
-def change_jobs(request: pb.CancelJobsRequest | pb.RetryJobsRequest, encode: Encode) -> c.ManyJobs:
+def change_jobs(request: JobsRequest, encode: Encode) -> c.ManyJobs:
     """Jobs to cancel or to retry by a filter."""
     found = Violations()
     retry = isinstance(request, pb.RetryJobsRequest)
@@ -194,32 +181,6 @@ def change_jobs(request: pb.CancelJobsRequest | pb.RetryJobsRequest, encode: Enc
     )
     found.check()
     return wanted
-
-
-def cancel_job(request: pb.CancelJobRequest, encode: Encode) -> c.CancelJob:
-    """A job to cancel."""
-    found = Violations()
-    command = c.CancelJob(
-        request=_request(request, encode, found),
-        job_id=translate.uuid_from_proto(request.job_id, "job_id", found),
-        reason=translate.text_from_proto(request.reason, "reason", MAX_REASON, found),
-        actor=_actor(request.actor, "actor", found),
-    )
-    found.check()
-    return command
-
-
-def retry_job(request: pb.RetryJobRequest, encode: Encode) -> c.RetryJob:
-    """A job to queue again."""
-    found = Violations()
-    command = c.RetryJob(
-        request=_request(request, encode, found),
-        job_id=translate.uuid_from_proto(request.job_id, "job_id", found),
-        reason=translate.text_from_proto(request.reason, "reason", MAX_REASON, found),
-        actor=_actor(request.actor, "actor", found),
-    )
-    found.check()
-    return command
 
 
 def kit_id(value: int, violations: Violations) -> int:
@@ -236,8 +197,8 @@ def min_revision(value: int, violations: Violations) -> int:
     return value
 
 
-def _request(request: Message, encode: Encode, found: Violations) -> c.Request:
-    text: str = request.request_id  # type: ignore[attr-defined]
+def _request(request: Request, encode: Encode, found: Violations) -> c.Request:
+    text = request.request_id
     method = type(request).__name__.removesuffix("Request")
     # Another project's answer is none of the caller's business, whatever it knows of the request.
     body = callers.current().project.encode() + request.SerializeToString(deterministic=True)
@@ -290,12 +251,7 @@ def _one(field: Any, value: Any) -> Any:
 def _new_job(job: pb.NewJob, field: str, found: Violations) -> c.NewJob:
     job_type = translate.job_type_from_proto(job.job_type, f"{field}.job_type", found)
     name = job.name or job_type.lower() or "unknown"
-    if not NAME_PATTERN.fullmatch(name) or len(name) > MAX_JOB_NAME:
-        found.add(
-            f"{field}.name",
-            "begin with a-z or 0-9, go on with a-z, 0-9, _ . or -, "
-            f"at most {MAX_JOB_NAME} characters",
-        )
+    translate.name_from_proto(name, f"{field}.name", MAX_JOB_NAME, found)
     if job.current_order < 0:
         found.add(f"{field}.current_order", f"is {job.current_order}; orders count from 1")
     if not 0 <= job.max_attempts <= MAX_ATTEMPTS:
@@ -396,13 +352,7 @@ def _item(state: common.State, field: str, found: Violations) -> c.Item:
 
 
 def _project(text: str, found: Violations) -> str:
-    if text and (not NAME_PATTERN.fullmatch(text) or len(text) > MAX_PROJECT):
-        found.add(
-            "project",
-            "begin with a-z or 0-9, go on with a-z, 0-9, _ . or -, "
-            f"at most {MAX_PROJECT} characters",
-        )
-    return text or "default"
+    return translate.name_from_proto(text, "project", MAX_PROJECT, found) if text else "default"
 
 
 def _actor(text: str, field: str, found: Violations) -> str:

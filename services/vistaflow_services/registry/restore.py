@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +29,8 @@ from vistaflow_services.registry.reading import QUERIES
 APPLICATION = "vistaflow restore"
 
 REVISIONS_SKIPPED = 1_000_000
-"""Revisions left out where nobody knows how far the lost log went."""
+"""Revisions left out where nobody knows how far the lost log went: the one that is there, if any,
+neither is the one of the backup nor was restored from it."""
 
 KITS_SKIPPED = 1_000
 """The same for kit ids."""
@@ -59,6 +61,16 @@ class Restored:
     seconds: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Used:
+    """What the log that is there has used."""
+
+    revision: int = 0
+    kit_id: int = 0
+    epochs: frozenset[uuid.UUID] = frozenset()
+    """Its own, and those of the logs it was restored from."""
+
+
 def restore(
     conninfo: str,
     schema: str,
@@ -85,32 +97,32 @@ def restore(
     began = time.monotonic()
     with connected(conninfo, schema, name="restore") as connection:
         _check_quiet(connection)
-        used, kits_used = _used(connection, schema)
+        used = _used(connection)
         aside = _put_aside(connection, schema)
         try:
             arguments = ["--no-owner", "--no-privileges", "--exit-on-error", "--single-transaction"]
             run("pg_restore", [*arguments, str(file)], conninfo, application=APPLICATION)
-            row = connection.execute(
-                "SELECT last_id, last_kit_id, to_regclass('schema_migrations') IS NOT NULL "
-                "FROM head"
-            ).fetchone()
-        except (DumpError, psycopg.errors.UndefinedTable) as error:
-            _put_back(connection, schema, aside)
-            if isinstance(error, DumpError):
-                raise
-            raise DumpError(f"{file} holds no registry in schema {schema}") from error
+            row = connection.execute("SELECT last_id, last_kit_id, epoch FROM head").fetchone()
+        except BaseException as error:
+            # Also when it is interrupted: the registry would begin a new log in its place.
+            if aside:
+                _rename(connection, aside, schema)
+            if isinstance(error, psycopg.errors.UndefinedTable):
+                raise DumpError(f"{file} holds no registry in schema {schema}") from error
+            raise
         assert row is not None
-        saved, saved_kits, _ = row
+        saved, saved_kits, epoch = row
+        known = epoch in used.epochs
         if beyond is None:
-            beyond = saved + REVISIONS_SKIPPED if used is None else used
-        most_kits = saved_kits + KITS_SKIPPED if kits_used is None else kits_used
+            beyond = saved if known else saved + REVISIONS_SKIPPED
+        kits = saved_kits if known else saved_kits + KITS_SKIPPED
         with connection.transaction():
             settled = connection.execute(
                 QUERIES["settle_restored"],
-                {"last_id": max(beyond, used or 0), "last_kit_id": most_kits},
+                {"last_id": max(beyond, used.revision), "last_kit_id": max(kits, used.kit_id)},
             ).fetchone()
             assert settled is not None
-            revoked = _settle_tokens(connection, schema, aside, keep_tokens)
+            revoked = _settle_tokens(connection, aside, keep_tokens)
         connection.execute("ANALYZE")
     return Restored(
         epoch=str(settled[0]),
@@ -131,12 +143,15 @@ def _check_quiet(connection: Connection) -> None:
         raise DumpError("a registry is at work on this database; stop it first: `vistaflow down`")
 
 
-def _used(connection: Connection, schema: str) -> tuple[int | None, int | None]:
-    """The last revision and kit id that the log which is there has used; None if there is none."""
-    if connection.execute("SELECT to_regclass('head')").fetchone() == (None,):
-        return None, None
-    row = connection.execute("SELECT last_id, last_kit_id FROM head").fetchone()
-    return (row[0], row[1]) if row is not None else (None, None)
+def _used(connection: Connection) -> _Used:
+    if not _is_there(connection, "head"):
+        return _Used()
+    row = connection.execute("SELECT last_id, last_kit_id, epoch FROM head").fetchone()
+    assert row is not None
+    epochs = {row[2]}
+    if _is_there(connection, "restores"):
+        epochs.update(each for (each,) in connection.execute("SELECT from_epoch FROM restores"))
+    return _Used(revision=row[0], kit_id=row[1], epochs=frozenset(epochs))
 
 
 def _put_aside(connection: Connection, schema: str) -> str:
@@ -153,22 +168,18 @@ def _put_aside(connection: Connection, schema: str) -> str:
     return aside
 
 
-def _put_back(connection: Connection, schema: str, aside: str) -> None:
-    if aside:
-        _rename(connection, aside, schema)
-
-
-def _settle_tokens(connection: Connection, schema: str, aside: str, keep: bool) -> tuple[str, ...]:
+def _settle_tokens(connection: Connection, aside: str, keep: bool) -> tuple[str, ...]:
     """Revokes what may have been revoked since, and takes over what the log put aside knows."""
-    if not _has_tokens(connection, schema):
+    if not _is_there(connection, "tokens"):
         return ()
     known: sql.Composable = sql.SQL("SELECT NULL::uuid AS token_id WHERE false")
-    if aside and _has_tokens(connection, aside):
+    if aside and _is_there(connection, f'"{aside}".tokens'):
         names = {"aside": sql.Identifier(aside, "tokens"), "columns": _TOKEN_COLUMNS}
         known = sql.SQL("SELECT token_id FROM {aside}").format(**names)
         for statement in (
-            "UPDATE tokens SET revoked_at = newer.revoked_at FROM {aside} newer "
-            "WHERE newer.token_id = tokens.token_id",
+            # Where an older backup was put in place meanwhile, this one may know better.
+            "UPDATE tokens SET revoked_at = coalesce(tokens.revoked_at, there.revoked_at) "
+            "FROM {aside} there WHERE there.token_id = tokens.token_id",
             "INSERT INTO tokens ({columns}) SELECT {columns} FROM {aside} "
             "WHERE token_id NOT IN (SELECT token_id FROM tokens) ORDER BY number",
         ):
@@ -183,9 +194,8 @@ def _settle_tokens(connection: Connection, schema: str, aside: str, keep: bool) 
     return tuple(sorted(row[0] for row in connection.execute(query).fetchall()))
 
 
-def _has_tokens(connection: Connection, schema: str) -> bool:
-    row = connection.execute("SELECT to_regclass(%s)", [f'"{schema}".tokens']).fetchone()
-    return row != (None,)
+def _is_there(connection: Connection, table: str) -> bool:
+    return connection.execute("SELECT to_regclass(%s)", [table]).fetchone() != (None,)
 
 
 def _rename(connection: Connection, old: str, new: str) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from google.protobuf.message import Message
 
@@ -41,7 +41,18 @@ MAX_STATES_PAGE = 5000
 # A caller who waits is told what is the matter rather than left to his own deadline.
 _MARGIN_SECONDS = 0.2
 
-Response = TypeVar("Response", bound=Message)
+
+class Replayable(Protocol):
+    """An answer that may be one given before."""
+
+    replayed: bool
+
+    @classmethod
+    def FromString(cls, s: bytes) -> Self:
+        """From its wire form."""
+
+
+Response = TypeVar("Response", bound=Replayable)
 Change = TypeVar("Change", pb.CancelJobsResponse, pb.RetryJobsResponse)
 
 
@@ -97,36 +108,36 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         self, request: pb.CancelKitRequest, context: Context
     ) -> pb.CancelKitResponse:
         """Cancels every job of a kit that is not over."""
-        command = requests.cancel_kit(request, _encoded(_kit_canceled))
+        command = requests.of_kit(c.CancelKit, request, _encoded(_kit_canceled))
         return await self._submit(command, context, pb.CancelKitResponse, _kit_canceled)
 
     async def RetryKit(self, request: pb.RetryKitRequest, context: Context) -> pb.RetryKitResponse:
         """Queues the failed and canceled jobs of a kit again."""
-        command = requests.retry_kit(request, _encoded(_kit_retried))
+        command = requests.of_kit(c.RetryKit, request, _encoded(_kit_retried))
         return await self._submit(command, context, pb.RetryKitResponse, _kit_retried)
 
     async def CancelJob(
         self, request: pb.CancelJobRequest, context: Context
     ) -> pb.CancelJobResponse:
         """Cancels one job."""
-        command = requests.cancel_job(request, _encoded(_job_canceled))
+        command = requests.of_job(c.CancelJob, request, _encoded(_job_canceled))
         return await self._submit(command, context, pb.CancelJobResponse, _job_canceled)
 
     async def RetryJob(self, request: pb.RetryJobRequest, context: Context) -> pb.RetryJobResponse:
         """Queues one failed or canceled job again."""
-        command = requests.retry_job(request, _encoded(_job_retried))
+        command = requests.of_job(c.RetryJob, request, _encoded(_job_retried))
         return await self._submit(command, context, pb.RetryJobResponse, _job_retried)
 
     async def PauseKit(self, request: pb.PauseKitRequest, context: Context) -> pb.PauseKitResponse:
         """Grants no more jobs of a kit."""
-        command = requests.pause_kit(request, _encoded(_kit_paused))
+        command = requests.of_kit(c.PauseKit, request, _encoded(_kit_paused))
         return await self._submit(command, context, pb.PauseKitResponse, _kit_paused)
 
     async def ResumeKit(
         self, request: pb.ResumeKitRequest, context: Context
     ) -> pb.ResumeKitResponse:
         """Grants jobs of a paused kit again."""
-        command = requests.resume_kit(request, _encoded(_kit_resumed))
+        command = requests.of_kit(c.ResumeKit, request, _encoded(_kit_resumed))
         return await self._submit(command, context, pb.ResumeKitResponse, _kit_resumed)
 
     async def CancelJobs(
@@ -366,7 +377,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
 def _replayed(response_type: type[Response], answer: c.Replayed) -> Response:
     response = response_type.FromString(answer.response)
     translate.settle(response, answer.created_at)
-    response.replayed = True  # type: ignore[attr-defined]
+    response.replayed = True
     return response
 
 
@@ -378,7 +389,7 @@ def _seconds(context: Context) -> float:
     return max(0.05, min(remaining - min(_MARGIN_SECONDS, remaining / 4), 300.0))
 
 
-def _token(key: int | None, request: Message) -> str:
+def _token(key: int | None, request: pages.ListRequest) -> str:
     return "" if key is None else pages.encode(key, request)
 
 

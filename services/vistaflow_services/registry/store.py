@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, TypeVar
@@ -21,7 +21,6 @@ from vistaflow_services.registry.domain import (
     JobFilter,
     Kit,
     StateFilter,
-    StateRow,
 )
 from vistaflow_services.registry.history import Moment
 from vistaflow_services.registry.listing import Page
@@ -35,9 +34,7 @@ from vistaflow_services.registry.reading import (
 )
 from vistaflow_services.registry.refusals import CONFLICTS, is_lost, told
 from vistaflow_services.registry.token_store import TokenStore
-from vistaflow_services.registry.watch_store import (
-    Row,
-)
+from vistaflow_services.registry.watch_store import Row
 
 Pool = AsyncConnectionPool[psycopg.AsyncConnection[Row]]
 
@@ -100,11 +97,11 @@ class Store:
 
     async def head(self) -> Head:
         """Where the log ends."""
-        return await self._read(read_head, statements=1)
+        return await self.read(read_head, alone=True)
 
     async def kit(self, kit_id: int) -> tuple[Kit | None, int]:
         """A kit with jobs and tasks, and the revision up to which that is complete."""
-        return await self._read(lambda connection: read_kit(connection, kit_id), statements=1)
+        return await self.read(lambda connection: read_kit(connection, kit_id), alone=True)
 
     async def kit_at(
         self, kit_id: int, *, revision: int = 0, time: datetime | None = None
@@ -116,7 +113,7 @@ class Store:
             at = revision if time is None else await read_revision_at(connection, time, head)
             return await read_moment(connection, kit_id, at, head), at
 
-        return await self._read(read)
+        return await self.read(read)
 
     async def kit_between(
         self, kit_id: int, first: int, last: int
@@ -135,18 +132,19 @@ class Store:
             before = await read_moment(connection, kit_id, first, head) if first else None
             return before, await read_moment(connection, kit_id, end, head), end
 
-        return await self._read(read)
+        return await self.read(read)
 
     async def count_jobs(self, wanted: JobFilter) -> int:
         """How many jobs a filter wants."""
-        return await self._read(lambda connection: past.count_jobs(connection, wanted))
+        return await self.read(lambda connection: past.count_jobs(connection, wanted), alone=True)
 
     async def jobs_by_kit(
         self, wanted: JobFilter, *, after: int, limit: int
     ) -> list[tuple[int, tuple[uuid.UUID, ...]]]:
         """The jobs that a filter wants of the next `limit` kits after one, in their order."""
-        return await self._read(
-            lambda connection: past.jobs_by_kit(connection, wanted, after=after, limit=limit)
+        return await self.read(
+            lambda connection: past.jobs_by_kit(connection, wanted, after=after, limit=limit),
+            alone=True,
         )
 
     async def jobs_in_short(self, job_ids: Sequence[uuid.UUID]) -> list[tuple[Job, Counts]]:
@@ -157,18 +155,19 @@ class Store:
             counts = await listing.task_counts(connection, jobs)
             return [(job, counts.get(job.job_id, NO_COUNTS)) for job in jobs]
 
-        return await self._read(read)
+        return await self.read(read)
 
     async def is_answered(self, request_id: uuid.UUID) -> bool:
         """Whether a request was answered before."""
-        wanted = {"request_ids": [request_id]}
-        return bool(await self._read(lambda connection: fetch(connection, "answers", wanted)))
+        return bool(await self.fetch("answers", {"request_ids": [request_id]}))
 
     async def parts_of_request(
         self, request_id: uuid.UUID
     ) -> list[tuple[int, str, bytes, datetime]]:
         """What was done of a request kit by kit: the kit, the body's hash, the answer, when."""
-        return await self._read(lambda connection: past.parts_of_request(connection, request_id))
+        return await self.read(
+            lambda connection: past.parts_of_request(connection, request_id), alone=True
+        )
 
     async def job(self, job_id: uuid.UUID) -> tuple[Job | None, int]:
         """A job with its tasks, and the revision up to which that is complete."""
@@ -177,7 +176,7 @@ class Store:
             head = await read_head(connection)
             return await read_job(connection, job_id), head.last_id
 
-        return await self._read(read)
+        return await self.read(read)
 
     async def list_kits(
         self,
@@ -202,7 +201,7 @@ class Store:
             created_after=created_after,
             created_before=created_before,
         )
-        return await self._read(lambda connection: listing.kits(connection, wanted))
+        return await self.read(lambda connection: listing.kits(connection, wanted))
 
     async def list_jobs(
         self,
@@ -225,63 +224,47 @@ class Store:
             labels=labels or {},
             project=project,
         )
-        return await self._read(lambda connection: listing.jobs(connection, wanted))
+        return await self.read(lambda connection: listing.jobs(connection, wanted))
 
     async def project_of_kit(self, kit_id: int) -> str | None:
         """The project of a kit; None if there is no such kit."""
-        return await self._read(lambda c: _only(c, "project_of_kit", {"kit_id": kit_id}))
+        return _only(await self.fetch("project_of_kit", {"kit_id": kit_id}))
 
     async def project_of_job(self, job_id: uuid.UUID) -> str | None:
         """The project of a job; None if there is no such job."""
-        return await self._read(lambda c: _only(c, "project_of_job", {"job_id": job_id}))
+        return _only(await self.fetch("project_of_job", {"job_id": job_id}))
 
-    async def list_states(
-        self, *, after: int, limit: int, wanted: StateFilter, until: int | None = None
-    ) -> Page:
+    async def list_states(self, *, after: int, limit: int, wanted: StateFilter) -> Page:
         """Rows after a revision that a filter wants, in order.
 
         A filter that few rows match may bring a short page, or an empty one, that is not the
         last: one statement reads only so much of the log. Of what retention dropped, the rows
         that were kept come first.
         """
-        return await self._read(
-            lambda connection: listing.states(
-                connection, wanted, after=after, limit=limit, until=until
-            )
+        return await self.read(
+            lambda connection: listing.states(connection, wanted, after=after, limit=limit)
         )
-
-    async def rows_after(
-        self,
-        revision: int,
-        *,
-        filter: StateFilter = StateFilter(),  # noqa: B008
-        limit: int = 1000,
-        until: int | None = None,
-    ) -> list[StateRow]:
-        """The next rows that a filter wants."""
-        page = await self.list_states(after=revision, limit=limit, wanted=filter, until=until)
-        return list(page.entries)
 
     async def ping(self) -> bool:
         """Whether the database answers."""
         await self.head()
         return True
 
-    async def read(self, read: Callable[[Connection], Awaitable[Answer]]) -> Answer:
-        """Reads something else, at one moment of the log."""
-        return await self._read(read)
+    async def fetch(self, name: str, parameters: Mapping[str, Any]) -> list[Row]:
+        """The rows of a named query."""
+        return await self.read(lambda connection: fetch(connection, name, parameters), alone=True)
 
-    async def _read(
-        self, read: Callable[[Connection], Awaitable[Answer]], *, statements: int = 2
+    async def read(
+        self, read: Callable[[Connection], Awaitable[Answer]], *, alone: bool = False
     ) -> Answer:
         """Reads at one moment of the log; again, if the connection turns out dead.
 
         Args:
             read: Reads.
-            statements: How many statements that takes; a single one needs no transaction to see
-                one moment only.
+            alone: Whether that takes a single statement, which needs no transaction to see one
+                moment only.
         """
-        moment = self._pool.connection if statements == 1 else self._snapshot
+        moment = self._pool.connection if alone else self._snapshot
         for last in (False, False, True):
             try:
                 async with moment() as connection:
@@ -312,7 +295,6 @@ class Store:
                     await connection.set_isolation_level(None)
 
 
-async def _only(connection: Connection, query: str, parameters: dict[str, Any]) -> str | None:
-    """The one value that a query finds, if it finds any."""
-    rows = await fetch(connection, query, parameters)
+def _only(rows: Sequence[Row]) -> str | None:
+    """The one value that a query found, if it found any."""
     return rows[0][0] if rows else None

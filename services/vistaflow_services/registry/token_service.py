@@ -13,7 +13,7 @@ from vistaflow_services.core.callers import Caller, Role, Validity
 from vistaflow_services.core.errors import NotFoundError, Violations
 from vistaflow_services.core.tokens import Tokens, digest_of, id_of, invalid
 from vistaflow_services.registry import pages, translate
-from vistaflow_services.registry.domain import MAX_PROJECT, NAME_PATTERN
+from vistaflow_services.registry.domain import MAX_PROJECT
 from vistaflow_services.registry.token_store import Token, TokenStore
 
 logger = logging.getLogger(__name__)
@@ -134,12 +134,8 @@ def check_project(project: str, role: Role | None, found: Violations) -> None:
             found.add("project", f"must be unset: {role} tokens are for every project")
     elif not project:
         found.add("project", "is required: the project that the token is for")
-    elif not NAME_PATTERN.fullmatch(project) or len(project) > MAX_PROJECT:
-        found.add(
-            "project",
-            "begin with a-z or 0-9, go on with a-z, 0-9, _ . or -, "
-            f"at most {MAX_PROJECT} characters",
-        )
+    else:
+        translate.name_from_proto(project, "project", MAX_PROJECT, found)
 
 
 def token_to_proto(token: Token) -> pb.Token:

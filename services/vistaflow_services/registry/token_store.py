@@ -120,6 +120,9 @@ class TokenStore:
                 # What was written may have been: a second token of the name is only one more.
                 if last or not (is_lost(error) or isinstance(error, CONFLICTS)):
                     raise told(error) from error
+                if is_lost(error):
+                    # The others of the pool are as dead as this one was: let them go at once.
+                    await self._pool.drain()
         raise AssertionError
 
 

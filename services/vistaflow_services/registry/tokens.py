@@ -16,12 +16,14 @@ import sys
 import uuid
 from collections.abc import Sequence
 
+import psycopg
+
 from vistaflow_services.core.callers import Role
 from vistaflow_services.core.config import read_config
 from vistaflow_services.core.errors import NotFoundError, ServiceError, Violations
-from vistaflow_services.core.migrations import migrate
+from vistaflow_services.core.migrations import MigrationError, migrate
 from vistaflow_services.registry.config import Config
-from vistaflow_services.registry.embedded import EmbeddedPostgres
+from vistaflow_services.registry.local import database
 from vistaflow_services.registry.store import make_pool
 from vistaflow_services.registry.token_service import check_name, check_project
 from vistaflow_services.registry.token_store import Token, TokenStore
@@ -80,21 +82,6 @@ def _line(token: Token) -> str:
     return f"{token.token_id}  {token.role:<6}  {project}  {state}  {token.name}"
 
 
-async def _run(arguments: argparse.Namespace) -> None:
-    config = read_config(Config, "VISTAFLOW_REGISTRY_")
-    if config.database:
-        await _act(config.database, config.schema, arguments)
-        return
-    postgres = EmbeddedPostgres(config.home)
-    ran = postgres.pid is not None and postgres.answers()
-    conninfo = await asyncio.to_thread(postgres.start)
-    try:
-        await _act(conninfo, config.schema, arguments)
-    finally:
-        if not ran:
-            await asyncio.to_thread(postgres.stop)
-
-
 async def _act(conninfo: str, schema: str, arguments: argparse.Namespace) -> None:
     await asyncio.to_thread(migrate, conninfo, schema, PACKAGE)
     pool = make_pool(conninfo, schema=schema, size=1)
@@ -122,9 +109,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     revoke = commands.add_parser("revoke", help="make a token invalid, for good")
     revoke.add_argument("token_id", type=uuid.UUID)
     revoke.set_defaults(act=_revoke)
+    parsed = parser.parse_args(arguments)
     try:
-        asyncio.run(_run(parser.parse_args(arguments)))
-    except ServiceError as error:
+        config = read_config(Config, "VISTAFLOW_REGISTRY_")
+        with database(config) as conninfo:
+            asyncio.run(_act(conninfo, config.schema, parsed))
+    except (ServiceError, MigrationError, psycopg.Error) as error:
         print(error, file=sys.stderr)
         return 2
     return 0

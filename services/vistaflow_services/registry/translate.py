@@ -22,6 +22,7 @@ from vistaflow_services.registry.domain import (
     MAX_LABEL_VALUE,
     MAX_LABELS,
     MAX_PROJECT,
+    NAME_PATTERN,
     PENDING,
     Counts,
     Job,
@@ -40,11 +41,11 @@ JOB_TYPES: dict[str, common.JobType.ValueType] = {
 STATUSES: dict[str, common.Status.ValueType] = {
     each.value: common.Status.Value(f"STATUS_{each.value}") for each in Status
 }
-_JOB_TYPE_WORDS: dict[int, str] = {number: word for word, number in JOB_TYPES.items()}
+JOB_TYPE_WORDS: dict[int, str] = {number: word for word, number in JOB_TYPES.items()}
 _VERDICTS = {word.removeprefix("VERDICT_"): value for word, value in pb.Verdict.items()}
-_STATUS_WORDS: dict[int, str] = {number: word for word, number in STATUSES.items()}
+STATUS_WORDS: dict[int, str] = {number: word for word, number in STATUSES.items()}
 
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]").search
+has_control = re.compile("[\x00-\x1f\x7f-\x9f]").search
 _CONTROL_BUT_BLANKS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]").search
 
 # A Struct's binary form is at most about this many times its JSON: `0,` takes 11 bytes.
@@ -229,7 +230,7 @@ _TIMELESS = frozenset({"google.protobuf.Struct", "google.protobuf.Any"})
 
 def job_type_from_proto(value: int, field: str, violations: Violations) -> str:
     """The word of a job type."""
-    word = _JOB_TYPE_WORDS.get(value, "")
+    word = JOB_TYPE_WORDS.get(value, "")
     if not word:
         violations.add(field, f"must be one of {', '.join(f'JOB_TYPE_{each}' for each in JobType)}")
     return word
@@ -237,19 +238,25 @@ def job_type_from_proto(value: int, field: str, violations: Violations) -> str:
 
 def status_from_proto(value: int, field: str, violations: Violations) -> str:
     """The word of a status."""
-    word = _STATUS_WORDS.get(value, "")
+    word = STATUS_WORDS.get(value, "")
     if not word:
         violations.add(field, f"must be one of {', '.join(f'STATUS_{each}' for each in Status)}")
     return word
 
 
+def uuid_of(text: str) -> uuid.UUID | None:
+    """The UUID that a text is in its 36-character form, if it is one."""
+    try:
+        return uuid.UUID(text) if len(text) == 36 else None
+    except ValueError:
+        return None
+
+
 def uuid_from_proto(text: str, field: str, violations: Violations) -> uuid.UUID:
     """A UUID in its 36-character form."""
-    try:
-        if len(text) == 36:
-            return uuid.UUID(text)
-    except ValueError:
-        pass
+    found = uuid_of(text)
+    if found is not None:
+        return found
     what = "is required: " if not text else ""
     violations.add(field, f"{what}must be a UUID, such as {uuid.UUID(int=0x1234 << 112)}")
     return uuid.UUID(int=0)
@@ -268,8 +275,18 @@ def label_from_proto(text: str, field: str, limit: int, violations: Violations) 
     """A name or the like: within a limit and without any control character."""
     if len(text) > limit:
         violations.add(field, f"is {len(text):,} characters long; at most {limit:,} are allowed")
-    if _CONTROL(text, 0, limit):
+    if has_control(text, 0, limit):
         violations.add(field, "must not hold control characters")
+    return text
+
+
+def name_from_proto(text: str, field: str, limit: int, violations: Violations) -> str:
+    """A name that stands in paths and commands as it is: of a job, of a project."""
+    if not NAME_PATTERN.fullmatch(text) or len(text) > limit:
+        violations.add(
+            field,
+            f"begin with a-z or 0-9, go on with a-z, 0-9, _ . or -, at most {limit} characters",
+        )
     return text
 
 

@@ -158,8 +158,12 @@ class Tree:
         ]
 
     def put_progress(self, told: Mapping[tuple[uuid.UUID, int], Progress]) -> None:
-        """Puts in the progress of attempts; an attempt left out has told none."""
-        for job_id, branch in self._branches.items():
+        """Puts in the progress of attempts; an attempt left out has told none.
+
+        What was told of one that ended since is left out, as its lease is gone, too.
+        """
+        for job_id in self.leased():
+            branch = self._branches[job_id]
             progress = told.get((job_id, branch.job.attempt))
             if progress != branch.job.progress:
                 branch.job.progress = progress

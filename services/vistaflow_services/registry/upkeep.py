@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 import psycopg
-from psycopg_pool import PoolClosed, PoolTimeout
 
 from vistaflow_services.registry import checks, retention
 from vistaflow_services.registry.config import Config
@@ -22,14 +21,14 @@ from vistaflow_services.registry.ledger import Ledger
 from vistaflow_services.registry.local import megabytes
 from vistaflow_services.registry.meters import RegistryMeters
 from vistaflow_services.registry.reading import fetch
-from vistaflow_services.registry.storage import StorageGuard
+from vistaflow_services.registry.storage import Space, StorageGuard
 from vistaflow_services.registry.store import Pool
 
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 5.0
 FIRST_RETENTION_SECONDS = 30.0
-FAILED = (psycopg.Error, PoolTimeout, PoolClosed, OSError)
+FAILED = (psycopg.Error, OSError)
 
 
 class Growth(NamedTuple):
@@ -127,16 +126,10 @@ class Upkeep:
             ((leases,),) = await fetch(connection, "lease_count")
             ((unguarded, event_trigger),) = await fetch(connection, "log_guard")
         growth = Growth(*grown)
-        health = checks.health_of(row)
+        health = checks.Health(*row)
         found = checks.findings(
             health=health,
-            transactions=[
-                checks.Transaction(
-                    pid=each[0], database=each[1], application=each[2], state=each[3],
-                    seconds=each[4],
-                )
-                for each in long
-            ],
+            transactions=[checks.Transaction(*each) for each in long],
             applied=[number for (number,) in applied],
             pool=pool,
             space=space,
@@ -147,14 +140,14 @@ class Upkeep:
             lags=lags,
             unguarded=unguarded,
             event_trigger=event_trigger,
-        )  # fmt: skip
+        )
         self._limits.update(checks.told(found))
         self._limits.update(growth.told())
         self._limits["watches"] = str(len(lags))
         self._limits["watches.slowest"] = checks.slowest(lags)
         self._warn(found)
         if self._meters is not None:
-            self._measure(growth, health, pool, lags, leases)
+            self._measure(growth, health, pool, lags, leases, space)
             self._meters.queued(dict(queued))
         return found
 
@@ -165,9 +158,9 @@ class Upkeep:
         pool: dict[str, int],
         lags: list[Lag],
         leases: int,
+        space: Space | None,
     ) -> None:
         assert self._meters is not None
-        space = self._guard.space()
         rows = sorted(lag.rows for lag in lags) or [0]
         waits = sorted(lag.seconds for lag in lags) or [0.0]
         most = int(0.99 * (len(rows) - 1))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -154,6 +157,46 @@ async def test_what_was_there_is_put_aside_and_its_revisions_are_not_used_again(
         assert connection.execute(query).fetchone() == (made.revision, head + 1)
 
 
+async def test_a_log_that_was_begun_anew_does_not_tell_how_far_the_lost_one_went(
+    database: str, fresh: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "registry.dump"
+    made = await asyncio.to_thread(backup, database, SCHEMA, file)
+    # Somebody started the registry on the new machine before thinking of the backup.
+    await asyncio.to_thread(migrate, fresh, SCHEMA, PACKAGE)
+    restored = await asyncio.to_thread(restore, fresh, SCHEMA, file)
+    assert restored.next_revision == made.revision + REVISIONS_SKIPPED + 1
+    # From here on the log that is there does tell, though its name is another.
+    again = await asyncio.to_thread(restore, fresh, SCHEMA, file)
+    assert again.next_revision == restored.next_revision
+    with psycopg.connect(fresh) as connection:
+        query = f"SELECT last_kit_id FROM {SCHEMA}.head"
+        assert connection.execute(query).fetchone() == (KITS_SKIPPED,)
+
+
+async def test_a_token_that_the_backup_knows_as_revoked_stays_revoked(
+    database: str, tmp_path: Path
+) -> None:
+    older, newer = tmp_path / "older.dump", tmp_path / "newer.dump"
+    pool = make_pool(database, schema=SCHEMA, size=1)
+    await pool.open(wait=True, timeout=10)
+    store = TokenStore(pool)
+    token, _ = await store.create(
+        name="lost", project="", role=Role.ADMIN, created_by="test", seconds=None
+    )
+    await asyncio.to_thread(backup, database, SCHEMA, older)
+    await store.revoke(token.token_id)
+    await pool.close()
+    await asyncio.to_thread(backup, database, SCHEMA, newer)
+    with psycopg.connect(database) as connection:
+        connection.execute(f"DROP SCHEMA {SCHEMA} CASCADE")
+    await asyncio.to_thread(restore, database, SCHEMA, older, keep_tokens=True)
+    await asyncio.to_thread(restore, database, SCHEMA, newer)
+    with psycopg.connect(database) as connection:
+        query = f"SELECT count(*) FROM {SCHEMA}.tokens WHERE revoked_at IS NULL"
+        assert connection.execute(query).fetchone() == (0,)
+
+
 def test_a_file_that_is_no_backup_changes_nothing(database: str, tmp_path: Path) -> None:
     file = tmp_path / "nothing.dump"
     file.write_bytes(b"PGDMP and then nothing")
@@ -161,6 +204,37 @@ def test_a_file_that_is_no_backup_changes_nothing(database: str, tmp_path: Path)
         restore(database, SCHEMA, file)
     with psycopg.connect(database) as connection:
         assert connection.execute(f"SELECT last_id FROM {SCHEMA}.head").fetchone() == (0,)
+
+
+def test_a_restore_that_is_interrupted_changes_nothing(database: str, tmp_path: Path) -> None:
+    file = tmp_path / "registry.dump"
+    backup(database, SCHEMA, file)
+    # Slow enough to be interrupted, whatever the machine.
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(
+            "CREATE FUNCTION public.wait() RETURNS event_trigger LANGUAGE plpgsql AS "
+            "'BEGIN PERFORM pg_sleep(60); END'"
+        )
+        connection.execute(
+            "CREATE EVENT TRIGGER slow ON ddl_command_start WHEN TAG IN ('CREATE SCHEMA') "
+            "EXECUTE FUNCTION public.wait()"
+        )
+        command = [sys.executable, "-m", "vistaflow_services.registry.restore", str(file)]
+        restoring = subprocess.Popen(
+            command,
+            env={**os.environ, "VISTAFLOW_REGISTRY_DATABASE": database},
+            stderr=subprocess.DEVNULL,
+        )
+        query = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'CREATE SCHEMA%'"
+        deadline = time.monotonic() + 20
+        while not (waiting := connection.execute(query).fetchall()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        restoring.send_signal(signal.SIGINT)
+        assert restoring.wait(20) != 0
+        connection.execute("SELECT pg_terminate_backend(%s)", waiting[0])
+        query = f"SELECT last_id FROM {SCHEMA}.head"
+        assert connection.execute(query).fetchone() == (0,)
 
 
 async def test_tokens_revoked_after_the_backup_are_not_valid_again(

@@ -17,10 +17,12 @@ import pytest
 
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow_services.core.callers import Role
 from vistaflow_services.core.errors import DataLossError, TooSlowError, UnavailableError
 from vistaflow_services.registry.__main__ import Registry, build
 from vistaflow_services.registry.config import Config
 from vistaflow_services.registry.store import Pool, make_pool
+from vistaflow_services.registry.token_store import TokenStore
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -204,6 +206,25 @@ async def test_backends_ended_at_random_cost_the_pool_no_connection(
         await is_whole(pool)
         assert statuses.count("OK") > len(statuses) / 2
         assert set(statuses) <= {"OK", "UNAVAILABLE"}
+
+
+async def test_a_token_is_found_though_every_connection_of_the_pool_was_cut(
+    database: str,
+) -> None:
+    async with make_pool(database, schema=SCHEMA, size=POOL_SIZE) as pool:
+        store = TokenStore(pool)
+        token, _ = await store.create(
+            name="n", project="", role=Role.ADMIN, created_by="test", seconds=None
+        )
+        async with contextlib.AsyncExitStack() as held:
+            for _ in range(POOL_SIZE):
+                await held.enter_async_context(pool.connection())
+        with psycopg.connect(database, autocommit=True) as admin:
+            admin.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE "
+                "datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        assert await store.get(token.token_id) == token
 
 
 Ask = Callable[[psycopg.AsyncConnection[Any]], Awaitable[Any]]

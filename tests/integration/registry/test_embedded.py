@@ -14,10 +14,14 @@ from pathlib import Path
 import grpc
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
+from vistaflow_services.core.migrations import migrate
+from vistaflow_services.registry.__main__ import PACKAGE
+from vistaflow_services.registry.config import Config
 from vistaflow_services.registry.embedded import (
     EmbeddedError,
     EmbeddedPostgres,
@@ -58,6 +62,34 @@ def test_it_starts_is_adopted_and_stops_without_touching_a_folder_above(home: Pa
     assert first.pid is None
     assert not first.answers()
     first.stop()
+
+
+@pytest.mark.parametrize("command", [["rebuild", "--check"], ["tokens", "list"]])
+def test_a_command_leaves_no_postgres_behind_that_was_not_up(
+    home: Path, command: list[str]
+) -> None:
+    postgres = EmbeddedPostgres(home)
+    migrate(postgres.start(), Config.schema, PACKAGE)
+    postgres.stop()
+    name, *arguments = command
+    told = subprocess.run(
+        [sys.executable, "-m", f"vistaflow_services.registry.{name}", *arguments],
+        env={**os.environ, "VISTAFLOW_HOME": str(home)},
+        check=False,
+    )
+    assert (told.returncode, postgres.answers()) == (0, False)
+
+
+def test_a_server_that_comes_up_and_refuses_is_told_as_one_that_cannot_run(home: Path) -> None:
+    postgres = EmbeddedPostgres(home)
+    conninfo = make_conninfo(postgres.start(), dbname="postgres")
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute("DROP DATABASE vistaflow")
+        connection.execute("ALTER DATABASE template1 RENAME TO away")
+    # Whoever supervises it tries again after this, and would end after anything else.
+    with pytest.raises(EmbeddedError, match="template1"):
+        postgres.start()
+    postgres.stop()
 
 
 def test_a_pid_file_left_behind_does_not_hinder_whoever_has_the_pid_now(home: Path) -> None:

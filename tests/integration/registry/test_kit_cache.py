@@ -16,7 +16,7 @@ from vistaflow_services.registry import translate
 from vistaflow_services.registry.__main__ import Registry
 from vistaflow_services.registry.cached_reads import CachedReads, StoreSource
 from vistaflow_services.registry.config import Config
-from vistaflow_services.registry.domain import Kit, StateRow
+from vistaflow_services.registry.domain import Kit, StateFilter, StateRow
 from vistaflow_services.registry.kit_cache import KitCache
 from vistaflow_services.registry.trees import Tree
 
@@ -200,7 +200,7 @@ async def test_a_kit_read_while_others_write_is_exactly_as_of_its_revision(datab
             await history.step()
         over = True
         await asyncio.gather(*reading)
-        rows = await one.store.rows_after(0, limit=5000)
+        rows = (await one.store.list_states(after=0, limit=5000, wanted=StateFilter())).entries
         assert len(answers) > 100
         for answer in answers:
             mine = [row for row in rows if row.kit_id == answer.kit.kit_id]
@@ -252,6 +252,27 @@ async def test_progress_of_running_jobs_reaches_cached_kits(running):
     assert answer.kit.jobs[0].progress.completed == 3
     assert reader.cache.hit_count == 1
     await reader.check(kit_id, 0)
+
+
+async def test_progress_that_was_read_while_its_job_ended_is_not_told(running):
+    job = replace(History(1)._job("only", ()), external=False, spec=b"s", spec_type="x/y")
+    kit_id = (await running.ledger.submit(c.CreateKit(name="k", jobs=(job,)))).kit.kit_id
+    await running.ledger.submit(c.Grant(job_id=job.job_id, worker="w", lease_seconds=60))
+    async with running.store._pool.connection() as connection:
+        await connection.execute("UPDATE leases SET progress = '{}', progress_at = now()")
+
+    class Slow(StoreSource):
+        async def progress(self, job_ids: Any) -> Any:
+            told = await super().progress(job_ids)
+            end = c.Item(job_id=job.job_id, status="FINISHED", attempt=1)
+            await running.ledger.submit(c.Append(items=(end,)))
+            return told
+
+    cache = KitCache(running.hub, Slow(running.store), progress_seconds=0)
+    found = await cache.kit(kit_id)
+    assert found is not None
+    kit, _ = await running.store.kit(kit_id)
+    assert pb.Kit.FromString(found[0].kit_bytes()) == translate.kit_to_proto(kit)
 
 
 async def test_rows_and_their_metadata_are_weighed_and_the_coldest_kits_leave(running):

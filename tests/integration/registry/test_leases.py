@@ -325,6 +325,44 @@ async def test_a_worker_that_reconnects_in_time_goes_on_with_its_attempt(
     assert (await job_of(rig, held[0])).attempt == 1
 
 
+async def test_an_attempt_that_ends_while_its_worker_reconnects_takes_no_place(
+    rig: Rig, worker: NewWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await worker().hello()
+    kit = await create(rig, pb.NewJob(job_type=DOE), pb.NewJob(name="next", job_type=DOE))
+    (grant,) = await one.granted()
+    await one.leave()
+    renew = rig.leases._store.renew
+
+    async def slow(*asked: Any) -> Any:
+        renewed = await renew(*asked)
+        monkeypatch.undo()
+        await one.finish(grant)
+        return renewed
+
+    monkeypatch.setattr(rig.leases._store, "renew", slow)
+    await one.hello((grant.job.job_id, grant.job.attempt))
+    _, following = await one.granted(2)
+    assert following.job.job_id == kit.jobs[1].job_id
+
+
+async def test_a_late_heartbeat_of_a_job_that_is_over_leaves_nothing_behind(
+    rig: Rig, worker: NewWorker
+) -> None:
+    one = await worker().hello()
+    await create(rig, pb.NewJob(job_type=DOE))
+    (grant,) = await one.granted()
+    held = grant.job.job_id, grant.job.attempt
+    await one.beat(held)
+    await until(lambda: rig.leases._heard)
+    await one.finish(grant)
+    await one.beat(held)
+    # One that is answered, so that the last has been read.
+    await one.beat((str(uuid.uuid4()), 1))
+    await until(lambda: one.directives)
+    assert rig.leases._heard == {}
+
+
 async def test_a_worker_goes_on_with_its_attempt_at_a_restarted_registry(
     rig: Rig, worker: NewWorker, start: Start
 ) -> None:

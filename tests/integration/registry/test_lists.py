@@ -144,7 +144,7 @@ async def test_rows_are_listed_by_any_filter_as_one_would_pick_them_by_hand(
 ):
     chance = random.Random(few)
     kits = await make_kits(running, chance, 25)
-    rows = await running.store.rows_after(0, limit=5000)
+    rows = (await running.store.list_states(after=0, limit=5000, wanted=StateFilter())).entries
     monkeypatch.setattr(watch_store, "FEW_ROWS", few)
     monkeypatch.setattr(watch_store, "SCAN_ROWS", scan)
     of_kit = {kit.kit_id: kit for kit in kits}

@@ -10,6 +10,7 @@ import sys
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from psycopg.rows import tuple_row
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.core.errors import ExpiredError
 from vistaflow_services.registry import commands as c
+from vistaflow_services.registry import listing
 from vistaflow_services.registry.config import Config
-from vistaflow_services.registry.domain import StateFilter
+from vistaflow_services.registry.domain import StateFilter, StateRow
 from vistaflow_services.registry.journal import Journal
 from vistaflow_services.registry.ledger import Ledger
 from vistaflow_services.registry.local import connected
@@ -247,6 +249,42 @@ async def test_watchers_behind_are_told_and_others_go_on(database: str, serve) -
             assert {f"t{n}" for n in range(7)} <= set(told)
             assert told.count("") == 3  # all of the job's own rows
             assert len(told) <= 3 + 3 * 8
+
+
+async def test_rows_kept_of_dropped_partitions_are_listed_by_time_like_others(
+    database: str, serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # So that seconds do here what it takes an hour to see otherwise.
+    monkeypatch.setattr(listing, "CLOCK_STEP", timedelta(microseconds=1))
+    async with serve(database, Config(partition_size=SIZE)) as registry:
+        for _ in range(2):
+            await fill(registry.ledger, SIZE)
+        assert await asyncio.to_thread(apply, database, SCHEMA, AT_ONCE)
+
+        async def listed(wanted: StateFilter) -> list[StateRow]:
+            rows: list[StateRow] = []
+            after: int | None = 0
+            while after is not None:
+                page = await registry.store.list_states(after=after, limit=7, wanted=wanted)
+                rows += page.entries
+                after = page.next_key
+            return rows
+
+        every = await listed(StateFilter())
+        oldest = (await registry.store.head()).oldest_id
+        kept = [row for row in every if row.revision < oldest]
+        assert kept
+        assert len(kept) < len(every)
+        times = [kept[0].created_at, kept[-2].created_at, every[-2].created_at]
+        for first in (None, *times):
+            for last in (None, *times):
+                wanted = StateFilter(recorded_after=first, recorded_before=last)
+                assert await listed(wanted) == [
+                    row
+                    for row in every
+                    if (first is None or row.created_at >= first)
+                    and (last is None or row.created_at < last)
+                ]
 
 
 async def test_whoever_resumes_at_the_edge_gets_every_row_or_is_told(database: str, serve) -> None:

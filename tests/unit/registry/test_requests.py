@@ -11,6 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.core.errors import InvalidError, Violations
+from vistaflow_services.registry import commands as c
 from vistaflow_services.registry import pages, requests, translate
 from vistaflow_services.registry.domain import find_cycle
 
@@ -160,9 +161,11 @@ def test_a_request_of_another_method_or_body_has_another_hash() -> None:
         return str(command.request.body_sha256)
 
     cancel, retry = pb.CancelKitRequest(kit_id=1), pb.RetryKitRequest(kit_id=1)
-    assert hashed(requests.cancel_kit(cancel, encode)) != hashed(requests.retry_kit(retry, encode))
-    again = requests.cancel_kit(pb.CancelKitRequest(kit_id=1), encode)
-    assert hashed(again) == hashed(requests.cancel_kit(cancel, encode))
+    assert hashed(requests.of_kit(c.CancelKit, cancel, encode)) != hashed(
+        requests.of_kit(c.RetryKit, retry, encode)
+    )
+    again = requests.of_kit(c.CancelKit, pb.CancelKitRequest(kit_id=1), encode)
+    assert hashed(again) == hashed(requests.of_kit(c.CancelKit, cancel, encode))
 
 
 def test_a_token_is_good_for_its_own_filters_alone() -> None:

@@ -3,7 +3,7 @@
 -- name: rebuild_own_rows
 -- Every own row of the jobs, in order.
 SELECT l.job_id, l.id, l.status, l.attempt, l.created_at, l.actor, l.reason,
-       l.metadata ->> 'event', (l.metadata ->> 'counts') = 'true', j.external, j.job_type
+       l.metadata ->> 'event', (l.metadata ->> 'counts') = 'true', j.external
   FROM history l JOIN jobs j USING (job_id)
  WHERE l.task_name = ''
  ORDER BY l.id
