@@ -85,6 +85,10 @@ class InMemory:
         )
         return answer
 
+    @property
+    def last_revision(self) -> int:
+        return self.head.last_id
+
     def rows_after(self, revision: int) -> list[tuple[Any, ...]]:
         return [to_row(row) for row in self.rows if row.revision > revision]
 
@@ -120,8 +124,12 @@ class Served:
 
         return self.run(ask())
 
+    @property
+    def last_revision(self) -> int:
+        return int(self._registry.ledger.head)
+
     def rows_after(self, revision: int) -> list[tuple[Any, ...]]:
-        head = self._registry.ledger.head
+        head = self.last_revision
         if revision == head:
             return []
         asked = pb.ListStatesRequest(after_revision=revision, min_revision=head)
@@ -166,9 +174,7 @@ class Histories(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.first = self.made.submit(c.CreateKit(name="first", jobs=())).kit.kit_id
-        rows = self.made.rows_after(0)
-        self.model.head = rows[-1][0] if rows else 0
-        self.start = self.model.head
+        self.start = self.model.head = self.made.last_revision
 
     # What is done.
 
