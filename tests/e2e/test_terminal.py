@@ -54,7 +54,7 @@ class Terminal:
     def code(self) -> int:
         """Its exit code."""
         self.read()
-        code = self.process.wait(10)
+        code = self.process.wait(60)
         with contextlib.suppress(OSError):
             os.close(self._ours)
         return code

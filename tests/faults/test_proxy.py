@@ -67,7 +67,7 @@ async def test_what_is_swallowed_never_arrives_and_healing_cuts_the_connection(
         async with asyncio.timeout(0.2):
             await reader.read(1)
     proxy.heal()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(30):
         with pytest.raises(ConnectionResetError):
             await reader.readexactly(1)
     writer.close()
@@ -79,7 +79,7 @@ async def test_a_cut_falls_in_the_middle_of_a_message(proxy: Proxy) -> None:
     reader, writer = await connected(proxy)
     proxy.cut_after(104)
     writer.write(b"x" * 100)
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(30):
         with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
             await reader.readexactly(100)
     assert proxy.cut_count == 1
@@ -96,7 +96,7 @@ async def test_a_half_open_connection_is_silent_until_it_is_healed(proxy: Proxy)
         async with asyncio.timeout(0.2):
             await reader.read(1)
     proxy.heal()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(30):
         with pytest.raises(ConnectionResetError):
             await reader.readexactly(1)
     writer.close()

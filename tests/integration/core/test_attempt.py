@@ -62,7 +62,7 @@ async def server(request: pytest.FixtureRequest) -> AsyncIterator[ForkServer | N
         return
     made = ForkServer(MODULE)
     running = asyncio.create_task(made.run())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not made.ready:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     yield made
@@ -320,7 +320,7 @@ async def test_the_end_of_the_fork_server_ends_its_attempts_and_others_start_wit
 ) -> None:
     made = ForkServer("misbehaving_jobs")
     running = asyncio.create_task(made.run())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not made.ready:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     execution = await Execution.prepare(MODULE, made)
@@ -328,8 +328,8 @@ async def test_the_end_of_the_fork_server_ends_its_attempts_and_others_start_wit
     pids = await pids_of(execution)
     (server,) = {each for each in descendants(os.getpid()) if each in parents_of(execution.pid)}
     os.kill(server, signal.SIGKILL)
-    assert await asyncio.wait_for(execution.ended(), 5) == -signal.SIGKILL
-    await asyncio.wait_for(running, 5)
+    assert await asyncio.wait_for(execution.ended(), 60) == -signal.SIGKILL
+    await asyncio.wait_for(running, 60)
     assert (await until_gone(pids, 2), made.ready) == ([], False)
     execution = await Execution.prepare(MODULE, made)
     await execution.start(header(tmp_path, do="steps", count=0), tmp_path / "2.log")
@@ -347,7 +347,7 @@ async def test_imports_that_leave_a_thread_running_are_not_forked(
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     made = ForkServer("threaded_jobs")
-    await asyncio.wait_for(made.run(), 10)
+    await asyncio.wait_for(made.run(), 60)
     assert not made.ready
 
 

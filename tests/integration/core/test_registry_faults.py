@@ -73,7 +73,7 @@ async def stage(address: str, tmp_path: Path) -> AsyncIterator[asyncio.subproces
     )
     yield process
     process.terminate()
-    await asyncio.wait_for(process.wait(), 20)
+    await asyncio.wait_for(process.wait(), 60)
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ async def test_a_registry_killed_three_times_costs_neither_the_attempt_nor_a_row
         await registry.wait()
         await asyncio.sleep(0.5)
         registry = await begin()
-    job = await until(client, job.job_id, is_over, seconds=60)
+    job = await until(client, job.job_id, is_over)
     assert (status_word(job.status), job.attempt) == ("FINISHED", 1)
     assert struct_to_dict(job.result)["count"] == 60
     assert await seqs_of(client, job.job_id) == list(range(1, 122))

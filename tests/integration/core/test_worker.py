@@ -56,7 +56,7 @@ async def worker(registry: ScriptedRegistry, tmp_path: Path) -> AsyncIterator[Wo
     await client.close()
 
 
-async def ended(registry: ScriptedRegistry, job_id: str, seconds: float = 10) -> common_pb2.State:
+async def ended(registry: ScriptedRegistry, job_id: str, seconds: float = 60) -> common_pb2.State:
     """The job's own row, once it is there."""
 
     def own() -> list[common_pb2.State]:
@@ -81,7 +81,7 @@ def attempts() -> list[int]:
     return [each for each in descendants(os.getpid()) if each not in BEFORE]
 
 
-async def until_idle(worker: Worker, seconds: float = 5) -> None:
+async def until_idle(worker: Worker, seconds: float = 30) -> None:
     give_up = time.monotonic() + seconds
     while (worker.running or attempts()) and time.monotonic() < give_up:  # noqa: ASYNC110
         await asyncio.sleep(0.02)

@@ -96,7 +96,7 @@ async def suite(
         stage_serving(DOE, doe_config, home=home, registry=module_registry),
         stage_serving(SERVICE, config, home=home, registry=module_registry) as channel,
     ):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while "doe" not in [each.name for each in (await registry.server_info()).services]:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         yield Suite(

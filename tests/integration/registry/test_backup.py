@@ -118,7 +118,7 @@ async def test_a_backup_made_under_load_is_restored_and_clients_go_on(
                 pb.AppendStatesRequest(request_id=str(uuid.uuid4()), states=states_of_new)
             )
             assert appended.revision == restored.next_revision
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 async for message in careless:
                     if message.HasField("delta"):
                         break
@@ -168,7 +168,7 @@ async def test_tokens_revoked_after_the_backup_are_not_valid_again(
 ) -> None:
     file = tmp_path / "registry.dump"
     pool = make_pool(database, schema=SCHEMA, size=1)
-    await pool.open(wait=True, timeout=10)
+    await pool.open(wait=True, timeout=60)
     store = TokenStore(pool)
 
     async def made(name: str) -> uuid.UUID:

@@ -179,7 +179,7 @@ async def test_a_watcher_that_does_not_read_costs_bounded_memory_and_loses_nothi
         grown = registry.resident_bytes() - before
         head = head_of(writers)
         assert head > 80_000, "several times what the ring holds"
-        await until(lambda: quick.at >= head, seconds=20)
+        await until(lambda: quick.at >= head)
         watching.cancel()
         async with asyncio.timeout(60):
             while slow.at < head:
@@ -290,7 +290,7 @@ async def test_a_thousand_bookmarks_are_neither_early_nor_late(registry: Registr
         over.set()
         await asyncio.gather(*writing)
         head = head_of(writers)
-        await until(lambda: all(watcher.at >= head for watcher in mine), seconds=5)
+        await until(lambda: all(watcher.at >= head for watcher in mine))
         for task in watching:
             task.cancel()
         await asyncio.gather(*watching, return_exceptions=True)

@@ -63,7 +63,7 @@ class Served:
 
     async def __aenter__(self) -> Served:
         self.pool = make_pool(self.database)
-        await self.pool.open(wait=True, timeout=10)
+        await self.pool.open(wait=True, timeout=60)
         self.registry = await build(self.pool, Config(lease_seconds=0.5), metrics=self.metrics)
         self.registry.address = self.registry.server.bind("127.0.0.1:0")
         await self.registry.open()
@@ -117,7 +117,7 @@ async def test_what_happens_is_counted(database: str) -> None:
             job = pb.NewJob(name="leased", job_type=common.JOB_TYPE_DOE, max_attempts=1)
             job.spec.Pack(duration_pb2.Duration(seconds=1))
             await stub.CreateJob(pb.CreateJobRequest(request_id=str(uuid.uuid4()), job=job))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not (await lease.read()).HasField("grant"):
                     pass
             held = await served.scrape()

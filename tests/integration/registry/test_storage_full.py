@@ -113,23 +113,23 @@ async def test_writes_are_refused_while_the_disk_is_full_and_taken_again_unatten
             await append(number)
 
     try:
-        await reached(lambda: healthy(channel), True, 30)
+        await reached(lambda: healthy(channel), True, 60)
         _, job_id = await external_job(stub)
         writers = [asyncio.create_task(write()) for _ in range(8)]
         await asyncio.sleep(0.5)
         before = len(acked)
         assert before > 50
         ballast = await asyncio.to_thread(fill, small_disk)
-        await reached(lambda: healthy(channel), False, 10)
+        await reached(lambda: healthy(channel), False, 60)
         await asyncio.sleep(3)
         refused.clear()
         await asyncio.sleep(2)
         assert set(refused) == {"RESOURCE_EXHAUSTED"}
 
         ballast.unlink()
-        back = await reached(lambda: healthy(channel), True, 30)
+        back = await reached(lambda: healthy(channel), True, 60)
         resumed = len(acked)
-        await reached(lambda: asyncio.sleep(0, len(acked) > resumed + 50), True, 30)
+        await reached(lambda: asyncio.sleep(0, len(acked) > resumed + 50), True, 60)
         print(f"{before} acked before, serving again {back:.1f} s after the disk had room")
         stop.set()
         await asyncio.gather(*writers)
@@ -188,6 +188,6 @@ async def test_a_database_elsewhere_whose_disk_is_full_says_so_itself(database: 
                     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
                 assert not registry.ledger.ready
                 connection.execute("DROP TRIGGER full_disk ON vistadb_test.mlops_totalstate_table")
-            await reached(lambda: asyncio.sleep(0, registry.ledger.ready), True, 5)
+            await reached(lambda: asyncio.sleep(0, registry.ledger.ready), True, 60)
             answer = await stub.AppendStates(pb.AppendStatesRequest(states=[state]))
             assert answer.results[0].verdict == pb.VERDICT_ACCEPTED
