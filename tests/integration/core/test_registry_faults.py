@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
 from vistaflow.api.registry.v1 import registry_pb2
 from vistaflow_services.core.registry_client import RegistryClient, status_word, struct_to_dict
 
@@ -19,12 +19,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 from test_stage import HERE, is_over, new_job, until
 
 Begin = Callable[[], Awaitable[asyncio.subprocess.Process]]
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 @pytest.fixture

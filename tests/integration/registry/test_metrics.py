@@ -17,6 +17,7 @@ import yaml
 from google.protobuf import duration_pb2
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.ports import free_port
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1.registry_pb2_grpc import (
@@ -277,16 +278,12 @@ async def test_calls_are_counted_however_they_end() -> None:
 async def test_a_stage_service_serves_metrics_where_it_is_told(
     registry: str, tmp_path: Path
 ) -> None:
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     stop = asyncio.Event()
     bound = asyncio.Event()
     service = StageService(
         name="doe", service_names=(), add_servicers=lambda stage, server: None, job_types=()
     )
+    port = free_port()
     config = DoeConfig(listen="127.0.0.1:0", metrics_listen=f"127.0.0.1:{port}")
     serving = asyncio.create_task(
         serve(
