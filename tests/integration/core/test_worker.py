@@ -15,7 +15,7 @@ from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.registry.v1 import registry_pb2
 
 sys.path.insert(0, str(Path(__file__).parent))
-from scripted_registry import LEASE_SECONDS, ScriptedRegistry, words
+from scripted_registry import ScriptedRegistry, words
 
 from vistaflow_services.core.artifacts import ArtifactStore
 from vistaflow_services.core.processes import descendants

@@ -428,7 +428,7 @@ async def test_a_worker_that_dies_of_every_grant_before_a_word_uses_the_attempts
     async with asyncio.timeout(60):
         for deaths in range(1, 8):
             await w.hello()
-            while len(w.grants) < deaths and not await failed():
+            while len(w.grants) < deaths and not await failed():  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
             await w.leave()
             if await failed():
