@@ -6,20 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import grpc
-import pytest
 from keys import Keys, id_of, new_kit
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
-from vistaflow.api.registry.v1.registry_pb2_grpc import (
-    RegistryServiceServicer,
-    RegistryServiceStub,
-)
-from vistaflow_services.registry.servicer import RegistryServicer
-
-pytestmark = pytest.mark.skipif(
-    RegistryServicer.WatchMany is RegistryServiceServicer.WatchMany,
-    reason="the registry does not serve WatchMany yet",
-)
+from vistaflow.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
 
 
 async def opened(*watches: pb.WatchStatesRequest) -> AsyncIterator[pb.WatchManyRequest]:
