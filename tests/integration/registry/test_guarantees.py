@@ -187,7 +187,7 @@ async def test_a_watcher_that_does_not_read_costs_bounded_memory_and_loses_nothi
         call.cancel()
         for watcher in (slow, quick):
             assert judge(watcher.messages, appends_of(writers), after=4).told() == {}
-        assert grown < 40 * MEBIBYTE, f"grew by {grown / MEBIBYTE:.0f} MiB"
+        assert grown < 20 * MEBIBYTE, f"grew by {grown / MEBIBYTE:.0f} MiB"
 
 
 async def test_a_killed_registry_costs_watchers_time_and_no_row(registry: RegistryProcess) -> None:
