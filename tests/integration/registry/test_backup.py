@@ -31,7 +31,7 @@ from vistaflow_services.registry.token_store import TokenStore
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from traffic import Writer, connect, external_job
+from traffic import Writer, connect, external_job, until
 
 SCHEMA = Config.schema
 
@@ -74,10 +74,10 @@ async def test_a_backup_made_under_load_is_restored_and_clients_go_on(
                     await writer.append(5)
 
             writing = asyncio.create_task(write())
-            await asyncio.sleep(0.3)
+            await until(lambda: writer.row_count >= 50)
             made = await asyncio.to_thread(backup, database, SCHEMA, file)
             after_backup = registry.hub.head
-            await asyncio.sleep(0.2)
+            await until(lambda: registry.hub.head > after_backup)
             stop.set()
             await writing
             old_epoch = (await stub.GetServerInfo(pb.GetServerInfoRequest())).epoch

@@ -232,7 +232,7 @@ async def test_a_stage_service_keeps_its_attempt_when_its_replica_is_killed(
         assert struct_to_dict(job.result)["count"] == 80
         for replica in pair:
             channel, stub = connect(replica.address)
-            for _ in range(60):
+            for _ in range(300):
                 if "doe" in (known := await services(stub)):
                     break
                 await asyncio.sleep(0.2)
