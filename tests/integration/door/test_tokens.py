@@ -129,7 +129,7 @@ async def test_a_watch_ends_with_unauthenticated_when_its_token_does(
     async with asyncio.timeout(60):
         message = await call.read()
 
-    assert time.monotonic() - begun < KEPT_SECONDS + 10
+    assert time.monotonic() - begun < KEPT_SECONDS + 1.5
     assert message.end.code == pb.END_REASON_UNAUTHENTICATED
     assert await call.read() is grpc.aio.EOF
 
