@@ -38,6 +38,8 @@ from servers import (
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1 import registry_pb2_grpc as rpc
+from vistaflow_services.registry.domain import Head
+from vistaflow_services.registry.journal import Journal, Outcome
 
 COPY_ROWS = 1000
 STREAM_ROWS = 100
@@ -63,25 +65,24 @@ class BareServicer(rpc.RegistryServiceServicer):
         )
 
 
-class Forgetful:
+class Forgetful(Journal):
     """A journal without a database: a commit takes one turn of the event loop."""
 
     connected = True
 
-    def __init__(self, head: Any) -> None:
-        self._head = head
+    def __init__(self, head: Head) -> None:
+        super().__init__("", SCHEMA)
+        self._begin = head
 
-    async def connect(self) -> Any:
-        from vistaflow_services.registry.journal import Outcome
-
-        return Outcome(head=self._head, commit_id=None, committed_at=datetime.now(UTC))
+    async def connect(self) -> Outcome:
+        return Outcome(head=self._begin, commit_id=None, committed_at=datetime.now(UTC))
 
     async def write(self, draft: Any, commit_id: uuid.UUID, answers: Any) -> datetime:
         # What comes meanwhile makes the next batch, as it does with a database.
         await asyncio.sleep(0)
         return datetime.now(UTC)
 
-    async def nothing(self, *_: Any) -> dict[Any, Any]:
+    async def nothing(self, *_: Any, **__: Any) -> Any:
         return {}
 
     close = make_room = unlock = forget_requests = nothing
@@ -90,7 +91,6 @@ class Forgetful:
 
 async def serve(what: str, file: Path) -> None:
     from vistaflow_services.core.server import make_server
-    from vistaflow_services.registry import domain
     from vistaflow_services.registry.__main__ import Registry, settle_memory
     from vistaflow_services.registry.config import Config
     from vistaflow_services.registry.store import make_pool
@@ -99,11 +99,10 @@ async def serve(what: str, file: Path) -> None:
         server = make_server(pb.DESCRIPTOR.services_by_name["RegistryService"].full_name)
         rpc.add_RegistryServiceServicer_to_server(BareServicer(), server)
     else:
-        head = domain.Head(
+        head = Head(
             last_id=0, last_kit_id=0, epoch=uuid.uuid4(), commit_id=uuid.uuid4(), oldest_id=0
         )
-        whole = Registry(make_pool(""), Config(home=file.parent), head)
-        whole.ledger._journal = Forgetful(head)  # type: ignore[assignment]
+        whole = Registry(make_pool(""), Config(home=file.parent), head, journal=Forgetful(head))
         await whole.ledger.start()
         server = whole.server
     address = server.bind("127.0.0.1:0")

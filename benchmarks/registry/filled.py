@@ -8,6 +8,7 @@ transaction; a fill that was interrupted goes on where it was, and one that is t
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import psycopg
 from psycopg import sql
@@ -109,6 +110,9 @@ LISTED_LOG = """
       FROM jobs WHERE kit_id BETWEEN %(first)s AND %(last)s
 """
 
+Write = Callable[[psycopg.Connection, int, int], None]
+"""Writes the kits or rows from one to another."""
+
 
 def fill_log(dsn: str, schema: str, rows: int) -> int:
     """Makes a log of about so many rows, whole blocks of kits; returns how many."""
@@ -137,7 +141,7 @@ def log_bytes(dsn: str, schema: str) -> dict[str, int]:
     return {"log": log, "indexes": indexes, "everything": everything}
 
 
-def _fill(dsn: str, schema: str, rows: int, part: int, write) -> int:  # type: ignore[no-untyped-def]
+def _fill(dsn: str, schema: str, rows: int, part: int, write: Write) -> int:
     migrate(dsn, schema, PACKAGE)
     began = time.perf_counter()
     with psycopg.connect(dsn, autocommit=True) as connection:

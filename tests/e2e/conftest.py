@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.ports import free_port
 
 SERVICES = ("registry", "ingestion", "doe", "ml", "optimize", "pipeline")
 START_SECONDS = 120
@@ -85,12 +86,6 @@ class Suite:
         if pid:
             os.kill(pid, signal.SIGKILL)
         return pid
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def start_suite(home: Path) -> Iterator[Suite]:

@@ -25,15 +25,18 @@ parameters:
 responses:
   - {{name: depth, range: [-100, 100]}}
   - {{name: rim, range: [-100, 100]}}
-timeout: 30
+timeout: 120
 """
 PROGRAM = """\
 import math
+import os
 import time
 
 
 def simulate(parameters):
     time.sleep({seconds})
+    while parameters["x"] > 0 and os.path.exists({hold!r}):
+        time.sleep(0.02)
     {first}
     x, y = parameters["x"], parameters["y"]
     depth = (x - 0.7) ** 2 + 2 * (y + 0.4) ** 2 + 0.3 * math.sin(3 * x)
@@ -58,6 +61,7 @@ def write_kit(
     budget: int = 8,
     seconds: float = 0.2,
     first: str = "pass",
+    hold: Path | None = None,
 ) -> Path:
     """Writes a kit with its deck; decks of different versions share no points.
 
@@ -68,10 +72,13 @@ def write_kit(
         budget: Runs of the optimisation.
         seconds: That each run sleeps.
         first: A statement that each run begins with.
+        hold: While this file exists, runs in the right half of the space do not end.
     """
     (folder / "deck").mkdir(parents=True)
     (folder / "deck" / "deck.yaml").write_text(DECK.format(version=version))
-    (folder / "deck" / "bowl.py").write_text(PROGRAM.format(seconds=seconds, first=first))
+    (folder / "deck" / "bowl.py").write_text(
+        PROGRAM.format(seconds=seconds, first=first, hold=str(hold or ""))
+    )
     kit = folder / "kit.yaml"
     kit.write_text(KIT.format(version=version, size=size, budget=budget))
     return kit
@@ -137,7 +144,7 @@ def watching(address: str, kit_id: int) -> Iterator[Seen]:
     yield seen
     with vistaflow.connect(address) as client:
         last = max(each.revision for each in client.states(kit_ids=[kit_id]))
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while last not in seen.revisions and time.monotonic() < end:
         time.sleep(0.1)
     stop.set()
@@ -162,7 +169,7 @@ class Reporter:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join(30)
+        self._thread.join(60)
 
     def lost(self) -> dict[int, str]:
         """What was acknowledged and is not in the log."""

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 import vistaflow
-from tests.e2e.conftest import Suite, free_port  # type: ignore[import-not-found]
+from tests.e2e.conftest import Suite  # type: ignore[import-not-found]
 from tests.e2e.slow_kit import Puts, deck_id, write_kit  # type: ignore[import-not-found]
+from tests.ports import free_port
 
 
 @pytest.fixture
@@ -46,21 +47,25 @@ def simulators(home: Path) -> list[str]:
     return found
 
 
-def test_a_canceled_kit_stops_within_seconds_and_goes_on_when_retried(
+def test_a_canceled_kit_stops_in_the_middle_of_its_runs_and_goes_on_when_retried(
     suite: Suite, client: vistaflow.Client, tmp_path: Path
 ) -> None:
-    kit = client.run(write_kit(tmp_path / "kit", "canceled", size=24, budget=4, seconds=0.4))
+    hold = tmp_path / "hold"
+    kit_file = write_kit(tmp_path / "kit", "canceled", size=24, budget=4, seconds=0.4, hold=hold)
+    kit = client.run(kit_file)
     points = suite.home / "artifacts" / "points"
     with Puts(suite.home) as puts:
         design = kit.job("DOE").job_id
         assert until(lambda: client.job(design).status == "RUNNING", 60)
         deck = deck_id(client.kit(kit.kit_id))
         assert until(lambda: len(list(points.glob(f"{deck}/*/points/*/*.json"))) >= 4, 60)
-        assert simulators(suite.home)
+        hold.touch()  # whatever the machine does meanwhile, it does not finish
+        assert until(lambda: simulators(suite.home), 60)
 
         suite.cli("cancel", str(kit.kit_id), "--reason", "enough")
 
-        assert until(lambda: not simulators(suite.home), 5)
+        assert until(lambda: not simulators(suite.home), 30)
+        hold.unlink()
         canceled = client.kit(kit.kit_id)
         assert canceled.status == "CANCELED"
         assert canceled.job("design").status == "CANCELED"
@@ -68,7 +73,7 @@ def test_a_canceled_kit_stops_within_seconds_and_goes_on_when_retried(
         with pytest.raises(vistaflow.KitFailedError, match="CANCELED"):
             client.wait(kit.kit_id)
         suite.cli("watch", str(kit.kit_id), code=1)
-        time.sleep(1)
+        time.sleep(1)  # longer than a run and a look at the store
         kept = len(puts.of(deck))
         assert kept < 24
 

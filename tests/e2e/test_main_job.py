@@ -41,7 +41,7 @@ def beam(suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ob
     watch = [sys.executable, "-m", "vistaflow.cli.app", "watch", str(kit_id), "--json"]
     watcher = lines(watch, suite, folder / "watch.jsonl")
     suite.cli("watch", str(kit_id))
-    assert watcher.wait(30) == 0
+    assert watcher.wait(60) == 0
     (kit,) = suite.json("show", str(kit_id))
     seen = [json.loads(line) for line in (folder / "watch.jsonl").read_text().splitlines()]
     return {"kit": kit, "seen": seen}

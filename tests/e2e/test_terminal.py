@@ -54,7 +54,7 @@ class Terminal:
     def code(self) -> int:
         """Its exit code."""
         self.read()
-        code = self.process.wait(10)
+        code = self.process.wait(60)
         with contextlib.suppress(OSError):
             os.close(self._ours)
         return code
@@ -63,10 +63,13 @@ class Terminal:
 def test_a_run_at_a_terminal_shows_the_live_tree_and_the_result(
     suite: Suite, tmp_path: Path
 ) -> None:
-    kit_file = write_kit(tmp_path / "kit", "seen", size=12, budget=2, seconds=0.8)
+    hold = tmp_path / "hold"
+    hold.touch()
+    kit_file = write_kit(tmp_path / "kit", "seen", size=12, budget=2, seconds=0.1, hold=hold)
 
     terminal = Terminal(suite, "run", str(kit_file))
     terminal.read(until=r"[1-9]\d*/12")
+    hold.unlink()
     code = terminal.code()
 
     assert code == 0, terminal.text
@@ -77,7 +80,9 @@ def test_a_run_at_a_terminal_shows_the_live_tree_and_the_result(
 
 
 def test_ctrl_c_detaches_and_the_kit_goes_on(suite: Suite, tmp_path: Path) -> None:
-    kit_file = write_kit(tmp_path / "kit", "left alone", size=12, budget=2, seconds=0.2)
+    hold = tmp_path / "hold"
+    hold.touch()
+    kit_file = write_kit(tmp_path / "kit", "left alone", size=12, budget=2, seconds=0.2, hold=hold)
     terminal = Terminal(suite, "run", str(kit_file))
     terminal.read(until=r"▶ collect|▶ design")
     found = re.search(r"kit (\d+) is started", terminal.text)
@@ -93,17 +98,21 @@ def test_ctrl_c_detaches_and_the_kit_goes_on(suite: Suite, tmp_path: Path) -> No
     with vistaflow.connect(suite.address) as client:
         assert client.kit(kit_id).status == "RUNNING"
         client.cancel_kit(kit_id)
+    hold.unlink()
 
 
 def test_a_watch_at_a_terminal_survives_the_kill_of_the_registry(
     suite: Suite, tmp_path: Path
 ) -> None:
-    kit_file = write_kit(tmp_path / "kit", "watched", size=12, budget=2, seconds=0.4)
+    hold = tmp_path / "hold"
+    hold.touch()
+    kit_file = write_kit(tmp_path / "kit", "watched", size=12, budget=2, seconds=0.1, hold=hold)
     (started,) = suite.json("run", str(kit_file), "--detach")
     terminal = Terminal(suite, "watch", str(started["kit_id"]))
-    terminal.read(until=r"[1-9]/12")
+    terminal.read(until=r"[1-9]\d*/12")
 
     suite.kill("registry")
+    hold.unlink()
     code = terminal.code()
 
     assert code == 0, terminal.text

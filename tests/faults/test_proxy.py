@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -57,17 +57,18 @@ async def test_a_delay_holds_every_block(proxy: Proxy) -> None:
     writer.close()
 
 
-async def test_what_is_swallowed_never_arrives_and_healing_cuts_the_connection(
-    proxy: Proxy,
+@pytest.mark.parametrize("broken", [Proxy.swallow, Proxy.half_open])
+async def test_a_broken_connection_is_silent_until_it_is_healed_which_cuts_it(
+    proxy: Proxy, broken: Callable[[Proxy], None]
 ) -> None:
     reader, writer = await connected(proxy)
-    proxy.swallow()
+    broken(proxy)
     writer.write(b"x")
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.2):
             await reader.read(1)
     proxy.heal()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(30):
         with pytest.raises(ConnectionResetError):
             await reader.readexactly(1)
     writer.close()
@@ -79,24 +80,10 @@ async def test_a_cut_falls_in_the_middle_of_a_message(proxy: Proxy) -> None:
     reader, writer = await connected(proxy)
     proxy.cut_after(104)
     writer.write(b"x" * 100)
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(30):
         with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
             await reader.readexactly(100)
     assert proxy.cut_count == 1
     writer.close()
     _, again = await connected(proxy)
     again.close()
-
-
-async def test_a_half_open_connection_is_silent_until_it_is_healed(proxy: Proxy) -> None:
-    reader, writer = await connected(proxy)
-    proxy.half_open()
-    writer.write(b"x")
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.2):
-            await reader.read(1)
-    proxy.heal()
-    async with asyncio.timeout(1):
-        with pytest.raises(ConnectionResetError):
-            await reader.readexactly(1)
-    writer.close()

@@ -85,7 +85,7 @@ async def serving(conninfo: str, config: Config | None = None) -> AsyncIterator[
     """A registry on a migrated database, listening on a free port."""
     config = config or Config(lease_seconds=2.0)
     pool = make_pool(conninfo, schema=config.schema, size=6)
-    await pool.open(wait=True, timeout=10)
+    await pool.open(wait=True, timeout=60)
     try:
         registry = await build(pool, config)
         registry.address = registry.server.bind("127.0.0.1:0")

@@ -65,6 +65,7 @@ class Registry:
         *,
         metrics: Metrics | None = None,
         embedded: EmbeddedPostgres | None = None,
+        journal: Journal | None = None,
     ) -> None:
         queries = load_queries(PACKAGE)
         conninfo = str(pool.conninfo)
@@ -76,7 +77,7 @@ class Registry:
         self.guard = StorageGuard(embedded.data if embedded else None, config.min_free_mib << 20)
         meters = RegistryMeters(metrics) if metrics is not None else None
         self.ledger = Ledger(
-            Journal(conninfo, config.schema, partition_size=config.partition_size),
+            journal or Journal(conninfo, config.schema, partition_size=config.partition_size),
             self.hub,
             board=Board(max_weight=config.board_weight),
             request_seconds=config.request_days * 86400,

@@ -179,7 +179,7 @@ async def test_wait_returns_once_nothing_moves(registry: str) -> None:
         await asyncio.sleep(0.2)
         assert not waiting.done()
         await client.append(kit.jobs[0].job_id, "FINISHED", metadata={"result": {"a": 1}})
-        ended = await asyncio.wait_for(waiting, 5)
+        ended = await asyncio.wait_for(waiting, 60)
         assert ended.status == "FINISHED"
         assert ended.jobs[0].result == {"a": 1}
         assert (await client.wait(kit.kit_id)).revision == ended.revision
@@ -194,7 +194,7 @@ async def test_wait_tells_which_job_failed_and_why(registry: str) -> None:
         waiting = asyncio.create_task(client.wait(kit.kit_id))
         await client.append(kit.jobs[0].job_id, "FAILED", reason="the probe broke")
         with pytest.raises(vistaflow.KitFailedError, match="doe: the probe broke"):
-            await asyncio.wait_for(waiting, 5)
+            await asyncio.wait_for(waiting, 60)
 
 
 async def test_a_watch_that_is_canceled_while_rows_arrive_always_ends(registry: str) -> None:
@@ -216,7 +216,7 @@ async def test_a_watch_that_is_canceled_while_rows_arrive_always_ends(registry: 
             await asyncio.sleep(0.02 + number * 0.0003)
             for each in readers:
                 each.cancel()
-            _, left = await asyncio.wait(readers, timeout=5)
+            _, left = await asyncio.wait(readers, timeout=60)
             assert not left
         writing.cancel()
         await asyncio.wait([writing])

@@ -124,7 +124,7 @@ async def test_nobody_there_is_told_when_the_patience_is_over(process: RegistryP
         with pytest.raises(vistaflow.UnavailableError):
             async with client.stream(patience=1.0) as stream:
                 await stream.send(rows("x", 0, 1))
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 30
     process.start()
 
 

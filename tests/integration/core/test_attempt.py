@@ -11,6 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 from google.protobuf import any_pb2, wrappers_pb2
 
 from vistaflow_services.core.artifacts import ArtifactStore
+from vistaflow_services.core.attempt import GRACE_SECONDS
 from vistaflow_services.core.children import ForkServer
 from vistaflow_services.core.execution import MAX_LOG_BYTES, AttemptLog, Execution
 from vistaflow_services.core.processes import descendants
@@ -54,20 +56,27 @@ def header(tmp_path: Path, memory_bytes: int = 0, **what: Any) -> dict[str, Any]
 Do = Callable[..., Coroutine[Any, Any, tuple[list[dict[str, Any]], int, str]]]
 
 
+@asynccontextmanager
+async def forking() -> AsyncIterator[tuple[ForkServer, asyncio.Task[None]]]:
+    """A server that is ready to fork, and what ends with it."""
+    made = ForkServer(MODULE)
+    running = asyncio.create_task(made.run())
+    async with asyncio.timeout(60):
+        while not made.ready:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    yield made, running
+    running.cancel()
+    await asyncio.wait([running])
+
+
 @pytest.fixture(params=["started", "forked"])
 async def server(request: pytest.FixtureRequest) -> AsyncIterator[ForkServer | None]:
     """What forks the attempts, or None where each is started from nothing."""
     if request.param == "started":
         yield None
         return
-    made = ForkServer(MODULE)
-    running = asyncio.create_task(made.run())
-    async with asyncio.timeout(10):
-        while not made.ready:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-    yield made
-    running.cancel()
-    await asyncio.wait([running])
+    async with forking() as (made, _):
+        yield made
 
 
 @pytest.fixture
@@ -232,26 +241,24 @@ async def test_stopping_ends_the_job_and_everything_it_started(started: Any) -> 
     execution = await started(do="sleep", children=True)
     pids = await pids_of(execution)
     assert len(pids) == 5
-    begin = time.monotonic()
     await execution.stop("canceled")
-    assert await until_gone(pids, 0.5) == []
-    assert time.monotonic() - begin < 5
+    assert await until_gone(pids, 20) == []
 
 
-async def test_a_job_that_heeds_sigterm_stops_at_once(started: Any) -> None:
+async def test_a_job_that_heeds_sigterm_is_given_no_grace(started: Any) -> None:
     execution = await started(do="sleep")
     pids = await pids_of(execution)
     begin = time.monotonic()
     await execution.stop("canceled")
-    assert await until_gone(pids, 0.5) == []
-    assert time.monotonic() - begin < 1.5
+    assert time.monotonic() - begin < GRACE_SECONDS
+    assert await until_gone(pids, 20) == []
 
 
 async def test_what_a_job_leaves_behind_ends_with_it(started: Any) -> None:
     execution = await started(do="leave")
     pids = await pids_of(execution)
     await execution.ended()
-    assert await until_gone(pids, 2) == []
+    assert await until_gone(pids, 20) == []
 
 
 async def test_killing_the_watching_process_takes_the_job_with_it(started: Any) -> None:
@@ -259,7 +266,7 @@ async def test_killing_the_watching_process_takes_the_job_with_it(started: Any) 
     pids = await pids_of(execution)
     os.kill(execution.pid, signal.SIGKILL)
     assert await execution.ended() == -signal.SIGKILL
-    assert await until_gone(pids, 2) == []
+    assert await until_gone(pids, 20) == []
 
 
 @pytest.mark.parametrize("how", ["started", "forked"])
@@ -294,18 +301,23 @@ async def test_killing_the_worker_leaves_no_process_behind(tmp_path: Path, how: 
     await worker.communicate()
     # The job's two processes, its two children, and the fork server.
     assert (set(pids) <= set(below), len(below)) == (True, 5)
-    assert await until_gone(below, 3) == []
+    assert await until_gone(below, 20) == []
 
 
-async def test_forked_attempts_start_in_no_time(do: Do, server: ForkServer | None) -> None:
-    took = []
-    for _ in range(5):
-        begin = time.monotonic()
-        said, code, _ = await do(do="steps", count=0)
-        assert (said[-1]["kind"], code) == ("result", 0)
-        took.append(time.monotonic() - begin)
-    if server is not None:
-        assert min(took) < 0.1
+async def test_a_forked_attempt_takes_a_fraction_of_one_started_from_nothing(
+    tmp_path: Path,
+) -> None:
+    took: dict[bool, list[float]] = {True: [], False: []}
+    async with forking() as (server, _):
+        for _ in range(5):
+            for forked in took:
+                begin = time.monotonic()
+                execution = await Execution.prepare(MODULE, server if forked else None)
+                await execution.start(header(tmp_path, do="steps", count=0), tmp_path / "1.log")
+                said = [each async for each in execution.messages()]
+                assert (said[-1]["kind"], await execution.ended()) == ("result", 0)
+                took[forked].append(time.monotonic() - begin)
+    assert min(took[True]) < min(took[False]) / 3
 
 
 async def test_forked_attempts_do_not_share_random_numbers(
@@ -318,23 +330,19 @@ async def test_forked_attempts_do_not_share_random_numbers(
 async def test_the_end_of_the_fork_server_ends_its_attempts_and_others_start_without_it(
     tmp_path: Path,
 ) -> None:
-    made = ForkServer("misbehaving_jobs")
-    running = asyncio.create_task(made.run())
-    async with asyncio.timeout(10):
-        while not made.ready:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-    execution = await Execution.prepare(MODULE, made)
-    await execution.start(header(tmp_path, do="sleep", children=True), tmp_path / "1.log")
-    pids = await pids_of(execution)
-    (server,) = {each for each in descendants(os.getpid()) if each in parents_of(execution.pid)}
-    os.kill(server, signal.SIGKILL)
-    assert await asyncio.wait_for(execution.ended(), 5) == -signal.SIGKILL
-    await asyncio.wait_for(running, 5)
-    assert (await until_gone(pids, 2), made.ready) == ([], False)
-    execution = await Execution.prepare(MODULE, made)
-    await execution.start(header(tmp_path, do="steps", count=0), tmp_path / "2.log")
-    assert [each async for each in execution.messages()][-1]["kind"] == "result"
-    await execution.ended()
+    async with forking() as (made, running):
+        execution = await Execution.prepare(MODULE, made)
+        await execution.start(header(tmp_path, do="sleep", children=True), tmp_path / "1.log")
+        pids = await pids_of(execution)
+        (server,) = {each for each in descendants(os.getpid()) if each in parents_of(execution.pid)}
+        os.kill(server, signal.SIGKILL)
+        assert await asyncio.wait_for(execution.ended(), 60) == -signal.SIGKILL
+        await asyncio.wait_for(running, 60)
+        assert (await until_gone(pids, 20), made.ready) == ([], False)
+        execution = await Execution.prepare(MODULE, made)
+        await execution.start(header(tmp_path, do="steps", count=0), tmp_path / "2.log")
+        assert [each async for each in execution.messages()][-1]["kind"] == "result"
+        await execution.ended()
 
 
 async def test_imports_that_leave_a_thread_running_are_not_forked(
@@ -347,14 +355,14 @@ async def test_imports_that_leave_a_thread_running_are_not_forked(
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     made = ForkServer("threaded_jobs")
-    await asyncio.wait_for(made.run(), 10)
+    await asyncio.wait_for(made.run(), 60)
     assert not made.ready
 
 
 async def test_a_process_that_gets_no_job_ends_when_stopped() -> None:
     idle = await Execution.prepare(MODULE)
     await idle.stop("not needed")
-    assert await until_gone([idle.pid], 1) == []
+    assert await until_gone([idle.pid], 20) == []
 
 
 async def test_output_beyond_the_bound_keeps_its_beginning_and_its_end(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.disks import small_disk
 from vistaflow.api.common.v1 import common_pb2
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -26,19 +26,8 @@ HERE = Path(__file__).parent
 @pytest.fixture
 def volume(tmp_path: Path) -> Iterator[Path]:
     """A disk of its own of 4 MiB."""
-    folder = tmp_path / "artifacts"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m,mode=0755", "tmpfs", str(folder)]
-    try:
-        done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no mount program here")
-    if done.returncode:
-        pytest.skip(f"a small disk cannot be mounted here: {done.stderr.strip()}")
-    try:
+    with small_disk(tmp_path / "artifacts", 4) as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=False)
 
 
 async def test_a_file_that_cannot_be_written_fails_the_job_and_leaves_nothing_half(

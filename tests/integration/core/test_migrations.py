@@ -14,7 +14,6 @@ import psycopg
 import pytest
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
-from vistaflow_services.core import migrations
 from vistaflow_services.core.migrations import MigrationError, load_migrations, migrate, pending
 from vistaflow_services.registry.__main__ import PACKAGE
 from vistaflow_services.registry.config import Config
@@ -22,7 +21,7 @@ from vistaflow_services.registry.rebuild import rebuild
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "registry"))
 
-from traffic import Writer, connect, external_job
+from traffic import Writer, connect, external_job, until
 
 SCHEMA = Config.schema
 NEXT = """
@@ -80,11 +79,12 @@ async def test_appends_go_on_while_the_schema_migrates(database: str, serve, new
             begun = registry.hub.head
             migrating = asyncio.create_task(asyncio.to_thread(migrate, database, SCHEMA, newer))
             await asyncio.sleep(1.5)
+            await until(lambda: registry.hub.head - begun > 50)
             waited = not migrating.done()
             reader.close()
             done = await migrating
             at_migration = registry.hub.head
-            await asyncio.sleep(0.3)
+            await until(lambda: registry.hub.head > at_migration)
             stop.set()
             await asyncio.gather(*writing)
             head = registry.hub.head
@@ -92,8 +92,7 @@ async def test_appends_go_on_while_the_schema_migrates(database: str, serve, new
     assert waited
     assert done == 1
     assert failures == []
-    assert at_migration - begun > 50
-    assert head > at_migration
+    assert head > at_migration > begun + 50
     assert slowest < 5.0
     assert not any(rebuild(database, SCHEMA, check=True).values())
     with psycopg.connect(database) as connection:
@@ -148,12 +147,13 @@ def test_a_waiting_migration_lets_others_pass(database: str, newer: str) -> None
         thread = threading.Thread(target=migrate, args=(database, SCHEMA, newer))
         thread.start()
         slowest = 0.0
-        end = time.monotonic() + 1.5
-        while time.monotonic() < end:
+        end = time.monotonic() + 30
+        while slowest < 0.2:
+            assert time.monotonic() < end, "the migration never waited"
             began = time.monotonic()
             other.execute(f"SELECT count(*) FROM {SCHEMA}.jobs")
             other.rollback()
             slowest = max(slowest, time.monotonic() - began)
         reader.rollback()
         thread.join(30)
-    assert 0.2 < slowest < migrations.LOCK_SECONDS + 0.5
+    assert slowest < 10, "it waited for the reader"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
 from vistaflow.api.registry.v1 import registry_pb2
 from vistaflow_services.core.registry_client import RegistryClient, status_word, struct_to_dict
 
@@ -19,12 +19,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 from test_stage import HERE, is_over, new_job, until
 
 Begin = Callable[[], Awaitable[asyncio.subprocess.Process]]
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 @pytest.fixture
@@ -73,7 +67,7 @@ async def stage(address: str, tmp_path: Path) -> AsyncIterator[asyncio.subproces
     )
     yield process
     process.terminate()
-    await asyncio.wait_for(process.wait(), 20)
+    await asyncio.wait_for(process.wait(), 60)
 
 
 @pytest.fixture
@@ -104,7 +98,7 @@ async def test_a_registry_killed_three_times_costs_neither_the_attempt_nor_a_row
         await registry.wait()
         await asyncio.sleep(0.5)
         registry = await begin()
-    job = await until(client, job.job_id, is_over, seconds=60)
+    job = await until(client, job.job_id, is_over)
     assert (status_word(job.status), job.attempt) == ("FINISHED", 1)
     assert struct_to_dict(job.result)["count"] == 60
     assert await seqs_of(client, job.job_id) == list(range(1, 122))

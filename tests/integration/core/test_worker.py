@@ -15,7 +15,7 @@ from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.registry.v1 import registry_pb2
 
 sys.path.insert(0, str(Path(__file__).parent))
-from scripted_registry import LEASE_SECONDS, ScriptedRegistry, words
+from scripted_registry import ScriptedRegistry, words
 
 from vistaflow_services.core.artifacts import ArtifactStore
 from vistaflow_services.core.processes import descendants
@@ -56,7 +56,7 @@ async def worker(registry: ScriptedRegistry, tmp_path: Path) -> AsyncIterator[Wo
     await client.close()
 
 
-async def ended(registry: ScriptedRegistry, job_id: str, seconds: float = 10) -> common_pb2.State:
+async def ended(registry: ScriptedRegistry, job_id: str, seconds: float = 60) -> common_pb2.State:
     """The job's own row, once it is there."""
 
     def own() -> list[common_pb2.State]:
@@ -81,7 +81,7 @@ def attempts() -> list[int]:
     return [each for each in descendants(os.getpid()) if each not in BEFORE]
 
 
-async def until_idle(worker: Worker, seconds: float = 5) -> None:
+async def until_idle(worker: Worker, seconds: float = 30) -> None:
     give_up = time.monotonic() + seconds
     while (worker.running or attempts()) and time.monotonic() < give_up:  # noqa: ASYNC110
         await asyncio.sleep(0.02)
@@ -124,11 +124,9 @@ async def test_heartbeats_carry_progress_and_come_in_time(
 
 
 async def test_two_attempts_run_side_by_side(registry: ScriptedRegistry, worker: Worker) -> None:
-    begin = time.monotonic()
-    jobs = [await registry.grant(do="steps", count=1, seconds=2) for _ in range(2)]
-    for each in jobs:
-        await ended(registry, each)
-    assert time.monotonic() - begin < 3.9
+    jobs = {await registry.grant(do="sleep") for _ in range(2)}
+    await registry.until(lambda: jobs == {each.job_id for each in registry.rows})
+    assert len(attempts()) == 4
 
 
 async def test_the_job_of_an_id_in_the_spec_is_among_the_inputs(
@@ -182,11 +180,9 @@ async def test_an_order_to_stop_ends_every_process_and_nothing_more_is_said(
     job_id = await registry.grant(do="sleep", children=True)
     await registry.until(lambda: registry.rows)
     assert len(attempts()) == 4
-    begin = time.monotonic()
     await registry.direct(job_id, action)
     await until_idle(worker)
-    assert time.monotonic() - begin < 5
-    await registry.until(lambda: not registry.heartbeats[-1].attempts, LEASE_SECONDS)
+    await registry.until(lambda: not registry.heartbeats[-1].attempts, 30)
     assert words(registry.rows, job_id) == [(1, "pids", "RUNNING")]
     assert registry.releases == []
 
@@ -197,7 +193,7 @@ async def test_a_stale_attempt_is_stopped_and_says_nothing_more(
     registry.verdict = registry_pb2.VERDICT_STALE_ATTEMPT
     await registry.grant(do="sleep")
     await registry.until(lambda: registry.rows)
-    await until_idle(worker, 1.5)
+    await until_idle(worker)
     assert (len(registry.rows), registry.releases) == (1, [])
 
 

@@ -35,7 +35,7 @@ async def test_each_watch_brings_the_rows_of_the_tokens_project_alone_until_the_
     counted: set[int] = set()
     ends: dict[str, pb.EndReason.ValueType] = {}
     synced = 0
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while len(ends) < 3:
             message = await call.read()  # type: ignore[attr-defined]
             if message is grpc.aio.EOF:

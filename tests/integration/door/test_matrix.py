@@ -86,13 +86,13 @@ async def outcome(channel: grpc.aio.Channel, method: MethodDescriptor, body: byt
 
     async def requests() -> AsyncIterator[bytes]:
         yield body
-        await asyncio.sleep(2)
+        await asyncio.sleep(60)
 
     try:
         if method.client_streaming and method.server_streaming:
-            call: Any = channel.stream_stream(path)(requests(), timeout=1.5)
+            call: Any = channel.stream_stream(path)(requests(), timeout=20)
         elif method.server_streaming:
-            call = channel.unary_stream(path)(body, timeout=5)
+            call = channel.unary_stream(path)(body, timeout=20)
         else:
             await channel.unary_unary(path)(body, timeout=20)
             return grpc.StatusCode.OK, ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import sys
 import urllib.request
 import uuid
@@ -16,6 +15,7 @@ from google.protobuf import json_format
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from tests.ports import free_port
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from vistaflow.credentials import BearerChannel
@@ -23,12 +23,6 @@ from vistaflow_services.registry.tokens import main as tokens
 
 PASSWORD = "canary-0f6f9d3c-of-the-database"  # whoever trusts a socket takes any
 REGISTRY = (sys.executable, "-m", "vistaflow_services.registry")
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 def written(folder: Path, pattern: str) -> list[str]:

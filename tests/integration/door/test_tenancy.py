@@ -132,7 +132,7 @@ async def test_a_watch_brings_the_rows_of_the_tokens_project_past_and_new(
     rows: list[tuple[int, int]] = []
     counted: set[int] = set()
     synced = False
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(rows) < 3:
             message = await call.read()
             part = message.snapshot if message.HasField("snapshot") else message.delta

@@ -126,7 +126,7 @@ async def test_a_watch_ends_with_unauthenticated_when_its_token_does(
     elif how == "revoked elsewhere":
         await keys.store.revoke(uuid.UUID(id_of(token)))
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         message = await call.read()
 
     assert time.monotonic() - begun < KEPT_SECONDS + 1.5
@@ -147,7 +147,7 @@ async def test_a_stream_that_does_not_end_by_itself_is_ended_with_unauthenticate
     await admin.RevokeToken(pb.RevokeTokenRequest(token_id=id_of(token)))
 
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await call.read()
     assert caught.value.code() is UNAUTHENTICATED
 
@@ -164,7 +164,7 @@ async def test_the_client_shows_its_token_and_its_watch_raises_once_that_is_revo
         await anext(events)
         await admin.RevokeToken(pb.RevokeTokenRequest(token_id=id_of(token)))
         with pytest.raises(UnauthenticatedError):
-            await asyncio.wait_for(until_silent(events), 10)
+            await asyncio.wait_for(until_silent(events), 60)
     async with AsyncClient(keys.registry.address) as client:
         with pytest.raises(UnauthenticatedError, match="VISTAFLOW_TOKEN"):
             await client.kit(kit.kit_id)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import sys
 import uuid
 from collections.abc import AsyncIterator
@@ -18,6 +17,7 @@ import pytest_asyncio
 from google.protobuf import json_format
 
 from tests.integration.stages import refused, stage_serving
+from tests.ports import free_port
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.doe.v1 import doe_pb2
 from vistaflow.api.optimize.v1 import optimize_pb2
@@ -96,7 +96,7 @@ async def suite(
         stage_serving(DOE, doe_config, home=home, registry=module_registry),
         stage_serving(SERVICE, config, home=home, registry=module_registry) as channel,
     ):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while "doe" not in [each.name for each in (await registry.server_info()).services]:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         yield Suite(
@@ -303,9 +303,7 @@ async def test_mistakes_of_a_deck_that_came_along_are_told_with_its_file(
 @asynccontextmanager
 async def doe_without_programs(suite: Suite) -> AsyncIterator[str]:
     """Address of a DOE service that finds no program on its path."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",

@@ -25,6 +25,7 @@ WELL_AND_BAD: dict[str, list[tuple[str, str, str]]] = {
     ],
     "VistaflowQueueGrows": [("vistaflow_ledger_queue", "10x30", "6000x30")],
     "VistaflowWatchesLag": [("vistaflow_watch_lag_rows_max", "0x30", "30000x30")],
+    "VistaflowRowsReachWatchesLate": [("vistaflow_watch_lag_seconds_p99", "2x30", "15x30")],
     "VistaflowLeasesExpire": [("vistaflow_lease_expiries_total", "0x30", "0+2x30")],
     "VistaflowStaleAttempts": [
         ('vistaflow_verdicts_total{verdict="STALE_ATTEMPT"}', "0x30", "0+90x30")

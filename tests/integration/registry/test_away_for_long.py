@@ -89,7 +89,7 @@ async def test_a_replica_frozen_past_retention_recovers_by_itself(
         assert info.oldest_revision == 2 * SIZE + 1
         watch = stub.WatchStates(pb.WatchStatesRequest(after_revision=info.oldest_revision - 1))
         seen = []
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len(seen) < newest + 3 - 2 * SIZE:
                 seen += [state.revision for state in (await watch.read()).delta.states]
         assert seen == list(range(2 * SIZE + 1, newest + 4))

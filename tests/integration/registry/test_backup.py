@@ -34,7 +34,7 @@ from vistaflow_services.registry.token_store import TokenStore
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from traffic import Writer, connect, external_job
+from traffic import Writer, connect, external_job, until
 
 SCHEMA = Config.schema
 
@@ -77,10 +77,10 @@ async def test_a_backup_made_under_load_is_restored_and_clients_go_on(
                     await writer.append(5)
 
             writing = asyncio.create_task(write())
-            await asyncio.sleep(0.3)
+            await until(lambda: writer.row_count >= 50)
             made = await asyncio.to_thread(backup, database, SCHEMA, file)
             after_backup = registry.hub.head
-            await asyncio.sleep(0.2)
+            await until(lambda: registry.hub.head > after_backup)
             stop.set()
             await writing
             old_epoch = (await stub.GetServerInfo(pb.GetServerInfoRequest())).epoch
@@ -121,7 +121,7 @@ async def test_a_backup_made_under_load_is_restored_and_clients_go_on(
                 pb.AppendStatesRequest(request_id=str(uuid.uuid4()), states=states_of_new)
             )
             assert appended.revision == restored.next_revision
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 async for message in careless:
                     if message.HasField("delta"):
                         break
@@ -242,7 +242,7 @@ async def test_tokens_revoked_after_the_backup_are_not_valid_again(
 ) -> None:
     file = tmp_path / "registry.dump"
     pool = make_pool(database, schema=SCHEMA, size=1)
-    await pool.open(wait=True, timeout=10)
+    await pool.open(wait=True, timeout=60)
     store = TokenStore(pool)
 
     async def made(name: str) -> uuid.UUID:

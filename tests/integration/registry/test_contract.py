@@ -92,7 +92,7 @@ async def test_a_paused_kit_is_granted_to_nobody_until_it_is_resumed(start: Star
     assert granted == [other.kit_id]
 
     await two.stub.ResumeKit(pb.ResumeKitRequest(kit_id=kit.kit_id, actor="bob"))
-    await until(lambda: sum(len(grants) for _, grants in listening) == 4, seconds=5)
+    await until(lambda: sum(len(grants) for _, grants in listening) == 4)
     got = (await one.stub.GetKit(pb.GetKitRequest(kit_id=kit.kit_id))).kit
     assert not got.paused
     assert [job.status for job in got.jobs] == [common.STATUS_RUNNING] * 3
@@ -357,7 +357,7 @@ async def test_a_live_watch_of_a_project_gets_only_its_rows(rig: Rig) -> None:
     await until(lambda: watcher.got("synced"))
     for project in "xyxyxx":
         await rig.stub.CreateKit(kit_of("a", project=project))
-    await asyncio.wait_for(task, 10)
+    await asyncio.wait_for(task, 60)
     rows = [row.revision for message in watcher.messages for row in message.rows]
     assert rows == [1, 3, 5, 6]
 

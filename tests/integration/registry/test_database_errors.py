@@ -301,6 +301,15 @@ async def test_a_read_that_conflicts_is_tried_again(small: tuple[Registry, Pool]
     assert (await registry.store.read(ask), tried) == ("read", 3)
 
 
+async def third_row(stub: Any, job_id: str) -> None:
+    """Appends a row to a log of two, which it is in once."""
+    row = common.State(job_id=job_id, task_name="t", status=common.STATUS_RUNNING)
+    answer = await stub.AppendStates(pb.AppendStatesRequest(states=[row]), timeout=20)
+    assert answer.results[0].verdict == pb.VERDICT_ACCEPTED
+    states = (await stub.ListStates(pb.ListStatesRequest())).states
+    assert [each.revision for each in states] == [1, 2, 3]
+
+
 @pytest.mark.parametrize("state", ["40001", "40P01"])
 async def test_a_commit_that_conflicts_is_made_again_and_its_rows_once(
     small: tuple[Registry, Pool], database: str, state: str
@@ -322,11 +331,7 @@ async def test_a_commit_that_conflicts_is_made_again_and_its_rows_once(
                 "CREATE TRIGGER conflict AFTER INSERT ON mlops_totalstate_table "
                 "FOR EACH STATEMENT EXECUTE FUNCTION conflict()"
             )
-        row = common.State(job_id=job_id, task_name="t", status=common.STATUS_RUNNING)
-        answer = await stub.AppendStates(pb.AppendStatesRequest(states=[row]), timeout=20)
-        assert answer.results[0].verdict == pb.VERDICT_ACCEPTED
-        states = (await stub.ListStates(pb.ListStatesRequest())).states
-        assert [each.revision for each in states] == [1, 2, 3]
+        await third_row(stub, job_id)
 
 
 async def test_a_commit_that_takes_too_long_is_refused_as_not_made_and_the_next_goes_through(
@@ -370,8 +375,4 @@ async def test_a_writer_frozen_in_its_transaction_finds_it_ended_and_commits_ane
                 return head
 
             registry.ledger._journal.lock = lock_and_freeze  # type: ignore[method-assign]
-        row = common.State(job_id=job_id, task_name="t", status=common.STATUS_RUNNING)
-        answer = await stub.AppendStates(pb.AppendStatesRequest(states=[row]), timeout=20)
-        assert answer.results[0].verdict == pb.VERDICT_ACCEPTED
-        states = (await stub.ListStates(pb.ListStatesRequest())).states
-        assert [each.revision for each in states] == [1, 2, 3]
+        await third_row(stub, job_id)

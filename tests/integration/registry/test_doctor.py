@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import psycopg
 import pytest
 from typer.testing import CliRunner
 
+from tests.ports import free_port
 from vistaflow.cli.app import app
 from vistaflow_services.registry import checks
 from vistaflow_services.registry.config import Config
@@ -37,16 +37,10 @@ async def doctor(address: str, home: Path) -> tuple[int, dict[str, dict[str, str
     return told.exit_code, {each["what"]: each for each in found}
 
 
-def nobody() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
-
-
 async def test_each_replica_is_looked_at_and_the_dead_one_named(
     database: str, serve, tmp_path: Path
 ) -> None:
-    dead = nobody()
+    dead = f"127.0.0.1:{free_port()}"
     async with serve(database) as one, serve(database) as two:
         for each in (one, two):
             await each.upkeep.look()

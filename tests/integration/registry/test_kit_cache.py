@@ -322,7 +322,7 @@ async def test_nothing_is_answered_from_memory_while_the_log_cannot_be_followed(
     assert cache.miss_count == 1
 
 
-async def test_a_served_kit_of_many_rows_comes_from_memory_in_a_fraction_of_a_millisecond(running):
+async def test_a_served_kit_of_many_rows_comes_from_memory_in_a_fraction_of_the_time(running):
     job = replace(History(1)._job("only", ()), external=True, spec=b"", spec_type="")
     kit_id = (await running.ledger.submit(c.CreateKit(name="k", jobs=(job,)))).kit.kit_id
     await running.ledger.submit(c.Append(items=(c.Item(job_id=job.job_id, status="RUNNING"),)))
@@ -336,18 +336,19 @@ async def test_a_served_kit_of_many_rows_comes_from_memory_in_a_fraction_of_a_mi
         await running.ledger.submit(c.Append(items=tasks))
     reader = Reader(running)
     await reader.check(kit_id, running.hub.head)
-    times = []
-    for _ in range(200):
+    times: dict[str, list[float]] = {"memory": [], "database": []}
+    for _ in range(50):
         await running.ledger.submit(c.Append(items=tasks[:1]))
-        began = time.perf_counter()
-        context: Any = Patient()
-        answer = await reader.reads.get_kit(pb.GetKitRequest(kit_id=kit_id), context)
-        times.append(time.perf_counter() - began)
-        assert isinstance(answer, bytes)
+        for name, asked in (("memory", reader), ("database", Reader(running))):
+            context: Any = Patient()
+            began = time.perf_counter()
+            answer = await asked.reads.get_kit(pb.GetKitRequest(kit_id=kit_id), context)
+            times[name].append(time.perf_counter() - began)
+            assert isinstance(answer, bytes)
     assert reader.cache.miss_count == 1
-    # Answered from memory, each after a change: the answer is put together, nothing is asked. The
-    # median may take 1 ms here, for a busy machine; benchmarks/registry/reads.py measures it.
-    assert sorted(times)[100] < 0.001
+    # Answered from memory, each after a change: the answer is put together, nothing is asked.
+    # benchmarks/registry/reads.py measures how long that takes.
+    assert sorted(times["memory"])[25] < sorted(times["database"])[25] / 5
 
 
 def test_a_row_of_a_job_the_tree_does_not_have_is_not_taken_for_known():

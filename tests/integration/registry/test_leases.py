@@ -17,6 +17,7 @@ from google.protobuf import any_pb2, duration_pb2
 
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow_services.registry import leases
 from vistaflow_services.registry.commands import Grant, Lose
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -73,7 +74,7 @@ class Worker:
             )
         )
 
-    async def granted(self, count: int = 1, *, seconds: float = 10.0) -> list[pb.Grant]:
+    async def granted(self, count: int = 1, *, seconds: float = 60.0) -> list[pb.Grant]:
         await until(lambda: len(self.grants) >= count, seconds=seconds)
         return self.grants
 
@@ -129,6 +130,13 @@ async def rig(start: Start) -> Rig:
     return await start(lease_seconds=1.0)
 
 
+@pytest.fixture
+async def told(start: Start, monkeypatch: pytest.MonkeyPatch) -> Rig:
+    """A replica that grants and ends leases as soon as it is told of a reason, or never."""
+    monkeypatch.setattr(leases, "POLL_SECONDS", 3600.0)
+    return await start(lease_seconds=3600.0)
+
+
 async def create(rig: Rig | Worker, *jobs: pb.NewJob, name: str = "kit") -> pb.Kit:
     for job in jobs:
         job.spec.CopyFrom(SPEC)
@@ -153,15 +161,14 @@ async def test_a_queued_job_is_granted_with_its_spec_and_is_running(
     assert (now.status, now.worker, now.attempt) == (common.STATUS_RUNNING, "w1", 1)
 
 
-async def test_a_grant_follows_its_job_within_milliseconds(rig: Rig, worker: NewWorker) -> None:
-    w = await worker(capacity=20).hello()
-    waits = []
+async def test_a_grant_follows_its_job_and_waits_for_no_next_look(
+    told: Rig, worker: NewWorker
+) -> None:
+    w = await worker(capacity=20, at=told).hello()
     for n in range(10):
-        began = time.monotonic()
-        await create(rig, pb.NewJob(job_type=DOE))
+        await create(told, pb.NewJob(job_type=DOE))
         await w.granted(n + 1)
-        waits.append(time.monotonic() - began)
-    assert sorted(waits)[5] < 0.2
+    assert [grant.job.attempt for grant in w.grants] == [1] * 10
 
 
 async def test_a_dependent_job_is_granted_with_the_results_it_needs(
@@ -228,20 +235,23 @@ async def test_external_jobs_are_not_granted(rig: Rig, worker: NewWorker) -> Non
     assert w.grants == []
 
 
-async def test_heartbeats_keep_a_lease_and_tell_progress(rig: Rig, worker: NewWorker) -> None:
-    w = await worker().hello()
+async def test_heartbeats_keep_a_lease_and_tell_progress(start: Start, worker: NewWorker) -> None:
+    rig = await start(lease_seconds=2.0)
+    w = await worker(at=rig).hello()
     await create(rig, pb.NewJob(job_type=DOE))
     (grant,) = await w.granted()
+    began = time.monotonic()
     for completed in range(12):
         await w.beat((grant.job.job_id, 1), completed=completed)
         await asyncio.sleep(0.2)
+    took = time.monotonic() - began
     now = await job_of(rig, grant.job.job_id)
     assert (now.status, now.attempt) == (common.STATUS_RUNNING, 1)
     assert now.progress.completed == 11
     assert now.progress.HasField("updated_at")
     rows = (await rig.stub.ListStates(pb.ListStatesRequest())).states
     sampled = [row.metadata["progress"]["completed"] for row in rows if row.task_name == "progress"]
-    assert 2 <= len(sampled) <= 4, "about one a second"
+    assert 2 <= len(sampled) <= took + 2, "about one a second"
     assert sampled == sorted(set(sampled))
 
 
@@ -253,13 +263,13 @@ async def test_an_attempt_nobody_hears_of_is_lost_and_run_again(
     (first,) = await lost.granted()
     await lost.leave()
     other = await worker("other").hello()
-    began = time.monotonic()
-    (again,) = await other.granted(seconds=5)
-    assert time.monotonic() - began < 1.0 + 2.0
+    (again,) = await other.granted(seconds=20)
     assert (again.job.job_id, again.job.attempt) == (first.job.job_id, 2)
     rows = (await rig.stub.ListStates(pb.ListStatesRequest())).states
     told = [row for row in rows if row.metadata.fields.get("event")]
     assert [row.metadata["event"] for row in told] == ["GRANTED", "LOST", "LOST", "GRANTED"]
+    held = told[1].created_at.ToNanoseconds() - told[0].created_at.ToNanoseconds()
+    assert held >= 1e9, "not before its lease was over"
 
 
 async def test_what_a_zombie_still_says_is_stale_and_changes_nothing(
@@ -269,7 +279,7 @@ async def test_what_a_zombie_still_says_is_stale_and_changes_nothing(
     await create(rig, pb.NewJob(job_type=DOE))
     (old,) = await zombie.granted()
     other = await worker("other").hello()
-    (new,) = await other.granted(seconds=5)
+    (new,) = await other.granted()
     result = await zombie.finish(old, who="zombie")
     assert result.verdict == pb.VERDICT_STALE_ATTEMPT
     await zombie.beat((old.job.job_id, 1), completed=99)
@@ -291,10 +301,10 @@ async def test_a_job_that_loses_every_worker_fails_and_others_go_on(
         pb.NewJob(name="poison", job_type=DOE, max_attempts=2),
         pb.NewJob(name="after", job_type=TRAIN, depends_on=["poison"]),
     )
-    await w.granted(2, seconds=6)
+    await w.granted(2)
     assert [grant.job.attempt for grant in w.grants] == [1, 2]
     poison, after = kit.jobs
-    for _ in range(60):
+    for _ in range(1200):
         if (await job_of(rig, poison.job_id)).status == common.STATUS_FAILED:
             break
         await asyncio.sleep(0.05)
@@ -307,9 +317,10 @@ async def test_a_job_that_loses_every_worker_fails_and_others_go_on(
 
 
 async def test_a_worker_that_reconnects_in_time_goes_on_with_its_attempt(
-    rig: Rig, worker: NewWorker
+    start: Start, worker: NewWorker
 ) -> None:
-    w = await worker().hello()
+    rig = await start(lease_seconds=2.0)
+    w = await worker(at=rig).hello()
     await create(rig, pb.NewJob(job_type=DOE))
     (grant,) = await w.granted()
     held = (grant.job.job_id, grant.job.attempt)
@@ -317,7 +328,7 @@ async def test_a_worker_that_reconnects_in_time_goes_on_with_its_attempt(
     await w.leave()
     await asyncio.sleep(0.3)
     await w.hello(held)
-    for _ in range(8):
+    for _ in range(12):
         await w.beat(held)
         await asyncio.sleep(0.2)
     assert w.directives == []
@@ -373,9 +384,9 @@ async def test_a_worker_goes_on_with_its_attempt_at_a_restarted_registry(
     await w.beat(held)
     await rig.stop()
     await asyncio.sleep(1.5)  # longer than the lease
-    again = await start(lease_seconds=1.0)
+    again = await start(lease_seconds=2.0)
     w2 = await worker(at=again).hello(held)
-    for _ in range(8):
+    for _ in range(12):
         await w2.beat(held)
         await asyncio.sleep(0.2)
     assert w2.directives == []
@@ -407,14 +418,15 @@ async def test_a_worker_keeps_its_attempt_when_the_registry_was_frozen_for_longe
 
 
 async def test_a_worker_keeps_its_attempt_when_the_database_connections_are_cut(
-    rig: Rig, worker: NewWorker
+    start: Start, worker: NewWorker
 ) -> None:
-    w = await worker().hello()
+    rig = await start(lease_seconds=2.0)
+    w = await worker(at=rig).hello()
     await create(rig, pb.NewJob(job_type=DOE))
     (grant,) = await w.granted()
     held = (grant.job.job_id, 1)
     async with await psycopg.AsyncConnection.connect(rig.dsn, autocommit=True) as connection:
-        for round_ in range(10):
+        for round_ in range(14):
             await w.beat(held, completed=round_)
             if round_ in (2, 5):
                 await connection.execute(
@@ -429,36 +441,38 @@ async def test_a_worker_keeps_its_attempt_when_the_database_connections_are_cut(
 async def test_a_worker_that_comes_back_without_its_attempt_gives_it_up_at_once(
     start: Start, worker: NewWorker
 ) -> None:
-    rig = await start(lease_seconds=6.0)
+    rig = await start(lease_seconds=3600.0)
     w = await worker(at=rig).hello()
     await create(rig, pb.NewJob(job_type=DOE))
     (grant,) = await w.granted()
     await w.beat((grant.job.job_id, 1))
     await asyncio.sleep(0.1)
     await w.leave()
-    began = time.monotonic()
     await w.hello()
-    await w.granted(2, seconds=5)
-    assert time.monotonic() - began < 4
+    await w.granted(2)
     assert w.grants[1].job.attempt == 2
 
 
 async def test_a_worker_that_dies_of_every_grant_before_a_word_uses_the_attempts_up(
     start: Start, worker: NewWorker
 ) -> None:
-    rig = await start(lease_seconds=3.0)
+    rig = await start(lease_seconds=3600.0)
     kit = await create(rig, pb.NewJob(job_type=DOE, max_attempts=2))
     w = worker(at=rig)
-    for deaths in range(1, 8):
-        await w.hello()
-        try:
-            await w.granted(deaths, seconds=3)
-        except AssertionError:
-            break
-        await w.leave()
 
-    failed = await job_of(rig, kit.jobs[0].job_id)
-    assert failed.status == common.STATUS_FAILED
+    async def failed() -> bool:
+        return (await job_of(rig, kit.jobs[0].job_id)).status == common.STATUS_FAILED
+
+    async with asyncio.timeout(60):
+        for deaths in range(1, 8):
+            await w.hello()
+            while len(w.grants) < deaths and not await failed():  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+            await w.leave()
+            if await failed():
+                break
+
+    assert await failed()
     # The first may have been lost on its way; from the second on it is the job that does it.
     assert [grant.job.attempt for grant in w.grants] == [1, 2, 3]
 
@@ -545,7 +559,7 @@ async def test_a_worker_that_has_closed_its_side_is_granted_nothing_more(
     await until(lambda: silent.ended is not None)
     kit = await create(rig, pb.NewJob(job_type=DOE))
     await worker("other").hello()
-    for _ in range(100):
+    for _ in range(1200):
         if (await job_of(rig, kit.jobs[0].job_id)).status == common.STATUS_RUNNING:
             break
         await asyncio.sleep(0.05)
@@ -553,23 +567,21 @@ async def test_a_worker_that_has_closed_its_side_is_granted_nothing_more(
     assert (now.worker, now.attempt, silent.grants) == ("other", 1, [])
 
 
-async def until_given_back(rig: Rig, kit: pb.Kit, *, seconds: float = 10.0) -> None:
+async def until_given_back(rig: Rig, kit: pb.Kit, *, seconds: float = 60.0) -> None:
     give_up = time.monotonic() + seconds
     while (job := await job_of(rig, kit.jobs[0].job_id)).status != common.STATUS_QUEUED:
         assert time.monotonic() < give_up, f"not given back: {job}"
         await asyncio.sleep(0.02)
 
 
-async def test_a_canceled_attempt_is_told_to_its_worker_at_once(
-    rig: Rig, worker: NewWorker
+async def test_a_canceled_attempt_is_told_to_its_worker_before_it_asks(
+    told: Rig, worker: NewWorker
 ) -> None:
-    w = await worker().hello()
-    kit = await create(rig, pb.NewJob(job_type=DOE))
+    w = await worker(at=told).hello()
+    kit = await create(told, pb.NewJob(job_type=DOE))
     (grant,) = await w.granted()
-    began = time.monotonic()
-    await rig.stub.CancelKit(pb.CancelKitRequest(kit_id=kit.kit_id, reason="wrong deck"))
+    await told.stub.CancelKit(pb.CancelKitRequest(kit_id=kit.kit_id, reason="wrong deck"))
     await until(lambda: bool(w.directives))
-    assert time.monotonic() - began < 0.5
     assert w.directives == [
         pb.Directive(
             job_id=grant.job.job_id, attempt=1, action=pb.ACTION_CANCEL, reason="wrong deck"
@@ -585,7 +597,7 @@ async def test_a_cancel_by_another_replica_reaches_the_worker(
     await create(rig, pb.NewJob(job_type=DOE))
     (grant,) = await w.granted()
     await other.stub.CancelJob(pb.CancelJobRequest(job_id=grant.job.job_id, reason="no"))
-    await until(lambda: bool(w.directives), seconds=3)
+    await until(lambda: bool(w.directives))
     assert w.directives[0].action == pb.ACTION_CANCEL
 
 
@@ -613,7 +625,7 @@ async def test_a_released_attempt_is_queued_again_and_counts_only_if_said(
         release = pb.Release(job_id=grant.job.job_id, attempt=attempt, reason="leaving")
         release.counts = attempt == 3
         await w.say(release=release)
-    for _ in range(60):
+    for _ in range(1200):
         job = await job_of(rig, w.grants[0].job.job_id)
         if job.status == common.STATUS_FAILED:
             break
@@ -654,7 +666,7 @@ async def test_an_attempt_that_runs_on_long_after_its_timeout_is_taken_away(
     await create(rig, pb.NewJob(job_type=DOE, timeout=timeout, max_attempts=1))
     (grant,) = await w.granted()
     began = time.monotonic()
-    while not w.directives and time.monotonic() - began < 8:
+    while not w.directives and time.monotonic() - began < 60:
         await w.beat((grant.job.job_id, 1))
         await asyncio.sleep(0.2)
     job = await job_of(rig, grant.job.job_id)

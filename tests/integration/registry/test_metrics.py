@@ -18,6 +18,7 @@ import yaml
 from google.protobuf import duration_pb2
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.ports import free_port
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1.registry_pb2_grpc import (
@@ -64,7 +65,7 @@ class Served:
 
     async def __aenter__(self) -> Served:
         self.pool = make_pool(self.database)
-        await self.pool.open(wait=True, timeout=10)
+        await self.pool.open(wait=True, timeout=60)
         self.registry = await build(self.pool, Config(lease_seconds=0.5), metrics=self.metrics)
         self.registry.address = self.registry.server.bind("127.0.0.1:0")
         await self.registry.open()
@@ -118,7 +119,7 @@ async def test_what_happens_is_counted(database: str) -> None:
             job = pb.NewJob(name="leased", job_type=common.JOB_TYPE_DOE, max_attempts=1)
             job.spec.Pack(duration_pb2.Duration(seconds=1))
             await stub.CreateJob(pb.CreateJobRequest(request_id=str(uuid.uuid4()), job=job))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not (await lease.read()).HasField("grant"):
                     pass
             held = await served.scrape()
@@ -284,16 +285,12 @@ def is_ready(address: str) -> bool:
 async def test_a_stage_service_serves_metrics_and_says_that_it_is_ready_where_it_is_told(
     registry: str, tmp_path: Path
 ) -> None:
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     stop = asyncio.Event()
     bound = asyncio.Event()
     service = StageService(
         name="doe", service_names=(), add_servicers=lambda stage, server: None, job_types=()
     )
+    port = free_port()
     config = DoeConfig(listen="127.0.0.1:0", metrics_listen=f"127.0.0.1:{port}")
     serving = asyncio.create_task(
         serve(

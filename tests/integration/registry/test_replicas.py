@@ -194,12 +194,12 @@ async def test_reads_and_watches_of_either_replica_wait_for_what_the_other_commi
         here, there = stubs[number % 2], stubs[1 - number % 2]
         state = common.State(job_id=job_id, status=common.STATUS_RUNNING, task_name=f"t{number}")
         revision = (await here.AppendStates(pb.AppendStatesRequest(states=[state]))).revision
-        kit = await there.GetKit(pb.GetKitRequest(kit_id=kit_id, min_revision=revision), timeout=5)
+        kit = await there.GetKit(pb.GetKitRequest(kit_id=kit_id, min_revision=revision), timeout=30)
         assert kit.kit.revision == revision
         assert len(kit.kit.jobs[0].tasks) == number + 1
-        job = await there.GetJob(pb.GetJobRequest(job_id=job_id, min_revision=revision), timeout=5)
+        job = await there.GetJob(pb.GetJobRequest(job_id=job_id, min_revision=revision), timeout=30)
         assert job.job.tasks[-1].revision == revision
-        watch = there.WatchStates(pb.WatchStatesRequest(after_revision=revision), timeout=5)
+        watch = there.WatchStates(pb.WatchStatesRequest(after_revision=revision), timeout=30)
         assert (await watch.read()).synced.epoch
         watch.cancel()
     for channel, _ in opened:
@@ -232,7 +232,7 @@ async def test_a_stage_service_keeps_its_attempt_when_its_replica_is_killed(
         assert struct_to_dict(job.result)["count"] == 80
         for replica in pair:
             channel, stub = connect(replica.address)
-            for _ in range(60):
+            for _ in range(300):
                 if "doe" in (known := await services(stub)):
                     break
                 await asyncio.sleep(0.2)

@@ -148,7 +148,7 @@ async def test_reading_waits_for_the_revision_asked_for(stub: RegistryServiceStu
         grpc.StatusCode.INVALID_ARGUMENT
     )
 
-    waiting = asyncio.ensure_future(stub.GetKit(ahead, timeout=5))
+    waiting = asyncio.ensure_future(stub.GetKit(ahead, timeout=60))
     await asyncio.sleep(0.1)
     assert not waiting.done()
     row = state(created.kit.jobs[0].job_id, common.STATUS_RUNNING)

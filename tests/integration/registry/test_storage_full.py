@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
 import sys
 import time
 import uuid
@@ -16,6 +15,7 @@ import psycopg
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tests.disks import small_disk
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.registry.storage import StorageGuard
@@ -30,21 +30,10 @@ LEAST_MIB = 48
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of its own of 160 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE_MIB}m,mode=0755", "tmpfs", str(folder)]
-    try:
-        done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no mount program here")
-    if done.returncode:
-        pytest.skip(f"a small disk cannot be mounted here: {done.stderr.strip()}")
-    try:
+    with small_disk(tmp_path / "disk", SIZE_MIB) as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=False)
 
 
 def fill(folder: Path) -> Path:
@@ -78,11 +67,11 @@ async def reached(what, wanted: object, seconds: float) -> float:
 
 
 async def test_writes_are_refused_while_the_disk_is_full_and_taken_again_unattended(
-    small_disk: Path, tmp_path: Path
+    disk: Path, tmp_path: Path
 ) -> None:
     # The logs lie on another disk, as they should.
     registry = RegistryProcess(
-        dsn="", home=tmp_path, settings={"HOME": str(small_disk), "MIN_FREE_MIB": str(LEAST_MIB)}
+        dsn="", home=tmp_path, settings={"HOME": str(disk), "MIN_FREE_MIB": str(LEAST_MIB)}
     )
     await registry.start()
     channel, stub = connect(registry.address)
@@ -113,23 +102,22 @@ async def test_writes_are_refused_while_the_disk_is_full_and_taken_again_unatten
             await append(number)
 
     try:
-        await reached(lambda: healthy(channel), True, 30)
+        await reached(lambda: healthy(channel), True, 60)
         _, job_id = await external_job(stub)
         writers = [asyncio.create_task(write()) for _ in range(8)]
-        await asyncio.sleep(0.5)
+        await reached(lambda: asyncio.sleep(0, len(acked) > 50), True, 60)
         before = len(acked)
-        assert before > 50
-        ballast = await asyncio.to_thread(fill, small_disk)
-        await reached(lambda: healthy(channel), False, 10)
+        ballast = await asyncio.to_thread(fill, disk)
+        await reached(lambda: healthy(channel), False, 60)
         await asyncio.sleep(3)
         refused.clear()
         await asyncio.sleep(2)
         assert set(refused) == {"RESOURCE_EXHAUSTED"}
 
         ballast.unlink()
-        back = await reached(lambda: healthy(channel), True, 30)
+        back = await reached(lambda: healthy(channel), True, 60)
         resumed = len(acked)
-        await reached(lambda: asyncio.sleep(0, len(acked) > resumed + 50), True, 30)
+        await reached(lambda: asyncio.sleep(0, len(acked) > resumed + 50), True, 60)
         print(f"{before} acked before, serving again {back:.1f} s after the disk had room")
         stop.set()
         await asyncio.gather(*writers)
@@ -188,6 +176,6 @@ async def test_a_database_elsewhere_whose_disk_is_full_says_so_itself(database: 
                     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
                 assert not registry.ledger.ready
                 connection.execute("DROP TRIGGER full_disk ON vistadb_test.mlops_totalstate_table")
-            await reached(lambda: asyncio.sleep(0, registry.ledger.ready), True, 5)
+            await reached(lambda: asyncio.sleep(0, registry.ledger.ready), True, 60)
             answer = await stub.AppendStates(pb.AppendStatesRequest(states=[state]))
             assert answer.results[0].verdict == pb.VERDICT_ACCEPTED

@@ -97,7 +97,7 @@ async def test_the_registry_drops_what_its_policy_does_not_keep(database: str, s
                 await writer.append(800)
             states = [common.State(job_id=job_id, status=common.STATUS_FINISHED, attempt=1)]
             await stub.AppendStates(pb.AppendStatesRequest(states=states))
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(60):
                 oldest = 1
                 while oldest != 2001:
                     await asyncio.sleep(0.1)

@@ -42,7 +42,7 @@ def ended(code: pb.EndReason.ValueType, revision: int) -> pb.WatchStatesResponse
 
 async def take(watch: Watch, count: int) -> list[WatchEvent]:
     found: list[WatchEvent] = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         async for each in watch:
             found.append(each)
             if len(found) == count:

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+import timeit
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -88,9 +90,11 @@ def test_every_point_in_the_code_is_listed_and_every_listed_point_is_in_the_code
     assert text.count("reached(") - text.count("def reached(") >= len(POINTS)
 
 
-def test_when_off_it_costs_less_than_a_microsecond() -> None:
-    reached = armed("")
-    begun = time.perf_counter()
-    for _ in range(100_000):
-        reached("append.after_commit")
-    assert time.perf_counter() - begun < 0.1
+def test_when_off_it_costs_no_more_than_a_call_that_does_nothing() -> None:
+    def nothing(point: str) -> None:
+        pass
+
+    def seconds(called: Callable[[str], None]) -> float:
+        return min(timeit.repeat(lambda: called("append.after_commit"), number=10_000, repeat=9))
+
+    assert seconds(armed("")) < 3 * seconds(nothing)

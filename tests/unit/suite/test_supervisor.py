@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
 from vistaflow_services.suite import supervisor
 from vistaflow_services.suite.__main__ import check_port
 from vistaflow_services.suite.home import started_at
@@ -186,9 +187,9 @@ async def test_a_service_ends_with_the_suite_that_was_killed(tmp_path: Path) -> 
 
 def test_a_port_that_is_taken_is_refused_with_what_to_do() -> None:
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+        port = free_port()
+        taken.bind(("127.0.0.1", port))
         taken.listen()
-        port = taken.getsockname()[1]
         with pytest.raises(GaveUpError, match=rf"127\.0\.0\.1:{port}: .* choose another"):
             check_port(port)
 
