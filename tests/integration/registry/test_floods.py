@@ -15,6 +15,7 @@ import grpc
 import pytest
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow.channel import call
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -60,7 +61,7 @@ async def calls(flooded: Flooded) -> None:
     """As many calls as one client can make, on one connection."""
     channel, stub = connect(flooded.registry.address)
 
-    async def call() -> None:
+    async def ask() -> None:
         while not flooded.over:
             flooded.count += 1
             try:
@@ -68,7 +69,7 @@ async def calls(flooded: Flooded) -> None:
             except grpc.aio.AioRpcError as error:
                 flooded.refused.add(error.code())
 
-    await asyncio.gather(*(call() for _ in range(64)))
+    await asyncio.gather(*(ask() for _ in range(64)))
     await channel.close()
 
 
@@ -121,9 +122,10 @@ async def appends_through(flooded: Flooded, seconds: float) -> None:
     writer = Writer(stub, job_id)
     end = time.monotonic() + seconds
     while time.monotonic() < end or writer.row_count < 3:
-        await writer.append(1)
+        # As the client asks: while a thousand calls wait, gRPC drops some that nobody began with.
+        await writer.append(1, patience=20)
         fresh_channel, fresh = connect(flooded.registry.address)
-        await fresh.GetServerInfo(pb.GetServerInfoRequest(), timeout=20, wait_for_ready=True)
+        await call(fresh.GetServerInfo, pb.GetServerInfoRequest(), timeout=20)
         await fresh_channel.close()
     await channel.close()
 
