@@ -116,8 +116,12 @@ Write = Callable[[psycopg.Connection, int, int], None]
 
 def fill_log(dsn: str, schema: str, rows: int) -> int:
     """Makes a log of about so many rows, whole blocks of kits; returns how many."""
-    rows = max(1, round(rows / BLOCK)) * BLOCK
-    return _fill(dsn, schema, rows, PART, _log_part)
+    return _fill(dsn, schema, kits_of(rows) // KITS * BLOCK, PART, _log_part)
+
+
+def kits_of(rows: int) -> int:
+    """How many kits `fill_log` makes; what is appended later is more rows of theirs."""
+    return max(1, round(rows / BLOCK)) * KITS
 
 
 def fill_kits(dsn: str, schema: str, kits: int) -> int:

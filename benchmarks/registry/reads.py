@@ -41,6 +41,8 @@ from vistaflow_services.registry.kit_cache import KitCache
 from vistaflow_services.registry.store import make_pool
 
 READS = 300
+KITS_READ = 100
+"""Kits that are read again and again: how deep a log is counts, not how cold a disk."""
 FIRST = datetime(2026, 1, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 
@@ -122,7 +124,15 @@ def task_rows(job_id: uuid.UUID, count: int) -> c.Append:
 
 async def from_sql(registry: Registry, kits: int) -> dict[str, float]:
     """Kits in memory out of the database."""
-    return await timed(lambda: registry.store.kit(random.randint(1, kits)))
+    some = chosen(kits)
+    for each in some:
+        await registry.store.kit(each)
+    return await timed(lambda: registry.store.kit(random.choice(some)))
+
+
+def chosen(kits: int) -> list[int]:
+    """The kits to read, from all over the log."""
+    return random.Random(1).sample(range(1, kits + 1), min(kits, KITS_READ))
 
 
 async def answered(registry: Registry, kits: int) -> dict[str, float]:
@@ -130,8 +140,10 @@ async def answered(registry: Registry, kits: int) -> dict[str, float]:
     servicer: Any = registry.servicer
     context: Any = Patient()
 
+    some = chosen(kits)
+
     async def answer() -> None:
-        wanted = pb.GetKitRequest(kit_id=random.randint(1, kits))
+        wanted = pb.GetKitRequest(kit_id=random.choice(some))
         (await servicer.GetKit(wanted, context)).SerializeToString()
 
     return await timed(answer)
@@ -157,7 +169,7 @@ async def from_cache(registry: Registry, kits: int) -> dict[str, float]:
 async def by_call(address: str, kits: int) -> dict[str, float]:
     """One caller through gRPC."""
     stub = stub_of(address)
-    some = [pb.GetKitRequest(kit_id=random.randint(1, kits)) for _ in range(20)]
+    some = [pb.GetKitRequest(kit_id=each) for each in chosen(kits)[:20]]
     for each in some:
         await stub.GetKit(each)
     return await timed(lambda: stub.GetKit(random.choice(some)))
@@ -220,8 +232,9 @@ async def measure_kits(dsn: str, home: Path, sizes: list[int]) -> None:
     async with contextlib.AsyncExitStack() as stack:
         logs: dict[int, tuple[Registry, int]] = {}
         for size in sizes:
-            kits = filled.fill_log(dsn, f"log_{size}", size) // filled.BLOCK * filled.KITS
-            logs[size] = await stack.enter_async_context(opened(dsn, f"log_{size}")), kits
+            filled.fill_log(dsn, f"log_{size}", size)
+            registry = await stack.enter_async_context(opened(dsn, f"log_{size}"))
+            logs[size] = registry, filled.kits_of(size)
         settle_memory()
         variants = {
             f"{what} {size}": functools.partial(read, *log)
