@@ -185,7 +185,8 @@ async def appended(registry: Registry, seconds: float) -> dict[str, float]:
     async def write(batch: c.Append) -> None:
         nonlocal rows
         while time.perf_counter() < end:
-            rows += len((await registry.ledger.submit(batch)).results)
+            answer = await registry.ledger.submit(batch)
+            rows += len(answer.results)
 
     await asyncio.gather(*map(write, batches))
     return {"rate": rows / seconds}
