@@ -27,17 +27,18 @@ _TAKEN = (psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation)
 
 
 def guard(conninfo: str, schema: str) -> bool:
-    """Makes the event trigger of a schema, unless it is there; returns whether it is now."""
+    """Makes the event triggers of a schema, unless they are there; returns whether they are now."""
     with connected(conninfo, schema, name="guard") as connection:
         row = connection.execute(
-            "SELECT rolsuper, %s::regnamespace::oid, EXISTS (SELECT FROM pg_event_trigger WHERE "
+            "SELECT rolsuper, %s::regnamespace::oid, (SELECT count(*) FROM pg_event_trigger WHERE "
             "evtfoid = 'guard_log'::regproc) FROM pg_roles WHERE rolname = current_user",
             [schema],
         ).fetchone()
         assert row is not None
-        superuser, number, there = row
+        superuser, number, made = row
+        there: bool = made == len(EVENTS)
         if there or not superuser:
-            return bool(there)
+            return there
         for event, tags in EVENTS.items():
             statement = sql.SQL(
                 "CREATE EVENT TRIGGER {} ON {} WHEN TAG IN ({}) EXECUTE FUNCTION guard_log()"

@@ -202,6 +202,8 @@ def main() -> int:
         help="keep kits that are over for N days, instead of as configured",
     )
     arguments = parser.parse_args()
+    if arguments.days is not None and arguments.days < 0:
+        parser.error(f"argument --days: is {arguments.days:g}; give 0 or more")
     try:
         config = read_config(Config, "VISTAFLOW_REGISTRY_")
         policy = Policy.of(config)

@@ -16,6 +16,7 @@ import psycopg
 
 from vistaflow_services.registry import checks, retention
 from vistaflow_services.registry.config import Config
+from vistaflow_services.registry.guarding import EVENTS
 from vistaflow_services.registry.hub import Hub, Lag
 from vistaflow_services.registry.ledger import Ledger
 from vistaflow_services.registry.local import megabytes
@@ -124,7 +125,9 @@ class Upkeep:
             applied = await fetch(connection, "applied_migrations")
             queued = await fetch(connection, "waiting_work")
             ((leases,),) = await fetch(connection, "lease_count")
-            ((unguarded, event_trigger),) = await fetch(connection, "log_guard")
+            ((unguarded, event_trigger),) = await fetch(
+                connection, "log_guard", {"triggers": len(EVENTS)}
+            )
         growth = Growth(*grown)
         health = checks.Health(*row)
         found = checks.findings(

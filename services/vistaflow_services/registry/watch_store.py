@@ -318,11 +318,6 @@ class WatchStore:
             for row in rows
         }
 
-    async def progress(self, job_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, Progress]:
-        """What jobs that run now last said of their progress."""
-        rows = await self._fetch("progress_of_jobs", {"job_ids": list(job_ids)})
-        return {row[0]: progress_from_json(row[1], row[2]) for row in rows}
-
     async def _fetch(self, name: str, parameters: Mapping[str, Any]) -> list[Row]:
         """The rows of a query that may be asked again when its connection turns out dead."""
         for last in (False, False, True):

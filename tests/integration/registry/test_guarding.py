@@ -175,3 +175,17 @@ async def test_replicas_that_start_at_once_all_find_the_log_guarded(database: st
             assert len(names) == 2
             for (name,) in names:
                 connection.execute(f'DROP EVENT TRIGGER "{name}"')  # type: ignore[arg-type]
+
+
+async def test_one_of_the_two_guards_alone_is_told_and_completed(database: str, serve) -> None:
+    await asyncio.to_thread(migrate, database, SCHEMA, PACKAGE)
+    assert guard(database, SCHEMA)
+    async with serve(database, Config(partition_size=SIZE)) as registry:
+        with psycopg.connect(database, autocommit=True) as connection:
+            ((name,), _) = connection.execute("SELECT evtname FROM pg_event_trigger").fetchall()
+            connection.execute(f'DROP EVENT TRIGGER "{name}"')  # type: ignore[arg-type]
+        found = {each.name: each for each in await registry.upkeep.look()}
+        assert found["append-only"].state != checks.OK
+        assert guard(database, SCHEMA)
+        found = {each.name: each for each in await registry.upkeep.look()}
+        assert found["append-only"].state == checks.OK

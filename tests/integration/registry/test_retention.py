@@ -419,6 +419,10 @@ def test_a_dry_run_tells_and_changes_nothing(database: str, tmp_path: Path) -> N
     assert told.count("can be dropped") == 2
     assert "the log still grows in it" in told
     assert len(partitions(database, Policy())) > 2
+    bad = [*command[:-1], "--days=-1"]
+    refused = subprocess.run(bad, env=environment, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "argument --days: is -1; give 0 or more" in refused.stderr
     told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert told.stdout.count("dropped mlops_totalstate_from_") == 2
 

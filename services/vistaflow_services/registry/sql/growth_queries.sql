@@ -61,13 +61,13 @@ SELECT (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backe
                   WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()), 0)
 
 -- name: long_transactions
--- Transactions that run for longer than so many seconds, the longest first.
+-- Transactions that run for longer than so many seconds, strangers' and the longest first.
 SELECT pid, coalesce(datname, ''), coalesce(application_name, ''), coalesce(state, ''),
        extract(epoch FROM clock_timestamp() - xact_start)::float8
   FROM pg_stat_activity
  WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
    AND xact_start < clock_timestamp() - make_interval(secs => %(seconds)s)
- ORDER BY xact_start
+ ORDER BY application_name LIKE 'vistaflow%%', xact_start
  LIMIT 5
 
 -- name: applied_migrations
@@ -77,8 +77,8 @@ SELECT number FROM schema_migrations ORDER BY number
 -- name: log_guard
 -- What is missing of the log or could be changed, and whether its owner is guarded against, too.
 SELECT (SELECT coalesce(array_agg(what), '{}') FROM unguarded),
-       EXISTS (SELECT FROM pg_event_trigger
-                WHERE evtfoid = to_regproc('guard_log') AND evtenabled <> 'D')
+       (SELECT count(*) FROM pg_event_trigger
+         WHERE evtfoid = to_regproc('guard_log') AND evtenabled <> 'D') = %(triggers)s
 
 -- name: waiting_work
 -- Jobs that wait for a worker, by type.

@@ -208,12 +208,6 @@ SELECT job_id, attempt, worker FROM leases WHERE worker = %(worker)s
 -- Where jobs are, for a worker that holds an attempt which may not be the current one.
 SELECT job_id, status, attempt, reason FROM jobs WHERE job_id = ANY (%(job_ids)s::uuid[])
 
--- name: progress_of_jobs
--- What running jobs last said of their progress.
-SELECT job_id, progress, progress_at
-FROM leases
-WHERE job_id = ANY (%(job_ids)s::uuid[]) AND progress IS NOT NULL
-
 -- name: database_now
 -- The clock of the database.
 SELECT clock_timestamp()
