@@ -151,10 +151,6 @@ def _check_workers(found: Found, log: Log, everything: list[Record]) -> None:
             key = (record["job"], record["attempt"])
             if owner.setdefault(key, record["client"]) != record["client"]:
                 found["fenced"].append(f"{key} was given to two workers")
-    finished: Counter[str] = Counter()
-    for row in log.rows:
-        if not row["task"] and row["status"] == "FINISHED":
-            finished[row["job"]] += 1
     for record in everything:
         if record["op"] != "ended":
             continue
