@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import time
 from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any, Final, Self
@@ -23,6 +25,8 @@ from vistaflow.unreachable import why
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:50051"
 DEFAULT_TIMEOUT_SECONDS: Final = 10.0
+ANNOUNCED_SECONDS: Final = 4.0
+"""How long a registry may have started ago and not know yet where every service is."""
 
 _STUBS: Final[dict[str, Any]] = {
     "pipeline": pipeline_pb2_grpc.PipelineServiceStub,
@@ -133,12 +137,18 @@ class Calls:
         await channel.close()
 
     async def _address(self, service: str) -> str:
-        info = await self.server_info()
-        known = [each for each in info.services if each.name == service and each.address]
-        if known:
-            # One that was killed is listed for a while beside the one that took its place.
-            known.sort(key=lambda each: (each.status == "SERVING", each.seen_at.ToNanoseconds()))
-            return known[-1].address
+        end = time.monotonic() + min(ANNOUNCED_SECONDS, self._timeout)
+        while True:
+            info = await self.server_info()
+            known = [each for each in info.services if each.name == service and each.address]
+            if known:
+                # One that was killed is listed for a while beside the one that took its place.
+                serving = [each for each in known if each.status == "SERVING"]
+                newest = max(serving or known, key=lambda each: each.seen_at.ToNanoseconds())
+                return newest.address
+            if time.monotonic() >= end:
+                break
+            await asyncio.sleep(0.2)
         raise UnavailableError(
             f"the registry at {self.address} knows no {service} service; is the suite up?"
         )

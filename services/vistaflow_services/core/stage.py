@@ -49,7 +49,7 @@ from vistaflow_services.core.worker import Worker
 
 logger = logging.getLogger(__name__)
 
-ANNOUNCE_SECONDS = 5.0
+ANNOUNCE_SECONDS = 2.0
 """How often a service tells the registry where it listens."""
 
 

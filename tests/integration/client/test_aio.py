@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import itertools
 import uuid
+from typing import Any
 
+import grpc
 import pytest
 
 import vistaflow
 from vistaflow.aio import connect
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
 
 
 async def test_a_kit_is_created_read_and_listed(registry: str) -> None:
@@ -159,6 +162,22 @@ async def test_errors_are_of_their_own_kind(registry: str) -> None:
                 pass
         with pytest.raises(vistaflow.UnavailableError, match="knows no pipeline service"):
             await client.run(__file__)
+
+
+async def test_a_service_is_waited_for_that_a_new_registry_has_not_heard_of_yet(
+    registry: str,
+) -> None:
+    async with connect(registry) as client:
+        running = asyncio.create_task(client.run(__file__))
+        await asyncio.sleep(0.5)
+        assert not running.done()
+        # The registry itself in its stead: it answers, and has no such method.
+        pipeline = pb.ServiceInfo(name="pipeline", address=registry, status="SERVING")
+        async with grpc.aio.insecure_channel(registry) as channel:
+            stub: Any = RegistryServiceStub(channel)
+            await stub.AnnounceService(pb.AnnounceServiceRequest(service=pipeline))
+        with pytest.raises(vistaflow.VistaError, match=r"(?i)method not found|unimplemented"):
+            await running
 
 
 async def test_the_same_request_id_again_is_the_same_kit(registry: str) -> None:
