@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import threading
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,10 @@ from vistaflow_services.decks.parameter import NAME, Parameter
 
 _SOURCES: Final = {"devsim": "entry", "ngspice": "template", "function": "function"}
 """The key that tells each simulator what to run."""
+
+_PARSING = threading.Lock()
+"""Held while Python is parsed: in two threads at once CPython 3.11 may miscount how deep it is
+(a SystemError), and each would put back the other's filter of warnings."""
 
 _SAFE_CHOICE = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*")
 
@@ -82,7 +87,7 @@ class Sources:
     def _function(self, path: str, function: str) -> None:
         """Looks for the entry without running anything of it."""
         try:
-            with warnings.catch_warnings():
+            with _PARSING, warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 tree = ast.parse(self._files[path])
         except SyntaxError as error:
