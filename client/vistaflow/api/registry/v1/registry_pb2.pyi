@@ -37,9 +37,11 @@ class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.Value
     VERDICT_ACCEPTED: _Verdict.ValueType  # 1
     """Recorded."""
     VERDICT_DUPLICATE: _Verdict.ValueType  # 2
-    """Recorded before: the same job, attempt and seq."""
+    """Recorded before: the same row under the same job, attempt and seq."""
     VERDICT_REJECTED: _Verdict.ValueType  # 3
-    """Not recorded: the status machine does not allow it. `detail` says why."""
+    """Not recorded: the status machine does not allow it, or its seq was used for
+    another row (`reason` is "SEQ_REUSED"). `detail` says why.
+    """
     VERDICT_STALE_ATTEMPT: _Verdict.ValueType  # 4
     """Not recorded: the attempt is not the job's current one."""
 
@@ -51,9 +53,11 @@ VERDICT_UNSPECIFIED: Verdict.ValueType  # 0
 VERDICT_ACCEPTED: Verdict.ValueType  # 1
 """Recorded."""
 VERDICT_DUPLICATE: Verdict.ValueType  # 2
-"""Recorded before: the same job, attempt and seq."""
+"""Recorded before: the same row under the same job, attempt and seq."""
 VERDICT_REJECTED: Verdict.ValueType  # 3
-"""Not recorded: the status machine does not allow it. `detail` says why."""
+"""Not recorded: the status machine does not allow it, or its seq was used for
+another row (`reason` is "SEQ_REUSED"). `detail` says why.
+"""
 VERDICT_STALE_ATTEMPT: Verdict.ValueType  # 4
 """Not recorded: the attempt is not the job's current one."""
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
@@ -389,6 +393,7 @@ class CreateKitRequest(_message.Message):
     JOBS_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
+    NUMBERS_CHECKED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call safe to repeat. A UUID. Optional."""
     name: _builtins.str
@@ -399,6 +404,8 @@ class CreateKitRequest(_message.Message):
     """
     actor: _builtins.str
     """Who asks, for the record."""
+    numbers_checked: _builtins.bool
+    """As in AppendStatesRequest, for `spec`."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Key and value pairs to filter by. At most 64."""
@@ -421,10 +428,11 @@ class CreateKitRequest(_message.Message):
         jobs: _abc.Iterable[Global___NewJob] | None = ...,
         spec: _struct_pb2.Struct | None = ...,
         actor: _builtins.str = ...,
+        numbers_checked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "jobs", b"jobs", "labels", b"labels", "name", b"name", "project", b"project", "request_id", b"request_id", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "jobs", b"jobs", "labels", b"labels", "name", b"name", "numbers_checked", b"numbers_checked", "project", b"project", "request_id", b"request_id", "spec", b"spec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1652,8 +1660,15 @@ class AppendStatesRequest(_message.Message):
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     STATES_FIELD_NUMBER: _builtins.int
+    NUMBERS_CHECKED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call safe to repeat. A UUID. Optional."""
+    numbers_checked: _builtins.bool
+    """Whether the caller made sure that no number in `metadata` was rounded on its
+    way into the Struct. That holds doubles, which do not tell 2^53 from 2^53 + 1.
+    Unset, a whole number from 2^53 to 2^64 with more than 15 digits is refused:
+    send it as text, or set this if it is a measurement.
+    """
     @_builtins.property
     def states(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.State]:
         """The rows to append, 1 to 1,000 of them."""
@@ -1663,10 +1678,11 @@ class AppendStatesRequest(_message.Message):
         *,
         request_id: _builtins.str = ...,
         states: _abc.Iterable[_common_pb2.State] | None = ...,
+        numbers_checked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["numbers_checked", b"numbers_checked", "request_id", b"request_id", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1681,6 +1697,7 @@ class AppendResult(_message.Message):
     VERDICT_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     verdict: Global___Verdict.ValueType
     """The verdict."""
     revision: _builtins.int
@@ -1689,16 +1706,22 @@ class AppendResult(_message.Message):
     """
     detail: _builtins.str
     """Why it was not recorded, for people to read."""
+    reason: _builtins.str
+    """The same as a word for programs: "SEQ_REUSED" where the row's job, attempt
+    and seq are those of a recorded row with another task, status, reason or
+    metadata. Empty in all other cases.
+    """
     def __init__(
         self,
         *,
         verdict: Global___Verdict.ValueType = ...,
         revision: _builtins.int = ...,
         detail: _builtins.str = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "revision", b"revision", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "reason", b"reason", "revision", b"revision", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1746,8 +1769,11 @@ class StreamStatesRequest(_message.Message):
 
     NUMBER_FIELD_NUMBER: _builtins.int
     STATES_FIELD_NUMBER: _builtins.int
+    NUMBERS_CHECKED_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """The writer's own number of the message, from 1, rising by 1."""
+    numbers_checked: _builtins.bool
+    """As in AppendStatesRequest."""
     @_builtins.property
     def states(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.State]:
         """The rows to append, 1 to 1,000 of them."""
@@ -1757,10 +1783,11 @@ class StreamStatesRequest(_message.Message):
         *,
         number: _builtins.int = ...,
         states: _abc.Iterable[_common_pb2.State] | None = ...,
+        numbers_checked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "numbers_checked", b"numbers_checked", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
