@@ -12,6 +12,7 @@ from rich.table import Table
 
 from vistaflow.api.doe.v1 import doe_pb2
 from vistaflow.cli.dialing import CommandClient, asked
+from vistaflow.cli.given import number_of
 from vistaflow.cli.live import follow
 from vistaflow.cli.output import USAGE, Address, AsJson, console, number, print_json, stop
 from vistaflow.errors import NotFoundError
@@ -170,7 +171,7 @@ def _points(values: list[str], points: Path | None) -> list[dict[str, Any]]:
 
 def _value(text: str) -> float | str:
     try:
-        return float(text)
+        return number_of(text)
     except ValueError:
         return text
 

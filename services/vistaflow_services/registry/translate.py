@@ -198,7 +198,10 @@ def kit_to_proto(kit: Kit) -> pb.Kit:
 def result_to_proto(result: Result) -> pb.AppendResult:
     """What became of one appended row."""
     return pb.AppendResult(
-        verdict=_VERDICTS[result.verdict], revision=result.revision, detail=result.detail
+        verdict=_VERDICTS[result.verdict],
+        revision=result.revision,
+        detail=result.detail,
+        reason=result.reason,
     )
 
 

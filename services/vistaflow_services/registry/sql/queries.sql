@@ -202,10 +202,18 @@ SELECT job_id, kit_id FROM jobs WHERE job_id = ANY (%(job_ids)s)
 -- name: recorded_seqs
 -- Revisions of rows by job, attempt and seq.
 SELECT l.job_id, l.attempt, l.seq, min(l.id)
-  FROM jsonb_to_recordset(%(wanted)s::jsonb) AS x (k integer, j uuid, a integer, q bigint[])
+  FROM jsonb_to_recordset(%(wanted)s::jsonb) AS x (j uuid, a integer, q bigint[])
   JOIN mlops_totalstate_table AS l
-    ON l.kit_id = x.k AND l.job_id = x.j AND l.attempt = x.a AND l.seq = ANY (x.q)
+    ON l.job_id = x.j AND l.attempt = x.a AND l.seq = ANY (x.q) AND l.seq > 0
  GROUP BY 1, 2, 3
+
+-- name: same_rows
+-- The places in `rows` of those that say what the row of their revision says. jsonb compares
+-- numbers by value and knows no order of keys.
+SELECT x.n
+  FROM jsonb_to_recordset(%(rows)s::jsonb) AS x (n integer, i bigint, t text, s text, e text, m jsonb)
+  JOIN mlops_totalstate_table AS l ON l.id = x.i
+ WHERE l.task_name = x.t AND l.status = x.s AND l.reason = x.e AND l.metadata IS NOT DISTINCT FROM x.m
 
 -- name: answers
 -- What requests were answered.
