@@ -167,12 +167,18 @@ class AsyncClient(StageCalls):
     async def pause_kit(self, kit_id: int, *, reason: str = "", actor: str = "") -> Kit:
         """Grants no more jobs of a kit to workers; what runs goes on to its end."""
         request = registry_pb2.PauseKitRequest(kit_id=kit_id, reason=reason, actor=actor)
-        return kit_of((await self._call("registry", "PauseKit", request)).kit)
+        return await self._whole(await self._call("registry", "PauseKit", request))
 
     async def resume_kit(self, kit_id: int, *, reason: str = "", actor: str = "") -> Kit:
         """Grants jobs of a paused kit again."""
         request = registry_pb2.ResumeKitRequest(kit_id=kit_id, reason=reason, actor=actor)
-        return kit_of((await self._call("registry", "ResumeKit", request)).kit)
+        return await self._whole(await self._call("registry", "ResumeKit", request))
+
+    async def _whole(self, answer: Any) -> Kit:
+        """The kit that a change answered, read again if its jobs did not fit the answer."""
+        if answer.kit.omitted_job_count:
+            return await self.kit(answer.kit.kit_id, min_revision=answer.revision)
+        return kit_of(answer.kit)
 
     async def kits(
         self,
@@ -216,12 +222,12 @@ class AsyncClient(StageCalls):
     async def cancel_kit(self, kit_id: int, *, reason: str = "", actor: str = "") -> Kit:
         """Cancels every job of a kit that is not terminal."""
         request = registry_pb2.CancelKitRequest(kit_id=kit_id, reason=reason, actor=actor)
-        return kit_of((await self._call("registry", "CancelKit", request)).kit)
+        return await self._whole(await self._call("registry", "CancelKit", request))
 
     async def retry_kit(self, kit_id: int, *, reason: str = "", actor: str = "") -> Kit:
         """Goes on from the failed or canceled jobs of a kit; what was computed is reused."""
         request = registry_pb2.RetryKitRequest(kit_id=kit_id, reason=reason, actor=actor)
-        return kit_of((await self._call("registry", "RetryKit", request)).kit)
+        return await self._whole(await self._call("registry", "RetryKit", request))
 
     async def wait(self, kit_id: int, *, timeout: float | None = None) -> Kit:
         """Waits until nothing of a kit moves any more.
