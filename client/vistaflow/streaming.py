@@ -270,7 +270,7 @@ class StateStream:
             self._changed.notify_all()
 
     def _note_refused(self, sent: _Sending, appended: Appended) -> None:
-        rows = zip(sent.states, appended.results, strict=True)
+        rows = zip(sent.states, appended.results, strict=False)
         for place, (row, result) in enumerate(rows, sent.place):
             if result.is_recorded:
                 continue

@@ -55,11 +55,13 @@ _SPANS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 def number_of(text: str) -> int | float:
     """A number as it was written: an integer if it is whole and a double would change it.
 
+    With an exponent it is a measurement, of which a double keeps what there is to know.
+
     Raises:
         ValueError: It is no number.
     """
     number = float(text)
-    if not math.isfinite(number) or abs(number) < 2**53:
+    if not math.isfinite(number) or abs(number) < 2**53 or "e" in text.lower():
         return number
     written = Decimal(text)
     is_whole = written == written.to_integral_value()

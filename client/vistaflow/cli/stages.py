@@ -62,10 +62,10 @@ def decks(
 def design(
     deck: Annotated[str, typer.Argument(help="A deck's name or id.")],
     address: Address = "",
-    size: Annotated[int, typer.Option("-n", "--size", help="Points.", min=0)] = 0,
+    size: Annotated[int, typer.Option("-n", "--size", help="Points.", min=0, max=2**31 - 1)] = 0,
     generator: Annotated[str, typer.Option(help=f"One of {', '.join(GENERATORS)}.")] = "",
-    seed: Annotated[int, typer.Option(help="Makes it repeatable.")] = 0,
-    levels: Annotated[int, typer.Option(help="For full_factorial.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Makes it repeatable.", min=0, max=2**63 - 1)] = 0,
+    levels: Annotated[int, typer.Option(help="For full_factorial.", min=0, max=2**31 - 1)] = 0,
     evaluate: Annotated[bool, typer.Option("--evaluate", help="Run it, too.")] = False,
     output: Annotated[Path | None, typer.Option("-o", help="A CSV file to write.")] = None,
     as_json: AsJson = False,

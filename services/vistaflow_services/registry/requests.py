@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from google.protobuf import json_format
+from google.protobuf import json_format, struct_pb2
 
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
@@ -40,6 +40,7 @@ from vistaflow_services.registry.domain import (
     find_cycle,
 )
 from vistaflow_services.registry.quick import quick_item
+from vistaflow_services.registry.structs import struct_text
 
 MAX_TOLD_BYTES = 8 * MAX_KIT_SPEC_BYTES
 """Largest Struct, in its binary form, that is looked into for `request_info.data`."""
@@ -92,7 +93,13 @@ def create_kit(request: pb.CreateKitRequest, encode: Encode) -> c.CreateKit:
         for place, job in enumerate(request.jobs[:MAX_JOBS_A_REQUEST])
     )
     _check_names(jobs, found)
-    spec, _ = translate.struct_from_proto(request.spec, "spec", MAX_KIT_SPEC_BYTES, found)
+    spec = translate.struct_from_proto(
+        request.spec,
+        "spec",
+        MAX_KIT_SPEC_BYTES,
+        found,
+        numbers_checked=request.numbers_checked,
+    )
     command = c.CreateKit(
         request=behind,
         name=translate.label_from_proto(request.name, "name", MAX_KIT_NAME, found),
@@ -150,7 +157,8 @@ def stream(request: pb.StreamStatesRequest, expected: int) -> c.Append:
 def _items(rows: Rows, found: Violations) -> tuple[c.Item, ...]:
     """The rows; every mistake of theirs, and what was found before, is told at once."""
     items = tuple(
-        quick_item(state) or _item(state, f"states[{place}]", found)
+        quick_item(state, rows.numbers_checked)
+        or _item(state, f"states[{place}]", found, rows.numbers_checked)
         for place, state in enumerate(rows.states)
     )
     found.check()
@@ -304,6 +312,8 @@ def _one(field: Any, value: Any) -> Any:
         if value.ByteSize() > MAX_TOLD_BYTES:
             return {"bytes": value.ByteSize()}
         try:
+            if isinstance(value, struct_pb2.Struct):
+                return json.loads(struct_text(value))
             return json_format.MessageToDict(value)
         except (ValueError, json_format.Error):
             return {}
@@ -426,9 +436,15 @@ def _check_names(jobs: Sequence[c.NewJob], found: Violations) -> None:
         found.add(f"jobs[{place}].depends_on[{at}]", told)
 
 
-def _item(state: common.State, field: str, found: Violations) -> c.Item:
-    metadata, value = translate.struct_from_proto(
-        state.metadata, f"{field}.metadata", MAX_METADATA_BYTES, found
+def _item(
+    state: common.State, field: str, found: Violations, numbers_checked: bool = False
+) -> c.Item:
+    metadata = translate.struct_from_proto(
+        state.metadata,
+        f"{field}.metadata",
+        MAX_METADATA_BYTES,
+        found,
+        numbers_checked=numbers_checked,
     )
     status = translate.status_from_proto(state.status, f"{field}.status", found)
     job_type = ""
@@ -438,8 +454,10 @@ def _item(state: common.State, field: str, found: Violations) -> c.Item:
         if getattr(state, name) < 0:
             found.add(f"{field}.{name}", f"is {getattr(state, name)}; it must not be negative")
     result = ""
-    if not state.task_name and isinstance(value.get("result"), dict):
-        result = json.dumps(value["result"], ensure_ascii=False)
+    if metadata and not state.task_name and "result" in state.metadata.fields:
+        value = state.metadata.fields["result"]
+        if value.WhichOneof("kind") == "struct_value":
+            result = struct_text(value.struct_value)
     return c.Item(
         job_id=translate.uuid_from_proto(state.job_id, f"{field}.job_id", found),
         status=status,

@@ -10,13 +10,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from google.protobuf import json_format, struct_pb2
+from google.protobuf import struct_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.core.errors import Violations
-from vistaflow_services.core.message_limits import ANSWER_BYTES, NESTING, fitting
+from vistaflow_services.core.message_limits import ANSWER_BYTES, fitting
 from vistaflow_services.registry.commands import Result
 from vistaflow_services.registry.domain import (
     MAX_FILTER_IDS,
@@ -35,7 +35,8 @@ from vistaflow_services.registry.domain import (
     StateRow,
     Status,
 )
-from vistaflow_services.registry.structs import is_deep, readable, struct_bytes
+from vistaflow_services.registry.numbers import InexactError, tell_rounded
+from vistaflow_services.registry.structs import readable, struct_bytes, struct_text
 
 JOB_TYPES: dict[str, common.JobType.ValueType] = {
     each.value: common.JobType.Value(f"JOB_TYPE_{each.value}") for each in JobType
@@ -326,30 +327,34 @@ def labels_from_proto(
 
 
 def struct_from_proto(
-    struct: struct_pb2.Struct, field: str, limit: int, violations: Violations
-) -> tuple[str, dict[str, Any]]:
-    """A Struct as JSON text, and parsed. An empty one is the empty text."""
+    struct: struct_pb2.Struct,
+    field: str,
+    limit: int,
+    violations: Violations,
+    *,
+    numbers_checked: bool,
+) -> str:
+    """A Struct as JSON text. An empty one is the empty text."""
     if not struct.fields:
-        return "", {}
+        return ""
     if is_too_large(struct, limit):
         tell_too_large(field, limit, violations)
-        return "", {}
+        return ""
     try:
-        value = json_format.MessageToDict(struct)
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    except (ValueError, json_format.Error):
-        violations.add(field, "holds NaN or an infinity, which JSON has not")
-        return "", {}
+        text = struct_text(struct, numbers_checked=numbers_checked)
+    except InexactError:
+        tell_rounded(struct, field, violations)
+        return ""
+    except ValueError as error:
+        violations.add(field, str(error))
+        return ""
     if len(text.encode()) > limit:
         tell_too_large(field, limit, violations)
-        return "", {}
-    if is_deep(value):
-        violations.add(field, f"is nested deeper than the {NESTING} levels that every client reads")
-        return "", {}
-    if "\\u0000" in text and _has_nul(value):
+        return ""
+    if "\\u0000" in text and _has_nul(json.loads(text)):
         violations.add(field, "holds a NUL character, which the database cannot keep")
-        return "", {}
-    return text, value
+        return ""
+    return text
 
 
 def is_too_large(struct: struct_pb2.Struct, limit: int) -> bool:
