@@ -164,7 +164,7 @@ class Registry:
     async def ready(self) -> bool:
         """Whether requests can be answered."""
         self.guard.check()
-        return self.ledger.ready and await self.store.ping()
+        return self.ledger.ready and not self.upkeep.critical and await self.store.ping()
 
     async def drain(self) -> None:
         """Tells watchers and workers to go on elsewhere."""

@@ -37,7 +37,7 @@ from vistaflow_services.registry.changes import Seqs
 from vistaflow_services.registry.domain import PENDING, Head, StateRow
 from vistaflow_services.registry.draft import Draft
 from vistaflow_services.registry.journal import Answered, Answers, Journal, Outcome
-from vistaflow_services.registry.refusals import CONFLICTS, told
+from vistaflow_services.registry.refusals import CONFLICTS, is_blocked, told
 from vistaflow_services.registry.storage import StorageGuard
 
 logger = logging.getLogger(__name__)
@@ -388,6 +388,11 @@ class Ledger:
                     return
                 await self._journal.unlock()
                 self.board.clear()
+                if isinstance(error, psycopg.Error) and is_blocked(error):
+                    logger.critical("the log has rows beyond its end: nothing can be recorded")
+                    for command in waiting:
+                        _fail(command, told(error))
+                    return
                 if len(waiting) == 1:
                     _fail(waiting[0], told(error))
                     return
