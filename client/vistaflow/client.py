@@ -75,7 +75,7 @@ class Stream:
         return Sent(self._run(self._stream.send(states)), self._run)
 
     def flush(self) -> int:
-        """Waits until all that was sent is durable; returns the highest revision so far."""
+        """Waits until all that was sent is durable; see `StateStream.flush` for what it raises."""
         revision: int = self._run(self._stream.flush())
         return revision
 
@@ -388,15 +388,28 @@ class Client:
         )
 
     def append_states(
-        self, states: Sequence[common_pb2.State], *, request_id: str = ""
+        self,
+        states: Sequence[common_pb2.State],
+        *,
+        request_id: str = "",
+        numbers_checked: bool = False,
     ) -> registry_pb2.AppendStatesResponse:
-        """Appends state rows; each item of the answer has its verdict."""
-        return self._run(self._client.append_states(states, request_id=request_id))
+        """Appends state rows; raises nothing for a refused one, which its verdict tells."""
+        return self._run(
+            self._client.append_states(
+                states, request_id=request_id, numbers_checked=numbers_checked
+            )
+        )
 
     @contextmanager
-    def stream(self, *, patience: float = 60.0) -> Iterator[Stream]:
-        """For appending many rows: `send` takes rows while others are on their way."""
-        stream = self._run(_made(lambda: self._client.stream(patience=patience)))
+    def stream(self, *, patience: float = 60.0, numbers_checked: bool = False) -> Iterator[Stream]:
+        """For appending many rows: `send` takes rows while others are on their way.
+
+        Leaving the block raises `RowsRefusedError` if the registry refused some of them.
+        """
+        stream = self._run(
+            _made(lambda: self._client.stream(patience=patience, numbers_checked=numbers_checked))
+        )
         try:
             yield Stream(stream, self._run)
         except BaseException:

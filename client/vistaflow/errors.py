@@ -17,6 +17,7 @@ VistaError
 └── InternalError             INTERNAL, UNKNOWN, DATA_LOSS   a fault of the service
 
 KitFailedError                not a status: the kit waited for did not finish
+RowsRefusedError              not a status: rows that were sent over a stream are not recorded
 """
 
 from __future__ import annotations
@@ -36,6 +37,28 @@ class FieldViolation:
 
     description: str
     """What is wrong with its value, and how to mend it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefusedRow:
+    """A row that the registry did not record."""
+
+    place: int
+    """Its place among the rows of its stream, from 1."""
+    job_id: str
+    task_name: str
+    status: str
+    seq: int
+    verdict: str
+    """REJECTED or STALE_ATTEMPT."""
+    detail: str
+    """Why."""
+    reason: str
+    """`detail` as a word for programs, such as `SEQ_REUSED`, where there is one."""
+
+    def __str__(self) -> str:
+        name = f"task {self.task_name!r}" if self.task_name else "the job's own row"
+        return f"row {self.place}, {name} of job {self.job_id}: {self.verdict}: {self.detail}"
 
 
 class VistaError(Exception):
@@ -120,6 +143,20 @@ class InternalError(VistaError):
 
 class KitFailedError(VistaError):
     """The kit waited for ended FAILED or CANCELED."""
+
+
+class RowsRefusedError(VistaError):
+    """Rows that were sent over a stream are not recorded; all others are."""
+
+    def __init__(self, count: int, rows: tuple[RefusedRow, ...]) -> None:
+        shown = "; ".join(map(str, rows[:3]))
+        more = f"; and {count - 3:,} more" if count > 3 else ""
+        noun = "row is" if count == 1 else "rows are"
+        super().__init__(f"{count:,} {noun} not recorded: {shown}{more}", reason="ROWS_REFUSED")
+        self.count = count
+        """How many they are."""
+        self.rows = rows
+        """The first of them, at most 1,000."""
 
 
 BY_CODE: dict[grpc.StatusCode, type[VistaError]] = {

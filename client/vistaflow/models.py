@@ -15,6 +15,7 @@ from google.protobuf import json_format, timestamp_pb2
 
 from vistaflow.api.common.v1 import access_pb2, common_pb2
 from vistaflow.api.registry.v1 import registry_pb2
+from vistaflow.structs import whole
 
 TERMINAL: Final = frozenset({"FINISHED", "FAILED", "CANCELED"})
 """Statuses that only an explicit retry leaves, and FINISHED never."""
@@ -241,6 +242,13 @@ class AppendResult:
     """Of the row, or of the first one of a duplicate; 0 if nothing was recorded."""
     detail: str
     """Why it was not recorded."""
+    reason: str = ""
+    """`detail` as a word for programs, such as `SEQ_REUSED`, where there is one."""
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the row is in the log."""
+        return self.verdict in ("ACCEPTED", "DUPLICATE")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,6 +284,11 @@ def job_type_word(value: int) -> str:
 def status_word(value: int) -> str:
     """`RUNNING` of `STATUS_RUNNING`; the number of one this client does not know."""
     return _word(common_pb2.Status, value, "STATUS_")
+
+
+def verdict_word(value: int) -> str:
+    """`ACCEPTED` of `VERDICT_ACCEPTED`; the number of one this client does not know."""
+    return _word(registry_pb2.Verdict, value, "VERDICT_")
 
 
 def status_value(word: str) -> common_pb2.Status.ValueType:
@@ -455,9 +468,10 @@ def appended_of(results: Iterable[registry_pb2.AppendResult], revision: int) -> 
     return Appended(
         results=tuple(
             AppendResult(
-                verdict=registry_pb2.Verdict.Name(each.verdict).removeprefix("VERDICT_"),
+                verdict=verdict_word(each.verdict),
                 revision=each.revision,
                 detail=each.detail,
+                reason=each.reason,
             )
             for each in results
         ),
@@ -501,9 +515,7 @@ def _whole(value: Any) -> Any:
         return {key: _whole(value[key]) for key in sorted(value)}
     if isinstance(value, list):
         return [_whole(each) for each in value]
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        return int(value)
-    return value
+    return whole(value) if isinstance(value, float) else value
 
 
 def _word(enum: Any, value: int, prefix: str) -> str:

@@ -31,6 +31,7 @@ from vistaflow.models import (
     KitDiff,
     ManyJobs,
     State,
+    appended_of,
     diff_of,
     job_filter,
     job_of,
@@ -42,6 +43,7 @@ from vistaflow.models import (
     status_value,
 )
 from vistaflow.streaming import StateStream
+from vistaflow.structs import struct_of
 from vistaflow.watching import Watch, place_of, watch_filter
 from vistaflow.watching_many import ManyWatches
 
@@ -165,12 +167,18 @@ class AsyncClient(StageCalls):
     async def pause_kit(self, kit_id: int, *, reason: str = "", actor: str = "") -> Kit:
         """Grants no more jobs of a kit to workers; what runs goes on to its end."""
         request = registry_pb2.PauseKitRequest(kit_id=kit_id, reason=reason, actor=actor)
-        return kit_of((await self._call("registry", "PauseKit", request)).kit)
+        return await self._whole(await self._call("registry", "PauseKit", request))
 
     async def resume_kit(self, kit_id: int, *, reason: str = "", actor: str = "") -> Kit:
         """Grants jobs of a paused kit again."""
         request = registry_pb2.ResumeKitRequest(kit_id=kit_id, reason=reason, actor=actor)
-        return kit_of((await self._call("registry", "ResumeKit", request)).kit)
+        return await self._whole(await self._call("registry", "ResumeKit", request))
+
+    async def _whole(self, answer: Any) -> Kit:
+        """The kit that a change answered, read again if its jobs did not fit the answer."""
+        if answer.kit.omitted_job_count:
+            return await self.kit(answer.kit.kit_id, min_revision=answer.revision)
+        return kit_of(answer.kit)
 
     async def kits(
         self,
@@ -214,12 +222,12 @@ class AsyncClient(StageCalls):
     async def cancel_kit(self, kit_id: int, *, reason: str = "", actor: str = "") -> Kit:
         """Cancels every job of a kit that is not terminal."""
         request = registry_pb2.CancelKitRequest(kit_id=kit_id, reason=reason, actor=actor)
-        return kit_of((await self._call("registry", "CancelKit", request)).kit)
+        return await self._whole(await self._call("registry", "CancelKit", request))
 
     async def retry_kit(self, kit_id: int, *, reason: str = "", actor: str = "") -> Kit:
         """Goes on from the failed or canceled jobs of a kit; what was computed is reused."""
         request = registry_pb2.RetryKitRequest(kit_id=kit_id, reason=reason, actor=actor)
-        return kit_of((await self._call("registry", "RetryKit", request)).kit)
+        return await self._whole(await self._call("registry", "RetryKit", request))
 
     async def wait(self, kit_id: int, *, timeout: float | None = None) -> Kit:
         """Waits until nothing of a kit moves any more.
@@ -433,6 +441,8 @@ class AsyncClient(StageCalls):
 
         Raises:
             FailedPreconditionError: If the status machine does not allow it.
+            InvalidArgumentError: If it is malformed, such as a whole number in the metadata that
+                is beyond 2**53: give it as text.
         """
         state = common_pb2.State(
             job_id=job_id,
@@ -442,33 +452,51 @@ class AsyncClient(StageCalls):
             actor=actor,
         )
         if metadata:
-            state.metadata.update(dict(metadata))
-        response = await self.append_states([state])
-        result = response.results[0]
-        if not result.revision:
-            raise FailedPreconditionError(
-                result.detail, reason=registry_pb2.Verdict.Name(result.verdict)
-            )
-        return int(result.revision)
+            state.metadata.CopyFrom(struct_of(metadata, "metadata"))
+        response = await self.append_states([state], numbers_checked=True)
+        (result,) = appended_of(response.results, response.revision).results
+        if not result.is_recorded:
+            raise FailedPreconditionError(result.detail, reason=f"VERDICT_{result.verdict}")
+        return result.revision
 
     async def append_states(
-        self, states: Sequence[common_pb2.State], *, request_id: str = ""
+        self,
+        states: Sequence[common_pb2.State],
+        *,
+        request_id: str = "",
+        numbers_checked: bool = False,
     ) -> registry_pb2.AppendStatesResponse:
-        """Appends state rows; each item of the answer has its verdict."""
-        request = registry_pb2.AppendStatesRequest(request_id=request_id, states=states)
+        """Appends state rows.
+
+        Args:
+            states: 1 to 1,000 rows.
+            request_id: A UUID that makes it safe to repeat the call; one of its own if empty.
+            numbers_checked: Whether no number in their metadata was rounded on its way into the
+                Struct. Unset, whole numbers that may have been, 2**53 and more, are refused.
+
+        Returns:
+            What became of each row, which has to be looked at: a row whose verdict is REJECTED or
+            STALE_ATTEMPT is not recorded, and nothing is raised for it.
+        """
+        request = registry_pb2.AppendStatesRequest(
+            request_id=request_id, states=states, numbers_checked=numbers_checked
+        )
         response: registry_pb2.AppendStatesResponse = await self._call(
             "registry", "AppendStates", request
         )
         return response
 
-    def stream(self, *, patience: float = 60.0) -> StateStream:
+    def stream(self, *, patience: float = 60.0, numbers_checked: bool = False) -> StateStream:
         """For appending many rows: a context whose `send` takes rows while others are on their way.
+
+        Leaving the block raises `RowsRefusedError` if the registry refused some of them.
 
         Args:
             patience: The longest time without an acknowledgement, in seconds, through which a lost
                 connection is opened again.
+            numbers_checked: As in `append_states`.
         """
-        return StateStream(self._registry, patience=patience)
+        return StateStream(self._registry, patience=patience, numbers_checked=numbers_checked)
 
     async def states(
         self,

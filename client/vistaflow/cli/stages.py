@@ -12,6 +12,7 @@ from rich.table import Table
 
 from vistaflow.api.doe.v1 import doe_pb2
 from vistaflow.cli.dialing import CommandClient, asked
+from vistaflow.cli.given import number_of
 from vistaflow.cli.live import follow
 from vistaflow.cli.output import USAGE, Address, AsJson, console, number, print_json, stop
 from vistaflow.errors import NotFoundError
@@ -61,10 +62,10 @@ def decks(
 def design(
     deck: Annotated[str, typer.Argument(help="A deck's name or id.")],
     address: Address = "",
-    size: Annotated[int, typer.Option("-n", "--size", help="Points.", min=0)] = 0,
+    size: Annotated[int, typer.Option("-n", "--size", help="Points.", min=0, max=2**31 - 1)] = 0,
     generator: Annotated[str, typer.Option(help=f"One of {', '.join(GENERATORS)}.")] = "",
-    seed: Annotated[int, typer.Option(help="Makes it repeatable.")] = 0,
-    levels: Annotated[int, typer.Option(help="For full_factorial.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Makes it repeatable.", min=0, max=2**63 - 1)] = 0,
+    levels: Annotated[int, typer.Option(help="For full_factorial.", min=0, max=2**31 - 1)] = 0,
     evaluate: Annotated[bool, typer.Option("--evaluate", help="Run it, too.")] = False,
     output: Annotated[Path | None, typer.Option("-o", help="A CSV file to write.")] = None,
     as_json: AsJson = False,
@@ -170,7 +171,7 @@ def _points(values: list[str], points: Path | None) -> list[dict[str, Any]]:
 
 def _value(text: str) -> float | str:
     try:
-        return float(text)
+        return number_of(text)
     except ValueError:
         return text
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import grpc
@@ -20,6 +20,7 @@ from google.protobuf.message import Message
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.registry.v1 import registry_pb2, registry_pb2_grpc
 from vistaflow.replicas import Newest, ReplicaChannel, addresses_of, replica_count, replicated
+from vistaflow.structs import MOST_WHOLE, whole
 from vistaflow_services.core.config import registry_address
 from vistaflow_services.core.dial import open_channel
 from vistaflow_services.core.errors import ConflictError, InvalidError, ServiceError
@@ -140,8 +141,11 @@ class RegistryClient:
     async def append(
         self, states: Iterable[common_pb2.State], *, patience: float = PATIENCE_SECONDS
     ) -> registry_pb2.AppendStatesResponse:
-        """Appends rows; each must have a `seq`, which makes it safe to repeat."""
-        request = registry_pb2.AppendStatesRequest(states=list(states))
+        """Appends rows; each must have a `seq`, which makes it safe to repeat.
+
+        Their metadata must have gone through `exact`.
+        """
+        request = registry_pb2.AppendStatesRequest(states=list(states), numbers_checked=True)
         return await self.call(self.stub.AppendStates, request, patience=patience)
 
     async def announce(self, name: str, address: str, version: str, status: str) -> None:
@@ -241,6 +245,17 @@ def result_of(job: common_pb2.Job) -> JobResult:
     )
 
 
+def exact(value: Any) -> Any:
+    """A value for a Struct, whose numbers are doubles: whole ones beyond 2**53 as text."""
+    if isinstance(value, int) and abs(value) > MOST_WHOLE:
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: exact(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [exact(each) for each in value]
+    return value
+
+
 def struct_to_dict(struct: Message) -> dict[str, Any]:
     """A Struct as Python has it; whole numbers become int again, which Struct does not know."""
     whole: dict[str, Any] = _whole(json_format.MessageToDict(struct))
@@ -248,8 +263,8 @@ def struct_to_dict(struct: Message) -> dict[str, Any]:
 
 
 def _whole(value: Any) -> Any:
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        return int(value)
+    if isinstance(value, float):
+        return whole(value)
     if isinstance(value, dict):
         return {key: _whole(each) for key, each in value.items()}
     if isinstance(value, list):

@@ -40,7 +40,7 @@ def preparation_of(spec: pb.PreprocessSpec) -> Preparation:
         made = Preparation(
             responses=tuple(spec.responses),
             test_fraction=fraction,
-            seed=abs(spec.seed),
+            seed=_seed(spec.seed, found),
             drop_outliers=spec.outliers == pb.OUTLIER_POLICY_DROP,
             log_responses=tuple(spec.log_responses),
         )
@@ -88,10 +88,16 @@ def plan_of(spec: pb.TrainSpec) -> TrainingPlan:
         made = TrainingPlan(
             families=tuple(families) or tuple(FAMILIES),
             folds=spec.folds or DEFAULT_FOLDS,
-            seed=abs(spec.seed),
+            seed=_seed(spec.seed, found),
             hyper_parameters=hyper_parameters,
         )
     except InvalidError as error:
         found.extend("", error)
     found.check()
     return made
+
+
+def _seed(seed: int, found: Violations) -> int:
+    if seed < 0:
+        found.add("seed", f"{seed} is negative; give 0 or more")
+    return max(0, seed)

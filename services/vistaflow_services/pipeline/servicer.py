@@ -58,6 +58,7 @@ class PipelineServicer(rpc.PipelineServiceServicer):
                 labels=spec.labels,
                 jobs=jobs_of(spec, plan),
                 spec=spec_record(spec, plan.deck),
+                numbers_checked=True,
                 actor=request.actor,
             )
         )

@@ -38,6 +38,7 @@ requests.py        requests to commands; every mistake under its field
 quick.py           rows to append that are plainly right, read the quick way
 selecting.py       which jobs, which moment: filters of requests, checked
 structs.py         a Struct to JSON text, and back to bytes
+numbers.py         its whole numbers that may have been rounded
 varint.py          numbers as protobuf writes them
 translate.py       domain values to messages, and back
 translate_past.py  the difference of two moments as a message

@@ -33,8 +33,26 @@ from vistaflow_services.registry.domain import (
 
 ACTOR = "registry"
 
-Seqs = Mapping[tuple[uuid.UUID, int, int], int]
-"""Revision of each row already recorded, by job, attempt and seq."""
+Content = tuple[str, str, str, str]
+"""What a row says: task, status, reason and metadata. Rows of one seq are the same if it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A row of the log whose seq comes again."""
+
+    revision: int
+    contents: frozenset[Content]
+    """Of the contents that come again, those that are its own."""
+
+
+Seqs = Mapping[tuple[uuid.UUID, int, int], Recorded]
+"""Rows of the log by job, attempt and seq, of those that come again."""
+
+
+def content_of(item: c.Item) -> Content:
+    """What the row would say."""
+    return item.task_name, item.status, item.reason, item.metadata_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +71,7 @@ class Changes:
     def __init__(self, board: Board, head: Head, seqs: Seqs) -> None:
         self._board = board
         self._known = seqs
-        self._seqs: dict[tuple[uuid.UUID, int, int], int] = {}
+        self._seqs: dict[tuple[uuid.UUID, int, int], Recorded] = {}
         self.head = head
         self.last_id = head.last_id
         self.last_kit_id = head.last_kit_id

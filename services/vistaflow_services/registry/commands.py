@@ -267,6 +267,8 @@ class Result:
     verdict: Verdict
     revision: int = 0
     detail: str = ""
+    reason: str = ""
+    """`detail` as a word for programs, where there is one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from vistaflow_services.core.errors import (
     InvalidError,
 )
 from vistaflow_services.registry import commands as c
-from vistaflow_services.registry.changes import ACTOR, Changes, Lease
+from vistaflow_services.registry.changes import ACTOR, Changes, Lease, Recorded, content_of
 from vistaflow_services.registry.domain import (
     MAX_JOBS_A_KIT,
     MAX_JOBS_TOLD,
@@ -26,7 +26,7 @@ from vistaflow_services.registry.domain import (
     Status,
     Verdict,
 )
-from vistaflow_services.registry.verdicts import illegal, starts_attempt, unfit
+from vistaflow_services.registry.verdicts import illegal, repeated, starts_attempt, unfit
 
 
 class Draft(Changes):
@@ -219,9 +219,9 @@ class Draft(Changes):
         starts = starts_attempt(job, item)
         key = (job.job_id, job.attempt, item.seq)
         if item.seq and not starts and item.seq <= job.last_seq:
-            revision = self._seqs.get(key) or self._known.get(key)
-            if revision is not None:
-                return c.Result(verdict=Verdict.DUPLICATE, revision=revision)
+            recorded = self._seqs.get(key) or self._known.get(key)
+            if recorded is not None:
+                return repeated(item, job.attempt, recorded)
         refusal = illegal(job, item)
         if refusal is not None:
             return refusal
@@ -241,7 +241,9 @@ class Draft(Changes):
         )
         if item.seq:
             job.last_seq = max(job.last_seq, item.seq)
-            self._seqs[job.job_id, job.attempt, item.seq] = row.revision
+            self._seqs[job.job_id, job.attempt, item.seq] = Recorded(
+                row.revision, frozenset({content_of(item)})
+            )
         if not item.task_name and item.status in TERMINAL:
             if item.status == Status.FINISHED:
                 job.result_json = item.result_json

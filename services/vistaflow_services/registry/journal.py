@@ -15,11 +15,11 @@ from typing import Any, LiteralString
 import psycopg
 
 from vistaflow_services.core.failpoints import reached
-from vistaflow_services.registry.changes import Changes, Seqs
+from vistaflow_services.registry.changes import Changes, Content, Recorded, Seqs
 from vistaflow_services.registry.commands import Request
 from vistaflow_services.registry.domain import PENDING, Head, Job, Kit, StateRow
 from vistaflow_services.registry.reading import QUERIES, Connection, fetch, read_head, read_kits
-from vistaflow_services.registry.row_texts import rows_text
+from vistaflow_services.registry.row_texts import contents_text, rows_text
 from vistaflow_services.registry.statement import Prepared
 from vistaflow_services.registry.watch_store import to_row
 
@@ -198,18 +198,34 @@ class Journal:
         rows = await fetch(self._open(), "kits_of_jobs", {"job_ids": list(job_ids)})
         return {row[0]: row[1] for row in rows}
 
-    async def recorded(self, wanted: Iterable[tuple[int, uuid.UUID, int, int]]) -> Seqs:
-        """Revisions of rows by job, attempt and seq, of those that exist.
+    async def recorded(self, wanted: Iterable[tuple[uuid.UUID, int, int, Content]]) -> Seqs:
+        """The rows that exist of some job, attempt and seq, and which of the contents are theirs.
 
         Args:
-            wanted: kit_id, job_id, attempt and seq.
+            wanted: job_id, attempt, seq and content.
         """
-        seqs: dict[tuple[int, uuid.UUID, int], list[int]] = {}
-        for kit_id, job_id, attempt, seq in wanted:
-            seqs.setdefault((kit_id, job_id, attempt), []).append(seq)
-        asked = [{"k": k, "j": str(j), "a": a, "q": q} for (k, j, a), q in seqs.items()]
+        seqs: dict[tuple[uuid.UUID, int], list[int]] = {}
+        contents: dict[tuple[uuid.UUID, int, int], set[Content]] = {}
+        for job_id, attempt, seq, content in wanted:
+            seqs.setdefault((job_id, attempt), []).append(seq)
+            contents.setdefault((job_id, attempt, seq), set()).add(content)
+        asked = [{"j": str(j), "a": a, "q": q} for (j, a), q in seqs.items()]
         rows = await fetch(self._open(), "recorded_seqs", {"wanted": json.dumps(asked)})
-        return {(row[0], row[1], row[2]): row[3] for row in rows}
+        if not rows:
+            return {}
+        revisions = {(row[0], row[1], row[2]): row[3] for row in rows}
+        # Two steps: most of what is asked for is new, and need not be sent to be compared.
+        compared = [
+            (revision, each) for key, revision in revisions.items() for each in contents[key]
+        ]
+        places = await fetch(self._open(), "same_rows", {"rows": contents_text(compared)})
+        same = {compared[place] for (place,) in places}
+        return {
+            key: Recorded(
+                revision, frozenset(each for each in contents[key] if (revision, each) in same)
+            )
+            for key, revision in revisions.items()
+        }
 
     async def answers(self, request_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, Answered]:
         """What requests were answered, of those that were."""

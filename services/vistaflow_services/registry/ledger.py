@@ -33,7 +33,7 @@ from vistaflow_services.core.failpoints import reached
 from vistaflow_services.core.tasks import ended
 from vistaflow_services.registry import commands as c
 from vistaflow_services.registry.board import Board
-from vistaflow_services.registry.changes import Seqs
+from vistaflow_services.registry.changes import Seqs, content_of
 from vistaflow_services.registry.domain import PENDING, Head, StateRow
 from vistaflow_services.registry.draft import Draft
 from vistaflow_services.registry.journal import Answered, Answers, Journal, Outcome
@@ -470,7 +470,7 @@ class Ledger:
         return await self._journal.answers(wanted) if wanted else {}
 
     async def _seqs(self, commands: list[c.Command]) -> Seqs:
-        """The revisions of rows that may come a second time."""
+        """The rows of the log that may come a second time."""
         wanted = []
         for command in commands:
             if isinstance(command, c.Append):
@@ -480,7 +480,8 @@ class Ledger:
                     if kit is not None:
                         job = kit.jobs[item.job_id]
                         if item.seq <= job.last_seq:
-                            wanted.append((kit.kit_id, job.job_id, job.attempt, item.seq))
+                            content = content_of(item)
+                            wanted.append((job.job_id, job.attempt, item.seq, content))
         return await self._journal.recorded(wanted) if wanted else {}
 
     def _finish(self, batch: _Batch, now: datetime, head: Head) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Protocol, Self, TypeVar
 
@@ -87,15 +88,19 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         self, request: pb.CreateKitRequest, context: Context
     ) -> pb.CreateKitResponse:
         """Creates a kit with its jobs."""
-        command = requests.create_kit(request, _encoded(_kit_created))
-        return await self._submit(command, context, pb.CreateKitResponse, _kit_created)
+        command = requests.create_kit(request, _encoded(_kit_created_in_short))
+        answer = await self._submit(command, context, pb.CreateKitResponse, _kit_created)
+        return _with_specs(answer, request) if answer.replayed else answer
 
     async def CreateJob(
         self, request: pb.CreateJobRequest, context: Context
     ) -> pb.CreateJobResponse:
         """Adds a job to a kit, or to a new one."""
-        command = requests.create_job(request, _encoded(_job_created))
-        return await self._submit(command, context, pb.CreateJobResponse, _job_created)
+        command = requests.create_job(request, _encoded(_job_created_in_short))
+        answer = await self._submit(command, context, pb.CreateJobResponse, _job_created)
+        if answer.replayed and request.job.HasField("spec"):
+            answer.job.spec.CopyFrom(request.job.spec)
+        return answer
 
     async def AppendStates(
         self, request: pb.AppendStatesRequest, context: Context
@@ -215,10 +220,9 @@ class RegistryServicer(rpc.RegistryServiceServicer):
             created_after=created_after,
             created_before=created_before,
         )
+        kits, next_key = page.filled(translate.kit_to_proto, lambda kit: kit.kit_id)
         return pb.ListKitsResponse(
-            kits=map(translate.kit_to_proto, page.entries),
-            next_page_token=_token(page.next_key, request),
-            revision=page.revision,
+            kits=kits, next_page_token=_token(next_key, request), revision=page.revision
         )
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
@@ -240,10 +244,12 @@ class RegistryServicer(rpc.RegistryServiceServicer):
             labels=labels,
             project=callers.current().project,
         )
+        jobs, next_key = page.filled(
+            lambda entry: translate.job_to_proto(entry[0], task_counts=entry[1]),
+            lambda entry: entry[0].first_revision,
+        )
         return pb.ListJobsResponse(
-            jobs=[translate.job_to_proto(job, task_counts=counts) for job, counts in page.entries],
-            next_page_token=_token(page.next_key, request),
-            revision=page.revision,
+            jobs=jobs, next_page_token=_token(next_key, request), revision=page.revision
         )
 
     async def ListStates(
@@ -259,10 +265,9 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         await self._reach(request.min_revision, context, found)
         after = request.after_revision if token is None else token
         page = await self._store.list_states(after=after, limit=limit, wanted=wanted)
+        rows, next_key = page.filled(translate.state_to_proto, lambda row: row.revision)
         return pb.ListStatesResponse(
-            states=map(translate.state_to_proto, page.entries),
-            next_page_token=_token(page.next_key, request),
-            revision=page.revision,
+            states=rows, next_page_token=_token(next_key, request), revision=page.revision
         )
 
     async def WatchStates(
@@ -405,9 +410,31 @@ def _job_created(answer: c.JobChange) -> pb.CreateJobResponse:
     return pb.CreateJobResponse(job=translate.job_to_proto(answer.job), revision=answer.revision)
 
 
+def _kit_created_in_short(answer: c.KitChange) -> pb.CreateKitResponse:
+    """The answer as it is kept: a repeat of the request has the specs itself."""
+    jobs = {job_id: replace(job, spec_type="", spec=b"") for job_id, job in answer.kit.jobs.items()}
+    kit = replace(answer.kit, jobs=jobs, spec_json="")
+    return pb.CreateKitResponse(kit=translate.kit_to_proto(kit), revision=answer.revision)
+
+
+def _job_created_in_short(answer: c.JobChange) -> pb.CreateJobResponse:
+    return pb.CreateJobResponse(job=translate.job_in_short(answer.job), revision=answer.revision)
+
+
+def _with_specs(answer: pb.CreateKitResponse, request: pb.CreateKitRequest) -> pb.CreateKitResponse:
+    """An answer that was kept, with what the request has itself."""
+    if request.HasField("spec"):
+        answer.kit.spec.CopyFrom(request.spec)
+    asked = {requests.job_name(job): job for job in request.jobs}
+    for job in answer.kit.jobs:
+        if asked[job.name].HasField("spec"):
+            job.spec.CopyFrom(asked[job.name].spec)
+    return answer
+
+
 def _kit_canceled(answer: c.KitChange) -> pb.CancelKitResponse:
     return pb.CancelKitResponse(
-        kit=translate.kit_to_proto(answer.kit),
+        kit=translate.kit_in_short(answer.kit),
         canceled_count=answer.count,
         revision=answer.revision,
     )
@@ -415,18 +442,18 @@ def _kit_canceled(answer: c.KitChange) -> pb.CancelKitResponse:
 
 def _kit_retried(answer: c.KitChange) -> pb.RetryKitResponse:
     return pb.RetryKitResponse(
-        kit=translate.kit_to_proto(answer.kit),
+        kit=translate.kit_in_short(answer.kit),
         retried_count=answer.count,
         revision=answer.revision,
     )
 
 
 def _kit_paused(answer: c.KitChange) -> pb.PauseKitResponse:
-    return pb.PauseKitResponse(kit=translate.kit_to_proto(answer.kit), revision=answer.revision)
+    return pb.PauseKitResponse(kit=translate.kit_in_short(answer.kit), revision=answer.revision)
 
 
 def _kit_resumed(answer: c.KitChange) -> pb.ResumeKitResponse:
-    return pb.ResumeKitResponse(kit=translate.kit_to_proto(answer.kit), revision=answer.revision)
+    return pb.ResumeKitResponse(kit=translate.kit_in_short(answer.kit), revision=answer.revision)
 
 
 def _jobs_canceled(answer: bulk.Told | c.JobsChange) -> pb.CancelJobsResponse:
@@ -440,11 +467,11 @@ def _jobs_retried(answer: bulk.Told | c.JobsChange) -> pb.RetryJobsResponse:
 
 
 def _job_canceled(answer: c.JobChange) -> pb.CancelJobResponse:
-    return pb.CancelJobResponse(job=translate.job_to_proto(answer.job), revision=answer.revision)
+    return pb.CancelJobResponse(job=translate.job_in_short(answer.job), revision=answer.revision)
 
 
 def _job_retried(answer: c.JobChange) -> pb.RetryJobResponse:
-    return pb.RetryJobResponse(job=translate.job_to_proto(answer.job), revision=answer.revision)
+    return pb.RetryJobResponse(job=translate.job_in_short(answer.job), revision=answer.revision)
 
 
 def _appended(answer: c.Appended) -> pb.AppendStatesResponse:

@@ -34,6 +34,8 @@ def run(attempt: Attempt) -> dict[str, Any]:
             attempt.task(name, "FINISHED", {"number": number})
         print("all steps done")
         return {"count": what["count"], "attempt": attempt.number, "inputs": sorted(attempt.inputs)}
+    if act == "return":
+        return dict(what["value"])
     if act == "write":
         path = attempt.folder / "out.txt"
         return {"file": attempt.artifacts.write(path, what["text"].encode())}

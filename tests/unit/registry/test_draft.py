@@ -13,6 +13,7 @@ from vistaflow_services.core.errors import (
 )
 from vistaflow_services.registry import commands as c
 from vistaflow_services.registry.board import Board
+from vistaflow_services.registry.changes import Recorded
 from vistaflow_services.registry.domain import Head, Job, Kit, Status, Verdict
 from vistaflow_services.registry.draft import Draft
 
@@ -28,7 +29,7 @@ class Log:
         self.head = Head(
             last_id=0, last_kit_id=0, epoch=uuid.uuid4(), commit_id=uuid.uuid4(), oldest_id=1
         )
-        self.seqs: dict[tuple[uuid.UUID, int, int], int] = {}
+        self.seqs: dict[tuple[uuid.UUID, int, int], Recorded] = {}
         self.rows = []
 
     def do(self, command: c.Command):
@@ -38,7 +39,10 @@ class Log:
         self.board.adopt(draft)
         for row in draft.rows:
             if row.seq:
-                self.seqs[row.job_id, row.attempt, row.seq] = row.revision
+                content = row.task_name, row.status, row.reason, row.metadata_json
+                self.seqs[row.job_id, row.attempt, row.seq] = Recorded(
+                    row.revision, frozenset({content})
+                )
         self.rows += draft.rows
         self.head = Head(
             last_id=draft.last_id,
@@ -164,6 +168,35 @@ def test_a_repeated_seq_is_a_duplicate_with_the_first_revision(log: Log) -> None
     (later,) = log.append(job_id, Status.RUNNING, task_name="t", seq=7)
     assert (first.verdict, again.verdict, later.verdict) == (ACCEPTED, DUPLICATE, DUPLICATE)
     assert first.revision == again.revision == later.revision
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"task_name": "u"}, {"reason": "why"}, {"metadata_json": '{"n":1}'}],
+    ids=lambda other: next(iter(other)),
+)
+def test_another_row_under_a_seq_that_is_taken_is_refused_and_names_the_first(
+    log: Log, other: dict[str, str]
+) -> None:
+    job_id = brought_to(log, Status.RUNNING, True)
+    row = {"status": Status.RUNNING, "task_name": "t", "seq": 7}
+    items = tuple(c.Item(job_id=job_id, **fields) for fields in (row, row | other))
+    together = log.do(c.Append(items=items)).results
+    head = log.head.last_id
+    (later,) = log.do(c.Append(items=items[1:])).results
+    for result in (together[1], later):
+        assert (result.verdict, result.revision, result.reason) == (REJECTED, 0, "SEQ_REUSED")
+        assert result.detail == (
+            f"seq 7 of attempt 1 is that of another row, recorded at revision {head}; "
+            "give each row a seq of its own"
+        )
+    assert log.head.last_id == head
+
+
+def test_another_status_under_a_seq_that_is_taken_is_refused(log: Log) -> None:
+    job_id = brought_to(log, Status.RUNNING, True)
+    first, other = log.append(job_id, Status.RUNNING, Status.FINISHED, task_name="t", seq=7)
+    assert (first.verdict, other.verdict, other.reason) == (ACCEPTED, REJECTED, "SEQ_REUSED")
 
 
 def test_a_seq_that_was_skipped_may_come_late(log: Log) -> None:
