@@ -277,8 +277,8 @@ SELECT kit_id, spec FROM kits
    AND (%(project)s = '' OR project = %(project)s)
    AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
    AND (%(labels)s::jsonb IS NULL OR labels @> %(labels)s::jsonb)
-   AND (%(contains)s = '' OR strpos(lower(name), lower(%(contains)s)) > 0)
-   AND (%(contains)s = '' OR name_parts(name) @> name_parts(%(contains)s))
+   AND (%(contains)s = '' OR strpos(folded(name), folded(%(contains)s)) > 0)
+   AND (%(contains)s = '' OR folded_parts(name) @> folded_parts(%(contains)s))
    AND (%(created_after)s::timestamptz IS NULL OR created_at >= %(created_after)s::timestamptz)
    AND (%(created_before)s::timestamptz IS NULL OR created_at < %(created_before)s::timestamptz)
  ORDER BY kit_id DESC LIMIT %(limit)s
