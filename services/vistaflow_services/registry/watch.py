@@ -219,7 +219,8 @@ class WatchService:
     async def _follow(self, watch: Watch, place: Subscription, send: Send) -> None:
         """Sends everything after the watch's place, until the registry ends it."""
         clock = asyncio.get_running_loop().time
-        past = place.horizon
+        # A snapshot is the whole past; rows that came while it was read are deltas after `synced`.
+        past = watch.at if watch.begin_anew else place.horizon
         synced = False
         told = clock()
         caller = callers.current()
