@@ -11,6 +11,7 @@ from vistaflow.api.doe.v1 import doe_pb2 as pb
 from vistaflow.api.doe.v1 import doe_pb2_grpc as rpc
 from vistaflow_services.core.errors import InvalidError, NotFoundError, Violations
 from vistaflow_services.core.interceptor import Context
+from vistaflow_services.core.job_ids import is_job_id
 from vistaflow_services.core.jobs import JobResult
 from vistaflow_services.core.stage import Stage
 from vistaflow_services.decks.deck import Deck
@@ -106,7 +107,7 @@ class DoeServicer(rpc.DoeServiceServicer):
 
     async def _result(self, design_id: str) -> JobResult:
         """What the finished job of a design published."""
-        if not references.is_job_id(design_id):
+        if not is_job_id(design_id):
             raise NotFoundError(f"no design {design_id[:100]!r}: a design's id is its job's id")
         return await self._stage.registry.result(design_id, job_type="DOE", field="design_id")
 

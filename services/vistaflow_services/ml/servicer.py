@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -17,6 +16,7 @@ from vistaflow.api.ml.v1 import ml_pb2_grpc as rpc
 from vistaflow_services.core import callers
 from vistaflow_services.core.errors import InvalidError, NotFoundError, Violations
 from vistaflow_services.core.interceptor import Context
+from vistaflow_services.core.job_ids import is_job_id
 from vistaflow_services.core.registry_client import result_of
 from vistaflow_services.core.stage import Stage
 from vistaflow_services.ml import messages, specs
@@ -25,8 +25,6 @@ from vistaflow_services.ml.references import open_model
 from vistaflow_services.surrogates.model import Model
 
 DEFAULT_PAGE, MAX_PAGE = 100, 1_000
-
-_JOB_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class MlServicer(rpc.MlServiceServicer):
@@ -117,7 +115,7 @@ class MlServicer(rpc.MlServiceServicer):
             found = Violations()
             found.add(field, f"missing: give the id of a finished {job_type} job")
             found.check()
-        if not _JOB_ID.fullmatch(job_id):
+        if not is_job_id(job_id):
             raise NotFoundError(f"{field}: no job {job_id[:100]!r}; give a job's id, a UUID")
         found_job = await self._stage.registry.result(job_id, job_type=job_type, field=field)
         return found_job.result

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from vistaflow.api.optimize.v1 import optimize_pb2_grpc as rpc
 from vistaflow_services.core.errors import InvalidError, NotFoundError, Violations
 from vistaflow_services.core.expressions import suggest
 from vistaflow_services.core.interceptor import Context
+from vistaflow_services.core.job_ids import is_job_id
 from vistaflow_services.core.jobs import JobResult
 from vistaflow_services.core.stage import Stage
 from vistaflow_services.decks.deck import read_archive
@@ -23,8 +23,6 @@ from vistaflow_services.optimize.trials import read_trials
 from vistaflow_services.simulators.status import require_simulator
 
 DEFAULT_PAGE, MAX_PAGE = 1_000, 10_000
-
-_JOB_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class OptimizeServicer(rpc.OptimizeServiceServicer):
@@ -96,7 +94,7 @@ class OptimizeServicer(rpc.OptimizeServiceServicer):
 
     async def _result(self, job_id: str, job_type: str, field: str) -> JobResult:
         """What the finished job that a field names published."""
-        if not _JOB_ID.fullmatch(job_id):
+        if not is_job_id(job_id):
             raise NotFoundError(f"{field}: no job `{job_id[:100]}`; give the id of a finished job")
         return await self._registry.result(job_id, job_type=job_type, field=field)
 

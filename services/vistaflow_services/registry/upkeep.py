@@ -103,7 +103,6 @@ class Upkeep:
         self._counts = counts
         self._wrong: set[str] = set()
         self._policy = retention.Policy.of(config)
-        limits["retention"] = str(self._policy)
 
     async def run(self) -> None:
         """Looks and drops for ever."""

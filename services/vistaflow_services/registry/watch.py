@@ -128,7 +128,7 @@ class WatchService:
             ExpiredError: It begins beyond the head, or where nothing is kept any more.
         """
         violations = Violations()
-        narrow_watch(request)
+        await narrow_watch(request, self._store.fetch)
         wanted = translate.filter_from_proto(request.filter, violations)
         interval = _interval(request, violations)
         if request.after_revision < 0:

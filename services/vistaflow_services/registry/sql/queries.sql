@@ -196,8 +196,9 @@ DELETE FROM request_info USING old WHERE request_info.id = old.id
 SELECT add_partitions(%(size)s)
 
 -- name: kits_of_jobs
--- The kit of each job.
-SELECT job_id, kit_id FROM jobs WHERE job_id = ANY (%(job_ids)s)
+-- The kit of each job, and its project.
+SELECT j.job_id, j.kit_id, k.project FROM jobs j JOIN kits k USING (kit_id)
+ WHERE j.job_id = ANY (%(job_ids)s)
 
 -- name: recorded_seqs
 -- Revisions of rows by job, attempt and seq.
