@@ -18,9 +18,9 @@ from vistaflow_services.registry.config import Config
 from vistaflow_services.registry.reading import QUERIES
 
 BESIDE = {
-    "applied_migrations", "count_connections", "database_health", "expired_leases", "extend_leases", "head",
-    "lease_count", "log_ends", "log_growth", "log_guard", "long_transactions", "queued_jobs",
-    "token_by_id", "waiting_work",
+    "applied_migrations", "count_connections", "database_health", "expired_leases",
+    "extend_leases", "head", "lease_count", "log_ends", "log_growth", "log_guard",
+    "long_transactions", "queued_jobs", "token_by_id", "waiting_work",
 }  # fmt: skip
 """Queries of what goes on behind the calls."""
 
