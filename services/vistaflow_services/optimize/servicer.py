@@ -14,6 +14,7 @@ from vistaflow_services.core.expressions import suggest
 from vistaflow_services.core.interceptor import Context
 from vistaflow_services.core.job_ids import is_job_id
 from vistaflow_services.core.jobs import JobResult
+from vistaflow_services.core.results import readable
 from vistaflow_services.core.stage import Stage
 from vistaflow_services.decks.deck import read_archive
 from vistaflow_services.decks.space import Space
@@ -40,7 +41,8 @@ class OptimizeServicer(rpc.OptimizeServiceServicer):
         with _under("spec"):
             specs.tuning_plan(request.spec)
         scaled = await self._result(request.spec.scaler, "ML_SCALE", "spec.scaler")
-        _check_response(request.spec.response, scaled.result)
+        with readable(request.spec.scaler, "spec.scaler"):
+            _check_response(request.spec.response, scaled.result)
         job = await self._stage.submit(request.spec, "OPTIMIZE", "tune", request.request_id)
         return pb.TuneModelResponse(job=job)
 
@@ -53,14 +55,17 @@ class OptimizeServicer(rpc.OptimizeServiceServicer):
         design = await self._result(request.spec.design, "DOE", "spec.design")
         if request.spec.model:
             await self._result(request.spec.model, "ML_TRAIN", "spec.model")
-        await asyncio.to_thread(self._check_design, request.spec, design.result)
+        with readable(request.spec.design, "spec.design"):
+            await asyncio.to_thread(self._check_design, request.spec, design.result)
         job = await self._stage.submit(request.spec, "OPTIMIZE", "optimize", request.request_id)
         return pb.OptimizeDesignResponse(job=job)
 
     async def GetStudy(self, request: pb.GetStudyRequest, context: Context) -> pb.GetStudyResponse:
         """Gets the result of a study."""
         source = await self._result(request.study_id, "OPTIMIZE", "study_id")
-        return pb.GetStudyResponse(study=messages.study_message(request.study_id, source.result))
+        with readable(request.study_id, "study_id"):
+            study = messages.study_message(request.study_id, source.result)
+        return pb.GetStudyResponse(study=study)
 
     async def ListTrials(
         self, request: pb.ListTrialsRequest, context: Context
@@ -68,12 +73,13 @@ class OptimizeServicer(rpc.OptimizeServiceServicer):
         """Lists what a study tried."""
         offset, limit = _page(request)
         source = await self._result(request.study_id, "OPTIMIZE", "study_id")
-        written = source.result["trials"]
-        path = await asyncio.to_thread(self._artifacts.verified, written["uri"], written["sha256"])
-        rows, more = await asyncio.to_thread(read_trials, path, offset=offset, limit=limit)
+        with readable(request.study_id, "study_id"):
+            uri, sha256 = source.result["trials"]["uri"], source.result["trials"]["sha256"]
+            path = await asyncio.to_thread(self._artifacts.verified, uri, sha256)
+            rows, more = await asyncio.to_thread(read_trials, path, offset=offset, limit=limit)
+            trials = [messages.trial_message(each) for each in rows]
         return pb.ListTrialsResponse(
-            trials=[messages.trial_message(each) for each in rows],
-            next_page_token=str(offset + limit) if more else "",
+            trials=trials, next_page_token=str(offset + limit) if more else ""
         )
 
     def _check_design(self, spec: pb.OptimizeDesignSpec, manifest: Mapping[str, Any]) -> None:
