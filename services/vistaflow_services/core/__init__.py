@@ -22,6 +22,8 @@ attempt.py          the child process of one attempt; execution.py talks to it a
 children.py         starts such processes; forkserver.py forks them with imports done
 processes.py        process groups, limits, and dying with one's parent
 jobs.py             what a job sees of the world while it runs
+job_ids.py          which texts are ids of jobs, for the registry and the workers alike
+results.py          reads what jobs published, which may be anything
 artifacts.py        the artifact store
 files.py            files that are there whole or not at all
 sql.py              queries in .sql files; migrations.py applies numbered ones

@@ -7,7 +7,6 @@ which is found by the manifest that the job left beside what it made.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 
 from vistaflow_services.core.artifacts import ArtifactStore
 from vistaflow_services.core.errors import ServiceError
+from vistaflow_services.core.job_ids import is_job_id
 from vistaflow_services.core.jobs import JobError, JobResult
 from vistaflow_services.decks.deck import Deck, read_archive
 from vistaflow_services.decks.space import Point, Space
@@ -24,8 +24,6 @@ from vistaflow_services.optimize.domain import Problem, Trial, made_trial
 
 MANIFEST: Final = "manifest.json"
 """The file in an attempt's prefix that holds the job's result."""
-
-_JOB_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +121,7 @@ def find_manifest(
 
 def stored_manifest(job_id: str, artifacts: ArtifactStore) -> Mapping[str, Any] | None:
     """The manifest that the newest complete attempt of a job left, if one did."""
-    if not _JOB_ID.fullmatch(job_id):
+    if not is_job_id(job_id):
         return None
     written = (artifacts.root / "jobs" / job_id).glob(f"*/{MANIFEST}")
     newest = max(written, key=lambda path: int(path.parent.name), default=None)

@@ -10,6 +10,7 @@ from pathlib import Path
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.doe.v1 import doe_pb2
 from vistaflow.api.ingestion.v1 import ingestion_pb2
+from vistaflow.api.ml.v1 import ml_pb2
 from vistaflow.api.pipeline.v1 import pipeline_pb2 as pb
 from vistaflow_services.core.errors import FieldViolation, InvalidError, NotFoundError, Violations
 from vistaflow_services.decks.deck import Deck
@@ -184,6 +185,15 @@ def _spec(source: Source) -> tuple[pb.KitSpec, list[FieldViolation]]:
     if spec.stop_after not in common_pb2.JobType.values():
         found.add("stop_after", f"{spec.stop_after} is no stage of a kit")
         spec.ClearField("stop_after")
+    if spec.ml.outliers not in ml_pb2.OutlierPolicy.values():
+        found.add("ml.outliers", f"{spec.ml.outliers} is no outlier policy; give flag or drop")
+        spec.ml.ClearField("outliers")
+    known = ml_pb2.Family.values()
+    for at, family in enumerate(spec.ml.families[: len(known)]):
+        if not family or family not in known:
+            found.add(f"ml.families[{at}]", f"{family} is no family of models")
+    if len(spec.ml.families) > len(known):
+        found.add("ml.families", f"{len(spec.ml.families):,} are named; name each family once")
     return spec, list(found)
 
 

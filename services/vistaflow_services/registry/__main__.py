@@ -32,6 +32,7 @@ from vistaflow_services.registry.kit_cache import KitCache
 from vistaflow_services.registry.leases import LeaseService
 from vistaflow_services.registry.ledger import Ledger
 from vistaflow_services.registry.meters import RegistryMeters
+from vistaflow_services.registry.retention import Policy
 from vistaflow_services.registry.servicer import RegistryServicer
 from vistaflow_services.registry.services import ServiceDirectory
 from vistaflow_services.registry.storage import StorageGuard
@@ -220,6 +221,7 @@ def limits(config: Config) -> dict[str, str]:
         "job_spec_bytes": str(domain.MAX_JOB_SPEC_BYTES),
         "lease_seconds": f"{config.lease_seconds:g}",
         "request_days": f"{config.request_days:g}",
+        "retention": str(Policy.of(config)),
     }
 
 

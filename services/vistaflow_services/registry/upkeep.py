@@ -105,7 +105,6 @@ class Upkeep:
         self.critical = False
         """Whether the last look showed something that keeps the registry from its work."""
         self._policy = retention.Policy.of(config)
-        limits["retention"] = str(self._policy)
 
     async def run(self) -> None:
         """Looks and drops for ever."""
