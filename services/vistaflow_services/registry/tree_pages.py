@@ -25,7 +25,10 @@ from vistaflow_services.registry.watch_store import to_kit, to_row
 
 JOBS_AT_ONCE = 200
 TASKS_AT_ONCE = 1000
-"""So many are read and made messages of before anything else has a turn."""
+"""So many are read and made messages of before anything else has a turn, or fewer large ones."""
+
+FIRST_TASKS = 100
+"""The same before it is known how large they are: the database unpacks all that may be wanted."""
 
 READ_BYTES = MEBIBYTE
 """About how much is read at once; JSON may take more room as a Struct."""
@@ -100,6 +103,8 @@ class _Page:
         self.kit = pb.Kit(kit_id=wanted.kit_id)
         self.full = False
         """Whether something did not fit."""
+        self.at_once = FIRST_TASKS
+        """Tasks to read next: about `READ_BYTES` of such as came before."""
         self._empty = True
         self._room = MESSAGE_BYTES - _AROUND_BYTES
         self._left = wanted.size or WHOLE
@@ -180,17 +185,19 @@ class _Branches:
         """Their tasks by status."""
         return await listing.task_counts(self._connection, jobs)
 
-    async def tasks(self, jobs: Sequence[Job], after: int) -> tuple[list[StateRow], bool]:
+    async def tasks(
+        self, jobs: Sequence[Job], after: int, limit: int
+    ) -> tuple[list[StateRow], bool]:
         """The next tasks of jobs, of the first one after a revision; and whether there are more."""
         asked = {
             "kit_id": self.kit.kit_id,
             "job_ids": [job.job_id for job in jobs],
             "after": after,
-            "limit": TASKS_AT_ONCE,
+            "limit": limit,
             "bytes": READ_BYTES,
         }
         found = await fetch(self._connection, "tasks_after", asked)
-        more = len(found) == TASKS_AT_ONCE or (bool(found) and found[0][-1] > len(found))
+        more = len(found) == limit or (bool(found) and found[0][-1] > len(found))
         return [to_row(row) for row in found], more
 
 
@@ -211,15 +218,17 @@ class _PastBranches(_Branches):
         """Their tasks by status."""
         return {job.job_id: job.task_counts() for job in jobs}
 
-    async def tasks(self, jobs: Sequence[Job], after: int) -> tuple[list[StateRow], bool]:
+    async def tasks(
+        self, jobs: Sequence[Job], after: int, limit: int
+    ) -> tuple[list[StateRow], bool]:
         """The next tasks of jobs, of the first one after a revision; and whether there are more."""
         ids: list[int] = []
         for number, job in enumerate(jobs):
             revisions = sorted(row.revision for row in job.tasks.values())
             ids += [each for each in revisions if number or each > after]
-            if len(ids) > TASKS_AT_ONCE:
+            if len(ids) > limit:
                 break
-        asked = {"ids": ids[:TASKS_AT_ONCE], "bytes": READ_BYTES}
+        asked = {"ids": ids[:limit], "bytes": READ_BYTES}
         rows = [to_row(row) for row in await fetch(self._connection, "rows_by_id", asked)]
         return rows, len(rows) < len(ids)
 
@@ -248,7 +257,10 @@ async def _fill(page: _Page, branches: _Branches, place: Place) -> Place | None:
         return None
     jobs = [*jobs[:begun], *await branches.contents(jobs[begun:])]
     counts = await branches.counts(jobs)
-    rows, more = await branches.tasks(jobs, place.task if begun else 0)
+    rows, more = await branches.tasks(jobs, place.task if begun else 0, page.at_once)
+    if rows:
+        size = sum(len(row.metadata_json) + len(row.reason) for row in rows) // len(rows)
+        page.at_once = max(16, min(TASKS_AT_ONCE, READ_BYTES // max(1, size)))
     tasks: dict[uuid.UUID, list[StateRow]] = {}
     for row in rows:
         tasks.setdefault(row.job_id, []).append(row)
