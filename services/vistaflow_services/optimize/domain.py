@@ -11,6 +11,7 @@ from typing import Any
 from vistaflow_services.core.errors import FieldViolation, InvalidError, Violations
 from vistaflow_services.core.expressions import Constraint, Goals, Objective, parse_goals
 from vistaflow_services.decks.space import Point, Space
+from vistaflow_services.optimize.misses import MissScale, constraint_unit
 from vistaflow_services.optimize.observation import Observation
 
 MAX_BUDGET = 100_000
@@ -159,8 +160,13 @@ class ConstraintValue:
     met: bool
     """Whether it holds."""
 
-    miss: float
-    """How far it is missed, as a part of its larger side; 0 when met."""
+    excess: float
+    """How far it is missed, in its own unit; 0 or less when met, infinite where undefined."""
+
+    @property
+    def miss(self) -> float:
+        """How far it is missed; 0 when met."""
+        return 0.0 if self.met else max(self.excess, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,9 +185,9 @@ class Assessment:
         return all(each.met for each in self.constraints)
 
     @property
-    def violation(self) -> float:
-        """How far the worst constraint is missed, as a part of its larger side."""
-        return max((each.miss for each in self.constraints), default=0.0)
+    def excesses(self) -> tuple[float, ...]:
+        """How far each constraint is missed, in its own unit; see `ConstraintValue.excess`."""
+        return tuple(each.excess for each in self.constraints)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +202,9 @@ class Problem:
 
     fixed: Mapping[str, float | int | str] = field(default_factory=dict)
     """Parameters that are held, with their values."""
+
+    units: Mapping[str, str] = field(default_factory=dict)
+    """The units of the responses, by name."""
 
     @property
     def objective(self) -> Objective:
@@ -214,6 +223,16 @@ class Problem:
 
     def _is_known(self, constraint: Constraint) -> bool:
         return constraint.names <= set(self.space.names)
+
+    def unit_of(self, constraint: Constraint) -> str:
+        """The unit in which a constraint is missed; empty where none follows from its formulas."""
+        parameters = {each.name: each.unit for each in self.space.parameters}
+        return constraint_unit(constraint, {**parameters, **self.units})
+
+    def describe_miss(self, at: int, miss: float) -> str:
+        """By how much the constraint at place `at` is missed, for people."""
+        unit = self.unit_of(self.goals.constraints[at])
+        return f"{miss:.4g} {unit}".rstrip() if math.isfinite(miss) else "what has no value"
 
     def assess(self, point: Mapping[str, Any], responses: Mapping[str, float]) -> Assessment:
         """What a point with these responses is worth."""
@@ -235,7 +254,7 @@ class Problem:
             objective=self.objective.sign * assessed.objective,
             sides=tuple(_turned(each, values) for each in self.simulated),
             feasible=assessed.feasible and bool(self.space.feasible([point])[0]),
-            violation=assessed.violation,
+            excesses=assessed.excesses,
         )
 
 
@@ -244,9 +263,7 @@ def _constraint_value(constraint: Constraint, values: Mapping[str, Any]) -> Cons
     right = float(constraint.right.evaluate(values))
     met = bool(constraint.met(values))
     excess = float(constraint.violation(values))
-    size = max(abs(left), abs(right))
-    miss = 0.0 if met or excess <= 0 else excess / size if math.isfinite(size) else math.inf
-    return ConstraintValue(text=str(constraint), value=left, limit=right, met=met, miss=miss)
+    return ConstraintValue(text=str(constraint), value=left, limit=right, met=met, excess=excess)
 
 
 def _turned(constraint: Constraint, values: Mapping[str, Any]) -> tuple[float, float]:
@@ -328,19 +345,27 @@ def made_trial(
     )
 
 
+def miss_scale(trials: Sequence[Trial]) -> MissScale:
+    """What a miss of each constraint is measured in, from all usable trials."""
+    return MissScale.over([each.assessment.excesses for each in trials if each.assessment])
+
+
 def best_trial(trials: Sequence[Trial], sign: float) -> Trial | None:
-    """The best feasible trial, else the usable one of least violation; of equals the earliest.
+    """The best feasible trial, else the usable one that misses least; of equals the earliest.
+
+    Misses are scaled by the spread of their constraint over the usable trials and added.
 
     Args:
         trials: In order.
         sign: +1 to minimise, -1 to maximise.
     """
     usable = [each for each in trials if each.usable]
+    scale = miss_scale(usable)
 
-    def rank(trial: Trial) -> tuple[bool, float, float]:
+    def rank(trial: Trial) -> tuple[bool, tuple[int, float], float]:
         assert trial.assessment is not None
-        miss = 0.0 if trial.feasible else trial.assessment.violation
-        return not trial.feasible, miss, sign * trial.assessment.objective
+        missed = (0, 0.0) if trial.feasible else scale.total(trial.assessment.excesses)
+        return not trial.feasible, missed, sign * trial.assessment.objective
 
     return min(usable, key=rank, default=None)
 
@@ -353,13 +378,18 @@ def blocking(trials: Sequence[Trial], problem: Problem) -> list[str]:
         problem: What they were tried for.
     """
     usable = [each.assessment for each in trials if each.usable and each.assessment]
-    counts = [
-        sum(not each.constraints[j].met for each in usable)
-        for j in range(len(problem.goals.constraints))
+    columns = [
+        [each.constraints[j] for each in usable] for j in range(len(problem.goals.constraints))
     ]
+    counts = [sum(not each.met for each in column) for column in columns]
     order = sorted(range(len(counts)), key=lambda j: -counts[j])
-    return [
-        f"`{problem.goals.constraints[j]}` is missed by {counts[j]} of {len(usable)} points"
-        for j in order
-        if counts[j]
-    ]
+    found = []
+    for j in order:
+        if not counts[j]:
+            continue
+        least = min(each.miss for each in columns[j])
+        always = f", by {problem.describe_miss(j, least)} or more" if least > 0 else ""
+        found.append(
+            f"`{constraints[j]}` is missed by {counts[j]} of {len(usable)} points" + always
+        )
+    return found

@@ -29,6 +29,7 @@ from vistaflow_services.optimize.domain import (
     Trial,
     blocking,
     check_goals,
+    miss_scale,
 )
 from vistaflow_services.optimize.inputs import (
     MANIFEST,
@@ -114,7 +115,8 @@ def _prepare(attempt: Attempt) -> _Setting:
     )
     numeric = [each.name for each in design.space.parameters if each.is_numeric]
     goals = check_goals(plan.goals, responses=design.deck.response_names, parameters=numeric)
-    problem = Problem(space=design.space, goals=goals, fixed=design.fixed)
+    units = {each.name: each.unit for each in design.deck.responses}
+    problem = Problem(space=design.space, goals=goals, fixed=design.fixed, units=units)
     model = None
     if spec.model:
         manifest = find_manifest(spec.model, "model", "model", inputs, artifacts)
@@ -158,7 +160,11 @@ def _search(attempt: Attempt, setting: _Setting) -> StudyResult:
         batch_size=setting.batch_size,
         evaluate=simulate,
         on_round=on_round,
-        suggestions=predicted_best(setting.problem, model, setting.plan.seed) if model else (),
+        suggestions=(
+            predicted_best(setting.problem, model, setting.plan.seed, miss_scale(setting.trials))
+            if model
+            else ()
+        ),
         trials=list(setting.trials),
         responses=deck.response_names,
     )
@@ -201,12 +207,12 @@ def _report(attempt: Attempt, setting: _Setting, result: StudyResult) -> dict[st
         "parameters": [{"name": each.name, "unit": each.unit} for each in problem.space.parameters],
         "responses": [{"name": each.name, "unit": each.unit} for each in deck.responses],
         "best": {
-            **_told(best),
+            **_told(best, problem),
             "verified": best.usable,
             "found_at": _found_at(best, result.trials),
             "predicted": _predicted(result.forecast),
         },
-        "doe_best": None if result.design_best is None else _told(result.design_best),
+        "doe_best": None if result.design_best is None else _told(result.design_best, problem),
         "improvement": _improvement(best, result.design_best, problem.objective.sign),
         "evaluations": _evaluations(result.trials),
         "trials": attempt.artifacts.describe(table),
@@ -223,7 +229,7 @@ def _report(attempt: Attempt, setting: _Setting, result: StudyResult) -> dict[st
     return told
 
 
-def _told(trial: Trial) -> dict[str, Any]:
+def _told(trial: Trial, problem: Problem) -> dict[str, Any]:
     """A trial as the manifest has it."""
     assessment = trial.assessment
     return {
@@ -233,10 +239,20 @@ def _told(trial: Trial) -> dict[str, Any]:
         "simulated": dict(trial.responses or {}),
         "objective": assessment.objective if assessment else None,
         "feasible": trial.feasible,
-        "violation": assessment.violation if assessment else None,
         "constraints": [
-            {"text": each.text, "value": each.value, "limit": each.limit, "met": each.met}
-            for each in (assessment.constraints if assessment else ())
+            {
+                "text": each.text,
+                "value": each.value,
+                "limit": each.limit,
+                "met": each.met,
+                "miss": each.miss,
+                "unit": problem.unit_of(constraint),
+            }
+            for constraint, each in zip(
+                problem.goals.constraints,
+                assessment.constraints if assessment else (),
+                strict=False,
+            )
         ],
     }
 
