@@ -378,18 +378,14 @@ def blocking(trials: Sequence[Trial], problem: Problem) -> list[str]:
         problem: What they were tried for.
     """
     usable = [each.assessment for each in trials if each.usable and each.assessment]
-    columns = [
-        [each.constraints[j] for each in usable] for j in range(len(problem.goals.constraints))
-    ]
+    constraints = problem.goals.constraints
+    columns = [[each.constraints[j] for each in usable] for j in range(len(constraints))]
     counts = [sum(not each.met for each in column) for column in columns]
-    order = sorted(range(len(counts)), key=lambda j: -counts[j])
     found = []
-    for j in order:
-        if not counts[j]:
-            continue
-        least = min(each.miss for each in columns[j])
-        always = f", by {problem.describe_miss(j, least)} or more" if least > 0 else ""
-        found.append(
-            f"`{constraints[j]}` is missed by {counts[j]} of {len(usable)} points" + always
-        )
+    for j in sorted(range(len(counts)), key=lambda j: -counts[j]):
+        if counts[j]:
+            least = min(each.miss for each in columns[j])
+            always = f", by {problem.describe_miss(j, least)} or more" if least > 0 else ""
+            missed = f"`{constraints[j]}` is missed by {counts[j]} of {len(usable)} points"
+            found.append(missed + always)
     return found
