@@ -82,6 +82,7 @@ def result_dict(kit: Kit, study: optimize_pb2.Study) -> dict[str, Any]:
         "evaluations": study.evaluation_count,
         "simulated_count": study.simulated_count,
         "stop_reason": study.stop_reason,
+        "notes": list(study.notes),
     }
 
 
@@ -159,6 +160,7 @@ def _summary(kit: Kit, study: optimize_pb2.Study) -> str:
         missed = [f"{each.text} by {_miss(each)}" for each in study.constraints if not each.met]
         told = f": it misses {', '.join(missed)}" if missed else ""
         lines.append(f"No point meets every constraint; this one misses them least{told}.")
+    lines += study.notes
     taken = (kit.updated_at - kit.created_at) if kit.updated_at and kit.created_at else None
     lines.append(
         f"cost: {study.evaluation_count} points, {study.simulated_count} runs for the "

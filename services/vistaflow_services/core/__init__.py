@@ -23,6 +23,7 @@ children.py         starts such processes; forkserver.py forks them with imports
 processes.py        process groups, limits, and dying with one's parent
 jobs.py             what a job sees of the world while it runs
 artifacts.py        the artifact store
+pictures.py         pictures of a result, none of which can fail its job
 files.py            files that are there whole or not at all
 sql.py              queries in .sql files; migrations.py applies numbered ones
 failpoints.py       named points at which a test can make a process die or stall

@@ -13,6 +13,7 @@ from vistaflow_services.core.expressions import Constraint, Goals, Objective, pa
 from vistaflow_services.decks.space import Point, Space
 from vistaflow_services.optimize.misses import MissScale, constraint_unit
 from vistaflow_services.optimize.observation import Observation
+from vistaflow_services.surrogates.extremes import huge_note, huge_values
 
 MAX_BUDGET = 100_000
 """Most simulator runs that a study may spend."""
@@ -25,6 +26,9 @@ DEFAULT_BATCH = 4
 
 RUNS_PER_PARAMETER = 5
 """Simulator runs that a study spends for each parameter, unless told."""
+
+TOO_LARGE = "TOO_LARGE"
+"""The failure of a run that returned a number too large to be a response."""
 
 MAX_TUNING_TRIALS = 10_000
 MAX_FOLDS = 20
@@ -307,6 +311,9 @@ class Trial:
     seconds: float = 0.0
     """How long its run took."""
 
+    huge: Mapping[str, float] = field(default_factory=dict)
+    """Responses that are too large to be one, by name: such a run counts as failed."""
+
     @property
     def usable(self) -> bool:
         """Whether it has an objective and constraints that can be compared."""
@@ -324,8 +331,25 @@ def made_trial(
     predicted: Mapping[str, tuple[float, float]] | None = None,
     cached: bool = False,
     seconds: float = 0.0,
+    limits: Mapping[str, float] | None = None,
 ) -> Trial:
-    """A trial with what its responses are worth; `responses` is None when the run failed."""
+    """A trial with what its responses are worth.
+
+    Args:
+        problem: What is wanted.
+        number: Its place among the trials.
+        origin: Where its point came from.
+        point: The canonical point.
+        responses: What the simulator returned; None when the run failed.
+        failure: How it failed.
+        predicted: What was expected of it.
+        cached: Whether the point store had it.
+        seconds: How long its run took.
+        limits: By response the magnitude beyond which a run has failed; see `huge_limit`.
+    """
+    huge = huge_values(responses or {}, limits or {})
+    if huge:
+        responses, failure = None, TOO_LARGE
     assessment = None if responses is None else problem.assess(point, responses)
     feasible = assessment is not None and assessment.feasible
     if feasible:
@@ -342,7 +366,35 @@ def made_trial(
         predicted=predicted or {},
         cached=cached,
         seconds=seconds,
+        huge=huge,
     )
+
+
+def constants_of(trials: Sequence[Trial]) -> dict[str, float]:
+    """The responses that are the same in all trials that ran, with that value."""
+    ran = [each.responses for each in trials if each.responses]
+    names = ran[0] if ran else ()
+    return {name: ran[0][name] for name in names if len({each[name] for each in ran}) == 1}
+
+
+def notes_on(trials: Sequence[Trial], problem: Problem) -> list[str]:
+    """What a reader of a study's result should know of its responses, a sentence each.
+
+    Values that are too large to be one, named with their trials, and an objective that never
+    varies.
+    """
+    notes = []
+    for name in sorted({name for each in trials for name in each.huge}):
+        huge = [(each.number, each.huge[name]) for each in trials if name in each.huge]
+        usual = [each.responses[name] for each in trials if each.responses]
+        notes.append(huge_note(name, huge, usual, "trial"))
+    worth = {each.assessment.objective for each in trials if each.usable and each.assessment}
+    if len(worth) == 1 and sum(each.usable for each in trials) > 1:
+        notes.append(
+            f"`{problem.objective}` is {worth.pop():g} at every point that ran: nothing tells "
+            "the points apart"
+        )
+    return notes
 
 
 def miss_scale(trials: Sequence[Trial]) -> MissScale:

@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from vistaflow.api.optimize.v1 import optimize_pb2 as pb
 from vistaflow_services.core.errors import InvalidError
 from vistaflow_services.core.jobs import Attempt, JobError, plain
+from vistaflow_services.core.pictures import draw_pictures
 from vistaflow_services.decks.deck import Policy
 from vistaflow_services.decks.space import Point
 from vistaflow_services.optimize import plots, specs
@@ -29,7 +30,9 @@ from vistaflow_services.optimize.domain import (
     Trial,
     blocking,
     check_goals,
+    constants_of,
     miss_scale,
+    notes_on,
 )
 from vistaflow_services.optimize.inputs import (
     MANIFEST,
@@ -152,7 +155,6 @@ def _search(attempt: Attempt, setting: _Setting) -> StudyResult:
     def on_round(completed: int, message: str) -> None:
         attempt.progress("infill", completed, setting.budget, unit="runs", message=message)
 
-    model = setting.model
     study = Study(
         problem=setting.problem,
         plan=setting.plan,
@@ -160,13 +162,10 @@ def _search(attempt: Attempt, setting: _Setting) -> StudyResult:
         batch_size=setting.batch_size,
         evaluate=simulate,
         on_round=on_round,
-        suggestions=(
-            predicted_best(setting.problem, model, setting.plan.seed, miss_scale(setting.trials))
-            if model
-            else ()
-        ),
+        suggestions=_first_suggestions(setting),
         trials=list(setting.trials),
         responses=deck.response_names,
+        limits=setting.design.limits(),
     )
     on_round(0, study.message())
     try:
@@ -178,6 +177,19 @@ def _search(attempt: Attempt, setting: _Setting) -> StudyResult:
     finally:
         executor.shutdown(cancel_futures=True)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _first_suggestions(setting: _Setting) -> list[Point]:
+    """What the trained model would try first, if there is one."""
+    if setting.model is None:
+        return []
+    return predicted_best(
+        setting.problem,
+        setting.model,
+        setting.plan.seed,
+        miss_scale(setting.trials),
+        constants_of(setting.trials),
+    )
 
 
 def _report(attempt: Attempt, setting: _Setting, result: StudyResult) -> dict[str, Any]:
@@ -214,6 +226,7 @@ def _report(attempt: Attempt, setting: _Setting, result: StudyResult) -> dict[st
         },
         "doe_best": None if result.design_best is None else _told(result.design_best, problem),
         "improvement": _improvement(best, result.design_best, problem.objective.sign),
+        "notes": notes_on(result.trials, problem),
         "evaluations": _evaluations(result.trials),
         "trials": attempt.artifacts.describe(table),
         "plots": _plots(attempt, setting, result),
@@ -295,12 +308,12 @@ def _plots(attempt: Attempt, setting: _Setting, result: StudyResult) -> list[dic
     responses = setting.design.deck.responses
     units = {each.name: each.unit for each in responses}
     names = [each.name for each in responses]
-    described = []
-    convergence, comparison = attempt.folder / "convergence.png", attempt.folder / "predicted.png"
-    with attempt.artifacts.writing(convergence) as temporary:
-        plots.plot_convergence(temporary, setting.problem, result.trials)
-    with attempt.artifacts.writing(comparison) as temporary:
-        plots.plot_comparison(temporary, result.trials, names, units)
-    for path in (convergence, comparison):
-        described.append({"name": path.name, **attempt.artifacts.describe(path)})
-    return described
+    return draw_pictures(
+        attempt,
+        {
+            "convergence.png": lambda path: plots.plot_convergence(
+                path, setting.problem, result.trials
+            ),
+            "predicted.png": lambda path: plots.plot_comparison(path, result.trials, names, units),
+        },
+    )

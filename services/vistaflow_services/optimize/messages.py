@@ -24,6 +24,7 @@ def study_message(study_id: str, manifest: Mapping[str, Any]) -> pb.Study:
         trials=artifact_message("trials.parquet", manifest["trials"]),
         plots=[artifact_message(each["name"], each) for each in manifest["plots"]],
         stop_reason=manifest.get("stop_reason", "budget"),
+        notes=manifest.get("notes", ()),
     )
     (_tell_tuning if manifest["kind"] == "model" else _tell_design)(message, manifest)
     return message

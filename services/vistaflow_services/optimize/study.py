@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vistaflow_services.core.errors import InvalidError
@@ -75,6 +75,9 @@ class Study:
 
     responses: Sequence[str] = ()
     """The names of what the simulator returns."""
+
+    limits: Mapping[str, float] = field(default_factory=dict)
+    """By response the magnitude beyond which a run counts as failed."""
 
     def __post_init__(self) -> None:
         self._cube = SearchCube(self.problem.space, self.problem.known, self.problem.fixed)
@@ -174,6 +177,7 @@ class Study:
             predicted=forecast,
             cached=outcome.cached,
             seconds=outcome.seconds,
+            limits=self.limits,
         )
 
     def _observed(self, trial: Trial) -> Observation:

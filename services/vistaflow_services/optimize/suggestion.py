@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from vistaflow_services.decks.space import Point
@@ -19,14 +21,22 @@ ROUNDS = 4
 """Of candidates ever nearer to the best of the round before."""
 
 
-def predicted_best(problem: Problem, model: Model, seed: int, scale: MissScale) -> list[Point]:
+def predicted_best(
+    problem: Problem,
+    model: Model,
+    seed: int,
+    scale: MissScale,
+    constants: Mapping[str, float] | None = None,
+) -> list[Point]:
     """The point whose predicted responses are best, if the model predicts all that goals read.
 
     Empty when it does not, or when no candidate meets the constraints over parameters. The
     constraints are read on the predicted medians; if nothing meets them all, the point
-    that misses them least is tried; `scale` is what a miss of each is measured in.
+    that misses them least is tried; `scale` is what a miss of each is measured in
+    and `constants` are the responses that never vary.
     """
-    wanted = problem.goals.names - set(problem.space.names)
+    known = dict(constants or {})
+    wanted = problem.goals.names - set(problem.space.names) - set(known)
     if not wanted <= set(model.response_names) or model.space.names != problem.space.names:
         return []
     cube = SearchCube(problem.space, problem.known, problem.fixed)
@@ -38,7 +48,7 @@ def predicted_best(problem: Problem, model: Model, seed: int, scale: MissScale) 
         points = [each for each, good in zip(points, cube.allows(points), strict=True) if good]
         if not points:
             break
-        ranks = _ranks(problem, model, scale, points)
+        ranks = _ranks(problem, model, scale, known, points)
         top = min(range(len(points)), key=lambda at: ranks[at])
         if best is None or ranks[top] < best[0]:
             best = (ranks[top], points[top])
@@ -47,11 +57,18 @@ def predicted_best(problem: Problem, model: Model, seed: int, scale: MissScale) 
     return [] if best is None else [best[1]]
 
 
-def _ranks(problem: Problem, model: Model, scale: MissScale, points: list[Point]) -> list[Rank]:
+def _ranks(
+    problem: Problem,
+    model: Model,
+    scale: MissScale,
+    known: Mapping[str, float],
+    points: list[Point],
+) -> list[Rank]:
     """What misses least first, then the best objective, of each point."""
     told = model.predictions(points, extrapolate=True)
     medians = [
-        {name: float(each.median[at]) for name, each in told.items()} for at in range(len(points))
+        {**known, **{name: float(each.median[at]) for name, each in told.items()}}
+        for at in range(len(points))
     ]
     ranks = []
     for point, responses in zip(points, medians, strict=True):
