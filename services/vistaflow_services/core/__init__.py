@@ -26,6 +26,7 @@ jobs.py             what a job sees of the world while it runs
 job_ids.py          which texts are ids of jobs, for the registry and the workers alike
 results.py          reads what jobs published, which may be anything
 artifacts.py        the artifact store
+pictures.py         pictures of a result, none of which can fail its job
 files.py            files that are there whole or not at all
 sql.py              queries in .sql files; migrations.py applies numbered ones
 failpoints.py       named points at which a test can make a process die or stall

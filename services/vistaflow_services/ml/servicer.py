@@ -79,7 +79,7 @@ class MlServicer(rpc.MlServiceServicer):
 
         def predicted() -> pb.PredictResponse:
             found = model.predictions(points, extrapolate=extrapolate)
-            return messages.predict_response(model, found)
+            return messages.predict_response(model, found, len(points))
 
         return await asyncio.to_thread(predicted)
 
