@@ -40,6 +40,7 @@ from vistaflow.models import (
     kit_of,
     many_of,
     role_value,
+    seen_at,
     state_of,
     status_value,
 )
@@ -47,6 +48,9 @@ from vistaflow.streaming import StateStream
 from vistaflow.structs import struct_of
 from vistaflow.watching import Watch, place_of, watch_filter
 from vistaflow.watching_many import ManyWatches
+
+MAX_FILE_CHARACTERS = 200
+"""Of the path of a kit file, how much its mistakes are named with at the most."""
 
 
 def connect(
@@ -150,7 +154,10 @@ class AsyncClient(StageCalls):
             request.as_of_time.FromDatetime(as_of.astimezone(UTC))
         elif as_of is not None:
             request.as_of_revision = as_of
-        return kit_of((await self._whole("GetKit", request)).kit)
+        kit = kit_of((await self._whole("GetKit", request)).kit)
+        if as_of is None:
+            return kit
+        return seen_at(kit, as_of if isinstance(as_of, datetime) else kit.updated_at)
 
     async def diff_kit(self, kit_id: int, from_revision: int = 0, to_revision: int = 0) -> KitDiff:
         """What changed in a kit between two revisions.
@@ -658,6 +665,8 @@ def _fill(request: Any, kit: str | Path | pipeline_pb2.KitSpec) -> None:
         return
     path = Path(kit)
     request.kit_yaml = path.read_text("utf-8")
+    if str(path).isprintable():  # else mistakes name "kit.yaml"
+        request.kit_file = str(path)[-MAX_FILE_CHARACTERS:]
     if beside := deck_beside(request.kit_yaml):
         folder = path.parent / beside
         # Any other path may lie below a deck folder of the service.
