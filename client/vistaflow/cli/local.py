@@ -99,11 +99,10 @@ def status(address: Address = "", as_json: AsJson = False) -> None:
         console.print(f"vistaflow {info.version}, log at revision {info.revision}")
         console.print(_growth(info), markup=False, soft_wrap=True)
         slowest = info.limits.get("watches.slowest", "")
-        watches = info.limits.get("watches", "0")
-        console.print(
-            f"{watches} watches{', the slowest ' if slowest else ''}{slowest}",
-            markup=False, soft_wrap=True,
-        )  # fmt: skip
+        if "watches" in info.limits:  # a token of one project is told nothing of the others'
+            watches = info.limits["watches"]
+            told = f"{watches} watches{', the slowest ' if slowest else ''}{slowest}"
+            console.print(told, markup=False, soft_wrap=True)
         table = Table(box=None)
         for name in ("service", "status", "address", "version"):
             table.add_column(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -67,12 +68,21 @@ def result_dict(kit: Kit, study: optimize_pb2.Study) -> dict[str, Any]:
             for each in study.comparisons
         },
         "constraints": {each.text: each.met for each in study.constraints},
+        "missed_by": {
+            each.text: {
+                "amount": each.miss if math.isfinite(each.miss) else None,
+                "unit": each.unit,
+            }
+            for each in study.constraints
+            if not each.met
+        },
         "design_best_objective": (
             study.design_best.objective if study.design_best.HasField("objective") else None
         ),
         "evaluations": study.evaluation_count,
         "simulated_count": study.simulated_count,
         "stop_reason": study.stop_reason,
+        "notes": list(study.notes),
     }
 
 
@@ -121,9 +131,19 @@ def _constraints(study: optimize_pb2.Study) -> Table:
     table.add_column("value", justify="right")
     table.add_column("")
     for each in study.constraints:
-        mark = Text("✔ met", style="green") if each.met else Text("✘ broken", style="red")
+        mark = (
+            Text("✔ met", style="green")
+            if each.met
+            else Text(f"✘ missed by {_miss(each)}", style="red")
+        )
         table.add_row(each.text, number(each.value), mark)
     return table
+
+
+def _miss(constraint: optimize_pb2.ConstraintResult) -> str:
+    if not math.isfinite(constraint.miss):
+        return "what has no value"
+    return f"{number(constraint.miss)} {constraint.unit}".rstrip()
 
 
 def _summary(kit: Kit, study: optimize_pb2.Study) -> str:
@@ -137,7 +157,10 @@ def _summary(kit: Kit, study: optimize_pb2.Study) -> str:
         goal = study.goals.replace("\n", ";").split(";")[0].strip()
         lines.append(f"{goal}: {number(study.best.objective)}{before}")
     if not study.best.feasible:
-        lines.append("No point meets every constraint; this one breaks them least.")
+        missed = [f"{each.text} by {_miss(each)}" for each in study.constraints if not each.met]
+        told = f": it misses {', '.join(missed)}" if missed else ""
+        lines.append(f"No point meets every constraint; this one misses them least{told}.")
+    lines += study.notes
     taken = (kit.updated_at - kit.created_at) if kit.updated_at and kit.created_at else None
     lines.append(
         f"cost: {study.evaluation_count} points, {study.simulated_count} runs for the "

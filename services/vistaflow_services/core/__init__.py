@@ -12,6 +12,7 @@ door.py             who is let in: tokens, roles, limits; access.py reads the pr
 callers.py          whose call is being served, and what that caller may do
 tokens.py           bearer tokens; vouching.py asks the registry whose they are
 limits.py           how often callers may call; buckets.py counts for each of many
+message_limits.py   how large a message may be, in and out
 tls.py              a server's certificates; dial.py opens channels to other services
 channels.py         channel arguments, checked against the names gRPC knows
 registry_client.py  the registry, as the other services call it
@@ -22,7 +23,10 @@ attempt.py          the child process of one attempt; execution.py talks to it a
 children.py         starts such processes; forkserver.py forks them with imports done
 processes.py        process groups, limits, and dying with one's parent
 jobs.py             what a job sees of the world while it runs
+job_ids.py          which texts are ids of jobs, for the registry and the workers alike
+results.py          reads what jobs published, which may be anything
 artifacts.py        the artifact store
+pictures.py         pictures of a result, none of which can fail its job
 files.py            files that are there whole or not at all
 sql.py              queries in .sql files; migrations.py applies numbered ones
 failpoints.py       named points at which a test can make a process die or stall

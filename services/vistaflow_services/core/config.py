@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import os
 import types
 import typing
@@ -21,7 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vistaflow_services.core.errors import InvalidError, Violations
+from vistaflow_services.core.errors import InvalidError, Violations, cut
 
 Config = TypeVar("Config")
 
@@ -102,8 +103,13 @@ def _convert(text: str, kind: Any) -> Any:
         return Path(text).expanduser()
     if kind in (int, float):
         try:
-            return kind(text)
-        except ValueError:
-            wanted = "a whole number" if kind is int else "a number"
-            raise ValueError(f"`{text}` is not {wanted}") from None
+            value = kind(text)
+            # NaN passes most checks of a range, and infinity breaks what is computed from it.
+            if math.isfinite(value):
+                return value
+        except (ValueError, OverflowError):
+            pass
+        raise ValueError(
+            f"`{cut(text, 40)}` is not {'a whole number' if kind is int else 'a number'}"
+        )
     return text

@@ -45,6 +45,9 @@ RATE = "VISTAFLOW_RATE_PER_SECOND"
 STREAMS = "VISTAFLOW_STREAMS_PER_CALLER"
 REFUSALS = "VISTAFLOW_REFUSALS_PER_SECOND"
 
+MOST = 1_000_000
+"""Largest limit of a caller; one that never ends a call is 0."""
+
 END_SECONDS = 1.0
 """How long a stream may take to say why it ends, once its caller's token has ended."""
 
@@ -72,8 +75,10 @@ class DoorSettings:
     in a burst; 0 for any number."""
 
     def __post_init__(self) -> None:
-        if min(self.rate_per_second, self.streams_per_caller, self.refusals_per_second) < 0:
-            raise ValueError("limits of callers are at least 0")
+        limits = (self.rate_per_second, self.streams_per_caller, self.refusals_per_second)
+        # NaN is neither below nor above anything.
+        if not all(0 <= limit <= MOST for limit in limits):
+            raise ValueError(f"{RATE}, {STREAMS} and {REFUSALS} are from 0 to {MOST:,}")
 
     @property
     def limited(self) -> bool:

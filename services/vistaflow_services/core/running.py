@@ -10,14 +10,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
-import re
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-
-from google.protobuf.message import Message
 
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.registry.v1 import registry_pb2
@@ -30,6 +27,7 @@ from vistaflow_services.core.errors import (
     ServiceError,
 )
 from vistaflow_services.core.execution import Execution, describe_exit
+from vistaflow_services.core.job_ids import job_ids_in
 from vistaflow_services.core.registry_client import (
     RegistryClient,
     backoff,
@@ -50,8 +48,6 @@ MAX_BATCH_ROWS = 200
 MAX_BATCH_BYTES = 1 << 20
 
 _RECORDED = (registry_pb2.VERDICT_ACCEPTED, registry_pb2.VERDICT_DUPLICATE)
-
-_JOB_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 Value = TypeVar("Value")
 
@@ -329,7 +325,9 @@ class Run:
                 "result": struct_to_dict(each.result),
             }
         known = {each["job_id"] for each in inputs.values()}
-        for reference in sorted(set(_job_ids(job.spec)) - known):
+        # Decks are files, and refer to nothing.
+        is_deck = job.job_type == common_pb2.JOB_TYPE_DECK_COLLECTION
+        for reference in sorted(set() if is_deck else job_ids_in(job.spec.value) - known):
             found = await self._referred(reference)
             if found is not None:
                 inputs[reference] = found
@@ -373,10 +371,3 @@ async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
     task.result()
     if canceled:
         raise asyncio.CancelledError
-
-
-def _job_ids(spec: Message) -> Iterator[str]:
-    """Whatever looks like a job's id in a packed spec."""
-    # Strings of a message lie in its bytes as they are, so its type need not be known here.
-    for match in _JOB_ID.finditer(spec.value.decode("ascii", errors="replace")):  # type: ignore[attr-defined]
-        yield match.group()

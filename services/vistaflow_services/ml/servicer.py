@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.ml.v1 import ml_pb2 as pb
 from vistaflow.api.ml.v1 import ml_pb2_grpc as rpc
 from vistaflow_services.core import callers
-from vistaflow_services.core.errors import InvalidError, NotFoundError, Violations
+from vistaflow_services.core.errors import InvalidError, NotFoundError, ServiceError, Violations
 from vistaflow_services.core.interceptor import Context
+from vistaflow_services.core.job_ids import is_job_id
 from vistaflow_services.core.registry_client import result_of
+from vistaflow_services.core.results import readable
 from vistaflow_services.core.stage import Stage
 from vistaflow_services.ml import messages, specs
 from vistaflow_services.ml.config import Config
@@ -25,8 +25,6 @@ from vistaflow_services.ml.references import open_model
 from vistaflow_services.surrogates.model import Model
 
 DEFAULT_PAGE, MAX_PAGE = 100, 1_000
-
-_JOB_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class MlServicer(rpc.MlServiceServicer):
@@ -46,7 +44,7 @@ class MlServicer(rpc.MlServiceServicer):
         with _under("spec"):
             specs.preparation_of(request.spec)
         design = await self._result(request.spec.design, "DOE", "spec.design")
-        with _under("spec"):
+        with readable(request.spec.design, "spec.design"), _under("spec"):
             specs.check_responses(request.spec, design)
         job = await self._stage.submit(
             request.spec, "ML_PREPROCESS", "preprocess", request.request_id
@@ -81,14 +79,15 @@ class MlServicer(rpc.MlServiceServicer):
 
         def predicted() -> pb.PredictResponse:
             found = model.predictions(points, extrapolate=extrapolate)
-            return messages.predict_response(model, found)
+            return messages.predict_response(model, found, len(points))
 
         return await asyncio.to_thread(predicted)
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         """Gets what a model is."""
         manifest = await self._result(request.model_id, "ML_TRAIN", "model_id")
-        found = messages.model_message(request.model_id, manifest, self._stage.artifacts)
+        with readable(request.model_id, "model_id"):
+            found = messages.model_message(request.model_id, manifest, self._stage.artifacts)
         return pb.GetModelResponse(model=found)
 
     async def ListModels(
@@ -101,15 +100,13 @@ class MlServicer(rpc.MlServiceServicer):
             page_size=_page_size(request.page_size),
             page_token=request.page_token,
         )
-        artifacts = self._stage.artifacts
-        return pb.ListModelsResponse(
-            models=[
-                messages.model_message(each.job_id, result_of(each).result, artifacts)
-                for each in page.jobs
-                if each.status == common_pb2.STATUS_FINISHED
-            ],
-            next_page_token=page.next_page_token,
-        )
+        models = []
+        for job in page.jobs:
+            # One that cannot be read must not end the list for everybody.
+            with contextlib.suppress(ServiceError), readable(job.job_id, "model_id"):
+                manifest = result_of(job).result
+                models.append(messages.model_message(job.job_id, manifest, self._stage.artifacts))
+        return pb.ListModelsResponse(models=models, next_page_token=page.next_page_token)
 
     async def _result(self, job_id: str, job_type: str, field: str) -> Mapping[str, Any]:
         """What the finished job that a field names published."""
@@ -117,7 +114,7 @@ class MlServicer(rpc.MlServiceServicer):
             found = Violations()
             found.add(field, f"missing: give the id of a finished {job_type} job")
             found.check()
-        if not _JOB_ID.fullmatch(job_id):
+        if not is_job_id(job_id):
             raise NotFoundError(f"{field}: no job {job_id[:100]!r}; give a job's id, a UUID")
         found_job = await self._stage.registry.result(job_id, job_type=job_type, field=field)
         return found_job.result
@@ -129,7 +126,8 @@ class MlServicer(rpc.MlServiceServicer):
         if model is None or callers.current().project:
             manifest = await self._result(model_id, "ML_TRAIN", "model_id")
         if model is None:
-            model = await asyncio.to_thread(open_model, manifest, self._stage.artifacts)
+            with readable(model_id, "model_id"):
+                model = await asyncio.to_thread(open_model, manifest, self._stage.artifacts)
             self._models.put(model_id, model)
         return model
 

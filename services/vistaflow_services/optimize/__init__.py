@@ -1,6 +1,7 @@
 """Optimisation: the best design that constraints allow, proven by the simulator; model tuning.
 
 domain.py        goals, plans, what a point is worth
+misses.py        how far constraints are missed, on scales that add up
 observation.py   an evaluated point, as a search takes it in
 cube.py          the unit cube that is searched: discrete levels, known constraints
 warping.py       scales on which quantities are easiest to predict

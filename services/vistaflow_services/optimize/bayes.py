@@ -23,6 +23,7 @@ from vistaflow_services.decks.space import Point
 from vistaflow_services.optimize.acquisition import Acquisition
 from vistaflow_services.optimize.climbing import Climber
 from vistaflow_services.optimize.cube import PointKey, SearchCube, point_key
+from vistaflow_services.optimize.misses import MissScale
 from vistaflow_services.optimize.observation import Observation, best_observation
 from vistaflow_services.optimize.posterior import Posterior
 from vistaflow_services.optimize.surfaces import CubeSurfaces, Learner
@@ -141,7 +142,7 @@ class BayesianSearch:
 
     @property
     def best(self) -> Observation | None:
-        """The best feasible observation, or the one of least violation when there is none."""
+        """The best feasible observation, or the one that misses least when there is none."""
         return best_observation(self.observations)
 
     def ask(self, count: int, *, remaining: int | None = None) -> list[Point]:
@@ -215,8 +216,10 @@ class BayesianSearch:
         told = [self.observations[row] for row in ok]
         objective = np.array([each.objective for each in told])
         feasible = np.array([each.feasible for each in told])
-        violation = np.array([each.violation for each in told])
-        order = np.lexsort((objective, np.where(feasible, 0.0, violation)))
+        scale = MissScale.over([each.excesses for each in told])
+        missed = np.array([scale.total(each.excesses) for each in told])
+        missed[feasible] = 0.0
+        order = np.lexsort((objective, missed[:, 1], missed[:, 0]))
         incumbent = inputs[order[0]]
         chosen = model_rows(inputs, incumbent)
         features = self.cube.features(inputs[chosen])

@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from vistaflow.api.optimize.v1 import optimize_pb2 as pb
 from vistaflow_services.core.errors import InvalidError
 from vistaflow_services.core.jobs import Attempt, JobError, plain
+from vistaflow_services.core.pictures import draw_pictures
 from vistaflow_services.decks.deck import Policy
 from vistaflow_services.decks.space import Point
 from vistaflow_services.optimize import plots, specs
@@ -29,6 +30,9 @@ from vistaflow_services.optimize.domain import (
     Trial,
     blocking,
     check_goals,
+    constants_of,
+    miss_scale,
+    notes_on,
 )
 from vistaflow_services.optimize.inputs import (
     MANIFEST,
@@ -114,7 +118,8 @@ def _prepare(attempt: Attempt) -> _Setting:
     )
     numeric = [each.name for each in design.space.parameters if each.is_numeric]
     goals = check_goals(plan.goals, responses=design.deck.response_names, parameters=numeric)
-    problem = Problem(space=design.space, goals=goals, fixed=design.fixed)
+    units = {each.name: each.unit for each in design.deck.responses}
+    problem = Problem(space=design.space, goals=goals, fixed=design.fixed, units=units)
     model = None
     if spec.model:
         manifest = find_manifest(spec.model, "model", "model", inputs, artifacts)
@@ -150,7 +155,6 @@ def _search(attempt: Attempt, setting: _Setting) -> StudyResult:
     def on_round(completed: int, message: str) -> None:
         attempt.progress("infill", completed, setting.budget, unit="runs", message=message)
 
-    model = setting.model
     study = Study(
         problem=setting.problem,
         plan=setting.plan,
@@ -158,9 +162,10 @@ def _search(attempt: Attempt, setting: _Setting) -> StudyResult:
         batch_size=setting.batch_size,
         evaluate=simulate,
         on_round=on_round,
-        suggestions=predicted_best(setting.problem, model, setting.plan.seed) if model else (),
+        suggestions=_first_suggestions(setting),
         trials=list(setting.trials),
         responses=deck.response_names,
+        limits=setting.design.limits(),
     )
     on_round(0, study.message())
     try:
@@ -172,6 +177,19 @@ def _search(attempt: Attempt, setting: _Setting) -> StudyResult:
     finally:
         executor.shutdown(cancel_futures=True)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _first_suggestions(setting: _Setting) -> list[Point]:
+    """What the trained model would try first, if there is one."""
+    if setting.model is None:
+        return []
+    return predicted_best(
+        setting.problem,
+        setting.model,
+        setting.plan.seed,
+        miss_scale(setting.trials),
+        constants_of(setting.trials),
+    )
 
 
 def _report(attempt: Attempt, setting: _Setting, result: StudyResult) -> dict[str, Any]:
@@ -201,13 +219,14 @@ def _report(attempt: Attempt, setting: _Setting, result: StudyResult) -> dict[st
         "parameters": [{"name": each.name, "unit": each.unit} for each in problem.space.parameters],
         "responses": [{"name": each.name, "unit": each.unit} for each in deck.responses],
         "best": {
-            **_told(best),
+            **_told(best, problem),
             "verified": best.usable,
             "found_at": _found_at(best, result.trials),
             "predicted": _predicted(result.forecast),
         },
-        "doe_best": None if result.design_best is None else _told(result.design_best),
+        "doe_best": None if result.design_best is None else _told(result.design_best, problem),
         "improvement": _improvement(best, result.design_best, problem.objective.sign),
+        "notes": notes_on(result.trials, problem),
         "evaluations": _evaluations(result.trials),
         "trials": attempt.artifacts.describe(table),
         "plots": _plots(attempt, setting, result),
@@ -223,7 +242,7 @@ def _report(attempt: Attempt, setting: _Setting, result: StudyResult) -> dict[st
     return told
 
 
-def _told(trial: Trial) -> dict[str, Any]:
+def _told(trial: Trial, problem: Problem) -> dict[str, Any]:
     """A trial as the manifest has it."""
     assessment = trial.assessment
     return {
@@ -233,10 +252,20 @@ def _told(trial: Trial) -> dict[str, Any]:
         "simulated": dict(trial.responses or {}),
         "objective": assessment.objective if assessment else None,
         "feasible": trial.feasible,
-        "violation": assessment.violation if assessment else None,
         "constraints": [
-            {"text": each.text, "value": each.value, "limit": each.limit, "met": each.met}
-            for each in (assessment.constraints if assessment else ())
+            {
+                "text": each.text,
+                "value": each.value,
+                "limit": each.limit,
+                "met": each.met,
+                "miss": each.miss,
+                "unit": problem.unit_of(constraint),
+            }
+            for constraint, each in zip(
+                problem.goals.constraints,
+                assessment.constraints if assessment else (),
+                strict=False,
+            )
         ],
     }
 
@@ -279,12 +308,12 @@ def _plots(attempt: Attempt, setting: _Setting, result: StudyResult) -> list[dic
     responses = setting.design.deck.responses
     units = {each.name: each.unit for each in responses}
     names = [each.name for each in responses]
-    described = []
-    convergence, comparison = attempt.folder / "convergence.png", attempt.folder / "predicted.png"
-    with attempt.artifacts.writing(convergence) as temporary:
-        plots.plot_convergence(temporary, setting.problem, result.trials)
-    with attempt.artifacts.writing(comparison) as temporary:
-        plots.plot_comparison(temporary, result.trials, names, units)
-    for path in (convergence, comparison):
-        described.append({"name": path.name, **attempt.artifacts.describe(path)})
-    return described
+    return draw_pictures(
+        attempt,
+        {
+            "convergence.png": lambda path: plots.plot_convergence(
+                path, setting.problem, result.trials
+            ),
+            "predicted.png": lambda path: plots.plot_comparison(path, result.trials, names, units),
+        },
+    )

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack
 
 from vistaflow_services.surrogates.gaussian_process import cholesky_with_jitter
+from vistaflow_services.surrogates.surrogate import center_and_spread
 
 Array = NDArray[np.float64]
 
@@ -135,8 +136,8 @@ class Posterior:
 
 
 def _standard(values: Array) -> tuple[float, float]:
-    centre, spread = float(values.mean()), float(values.std())
-    return centre, spread if spread > 1e-13 * max(1.0, abs(centre)) else 1.0
+    centre, spread = center_and_spread(values)
+    return centre, spread or 1.0
 
 
 def _matern(distance: Array) -> Array:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vistaflow_services.core.errors import InvalidError
 from vistaflow_services.decks.space import Point
 from vistaflow_services.optimize.bayes import BayesianSearch
 from vistaflow_services.optimize.cube import SearchCube, point_key
-from vistaflow_services.optimize.domain import Problem, StudyPlan, Trial, best_trial, made_trial
+from vistaflow_services.optimize.domain import (
+    Problem,
+    StudyPlan,
+    Trial,
+    best_trial,
+    made_trial,
+    miss_scale,
+)
 from vistaflow_services.optimize.forecast import Forecast, Forecaster
 from vistaflow_services.optimize.observation import Observation
 from vistaflow_services.simulators.outcome import Outcome
@@ -68,6 +75,9 @@ class Study:
 
     responses: Sequence[str] = ()
     """The names of what the simulator returns."""
+
+    limits: Mapping[str, float] = field(default_factory=dict)
+    """By response the magnitude beyond which a run counts as failed."""
 
     def __post_init__(self) -> None:
         self._cube = SearchCube(self.problem.space, self.problem.known, self.problem.fixed)
@@ -130,10 +140,12 @@ class Study:
         told = f"{self.problem.objective.expression} = {best.assessment.objective:.6g}"
         if best.feasible:
             return f"best {told}"
-        worst = max(best.assessment.constraints, key=lambda each: each.miss, default=None)
-        if worst is None or worst.met:
+        constraints = best.assessment.constraints
+        if all(each.met for each in constraints):
             return f"nothing feasible yet; nearest has {told}"
-        return f"nothing feasible yet; nearest misses {worst.text} by {100 * worst.miss:.3g} %"
+        worst = miss_scale(self.trials).worst(best.assessment.excesses)
+        miss = self.problem.describe_miss(worst, constraints[worst].miss)
+        return f"nothing feasible yet; nearest misses {constraints[worst].text} by {miss}"
 
     def _is_new(self, point: Point) -> bool:
         seen = {point_key(dict(each.point)) for each in self.trials}
@@ -165,6 +177,7 @@ class Study:
             predicted=forecast,
             cached=outcome.cached,
             seconds=outcome.seconds,
+            limits=self.limits,
         )
 
     def _observed(self, trial: Trial) -> Observation:

@@ -105,9 +105,11 @@ def _preprocessed(attempt: Attempt) -> Mapping[str, Any]:
 
 def _responses(wanted: str, scaler: Scaler) -> list[str]:
     names = list(scaler.responses)
-    if not wanted:
-        return names
     found = Violations()
+    if not names:
+        found.add("scaler", "the dataset has no response that varies, so there is nothing to tune")
+    elif not wanted:
+        return names
     if wanted not in names:
         found.add("response", f"the dataset has no `{wanted}`{suggest(wanted, names)}")
     if found:

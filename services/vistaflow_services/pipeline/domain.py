@@ -116,7 +116,7 @@ def examine(plan: KitPlan) -> Findings:
         _check_ml(plan, space, points, found, warned)
     goals = _goals(plan, space, found)
     if plan.reaches("OPTIMIZE"):
-        _check_optimize(plan, goals, found)
+        _check_optimize(plan, goals, found, warned)
     runs = points + (plan.budget + 1 if plan.reaches("OPTIMIZE") else 0)
     return Findings(mistakes=tuple(found), warnings=tuple(warned), simulation_count=runs)
 
@@ -324,7 +324,9 @@ def _unphysical(constraint: Constraint, deck: Deck) -> str:
     return ""
 
 
-def _check_optimize(plan: KitPlan, goals: Goals | None, found: Violations) -> None:
+def _check_optimize(
+    plan: KitPlan, goals: Goals | None, found: Violations, warned: Violations
+) -> None:
     if not 1 <= plan.budget <= MAX_BUDGET:
         found.add("optimize.budget", f"{plan.budget} is not from 1 to {MAX_BUDGET}")
     if not 0 <= plan.batch_size <= 64:
@@ -335,10 +337,10 @@ def _check_optimize(plan: KitPlan, goals: Goals | None, found: Violations) -> No
         return
     missing = sorted((goals.names & set(plan.deck.response_names)) - set(modelled(plan)))
     if missing:
-        found.add(
+        warned.add(
             "ml.responses",
-            f"the goals read {', '.join(missing)}, which the kit does not model; add "
-            f"{'it' if len(missing) == 1 else 'them'} or leave `responses` out",
+            f"the goals read {', '.join(missing)}, which the kit does not model: the optimisation "
+            "learns what its own runs tell, and no model proposes its first point",
         )
     if not goals.names & set(plan.deck.response_names):
         found.add("goals", "no response is in the goals: nothing to simulate for")

@@ -32,6 +32,7 @@ from vistaflow_services.registry.kit_cache import KitCache
 from vistaflow_services.registry.leases import LeaseService
 from vistaflow_services.registry.ledger import Ledger
 from vistaflow_services.registry.meters import RegistryMeters
+from vistaflow_services.registry.retention import Policy
 from vistaflow_services.registry.servicer import RegistryServicer
 from vistaflow_services.registry.services import ServiceDirectory
 from vistaflow_services.registry.storage import StorageGuard
@@ -164,7 +165,7 @@ class Registry:
     async def ready(self) -> bool:
         """Whether requests can be answered."""
         self.guard.check()
-        return self.ledger.ready and await self.store.ping()
+        return self.ledger.ready and not self.upkeep.critical and await self.store.ping()
 
     async def drain(self) -> None:
         """Tells watchers and workers to go on elsewhere."""
@@ -220,6 +221,7 @@ def limits(config: Config) -> dict[str, str]:
         "job_spec_bytes": str(domain.MAX_JOB_SPEC_BYTES),
         "lease_seconds": f"{config.lease_seconds:g}",
         "request_days": f"{config.request_days:g}",
+        "retention": str(Policy.of(config)),
     }
 
 

@@ -137,8 +137,8 @@ class BulkService:
         ):
             if digest != whole.body_sha256:
                 raise ExistsError(
-                    f"request_id {whole.request_id} was used for another {whole.method}; "
-                    "choose a new one for each request",
+                    f"the request_id was used for another {whole.method}; choose a new one for "
+                    "each request",
                     reason="REQUEST_ID_REUSED",
                 )
             kept = c.Replayed(response=response, created_at=created_at)

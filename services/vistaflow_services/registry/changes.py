@@ -330,14 +330,18 @@ class Changes:
         kit = self._kit(kit_id)
         return kit, kit.jobs[job_id]
 
-    def _current(self, job_id: uuid.UUID, attempt: int) -> tuple[Kit, Job] | None:
-        """The kit and job, ours to change, if the attempt is the one running."""
+    def _current(
+        self, job_id: uuid.UUID, attempt: int, worker: str | None = None
+    ) -> tuple[Kit, Job] | None:
+        """The kit and job, ours to change, if the attempt is the one running, by this worker."""
         kit_id = self._kit_id_of(job_id)
         held = self._held(kit_id) if kit_id is not None else None
         if held is None:
             return None
         job = held.jobs[job_id]
         if job.external or job.attempt != attempt or job.status != Status.RUNNING:
+            return None
+        if worker is not None and job.worker != worker:
             return None
         kit = self._own_kit(held.kit_id)
         return kit, self._own_job(kit, job_id)

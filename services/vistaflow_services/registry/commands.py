@@ -197,7 +197,7 @@ class Grant(Command):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release(Command):
-    """A worker gives an attempt back. Answer: whether the attempt was still the current one."""
+    """The worker that holds an attempt gives it back. Answer: whether it did hold it."""
 
     job_id: uuid.UUID
     attempt: int

@@ -21,6 +21,7 @@ from vistaflow_services.registry.changes import ACTOR, Changes, Lease, Recorded,
 from vistaflow_services.registry.domain import (
     MAX_JOBS_A_KIT,
     MAX_JOBS_TOLD,
+    MAX_ORDER,
     RETRYABLE,
     TERMINAL,
     Status,
@@ -111,7 +112,9 @@ class Draft(Changes):
         else:
             kit = self._own_kit(held.kit_id)
         last = max((job.current_order for job in kit.jobs.values()), default=0)
-        job = self._add(kit, new, new.current_order or last + 1, command.actor)
+        # After the largest order there is, jobs of the same order are in the order they were made.
+        order = new.current_order or min(last + 1, MAX_ORDER)
+        job = self._add(kit, new, order, command.actor)
         self._explain(kit)
         return c.JobChange(job=job.copy(), revision=job.revision)
 
@@ -286,7 +289,7 @@ class Draft(Changes):
         return c.Granted(job=job.copy(), inputs=inputs)
 
     def _release(self, command: c.Release) -> bool:
-        current = self._current(command.job_id, command.attempt)
+        current = self._current(command.job_id, command.attempt, command.worker)
         if current is None:
             return False
         reason = command.reason or f"given back by {command.worker}"

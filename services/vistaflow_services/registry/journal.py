@@ -193,10 +193,10 @@ class Journal:
         """Kits with their jobs and current tasks; those that do not exist are left out."""
         return await read_kits(self._open(), kit_ids)
 
-    async def kits_of(self, job_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, int]:
-        """The kit of each job that exists."""
+    async def kits_of(self, job_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, tuple[int, str]]:
+        """The kit of each job that exists, and the kit's project."""
         rows = await fetch(self._open(), "kits_of_jobs", {"job_ids": list(job_ids)})
-        return {row[0]: row[1] for row in rows}
+        return {row[0]: (row[1], row[2]) for row in rows}
 
     async def recorded(self, wanted: Iterable[tuple[uuid.UUID, int, int, Content]]) -> Seqs:
         """The rows that exist of some job, attempt and seq, and which of the contents are theirs.

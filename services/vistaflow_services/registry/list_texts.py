@@ -18,7 +18,7 @@ RECENT_KITS = 2_000
 
 _OLDER = "kit_id <= %(recent)s AND (SELECT count(*) FROM recent) < %(limit)s"
 _STATUS = "status >= word AND status <= word"
-_NAME = "AND (%(contains)s = '' OR name_parts(name) @> name_parts(%(contains)s))"
+_NAME = "AND (%(contains)s = '' OR folded_parts(name) @> folded_parts(%(contains)s))"
 _PROJECT = "AND kit_id IN (SELECT kit_id FROM kits WHERE project = %(project)s)"
 
 

@@ -271,9 +271,14 @@ def _request(request: Request, encode: Encode, found: Violations) -> c.Request:
     text = request.request_id
     method = type(request).__name__.removesuffix("Request")
     # Another project's answer is none of the caller's business, whatever it knows of the request.
-    body = callers.current().project.encode() + request.SerializeToString(deterministic=True)
+    project = callers.current().project
+    body = project.encode() + request.SerializeToString(deterministic=True)
+    request_id = translate.uuid_from_proto(text, "request_id", found) if text else None
+    if request_id is not None and project:
+        # Nor is it whether another project has used the id: each project has ids of its own.
+        request_id = uuid.uuid5(request_id, f"project {project}")
     return c.Request(
-        request_id=translate.uuid_from_proto(text, "request_id", found) if text else None,
+        request_id=request_id,
         method=method,
         body_sha256=hashlib.sha256(method.encode() + b"\0" + body).hexdigest(),
         data_json=json.dumps(_told(request), ensure_ascii=False).replace("\\u0000", "\\ufffd"),

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
-from datetime import datetime
 from typing import Any, Protocol, Self, TypeVar
 
 from google.protobuf.message import Message
@@ -15,9 +14,11 @@ from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1 import registry_pb2_grpc as rpc
 from vistaflow_services.core import callers
 from vistaflow_services.core.errors import NotFoundError, UnavailableError, Violations
+from vistaflow_services.core.message_limits import ENTRY_BYTES
 from vistaflow_services.core.server import Context
 from vistaflow_services.registry import (
     bulk,
+    listing,
     pages,
     requests,
     selecting,
@@ -25,6 +26,7 @@ from vistaflow_services.registry import (
     translate_past,
 )
 from vistaflow_services.registry import commands as c
+from vistaflow_services.registry.history import Difference, differences
 from vistaflow_services.registry.hub import Hub
 from vistaflow_services.registry.leases import LeaseService
 from vistaflow_services.registry.ledger import DEFAULT_WAIT, Ledger
@@ -38,6 +40,7 @@ from vistaflow_services.registry.watch_many import WatchMany
 
 MAX_PAGE = 1000
 MAX_STATES_PAGE = 5000
+CHANGES_AT_ONCE = 500
 
 # A caller who waits is told what is the matter rather than left to his own deadline.
 _MARGIN_SECONDS = 0.2
@@ -160,44 +163,84 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         return await self._change(wanted, context, pb.RetryJobsResponse, _jobs_retried)
 
     async def GetKit(self, request: pb.GetKitRequest, context: Context) -> pb.GetKitResponse:
-        """Gets a kit with its jobs and tasks."""
+        """Gets a kit with its jobs and tasks, or a page of them."""
         found = Violations()
         requests.kit_id(request.kit_id, found)
         revision, time = selecting.as_of(request, found)
+        size, began_at, after = selecting.tree_page(request, found)
         await self._reach(request.min_revision, context, found)
-        if revision or time:
-            return await self._kit_at(request.kit_id, revision, time)
-        kit, revision = await self._store.kit(request.kit_id)
-        if kit is None:
-            raise NotFoundError(f"there is no kit {request.kit_id}")
-        return pb.GetKitResponse(kit=translate.kit_to_proto(kit), revision=revision)
-
-    async def _kit_at(self, kit_id: int, revision: int, time: datetime | None) -> pb.GetKitResponse:
-        moment, revision = await self._store.kit_at(kit_id, revision=revision, time=time)
-        if moment is None:
-            raise NotFoundError(f"kit {kit_id} was not there yet at revision {revision}")
-        return pb.GetKitResponse(kit=translate.kit_to_proto(moment.kit), revision=revision)
+        page, revision = await self._store.tree_page(
+            request.kit_id,
+            revision=revision,
+            time=time,
+            began_at=began_at,
+            after=after,
+            size=size,
+        )
+        if page is None:
+            was = f" at revision {revision}" if request.as_of_revision or time else ""
+            raise NotFoundError(f"there is no kit {request.kit_id}{was}")
+        return pb.GetKitResponse(
+            kit=page.kit,
+            revision=revision,
+            next_page_token=selecting.tree_token(request, revision, page.next_place),
+        )
 
     async def DiffKit(self, request: pb.DiffKitRequest, context: Context) -> pb.DiffKitResponse:
-        """Tells what changed in a kit between two revisions."""
+        """Tells what changed in a kit between two revisions, or a page of it."""
         found = Violations()
         requests.kit_id(request.kit_id, found)
         first, last = selecting.between(request, found)
+        size = pages.size(request, 0, selecting.MAX_TREE_PAGE, found)
+        end, told = pages.decode_keys(request, 2, found) or (last, 0)
         await self._reach(request.min_revision, context, found)
-        before, after, last = await self._store.kit_between(request.kit_id, first, last)
+        before, after, end = await self._store.kit_between(request.kit_id, first, end)
         if after is None:
-            raise NotFoundError(f"kit {request.kit_id} was not there yet at revision {last}")
-        return translate_past.diff_to_proto(before, after, first, last)
+            raise NotFoundError(f"kit {request.kit_id} was not there yet at revision {end}")
+        answer = translate_past.diff_to_proto(before, after, first, end)
+        left = [each for each in differences(before, after) if each.revision > told]
+        for change in await self._changes(left[: size or len(left)]):
+            answer.changes.append(change)
+        if len(answer.changes) < len(left):
+            told = left[len(answer.changes) - 1].revision
+            answer.next_page_token = pages.encode_keys((end, told), request)
+        return answer
+
+    async def _changes(self, left: Sequence[Difference]) -> list[pb.StateChange]:
+        """The first of what differs, as much as fits an answer."""
+        changes: list[pb.StateChange] = []
+        room = translate_past.room_for_changes()
+        while len(changes) < len(left) and room > 0:
+            some = left[len(changes) : len(changes) + CHANGES_AT_ONCE]
+            ids = [row.revision for each in some for row in (each.before, each.after) if row]
+            rows = await self._store.rows(ids, listing.PAGE_BYTES)
+            fit = translate_past.changes_to_proto(some, rows, room)
+            size = sum(change.ByteSize() + ENTRY_BYTES for change in fit)
+            if changes and size > room:
+                break
+            changes += fit
+            room -= size
+        return changes
 
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
-        """Gets a job with its tasks."""
+        """Gets a job with its tasks, or a page of them."""
         found = Violations()
         job_id = translate.uuid_from_proto(request.job_id, "job_id", found)
+        size, began_at, after = selecting.tree_page(request, found)
         await self._reach(request.min_revision, context, found)
-        job, revision = await self._store.job(job_id)
-        if job is None:
+        kit_id = await self._store.kit_of(job_id)
+        if kit_id is None:
             raise NotFoundError(f"there is no job {job_id}")
-        return pb.GetJobResponse(job=translate.job_to_proto(job), revision=revision)
+        page, revision = await self._store.tree_page(
+            kit_id, job_id=job_id, began_at=began_at, after=after, size=size
+        )
+        if page is None or not page.kit.jobs:
+            raise NotFoundError(f"there is no job {job_id}")
+        return pb.GetJobResponse(
+            job=page.kit.jobs[0],
+            revision=revision,
+            next_page_token=selecting.tree_token(request, revision, page.next_place),
+        )
 
     async def ListKits(self, request: pb.ListKitsRequest, context: Context) -> pb.ListKitsResponse:
         """Lists kits, newest first."""

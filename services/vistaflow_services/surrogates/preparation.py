@@ -13,6 +13,7 @@ from vistaflow_services.core.errors import InvalidError, Violations
 from vistaflow_services.core.expressions import suggest
 from vistaflow_services.decks.space import Point, Space
 from vistaflow_services.surrogates.dataset import Dataset, DesignRows, dataset_of
+from vistaflow_services.surrogates.extremes import huge_limit, huge_note
 from vistaflow_services.surrogates.surrogate import Floats
 from vistaflow_services.surrogates.transforms import Transform, forward, spans_decades
 
@@ -20,6 +21,9 @@ MAX_TEST_FRACTION = 0.9
 MIN_TRAINING_ROWS = 8
 MIN_TEST_ROWS = 2
 _MAD_TO_SD = 1.4826
+
+ROUNDING = 1e-12
+"""Part of the largest value up to which values count as the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +67,15 @@ class PreparationReport:
     """What became of the rows."""
 
     dropped: dict[str, int]
-    """Rows dropped by reason: failed, missing, outside_space, duplicate, outlier."""
+    """Rows dropped by reason: failed, missing, huge, outside_space, duplicate, outlier."""
     outliers: dict[str, list[int]]
     """Row ids that stand out, by response; at most 100 each."""
     constant_parameters: list[str] = field(default_factory=list)
     """Parameters that never vary: the model cannot know what they do."""
+    constants: dict[str, float] = field(default_factory=dict)
+    """Responses that are the same in every row, with that value: there is nothing to learn."""
+    notes: list[str] = field(default_factory=list)
+    """Sentences about responses that are constant or too large in some rows."""
 
 
 def rows_needed(dimension: int, test_fraction: float) -> int:
@@ -91,26 +99,31 @@ def prepare(
     """Cleans the rows of a design and splits them.
 
     Dropped are failed runs, rows with a missing value, rows outside the space, exact duplicates
-    and, when asked, outliers. Runs of one point with different outcomes are kept and stay on one
-    side of the split, so that no test row is also trained on.
+    and, when asked, outliers; rows in which a response is too large to be one (`huge_limit`) are
+    dropped as the failed runs they are. Runs of one point with different outcomes are kept and stay
+    on one side of the split, so that no test row is also trained on. A response that is the same in
+    all rows, or in all that are trained on, is left out and told.
 
     Raises:
         InvalidError: For an unknown response, a logarithm of what is not above 0, too few rows
-            (says how many are needed), a response that is constant.
+            (says how many are needed).
     """
     names = _responses(rows, how)
-    dropped = dict.fromkeys(("failed", "missing", "outside_space", "duplicate", "outlier"), 0)
-    kept, points = _usable(rows, space, names, dropped)
+    dropped = dict.fromkeys(
+        ("failed", "missing", "huge", "outside_space", "duplicate", "outlier"), 0
+    )
+    notes: list[str] = []
+    kept, points = _usable(rows, space, names, dropped, notes)
     responses = {name: rows.responses[name][kept] for name in names}
     constant = _constant(points, space)
     varied = space.dimension - len(constant)
     _check_count(len(kept), varied, how, dropped, len(rows.row_ids))
-    _check_varies(responses)
+    constants = _drop_constants(responses, np.ones(len(kept), np.bool_), notes)
     transforms = _transforms(responses, how)
     strange = _outliers(responses, transforms, how.outlier_distance)
     outliers = {name: rows.row_ids[kept[each]][:100].tolist() for name, each in strange.items()}
     if how.drop_outliers:
-        out = np.sum(list(strange.values()), axis=0) > 0
+        out = np.sum([np.zeros(len(kept)), *strange.values()], axis=0) > 0
         dropped["outlier"] = int(np.count_nonzero(out))
         points = [point for point, drop in zip(points, out, strict=True) if not drop]
         kept = kept[~out]
@@ -118,20 +131,22 @@ def prepare(
         _check_count(len(kept), varied, how, dropped, len(rows.row_ids))
         transforms = _transforms(responses, how)
     training = _split(points, how)
-    _check_varies({name: values[training] for name, values in responses.items()})
+    constants |= _drop_constants(responses, training, notes)
     dataset = dataset_of(
         space,
         points,
         responses,
         row_ids=rows.row_ids[kept],
         training=training,
-        transforms=transforms,
+        transforms={name: transforms[name] for name in responses},
         units=units or {},
     )
     return dataset, PreparationReport(
         dropped={reason: count for reason, count in dropped.items() if count},
         outliers={name: each for name, each in outliers.items() if each},
         constant_parameters=constant,
+        constants=constants,
+        notes=notes,
     )
 
 
@@ -152,11 +167,23 @@ def _responses(rows: DesignRows, how: Preparation) -> list[str]:
 
 
 def _usable(
-    rows: DesignRows, space: Space, names: Sequence[str], dropped: dict[str, int]
+    rows: DesignRows,
+    space: Space,
+    names: Sequence[str],
+    dropped: dict[str, int],
+    notes: list[str],
 ) -> tuple[NDArray[np.int64], list[Point]]:
     """Places and canonical points of the rows that hold all they should, each once."""
     values = np.column_stack([rows.responses[name] for name in names])
     complete = np.asarray(np.isfinite(values).all(axis=1))
+    ran = complete & np.array([failure is None for failure in rows.failures])
+    huge = ran[:, None] & (np.abs(values) > [huge_limit(values[ran, j]) for j in range(len(names))])
+    for j, name in enumerate(names):
+        strange = [
+            (int(rows.row_ids[at]), float(values[at, j])) for at in np.flatnonzero(huge[:, j])
+        ]
+        if strange:
+            notes.append(huge_note(name, strange, values[ran & ~huge[:, j], j]))
     kept: list[int] = []
     points: list[Point] = []
     seen: set[tuple[str, bytes]] = set()
@@ -166,6 +193,9 @@ def _usable(
             continue
         if not complete[at] or any(point[name] is None for name in space.names):
             dropped["missing"] += 1
+            continue
+        if huge[at].any():
+            dropped["huge"] += 1
             continue
         try:
             canonical = space.check(point)
@@ -207,22 +237,34 @@ def _check_count(
     found.check()
 
 
-def _check_varies(responses: dict[str, Floats]) -> None:
-    found = Violations()
-    for name, values in responses.items():
-        if np.ptp(values) <= 1e-12 * np.abs(values).max():
-            found.add(
-                f"responses.{name}",
-                f"is {values[0]:g} in every row, so there is nothing to learn; leave it out of "
-                "the responses to model, or widen the ranges of the design",
-            )
-    found.check()
+def _drop_constants(
+    responses: dict[str, Floats], rows: NDArray[np.bool_], notes: list[str]
+) -> dict[str, float]:
+    """Takes out the responses that are the same in all of some rows, up to rounding."""
+    constants = {}
+    for name, values in list(responses.items()):
+        seen = values[rows]
+        if not len(seen) or _varies(seen):
+            continue
+        constants[name] = float(seen[0])
+        del responses[name]
+        off = int(np.count_nonzero(values != seen[0])) if not rows.all() else 0
+        where = "every row" if not off else f"all but {off} of {len(values)} rows"
+        notes.append(f"`{name}` is {seen[0]:g} in {where}: there is nothing to learn of it")
+    return constants
+
+
+def _varies(values: Floats) -> bool:
+    """Whether values differ by more than rounding."""
+    largest = float(np.abs(values).max())
+    # Divided first: the distance of two finite numbers need not be one.
+    return largest > 0 and bool(np.ptp(values / largest) > ROUNDING)
 
 
 def _transforms(responses: dict[str, Floats], how: Preparation) -> dict[str, Transform]:
     found = Violations()
     for at, name in enumerate(how.log_responses):
-        if responses[name].min() <= 0:
+        if name in responses and responses[name].min() <= 0:
             found.add(
                 f"log_responses[{at}]",
                 f"`{name}` is {responses[name].min():g} in some row and has no logarithm there",

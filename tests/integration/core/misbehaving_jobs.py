@@ -1,5 +1,6 @@
 """Jobs that behave and misbehave, run by the tests in the process of an attempt."""
 
+import builtins
 import ctypes
 import json
 import os
@@ -92,7 +93,8 @@ def _fail(attempt: Attempt, act: str, what: dict[str, Any]) -> dict[str, Any]:
     if act == "exit":
         os._exit(what["code"])
     if act == "raise":
-        raise ValueError("secret aes256cbckey=deadbeef")
+        fault: type[Exception] = getattr(builtins, what.get("fault", "RuntimeError"))
+        raise fault("secret aes256cbckey=deadbeef")
     if act == "known":
         raise JobError("all 40 runs failed", reason="ALL_FAILED", hint="widen the range")
     if act == "invalid":

@@ -237,7 +237,21 @@ def test_with_nothing_feasible_the_study_ends_honestly_and_names_what_blocks(
     told = bench.study("minimize cost; cost <= 0.001; tau <= 1e9", budget=4, seed=4)
     assert not told["best"]["feasible"]
     assert told["improvement"] is None
-    assert told["blocking"] == ["`cost <= 0.001` is missed by 20 of 20 points"]
+    miss = told["best"]["objective"] - 0.001
+    assert told["best"]["constraints"][0]["miss"] == pytest.approx(miss)
+    assert told["blocking"] == [
+        f"`cost <= 0.001` is missed by 20 of 20 points, by {miss:.4g} USD or more"
+    ]
+
+
+@pytest.mark.parametrize("limit", ["tau - 500 <= 0", "tau <= 500", "tau / 500 <= 1"])
+def test_the_nearest_miss_is_the_same_however_a_limit_is_written(bench: Bench, limit: str) -> None:
+    bench.design("welded_beam", 16, 4)
+    told = bench.study(f"minimize cost; {limit}", budget=4, seed=4)
+    rows = pq.read_table(bench.artifacts.path(told["trials"]["uri"])).to_pylist()
+    assert not told["best"]["feasible"]
+    assert told["best"]["simulated"]["tau"] == min(each["y.tau"] for each in rows)
+    assert told["best"]["constraints"][0]["unit"] == ("" if "/" in limit else "psi")
 
 
 def test_held_parameters_keep_their_values_in_every_proposal(bench: Bench) -> None:

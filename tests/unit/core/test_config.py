@@ -70,6 +70,17 @@ def test_every_mistake_is_told_at_once_with_the_variable_and_the_fix() -> None:
     }
 
 
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e999"])
+def test_a_number_that_is_not_finite_is_no_number(text: str) -> None:
+    with pytest.raises(InvalidError, match=f"`{text}` is not a number"):
+        read(VISTAFLOW_DOE_LEASE_SECONDS=text)
+
+
+def test_a_whole_number_beyond_every_float_is_no_number() -> None:
+    with pytest.raises(InvalidError, match="9…` is not a whole number"):
+        read(VISTAFLOW_DOE_CAPACITY="9" * 400)
+
+
 def test_a_value_that_the_settings_refuse_is_told() -> None:
     with pytest.raises(InvalidError, match=r"VISTAFLOW_DOE_\*: capacity is at least 1"):
         read(VISTAFLOW_DOE_CAPACITY="0")

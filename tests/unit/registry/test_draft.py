@@ -73,12 +73,18 @@ class Log:
         return [(self.job(row.job_id).name + row.task_name, row.status) for row in self.rows]
 
 
-def new(name: str, *needs: str, external: bool = False, max_attempts: int = 3) -> c.NewJob:
+def new(
+    name: str,
+    *needs: str,
+    external: bool = False,
+    max_attempts: int = 3,
+    current_order: int = 0,
+) -> c.NewJob:
     return c.NewJob(
         job_id=uuid.uuid4(),
         name=name,
         job_type="DOE",
-        current_order=0,
+        current_order=current_order,
         depends_on=needs,
         external=external,
         max_attempts=max_attempts,
@@ -264,6 +270,30 @@ def test_attempts_are_used_up_by_faults_and_not_by_workers_that_leave(log: Log) 
 
     log.do(c.RetryKit(kit_id=1))
     assert (log.job(job.job_id).status, log.job(job.job_id).failures) == (Status.QUEUED, 0)
+
+
+def test_only_the_worker_that_holds_an_attempt_gives_it_back(log: Log) -> None:
+    job_id = brought_to(log, Status.RUNNING, False)
+    holder = log.job(job_id).worker
+    log.rows.clear()
+
+    assert not log.do(c.Release(job_id=job_id, attempt=1, worker="another", counts=True))
+    assert log.rows == []
+    assert (log.job(job_id).status, log.job(job_id).worker) == (Status.RUNNING, holder)
+    assert log.do(c.Release(job_id=job_id, attempt=1, worker=holder))
+    assert log.job(job_id).status == Status.QUEUED
+
+
+def test_a_job_without_an_order_comes_last_even_after_the_largest_order(log: Log) -> None:
+    largest = 2**31 - 1
+    kit = log.kit(new("first"), new("last", current_order=largest))
+    log.do(c.CreateJob(kit_id=kit.kit_id, job=new("added")))
+    jobs = log.board.kit(kit.kit_id).ordered_jobs()
+    assert [(job.name, job.current_order) for job in jobs] == [
+        ("first", 1),
+        ("last", largest),
+        ("added", largest),
+    ]
 
 
 def test_a_lost_attempt_leaves_a_row_and_a_new_one_starts_without_its_tasks(log: Log) -> None:

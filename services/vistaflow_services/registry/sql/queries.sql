@@ -196,8 +196,9 @@ DELETE FROM request_info USING old WHERE request_info.id = old.id
 SELECT add_partitions(%(size)s)
 
 -- name: kits_of_jobs
--- The kit of each job.
-SELECT job_id, kit_id FROM jobs WHERE job_id = ANY (%(job_ids)s)
+-- The kit of each job, and its project.
+SELECT j.job_id, j.kit_id, k.project FROM jobs j JOIN kits k USING (kit_id)
+ WHERE j.job_id = ANY (%(job_ids)s)
 
 -- name: recorded_seqs
 -- Revisions of rows by job, attempt and seq.
@@ -286,8 +287,8 @@ SELECT kit_id, spec, labels FROM kits
    AND (%(project)s = '' OR project = %(project)s)
    AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
    AND (%(labels)s::jsonb IS NULL OR labels @> %(labels)s::jsonb)
-   AND (%(contains)s = '' OR strpos(lower(name), lower(%(contains)s)) > 0)
-   AND (%(contains)s = '' OR name_parts(name) @> name_parts(%(contains)s))
+   AND (%(contains)s = '' OR strpos(folded(name), folded(%(contains)s)) > 0)
+   AND (%(contains)s = '' OR folded_parts(name) @> folded_parts(%(contains)s))
    AND (%(created_after)s::timestamptz IS NULL OR created_at >= %(created_after)s::timestamptz)
    AND (%(created_before)s::timestamptz IS NULL OR created_at < %(created_before)s::timestamptz)
  ORDER BY kit_id DESC LIMIT %(limit)s

@@ -430,7 +430,7 @@ class PredictRequest(_message.Message):
     POINTS_FIELD_NUMBER: _builtins.int
     ALLOW_EXTRAPOLATION_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
-    """The model."""
+    """The model: the id of the job that trained it, or of the study that did."""
     allow_extrapolation: _builtins.bool
     """Whether points outside the ranges of the design are allowed."""
     @_builtins.property
@@ -687,7 +687,7 @@ class GetModelRequest(_message.Message):
 
     MODEL_ID_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
-    """The model."""
+    """The model: the id of the job that trained it, or of the study that did."""
     def __init__(
         self,
         *,

@@ -244,11 +244,16 @@ class ValidateKitRequest(_message.Message):
     SPEC_FIELD_NUMBER: _builtins.int
     KIT_YAML_FIELD_NUMBER: _builtins.int
     DECK_ARCHIVE_FIELD_NUMBER: _builtins.int
+    KIT_FILE_FIELD_NUMBER: _builtins.int
     kit_yaml: _builtins.str
     """As the text of a kit.yaml, at most 256 KiB."""
     deck_archive: _builtins.bytes
     """The deck's archive, when `kit_yaml` names a folder of the caller's. At most
     1 MiB.
+    """
+    kit_file: _builtins.str
+    """How messages name the file of `kit_yaml`, such as its path. At most 200
+    characters; "kit.yaml" if unset.
     """
     @_builtins.property
     def spec(self) -> Global___KitSpec:
@@ -260,10 +265,11 @@ class ValidateKitRequest(_message.Message):
         spec: Global___KitSpec | None = ...,
         kit_yaml: _builtins.str = ...,
         deck_archive: _builtins.bytes = ...,
+        kit_file: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["kit_yaml", b"kit_yaml", "source", b"source", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deck_archive", b"deck_archive", "kit_yaml", b"kit_yaml", "source", b"source", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deck_archive", b"deck_archive", "kit_file", b"kit_file", "kit_yaml", b"kit_yaml", "source", b"source", "spec", b"spec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["spec", "kit_yaml"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
@@ -322,6 +328,7 @@ class RunKitRequest(_message.Message):
     KIT_YAML_FIELD_NUMBER: _builtins.int
     DECK_ARCHIVE_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
+    KIT_FILE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call safe to repeat. A UUID. Optional."""
     kit_yaml: _builtins.str
@@ -332,6 +339,10 @@ class RunKitRequest(_message.Message):
     """
     actor: _builtins.str
     """Who asks, for the record."""
+    kit_file: _builtins.str
+    """How messages name the file of `kit_yaml`, such as its path. At most 200
+    characters; "kit.yaml" if unset.
+    """
     @_builtins.property
     def spec(self) -> Global___KitSpec:
         """As a message."""
@@ -344,10 +355,11 @@ class RunKitRequest(_message.Message):
         kit_yaml: _builtins.str = ...,
         deck_archive: _builtins.bytes = ...,
         actor: _builtins.str = ...,
+        kit_file: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["kit_yaml", b"kit_yaml", "source", b"source", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "deck_archive", b"deck_archive", "kit_yaml", b"kit_yaml", "request_id", b"request_id", "source", b"source", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "deck_archive", b"deck_archive", "kit_file", b"kit_file", "kit_yaml", b"kit_yaml", "request_id", b"request_id", "source", b"source", "spec", b"spec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["spec", "kit_yaml"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
