@@ -5,6 +5,7 @@ expressions.py      the small grammar of constraints and goals; formulas.py pars
 config.py           one frozen dataclass a service, read from the environment
 log.py              JSON logs to stderr and files, secrets kept out
 server.py           the shell a service runs in: health, reflection, drain
+reflection.py       what calls and messages are, for tools, with the protos' comments
 handlers.py         what interceptors make of the handlers of calls
 interceptor.py      every exception to a clean status; status.py has its details
 metrics.py          Prometheus: calls, event loop; health checks; listener.py serves them over HTTP

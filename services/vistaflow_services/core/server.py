@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from vistaflow_services.core import tls
 from vistaflow_services.core.channels import MEGABYTE, server_arguments
@@ -30,6 +29,7 @@ from vistaflow_services.core.door import Door, door_settings
 from vistaflow_services.core.errors import ServiceError
 from vistaflow_services.core.interceptor import Context, ErrorInterceptor
 from vistaflow_services.core.limits import Places
+from vistaflow_services.core.reflection import Reflection
 from vistaflow_services.core.tasks import ended
 from vistaflow_services.core.tls import TlsError, TlsFiles, tls_files
 
@@ -112,8 +112,7 @@ class Server(grpc.aio.Server):
         self._serving: bool | None = None
         self._has_served = False
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self)
-        names = (*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self)
+        Reflection((*service_names, health.SERVICE_NAME)).add_to(self)
         if metrics is not None:
             metrics.follow(self)
 
