@@ -24,6 +24,9 @@ DECK_FILE: Final = "deck.yaml"
 SIMULATORS: Final = ("devsim", "ngspice", "function")
 """The simulators that a deck may name."""
 
+NO_RESPONSE: Final = "none"
+"""Stands alone in a list of responses for none of them, where an empty list means a default."""
+
 PLACEHOLDER: Final = re.compile(rb"@([A-Za-z_][A-Za-z0-9_]*)@")
 """Where a template takes a parameter's value."""
 

@@ -265,10 +265,20 @@ def test_model(attempt: Attempt) -> Manifest:
         "metrics": {each.name: _metrics(each.figures) for each in found.responses},
         "units": {each.name: each.unit for each in found.responses},
         "families": {each.name: each.family for each in model.responses},
-        "warnings": verdict(found.responses),
+        "warnings": verdict(found.responses) + _untested(model.response_names, found),
         "residuals": attempt.artifacts.describe(rows),
         "plots": drawn,
     }
+
+
+def _untested(names: list[str], found: ModelTest) -> list[str]:
+    """A warning for each response that no test row has."""
+    tested = {test.name for test in found.responses}
+    return [
+        f"{name}: no row held out has this response, so nothing tells how good its model is"
+        for name in names
+        if name not in tested
+    ]
 
 
 def _metrics(figures: Any) -> dict[str, Any]:
@@ -287,13 +297,15 @@ def _metrics(figures: Any) -> dict[str, Any]:
 
 
 def _write_residuals(found: ModelTest, path: Any) -> None:
-    """A row a test row: what was simulated and predicted of each response."""
+    """A row a test row: what was simulated and predicted of each response; null where missing."""
     columns: dict[str, Any] = {"row_id": found.row_ids}
-    for each in found.responses:
-        columns[f"{each.name}.simulated"] = each.truth
-        columns[f"{each.name}.residual"] = each.truth - each.predicted.median
-        for part, values in vars(each.predicted).items():
-            columns[f"{each.name}.{part}"] = values
+    for test in found.responses:
+        places = np.isin(found.row_ids, test.row_ids)
+        parts = {"simulated": test.truth, "residual": test.truth - test.predicted.median}
+        for part, values in (parts | vars(test.predicted)).items():
+            column = np.full(len(found.row_ids), np.nan)
+            column[places] = values
+            columns[f"{test.name}.{part}"] = pa.array(column, from_pandas=True)
     pq.write_table(pa.table(columns), path, compression="zstd")
 
 

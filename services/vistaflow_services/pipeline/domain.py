@@ -18,6 +18,7 @@ from vistaflow_services.core.errors import FieldViolation, InvalidError, Service
 from vistaflow_services.core.expressions import Constraint, Goals, parse_constraint, parse_goals
 from vistaflow_services.core.expressions import suggest as nearest
 from vistaflow_services.decks.deck import Deck
+from vistaflow_services.decks.definition import NO_RESPONSE
 from vistaflow_services.decks.space import Choice, Kind, Parameter, Space
 
 STAGES: Final = (
@@ -263,6 +264,8 @@ def _check_ml(
 ) -> None:
     known = plan.deck.response_names
     for field_name, names in (("responses", plan.responses), ("log_responses", plan.log_responses)):
+        if field_name == "log_responses" and tuple(names) == (NO_RESPONSE,):
+            continue
         for at, name in enumerate(names):
             if name not in known:
                 found.add(f"ml.{field_name}[{at}]", f"unknown response{nearest(name, known)}")

@@ -40,7 +40,7 @@ def _changed(rows: DesignRows, response: str, **values: float) -> DesignRows:
 
 
 def test_rows_are_dropped_for_named_reasons() -> None:
-    rows = _changed(_rows(), "leak", row1=np.nan)
+    rows = _changed(_changed(_rows(), "leak", row1=np.nan), "gain", row1=np.nan)
     points = list(rows.points)
     points[2] = {"a": None, "b": 0.5}
     points[3] = {"a": 7.0, "b": 0.5}
@@ -100,6 +100,48 @@ def test_responses_that_span_decades_are_modelled_in_their_logarithm() -> None:
     assert dataset.transforms == {"gain": Transform.IDENTITY, "leak": Transform.LOG10}
     asked, _ = prepare(_rows(), SPACE, Preparation(log_responses=("gain",)))
     assert asked.transforms == {"gain": Transform.LOG10, "leak": Transform.IDENTITY}
+
+
+def test_logarithms_can_be_switched_off() -> None:
+    dataset, _ = prepare(_rows(), SPACE, Preparation(log_responses=("none",)))
+    assert set(dataset.transforms.values()) == {Transform.IDENTITY}
+    named = replace(_rows(), responses={"none": _rows().responses["gain"]})
+    dataset, _ = prepare(named, SPACE, Preparation(log_responses=("none",)))
+    assert dataset.transforms == {"none": Transform.LOG10}
+
+
+def test_a_logarithm_that_predicts_worse_is_not_taken() -> None:
+    rows = _rows(60)
+    bowl = np.array([(float(point["a"]) - 0.3) ** 2 + 1e-5 for point in rows.points])
+    assert spans_decades(bowl)
+    dataset, report = prepare(replace(rows, responses={"bowl": bowl}), SPACE, Preparation())
+    assert dataset.transforms == {"bowl": Transform.IDENTITY}
+    assert any("`bowl` spans decades" in note for note in report.notes)
+
+
+def test_a_row_that_lacks_one_response_stays_for_the_others() -> None:
+    rows = _changed(_rows(), "leak", row1=np.nan, row2=1e300, row3=np.nan)
+    rows = _changed(rows, "gain", row3=np.nan)
+    dataset, report = prepare(rows, SPACE, Preparation())
+    # Nothing can be learnt from a row without any response.
+    assert report.dropped == {"missing": 1}
+    assert sorted(dataset.row_ids) == [row for row in range(100, 140) if row != 103]
+    assert dataset.row_ids[~dataset.present("leak")].tolist() == [101, 102]
+    assert dataset.present("gain").all()
+    assert "2 of 39 rows have no `leak`" in report.notes
+
+
+def test_a_response_that_too_few_rows_have_is_named() -> None:
+    rows = _rows()
+    leak = rows.responses["leak"].copy()
+    leak[5:] = np.nan
+    rows = replace(rows, responses={**rows.responses, "leak": leak})
+    with pytest.raises(InvalidError) as raised:
+        prepare(rows, SPACE, Preparation())
+    (violation,) = raised.value.violations
+    assert violation.field == "responses.leak"
+    assert violation.description.startswith("5 of 40 usable rows have this response")
+    prepare(rows, SPACE, Preparation(responses=("gain",)))
 
 
 @pytest.mark.parametrize(

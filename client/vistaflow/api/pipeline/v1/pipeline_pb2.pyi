@@ -47,7 +47,9 @@ class MlSpec(_message.Message):
 
     @_builtins.property
     def log_responses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Responses to model in their logarithm. Empty: those that span decades."""
+        """Responses to model in their logarithm. Empty: those that span decades, where
+        cross-validation predicts them better so. "none" alone: no response.
+        """
 
     @_builtins.property
     def families(self) -> _containers.RepeatedScalarFieldContainer[_ml_pb2.Family.ValueType]:
