@@ -102,11 +102,11 @@ def prepare(
     """Cleans the rows of a design and splits them.
 
     Dropped are failed runs, rows with a missing parameter or without any response, rows outside the
-    space, exact duplicates and, when asked, outliers. A row that lacks some responses, or in which
-    they are too large to be one (`huge_limit`), stays for the others. Runs of one point with
-    different outcomes are kept and stay on one side of the split, so that no test row is also
-    trained on. A response that is the same in all rows, or in all that are trained on, is left out
-    and noted.
+    space, exact duplicates and, when asked, outliers; rows in which a response is too large to be
+    one (`huge_limit`) are dropped as the failed runs they are. A row that lacks some responses
+    stays for the others. Runs of one point with different outcomes are kept and stay on one side of
+    the split, so that no test row is also trained on. A response that is the same in all rows, or
+    in all that are trained on, is left out and noted.
 
     Raises:
         InvalidError: For an unknown response, a logarithm of what is not above 0, too few rows
@@ -196,8 +196,7 @@ def _usable(
     """Rows that something can be learnt from, each once.
 
     Returns:
-        Their places, their canonical points, and by name their responses, nan where one is missing
-        or too large to be one.
+        Their places, their canonical points, and by name their responses, nan where missing.
     """
     values = np.column_stack([rows.responses[name] for name in names])
     present = np.isfinite(values)
@@ -209,7 +208,6 @@ def _usable(
         ]
         if strange:
             notes.append(huge_note(name, strange, values[ran[:, j] & ~huge[:, j], j]))
-    present &= ~huge
     values = np.where(present, values, np.nan)
     kept: list[int] = []
     points: list[Point] = []
@@ -219,7 +217,10 @@ def _usable(
             dropped["failed"] += 1
             continue
         if not present[at].any() or any(point[name] is None for name in space.names):
-            dropped["huge" if huge[at].any() else "missing"] += 1
+            dropped["missing"] += 1
+            continue
+        if huge[at].any():
+            dropped["huge"] += 1
             continue
         try:
             canonical = space.check(point)

@@ -122,7 +122,7 @@ def test_a_logarithm_that_predicts_worse_is_not_taken() -> None:
 
 
 def test_a_row_that_lacks_one_response_stays_for_the_others() -> None:
-    rows = _changed(_rows(), "leak", row1=np.nan, row2=1e300, row3=np.nan)
+    rows = _changed(_rows(), "leak", row1=np.nan, row2=np.nan, row3=np.nan)
     rows = _changed(rows, "gain", row3=np.nan)
     dataset, report = prepare(rows, SPACE, Preparation())
     # Nothing can be learnt from a row without any response.
