@@ -56,6 +56,8 @@ config.py          settings, from VISTAFLOW_REGISTRY_* variables
 rebuild.py         recomputes what is derived from the log
 retention.py       drops old partitions; what is kept of them
 backup.py          saves the tables to a file, with dumping.py; restore.py puts it back
+checksums.py       the checksum at the end of that file
+schema_check.py    whether what was restored is what the migrations make
 guarding.py        has the database refuse to drop or detach parts of the log
 local.py           the database, for these commands
 upkeep.py          looks at itself and its database while it serves

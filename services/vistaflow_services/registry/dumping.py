@@ -56,9 +56,28 @@ def run(name: str, arguments: Sequence[str], conninfo: str, *, application: str)
     environment = {**os.environ, "PGAPPNAME": application}
     if password:
         environment["PGPASSWORD"] = str(password)
-    command = [program(name), *arguments, f"--dbname={make_conninfo('', **told)}"]
+    _run(name, [*arguments, f"--dbname={make_conninfo('', **told)}"], environment)
+
+
+def read(name: str, arguments: Sequence[str]) -> str:
+    """What a program prints that needs no database.
+
+    Raises:
+        DumpError: It failed.
+    """
+    return _run(name, arguments, {**os.environ})
+
+
+def _run(name: str, arguments: Sequence[str], environment: dict[str, str]) -> str:
     done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=False, cwd="/"
+        [program(name), *arguments],
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+        cwd="/",
     )
     if done.returncode:
         raise DumpError(f"{name} failed: {done.stderr.strip()[-1000:]}")
+    return done.stdout
