@@ -29,6 +29,7 @@ from vistaflow_services.core.channels import MEGABYTE, server_arguments
 from vistaflow_services.core.door import Door, door_settings
 from vistaflow_services.core.errors import ServiceError
 from vistaflow_services.core.interceptor import Context, ErrorInterceptor
+from vistaflow_services.core.limits import Places
 from vistaflow_services.core.tasks import ended
 from vistaflow_services.core.tls import TlsError, TlsFiles, tls_files
 
@@ -92,6 +93,7 @@ class Server(grpc.aio.Server):
         self.service_names = service_names
         self.door = door
         """Lets callers in; whoever knows their tokens is told to it before the server starts."""
+        door.places = Places(settings.max_concurrent_calls)
         self._tls = tls
         self._server = grpc.aio.server(
             interceptors=[
