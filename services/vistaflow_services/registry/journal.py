@@ -15,6 +15,7 @@ from typing import Any, LiteralString
 import psycopg
 
 from vistaflow_services.core.failpoints import reached
+from vistaflow_services.core.postgres import session_conninfo
 from vistaflow_services.registry.changes import Changes, Content, Recorded, Seqs
 from vistaflow_services.registry.commands import Request
 from vistaflow_services.registry.domain import PENDING, Head, Job, Kit, StateRow
@@ -112,16 +113,17 @@ class Journal:
         """Connects anew, makes sure that no statement of ours is still under way, and looks."""
         await self.close()
         connection = await psycopg.AsyncConnection.connect(
-            self._conninfo,
+            session_conninfo(
+                self._conninfo,
+                name="vistaflow registry ledger",
+                schema=self._schema,
+                settings=SETTINGS,
+                **KEEPALIVE,
+            ),
             autocommit=True,
             prepare_threshold=1,
-            application_name="vistaflow registry ledger",
-            **KEEPALIVE,
         )
         try:
-            settings = {**SETTINGS, "search_path": f'"{self._schema}"'}
-            for name, value in settings.items():
-                await connection.execute("SELECT set_config(%s, %s, false)", [name, value])
             head = await read_head(connection, "reclaim_head", commit_id=uuid.uuid4())
             ((commit_id, committed_at),) = await fetch(
                 connection, "enroll", {"replica": self._replica}
