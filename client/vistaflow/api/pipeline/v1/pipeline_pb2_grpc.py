@@ -77,15 +77,15 @@ class PipelineServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RetryKit(self, request, context):
-        """Goes on with a kit in another deck: the deck is collected anew, what depends
-        on it and is FINISHED gets a successor, and what is FAILED or CANCELED is
-        queued again. Points that the deck's change does not touch are not run
-        again. A deck that is the kit's own already is a plain retry.
+        """Goes on with a kit in another deck: the deck is collected, what depends on
+        it and is FINISHED gets a successor, and what is FAILED or CANCELED is queued
+        again; see `RegistryService.RetryKit`. Points that the deck's change does not
+        touch are not run again.
 
         Errors: `INVALID_ARGUMENT` with every mistake of the kit in that deck;
         `NOT_FOUND`; `FAILED_PRECONDITION` if the kit was not started by `RunKit`,
-        has not collected its deck, has a job that is QUEUED or RUNNING, or has
-        nothing to retry; `UNAVAILABLE` if the simulator is not there.
+        has not collected its deck, or has a job that is QUEUED or RUNNING;
+        `UNAVAILABLE` if the simulator is not there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
