@@ -238,9 +238,11 @@ class Client:
         """Cancels every job of a kit that is not terminal."""
         return self._run(self._client.cancel_kit(kit_id, reason=reason, actor=actor))
 
-    def retry_kit(self, kit_id: int, *, reason: str = "", actor: str = "") -> Kit:
+    def retry_kit(
+        self, kit_id: int, *, deck: str | Path = "", reason: str = "", actor: str = ""
+    ) -> Kit:
         """Goes on from the failed or canceled jobs of a kit."""
-        return self._run(self._client.retry_kit(kit_id, reason=reason, actor=actor))
+        return self._run(self._client.retry_kit(kit_id, deck=deck, reason=reason, actor=actor))
 
     def wait(self, kit_id: int, *, timeout: float | None = None) -> Kit:
         """Waits until nothing of a kit moves any more; raises `KitFailedError` if it failed."""

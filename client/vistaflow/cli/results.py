@@ -21,8 +21,8 @@ from vistaflow.models import Kit, struct_dict
 
 
 async def study_of(client: AsyncClient, kit: Kit) -> optimize_pb2.Study | None:
-    """The study of a finished kit; none if it has no optimisation."""
-    for job in kit.jobs:
+    """The latest study of a finished kit; none if it has no optimisation."""
+    for job in reversed(kit.jobs):
         if job.job_type == "OPTIMIZE" and job.status == "FINISHED":
             return await client.study(job.job_id)
     return None
@@ -100,7 +100,7 @@ def pictures(kit: Kit) -> list[Path]:
 
 def _in_order(kit: Kit, names: Iterable[str]) -> list[str]:
     """The parameters in their deck's order, which a Struct does not keep."""
-    for job in kit.jobs:
+    for job in reversed(kit.jobs):
         space = job.result.get("space")
         if isinstance(space, dict):
             order = [each["name"] for each in space.get("parameters", ())]

@@ -13,7 +13,7 @@ from rich.table import Table
 from vistaflow.api.doe.v1 import doe_pb2
 from vistaflow.cli.dialing import CommandClient, asked
 from vistaflow.cli.given import number_of
-from vistaflow.cli.live import follow
+from vistaflow.cli.live import evaluation_text, follow
 from vistaflow.cli.output import USAGE, Address, AsJson, console, number, print_json, stop
 from vistaflow.errors import NotFoundError
 from vistaflow.models import Prediction
@@ -87,7 +87,10 @@ def design(
             else:
                 await client.wait(job.kit_id)
         if not as_json:
-            typer.echo(f"design {job.job_id}", err=True)
+            job = await client.job(job.job_id)
+            typer.echo(
+                ": ".join(filter(None, (f"design {job.job_id}", evaluation_text(job)))), err=True
+            )
         return await client.design_rows(job.job_id)
 
     rows = asked(address, ask)

@@ -224,6 +224,46 @@ def of_kit(kind: type[OfKit], request: KitRequest, encode: Encode) -> OfKit:
     return command
 
 
+def retry_kit(request: pb.RetryKitRequest, encode: Encode) -> c.RetryKit:
+    """Jobs of a kit to queue again, and some to be done otherwise."""
+    found = Violations()
+    if len(request.replacements) > MAX_JOBS_A_REQUEST:
+        count = len(request.replacements)
+        found.add(
+            "replacements", f"has {count:,} jobs; replace at most {MAX_JOBS_A_REQUEST:,} at once"
+        )
+    replacements = tuple(
+        _replacement(each, f"replacements[{place}]", found)
+        for place, each in enumerate(request.replacements[:MAX_JOBS_A_REQUEST])
+    )
+    names = [each.name for each in replacements]
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            found.add(f"replacements[{place}].name", f"{name!r} is named twice")
+    command = c.RetryKit(
+        request=_request(request, encode, found),
+        kit_id=kit_id(request.kit_id, found),
+        reason=translate.text_from_proto(request.reason, "reason", MAX_REASON, found),
+        actor=_actor(request.actor, "actor", found),
+        replacements=replacements,
+    )
+    found.check()
+    return command
+
+
+def _replacement(message: pb.Replacement, field: str, found: Violations) -> c.Replacement:
+    translate.name_from_proto(message.name, f"{field}.name", MAX_JOB_NAME, found)
+    if len(message.spec.value) > MAX_JOB_SPEC_BYTES:
+        size = len(message.spec.value)
+        found.add(f"{field}.spec", f"is {size:,} bytes; at most 2 MiB are allowed")
+    if message.HasField("spec") and not message.spec.type_url:
+        found.add(f"{field}.spec.type_url", "names no message type; pack the stage's spec with it")
+    translate.label_from_proto(message.spec.type_url, f"{field}.spec.type_url", MAX_TYPE_URL, found)
+    return c.Replacement(
+        name=message.name, spec_type=message.spec.type_url, spec=message.spec.value
+    )
+
+
 def of_job(kind: type[OfJob], request: JobRequest, encode: Encode) -> OfJob:
     """A change of a job, such as to cancel it."""
     found = Violations()

@@ -334,6 +334,69 @@ def test_a_canceled_kit_goes_on_from_where_it_was(log: Log) -> None:
         log.do(c.RetryKit(kit_id=1))
 
 
+def finished(log: Log, *names: str) -> None:
+    """Brings jobs, whose names are ours to choose, to FINISHED."""
+    for name in names:
+        job = log.board.kit(1).job_named(name)
+        log.do(c.Grant(job_id=job.job_id, worker="w", lease_seconds=9))
+        log.append(job.job_id, "FINISHED", attempt=1)
+
+
+def statuses(log: Log) -> dict[str, str]:
+    return {job.name: str(job.status) for job in log.board.kit(1).ordered_jobs()}
+
+
+def test_a_replaced_job_has_a_successor_for_which_retried_jobs_wait(log: Log) -> None:
+    log.kit(new("a"), new("b", "a"), new("c", "b"))
+    finished(log, "a")
+    (first,) = [job for job in log.board.kit(1).jobs.values() if job.name == "a"]
+    failing = log.board.kit(1).job_named("b")
+    log.do(c.Grant(job_id=failing.job_id, worker="w", lease_seconds=9))
+    log.append(failing.job_id, "FAILED", attempt=1)
+    other = c.Replacement(name="a", spec_type="t/x", spec=b"other")
+    change = log.do(c.RetryKit(kit_id=1, replacements=(other,), reason="corrected", actor="ann"))
+    assert statuses(log) == {"a": "FINISHED", "a@2": "QUEUED", "b": "INIT", "c": "INIT"}
+    successor = log.board.kit(1).job_named("a")
+    assert (successor.spec, successor.current_order, first.spec) == (b"other", 1, b"")
+    assert [(row.reason, row.actor, row.metadata) for row in log.rows[-2:]] == [
+        ("corrected", "ann", {"event": "REPLACES", "job_id": str(first.job_id)}),
+        ("corrected", "ann", {"event": "RETRIED"}),
+    ]
+    finished(log, "a")
+    assert (change.count, statuses(log)["b"]) == (2, "QUEUED")
+    granted = log.do(c.Grant(job_id=failing.job_id, worker="w", lease_seconds=9))
+    assert [(each.name, each.job_id) for each in granted.inputs] == [("a", successor.job_id)]
+
+
+def test_what_is_finished_and_depends_on_a_replaced_job_is_done_again(log: Log) -> None:
+    log.kit(new("a"), new("b", "a"), new("c", "a", "b"), new("d"))
+    finished(log, "a", "b", "c", "d")
+    replacement = (c.Replacement(name="a"),)
+    log.do(c.RetryKit(kit_id=1, replacements=replacement))
+    finished(log, "a", "b", "c")
+    log.do(c.RetryKit(kit_id=1, replacements=replacement))
+    assert statuses(log) == {
+        **{name: "FINISHED" for name in ("a", "a@2", "b", "b@2", "c", "c@2", "d")},
+        **{"a@3": "QUEUED", "b@3": "INIT", "c@3": "INIT"},
+    }
+    assert log.board.kit(1).status == Status.RUNNING
+    finished(log, "a", "b", "c")
+    assert log.board.kit(1).status == Status.FINISHED
+
+
+def test_a_job_is_replaced_only_when_it_and_what_depends_on_it_stand_still(log: Log) -> None:
+    log.kit(new("a"), new("b", "a"))
+    replacement = (c.Replacement(name="a"),)
+    with pytest.raises(ConflictError, match="'a' is QUEUED; only a FINISHED one is replaced"):
+        log.do(c.RetryKit(kit_id=1, replacements=replacement))
+    finished(log, "a")
+    with pytest.raises(ConflictError, match="'b' is QUEUED and depends on what is to be replaced"):
+        log.do(c.RetryKit(kit_id=1, replacements=replacement))
+    with pytest.raises(InvalidError, match="the kit has no job named 'x'"):
+        log.do(c.RetryKit(kit_id=1, replacements=(c.Replacement(name="x"),)))
+    assert statuses(log) == {"a": "FINISHED", "b": "QUEUED"}
+
+
 def test_a_refused_command_changes_nothing(log: Log) -> None:
     log.kit(new("a"))
     head = log.head.last_id

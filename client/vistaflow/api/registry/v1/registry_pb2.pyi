@@ -758,6 +758,7 @@ class RetryKitRequest(_message.Message):
     KIT_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
+    REPLACEMENTS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call safe to repeat. A UUID. Optional."""
     kit_id: _builtins.int
@@ -766,6 +767,10 @@ class RetryKitRequest(_message.Message):
     """Why, for the record."""
     actor: _builtins.str
     """Who asks, for the record."""
+    @_builtins.property
+    def replacements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Replacement]:
+        """FINISHED jobs that are to be done otherwise. At most 1,000."""
+
     def __init__(
         self,
         *,
@@ -773,14 +778,45 @@ class RetryKitRequest(_message.Message):
         kit_id: _builtins.int = ...,
         reason: _builtins.str = ...,
         actor: _builtins.str = ...,
+        replacements: _abc.Iterable[Global___Replacement] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "kit_id", b"kit_id", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "kit_id", b"kit_id", "reason", b"reason", "replacements", b"replacements", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RetryKitRequest: _TypeAlias = RetryKitRequest  # noqa: Y015
+
+@_typing.final
+class Replacement(_message.Message):
+    """A FINISHED job that is to be done otherwise."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name in the kit, without "@2" and the like. Required."""
+    @_builtins.property
+    def spec(self) -> _any_pb2.Any:
+        """What to do instead: the stage's own spec message, at most 2 MiB. Unset: the
+        same again.
+        """
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        spec: _any_pb2.Any | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Replacement: _TypeAlias = Replacement  # noqa: Y015
 
 @_typing.final
 class RetryKitResponse(_message.Message):
@@ -793,7 +829,7 @@ class RetryKitResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
     retried_count: _builtins.int
-    """How many jobs this queued again or put back to INIT."""
+    """How many jobs this queued again or put back to INIT, successors included."""
     revision: _builtins.int
     """Revision of the last row this made."""
     replayed: _builtins.bool
