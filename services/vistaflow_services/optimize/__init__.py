@@ -11,6 +11,7 @@ acquisition.py   how promising an untried point is
 climbing.py      local search up an acquisition, down a prediction
 bayes.py         the search: ask and tell
 forecast.py      what a study expects of each response before it is simulated
+replicates.py    noise, from runs that repeat a point
 study.py         the loop: ask, simulate, tell, verify
 suggestion.py    the point a trained model would try first
 tuning.py        hyper-parameters by cross-validation

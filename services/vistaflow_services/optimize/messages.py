@@ -42,6 +42,8 @@ def _tell_design(message: pb.Study, manifest: Mapping[str, Any]) -> None:
             response=common_pb2.Response(name=each["name"], unit=each["unit"]),
             predicted=_prediction(best["predicted"].get(each["name"])),
             simulated=best["simulated"].get(each["name"], 0.0),
+            noise=best.get("noise", {}).get(each["name"], 0.0),
+            run_count=best.get("run_count", 1),
         )
         for each in manifest["responses"]
     )
