@@ -41,6 +41,7 @@ from vistaflow_services.optimize.inputs import (
     model_folder,
     open_design,
 )
+from vistaflow_services.optimize.last_model import publish_last_model
 from vistaflow_services.optimize.study import Study, StudyResult
 from vistaflow_services.optimize.suggestion import predicted_best
 from vistaflow_services.optimize.trials import write_trials
@@ -247,6 +248,15 @@ def _report(attempt: Attempt, setting: _Setting, result: StudyResult) -> dict[st
         "trials": attempt.artifacts.describe(table),
         "plots": _plots(attempt, setting, result),
     }
+    told["last_model"] = publish_last_model(
+        attempt,
+        result.trials,
+        problem.space,
+        _modelled_units(setting),
+        deck_id=deck.digest,
+        before=setting.model,
+        seed=setting.plan.seed,
+    )
     if setting.model is not None:
         said = setting.model.predict([best.point], extrapolate=True)
         told["best"]["model_predicted"] = {
@@ -256,6 +266,13 @@ def _report(attempt: Attempt, setting: _Setting, result: StudyResult) -> dict[st
         tried = [each for each in result.trials if each.origin != "verify"]
         told["blocking"] = blocking(tried, problem)[:20]
     return told
+
+
+def _modelled_units(setting: _Setting) -> dict[str, str]:
+    """The units of the responses that the last model has: those trained before and the goals'."""
+    before = setting.model.response_names if setting.model else []
+    wanted = {*before, *setting.problem.goals.names}
+    return {each.name: each.unit for each in setting.design.deck.responses if each.name in wanted}
 
 
 def _noise_notes(deck: Deck, result: StudyResult) -> list[str]:

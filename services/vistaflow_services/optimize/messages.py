@@ -58,6 +58,10 @@ def _tell_design(message: pb.Study, manifest: Mapping[str, Any]) -> None:
         )
         for each in best["constraints"]
     )
+    model = manifest.get("last_model")
+    if model is not None:
+        message.model_id = model["model_id"]
+        message.model_row_count = model["training_rows"]
     message.evaluation_count = counts["total"]
     message.simulated_count = counts["simulated"]
     message.cached_count = counts["cached"]
