@@ -122,7 +122,7 @@ def predict(
     async def ask(client: CommandClient) -> tuple[str, list[dict[str, Prediction]]]:
         model_id, source = model, ""
         if model.isdigit():
-            model_id, source = _model_of(await client.kit(int(model)))
+            model_id, source = await _model_of(client, await client.kit(int(model)))
         found = await client.predict(model_id, wanted, allow_extrapolation=extrapolate)
         about = await client.model(model_id)
         rows = f"{about.training_row_count} rows"
@@ -151,12 +151,12 @@ def predict(
     console.print(table)
 
 
-def _model_of(kit: Kit) -> tuple[str, str]:
+async def _model_of(client: CommandClient, kit: Kit) -> tuple[str, str]:
     """The model of a kit that knows most: that of its study, else the one trained before it."""
     finished = [each for each in kit.jobs if each.status == "FINISHED"]
     for job in reversed(finished):
-        if job.job_type == "OPTIMIZE" and job.result.get("last_model"):
-            return job.job_id, f" of kit {kit.kit_id}, made by its optimisation"
+        if job.job_type == "OPTIMIZE" and (study := await client.study(job.job_id)).model_id:
+            return study.model_id, f" of kit {kit.kit_id}, made by its optimisation"
     for job in reversed(finished):
         if job.job_type == "ML_TRAIN":
             return job.job_id, f" of kit {kit.kit_id}, made from its design alone"
