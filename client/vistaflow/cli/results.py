@@ -39,7 +39,7 @@ def result_table(kit: Kit, study: optimize_pb2.Study) -> RenderableType:
     for name in _in_order(kit, best):
         parameters.add_row(name, number(best[name]), units.get(name, ""))
     parts: list[RenderableType] = [
-        Text("best point, proven by the simulator", style="bold"),
+        Text(f"best point, {_proof(study)}", style="bold"),
         parameters,
     ]
     if study.comparisons:
@@ -67,6 +67,8 @@ def result_dict(kit: Kit, study: optimize_pb2.Study) -> dict[str, Any]:
             }
             for each in study.comparisons
         },
+        "noise": {each.response.name: each.noise for each in study.comparisons if each.noise},
+        "verifying_runs": max((each.run_count for each in study.comparisons), default=1),
         "constraints": {each.text: each.met for each in study.constraints},
         "missed_by": {
             each.text: {
@@ -108,10 +110,18 @@ def _in_order(kit: Kit, names: Iterable[str]) -> list[str]:
     return sorted(names)
 
 
+def _proof(study: optimize_pb2.Study) -> str:
+    runs = max((each.run_count for each in study.comparisons), default=1)
+    if runs > 1:
+        return f"by the mean of {runs} verifying runs"
+    return "proven by the simulator" if runs else "which no run verified"
+
+
 def _comparison(study: optimize_pb2.Study) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("response")
-    for name in ("predicted", "± 1 sd", "simulated"):
+    noisy = any(each.noise for each in study.comparisons)
+    for name in ("predicted", "± 1 sd", "simulated", *(["± noise"] if noisy else [])):
         table.add_column(name, justify="right")
     table.add_column("unit")
     for each in study.comparisons:
@@ -120,6 +130,7 @@ def _comparison(study: optimize_pb2.Study) -> Table:
             number(each.predicted.mean),
             number(each.predicted.standard_deviation),
             number(each.simulated),
+            *([number(each.noise)] if noisy else []),
             each.response.unit,
         )
     return table
@@ -148,9 +159,11 @@ def _miss(constraint: optimize_pb2.ConstraintResult) -> str:
 
 def _summary(kit: Kit, study: optimize_pb2.Study) -> str:
     lines = []
+    noisy = any(each.noise for each in study.comparisons)
     if study.best.HasField("objective"):
+        reading = "best reading" if noisy else "best"
         before = (
-            f"; the design's best was {number(study.design_best.objective)}"
+            f"; the design's {reading} was {number(study.design_best.objective)}"
             if study.design_best.HasField("objective")
             else "; no point of the design met the constraints"
         )

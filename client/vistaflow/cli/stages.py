@@ -16,7 +16,7 @@ from vistaflow.cli.given import number_of
 from vistaflow.cli.live import evaluation_text, follow
 from vistaflow.cli.output import USAGE, Address, AsJson, console, number, print_json, stop
 from vistaflow.errors import NotFoundError
-from vistaflow.models import Prediction
+from vistaflow.models import Kit, Prediction
 
 GENERATORS = {
     each.removeprefix("GENERATOR_").lower(): value
@@ -123,20 +123,18 @@ def predict(
     """Predict a deck's responses at a point, with their uncertainty."""
     wanted = _points(values or [], points)
 
-    async def ask(client: CommandClient) -> list[dict[str, Prediction]]:
-        model_id = model
+    async def ask(client: CommandClient) -> tuple[str, list[dict[str, Prediction]]]:
+        model_id, source = model, ""
         if model.isdigit():
-            trained = [
-                each
-                for each in (await client.kit(int(model))).jobs
-                if each.job_type == "ML_TRAIN" and each.status == "FINISHED"
-            ]
-            if not trained:
-                raise NotFoundError(f"kit {model} has no trained model")
-            model_id = trained[-1].job_id
-        return await client.predict(model_id, wanted, allow_extrapolation=extrapolate)
+            model_id, source = await _model_of(client, await client.kit(int(model)))
+        found = await client.predict(model_id, wanted, allow_extrapolation=extrapolate)
+        about = await client.model(model_id)
+        rows = f"{about.training_row_count} rows"
+        return f"model {model_id}{source}, trained on {rows}", found
 
-    found = asked(address, ask)
+    about, found = asked(address, ask)
+    # On stderr, so that what stands on stdout is the predictions alone.
+    typer.echo(about, err=True)
     if as_json:
         for one in found:
             print_json(one)
@@ -155,6 +153,18 @@ def predict(
                 each.unit,
             )
     console.print(table)
+
+
+async def _model_of(client: CommandClient, kit: Kit) -> tuple[str, str]:
+    """The model of a kit that knows most: that of its study, else the one trained before it."""
+    finished = [each for each in kit.jobs if each.status == "FINISHED"]
+    for job in reversed(finished):
+        if job.job_type == "OPTIMIZE" and (study := await client.study(job.job_id)).model_id:
+            return study.model_id, f" of kit {kit.kit_id}, made by its optimisation"
+    for job in reversed(finished):
+        if job.job_type == "ML_TRAIN":
+            return job.job_id, f" of kit {kit.kit_id}, made from its design alone"
+    raise NotFoundError(f"kit {kit.kit_id} has no trained model")
 
 
 def _points(values: list[str], points: Path | None) -> list[dict[str, Any]]:

@@ -165,6 +165,8 @@ class Deck:
     """The wall clock that one run may take."""
     memory_limit_bytes: int = 2 * 1024**3
     """The address space that one run may take."""
+    noisy: bool = False
+    """Whether two runs of one point may differ: what is found best is verified by several runs."""
 
     @property
     def response_names(self) -> list[str]:
@@ -194,6 +196,8 @@ class Deck:
             "timeout": float(self.timeout_seconds),
             "memory_limit": self.memory_limit_bytes,
         }
+        if self.noisy:
+            told["noisy"] = True
         if self.templates:
             told["template"] = list(self.templates)
         for key in ("entry", "function"):

@@ -11,14 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vistaflow_services.core.errors import ConflictError, InvalidError, Violations
-from vistaflow_services.decks.space import Choice
 from vistaflow_services.surrogates.choice import (
     FAMILIES,
     FoldDone,
     check_hyper_parameters,
     choose_family,
 )
-from vistaflow_services.surrogates.dataset import Dataset
+from vistaflow_services.surrogates.dataset import Dataset, held_parameters
 from vistaflow_services.surrogates.metrics import HeldOut, held_out_figures
 from vistaflow_services.surrogates.model import Model, ResponseModel
 from vistaflow_services.surrogates.scaling import Scaler
@@ -73,16 +72,6 @@ class FoldReport:
 
     response: str
     fold: FoldDone
-
-
-def held_parameters(dataset: Dataset) -> dict[str, Choice]:
-    """The parameters that have one value in all training rows, with it."""
-    held = {}
-    for name, values in dataset.columns.items():
-        seen = values[dataset.training].tolist()
-        if seen and all(each == seen[0] for each in seen):
-            held[name] = seen[0]
-    return held
 
 
 def train(

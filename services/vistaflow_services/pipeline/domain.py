@@ -41,6 +41,9 @@ MAX_ESE_SIZE: Final = 2_000
 MAX_BUDGET: Final = 100_000
 """Most simulator runs of one optimisation."""
 
+NOISY_VERIFYING_RUNS: Final = 10
+"""Most runs that verify the best point of a noisy simulator."""
+
 _PROJECT = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 _SAMPLE = 4096
 _SELDOM = 0.01
@@ -118,7 +121,8 @@ def examine(plan: KitPlan) -> Findings:
     goals = _goals(plan, space, found)
     if plan.reaches("OPTIMIZE"):
         _check_optimize(plan, goals, found, warned)
-    runs = points + (plan.budget + 1 if plan.reaches("OPTIMIZE") else 0)
+    verifying = NOISY_VERIFYING_RUNS if plan.deck.noisy else 1
+    runs = points + (plan.budget + verifying if plan.reaches("OPTIMIZE") else 0)
     return Findings(mistakes=tuple(found), warnings=tuple(warned), simulation_count=runs)
 
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from vistaflow_services.core.errors import InvalidError
-from vistaflow_services.decks.space import Columns, Kind, Parameter, Point, Space
+from vistaflow_services.decks.space import Choice, Columns, Kind, Parameter, Point, Space
 from vistaflow_services.surrogates.surrogate import Floats, Integers
 from vistaflow_services.surrogates.transforms import Transform, forward
 
@@ -209,3 +209,13 @@ def dataset_of(
         transforms=dict(transforms),
         units={name: units.get(name, "") for name in responses},
     )
+
+
+def held_parameters(dataset: Dataset) -> dict[str, Choice]:
+    """The parameters that have one value in all training rows, with it."""
+    held = {}
+    for name, values in dataset.columns.items():
+        seen = values[dataset.training].tolist()
+        if seen and all(each == seen[0] for each in seen):
+            held[name] = seen[0]
+    return held

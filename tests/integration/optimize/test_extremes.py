@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -97,3 +99,27 @@ def test_a_limit_whose_other_side_has_no_value_is_missed_and_no_fault(tmp_path: 
     )
     assert not told["best"]["feasible"]
     assert told["best"]["constraints"][1]["met"] is False
+
+
+NOISY = "(p['x'] - 0.3) ** 2 + (p['y'] - 0.6) ** 2 + __import__('random').gauss(0, 0.05)"
+
+
+@pytest.mark.parametrize("noisy", [True, False])
+def test_the_store_does_not_verify_the_best_of_a_noisy_deck(tmp_path: Path, noisy: bool) -> None:
+    bench = Bench(tmp_path)
+    deck = read_archive(replace(_deck(NOISY, "p['x']"), noisy=noisy).to_archive())
+    assert deck.noisy is noisy
+    bench.design(bench.keep(deck), 16, 5)
+    told = bench.study("minimize z", budget=4, seed=5, batch_size=2)
+    rows = pq.read_table(bench.artifacts.path(told["trials"]["uri"])).to_pylist()
+    verifying = [each for each in rows if each["origin"] == "verify"]
+    assert len({each["y.z"] for each in verifying}) == len(verifying) >= 5
+    assert not any(each["cached"] for each in verifying)
+    best = told["best"]
+    runs = [each["y.z"] for each in verifying if each["x.x"] == best["point"]["x"]]
+    assert best["run_count"] == len(runs)
+    assert best["objective"] == pytest.approx(sum(runs) / len(runs))
+    assert 0.01 < best["noise"]["z"] < 0.15
+    (note,) = told["notes"]
+    assert "the simulator is noisy: runs of one point vary, `z` by" in note
+    assert ("declare `noisy: true`" in note) is not noisy
