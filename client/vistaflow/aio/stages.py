@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from google.protobuf import json_format, struct_pb2
+from google.protobuf import json_format
 
 from vistaflow.aio.calls import Calls
 from vistaflow.api.doe.v1 import doe_pb2
@@ -17,6 +17,7 @@ from vistaflow.api.optimize.v1 import optimize_pb2
 from vistaflow.archive import pack_deck
 from vistaflow.errors import from_rpc
 from vistaflow.models import Job, Prediction, job_of
+from vistaflow.structs import struct_of
 
 
 class StageCalls(Calls):
@@ -83,10 +84,9 @@ class StageCalls(Calls):
     ) -> list[dict[str, Prediction]]:
         """The responses at raw parameter values, with their uncertainty, by name."""
         request = ml_pb2.PredictRequest(model_id=model_id, allow_extrapolation=allow_extrapolation)
-        for each in points:
-            point = struct_pb2.Struct()
-            point.update(dict(each))
-            request.points.append(point)
+        request.points.extend(
+            struct_of(point, f"points[{place}]") for place, point in enumerate(points)
+        )
         response = await self._call("ml", "Predict", request)
         units = {each.name: each.unit for each in response.responses}
         return [

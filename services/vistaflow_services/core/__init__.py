@@ -3,6 +3,7 @@
 errors.py           the errors a service may raise
 expressions.py      the small grammar of constraints and goals; formulas.py parses it
 config.py           one frozen dataclass a service, read from the environment
+home.py             the folder where everything is kept, and whether this user may use it
 log.py              JSON logs to stderr and files, secrets kept out
 server.py           the shell a service runs in: health, reflection, drain
 reflection.py       what calls and messages are, for tools, with the protos' comments
@@ -13,6 +14,7 @@ door.py             who is let in: tokens, roles, limits; access.py reads the pr
 callers.py          whose call is being served, and what that caller may do
 tokens.py           bearer tokens; vouching.py asks the registry whose they are
 limits.py           how often callers may call; buckets.py counts for each of many
+message_limits.py   how large a message may be, in and out
 tls.py              a server's certificates; dial.py opens channels to other services
 channels.py         channel arguments, checked against the names gRPC knows
 registry_client.py  the registry, as the other services call it
@@ -26,8 +28,10 @@ jobs.py             what a job sees of the world while it runs
 job_ids.py          which texts are ids of jobs, for the registry and the workers alike
 results.py          reads what jobs published, which may be anything
 artifacts.py        the artifact store
+pictures.py         pictures of a result, none of which can fail its job
 files.py            files that are there whole or not at all
 sql.py              queries in .sql files; migrations.py applies numbered ones
+postgres.py         how every session with PostgreSQL is opened
 failpoints.py       named points at which a test can make a process die or stall
 probe.py            asks a service whether it serves, for container health checks
 """

@@ -249,7 +249,7 @@ async def run(
     on_stopped: Callable[[], Awaitable[None]] | None = None,
     stop: asyncio.Event | None = None,
 ) -> None:
-    """Serves until SIGTERM, SIGINT or `stop`, then drains.
+    """Serves until SIGTERM, SIGINT, SIGHUP or `stop`, then drains.
 
     Args:
         server: With its servicers added.
@@ -266,7 +266,7 @@ async def run(
     if listen is not None:
         logger.info("listening on %s", server.bind(listen))
     stop = stop or asyncio.Event()
-    with _signals(stop):
+    with signals(stop.set):
         await server.start()
         async with _readiness(server, ready):
             await stop.wait()
@@ -295,28 +295,49 @@ def main(service: str, serve: Callable[[], Awaitable[None]]) -> None:
     except (StartError, ServiceError) as error:
         logger.error("%s cannot start: %s", service, error)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         raise SystemExit(130) from None
 
 
 async def _awaited(serve: Callable[[], Awaitable[None]]) -> None:
-    await serve()
+    task = asyncio.current_task()
+    assert task is not None
+    # Before it serves and after: what was started meanwhile is stopped, not left behind.
+    with signals(task.cancel):
+        await serve()
+
+
+_handlers: list[Callable[[], object]] = []
 
 
 @contextlib.contextmanager
-def _signals(stop: asyncio.Event) -> Iterator[None]:
+def signals(handle: Callable[[], object]) -> Iterator[None]:
+    """Calls a function at SIGTERM, SIGINT and SIGHUP; inside another one, in its stead.
+
+    A SIGHUP that is ignored, as `nohup` has it, stays ignored.
+    """
     loop = asyncio.get_running_loop()
-    taken = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # Only the main thread may; a server in a test's thread is stopped by its event.
-        with contextlib.suppress(ValueError, RuntimeError):
-            loop.add_signal_handler(number, stop.set)
-            taken.append(number)
+    numbers = [
+        number
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
+    ]
+
+    def install() -> None:
+        for number in numbers:
+            # Only the main thread may; a server in a test's thread is stopped by its event.
+            with contextlib.suppress(ValueError, RuntimeError):
+                loop.remove_signal_handler(number)
+                if _handlers:
+                    loop.add_signal_handler(number, _handlers[-1])
+
+    _handlers.append(handle)
+    install()
     try:
         yield
     finally:
-        for number in taken:
-            loop.remove_signal_handler(number)
+        _handlers.remove(handle)
+        install()
 
 
 @contextlib.asynccontextmanager

@@ -44,12 +44,13 @@ def points_of(points: Iterable[struct_pb2.Struct]) -> list[dict[str, Any]]:
     return told
 
 
-def predict_response(model: Model, found: Mapping[str, Prediction]) -> pb.PredictResponse:
-    """Predictions by point, and the responses' units."""
+def predict_response(
+    model: Model, found: Mapping[str, Prediction], count: int
+) -> pb.PredictResponse:
+    """Predictions of `count` points, and the responses' units."""
     response = pb.PredictResponse(
         responses=[common_pb2.Response(name=each.name, unit=each.unit) for each in model.responses]
     )
-    count = len(next(iter(found.values())).mean)
     for at in range(count):
         point = response.predictions.add()
         for name, each in found.items():

@@ -79,13 +79,16 @@ class MlServicer(rpc.MlServiceServicer):
 
         def predicted() -> pb.PredictResponse:
             found = model.predictions(points, extrapolate=extrapolate)
-            return messages.predict_response(model, found)
+            return messages.predict_response(model, found, len(points))
 
         return await asyncio.to_thread(predicted)
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         """Gets what a model is."""
-        manifest = await self._result(request.model_id, "ML_TRAIN", "model_id")
+        manifest = await self._manifest(request.model_id)
+        if "space" not in manifest:
+            model = await self._model(request.model_id)
+            manifest = {**manifest, "space": model.space.to_dict()}
         with readable(request.model_id, "model_id"):
             found = messages.model_message(request.model_id, manifest, self._stage.artifacts)
         return pb.GetModelResponse(model=found)
@@ -119,12 +122,28 @@ class MlServicer(rpc.MlServiceServicer):
         found_job = await self._stage.registry.result(job_id, job_type=job_type, field=field)
         return found_job.result
 
+    async def _manifest(self, model_id: str) -> Mapping[str, Any]:
+        """What the job that trained a model says of it: an ML_TRAIN job, or a study."""
+        if not is_job_id(model_id):
+            return await self._result(model_id, "ML_TRAIN", "model_id")
+        found = await self._stage.registry.result(model_id, field="model_id")
+        if found.job_type == "ML_TRAIN":
+            return found.result
+        model = found.result.get("last_model")
+        if not isinstance(model, Mapping):
+            kind = found.job_type
+            raise InvalidError(
+                f"model_id: job {model_id} is a {kind} job that published no model; give the id "
+                "of an ML_TRAIN job, or of a study that did"
+            )
+        return model
+
     async def _model(self, model_id: str) -> Model:
         """A model, from memory or from disk; a finished one never changes."""
         model = self._models.get(model_id)
         # That the model is in memory tells nothing of whether it exists for this caller.
         if model is None or callers.current().project:
-            manifest = await self._result(model_id, "ML_TRAIN", "model_id")
+            manifest = await self._manifest(model_id)
         if model is None:
             with readable(model_id, "model_id"):
                 model = await asyncio.to_thread(open_model, manifest, self._stage.artifacts)

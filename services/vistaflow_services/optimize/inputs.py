@@ -21,6 +21,7 @@ from vistaflow_services.core.jobs import JobError, JobResult
 from vistaflow_services.decks.deck import Deck, read_archive
 from vistaflow_services.decks.space import Point, Space
 from vistaflow_services.optimize.domain import Problem, Trial, made_trial
+from vistaflow_services.surrogates.extremes import huge_limit
 
 MANIFEST: Final = "manifest.json"
 """The file in an attempt's prefix that holds the job's result."""
@@ -46,6 +47,7 @@ class Design:
         """Its evaluated points as the first trials of a study, in order."""
         found: list[Trial] = []
         substituted = self.deck.failure_policy.substitute
+        limits = self.limits()
         for row in self.rows:
             point: Point = {
                 each.name: self._canonical(each.name, row[f"x.{each.name}"])
@@ -66,9 +68,18 @@ class Design:
                     None if failure else responses,
                     failure=failure,
                     seconds=row.get("seconds") or 0.0,
+                    limits=limits,
                 )
             )
         return found
+
+    def limits(self) -> dict[str, float]:
+        """The magnitude beyond which each response is too large to be one."""
+        ran = [row for row in self.rows if row["failure"] is None]
+        return {
+            name: huge_limit([row[f"y.{name}"] for row in ran if row[f"y.{name}"] is not None])
+            for name in self.deck.response_names
+        }
 
     def _canonical(self, name: str, value: Any) -> float | int | str:
         canonical, problem = self.space[name].canonical(value)

@@ -16,6 +16,7 @@ listing.py         pages of kits, jobs and rows
 list_texts.py      the texts that list them, each for what is asked
 kit_cache.py       the kits read lately, in memory, in step with the log
 trees.py           one of them, its jobs and tasks in wire form
+tree_pages.py      one that is too large for a message, in pages
 cached_reads.py    GetKit and GetJob from there
 watch_store.py     what is read for watches and leases
 hub.py             the newest rows, in memory, for whoever watches
@@ -38,6 +39,7 @@ requests.py        requests to commands; every mistake under its field
 quick.py           rows to append that are plainly right, read the quick way
 selecting.py       which jobs, which moment: filters of requests, checked
 structs.py         a Struct to JSON text, and back to bytes
+numbers.py         its whole numbers that may have been rounded
 varint.py          numbers as protobuf writes them
 translate.py       domain values to messages, and back
 translate_past.py  the difference of two moments as a message
@@ -54,6 +56,8 @@ config.py          settings, from VISTAFLOW_REGISTRY_* variables
 rebuild.py         recomputes what is derived from the log
 retention.py       drops old partitions; what is kept of them
 backup.py          saves the tables to a file, with dumping.py; restore.py puts it back
+checksums.py       the checksum at the end of that file
+schema_check.py    whether what was restored is what the migrations make
 guarding.py        has the database refuse to drop or detach parts of the log
 local.py           the database, for these commands
 upkeep.py          looks at itself and its database while it serves

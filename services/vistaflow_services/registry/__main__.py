@@ -11,11 +11,14 @@ from contextlib import asynccontextmanager
 from importlib import metadata
 from typing import Any
 
+import psycopg
+
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1 import registry_pb2_grpc as rpc
 from vistaflow_services.core import files, log
 from vistaflow_services.core import server as core
-from vistaflow_services.core.config import home, read_config
+from vistaflow_services.core.config import read_config
+from vistaflow_services.core.home import prepare_home
 from vistaflow_services.core.metrics import Metrics, served
 from vistaflow_services.core.migrations import MigrationError, migrate
 from vistaflow_services.core.sql import load_queries
@@ -165,7 +168,7 @@ class Registry:
     async def ready(self) -> bool:
         """Whether requests can be answered."""
         self.guard.check()
-        return self.ledger.ready and await self.store.ping()
+        return self.ledger.ready and not self.upkeep.critical and await self.store.ping()
 
     async def drain(self) -> None:
         """Tells watchers and workers to go on elsewhere."""
@@ -236,6 +239,9 @@ async def main(config: Config) -> None:
             await asyncio.to_thread(guard, conninfo, config.schema)
         except MigrationError as error:
             raise core.StartError(str(error)) from error
+        except psycopg.OperationalError as error:
+            # Who started it sees what PostgreSQL says, and has it started again.
+            raise core.StartError(f"the database does not answer: {error}") from error
         pool = make_pool(conninfo, schema=config.schema, size=config.pool_size)
         await pool.open(wait=True, timeout=30)
         try:
@@ -264,7 +270,11 @@ async def _database(config: Config) -> AsyncIterator[tuple[str, EmbeddedPostgres
         yield config.database, None
         return
     postgres = EmbeddedPostgres(config.home)
-    await asyncio.to_thread(postgres.start)
+    try:
+        await asyncio.to_thread(postgres.start)
+    except asyncio.CancelledError:
+        await asyncio.to_thread(postgres.stop)
+        raise
     supervisor = asyncio.create_task(postgres.supervise(), name="postgres")
     try:
         yield postgres.conninfo, postgres
@@ -281,10 +291,11 @@ def _version() -> str:
 
 def run() -> None:
     """Reads the settings and serves."""
-    log.configure("registry", home=home())
+    log.configure("registry")
 
     async def serving() -> None:
         config = read_config(Config, "VISTAFLOW_REGISTRY_")
+        prepare_home(config.home)
         log.configure("registry", home=config.home, level=config.log_level)
         await main(config)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -20,12 +20,15 @@ from vistaflow_services.registry.domain import (
     PAUSE_TASK,
     PENDING,
     RETRYABLE,
+    SUCCESSOR,
     TERMINAL,
     Head,
     Job,
     Kit,
     StateRow,
     Status,
+    edition,
+    first_name,
     kit_row_id,
     moved,
     same,
@@ -33,8 +36,26 @@ from vistaflow_services.registry.domain import (
 
 ACTOR = "registry"
 
-Seqs = Mapping[tuple[uuid.UUID, int, int], int]
-"""Revision of each row already recorded, by job, attempt and seq."""
+Content = tuple[str, str, str, str]
+"""What a row says: task, status, reason and metadata. Rows of one seq are the same if it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A row of the log whose seq comes again."""
+
+    revision: int
+    contents: frozenset[Content]
+    """Of the contents that come again, those that are its own."""
+
+
+Seqs = Mapping[tuple[uuid.UUID, int, int], Recorded]
+"""Rows of the log by job, attempt and seq, of those that come again."""
+
+
+def content_of(item: c.Item) -> Content:
+    """What the row would say."""
+    return item.task_name, item.status, item.reason, item.metadata_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +74,7 @@ class Changes:
     def __init__(self, board: Board, head: Head, seqs: Seqs) -> None:
         self._board = board
         self._known = seqs
-        self._seqs: dict[tuple[uuid.UUID, int, int], int] = {}
+        self._seqs: dict[tuple[uuid.UUID, int, int], Recorded] = {}
         self.head = head
         self.last_id = head.last_id
         self.last_kit_id = head.last_kit_id
@@ -122,7 +143,16 @@ class Changes:
         self.new_kits.add(kit.kit_id)
         return kit
 
-    def _add(self, kit: Kit, new: c.NewJob, order: int, actor: str) -> Job:
+    def _add(
+        self,
+        kit: Kit,
+        new: c.NewJob,
+        order: int,
+        actor: str,
+        *,
+        metadata_json: str = "",
+        reason: str = "",
+    ) -> Job:
         """Adds a job, which is queued if it waits for nothing."""
         job = Job(
             job_id=new.job_id,
@@ -144,8 +174,19 @@ class Changes:
         self.jobs[job.job_id] = job
         self.new_jobs.add(job.job_id)
         status = Status.QUEUED if self._ready(kit, job) else Status.INIT
-        self._record(kit, job, status, actor=actor)
+        self._record(kit, job, status, actor=actor, metadata_json=metadata_json, reason=reason)
         return job
+
+    def _replace(self, kit: Kit, job: Job, new: c.NewJob, reason: str, actor: str) -> None:
+        """Adds the successor of a FINISHED job, which stays as it is."""
+        self._add(
+            kit,
+            new,
+            job.current_order,
+            actor,
+            metadata_json=json.dumps({"event": "REPLACES", "job_id": str(job.job_id)}),
+            reason=reason or f"replaces {job.name} on request",
+        )
 
     def _cancel(self, kit: Kit, job: Job, reason: str, actor: str) -> None:
         self._record(kit, job, Status.CANCELED, actor=actor, reason=reason or "canceled on request")
@@ -201,8 +242,8 @@ class Changes:
     def _ready(self, kit: Kit, job: Job) -> bool:
         if not job.depends_on:
             return True
-        finished = {each.name for each in kit.jobs.values() if each.status == Status.FINISHED}
-        return finished.issuperset(job.depends_on)
+        current = kit.current_jobs()
+        return all(current[name].status == Status.FINISHED for name in job.depends_on)
 
     def _explain(self, kit: Kit) -> None:
         """Names what each waiting job waits for in vain."""
@@ -347,7 +388,7 @@ def blocked(kit: Kit) -> dict[uuid.UUID, str]:
 
     The cause is the nearest job before it that is FAILED or CANCELED.
     """
-    by_name = {job.name: job for job in kit.jobs.values()}
+    by_name = kit.current_jobs()
     causes: dict[str, Job | None] = {}
 
     def cause(start: str) -> Job | None:
@@ -371,12 +412,48 @@ def blocked(kit: Kit) -> dict[uuid.UUID, str]:
     reasons: dict[uuid.UUID, str] = {}
     for job in kit.jobs.values():
         if job.status == Status.INIT:
-            found = cause(job.name)
+            found = cause(first_name(job.name))
             told = f": {found.reason}" if found and found.reason else ""
             reasons[job.job_id] = (
                 _clip(f"waits for {found.name}, which is {found.status}{told}") if found else ""
             )
     return reasons
+
+
+def dependents(current: Mapping[str, Job], names: Collection[str]) -> list[str]:
+    """The jobs that depend on some of `names`, directly or not, but for these.
+
+    The nearest come first.
+    """
+    touched = list(names)
+    waiting = [name for name in current if name not in names]
+    while found := [
+        name for name in waiting if not set(touched).isdisjoint(current[name].depends_on)
+    ]:
+        touched += found
+        waiting = [name for name in waiting if name not in found]
+    return touched[len(names) :]
+
+
+def successor(job: Job, replacement: c.Replacement | None) -> c.NewJob:
+    """The job that takes the place of another: the same but for its name and its spec."""
+    spec_type, spec, external = job.spec_type, job.spec, job.external
+    if replacement is not None and replacement.spec_type:
+        spec_type, spec, external = replacement.spec_type, replacement.spec, False
+    return c.NewJob(
+        job_id=uuid.uuid4(),
+        name=f"{first_name(job.name)}{SUCCESSOR}{edition(job.name) + 1}",
+        job_type=job.job_type,
+        current_order=job.current_order,
+        depends_on=job.depends_on,
+        spec_type=spec_type,
+        spec=spec,
+        external=external,
+        max_attempts=job.max_attempts,
+        timeout_seconds=job.timeout_seconds,
+        priority=job.priority,
+        labels=job.labels,
+    )
 
 
 def _clip(text: str) -> str:

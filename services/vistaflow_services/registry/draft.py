@@ -7,6 +7,7 @@ and made again; once its rows are on disk, `Board.adopt` takes it over.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from vistaflow_services.core.errors import (
@@ -17,17 +18,29 @@ from vistaflow_services.core.errors import (
     InvalidError,
 )
 from vistaflow_services.registry import commands as c
-from vistaflow_services.registry.changes import ACTOR, Changes, Lease
+from vistaflow_services.registry.changes import (
+    ACTOR,
+    Changes,
+    Lease,
+    Recorded,
+    content_of,
+    dependents,
+    successor,
+)
 from vistaflow_services.registry.domain import (
     MAX_JOBS_A_KIT,
     MAX_JOBS_TOLD,
     MAX_ORDER,
     RETRYABLE,
     TERMINAL,
+    Job,
+    Kit,
     Status,
     Verdict,
+    first_name,
+    same,
 )
-from vistaflow_services.registry.verdicts import illegal, starts_attempt, unfit
+from vistaflow_services.registry.verdicts import illegal, repeated, starts_attempt, unfit
 
 
 class Draft(Changes):
@@ -95,7 +108,7 @@ class Draft(Changes):
                 raise ExistsError(f"kit {held.kit_id} has a job named {new.name!r}")
             if len(held.jobs) >= MAX_JOBS_A_KIT:
                 raise ExhaustedError(f"a kit has at most {MAX_JOBS_A_KIT:,} jobs")
-        names = {job.name for job in held.jobs.values()} if held else set()
+        names = {first_name(job.name) for job in held.jobs.values()} if held else set()
         unknown = [
             FieldViolation(
                 field=f"job.depends_on[{place}]",
@@ -141,14 +154,57 @@ class Draft(Changes):
 
     def _retry_kit(self, command: c.RetryKit) -> c.KitChange:
         held = self._kit(command.kit_id)
+        successors = self._successors(held, command.replacements)
         again = [job.job_id for job in held.ordered_jobs() if job.status in RETRYABLE]
-        if not again:
+        if not again and not successors:
             raise ConflictError(f"no job of kit {held.kit_id} is FAILED or CANCELED")
         kit = self._own_kit(held.kit_id)
+        # First: what is retried waits for the successors of what it depends on.
+        for replaced, new in successors:
+            self._replace(kit, replaced, new, command.reason, command.actor)
         for job_id in again:
             self._retry(kit, self._own_job(kit, job_id), command.reason, command.actor)
         self._explain(kit)
-        return c.KitChange(kit=kit.copy(), revision=self.last_id, count=len(again))
+        return c.KitChange(
+            kit=kit.copy(), revision=self.last_id, count=len(successors) + len(again)
+        )
+
+    def _successors(
+        self, held: Kit, replacements: Sequence[c.Replacement]
+    ) -> list[tuple[Job, c.NewJob]]:
+        """The successors of jobs that are replaced, and of FINISHED ones that depend on these."""
+        if not replacements:
+            return []
+        current = held.current_jobs()
+        specs = {each.name: each for each in replacements}
+        unknown = [
+            FieldViolation(
+                field=f"replacements[{place}].name",
+                description=f"the kit has no job named {each.name!r}",
+            )
+            for place, each in enumerate(replacements)
+            if each.name not in current
+        ]
+        if unknown:
+            raise InvalidError(unknown[0].description, violations=unknown)
+        for name in specs:
+            if current[name].status != Status.FINISHED:
+                raise ConflictError(
+                    f"job {name!r} is {current[name].status}; only a FINISHED one is replaced"
+                )
+        touched = dependents(current, specs)
+        for name in touched:
+            if current[name].status in (Status.QUEUED, Status.RUNNING):
+                raise ConflictError(
+                    f"job {name!r} is {current[name].status} and depends on what is to be "
+                    "replaced: cancel the kit first"
+                )
+        replaced = [
+            current[name] for name in (*specs, *touched) if current[name].status == Status.FINISHED
+        ]
+        if len(held.jobs) + len(replaced) > MAX_JOBS_A_KIT:
+            raise ExhaustedError(f"a kit has at most {MAX_JOBS_A_KIT:,} jobs")
+        return [(job, successor(job, specs.get(first_name(job.name)))) for job in replaced]
 
     def _retry_job(self, command: c.RetryJob) -> c.JobChange:
         kit, job = self._find(command.job_id)
@@ -222,9 +278,9 @@ class Draft(Changes):
         starts = starts_attempt(job, item)
         key = (job.job_id, job.attempt, item.seq)
         if item.seq and not starts and item.seq <= job.last_seq:
-            revision = self._seqs.get(key) or self._known.get(key)
-            if revision is not None:
-                return c.Result(verdict=Verdict.DUPLICATE, revision=revision)
+            recorded = self._seqs.get(key) or self._known.get(key)
+            if recorded is not None:
+                return repeated(item, job.attempt, recorded)
         refusal = illegal(job, item)
         if refusal is not None:
             return refusal
@@ -244,12 +300,14 @@ class Draft(Changes):
         )
         if item.seq:
             job.last_seq = max(job.last_seq, item.seq)
-            self._seqs[job.job_id, job.attempt, item.seq] = row.revision
+            self._seqs[job.job_id, job.attempt, item.seq] = Recorded(
+                row.revision, frozenset({content_of(item)})
+            )
         if not item.task_name and item.status in TERMINAL:
             if item.status == Status.FINISHED:
                 job.result_json = item.result_json
                 self.results.add(job.job_id)
-                self._queue_ready(kit, job.name)
+                self._queue_ready(kit, first_name(job.name))
             else:
                 self._explain(kit)
         return c.Result(verdict=Verdict.ACCEPTED, revision=row.revision)
@@ -281,8 +339,11 @@ class Draft(Changes):
             worker=command.worker,
             seconds=command.lease_seconds,
         )
+        current = kit.current_jobs() if job.depends_on else {}
         inputs = tuple(
-            needed.copy() for name in job.depends_on if (needed := kit.job_named(name)) is not None
+            # Under the name that is depended on: a successor stands for what it took the place of.
+            same(current[name].copy(), name=name)
+            for name in job.depends_on
         )
         return c.Granted(job=job.copy(), inputs=inputs)
 

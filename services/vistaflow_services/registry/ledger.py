@@ -33,11 +33,11 @@ from vistaflow_services.core.failpoints import reached
 from vistaflow_services.core.tasks import ended
 from vistaflow_services.registry import commands as c
 from vistaflow_services.registry.board import Board
-from vistaflow_services.registry.changes import Seqs
+from vistaflow_services.registry.changes import Seqs, content_of
 from vistaflow_services.registry.domain import PENDING, Head, Kit, StateRow
 from vistaflow_services.registry.draft import Draft
 from vistaflow_services.registry.journal import Answered, Answers, Journal, Outcome
-from vistaflow_services.registry.refusals import CONFLICTS, told
+from vistaflow_services.registry.refusals import CONFLICTS, is_blocked, told
 from vistaflow_services.registry.storage import StorageGuard
 
 logger = logging.getLogger(__name__)
@@ -388,6 +388,11 @@ class Ledger:
                     return
                 await self._journal.unlock()
                 self.board.clear()
+                if isinstance(error, psycopg.Error) and is_blocked(error):
+                    logger.critical("the log has rows beyond its end: nothing can be recorded")
+                    for command in waiting:
+                        _fail(command, told(error))
+                    return
                 if len(waiting) == 1:
                     _fail(waiting[0], told(error))
                     return
@@ -477,7 +482,7 @@ class Ledger:
         return await self._journal.answers(wanted) if wanted else {}
 
     async def _seqs(self, commands: list[c.Command]) -> Seqs:
-        """The revisions of rows that may come a second time."""
+        """The rows of the log that may come a second time."""
         wanted = []
         for command in commands:
             if isinstance(command, c.Append):
@@ -486,7 +491,8 @@ class Ledger:
                     if kit is not None:
                         job = kit.jobs[item.job_id]
                         if item.seq <= job.last_seq:
-                            wanted.append((kit.kit_id, job.job_id, job.attempt, item.seq))
+                            content = content_of(item)
+                            wanted.append((job.job_id, job.attempt, item.seq, content))
         return await self._journal.recorded(wanted) if wanted else {}
 
     def _finish(self, batch: _Batch, now: datetime, head: Head) -> None:

@@ -29,7 +29,7 @@ _SHORT_METADATA = MAX_METADATA_BYTES // 4
 _uuid = lru_cache(maxsize=10_000)(uuid_of)
 
 
-def quick_item(state: common.State) -> c.Item | None:
+def quick_item(state: common.State, numbers_checked: bool = False) -> c.Item | None:
     """The row, or None if it may not be in order."""
     job_id = _uuid(state.job_id)
     status = STATUS_WORDS.get(state.status)
@@ -51,7 +51,7 @@ def quick_item(state: common.State) -> c.Item | None:
         if state.metadata.ByteSize() > MAX_METADATA_BYTES:
             return None
         try:
-            metadata = struct_text(state.metadata)
+            metadata = struct_text(state.metadata, numbers_checked=numbers_checked)
         except ValueError:
             return None
         if len(metadata) > _SHORT_METADATA or "\\u0000" in metadata:

@@ -8,12 +8,20 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from google.protobuf import json_format
+from google.protobuf import json_format, struct_pb2
 
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.core import callers
 from vistaflow_services.core.errors import Violations
+from vistaflow_services.core.message_limits import (
+    APPEND_BYTES,
+    ENTRY_BYTES,
+    JOB_BYTES,
+    KIT_BYTES,
+    ROW_BYTES,
+    size_of,
+)
 from vistaflow_services.registry import commands as c
 from vistaflow_services.registry import selecting, translate
 from vistaflow_services.registry.domain import (
@@ -32,12 +40,19 @@ from vistaflow_services.registry.domain import (
     find_cycle,
 )
 from vistaflow_services.registry.quick import quick_item
+from vistaflow_services.registry.structs import struct_text
 
 MAX_TOLD_BYTES = 8 * MAX_KIT_SPEC_BYTES
 """Largest Struct, in its binary form, that is looked into for `request_info.data`."""
 
 LONG_BYTES = 4 * 1024
 """Longest bytes field kept as it is in `request_info.data`."""
+
+JOB_FIXED_BYTES = 160
+"""What the registry adds to a job beside its actor: ids, counts, times."""
+
+INPUT_BYTES = 64 + ENTRY_BYTES
+"""What a worker is told of a job that another depends on, beside its name and result."""
 
 MAX_TYPE_URL = 500
 MAX_ATTEMPTS = 100
@@ -48,6 +63,7 @@ Encode = Callable[[Any], bytes]
 
 KitRequest = pb.CancelKitRequest | pb.RetryKitRequest | pb.PauseKitRequest | pb.ResumeKitRequest
 JobRequest = pb.CancelJobRequest | pb.RetryJobRequest
+Rows = pb.AppendStatesRequest | pb.StreamStatesRequest
 JobsRequest = pb.CancelJobsRequest | pb.RetryJobsRequest
 Request = (
     pb.CreateKitRequest
@@ -65,6 +81,7 @@ OfJob = TypeVar("OfJob", bound=c.OfJob)
 def create_kit(request: pb.CreateKitRequest, encode: Encode) -> c.CreateKit:
     """A kit with its jobs."""
     found = Violations()
+    _check_kit_size(request, found)
     behind = _request(request, encode, found)
     if not request.name.strip():
         found.add("name", "is required: 1 to 200 characters")
@@ -76,7 +93,13 @@ def create_kit(request: pb.CreateKitRequest, encode: Encode) -> c.CreateKit:
         for place, job in enumerate(request.jobs[:MAX_JOBS_A_REQUEST])
     )
     _check_names(jobs, found)
-    spec, _ = translate.struct_from_proto(request.spec, "spec", MAX_KIT_SPEC_BYTES, found)
+    spec = translate.struct_from_proto(
+        request.spec,
+        "spec",
+        MAX_KIT_SPEC_BYTES,
+        found,
+        numbers_checked=request.numbers_checked,
+    )
     command = c.CreateKit(
         request=behind,
         name=translate.label_from_proto(request.name, "name", MAX_KIT_NAME, found),
@@ -93,6 +116,8 @@ def create_kit(request: pb.CreateKitRequest, encode: Encode) -> c.CreateKit:
 def create_job(request: pb.CreateJobRequest, encode: Encode) -> c.CreateJob:
     """A job for a kit, or for a new one."""
     found = Violations()
+    _check_job_size(request.job, "job", found)
+    found.check()
     behind = _request(request, encode, found)
     if request.kit_id < 0:
         found.add("kit_id", f"is {request.kit_id}; kits are numbered from 1, 0 makes a new one")
@@ -115,8 +140,9 @@ def create_job(request: pb.CreateJobRequest, encode: Encode) -> c.CreateJob:
 def append(request: pb.AppendStatesRequest, encode: Encode) -> c.Append:
     """Rows to append. Without a request_id nothing of it is kept but the rows."""
     found = Violations()
+    _check_rows(request, found)
     behind = _request(request, encode, found) if request.request_id else None
-    return c.Append(request=behind, items=_items(request.states, found))
+    return c.Append(request=behind, items=_items(request, found))
 
 
 def stream(request: pb.StreamStatesRequest, expected: int) -> c.Append:
@@ -124,21 +150,65 @@ def stream(request: pb.StreamStatesRequest, expected: int) -> c.Append:
     found = Violations()
     if request.number != expected:
         found.add("number", f"is {request.number}; messages are numbered from 1, now {expected}")
-    return c.Append(items=_items(request.states, found))
+    _check_rows(request, found)
+    return c.Append(items=_items(request, found))
 
 
-def _items(states: Sequence[common.State], found: Violations) -> tuple[c.Item, ...]:
+def _items(rows: Rows, found: Violations) -> tuple[c.Item, ...]:
     """The rows; every mistake of theirs, and what was found before, is told at once."""
-    if not 1 <= len(states) <= MAX_STATES_AN_APPEND:
-        told = f"has {len(states):,} rows; append 1 to {MAX_STATES_AN_APPEND:,} at once"
-        found.add("states", told)
-        found.check()
     items = tuple(
-        quick_item(state) or _item(state, f"states[{place}]", found)
-        for place, state in enumerate(states)
+        quick_item(state, rows.numbers_checked)
+        or _item(state, f"states[{place}]", found, rows.numbers_checked)
+        for place, state in enumerate(rows.states)
     )
     found.check()
+    size = _delivered_bytes(rows)
+    if size > APPEND_BYTES // 3:
+        # A row is delivered with its caller's name where it has no actor of its own, and a value
+        # of no kind as null, which takes two bytes.
+        for item, state in zip(items, rows.states, strict=True):
+            size += 2 * item.metadata_json.count("null")
+            size += 0 if state.actor else len(item.actor.encode())
+        _check_delivered(rows, size, found)
     return items
+
+
+def _check_rows(rows: Rows, found: Violations) -> None:
+    """Refuses rows that are too many or too large, before anything of them is converted.
+
+    Raises:
+        InvalidError: They are.
+    """
+    if not 1 <= len(rows.states) <= MAX_STATES_AN_APPEND:
+        told = f"has {len(rows.states):,} rows; append 1 to {MAX_STATES_AN_APPEND:,} at once"
+        found.add("states", told)
+        found.check()
+    _check_delivered(rows, _delivered_bytes(rows), found)
+
+
+def _delivered_bytes(rows: Rows) -> int:
+    """About how large the message is in which watchers get the rows."""
+    return rows.ByteSize() + len(rows.states) * ROW_BYTES
+
+
+def _check_delivered(rows: Rows, size: int, found: Violations) -> None:
+    """Refuses rows that one message to watchers cannot hold; rows of one append are not split.
+
+    Raises:
+        InvalidError: They are so many bytes.
+    """
+    if size <= APPEND_BYTES:
+        return
+    for place, state in enumerate(rows.states):
+        if translate.is_too_large(state.metadata, MAX_METADATA_BYTES):
+            translate.tell_too_large(f"states[{place}].metadata", MAX_METADATA_BYTES, found)
+            found.check()
+    found.add(
+        "states",
+        f"are {size:,} bytes as watchers get them, in one message; at most {APPEND_BYTES:,} are "
+        "taken at once: append them in several calls",
+    )
+    found.check()
 
 
 def of_kit(kind: type[OfKit], request: KitRequest, encode: Encode) -> OfKit:
@@ -152,6 +222,46 @@ def of_kit(kind: type[OfKit], request: KitRequest, encode: Encode) -> OfKit:
     )
     found.check()
     return command
+
+
+def retry_kit(request: pb.RetryKitRequest, encode: Encode) -> c.RetryKit:
+    """Jobs of a kit to queue again, and some to be done otherwise."""
+    found = Violations()
+    if len(request.replacements) > MAX_JOBS_A_REQUEST:
+        count = len(request.replacements)
+        found.add(
+            "replacements", f"has {count:,} jobs; replace at most {MAX_JOBS_A_REQUEST:,} at once"
+        )
+    replacements = tuple(
+        _replacement(each, f"replacements[{place}]", found)
+        for place, each in enumerate(request.replacements[:MAX_JOBS_A_REQUEST])
+    )
+    names = [each.name for each in replacements]
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            found.add(f"replacements[{place}].name", f"{name!r} is named twice")
+    command = c.RetryKit(
+        request=_request(request, encode, found),
+        kit_id=kit_id(request.kit_id, found),
+        reason=translate.text_from_proto(request.reason, "reason", MAX_REASON, found),
+        actor=_actor(request.actor, "actor", found),
+        replacements=replacements,
+    )
+    found.check()
+    return command
+
+
+def _replacement(message: pb.Replacement, field: str, found: Violations) -> c.Replacement:
+    translate.name_from_proto(message.name, f"{field}.name", MAX_JOB_NAME, found)
+    if len(message.spec.value) > MAX_JOB_SPEC_BYTES:
+        size = len(message.spec.value)
+        found.add(f"{field}.spec", f"is {size:,} bytes; at most 2 MiB are allowed")
+    if message.HasField("spec") and not message.spec.type_url:
+        found.add(f"{field}.spec.type_url", "names no message type; pack the stage's spec with it")
+    translate.label_from_proto(message.spec.type_url, f"{field}.spec.type_url", MAX_TYPE_URL, found)
+    return c.Replacement(
+        name=message.name, spec_type=message.spec.type_url, spec=message.spec.value
+    )
 
 
 def of_job(kind: type[OfJob], request: JobRequest, encode: Encode) -> OfJob:
@@ -247,15 +357,64 @@ def _one(field: Any, value: Any) -> Any:
         if value.ByteSize() > MAX_TOLD_BYTES:
             return {"bytes": value.ByteSize()}
         try:
+            if isinstance(value, struct_pb2.Struct):
+                return json.loads(struct_text(value))
             return json_format.MessageToDict(value)
         except (ValueError, json_format.Error):
             return {}
     return _told(value)
 
 
+def _check_kit_size(request: pb.CreateKitRequest, found: Violations) -> None:
+    """Refuses a kit that does not fit the answer, before anything of it is converted.
+
+    Raises:
+        InvalidError: It does not.
+    """
+    if translate.is_too_large(request.spec, MAX_KIT_SPEC_BYTES):
+        translate.tell_too_large("spec", MAX_KIT_SPEC_BYTES, found)
+    if request.ByteSize() > KIT_BYTES // 2:
+        for place, job in enumerate(request.jobs):
+            _check_job_size(job, f"jobs[{place}]", found)
+            if found:
+                break
+        actor = request.actor or callers.current().name
+        size = request.ByteSize() + len(request.jobs) * (JOB_FIXED_BYTES + size_of([actor]))
+        if not found and size > KIT_BYTES:
+            found.add(
+                "jobs",
+                f"and the rest of the kit are {size:,} bytes; at most {KIT_BYTES:,} are taken at "
+                "once: create the kit with fewer jobs and add the others by CreateJob",
+            )
+    found.check()
+
+
+def _check_job_size(job: pb.NewJob, field: str, found: Violations) -> None:
+    """Notes a job that does not fit a message with what a worker is told of it."""
+    if len(job.spec.value) > MAX_JOB_SPEC_BYTES:
+        told = f"is {len(job.spec.value):,} bytes; at most {MAX_JOB_SPEC_BYTES:,} are allowed"
+        found.add(f"{field}.spec", told)
+        return
+    size = job.ByteSize() + JOB_FIXED_BYTES
+    if JOB_BYTES // 8 < size <= JOB_BYTES:
+        # A worker is told of each dependency twice, with its id and more.
+        size += len(job.depends_on) * INPUT_BYTES + size_of(job.depends_on)
+    if size > JOB_BYTES:
+        found.add(
+            field,
+            f"is {size:,} bytes with its spec, labels and dependencies; at most {JOB_BYTES:,} "
+            "are allowed",
+        )
+
+
+def job_name(job: pb.NewJob) -> str:
+    """The name that a job gets: its own, or its type's."""
+    return job.name or translate.JOB_TYPE_WORDS.get(job.job_type, "unknown").lower()
+
+
 def _new_job(job: pb.NewJob, field: str, found: Violations) -> c.NewJob:
     job_type = translate.job_type_from_proto(job.job_type, f"{field}.job_type", found)
-    name = job.name or job_type.lower() or "unknown"
+    name = job_name(job)
     translate.name_from_proto(name, f"{field}.name", MAX_JOB_NAME, found)
     if job.current_order < 0:
         found.add(f"{field}.current_order", f"is {job.current_order}; orders count from 1")
@@ -263,8 +422,6 @@ def _new_job(job: pb.NewJob, field: str, found: Violations) -> c.NewJob:
         found.add(f"{field}.max_attempts", f"is {job.max_attempts}; give 1 to {MAX_ATTEMPTS}")
     if abs(job.priority) > MAX_PRIORITY:
         found.add(f"{field}.priority", f"is {job.priority}; give -{MAX_PRIORITY} to {MAX_PRIORITY}")
-    if len(job.spec.value) > MAX_JOB_SPEC_BYTES:
-        found.add(f"{field}.spec", f"is {len(job.spec.value):,} bytes; at most 2 MiB are allowed")
     external = not job.HasField("spec")
     if not external and not job.spec.type_url:
         found.add(f"{field}.spec.type_url", "names no message type; pack the stage's spec with it")
@@ -324,9 +481,15 @@ def _check_names(jobs: Sequence[c.NewJob], found: Violations) -> None:
         found.add(f"jobs[{place}].depends_on[{at}]", told)
 
 
-def _item(state: common.State, field: str, found: Violations) -> c.Item:
-    metadata, value = translate.struct_from_proto(
-        state.metadata, f"{field}.metadata", MAX_METADATA_BYTES, found
+def _item(
+    state: common.State, field: str, found: Violations, numbers_checked: bool = False
+) -> c.Item:
+    metadata = translate.struct_from_proto(
+        state.metadata,
+        f"{field}.metadata",
+        MAX_METADATA_BYTES,
+        found,
+        numbers_checked=numbers_checked,
     )
     status = translate.status_from_proto(state.status, f"{field}.status", found)
     job_type = ""
@@ -336,8 +499,10 @@ def _item(state: common.State, field: str, found: Violations) -> c.Item:
         if getattr(state, name) < 0:
             found.add(f"{field}.{name}", f"is {getattr(state, name)}; it must not be negative")
     result = ""
-    if not state.task_name and isinstance(value.get("result"), dict):
-        result = json.dumps(value["result"], ensure_ascii=False)
+    if metadata and not state.task_name and "result" in state.metadata.fields:
+        value = state.metadata.fields["result"]
+        if value.WhichOneof("kind") == "struct_value":
+            result = struct_text(value.struct_value)
     return c.Item(
         job_id=translate.uuid_from_proto(state.job_id, f"{field}.job_id", found),
         status=status,

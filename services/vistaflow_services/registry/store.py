@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 
+from vistaflow_services.core.postgres import session_conninfo
 from vistaflow_services.registry import listing, past
 from vistaflow_services.registry.domain import (
     NO_COUNTS,
@@ -21,10 +22,11 @@ from vistaflow_services.registry.domain import (
     JobFilter,
     Kit,
     StateFilter,
+    StateRow,
 )
 from vistaflow_services.registry.history import Moment
 from vistaflow_services.registry.listing import Page
-from vistaflow_services.registry.past import read_moment, read_revision_at
+from vistaflow_services.registry.past import read_moment, read_revision_at, read_rows
 from vistaflow_services.registry.reading import (
     Connection,
     fetch,
@@ -34,14 +36,18 @@ from vistaflow_services.registry.reading import (
 )
 from vistaflow_services.registry.refusals import CONFLICTS, is_lost, told
 from vistaflow_services.registry.token_store import TokenStore
+from vistaflow_services.registry.tree_pages import Place, TreePage, Wanted, read_page
 from vistaflow_services.registry.watch_store import Row
 
 Pool = AsyncConnectionPool[psycopg.AsyncConnection[Row]]
 
-SETTINGS = (
-    "-c statement_timeout=5s -c lock_timeout=2s -c idle_in_transaction_session_timeout=60s "
-    "-c jit=off -c max_parallel_workers_per_gather=0"
-)
+SETTINGS = {
+    "statement_timeout": "5s",
+    "lock_timeout": "2s",
+    "idle_in_transaction_session_timeout": "60s",
+    "jit": "off",
+    "max_parallel_workers_per_gather": "0",
+}
 DRAIN_SECONDS = 1.0
 """Connections found dead within this time of one another are one incident."""
 
@@ -60,7 +66,17 @@ def make_pool(
 ) -> Pool:
     """A pool of connections whose search path is the schema, not yet open."""
     return AsyncConnectionPool(
-        conninfo,
+        session_conninfo(
+            conninfo,
+            name="vistaflow registry",
+            schema=schema,
+            settings=SETTINGS,
+            connect_timeout=5,
+            keepalives_idle=5,
+            keepalives_interval=2,
+            keepalives_count=2,
+            tcp_user_timeout=8000,
+        ),
         min_size=min(2, size),
         max_size=size,
         timeout=5.0,
@@ -68,18 +84,9 @@ def make_pool(
         reconnect_timeout=2.0,
         open=False,
         name="registry",
-        kwargs={
-            # What takes several statements begins a transaction itself; the others are spared
-            # two trips to the database.
-            "autocommit": True,
-            "options": f"{SETTINGS} -c search_path={schema}",
-            "application_name": "vistaflow registry",
-            "connect_timeout": 5,
-            "keepalives_idle": 5,
-            "keepalives_interval": 2,
-            "keepalives_count": 2,
-            "tcp_user_timeout": 8000,
-        },
+        # What takes several statements begins a transaction itself; the others are spared two
+        # trips to the database.
+        kwargs={"autocommit": True},
     )
 
 
@@ -102,6 +109,51 @@ class Store:
     async def kit(self, kit_id: int) -> tuple[Kit | None, int]:
         """A kit with jobs and tasks, and the revision up to which that is complete."""
         return await self.read(lambda connection: read_kit(connection, kit_id), alone=True)
+
+    async def tree_page(
+        self,
+        kit_id: int,
+        *,
+        job_id: uuid.UUID | None = None,
+        revision: int = 0,
+        time: datetime | None = None,
+        began_at: int = 0,
+        after: Place | None = None,
+        size: int = 0,
+    ) -> tuple[TreePage | None, int]:
+        """A page of a kit, or of one job of it, and as of which revision; None: not there.
+
+        Args:
+            kit_id: The kit.
+            job_id: The only job wanted.
+            revision: As of when; 0: as it is.
+            time: The same as a time.
+            began_at: As of which revision the first page was; 0: this is the first.
+            after: Where the page before ended.
+            size: Most jobs and tasks; 0: as many as fit a message.
+        """
+
+        async def read(connection: Connection) -> tuple[TreePage | None, int]:
+            head = await read_head(connection)
+            at = began_at or revision or head.last_id
+            if time is not None and not began_at:
+                at = await read_revision_at(connection, time, head)
+            wanted = Wanted(
+                kit_id=kit_id,
+                job_id=job_id,
+                revision=at,
+                past=bool(revision or time),
+                after=after,
+                size=size,
+            )
+            return await read_page(connection, wanted, head), at
+
+        return await self.read(read)
+
+    async def kit_of(self, job_id: uuid.UUID) -> int | None:
+        """The kit of a job; None if there is no such job."""
+        rows = await self.fetch("kits_of_jobs", {"job_ids": [job_id]})
+        return rows[0][1] if rows else None
 
     async def kit_at(
         self, kit_id: int, *, revision: int = 0, time: datetime | None = None
@@ -133,6 +185,10 @@ class Store:
             return before, await read_moment(connection, kit_id, end, head), end
 
         return await self.read(read)
+
+    async def rows(self, ids: Sequence[int], limit: int) -> dict[int, StateRow]:
+        """Rows of the log by their revisions: the first of those asked for, about so many bytes."""
+        return await self.read(lambda connection: read_rows(connection, ids, limit), alone=True)
 
     async def count_jobs(self, wanted: JobFilter) -> int:
         """How many jobs a filter wants."""

@@ -6,15 +6,17 @@ import json
 import re
 import uuid
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from google.protobuf import json_format, struct_pb2
+from google.protobuf import struct_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.core.errors import Violations
+from vistaflow_services.core.message_limits import ANSWER_BYTES, fitting
 from vistaflow_services.registry.commands import Result
 from vistaflow_services.registry.domain import (
     MAX_FILTER_IDS,
@@ -33,7 +35,8 @@ from vistaflow_services.registry.domain import (
     StateRow,
     Status,
 )
-from vistaflow_services.registry.structs import struct_bytes
+from vistaflow_services.registry.numbers import InexactError, tell_rounded
+from vistaflow_services.registry.structs import readable, struct_bytes, struct_text
 
 JOB_TYPES: dict[str, common.JobType.ValueType] = {
     each.value: common.JobType.Value(f"JOB_TYPE_{each.value}") for each in JobType
@@ -95,8 +98,8 @@ def put_time(stamp: Timestamp, time: datetime) -> None:
 
 
 def struct_to_proto(text: str, struct: struct_pb2.Struct) -> None:
-    """Puts a JSON object into a Struct."""
-    struct.MergeFromString(struct_bytes(json.loads(text)))
+    """Puts a JSON object into a Struct, cut if it is beyond the limits; see `structs.readable`."""
+    struct.MergeFromString(struct_bytes(readable(text)))
 
 
 def state_to_proto(row: StateRow) -> common.State:
@@ -195,10 +198,28 @@ def kit_to_proto(kit: Kit) -> pb.Kit:
     return message
 
 
+def job_in_short(job: Job, *, task_counts: Counts | None = None) -> common.Job:
+    """A job as changes answer it: without its spec, result and tasks, of which the counts tell."""
+    counts = task_counts or job.task_counts()
+    short = replace(job, spec_type="", spec=b"", result_json="", tasks={})
+    return job_to_proto(short, task_counts=counts)
+
+
+def kit_in_short(kit: Kit) -> pb.Kit:
+    """A kit as changes answer it: with its jobs in short, as many as fit, and without its spec."""
+    message = kit_to_proto(replace(kit, jobs={}, spec_json=""))
+    message.jobs.extend(fitting(kit.ordered_jobs(), job_in_short, ANSWER_BYTES))
+    message.omitted_job_count = len(kit.jobs) - len(message.jobs)
+    return message
+
+
 def result_to_proto(result: Result) -> pb.AppendResult:
     """What became of one appended row."""
     return pb.AppendResult(
-        verdict=_VERDICTS[result.verdict], revision=result.revision, detail=result.detail
+        verdict=_VERDICTS[result.verdict],
+        revision=result.revision,
+        detail=result.detail,
+        reason=result.reason,
     )
 
 
@@ -306,28 +327,44 @@ def labels_from_proto(
 
 
 def struct_from_proto(
-    struct: struct_pb2.Struct, field: str, limit: int, violations: Violations
-) -> tuple[str, dict[str, Any]]:
-    """A Struct as JSON text, and parsed. An empty one is the empty text."""
+    struct: struct_pb2.Struct,
+    field: str,
+    limit: int,
+    violations: Violations,
+    *,
+    numbers_checked: bool,
+) -> str:
+    """A Struct as JSON text. An empty one is the empty text."""
     if not struct.fields:
-        return "", {}
-    size = struct.ByteSize()
-    if size > limit * _STRUCT_BYTES_A_JSON_BYTE:
-        violations.add(field, f"is larger than {limit // 1024} KiB as JSON")
-        return "", {}
+        return ""
+    if is_too_large(struct, limit):
+        tell_too_large(field, limit, violations)
+        return ""
     try:
-        value = json_format.MessageToDict(struct)
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    except (ValueError, json_format.Error):
-        violations.add(field, "holds NaN or an infinity, which JSON has not")
-        return "", {}
+        text = struct_text(struct, numbers_checked=numbers_checked)
+    except InexactError:
+        tell_rounded(struct, field, violations)
+        return ""
+    except ValueError as error:
+        violations.add(field, str(error))
+        return ""
     if len(text.encode()) > limit:
-        violations.add(field, f"is larger than {limit // 1024} KiB as JSON")
-        return "", {}
-    if "\\u0000" in text and _has_nul(value):
+        tell_too_large(field, limit, violations)
+        return ""
+    if "\\u0000" in text and _has_nul(json.loads(text)):
         violations.add(field, "holds a NUL character, which the database cannot keep")
-        return "", {}
-    return text, value
+        return ""
+    return text
+
+
+def is_too_large(struct: struct_pb2.Struct, limit: int) -> bool:
+    """Whether a Struct is larger than so many bytes of JSON, whatever it holds."""
+    return struct.ByteSize() > limit * _STRUCT_BYTES_A_JSON_BYTE
+
+
+def tell_too_large(field: str, limit: int, violations: Violations) -> None:
+    """Notes that a Struct is larger than so many bytes of JSON."""
+    violations.add(field, f"is larger than {limit // 1024} KiB as JSON")
 
 
 def time_from_proto(

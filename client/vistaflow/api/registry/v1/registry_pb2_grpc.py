@@ -208,7 +208,8 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetKit(self, request, context):
-        """Gets a kit with its jobs and their tasks in one call. Watching after the
+        """Gets a kit with its jobs and their tasks, in one call if that fits a
+        message, else in pages that are all as of the first. Watching after the
         returned `revision` misses nothing and repeats nothing.
 
         Errors: `NOT_FOUND`; `UNAVAILABLE` if `min_revision` is not reached in time.
@@ -266,7 +267,17 @@ class RegistryServiceServicer(object):
         """Queues the failed and canceled jobs of a kit again, each with a new attempt;
         what is FINISHED stays and what was computed is reused.
 
-        Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if no job is FAILED or CANCELED.
+        With `replacements`, FINISHED jobs that are to be done otherwise get a
+        successor in the kit, and so does every FINISHED job that depends on one of
+        them: all in one commit. The successor of "collect" is named "collect@2",
+        then "collect@3"; jobs that depend on "collect" wait for, and are given, the
+        latest. The job itself stays FINISHED, with its result.
+
+        Errors: `INVALID_ARGUMENT` if a replacement names no job; `NOT_FOUND`;
+        `FAILED_PRECONDITION` if no job is FAILED or CANCELED and nothing is
+        replaced, if a job to replace is not FINISHED, or if one that depends on it
+        is QUEUED or RUNNING; `RESOURCE_EXHAUSTED` if the kit would have too many
+        jobs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -365,7 +376,8 @@ class RegistryServiceServicer(object):
 
     def WatchStates(self, request, context):
         """Streams state rows: ordered, unique, complete, atomic (rows of one append
-        are not split), resumable from any revision, bookmarked.
+        are not split, but for those that no message can hold: see
+        `Delta.partial`), resumable from any revision, bookmarked.
 
         Past and present in one call: rows after `after_revision` first, then live
         until the caller cancels. A watcher that is slower than the log is served

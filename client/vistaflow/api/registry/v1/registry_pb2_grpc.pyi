@@ -54,7 +54,8 @@ class RegistryServiceStub:
     Errors: `INVALID_ARGUMENT`; `ALREADY_EXISTS` for a reused `request_id`.
     """
     GetKit: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetKitRequest, _registry_pb2.GetKitResponse]
-    """Gets a kit with its jobs and their tasks in one call. Watching after the
+    """Gets a kit with its jobs and their tasks, in one call if that fits a
+    message, else in pages that are all as of the first. Watching after the
     returned `revision` misses nothing and repeats nothing.
 
     Errors: `NOT_FOUND`; `UNAVAILABLE` if `min_revision` is not reached in time.
@@ -87,7 +88,17 @@ class RegistryServiceStub:
     """Queues the failed and canceled jobs of a kit again, each with a new attempt;
     what is FINISHED stays and what was computed is reused.
 
-    Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if no job is FAILED or CANCELED.
+    With `replacements`, FINISHED jobs that are to be done otherwise get a
+    successor in the kit, and so does every FINISHED job that depends on one of
+    them: all in one commit. The successor of "collect" is named "collect@2",
+    then "collect@3"; jobs that depend on "collect" wait for, and are given, the
+    latest. The job itself stays FINISHED, with its result.
+
+    Errors: `INVALID_ARGUMENT` if a replacement names no job; `NOT_FOUND`;
+    `FAILED_PRECONDITION` if no job is FAILED or CANCELED and nothing is
+    replaced, if a job to replace is not FINISHED, or if one that depends on it
+    is QUEUED or RUNNING; `RESOURCE_EXHAUSTED` if the kit would have too many
+    jobs.
     """
     CreateJob: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CreateJobRequest, _registry_pb2.CreateJobResponse]
     """Adds one job to a kit, or to a new kit of its own when `kit_id` is 0.
@@ -140,7 +151,8 @@ class RegistryServiceStub:
     """Lists rows of the log in revision order."""
     WatchStates: _grpc.UnaryStreamMultiCallable[_registry_pb2.WatchStatesRequest, _registry_pb2.WatchStatesResponse]
     """Streams state rows: ordered, unique, complete, atomic (rows of one append
-    are not split), resumable from any revision, bookmarked.
+    are not split, but for those that no message can hold: see
+    `Delta.partial`), resumable from any revision, bookmarked.
 
     Past and present in one call: rows after `after_revision` first, then live
     until the caller cancels. A watcher that is slower than the log is served
@@ -206,7 +218,8 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     Errors: `INVALID_ARGUMENT`; `ALREADY_EXISTS` for a reused `request_id`.
     """
     GetKit: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetKitRequest, _registry_pb2.GetKitResponse]  # type: ignore[assignment]
-    """Gets a kit with its jobs and their tasks in one call. Watching after the
+    """Gets a kit with its jobs and their tasks, in one call if that fits a
+    message, else in pages that are all as of the first. Watching after the
     returned `revision` misses nothing and repeats nothing.
 
     Errors: `NOT_FOUND`; `UNAVAILABLE` if `min_revision` is not reached in time.
@@ -239,7 +252,17 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """Queues the failed and canceled jobs of a kit again, each with a new attempt;
     what is FINISHED stays and what was computed is reused.
 
-    Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if no job is FAILED or CANCELED.
+    With `replacements`, FINISHED jobs that are to be done otherwise get a
+    successor in the kit, and so does every FINISHED job that depends on one of
+    them: all in one commit. The successor of "collect" is named "collect@2",
+    then "collect@3"; jobs that depend on "collect" wait for, and are given, the
+    latest. The job itself stays FINISHED, with its result.
+
+    Errors: `INVALID_ARGUMENT` if a replacement names no job; `NOT_FOUND`;
+    `FAILED_PRECONDITION` if no job is FAILED or CANCELED and nothing is
+    replaced, if a job to replace is not FINISHED, or if one that depends on it
+    is QUEUED or RUNNING; `RESOURCE_EXHAUSTED` if the kit would have too many
+    jobs.
     """
     CreateJob: _aio.UnaryUnaryMultiCallable[_registry_pb2.CreateJobRequest, _registry_pb2.CreateJobResponse]  # type: ignore[assignment]
     """Adds one job to a kit, or to a new kit of its own when `kit_id` is 0.
@@ -292,7 +315,8 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """Lists rows of the log in revision order."""
     WatchStates: _aio.UnaryStreamMultiCallable[_registry_pb2.WatchStatesRequest, _registry_pb2.WatchStatesResponse]  # type: ignore[assignment]
     """Streams state rows: ordered, unique, complete, atomic (rows of one append
-    are not split), resumable from any revision, bookmarked.
+    are not split, but for those that no message can hold: see
+    `Delta.partial`), resumable from any revision, bookmarked.
 
     Past and present in one call: rows after `after_revision` first, then live
     until the caller cancels. A watcher that is slower than the log is served
@@ -367,7 +391,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.GetKitRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.GetKitResponse, _abc.Awaitable[_registry_pb2.GetKitResponse]]:
-        """Gets a kit with its jobs and their tasks in one call. Watching after the
+        """Gets a kit with its jobs and their tasks, in one call if that fits a
+        message, else in pages that are all as of the first. Watching after the
         returned `revision` misses nothing and repeats nothing.
 
         Errors: `NOT_FOUND`; `UNAVAILABLE` if `min_revision` is not reached in time.
@@ -436,7 +461,17 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Queues the failed and canceled jobs of a kit again, each with a new attempt;
         what is FINISHED stays and what was computed is reused.
 
-        Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if no job is FAILED or CANCELED.
+        With `replacements`, FINISHED jobs that are to be done otherwise get a
+        successor in the kit, and so does every FINISHED job that depends on one of
+        them: all in one commit. The successor of "collect" is named "collect@2",
+        then "collect@3"; jobs that depend on "collect" wait for, and are given, the
+        latest. The job itself stays FINISHED, with its result.
+
+        Errors: `INVALID_ARGUMENT` if a replacement names no job; `NOT_FOUND`;
+        `FAILED_PRECONDITION` if no job is FAILED or CANCELED and nothing is
+        replaced, if a job to replace is not FINISHED, or if one that depends on it
+        is QUEUED or RUNNING; `RESOURCE_EXHAUSTED` if the kit would have too many
+        jobs.
         """
 
     @_abc_1.abstractmethod
@@ -555,7 +590,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_registry_pb2.WatchStatesResponse], _abc.AsyncIterator[_registry_pb2.WatchStatesResponse]]:
         """Streams state rows: ordered, unique, complete, atomic (rows of one append
-        are not split), resumable from any revision, bookmarked.
+        are not split, but for those that no message can hold: see
+        `Delta.partial`), resumable from any revision, bookmarked.
 
         Past and present in one call: rows after `after_revision` first, then live
         until the caller cancels. A watcher that is slower than the log is served
