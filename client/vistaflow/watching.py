@@ -101,10 +101,13 @@ class Place:
         self._filter = state_filter
         self._snapshot_wanted = include_snapshot
         self._epoch = ""
+        self._parts: list[pb.Delta] = []
+        """Of a delta that does not fit one message, what has come."""
         self.revision = after_revision
 
     def request(self) -> pb.WatchStatesRequest:
         """What goes on from here."""
+        self._parts = []
         return pb.WatchStatesRequest(
             after_revision=0 if self._snapshot_wanted else self.revision,
             filter=self._filter,
@@ -121,6 +124,11 @@ class Place:
 
     def take(self, message: pb.WatchStatesResponse) -> WatchEvent | None:
         """What a message tells that was not told before."""
+        if message.delta.partial:
+            self._parts.append(message.delta)
+            return None
+        if self._parts and message.HasField("delta"):
+            message = self._whole(message)
         event = event_of(message)
         if isinstance(event, Synced):
             self._epoch = message.synced.epoch
@@ -130,6 +138,15 @@ class Place:
         if not isinstance(event, Snapshot):
             self.revision = max(self.revision, event.revision)
         return event
+
+    def _whole(self, last: pb.WatchStatesResponse) -> pb.WatchStatesResponse:
+        """A delta that came in parts: its rows are told together, as those of any other."""
+        whole = pb.WatchStatesResponse(revision=last.revision)
+        for part in (*self._parts, last.delta):
+            whole.delta.MergeFrom(part)
+        whole.delta.partial = False
+        self._parts = []
+        return whole
 
 
 def place_of(

@@ -12,6 +12,7 @@ from typing import Any
 from google.protobuf import any_pb2
 from google.protobuf.message import Message
 
+from vistaflow import paging
 from vistaflow.aio.calls import DEFAULT_TIMEOUT_SECONDS
 from vistaflow.aio.stages import StageCalls
 from vistaflow.api.common.v1 import common_pb2
@@ -147,7 +148,7 @@ class AsyncClient(StageCalls):
             request.as_of_time.FromDatetime(as_of.astimezone(UTC))
         elif as_of is not None:
             request.as_of_revision = as_of
-        return kit_of((await self._call("registry", "GetKit", request)).kit)
+        return kit_of((await self._whole("GetKit", request)).kit)
 
     async def diff_kit(self, kit_id: int, from_revision: int = 0, to_revision: int = 0) -> KitDiff:
         """What changed in a kit between two revisions.
@@ -160,17 +161,27 @@ class AsyncClient(StageCalls):
         request = registry_pb2.DiffKitRequest(
             kit_id=kit_id, from_revision=from_revision, to_revision=to_revision
         )
-        return diff_of(await self._call("registry", "DiffKit", request))
+        return diff_of(await self._whole("DiffKit", request))
 
     async def pause_kit(self, kit_id: int, *, reason: str = "", actor: str = "") -> Kit:
         """Grants no more jobs of a kit to workers; what runs goes on to its end."""
         request = registry_pb2.PauseKitRequest(kit_id=kit_id, reason=reason, actor=actor)
-        return kit_of((await self._call("registry", "PauseKit", request)).kit)
+        return await self._changed(await self._call("registry", "PauseKit", request))
 
     async def resume_kit(self, kit_id: int, *, reason: str = "", actor: str = "") -> Kit:
         """Grants jobs of a paused kit again."""
         request = registry_pb2.ResumeKitRequest(kit_id=kit_id, reason=reason, actor=actor)
-        return kit_of((await self._call("registry", "ResumeKit", request)).kit)
+        return await self._changed(await self._call("registry", "ResumeKit", request))
+
+    async def _whole(self, method: str, request: Any) -> Any:
+        """An answer with all its pages: a large kit does not fit one."""
+        return await paging.whole(lambda page: self._call("registry", method, page), request)
+
+    async def _changed(self, answer: Any) -> Kit:
+        """The kit that a change answered, read again if its jobs did not fit the answer."""
+        if answer.kit.omitted_job_count:
+            return await self.kit(answer.kit.kit_id, min_revision=answer.revision)
+        return kit_of(answer.kit)
 
     async def kits(
         self,
@@ -214,12 +225,12 @@ class AsyncClient(StageCalls):
     async def cancel_kit(self, kit_id: int, *, reason: str = "", actor: str = "") -> Kit:
         """Cancels every job of a kit that is not terminal."""
         request = registry_pb2.CancelKitRequest(kit_id=kit_id, reason=reason, actor=actor)
-        return kit_of((await self._call("registry", "CancelKit", request)).kit)
+        return await self._changed(await self._call("registry", "CancelKit", request))
 
     async def retry_kit(self, kit_id: int, *, reason: str = "", actor: str = "") -> Kit:
         """Goes on from the failed or canceled jobs of a kit; what was computed is reused."""
         request = registry_pb2.RetryKitRequest(kit_id=kit_id, reason=reason, actor=actor)
-        return kit_of((await self._call("registry", "RetryKit", request)).kit)
+        return await self._changed(await self._call("registry", "RetryKit", request))
 
     async def wait(self, kit_id: int, *, timeout: float | None = None) -> Kit:
         """Waits until nothing of a kit moves any more.
@@ -234,19 +245,30 @@ class AsyncClient(StageCalls):
         """
         try:
             async with asyncio.timeout(timeout):
-                kit = await self.kit(kit_id)
+                # Of a large kit the first page tells how it is.
+                request = registry_pb2.GetKitRequest(kit_id=kit_id)
+                answer = await self._call("registry", "GetKit", request)
+                kit = kit_of(answer.kit)
                 watch = self.watch(kit_ids=[kit_id], after_revision=kit.revision)
                 moved = False
                 if not kit.is_terminal:
                     async for event in watch:
                         moved = moved or isinstance(event, Delta)
                         if moved:
+                            request = registry_pb2.GetKitRequest(
+                                kit_id=kit_id,
+                                min_revision=event.revision,
+                                page_size=1 if answer.next_page_token else 0,
+                            )
                             # It may be down again just now; every later event asks again.
                             with contextlib.suppress(UnavailableError, DeadlineExceededError):
-                                kit = await self.kit(kit_id, min_revision=event.revision)
+                                answer = await self._call("registry", "GetKit", request)
+                                kit = kit_of(answer.kit)
                                 moved = False
                         if kit.is_terminal:
                             break
+                if answer.next_page_token:
+                    kit = await self.kit(kit_id, min_revision=answer.revision)
         except TimeoutError:
             raise DeadlineExceededError(f"kit {kit_id} is not done after {timeout} s") from None
         if kit.status != "FINISHED":
@@ -261,7 +283,7 @@ class AsyncClient(StageCalls):
     async def job(self, job_id: str, *, min_revision: int = 0) -> Job:
         """A job with its tasks, no older than a revision."""
         request = registry_pb2.GetJobRequest(job_id=job_id, min_revision=min_revision)
-        return job_of((await self._call("registry", "GetJob", request)).job)
+        return job_of((await self._whole("GetJob", request)).job)
 
     async def jobs(
         self,

@@ -13,6 +13,7 @@ door.py             who is let in: tokens, roles, limits; access.py reads the pr
 callers.py          whose call is being served, and what that caller may do
 tokens.py           bearer tokens; vouching.py asks the registry whose they are
 limits.py           how often callers may call; buckets.py counts for each of many
+message_limits.py   how large a message may be, in and out
 tls.py              a server's certificates; dial.py opens channels to other services
 channels.py         channel arguments, checked against the names gRPC knows
 registry_client.py  the registry, as the other services call it

@@ -18,8 +18,8 @@ import grpc
 from vistaflow_services.core import log
 from vistaflow_services.core.errors import InvalidError, ServiceError
 from vistaflow_services.core.handlers import Remade
+from vistaflow_services.core.message_limits import REQUEST_BYTES
 from vistaflow_services.core.request_size import (
-    MAX_REQUEST_BYTES,
     Check,
     Malformed,
     check_size,
@@ -56,7 +56,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         self,
         *,
         default_timeout: float | None = None,
-        max_request_bytes: int = MAX_REQUEST_BYTES,
+        max_request_bytes: int = REQUEST_BYTES,
         checks: Mapping[str, Check] | None = None,
     ) -> None:
         self._default_timeout = default_timeout

@@ -17,6 +17,7 @@ import grpc
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
+from vistaflow import paging
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.registry.v1 import registry_pb2, registry_pb2_grpc
 from vistaflow.replicas import Newest, ReplicaChannel, addresses_of, replica_count, replicated
@@ -85,12 +86,16 @@ class RegistryClient:
     async def get_kit(self, kit_id: int, *, min_revision: int = 0) -> registry_pb2.Kit:
         """A kit with its jobs and their tasks."""
         request = registry_pb2.GetKitRequest(kit_id=kit_id, min_revision=min_revision)
-        return (await self.call(self.stub.GetKit, request)).kit
+        answer = await paging.whole(lambda page: self.call(self.stub.GetKit, page), request)
+        kit: registry_pb2.Kit = answer.kit
+        return kit
 
     async def get_job(self, job_id: str, *, min_revision: int = 0) -> common_pb2.Job:
         """A job with its tasks."""
         request = registry_pb2.GetJobRequest(job_id=job_id, min_revision=min_revision)
-        return (await self.call(self.stub.GetJob, request)).job
+        answer = await paging.whole(lambda page: self.call(self.stub.GetJob, page), request)
+        job: common_pb2.Job = answer.job
+        return job
 
     async def list_jobs(
         self,
@@ -124,7 +129,9 @@ class RegistryClient:
             InvalidError: It is of another type.
             ConflictError: It is not FINISHED.
         """
-        job = await self.get_job(job_id)
+        # The first page has all but tasks, of which there may be many.
+        request = registry_pb2.GetJobRequest(job_id=job_id)
+        job = (await self.call(self.stub.GetJob, request)).job
         found = result_of(job)
         if job_type and found.job_type != job_type:
             raise InvalidError(

@@ -14,12 +14,7 @@ from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import Descriptor
 
 from vistaflow_services.core.errors import FieldViolation, InvalidError
-
-MAX_REQUEST_BYTES = 15 << 18
-"""Largest request that is parsed, 3.75 MiB: gRPC's default limit of 4 MiB less a margin."""
-
-REFUSED_BYTES = 20 << 20
-"""Largest request that is received: it is refused with its field named, not by gRPC."""
+from vistaflow_services.core.message_limits import REQUEST_BYTES
 
 FIELDS_SEEN = 2_000
 """Fields looked at to find the largest one."""
@@ -93,7 +88,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         shift += 7
 
 
-def check_size(method: str, data: bytes, limit: int = MAX_REQUEST_BYTES) -> None:
+def check_size(method: str, data: bytes, limit: int = REQUEST_BYTES) -> None:
     """Refuses a request that is too large, under the name of its largest field.
 
     Raises:
@@ -101,7 +96,8 @@ def check_size(method: str, data: bytes, limit: int = MAX_REQUEST_BYTES) -> None
     """
     if len(data) <= limit:
         return
-    field = _largest_field(method, data)
+    kind = _request_type(method)
+    field = _largest_field(kind, data, 0, len(data)) if kind is not None else ""
     text = (
         f"the request is {len(data):,} bytes, and at most {limit:,} are taken: "
         "send less in one, or several"
@@ -113,17 +109,34 @@ def check_size(method: str, data: bytes, limit: int = MAX_REQUEST_BYTES) -> None
     )
 
 
-def _largest_field(method: str, data: bytes) -> str:
-    """The field that takes most of the first bytes of a request; empty if it is not known."""
+def _largest_field(kind: Descriptor, data: bytes, start: int, end: int) -> str:
+    """The field that takes most of the first bytes of a message; empty if it is not known.
+
+    Where one message takes most of the field, it is the field in that: `states[2].metadata`.
+    """
     sizes: dict[int, int] = {}
-    for seen, (number, _, start, end) in enumerate(fields(data)):
-        sizes[number] = sizes.get(number, 0) + end - start
+    counts: dict[int, int] = {}
+    largest = (0, 0, 0, 0)
+    for seen, (number, _, begin, over) in enumerate(fields(data, start, end)):
+        sizes[number] = sizes.get(number, 0) + over - begin
+        largest = max(largest, (over - begin, counts.get(number, 0), begin, over))
+        counts[number] = counts.get(number, 0) + 1
         if seen >= FIELDS_SEEN:
             break
-    kind = _request_type(method)
-    names = {field.number: field.name for field in kind.fields} if kind is not None else {}
-    known = [number for number in sizes if number in names]
-    return names[max(known, key=sizes.__getitem__)] if known else ""
+    known = [number for number in sizes if number in kind.fields_by_number]
+    if not known:
+        return ""
+    number = max(known, key=sizes.__getitem__)
+    field = kind.fields_by_number[number]
+    size, place, begin, over = largest
+    below = field.message_type
+    if below is None or below.GetOptions().map_entry or 2 * size < sizes[number]:
+        return field.name
+    name = f"{field.name}[{place}]" if field.is_repeated else field.name
+    if below.full_name.startswith("google.protobuf."):
+        return name
+    inner = _largest_field(below, data, begin, over)
+    return f"{name}.{inner}" if inner else name
 
 
 def _request_type(method: str) -> Descriptor | None:

@@ -289,15 +289,17 @@ class Run:
     async def _header(self) -> dict[str, Any]:
         """What the process is told of its attempt."""
         job, (job_id, attempt) = self.job, self.key
-        inputs = {
-            each.name: {
+        inputs: dict[str, dict[str, Any]] = {}
+        for each in self._grant.inputs:
+            if each.result_omitted:
+                inputs[each.name] = dict(vars(await self._around.registry.result(each.job_id)))
+                continue
+            inputs[each.name] = {
                 "job_id": each.job_id,
                 "job_type": job_type_word(each.job_type),
                 "attempt": each.attempt,
                 "result": struct_to_dict(each.result),
             }
-            for each in self._grant.inputs
-        }
         known = {each["job_id"] for each in inputs.values()}
         for reference in sorted(set(_job_ids(job.spec)) - known):
             found = await self._referred(reference)

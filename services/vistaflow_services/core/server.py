@@ -29,7 +29,8 @@ from vistaflow_services.core.channels import MEGABYTE, server_arguments
 from vistaflow_services.core.door import Door, door_settings
 from vistaflow_services.core.errors import ServiceError
 from vistaflow_services.core.interceptor import Context, ErrorInterceptor
-from vistaflow_services.core.request_size import MAX_REQUEST_BYTES, REFUSED_BYTES, Check
+from vistaflow_services.core.message_limits import RECEIVE_BYTES, REQUEST_BYTES
+from vistaflow_services.core.request_size import Check
 from vistaflow_services.core.tasks import ended
 from vistaflow_services.core.tls import TlsError, TlsFiles, tls_files
 
@@ -57,10 +58,10 @@ class ServerSettings:
     default_timeout: float = 60.0
     """Seconds a unary call may take whose caller set no deadline."""
 
-    max_receive_bytes: int = REFUSED_BYTES
+    max_receive_bytes: int = RECEIVE_BYTES
     """Largest message received."""
 
-    max_request_bytes: int = MAX_REQUEST_BYTES
+    max_request_bytes: int = REQUEST_BYTES
     """Largest request served; a larger one is refused without being parsed."""
 
     max_send_bytes: int = 64 * MEGABYTE

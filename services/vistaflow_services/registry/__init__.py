@@ -16,6 +16,7 @@ listing.py         pages of kits, jobs and rows
 list_texts.py      the texts that list them, each for what is asked
 kit_cache.py       the kits read lately, in memory, in step with the log
 trees.py           one of them, its jobs and tasks in wire form
+tree_pages.py      one that is too large for a message, in pages
 cached_reads.py    GetKit and GetJob from there
 watch_store.py     what is read for watches and leases
 hub.py             the newest rows, in memory, for whoever watches

@@ -17,10 +17,11 @@ from dataclasses import dataclass, replace
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.core.errors import ExistsError
+from vistaflow_services.core.message_limits import ANSWER_BYTES, fitting
 from vistaflow_services.core.tasks import ended
 from vistaflow_services.registry import commands as c
 from vistaflow_services.registry import translate
-from vistaflow_services.registry.domain import MAX_JOBS_TOLD, Counts, Job
+from vistaflow_services.registry.domain import MAX_JOBS_TOLD
 from vistaflow_services.registry.ledger import Ledger
 from vistaflow_services.registry.store import Store
 
@@ -77,7 +78,12 @@ class BulkService:
             after = page[-1][0]
             chosen += [job_id for _, job_ids in page for job_id in job_ids]
         jobs = await self._store.jobs_in_short(chosen[:MAX_JOBS_TOLD])
-        return Told(count=number, jobs=[job_in_short(*each) for each in jobs], revision=0)
+        told = fitting(
+            jobs,
+            lambda each: translate.job_in_short(each[0], task_counts=each[1]),
+            ANSWER_BYTES,
+        )
+        return Told(count=number, jobs=told, revision=0)
 
     async def change(
         self, wanted: c.ManyJobs, *, seconds: float, decode: Callable[[bytes], Told]
@@ -199,7 +205,7 @@ def told(change: Told | c.JobsChange) -> Told:
         return change
     return Told(
         count=change.count,
-        jobs=[job_in_short(job, job.task_counts()) for job in change.jobs],
+        jobs=fitting(change.jobs, translate.job_in_short, ANSWER_BYTES),
         revision=change.revision,
     )
 
@@ -212,13 +218,6 @@ def told_by(response: pb.CancelJobsResponse | pb.RetryJobsResponse) -> Told:
         else response.retried_count
     )
     return Told(count=count, jobs=list(response.jobs), revision=response.revision)
-
-
-def job_in_short(job: Job, task_counts: Counts) -> common.Job:
-    """A job without its spec, result and tasks."""
-    return translate.job_to_proto(
-        replace(job, spec_type="", spec=b"", result_json="", tasks={}), task_counts=task_counts
-    )
 
 
 def _reused(whole: c.Request) -> ExistsError:
@@ -240,6 +239,6 @@ def _sum(done: dict[int, Told]) -> Told:
     jobs = [job for part in parts for job in part.jobs]
     return Told(
         count=sum(part.count for part in parts),
-        jobs=jobs[:MAX_JOBS_TOLD],
+        jobs=fitting(jobs[:MAX_JOBS_TOLD], lambda job: job, ANSWER_BYTES),
         revision=max((part.revision for part in parts), default=0),
     )

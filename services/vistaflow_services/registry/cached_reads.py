@@ -10,6 +10,7 @@ import grpc
 from google.protobuf.message import Message
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow_services.core.message_limits import MESSAGE_BYTES
 from vistaflow_services.core.server import Context
 from vistaflow_services.registry.domain import Kit, Progress
 from vistaflow_services.registry.hub import Hub
@@ -26,8 +27,15 @@ _JOB = varint(pb.GetJobResponse.JOB_FIELD_NUMBER << 3 | 2)
 _JOB_REVISION = varint(pb.GetJobResponse.REVISION_FIELD_NUMBER << 3)
 
 
+# Room for the revision beside the tree.
+WHOLE_BYTES = MESSAGE_BYTES - 64
+
+MANY_TASKS = 8_000
+"""A kit with more tasks is not read as a whole, nor one with more bytes than a message holds."""
+
+
 class StoreSource:
-    """Kits for the cache, from the database.
+    """Kits for the cache, from the database; what is too large to be answered whole is not there.
 
     Args:
         store: Reads it.
@@ -38,12 +46,13 @@ class StoreSource:
 
     async def kit(self, kit_id: int) -> tuple[Kit | None, int]:
         """A kit with jobs and tasks, and the revision up to which that is complete."""
-        return await self._store.kit(kit_id)
+        asked = {"kit_id": kit_id, "tasks": MANY_TASKS, "bytes": 2 * MESSAGE_BYTES}
+        ((large,),) = await self._store.fetch("kit_is_large", asked)
+        return (None, 0) if large else await self._store.kit(kit_id)
 
     async def kit_of(self, job_id: uuid.UUID) -> int | None:
         """The kit of a job."""
-        rows = await self._store.fetch("kits_of_jobs", {"job_ids": [job_id]})
-        return rows[0][1] if rows else None
+        return await self._store.kit_of(job_id)
 
     async def progress(
         self, job_ids: Sequence[uuid.UUID]
@@ -79,7 +88,8 @@ class CachedReads:
             if found is not None:
                 tree, revision = found
                 kit = tree.kit_bytes()
-                return b"".join((_KIT, varint(len(kit)), kit, _KIT_REVISION, varint(revision)))
+                if len(kit) <= WHOLE_BYTES:
+                    return b"".join((_KIT, varint(len(kit)), kit, _KIT_REVISION, varint(revision)))
         return await self._servicer.GetKit(request, context)
 
     async def get_job(
@@ -92,7 +102,8 @@ class CachedReads:
             if found is not None:
                 tree, revision = found
                 job = tree.job_bytes(job_id)
-                return b"".join((_JOB, varint(len(job)), job, _JOB_REVISION, varint(revision)))
+                if len(job) <= WHOLE_BYTES:
+                    return b"".join((_JOB, varint(len(job)), job, _JOB_REVISION, varint(revision)))
         return await self._servicer.GetJob(request, context)
 
     async def _reached(

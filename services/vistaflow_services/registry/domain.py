@@ -17,6 +17,8 @@ from itertools import repeat
 from operator import attrgetter
 from typing import Any, TypeVar
 
+from vistaflow_services.core import message_limits
+
 Thing = TypeVar("Thing")
 
 Counts = tuple[int, int, int, int, int, int]
@@ -47,10 +49,10 @@ MAX_NEEDS_A_KIT = 500_000
 MAX_JOBS_TOLD = 100
 MAX_TASKS_A_JOB = 100_000
 MAX_STATES_AN_APPEND = 1000
-MAX_METADATA_BYTES = 64 * 1024
+MAX_METADATA_BYTES = message_limits.METADATA_BYTES
 MAX_RESULT_BYTES = MAX_METADATA_BYTES
-MAX_KIT_SPEC_BYTES = 256 * 1024
-MAX_JOB_SPEC_BYTES = 2 * 1024 * 1024
+MAX_KIT_SPEC_BYTES = message_limits.KIT_SPEC_BYTES
+MAX_JOB_SPEC_BYTES = message_limits.JOB_SPEC_BYTES
 MAX_FILTER_IDS = 1000
 
 

@@ -30,21 +30,39 @@ RING_ROWS = 20_000
 RING_BYTES = 32 * 1024 * 1024
 STRETCH_ROWS = 1_000
 STRETCH_BYTES = 1024 * 1024
-# About what a row costs in memory beside its metadata and its serialised form.
+# About what a row costs in memory beside its texts and its serialised form.
 _ROW_BYTES = 700
+# The most that a row takes in a message beside its metadata and reason, which is less.
+_ROW_WIRE_BYTES = 1_300
+# The most that a value in metadata takes in a message beside its text: a number takes 8 bytes,
+# and each of the messages around it has a tag and a length.
+_VALUE_WIRE_BYTES = 24
 
 
 class Entry:
     """A row on its way out, with its serialised form once somebody needed it."""
 
-    __slots__ = ("before", "row", "size", "wire")
+    __slots__ = ("_most", "before", "row", "size", "wire")
 
     def __init__(self, row: StateRow) -> None:
         self.row = row
         self.before: str | None = None
         """The status before; empty for a first row, None until somebody needed it."""
-        self.size = _ROW_BYTES + len(row.metadata_json)
+        self.size = _ROW_BYTES + len(row.metadata_json) + len(row.reason)
         self.wire: bytes | None = None
+        self._most = 0
+
+    @property
+    def most(self) -> int:
+        """At most how many bytes its serialised form has, known without making it."""
+        if self.wire is not None:
+            return len(self.wire)
+        if not self._most:
+            text = self.row.metadata_json
+            values = text.count(",") + text.count("[") + text.count("{")
+            self._most = _ROW_WIRE_BYTES + 4 * len(self.row.reason)
+            self._most += len(text.encode()) + _VALUE_WIRE_BYTES * values
+        return self._most
 
 
 class Stretch(NamedTuple):

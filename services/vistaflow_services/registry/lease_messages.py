@@ -6,8 +6,11 @@ import json
 import uuid
 from dataclasses import dataclass
 
+from google.protobuf.struct_pb2 import Struct
+
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.core.errors import Violations
+from vistaflow_services.core.message_limits import ENTRY_BYTES, MESSAGE_BYTES
 from vistaflow_services.registry import translate
 from vistaflow_services.registry.commands import Granted
 from vistaflow_services.registry.domain import MAX_REASON, WORKER_PATTERN, Progress
@@ -107,18 +110,26 @@ def release_from_proto(release: pb.Release) -> tuple[uuid.UUID, int, str]:
 
 
 def grant_to_proto(granted: Granted, lease_seconds: float) -> pb.Grant:
-    """An attempt with the results of what it depends on."""
+    """An attempt with the results of what it depends on, as many as fit the message."""
     grant = pb.Grant(job=translate.job_to_proto(granted.job))
     grant.lease.FromNanoseconds(round(lease_seconds * 1e9))
     for job in granted.inputs:
-        needed = grant.inputs.add(
+        grant.inputs.add(
             name=job.name,
             job_id=str(job.job_id),
             job_type=translate.job_type_to_proto(job.job_type),
             attempt=job.attempt,
         )
+    room = MESSAGE_BYTES - grant.ByteSize()
+    for job, needed in zip(granted.inputs, grant.inputs, strict=True):
         if job.result_json:
-            translate.struct_to_proto(job.result_json, needed.result)
+            result = Struct()
+            translate.struct_to_proto(job.result_json, result)
+            room -= result.ByteSize() + ENTRY_BYTES
+            if room > 0:
+                needed.result.CopyFrom(result)
+            else:
+                needed.result_omitted = True
     return grant
 
 

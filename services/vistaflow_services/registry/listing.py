@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from psycopg.types.json import Jsonb
 
+from vistaflow_services.core.message_limits import Part, fitting
 from vistaflow_services.registry import list_texts, watch_store
 from vistaflow_services.registry.domain import (
     STATUS_PLACE,
@@ -36,11 +37,11 @@ from vistaflow_services.registry.watch_store import (
 
 TOO_FAR = 2**62
 PAGE_BYTES = 2 * 1024 * 1024
-"""About how much a page of kits or jobs holds, whatever number was asked for: gRPC clients refuse
-messages of more than 4 MiB unless they are told otherwise."""
+"""About how much is read for a page of kits or jobs, whatever number was asked for. JSON may take
+more room as a Struct: a page ends where its message is full."""
 
 METADATA_BYTES = 1024 * 1024
-"""The same for the metadata of rows, which take more room as a Struct than as JSON."""
+"""The same for rows."""
 
 CLOCK_STEP = timedelta(minutes=10)
 """How far the database's clock may have been set back; times are taken to rise otherwise."""
@@ -55,6 +56,20 @@ class Page:
     """Where the next page starts; None on the last."""
     revision: int
     """Revision of the log up to which the page is complete."""
+
+    def filled(
+        self, make: Callable[[Any], Part], key_of: Callable[[Any], int]
+    ) -> tuple[list[Part], int | None]:
+        """The messages of as many entries as fit one answer, and where the next page starts.
+
+        Args:
+            make: Makes the message of an entry.
+            key_of: Where the page starts that comes after an entry.
+        """
+        parts = fitting(self.entries, make)
+        if len(parts) == len(self.entries):
+            return parts, self.next_key
+        return parts, key_of(self.entries[len(parts) - 1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Any
 from psycopg.types.json import Jsonb
 
 from vistaflow_services.core.errors import ExpiredError, NotFoundError
-from vistaflow_services.registry.domain import Head, Job, JobFilter, Kit
+from vistaflow_services.registry.domain import Head, Job, JobFilter, Kit, StateRow
 from vistaflow_services.registry.history import Incomplete, Moment, kit_at
 from vistaflow_services.registry.reading import Connection, fetch, read_head, to_job
 from vistaflow_services.registry.watch_store import to_kit, to_row
@@ -20,6 +20,9 @@ async def read_moment(
     connection: Connection, kit_id: int, revision: int, head: Head | None = None
 ) -> Moment | None:
     """A kit as it was at a revision; None if it was not there then.
+
+    Jobs come without specs and results, and rows without metadata: a large kit has very much of
+    those. Whoever sends some of them reads these; see `tree_pages` and `read_rows`.
 
     Raises:
         NotFoundError: There is no such kit.
@@ -31,7 +34,7 @@ async def read_moment(
     if not kits:
         raise NotFoundError(f"there is no kit {kit_id}")
     kit: Kit = to_kit(kits[0])
-    for row in await fetch(connection, "jobs_of_kits", {"kit_ids": [kit_id]}):
+    for row in await fetch(connection, "jobs_of_kit_in_short", {"kit_id": kit_id}):
         job = to_job(row)
         kit.jobs[job.job_id] = job
     wanted = {"kit_id": kit_id, "revision": revision}
@@ -45,6 +48,12 @@ async def read_moment(
             reason="REVISION_EXPIRED",
             metadata={"oldest_revision": str(head.oldest_id)},
         ) from error
+
+
+async def read_rows(connection: Connection, ids: Sequence[int], limit: int) -> dict[int, StateRow]:
+    """Rows of the log by their revisions: the first of those asked for, about so many bytes."""
+    rows = await fetch(connection, "rows_by_id", {"ids": list(ids), "bytes": limit})
+    return {row[0]: to_row(row) for row in rows}
 
 
 async def read_revision_at(connection: Connection, time: datetime, head: Head) -> int:

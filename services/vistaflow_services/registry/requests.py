@@ -15,6 +15,14 @@ from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.core import callers
 from vistaflow_services.core.errors import MAX_VIOLATIONS, Violations
+from vistaflow_services.core.message_limits import (
+    APPEND_BYTES,
+    ENTRY_BYTES,
+    JOB_BYTES,
+    KIT_BYTES,
+    ROW_BYTES,
+    size_of,
+)
 from vistaflow_services.registry import commands as c
 from vistaflow_services.registry import selecting, translate
 from vistaflow_services.registry.domain import (
@@ -43,6 +51,12 @@ MAX_TOLD_BYTES = 8 * MAX_KIT_SPEC_BYTES
 LONG_BYTES = 4 * 1024
 """Longest bytes field kept as it is in `request_info.data`."""
 
+JOB_FIXED_BYTES = 160
+"""What the registry adds to a job beside its actor: ids, counts, times."""
+
+INPUT_BYTES = 64 + ENTRY_BYTES
+"""What a worker is told of a job that another depends on, beside its name and result."""
+
 MAX_TYPE_URL = 500
 MAX_ATTEMPTS = 100
 MAX_PRIORITY = 100
@@ -65,6 +79,12 @@ class Hash(Protocol):
 
 KitRequest = pb.CancelKitRequest | pb.RetryKitRequest | pb.PauseKitRequest | pb.ResumeKitRequest
 JobRequest = pb.CancelJobRequest | pb.RetryJobRequest
+Appended = (
+    pb.AppendStatesRequest
+    | pb.StreamStatesRequest
+    | Rows[pb.AppendStatesRequest]
+    | Rows[pb.StreamStatesRequest]
+)
 JobsRequest = pb.CancelJobsRequest | pb.RetryJobsRequest
 Request = (
     pb.CreateKitRequest
@@ -82,6 +102,7 @@ OfJob = TypeVar("OfJob", bound=c.OfJob)
 def create_kit(request: pb.CreateKitRequest, encode: Encode) -> c.CreateKit:
     """A kit with its jobs."""
     found = Violations()
+    _check_kit_size(request, found)
     behind = _request(request, encode, found)
     if not request.name.strip():
         found.add("name", "is required: 1 to 200 characters")
@@ -110,6 +131,8 @@ def create_kit(request: pb.CreateKitRequest, encode: Encode) -> c.CreateKit:
 def create_job(request: pb.CreateJobRequest, encode: Encode) -> c.CreateJob:
     """A job for a kit, or for a new one."""
     found = Violations()
+    _check_job_size(request.job, "job", found)
+    found.check()
     behind = _request(request, encode, found)
     if request.kit_id < 0:
         found.add("kit_id", f"is {request.kit_id}; kits are numbered from 1, 0 makes a new one")
@@ -134,12 +157,13 @@ def append(
 ) -> c.Append:
     """Rows to append. Without a request_id nothing of it is kept but the rows."""
     found = Violations()
-    if isinstance(request, Rows):
-        if request.head.request_id:
-            return _append_for_record(request, encode, found)
-        return c.Append(items=_items(request.states(), len(request), found))
-    behind = _request(request, encode, found) if request.request_id else None
-    return c.Append(request=behind, items=_items(request.states, len(request.states), found))
+    if isinstance(request, Rows) and request.head.request_id:
+        return _append_for_record(request, encode, found)
+    _check_rows(request, found)
+    behind = None
+    if isinstance(request, pb.AppendStatesRequest) and request.request_id:
+        behind = _request(request, encode, found)
+    return c.Append(request=behind, items=_items(request, _states(request), found))
 
 
 def _append_for_record(
@@ -156,7 +180,8 @@ def _append_for_record(
             texts.append(_text(state))
             yield state
 
-    items = _items(states(), len(request), found)
+    _check_rows(request, found)
+    items = _items(request, states(), found)
     text = _text(request.head)[:-1] + ',"states":[' + ",".join(texts) + "]}"
     behind = _behind("AppendStates", request.head.request_id, hashed, text, encode, found)
     found.check()
@@ -171,24 +196,79 @@ def stream(
     number = request.head.number if isinstance(request, Rows) else request.number
     if number != expected:
         found.add("number", f"is {number}; messages are numbered from 1, now {expected}")
-    states = request.states() if isinstance(request, Rows) else request.states
-    count = len(request) if isinstance(request, Rows) else len(request.states)
-    return c.Append(items=_items(states, count, found))
+    _check_rows(request, found)
+    return c.Append(items=_items(request, _states(request), found))
 
 
-def _items(states: Iterable[common.State], count: int, found: Violations) -> tuple[c.Item, ...]:
+def _states(request: Appended) -> Iterable[common.State]:
+    return request.states() if isinstance(request, Rows) else request.states
+
+
+def _items(
+    request: Appended, states: Iterable[common.State], found: Violations
+) -> tuple[c.Item, ...]:
     """The rows; the first mistakes of theirs, and what was found before, are told at once."""
-    if not 1 <= count <= MAX_STATES_AN_APPEND:
-        told = f"has {count:,} rows; append 1 to {MAX_STATES_AN_APPEND:,} at once"
-        found.add("states", told)
-    found.check()
     items = []
+    size = _delivered_bytes(request)
+    close = size > APPEND_BYTES // 3
     for place, state in enumerate(states):
-        items.append(quick_item(state) or _item(state, f"states[{place}]", found))
+        item = quick_item(state) or _item(state, f"states[{place}]", found)
+        items.append(item)
+        if close:
+            # A row is delivered with its caller's name where it has no actor of its own, and a
+            # value of no kind as null, which takes two bytes.
+            size += 2 * item.metadata_json.count("null")
+            size += 0 if state.actor else len(item.actor.encode())
         if len(found) >= MAX_VIOLATIONS:
             break
     found.check()
+    _check_delivered(size, found)
     return tuple(items)
+
+
+def _check_rows(request: Appended, found: Violations) -> None:
+    """Refuses rows that are too many or too large, before anything of them is converted.
+
+    Raises:
+        InvalidError: They are.
+    """
+    count = _count(request)
+    if not 1 <= count <= MAX_STATES_AN_APPEND:
+        told = f"has {count:,} rows; append 1 to {MAX_STATES_AN_APPEND:,} at once"
+        found.add("states", told)
+        found.check()
+    size = _delivered_bytes(request)
+    if size > APPEND_BYTES and not isinstance(request, Rows):
+        for place, state in enumerate(request.states):
+            if translate.is_too_large(state.metadata, MAX_METADATA_BYTES):
+                translate.tell_too_large(f"states[{place}].metadata", MAX_METADATA_BYTES, found)
+                found.check()
+    _check_delivered(size, found)
+
+
+def _count(request: Appended) -> int:
+    return len(request) if isinstance(request, Rows) else len(request.states)
+
+
+def _delivered_bytes(request: Appended) -> int:
+    """About how large the message is in which watchers get the rows."""
+    size = len(request.data) if isinstance(request, Rows) else request.ByteSize()
+    return size + _count(request) * ROW_BYTES
+
+
+def _check_delivered(size: int, found: Violations) -> None:
+    """Refuses rows that one message to watchers cannot hold; rows of one append are not split.
+
+    Raises:
+        InvalidError: They are so many bytes.
+    """
+    if size > APPEND_BYTES:
+        found.add(
+            "states",
+            f"are {size:,} bytes as watchers get them, in one message; at most {APPEND_BYTES:,} "
+            "are taken at once: append them in several calls",
+        )
+        found.check()
 
 
 def of_kit(kind: type[OfKit], request: KitRequest, encode: Encode) -> OfKit:
@@ -319,9 +399,56 @@ def _one(field: Any, value: Any) -> str:
 _json: Callable[[Any], str] = json.JSONEncoder(ensure_ascii=False).encode
 
 
+def _check_kit_size(request: pb.CreateKitRequest, found: Violations) -> None:
+    """Refuses a kit that does not fit the answer, before anything of it is converted.
+
+    Raises:
+        InvalidError: It does not.
+    """
+    if translate.is_too_large(request.spec, MAX_KIT_SPEC_BYTES):
+        translate.tell_too_large("spec", MAX_KIT_SPEC_BYTES, found)
+    if request.ByteSize() > KIT_BYTES // 2:
+        for place, job in enumerate(request.jobs):
+            _check_job_size(job, f"jobs[{place}]", found)
+            if found:
+                break
+        actor = request.actor or callers.current().name
+        size = request.ByteSize() + len(request.jobs) * (JOB_FIXED_BYTES + size_of([actor]))
+        if not found and size > KIT_BYTES:
+            found.add(
+                "jobs",
+                f"and the rest of the kit are {size:,} bytes; at most {KIT_BYTES:,} are taken at "
+                "once: create the kit with fewer jobs and add the others by CreateJob",
+            )
+    found.check()
+
+
+def _check_job_size(job: pb.NewJob, field: str, found: Violations) -> None:
+    """Notes a job that does not fit a message with what a worker is told of it."""
+    if len(job.spec.value) > MAX_JOB_SPEC_BYTES:
+        told = f"is {len(job.spec.value):,} bytes; at most {MAX_JOB_SPEC_BYTES:,} are allowed"
+        found.add(f"{field}.spec", told)
+        return
+    size = job.ByteSize() + JOB_FIXED_BYTES
+    if JOB_BYTES // 8 < size <= JOB_BYTES:
+        # A worker is told of each dependency twice, with its id and more.
+        size += len(job.depends_on) * INPUT_BYTES + size_of(job.depends_on)
+    if size > JOB_BYTES:
+        found.add(
+            field,
+            f"is {size:,} bytes with its spec, labels and dependencies; at most {JOB_BYTES:,} "
+            "are allowed",
+        )
+
+
+def job_name(job: pb.NewJob) -> str:
+    """The name that a job gets: its own, or its type's."""
+    return job.name or translate.JOB_TYPE_WORDS.get(job.job_type, "unknown").lower()
+
+
 def _new_job(job: pb.NewJob, field: str, found: Violations) -> c.NewJob:
     job_type = translate.job_type_from_proto(job.job_type, f"{field}.job_type", found)
-    name = job.name or job_type.lower() or "unknown"
+    name = job_name(job)
     translate.name_from_proto(name, f"{field}.name", MAX_JOB_NAME, found)
     if job.current_order < 0:
         found.add(f"{field}.current_order", f"is {job.current_order}; orders count from 1")
@@ -329,8 +456,6 @@ def _new_job(job: pb.NewJob, field: str, found: Violations) -> c.NewJob:
         found.add(f"{field}.max_attempts", f"is {job.max_attempts}; give 1 to {MAX_ATTEMPTS}")
     if abs(job.priority) > MAX_PRIORITY:
         found.add(f"{field}.priority", f"is {job.priority}; give -{MAX_PRIORITY} to {MAX_PRIORITY}")
-    if len(job.spec.value) > MAX_JOB_SPEC_BYTES:
-        found.add(f"{field}.spec", f"is {len(job.spec.value):,} bytes; at most 2 MiB are allowed")
     external = not job.HasField("spec")
     if not external and not job.spec.type_url:
         found.add(f"{field}.spec.type_url", "names no message type; pack the stage's spec with it")

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.core.errors import Violations
-from vistaflow_services.registry import translate
+from vistaflow_services.registry import pages, translate
 from vistaflow_services.registry.domain import (
     MAX_PROJECT,
     RETRYABLE,
@@ -14,6 +14,10 @@ from vistaflow_services.registry.domain import (
     JobFilter,
     Status,
 )
+from vistaflow_services.registry.tree_pages import Place
+
+MAX_TREE_PAGE = 100_000
+"""Most jobs and tasks, or changes, that a page is asked for; fewer come if they do not fit."""
 
 
 def as_of(request: pb.GetKitRequest, found: Violations) -> tuple[int, datetime | None]:
@@ -26,6 +30,28 @@ def as_of(request: pb.GetKitRequest, found: Violations) -> tuple[int, datetime |
     if request.as_of_revision and request.HasField("as_of_time"):
         found.add("as_of_time", "must be unset when as_of_revision is given: give one of them")
     return request.as_of_revision, time
+
+
+def tree_page(
+    request: pb.GetKitRequest | pb.GetJobRequest, found: Violations
+) -> tuple[int, int, Place | None]:
+    """A page of a tree: how much, as of which revision the first was, where the last one ended."""
+    size = pages.size(request, 0, MAX_TREE_PAGE, found)
+    keys = pages.decode_keys(request, 4, found)
+    if not keys:
+        return size, 0, None
+    began_at, order, first, task = keys
+    return size, began_at, Place(current_order=order, first_revision=first, task=task)
+
+
+def tree_token(
+    request: pb.GetKitRequest | pb.GetJobRequest, revision: int, place: Place | None
+) -> str:
+    """The token of the page that starts at a place; empty after the last."""
+    if place is None:
+        return ""
+    keys = (revision, place.current_order, place.first_revision, place.task)
+    return pages.encode_keys(keys, request)
 
 
 def between(request: pb.DiffKitRequest, found: Violations) -> tuple[int, int]:

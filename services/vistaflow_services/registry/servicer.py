@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
-from datetime import datetime
 from typing import Any, Protocol, Self, TypeVar
 
 from google.protobuf.message import Message
@@ -15,9 +14,11 @@ from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1 import registry_pb2_grpc as rpc
 from vistaflow_services.core import callers, off_loop
 from vistaflow_services.core.errors import NotFoundError, UnavailableError, Violations
+from vistaflow_services.core.message_limits import ENTRY_BYTES
 from vistaflow_services.core.server import Context
 from vistaflow_services.registry import (
     bulk,
+    listing,
     pages,
     requests,
     selecting,
@@ -25,6 +26,7 @@ from vistaflow_services.registry import (
     translate_past,
 )
 from vistaflow_services.registry import commands as c
+from vistaflow_services.registry.history import Difference, differences
 from vistaflow_services.registry.hub import Hub
 from vistaflow_services.registry.leases import LeaseService
 from vistaflow_services.registry.ledger import DEFAULT_WAIT, Ledger
@@ -40,6 +42,7 @@ from vistaflow_services.registry.watch_many import WatchMany
 
 MAX_PAGE = 1000
 MAX_STATES_PAGE = 5000
+CHANGES_AT_ONCE = 500
 
 INLINE_BYTES = 128 * 1024
 """Requests no larger are read in the event loop: that takes a few milliseconds."""
@@ -103,15 +106,19 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         self, request: pb.CreateKitRequest, context: Context
     ) -> pb.CreateKitResponse:
         """Creates a kit with its jobs."""
-        command = await _read(request, requests.create_kit, _kit_created)
-        return await self._submit(command, context, pb.CreateKitResponse, _kit_created)
+        command = await _read(request, requests.create_kit, _kit_created_in_short)
+        answer = await self._submit(command, context, pb.CreateKitResponse, _kit_created)
+        return _with_specs(answer, request) if answer.replayed else answer
 
     async def CreateJob(
         self, request: pb.CreateJobRequest, context: Context
     ) -> pb.CreateJobResponse:
         """Adds a job to a kit, or to a new one."""
-        command = await _read(request, requests.create_job, _job_created)
-        return await self._submit(command, context, pb.CreateJobResponse, _job_created)
+        command = await _read(request, requests.create_job, _job_created_in_short)
+        answer = await self._submit(command, context, pb.CreateJobResponse, _job_created)
+        if answer.replayed and request.job.HasField("spec"):
+            answer.job.spec.CopyFrom(request.job.spec)
+        return answer
 
     async def AppendStates(
         self, request: pb.AppendStatesRequest | Rows[pb.AppendStatesRequest], context: Context
@@ -171,44 +178,84 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         return await self._change(wanted, context, pb.RetryJobsResponse, _jobs_retried)
 
     async def GetKit(self, request: pb.GetKitRequest, context: Context) -> pb.GetKitResponse:
-        """Gets a kit with its jobs and tasks."""
+        """Gets a kit with its jobs and tasks, or a page of them."""
         found = Violations()
         requests.kit_id(request.kit_id, found)
         revision, time = selecting.as_of(request, found)
+        size, began_at, after = selecting.tree_page(request, found)
         await self._reach(request.min_revision, context, found)
-        if revision or time:
-            return await self._kit_at(request.kit_id, revision, time)
-        kit, revision = await self._store.kit(request.kit_id)
-        if kit is None:
-            raise NotFoundError(f"there is no kit {request.kit_id}")
-        return pb.GetKitResponse(kit=translate.kit_to_proto(kit), revision=revision)
-
-    async def _kit_at(self, kit_id: int, revision: int, time: datetime | None) -> pb.GetKitResponse:
-        moment, revision = await self._store.kit_at(kit_id, revision=revision, time=time)
-        if moment is None:
-            raise NotFoundError(f"kit {kit_id} was not there yet at revision {revision}")
-        return pb.GetKitResponse(kit=translate.kit_to_proto(moment.kit), revision=revision)
+        page, revision = await self._store.tree_page(
+            request.kit_id,
+            revision=revision,
+            time=time,
+            began_at=began_at,
+            after=after,
+            size=size,
+        )
+        if page is None:
+            was = f" at revision {revision}" if request.as_of_revision or time else ""
+            raise NotFoundError(f"there is no kit {request.kit_id}{was}")
+        return pb.GetKitResponse(
+            kit=page.kit,
+            revision=revision,
+            next_page_token=selecting.tree_token(request, revision, page.next_place),
+        )
 
     async def DiffKit(self, request: pb.DiffKitRequest, context: Context) -> pb.DiffKitResponse:
-        """Tells what changed in a kit between two revisions."""
+        """Tells what changed in a kit between two revisions, or a page of it."""
         found = Violations()
         requests.kit_id(request.kit_id, found)
         first, last = selecting.between(request, found)
+        size = pages.size(request, 0, selecting.MAX_TREE_PAGE, found)
+        end, told = pages.decode_keys(request, 2, found) or (last, 0)
         await self._reach(request.min_revision, context, found)
-        before, after, last = await self._store.kit_between(request.kit_id, first, last)
+        before, after, end = await self._store.kit_between(request.kit_id, first, end)
         if after is None:
-            raise NotFoundError(f"kit {request.kit_id} was not there yet at revision {last}")
-        return translate_past.diff_to_proto(before, after, first, last)
+            raise NotFoundError(f"kit {request.kit_id} was not there yet at revision {end}")
+        answer = translate_past.diff_to_proto(before, after, first, end)
+        left = [each for each in differences(before, after) if each.revision > told]
+        for change in await self._changes(left[: size or len(left)]):
+            answer.changes.append(change)
+        if len(answer.changes) < len(left):
+            told = left[len(answer.changes) - 1].revision
+            answer.next_page_token = pages.encode_keys((end, told), request)
+        return answer
+
+    async def _changes(self, left: Sequence[Difference]) -> list[pb.StateChange]:
+        """The first of what differs, as much as fits an answer."""
+        changes: list[pb.StateChange] = []
+        room = translate_past.room_for_changes()
+        while len(changes) < len(left) and room > 0:
+            some = left[len(changes) : len(changes) + CHANGES_AT_ONCE]
+            ids = [row.revision for each in some for row in (each.before, each.after) if row]
+            rows = await self._store.rows(ids, listing.PAGE_BYTES)
+            fit = translate_past.changes_to_proto(some, rows, room)
+            size = sum(change.ByteSize() + ENTRY_BYTES for change in fit)
+            if changes and size > room:
+                break
+            changes += fit
+            room -= size
+        return changes
 
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
-        """Gets a job with its tasks."""
+        """Gets a job with its tasks, or a page of them."""
         found = Violations()
         job_id = translate.uuid_from_proto(request.job_id, "job_id", found)
+        size, began_at, after = selecting.tree_page(request, found)
         await self._reach(request.min_revision, context, found)
-        job, revision = await self._store.job(job_id)
-        if job is None:
+        kit_id = await self._store.kit_of(job_id)
+        if kit_id is None:
             raise NotFoundError(f"there is no job {job_id}")
-        return pb.GetJobResponse(job=translate.job_to_proto(job), revision=revision)
+        page, revision = await self._store.tree_page(
+            kit_id, job_id=job_id, began_at=began_at, after=after, size=size
+        )
+        if page is None or not page.kit.jobs:
+            raise NotFoundError(f"there is no job {job_id}")
+        return pb.GetJobResponse(
+            job=page.kit.jobs[0],
+            revision=revision,
+            next_page_token=selecting.tree_token(request, revision, page.next_place),
+        )
 
     async def ListKits(self, request: pb.ListKitsRequest, context: Context) -> pb.ListKitsResponse:
         """Lists kits, newest first."""
@@ -231,10 +278,9 @@ class RegistryServicer(rpc.RegistryServiceServicer):
             created_after=created_after,
             created_before=created_before,
         )
+        kits, next_key = page.filled(translate.kit_to_proto, lambda kit: kit.kit_id)
         return pb.ListKitsResponse(
-            kits=map(translate.kit_to_proto, page.entries),
-            next_page_token=_token(page.next_key, request),
-            revision=page.revision,
+            kits=kits, next_page_token=_token(next_key, request), revision=page.revision
         )
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
@@ -256,10 +302,12 @@ class RegistryServicer(rpc.RegistryServiceServicer):
             labels=labels,
             project=callers.current().project,
         )
+        jobs, next_key = page.filled(
+            lambda entry: translate.job_to_proto(entry[0], task_counts=entry[1]),
+            lambda entry: entry[0].first_revision,
+        )
         return pb.ListJobsResponse(
-            jobs=[translate.job_to_proto(job, task_counts=counts) for job, counts in page.entries],
-            next_page_token=_token(page.next_key, request),
-            revision=page.revision,
+            jobs=jobs, next_page_token=_token(next_key, request), revision=page.revision
         )
 
     async def ListStates(
@@ -275,10 +323,9 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         await self._reach(request.min_revision, context, found)
         after = request.after_revision if token is None else token
         page = await self._store.list_states(after=after, limit=limit, wanted=wanted)
+        rows, next_key = page.filled(translate.state_to_proto, lambda row: row.revision)
         return pb.ListStatesResponse(
-            states=map(translate.state_to_proto, page.entries),
-            next_page_token=_token(page.next_key, request),
-            revision=page.revision,
+            states=rows, next_page_token=_token(next_key, request), revision=page.revision
         )
 
     async def WatchStates(
@@ -455,9 +502,31 @@ def _job_created(answer: c.JobChange) -> pb.CreateJobResponse:
     return pb.CreateJobResponse(job=translate.job_to_proto(answer.job), revision=answer.revision)
 
 
+def _kit_created_in_short(answer: c.KitChange) -> pb.CreateKitResponse:
+    """The answer as it is kept: a repeat of the request has the specs itself."""
+    jobs = {job_id: replace(job, spec_type="", spec=b"") for job_id, job in answer.kit.jobs.items()}
+    kit = replace(answer.kit, jobs=jobs, spec_json="")
+    return pb.CreateKitResponse(kit=translate.kit_to_proto(kit), revision=answer.revision)
+
+
+def _job_created_in_short(answer: c.JobChange) -> pb.CreateJobResponse:
+    return pb.CreateJobResponse(job=translate.job_in_short(answer.job), revision=answer.revision)
+
+
+def _with_specs(answer: pb.CreateKitResponse, request: pb.CreateKitRequest) -> pb.CreateKitResponse:
+    """An answer that was kept, with what the request has itself."""
+    if request.HasField("spec"):
+        answer.kit.spec.CopyFrom(request.spec)
+    asked = {requests.job_name(job): job for job in request.jobs}
+    for job in answer.kit.jobs:
+        if asked[job.name].HasField("spec"):
+            job.spec.CopyFrom(asked[job.name].spec)
+    return answer
+
+
 def _kit_canceled(answer: c.KitChange) -> pb.CancelKitResponse:
     return pb.CancelKitResponse(
-        kit=translate.kit_to_proto(answer.kit),
+        kit=translate.kit_in_short(answer.kit),
         canceled_count=answer.count,
         revision=answer.revision,
     )
@@ -465,18 +534,18 @@ def _kit_canceled(answer: c.KitChange) -> pb.CancelKitResponse:
 
 def _kit_retried(answer: c.KitChange) -> pb.RetryKitResponse:
     return pb.RetryKitResponse(
-        kit=translate.kit_to_proto(answer.kit),
+        kit=translate.kit_in_short(answer.kit),
         retried_count=answer.count,
         revision=answer.revision,
     )
 
 
 def _kit_paused(answer: c.KitChange) -> pb.PauseKitResponse:
-    return pb.PauseKitResponse(kit=translate.kit_to_proto(answer.kit), revision=answer.revision)
+    return pb.PauseKitResponse(kit=translate.kit_in_short(answer.kit), revision=answer.revision)
 
 
 def _kit_resumed(answer: c.KitChange) -> pb.ResumeKitResponse:
-    return pb.ResumeKitResponse(kit=translate.kit_to_proto(answer.kit), revision=answer.revision)
+    return pb.ResumeKitResponse(kit=translate.kit_in_short(answer.kit), revision=answer.revision)
 
 
 def _jobs_canceled(answer: bulk.Told | c.JobsChange) -> pb.CancelJobsResponse:
@@ -490,11 +559,11 @@ def _jobs_retried(answer: bulk.Told | c.JobsChange) -> pb.RetryJobsResponse:
 
 
 def _job_canceled(answer: c.JobChange) -> pb.CancelJobResponse:
-    return pb.CancelJobResponse(job=translate.job_to_proto(answer.job), revision=answer.revision)
+    return pb.CancelJobResponse(job=translate.job_in_short(answer.job), revision=answer.revision)
 
 
 def _job_retried(answer: c.JobChange) -> pb.RetryJobResponse:
-    return pb.RetryJobResponse(job=translate.job_to_proto(answer.job), revision=answer.revision)
+    return pb.RetryJobResponse(job=translate.job_in_short(answer.job), revision=answer.revision)
 
 
 def _appended(answer: c.Appended) -> pb.AppendStatesResponse:

@@ -21,10 +21,11 @@ from vistaflow_services.registry.domain import (
     JobFilter,
     Kit,
     StateFilter,
+    StateRow,
 )
 from vistaflow_services.registry.history import Moment
 from vistaflow_services.registry.listing import Page
-from vistaflow_services.registry.past import read_moment, read_revision_at
+from vistaflow_services.registry.past import read_moment, read_revision_at, read_rows
 from vistaflow_services.registry.reading import (
     Connection,
     fetch,
@@ -34,6 +35,7 @@ from vistaflow_services.registry.reading import (
 )
 from vistaflow_services.registry.refusals import CONFLICTS, is_lost, told
 from vistaflow_services.registry.token_store import TokenStore
+from vistaflow_services.registry.tree_pages import Place, TreePage, Wanted, read_page
 from vistaflow_services.registry.watch_store import Row
 
 Pool = AsyncConnectionPool[psycopg.AsyncConnection[Row]]
@@ -103,6 +105,51 @@ class Store:
         """A kit with jobs and tasks, and the revision up to which that is complete."""
         return await self.read(lambda connection: read_kit(connection, kit_id), alone=True)
 
+    async def tree_page(
+        self,
+        kit_id: int,
+        *,
+        job_id: uuid.UUID | None = None,
+        revision: int = 0,
+        time: datetime | None = None,
+        began_at: int = 0,
+        after: Place | None = None,
+        size: int = 0,
+    ) -> tuple[TreePage | None, int]:
+        """A page of a kit, or of one job of it, and as of which revision; None: not there.
+
+        Args:
+            kit_id: The kit.
+            job_id: The only job wanted.
+            revision: As of when; 0: as it is.
+            time: The same as a time.
+            began_at: As of which revision the first page was; 0: this is the first.
+            after: Where the page before ended.
+            size: Most jobs and tasks; 0: as many as fit a message.
+        """
+
+        async def read(connection: Connection) -> tuple[TreePage | None, int]:
+            head = await read_head(connection)
+            at = began_at or revision or head.last_id
+            if time is not None and not began_at:
+                at = await read_revision_at(connection, time, head)
+            wanted = Wanted(
+                kit_id=kit_id,
+                job_id=job_id,
+                revision=at,
+                past=bool(revision or time),
+                after=after,
+                size=size,
+            )
+            return await read_page(connection, wanted, head), at
+
+        return await self.read(read)
+
+    async def kit_of(self, job_id: uuid.UUID) -> int | None:
+        """The kit of a job; None if there is no such job."""
+        rows = await self.fetch("kits_of_jobs", {"job_ids": [job_id]})
+        return rows[0][1] if rows else None
+
     async def kit_at(
         self, kit_id: int, *, revision: int = 0, time: datetime | None = None
     ) -> tuple[Moment | None, int]:
@@ -133,6 +180,10 @@ class Store:
             return before, await read_moment(connection, kit_id, end, head), end
 
         return await self.read(read)
+
+    async def rows(self, ids: Sequence[int], limit: int) -> dict[int, StateRow]:
+        """Rows of the log by their revisions: the first of those asked for, about so many bytes."""
+        return await self.read(lambda connection: read_rows(connection, ids, limit), alone=True)
 
     async def count_jobs(self, wanted: JobFilter) -> int:
         """How many jobs a filter wants."""

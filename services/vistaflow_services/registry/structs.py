@@ -1,6 +1,7 @@
 """Between a protobuf Struct and JSON, straight: the library takes three to five times as long.
 
-Whole numbers that a double holds exactly are written as such, `17` and not `17.0`.
+Whole numbers that a double holds exactly are written as such, `17` and not `17.0`. What the log
+holds beyond the limits of today comes out cut, and says so: it must not keep anyone from reading.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from google.protobuf import struct_pb2
 
+from vistaflow_services.core.message_limits import KIT_SPEC_BYTES, NESTING
 from vistaflow_services.registry.varint import varint
 
 # The C function behind json.dumps(..., ensure_ascii=False) for a text.
@@ -20,18 +22,30 @@ quoted: Callable[[str], str] = json.encoder.encode_basestring
 
 _EXACT = 2.0**53
 
+TRUNCATED = "_truncated"
+"""The key under which JSON that comes cut says so."""
 
-def struct_text(message: struct_pb2.Struct) -> str:
+# The database writes a blank after every comma and colon, which the limit does not count.
+_LONGEST = 2 * KIT_SPEC_BYTES
+
+
+class NestingError(ValueError):
+    """Objects and lists are nested too deep."""
+
+
+def struct_text(message: struct_pb2.Struct, levels: int = NESTING) -> str:
     """A Struct as JSON text.
 
     Raises:
-        ValueError: It holds NaN or an infinity.
+        ValueError: It holds NaN or an infinity, or is nested too deep.
     """
-    parts = [f"{quoted(key)}:{_text(value)}" for key, value in message.fields.items()]
+    if not levels:
+        raise NestingError(f"nested more than {NESTING} levels deep")
+    parts = [f"{quoted(key)}:{_text(value, levels - 1)}" for key, value in message.fields.items()]
     return "{" + ",".join(parts) + "}"
 
 
-def _text(value: struct_pb2.Value) -> str:
+def _text(value: struct_pb2.Value, levels: int) -> str:
     kind = value.WhichOneof("kind")
     if kind == "string_value":
         return quoted(value.string_value)
@@ -46,10 +60,43 @@ def _text(value: struct_pb2.Value) -> str:
     if kind == "bool_value":
         return "true" if value.bool_value else "false"
     if kind == "struct_value":
-        return struct_text(value.struct_value)
+        return struct_text(value.struct_value, levels)
     if kind == "list_value":
-        return "[" + ",".join(map(_text, value.list_value.values)) + "]"
+        if not levels:
+            raise NestingError(f"nested more than {NESTING} levels deep")
+        return "[" + ",".join(_text(each, levels - 1) for each in value.list_value.values) + "]"
     return "null"
+
+
+def is_deep(value: Any, levels: int = NESTING) -> bool:
+    """Whether objects and lists are nested more than so many levels deep."""
+    if isinstance(value, dict):
+        return not levels or any(is_deep(each, levels - 1) for each in value.values())
+    if isinstance(value, list):
+        return not levels or any(is_deep(each, levels - 1) for each in value)
+    return False
+
+
+def readable(text: str) -> dict[str, Any]:
+    """A JSON object as everybody can read it: cut where it is beyond the limits, and saying so."""
+    if len(text) > _LONGEST:
+        return {TRUNCATED: f"{len(text):,} characters are too many to send; the database has them"}
+    value: dict[str, Any] = json.loads(text)
+    # Few have as many brackets as it takes to nest too deep.
+    if text.count("{") + text.count("[") > NESTING and is_deep(value):
+        value = _shallow(value, NESTING)
+        value[TRUNCATED] = f"what is nested more than {NESTING} levels deep is null here"
+    return value
+
+
+def _shallow(value: Any, levels: int) -> Any:
+    if isinstance(value, dict):
+        if levels:
+            return {key: _shallow(each, levels - 1) for key, each in value.items()}
+        return None
+    if isinstance(value, list):
+        return [_shallow(each, levels - 1) for each in value] if levels else None
+    return value
 
 
 _KEY, _VALUE = (varint(number << 3 | 2) for number in (1, 2))

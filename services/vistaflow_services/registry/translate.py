@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.core.errors import Violations
+from vistaflow_services.core.message_limits import ANSWER_BYTES, NESTING, fitting
 from vistaflow_services.registry.commands import Result
 from vistaflow_services.registry.domain import (
     MAX_FILTER_IDS,
@@ -34,7 +35,7 @@ from vistaflow_services.registry.domain import (
     Status,
 )
 from vistaflow_services.registry.raw_requests import STRUCT_BYTES_A_JSON_BYTE
-from vistaflow_services.registry.structs import struct_bytes, struct_text
+from vistaflow_services.registry.structs import NestingError, readable, struct_bytes, struct_text
 
 JOB_TYPES: dict[str, common.JobType.ValueType] = {
     each.value: common.JobType.Value(f"JOB_TYPE_{each.value}") for each in JobType
@@ -96,8 +97,8 @@ def put_time(stamp: Timestamp, time: datetime) -> None:
 
 
 def struct_to_proto(text: str, struct: struct_pb2.Struct) -> None:
-    """Puts a JSON object into a Struct."""
-    struct.MergeFromString(struct_bytes(json.loads(text)))
+    """Puts a JSON object into a Struct, cut if it is beyond the limits; see `structs.readable`."""
+    struct.MergeFromString(struct_bytes(readable(text)))
 
 
 def state_to_proto(row: StateRow) -> common.State:
@@ -193,6 +194,21 @@ def kit_to_proto(kit: Kit) -> pb.Kit:
     )
     if kit.spec_json:
         struct_to_proto(kit.spec_json, message.spec)
+    return message
+
+
+def job_in_short(job: Job, *, task_counts: Counts | None = None) -> common.Job:
+    """A job as changes answer it: without its spec, result and tasks, of which the counts tell."""
+    counts = task_counts or job.task_counts()
+    short = replace(job, spec_type="", spec=b"", result_json="", tasks={})
+    return job_to_proto(short, task_counts=counts)
+
+
+def kit_in_short(kit: Kit) -> pb.Kit:
+    """A kit as changes answer it: with its jobs in short, as many as fit, and without its spec."""
+    message = kit_to_proto(replace(kit, jobs={}, spec_json=""))
+    message.jobs.extend(fitting(kit.ordered_jobs(), job_in_short, ANSWER_BYTES))
+    message.omitted_job_count = len(kit.jobs) - len(message.jobs)
     return message
 
 
@@ -312,21 +328,34 @@ def struct_from_proto(
     """A Struct as JSON text. An empty one is the empty text."""
     if not struct.fields:
         return ""
-    if struct.ByteSize() > limit * STRUCT_BYTES_A_JSON_BYTE:
-        violations.add(field, f"is larger than {limit // 1024} KiB as JSON")
+    if is_too_large(struct, limit):
+        tell_too_large(field, limit, violations)
         return ""
     try:
         text = struct_text(struct)
+    except NestingError:
+        violations.add(field, f"is nested deeper than the {NESTING} levels that every client reads")
+        return ""
     except ValueError:
         violations.add(field, "holds NaN or an infinity, which JSON has not")
         return ""
     if len(text) > limit or len(text.encode()) > limit:
-        violations.add(field, f"is larger than {limit // 1024} KiB as JSON")
+        tell_too_large(field, limit, violations)
         return ""
     if _NUL(text):
         violations.add(field, "holds a NUL character, which the database cannot keep")
         return ""
     return text
+
+
+def is_too_large(struct: struct_pb2.Struct, limit: int) -> bool:
+    """Whether a Struct is larger than so many bytes of JSON, whatever it holds."""
+    return struct.ByteSize() > limit * STRUCT_BYTES_A_JSON_BYTE
+
+
+def tell_too_large(field: str, limit: int, violations: Violations) -> None:
+    """Notes that a Struct is larger than so many bytes of JSON."""
+    violations.add(field, f"is larger than {limit // 1024} KiB as JSON")
 
 
 def time_from_proto(

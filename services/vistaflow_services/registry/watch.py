@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable
+import itertools
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from typing import Any
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
@@ -27,7 +28,7 @@ from vistaflow_services.core.errors import (
     Violations,
 )
 from vistaflow_services.core.failpoints import reached
-from vistaflow_services.registry import translate
+from vistaflow_services.registry import translate, wire
 from vistaflow_services.registry.hub import (
     STRETCH_BYTES,
     STRETCH_ROWS,
@@ -269,12 +270,15 @@ class WatchService:
     async def _messages(
         self, watch: Watch, place: Subscription
     ) -> AsyncGenerator[tuple[int, bytes | None], None]:
-        """The next messages, if there is anything to tell, and how far each goes."""
+        """The next messages, if there is anything to tell, and how far the watch is with each."""
         stretches = await self._next(watch, place, watch.at)
         lone = len(stretches) == 1 and stretches[0].through >= self._hub.head
         if lone or not watch.latest:
-            for stretch in stretches:
-                yield stretch.through, await self._picker.message(watch, stretch)
+            for stretch in itertools.chain.from_iterable(map(wire.pieces, stretches)):
+                for message in _steps(
+                    watch.at, stretch.through, await self._picker.messages(watch, stretch)
+                ):
+                    yield message
             return
         fold = Fold(latest=True)
         while True:
@@ -285,7 +289,8 @@ class WatchService:
                 break
             await asyncio.sleep(0)
             stretches = await self._next(watch, place, at)
-        yield at, fold.message(at)
+        for message in _steps(watch.at, at, fold.messages(watch.at, at)):
+            yield message
 
     async def _next(self, watch: Watch, place: Subscription, at: int) -> list[Stretch]:
         """The next pieces of the log after `at`, from memory or from the database."""
@@ -309,6 +314,13 @@ class WatchService:
             each = sum(entry.size for entry in entries) / len(entries)
             watch.page_rows = max(16, min(STRETCH_ROWS, int(STRETCH_BYTES / each)))
         return cut(entries, page.through)
+
+
+def _steps(before: int, through: int, messages: list[bytes]) -> Iterator[tuple[int, bytes | None]]:
+    """How far a watch is with each message of a delta: only the last brings it on."""
+    for message in messages[:-1]:
+        yield before, message
+    yield through, messages[-1] if messages else None
 
 
 async def _deliver(message: bytes, send: Send) -> None:

@@ -102,13 +102,20 @@ class Fold:
             len(self._rows) >= STRETCH_ROWS or self._size >= STRETCH_BYTES or self.seen >= FOLD_ROWS
         )
 
-    def message(self, through: int) -> bytes | None:
-        """The delta; None when there is nothing to tell."""
+    def messages(self, before: int, through: int) -> list[bytes]:
+        """The delta, in several messages if it does not fit one; none if there is nothing to tell.
+
+        Args:
+            before: How far the watcher is.
+            through: How far it is with the last message.
+        """
         if not self._rows:
-            return None
+            return []
         entered = [entry for entry, left in self._rows.values() if not left]
         left = [entry for entry, left in self._rows.values() if left]
-        return wire.delta(entered, self.counts, through, left=left, folded=self.folded)
+        return wire.deltas(
+            entered, self.counts, through, before=before, left=left, folded=self.folded
+        )
 
 
 class RowPicker:
@@ -128,20 +135,20 @@ class RowPicker:
         """The delta from a watch's place to a revision, if it was made for another already."""
         return None if watch.filtered else self._shared.get((watch.at, through, watch.latest))
 
-    async def message(self, watch: Watch, stretch: Stretch) -> bytes | None:
-        """The delta of one stretch; None when nothing of it is wanted."""
+    async def messages(self, watch: Watch, stretch: Stretch) -> list[bytes]:
+        """The delta of one stretch; no message when nothing of it is wanted."""
         shared = self.shared(watch, stretch.through)
         if shared is not None or not stretch.entries:
-            return shared
+            return [] if shared is None else [shared]
         fold = Fold(latest=watch.latest)
         await self.pick(watch, stretch, fold)
-        message = fold.message(stretch.through)
-        if not watch.filtered and message is not None:
-            self._shared[watch.at, stretch.through, watch.latest] = message
-            self._shared_bytes += len(message)
+        messages = fold.messages(watch.at, stretch.through)
+        if not watch.filtered and len(messages) == 1:
+            self._shared[watch.at, stretch.through, watch.latest] = messages[0]
+            self._shared_bytes += len(messages[0])
             while self._shared_bytes > _SHARED_BYTES and len(self._shared) > 1:
                 self._shared_bytes -= len(self._shared.popitem(last=False)[1])
-        return message
+        return messages
 
     async def pick(self, watch: Watch, stretch: Stretch, fold: Fold) -> None:
         """Puts what a watch wants of a stretch into a fold, with the counts of the kits touched."""

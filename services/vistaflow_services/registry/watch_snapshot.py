@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection, Iterable
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from typing import NamedTuple
 
 import psycopg
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.core.errors import ExhaustedError
+from vistaflow_services.core.message_limits import ENTRY_BYTES, MEBIBYTE
 from vistaflow_services.core.tasks import ended
 from vistaflow_services.registry import translate
 from vistaflow_services.registry.domain import Kit, StateFilter, StateRow
 from vistaflow_services.registry.refusals import told
 from vistaflow_services.registry.watch_store import WatchStore
 
-SNAPSHOT_ROWS = 1000
+# Rows read at a time.
+SNAPSHOT_ROWS = 100
+# How large a message is made.
+PART_ROWS = 1000
+PART_BYTES = MEBIBYTE
 # How long the database holds a snapshot still for a watcher that does not read it.
 SNAPSHOT_PATIENCE_SECONDS = 30.0
 
@@ -66,14 +71,14 @@ class SnapshotReader:
         try:
             async with self._readers, self._store.snapshot() as snapshot:
                 sent: set[int] = set()
-                message = pb.WatchStatesResponse(snapshot=pb.Snapshot())
+                parts = _Parts()
                 async for rows in snapshot.rows(wanted, SNAPSHOT_ROWS):
-                    if message.snapshot.states:
-                        async with asyncio.timeout(SNAPSHOT_PATIENCE_SECONDS):
-                            await pages.put(SnapshotPage(message, False, snapshot.epoch))
                     fresh = {row.kit_id for row in rows} - sent
                     sent |= fresh
-                    message = _message(rows, await snapshot.kits(fresh) if fresh else ())
+                    for message in parts.add(rows, await snapshot.kits(fresh) if fresh else ()):
+                        async with asyncio.timeout(SNAPSHOT_PATIENCE_SECONDS):
+                            await pages.put(SnapshotPage(message, False, snapshot.epoch))
+                message = parts.last
                 # Only the last tells it: whoever has not all of the snapshot has nothing yet.
                 message.revision = snapshot.revision
         except TimeoutError:
@@ -85,10 +90,29 @@ class SnapshotReader:
         await pages.put(SnapshotPage(message, True, snapshot.epoch))
 
 
-def _message(rows: Iterable[StateRow], kits: Collection[Kit]) -> pb.WatchStatesResponse:
-    return pb.WatchStatesResponse(
-        snapshot=pb.Snapshot(
-            states=[translate.state_to_proto(row) for row in rows],
-            kits=[translate.kit_to_proto(kit) for kit in kits],
-        )
-    )
+class _Parts:
+    """The messages of a snapshot: each full, and a kit in the one with its first row."""
+
+    def __init__(self) -> None:
+        self.last = pb.WatchStatesResponse(snapshot=pb.Snapshot())
+        """What does not fill a message yet."""
+        self._size = 0
+
+    def add(
+        self, rows: Iterable[StateRow], kits: Iterable[Kit]
+    ) -> Iterator[pb.WatchStatesResponse]:
+        """Takes rows in, and the kits that no row before was of; the messages that are full."""
+        fresh = {kit.kit_id: kit for kit in kits}
+        for row in rows:
+            state = translate.state_to_proto(row)
+            found = fresh.pop(row.kit_id, None)
+            kit = None if found is None else translate.kit_to_proto(found)
+            size = state.ByteSize() + (0 if kit is None else kit.ByteSize()) + 2 * ENTRY_BYTES
+            full = len(self.last.snapshot.states) == PART_ROWS or self._size + size > PART_BYTES
+            if full and self._size:
+                yield self.last
+                self.last, self._size = pb.WatchStatesResponse(snapshot=pb.Snapshot()), 0
+            self._size += size
+            self.last.snapshot.states.append(state)
+            if kit is not None:
+                self.last.snapshot.kits.append(kit)

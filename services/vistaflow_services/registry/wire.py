@@ -8,15 +8,19 @@ many watchers this, and not the database, is what delivery costs.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterable, Mapping
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow_services.core.message_limits import MESSAGE_BYTES
 from vistaflow_services.registry import translate
 from vistaflow_services.registry.domain import Counts, kit_status
-from vistaflow_services.registry.hub import Entry
+from vistaflow_services.registry.hub import Entry, Stretch
 from vistaflow_services.registry.varint import varint
 
 _LENGTH_DELIMITED = 2
+# What the counts of one kit take at most.
+_COUNTS_BYTES = 64
 
 
 def _tag(message: type, field: str, wire_type: int) -> bytes:
@@ -27,6 +31,7 @@ def _tag(message: type, field: str, wire_type: int) -> bytes:
 _STATES = _tag(pb.Delta, "states", _LENGTH_DELIMITED)
 _LEFT = _tag(pb.Delta, "left", _LENGTH_DELIMITED)
 _FOLDED = _tag(pb.Delta, "folded_count", 0)
+_PARTIAL = _tag(pb.Delta, "partial", 0) + b"\x01"
 _COUNTS = _tag(pb.Delta, "kit_counts", _LENGTH_DELIMITED)
 _DELTA = _tag(pb.WatchStatesResponse, "delta", _LENGTH_DELIMITED)
 _REVISION = _tag(pb.WatchStatesResponse, "revision", 0)
@@ -34,31 +39,80 @@ _NAME = _tag(pb.WatchManyResponse, "name", _LENGTH_DELIMITED)
 _EVENT = _tag(pb.WatchManyResponse, "event", _LENGTH_DELIMITED)
 
 
-def delta(
+def pieces(stretch: Stretch) -> list[Stretch]:
+    """Cuts a stretch where appends end, so that each piece makes one message.
+
+    One append that is larger than a message stays whole here; `deltas` sends it in parts.
+    """
+    if sum(entry.most for entry in stretch.entries) <= MESSAGE_BYTES:
+        return [stretch]
+    found: list[Stretch] = []
+    piece: list[Entry] = []
+    room = MESSAGE_BYTES
+    for _, rows in itertools.groupby(stretch.entries, lambda entry: entry.row.batch):
+        batch = list(rows)
+        size = sum(len(_row(entry)) + _COUNTS_BYTES for entry in batch)
+        if size > room and piece:
+            found.append(Stretch(piece, batch[0].row.batch - 1))
+            piece, room = [], MESSAGE_BYTES
+        piece += batch
+        room -= size
+    found.append(Stretch(piece, stretch.through))
+    return found
+
+
+def deltas(
     entries: Iterable[Entry],
     counts: Mapping[int, Counts],
     revision: int,
     *,
+    before: int,
     left: Iterable[Entry] = (),
     folded: int = 0,
-) -> bytes:
+) -> list[bytes]:
     """A WatchStatesResponse with these rows, and the counts of the kits they touch.
+
+    What does not fit one message comes in several, of which only the last tells the revision: who
+    has not all of them has nothing yet, and goes on from before.
 
     Args:
         entries: The rows that the watcher wants.
         counts: The counts of kits, by their ids.
         revision: How far the message goes.
+        before: How far the watcher was before it.
         left: The rows by which something left the watcher's filter.
         folded: How many rows later ones took the place of.
     """
     parts = [_row(entry) for entry in entries]
     # The same bytes under another field.
     parts += [_LEFT + _row(entry)[len(_STATES) :] for entry in left]
-    if folded:
-        parts += [_FOLDED, varint(folded)]
     parts += [_counts(kit_id, kit) for kit_id, kit in counts.items()]
+    messages: list[bytes] = []
+    if sum(map(len, parts)) > MESSAGE_BYTES:
+        *chunks, parts = _chunks(parts)
+        messages = [_delta([*chunk, _PARTIAL], before) for chunk in chunks]
+    if folded:
+        parts = [*parts, _FOLDED, varint(folded)]
+    messages.append(_delta(parts, revision))
+    return messages
+
+
+def _delta(parts: Iterable[bytes], revision: int) -> bytes:
     body = b"".join(parts)
     return b"".join((_DELTA, varint(len(body)), body, _REVISION, varint(revision)))
+
+
+def _chunks(parts: Iterable[bytes]) -> list[list[bytes]]:
+    """Parts of a message in order, divided into as many as fit one each."""
+    chunks: list[list[bytes]] = [[]]
+    room = MESSAGE_BYTES
+    for part in parts:
+        if len(part) > room and chunks[-1]:
+            chunks.append([])
+            room = MESSAGE_BYTES
+        chunks[-1].append(part)
+        room -= len(part)
+    return chunks
 
 
 def named(name: str, event: bytes) -> bytes:

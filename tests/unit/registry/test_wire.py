@@ -37,8 +37,9 @@ def test_a_delta_reads_back_as_its_rows_and_counts(size: int, revision: int) -> 
     rows = [a_row(revision + n, '{"note": "' + "x" * 37 * n + '"}') for n in range(size)]
     counts = {7: (1, 0, 0, 2, 0, 0), 2**31 - 1: (0, 0, 0, 0, 300, 0)}
     entries = [Entry(row) for row in rows]
-    first = wire.delta(entries, counts, revision + size)
-    assert wire.delta(entries, counts, revision + size) == first, "the second time from kept bytes"
+    (first,) = wire.deltas(entries, counts, revision + size, before=0)
+    again = wire.deltas(entries, counts, revision + size, before=0)
+    assert again == [first], "the second time from kept bytes"
     assert pb.WatchStatesResponse.FromString(first) == pb.WatchStatesResponse(
         delta=pb.Delta(
             states=[translate.state_to_proto(row) for row in rows],
@@ -58,8 +59,8 @@ def test_a_delta_reads_back_as_its_rows_and_counts(size: int, revision: int) -> 
 def test_rows_that_left_and_the_folded_count_read_back_too() -> None:
     stay, left = a_row(8, ""), a_row(9, '{"n": 1}')
     shared = [Entry(stay), Entry(left)]
-    wire.delta(shared, {}, 9)  # as another watcher, whose rows both are, was sent them
-    message = wire.delta(shared[:1], {}, 300, left=shared[1:], folded=2**33)
+    wire.deltas(shared, {}, 9, before=7)  # as another watcher, whose rows both are, was sent them
+    (message,) = wire.deltas(shared[:1], {}, 300, before=7, left=shared[1:], folded=2**33)
     assert pb.WatchStatesResponse.FromString(message) == pb.WatchStatesResponse(
         delta=pb.Delta(
             states=[translate.state_to_proto(stay)],

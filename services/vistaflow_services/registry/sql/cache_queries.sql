@@ -34,3 +34,11 @@ SELECT id, uuid_send(job_id), task_name, status, attempt, seq, created_at,
 SELECT job_id, attempt, progress, progress_at
 FROM leases
 WHERE job_id = ANY (%(job_ids)s::uuid[]) AND progress IS NOT NULL
+
+-- name: kit_is_large
+-- Whether a kit has more tasks than so many, or its tasks and jobs more than so many bytes.
+SELECT (SELECT count(*) > %(tasks)s OR coalesce(sum(octet_length(metadata::text)), 0) > %(bytes)s
+          FROM (SELECT metadata FROM current_state
+                 WHERE kit_id = %(kit_id)s LIMIT %(tasks)s::bigint + 1) AS some_rows)
+       OR (SELECT coalesce(sum(octet_length(spec)), 0) > %(bytes)s
+             FROM jobs WHERE kit_id = %(kit_id)s)

@@ -18,9 +18,11 @@ WITH RECURSIVE halves (low, high) AS (
 SELECT low, %(time)s <= clock_timestamp() FROM halves ORDER BY high - low LIMIT 1
 
 -- name: own_rows_until
--- The own rows of a kit's jobs up to a revision, in order.
+-- The own rows of a kit's jobs up to a revision, in order. Of their metadata only what tells why a
+-- job moved: what a job published does not change any more, so that the job has it.
 SELECT id, batch, kit_id, job_id, job_type, task_name, status, current_order, attempt, seq,
-       created_at, coalesce(metadata::text, ''), actor, reason, kit_counts
+       created_at, CASE WHEN metadata ? 'event' THEN metadata::text ELSE '' END, actor, reason,
+       kit_counts
   FROM history
  WHERE kit_id = %(kit_id)s AND task_name = '' AND id <= %(revision)s
    AND job_id IN (SELECT job_id FROM jobs WHERE kit_id = %(kit_id)s)
@@ -28,9 +30,10 @@ SELECT id, batch, kit_id, job_id, job_type, task_name, status, current_order, at
 
 -- name: task_rows_until
 -- The latest row up to a revision of each task of a kit, whatever the attempt, and of the kit's
--- own. Which they are is found in the index alone.
+-- own; metadata only where it tells progress. Which they are is found in the index alone.
 SELECT id, batch, kit_id, job_id, job_type, task_name, status, current_order, attempt, seq,
-       created_at, coalesce(metadata::text, ''), actor, reason, NULL::smallint[]
+       created_at, CASE WHEN task_name = 'progress' THEN coalesce(metadata::text, '') ELSE '' END,
+       actor, reason, NULL::smallint[]
   FROM history
   JOIN (SELECT DISTINCT ON (job_id, task_name) id
           FROM history

@@ -290,12 +290,13 @@ SELECT id, id, kit_id, job_id, job_type, task_name, status, current_order, attem
  ORDER BY id
 
 -- name: list_kits
--- Kits without their jobs, newest first, up to so many bytes of specs but at least one; and
--- whether there are more. `some_kits` stands for one of the two queries that follow.
+-- Kits without their jobs, newest first, up to so many bytes of specs and labels but at least one;
+-- and whether there are more. `some_kits` stands for one of the two queries that follow.
 SELECT k.kit_id, k.name, k.project, k.labels, coalesce(k.spec::text, ''), k.actor, k.counts,
        k.revision, k.created_at, k.updated_at, k.paused, k.pauses, k.first_revision, picked.total
   FROM (SELECT kit_id, row_number() OVER newest AS place, count(*) OVER () AS total,
-               sum(coalesce(octet_length(spec::text), 0)) OVER newest AS bytes
+               sum(coalesce(octet_length(spec::text), 0) + octet_length(labels::text)) OVER newest
+                   AS bytes
           FROM (some_kits) AS wanted
         WINDOW newest AS (ORDER BY kit_id DESC)) AS picked
   JOIN kits k USING (kit_id)
@@ -312,7 +313,7 @@ SELECT coalesce((SELECT kit_id FROM kits WHERE created_at < %(surely_after)s::ti
 
 -- name: kits_wanted
 -- The newest kits that a filter wants.
-SELECT kit_id, spec FROM kits
+SELECT kit_id, spec, labels FROM kits
  WHERE kit_id < %(before)s AND kit_id > %(after)s
    AND (%(project)s = '' OR project = %(project)s)
    AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
@@ -327,7 +328,7 @@ SELECT kit_id, spec FROM kits
 -- The same of certain statuses: of each as many as may be wanted, by the index that has them in
 -- order. `some_kits` stands for the query above, narrowed to one status. That is not written as an
 -- equality, which would let the planner walk along all kits in the hope to meet some.
-SELECT found.kit_id, found.spec
+SELECT found.kit_id, found.spec, found.labels
   FROM unnest(%(statuses)s::text[]) AS word
  CROSS JOIN LATERAL (some_kits) AS found
  ORDER BY kit_id DESC LIMIT %(limit)s
@@ -337,19 +338,20 @@ SELECT found.kit_id, found.spec
 -- have; then, if that was not enough, among all others by an index, which finds all of them at
 -- once. `recent_kits` and `older_kits` stand for the query above, narrowed to those.
 WITH recent AS MATERIALIZED (recent_kits), older AS MATERIALIZED (older_kits)
-SELECT kit_id, spec FROM (SELECT * FROM recent UNION ALL SELECT * FROM older) AS both_kinds
+SELECT kit_id, spec, labels FROM (SELECT * FROM recent UNION ALL SELECT * FROM older) AS both_kinds
  ORDER BY kit_id DESC LIMIT %(limit)s
 
 -- name: list_jobs
--- Jobs without their tasks, newest first, up to so many bytes of specs and results but at least
--- one; and whether there are more. `some_jobs` stands for one of the two queries that follow.
+-- Jobs without their tasks, newest first, up to so many bytes of what is large but at least one;
+-- and whether there are more. `some_jobs` stands for one of the two queries that follow.
 SELECT j.job_id, j.kit_id, j.name, j.job_type, j.current_order, j.depends_on, j.spec_type, j.spec,
        j.external, j.max_attempts, j.failures, extract(epoch FROM j.timeout)::float8, j.priority,
        j.labels, j.status, j.attempt, j.last_seq, j.first_revision, j.revision, j.created_at,
        j.started_at, j.finished_at, j.worker, j.reason, j.actor, coalesce(j.result::text, ''),
        l.progress, l.progress_at, picked.total
   FROM (SELECT job_id, row_number() OVER newest AS place, count(*) OVER () AS total,
-               sum(octet_length(spec) + coalesce(octet_length(result::text), 0)) OVER newest
+               sum(octet_length(spec) + coalesce(octet_length(result::text), 0)
+                   + octet_length(labels::text) + octet_length(depends_on::text)) OVER newest
                    AS bytes
           FROM (some_jobs) AS wanted
         WINDOW newest AS (ORDER BY first_revision DESC)) AS picked
@@ -361,7 +363,7 @@ SELECT j.job_id, j.kit_id, j.name, j.job_type, j.current_order, j.depends_on, j.
 -- name: jobs_wanted
 -- The newest jobs that a filter wants. The clause of the project is left out where none is given:
 -- it takes a join, which no constant folds away.
-SELECT job_id, first_revision, spec, result FROM jobs
+SELECT job_id, first_revision, spec, result, labels, depends_on FROM jobs
  WHERE first_revision < %(before)s
    AND (%(kit_ids)s::int[] IS NULL OR kit_id = ANY (%(kit_ids)s::int[]))
    AND (%(job_types)s::text[] IS NULL OR job_type = ANY (%(job_types)s::text[]))
@@ -387,12 +389,12 @@ SELECT s.job_id, s.status, count(*)
  GROUP BY 1, 2
 
 -- name: list_states
--- Rows of a range of the log that a filter wants, in order, up to so many bytes of metadata but
--- at least one; and whether there are more.
+-- Rows of a range of the log that a filter wants, in order, up to so many bytes of metadata and
+-- reasons but at least one; and whether there are more.
 SELECT id, batch, kit_id, job_id, job_type, task_name, status, current_order, attempt, seq,
        created_at, metadata, actor, reason, kit_counts, total
   FROM (SELECT *, row_number() OVER oldest AS place, count(*) OVER () AS total,
-               sum(octet_length(metadata)) OVER oldest AS bytes
+               sum(octet_length(metadata) + octet_length(reason)) OVER oldest AS bytes
           FROM (SELECT id, batch, kit_id, job_id, job_type, task_name, status, current_order,
                        attempt, seq, created_at, coalesce(metadata::text, '') AS metadata, actor,
                        reason, kit_counts

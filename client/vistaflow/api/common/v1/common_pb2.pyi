@@ -246,7 +246,10 @@ class State(_message.Message):
 
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """Free JSON kept with the row. At most 64 KiB as JSON."""
+        """Free JSON kept with the row. At most 64 KiB as JSON, nested at most 30
+        levels deep. A row of an older log that is beyond that comes cut, and says
+        so under the key `_truncated`.
+        """
 
     def __init__(
         self,

@@ -203,6 +203,7 @@ class Kit(_message.Message):
     ACTOR_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
     PAUSED_FIELD_NUMBER: _builtins.int
+    OMITTED_JOB_COUNT_FIELD_NUMBER: _builtins.int
     kit_id: _builtins.int
     """Assigned by the registry, from 1."""
     name: _builtins.str
@@ -219,6 +220,10 @@ class Kit(_message.Message):
     """Who created it."""
     paused: _builtins.bool
     """Whether its jobs are not granted to workers now."""
+    omitted_job_count: _builtins.int
+    """Jobs that the answer to a change leaves out because they do not fit;
+    `GetKit` has them.
+    """
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Key and value pairs to filter by."""
@@ -242,7 +247,7 @@ class Kit(_message.Message):
     @_builtins.property
     def spec(self) -> _struct_pb2.Struct:
         """What its creator asked for as a whole, such as the kit spec. At most 256
-        KiB.
+        KiB as JSON, nested at most 30 levels deep.
         """
 
     def __init__(
@@ -261,10 +266,11 @@ class Kit(_message.Message):
         actor: _builtins.str = ...,
         spec: _struct_pb2.Struct | None = ...,
         paused: _builtins.bool = ...,
+        omitted_job_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "job_counts", b"job_counts", "spec", b"spec", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "created_at", b"created_at", "job_counts", b"job_counts", "jobs", b"jobs", "kit_id", b"kit_id", "labels", b"labels", "name", b"name", "paused", b"paused", "project", b"project", "revision", b"revision", "spec", b"spec", "status", b"status", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "created_at", b"created_at", "job_counts", b"job_counts", "jobs", b"jobs", "kit_id", b"kit_id", "labels", b"labels", "name", b"name", "omitted_job_count", b"omitted_job_count", "paused", b"paused", "project", b"project", "revision", b"revision", "spec", b"spec", "status", b"status", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -323,8 +329,8 @@ class NewJob(_message.Message):
 
     @_builtins.property
     def spec(self) -> _any_pb2.Any:
-        """What to do: the stage's own spec message, at most 2 MiB. Unset: an external
-        job, which no worker leases.
+        """What to do: the stage's own spec message, at most 2 MiB, and 2.5 MiB with
+        labels and dependencies. Unset: an external job, which no worker leases.
         """
 
     @_builtins.property
@@ -405,7 +411,9 @@ class CreateKitRequest(_message.Message):
 
     @_builtins.property
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___NewJob]:
-        """Its jobs. At most 1,000. Empty: jobs are added by `CreateJob`."""
+        """Its jobs. At most 1,000, and 3.6 MiB with the rest of the kit. Empty: jobs
+        are added by `CreateJob`.
+        """
 
     @_builtins.property
     def spec(self) -> _struct_pb2.Struct:
@@ -472,12 +480,21 @@ class GetKitRequest(_message.Message):
     MIN_REVISION_FIELD_NUMBER: _builtins.int
     AS_OF_REVISION_FIELD_NUMBER: _builtins.int
     AS_OF_TIME_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     kit_id: _builtins.int
     """The kit. At least 1."""
     min_revision: _builtins.int
     """Answer no older than this revision; waits up to the call's deadline for it."""
     as_of_revision: _builtins.int
     """The kit as it was at this revision. 0: as it is."""
+    page_size: _builtins.int
+    """Most jobs and tasks to return, each counted as one. 1 to 100,000. Unset: the
+    whole tree if it fits a message, else as much as fits, with a
+    `next_page_token`.
+    """
+    page_token: _builtins.str
+    """From the previous answer. Bound to the same kit and moment."""
     @_builtins.property
     def as_of_time(self) -> _timestamp_pb2.Timestamp:
         """The kit as it was at this time, by the database's clock. Not together with
@@ -491,10 +508,12 @@ class GetKitRequest(_message.Message):
         min_revision: _builtins.int = ...,
         as_of_revision: _builtins.int = ...,
         as_of_time: _timestamp_pb2.Timestamp | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_revision", b"as_of_revision", "as_of_time", b"as_of_time", "kit_id", b"kit_id", "min_revision", b"min_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_revision", b"as_of_revision", "as_of_time", b"as_of_time", "kit_id", b"kit_id", "min_revision", b"min_revision", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -508,21 +527,30 @@ class GetKitResponse(_message.Message):
 
     KIT_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
-    """Revision of the log up to which the answer is complete."""
+    """Revision of the log up to which the answer is complete, the same on all
+    pages: they are as of the first. Watching after it misses nothing.
+    """
+    next_page_token: _builtins.str
+    """Where the next page starts. Empty on the last."""
     @_builtins.property
     def kit(self) -> Global___Kit:
-        """The kit, its jobs and their tasks."""
+        """The kit, its jobs and their tasks. On a page that is not the first only its
+        `kit_id` and more `jobs`; a job that the previous page began has only its
+        `job_id` and more `tasks` then. Counts are of all, on any page.
+        """
 
     def __init__(
         self,
         *,
         kit: Global___Kit | None = ...,
         revision: _builtins.int = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["kit", b"kit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kit", b"kit", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kit", b"kit", "next_page_token", b"next_page_token", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -694,7 +722,7 @@ class CancelKitResponse(_message.Message):
     """Whether this is the answer to an earlier request of the same id."""
     @_builtins.property
     def kit(self) -> Global___Kit:
-        """The kit as it is now."""
+        """The kit as it is now, its jobs without their specs, results and tasks."""
 
     def __init__(
         self,
@@ -764,7 +792,7 @@ class RetryKitResponse(_message.Message):
     """Whether this is the answer to an earlier request of the same id."""
     @_builtins.property
     def kit(self) -> Global___Kit:
-        """The kit as it is now."""
+        """The kit as it is now, its jobs without their specs, results and tasks."""
 
     def __init__(
         self,
@@ -831,7 +859,7 @@ class PauseKitResponse(_message.Message):
     """Whether this is the answer to an earlier request of the same id."""
     @_builtins.property
     def kit(self) -> Global___Kit:
-        """The kit as it is now."""
+        """The kit as it is now, its jobs without their specs, results and tasks."""
 
     def __init__(
         self,
@@ -897,7 +925,7 @@ class ResumeKitResponse(_message.Message):
     """Whether this is the answer to an earlier request of the same id."""
     @_builtins.property
     def kit(self) -> Global___Kit:
-        """The kit as it is now."""
+        """The kit as it is now, its jobs without their specs, results and tasks."""
 
     def __init__(
         self,
@@ -924,6 +952,8 @@ class DiffKitRequest(_message.Message):
     FROM_REVISION_FIELD_NUMBER: _builtins.int
     TO_REVISION_FIELD_NUMBER: _builtins.int
     MIN_REVISION_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     kit_id: _builtins.int
     """The kit. At least 1."""
     from_revision: _builtins.int
@@ -932,6 +962,10 @@ class DiffKitRequest(_message.Message):
     """The later revision. 0: now."""
     min_revision: _builtins.int
     """Answer no older than this revision; waits up to the call's deadline for it."""
+    page_size: _builtins.int
+    """Most changes to return. 1 to 100,000; unset: as many as fit a message."""
+    page_token: _builtins.str
+    """From the previous answer. Bound to the same kit and revisions."""
     def __init__(
         self,
         *,
@@ -939,10 +973,12 @@ class DiffKitRequest(_message.Message):
         from_revision: _builtins.int = ...,
         to_revision: _builtins.int = ...,
         min_revision: _builtins.int = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_revision", b"from_revision", "kit_id", b"kit_id", "min_revision", b"min_revision", "to_revision", b"to_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_revision", b"from_revision", "kit_id", b"kit_id", "min_revision", b"min_revision", "page_size", b"page_size", "page_token", b"page_token", "to_revision", b"to_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -991,6 +1027,7 @@ class DiffKitResponse(_message.Message):
     TO_COUNTS_FIELD_NUMBER: _builtins.int
     FROM_REVISION_FIELD_NUMBER: _builtins.int
     TO_REVISION_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     from_status: _common_pb2.Status.ValueType
     """The kit's status at the earlier revision; unset if it was not there."""
     to_status: _common_pb2.Status.ValueType
@@ -998,7 +1035,9 @@ class DiffKitResponse(_message.Message):
     from_revision: _builtins.int
     """The revisions compared."""
     to_revision: _builtins.int
-    """The revisions compared."""
+    """The revisions compared. The same on all pages."""
+    next_page_token: _builtins.str
+    """Where the next page starts. Empty on the last."""
     @_builtins.property
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___StateChange]:
         """What differs, by the later row's revision."""
@@ -1021,10 +1060,11 @@ class DiffKitResponse(_message.Message):
         to_counts: _common_pb2.StatusCounts | None = ...,
         from_revision: _builtins.int = ...,
         to_revision: _builtins.int = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["from_counts", b"from_counts", "to_counts", b"to_counts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "from_counts", b"from_counts", "from_revision", b"from_revision", "from_status", b"from_status", "to_counts", b"to_counts", "to_revision", b"to_revision", "to_status", b"to_status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "from_counts", b"from_counts", "from_revision", b"from_revision", "from_status", b"from_status", "next_page_token", b"next_page_token", "to_counts", b"to_counts", "to_revision", b"to_revision", "to_status", b"to_status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1360,19 +1400,29 @@ class GetJobRequest(_message.Message):
 
     JOB_ID_FIELD_NUMBER: _builtins.int
     MIN_REVISION_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job. A UUID."""
     min_revision: _builtins.int
     """Answer no older than this revision."""
+    page_size: _builtins.int
+    """Most tasks to return. 1 to 100,000. Unset: all if they fit a message, else
+    as many as fit, with a `next_page_token`.
+    """
+    page_token: _builtins.str
+    """From the previous answer. Bound to the same job."""
     def __init__(
         self,
         *,
         job_id: _builtins.str = ...,
         min_revision: _builtins.int = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "min_revision", b"min_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "min_revision", b"min_revision", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1386,21 +1436,29 @@ class GetJobResponse(_message.Message):
 
     JOB_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
-    """Revision of the log up to which the answer is complete."""
+    """Revision of the log up to which the answer is complete, the same on all
+    pages: they are as of the first.
+    """
+    next_page_token: _builtins.str
+    """Where the next page starts. Empty on the last."""
     @_builtins.property
     def job(self) -> _common_pb2.Job:
-        """The job with its tasks."""
+        """The job with its tasks. On a page that is not the first only its `job_id`
+        and more `tasks`.
+        """
 
     def __init__(
         self,
         *,
         job: _common_pb2.Job | None = ...,
         revision: _builtins.int = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "next_page_token", b"next_page_token", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1561,7 +1619,7 @@ class CancelJobResponse(_message.Message):
     """Whether this is the answer to an earlier request of the same id."""
     @_builtins.property
     def job(self) -> _common_pb2.Job:
-        """The job as it is now."""
+        """The job as it is now, without its spec, result and tasks."""
 
     def __init__(
         self,
@@ -1627,7 +1685,7 @@ class RetryJobResponse(_message.Message):
     """Whether this is the answer to an earlier request of the same id."""
     @_builtins.property
     def job(self) -> _common_pb2.Job:
-        """The job as it is now."""
+        """The job as it is now, without its spec, result and tasks."""
 
     def __init__(
         self,
@@ -1656,7 +1714,9 @@ class AppendStatesRequest(_message.Message):
     """Makes the call safe to repeat. A UUID. Optional."""
     @_builtins.property
     def states(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.State]:
-        """The rows to append, 1 to 1,000 of them."""
+        """The rows to append, 1 to 1,000 of them, at most 3.6 MiB in all: watchers get
+        the rows of one append in one message.
+        """
 
     def __init__(
         self,
@@ -1750,7 +1810,7 @@ class StreamStatesRequest(_message.Message):
     """The writer's own number of the message, from 1, rising by 1."""
     @_builtins.property
     def states(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.State]:
-        """The rows to append, 1 to 1,000 of them."""
+        """The rows to append, 1 to 1,000 of them, at most 3.6 MiB in all."""
 
     def __init__(
         self,
@@ -2147,8 +2207,15 @@ class Delta(_message.Message):
     KIT_COUNTS_FIELD_NUMBER: _builtins.int
     LEFT_FIELD_NUMBER: _builtins.int
     FOLDED_COUNT_FIELD_NUMBER: _builtins.int
+    PARTIAL_FIELD_NUMBER: _builtins.int
     folded_count: _builtins.int
     """Rows folded into later ones of the same task; for LATEST_PER_TASK."""
+    partial: _builtins.bool
+    """Whether what does not fit one message goes on in the next: the message's
+    revision is that of before, and only the last of them tells the new one and
+    `kit_counts`. An append of more than `AppendStates` takes today, or a change
+    of very many jobs.
+    """
     @_builtins.property
     def states(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.State]:
         """The rows, in revision order."""
@@ -2168,10 +2235,11 @@ class Delta(_message.Message):
         kit_counts: _abc.Iterable[Global___KitCounts] | None = ...,
         left: _abc.Iterable[_common_pb2.State] | None = ...,
         folded_count: _builtins.int = ...,
+        partial: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["folded_count", b"folded_count", "kit_counts", b"kit_counts", "left", b"left", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["folded_count", b"folded_count", "kit_counts", b"kit_counts", "left", b"left", "partial", b"partial", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2627,6 +2695,7 @@ class JobInput(_message.Message):
     JOB_TYPE_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
+    RESULT_OMITTED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name `depends_on` calls it by."""
     job_id: _builtins.str
@@ -2635,6 +2704,10 @@ class JobInput(_message.Message):
     """What kind of work it did."""
     attempt: _builtins.int
     """The attempt that finished."""
+    result_omitted: _builtins.bool
+    """Whether `result` is left out because it does not fit the message; `GetJob`
+    has it.
+    """
     @_builtins.property
     def result(self) -> _struct_pb2.Struct:
         """The manifest its FINISHED row published."""
@@ -2647,10 +2720,11 @@ class JobInput(_message.Message):
         job_type: _common_pb2.JobType.ValueType = ...,
         attempt: _builtins.int = ...,
         result: _struct_pb2.Struct | None = ...,
+        result_omitted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "job_id", b"job_id", "job_type", b"job_type", "name", b"name", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "job_id", b"job_id", "job_type", b"job_type", "name", b"name", "result", b"result", "result_omitted", b"result_omitted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

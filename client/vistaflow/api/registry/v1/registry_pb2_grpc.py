@@ -206,7 +206,8 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetKit(self, request, context):
-        """Gets a kit with its jobs and their tasks in one call. Watching after the
+        """Gets a kit with its jobs and their tasks, in one call if that fits a
+        message, else in pages that are all as of the first. Watching after the
         returned `revision` misses nothing and repeats nothing.
 
         Errors: `NOT_FOUND`; `UNAVAILABLE` if `min_revision` is not reached in time.
@@ -363,7 +364,8 @@ class RegistryServiceServicer(object):
 
     def WatchStates(self, request, context):
         """Streams state rows: ordered, unique, complete, atomic (rows of one append
-        are not split), resumable from any revision, bookmarked.
+        are not split, but for those that no message can hold: see
+        `Delta.partial`), resumable from any revision, bookmarked.
 
         Past and present in one call: rows after `after_revision` first, then live
         until the caller cancels. A watcher that is slower than the log is served

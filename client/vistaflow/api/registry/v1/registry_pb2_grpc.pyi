@@ -53,7 +53,8 @@ class RegistryServiceStub:
     Errors: `INVALID_ARGUMENT`; `ALREADY_EXISTS` for a reused `request_id`.
     """
     GetKit: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetKitRequest, _registry_pb2.GetKitResponse]
-    """Gets a kit with its jobs and their tasks in one call. Watching after the
+    """Gets a kit with its jobs and their tasks, in one call if that fits a
+    message, else in pages that are all as of the first. Watching after the
     returned `revision` misses nothing and repeats nothing.
 
     Errors: `NOT_FOUND`; `UNAVAILABLE` if `min_revision` is not reached in time.
@@ -139,7 +140,8 @@ class RegistryServiceStub:
     """Lists rows of the log in revision order."""
     WatchStates: _grpc.UnaryStreamMultiCallable[_registry_pb2.WatchStatesRequest, _registry_pb2.WatchStatesResponse]
     """Streams state rows: ordered, unique, complete, atomic (rows of one append
-    are not split), resumable from any revision, bookmarked.
+    are not split, but for those that no message can hold: see
+    `Delta.partial`), resumable from any revision, bookmarked.
 
     Past and present in one call: rows after `after_revision` first, then live
     until the caller cancels. A watcher that is slower than the log is served
@@ -201,7 +203,8 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     Errors: `INVALID_ARGUMENT`; `ALREADY_EXISTS` for a reused `request_id`.
     """
     GetKit: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetKitRequest, _registry_pb2.GetKitResponse]  # type: ignore[assignment]
-    """Gets a kit with its jobs and their tasks in one call. Watching after the
+    """Gets a kit with its jobs and their tasks, in one call if that fits a
+    message, else in pages that are all as of the first. Watching after the
     returned `revision` misses nothing and repeats nothing.
 
     Errors: `NOT_FOUND`; `UNAVAILABLE` if `min_revision` is not reached in time.
@@ -287,7 +290,8 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """Lists rows of the log in revision order."""
     WatchStates: _aio.UnaryStreamMultiCallable[_registry_pb2.WatchStatesRequest, _registry_pb2.WatchStatesResponse]  # type: ignore[assignment]
     """Streams state rows: ordered, unique, complete, atomic (rows of one append
-    are not split), resumable from any revision, bookmarked.
+    are not split, but for those that no message can hold: see
+    `Delta.partial`), resumable from any revision, bookmarked.
 
     Past and present in one call: rows after `after_revision` first, then live
     until the caller cancels. A watcher that is slower than the log is served
@@ -358,7 +362,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.GetKitRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.GetKitResponse, _abc.Awaitable[_registry_pb2.GetKitResponse]]:
-        """Gets a kit with its jobs and their tasks in one call. Watching after the
+        """Gets a kit with its jobs and their tasks, in one call if that fits a
+        message, else in pages that are all as of the first. Watching after the
         returned `revision` misses nothing and repeats nothing.
 
         Errors: `NOT_FOUND`; `UNAVAILABLE` if `min_revision` is not reached in time.
@@ -546,7 +551,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_registry_pb2.WatchStatesResponse], _abc.AsyncIterator[_registry_pb2.WatchStatesResponse]]:
         """Streams state rows: ordered, unique, complete, atomic (rows of one append
-        are not split), resumable from any revision, bookmarked.
+        are not split, but for those that no message can hold: see
+        `Delta.partial`), resumable from any revision, bookmarked.
 
         Past and present in one call: rows after `after_revision` first, then live
         until the caller cancels. A watcher that is slower than the log is served

@@ -1,0 +1,45 @@
+"""Trees and differences that come in pages, put together again."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from vistaflow.api.common.v1 import common_pb2
+from vistaflow.api.registry.v1 import registry_pb2 as pb
+
+
+async def whole(ask: Callable[[Any], Awaitable[Any]], request: Any) -> Any:
+    """The answer to a GetKit, GetJob or DiffKit with what all its pages hold.
+
+    All pages are as of the revision of the first, which is that of the answer.
+
+    Args:
+        ask: Makes the call.
+        request: For the first page; its token is changed.
+    """
+    answer = page = await ask(request)
+    while page.next_page_token:
+        request.page_token = page.next_page_token
+        page = await ask(request)
+        _add(answer, page)
+    answer.next_page_token = ""
+    return answer
+
+
+def _add(answer: Any, page: Any) -> None:
+    if isinstance(page, pb.GetKitResponse):
+        jobs = answer.kit.jobs
+        for job in page.kit.jobs:
+            if jobs and jobs[-1].job_id == job.job_id:
+                _add_tasks(jobs[-1], job)
+            else:
+                jobs.append(job)
+    elif isinstance(page, pb.GetJobResponse):
+        _add_tasks(answer.job, page.job)
+    else:
+        answer.changes.extend(page.changes)
+
+
+def _add_tasks(job: common_pb2.Job, more: common_pb2.Job) -> None:
+    job.tasks.extend(more.tasks)
