@@ -32,6 +32,7 @@ from vistaflow_services.registry.kit_cache import KitCache
 from vistaflow_services.registry.leases import LeaseService
 from vistaflow_services.registry.ledger import Ledger
 from vistaflow_services.registry.meters import RegistryMeters
+from vistaflow_services.registry.raw_requests import serve_raw
 from vistaflow_services.registry.servicer import RegistryServicer
 from vistaflow_services.registry.services import ServiceDirectory
 from vistaflow_services.registry.storage import StorageGuard
@@ -47,7 +48,6 @@ logger = logging.getLogger(__name__)
 
 PACKAGE = "vistaflow_services.registry"
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["RegistryService"].full_name
-MAX_RECEIVE_BYTES = 16 * 1024 * 1024
 
 # The hub looks at the database once a second at least. When it could not for longer than this,
 # reads ask the database themselves.
@@ -110,9 +110,7 @@ class Registry:
             epoch=str(head.epoch),
             on_replaced=self._replaced,
         )
-        settings = core.ServerSettings(
-            max_receive_bytes=MAX_RECEIVE_BYTES, max_concurrent_calls=config.max_calls
-        )
+        settings = core.ServerSettings(max_concurrent_calls=config.max_calls)
         self.upkeep = Upkeep(
             pool=pool,
             config=config,
@@ -139,6 +137,7 @@ class Registry:
         self.server.door.tokens = self.servicer.tokens.tokens
         self.server.door.admit = self.servicer.tenancy.admit
         rpc.add_RegistryServiceServicer_to_server(self.servicer, self.server)
+        serve_raw(self.servicer, self.server)
         serve_bytes(self.watches, self.server)
         self.cache = KitCache(
             self.hub,
@@ -158,6 +157,7 @@ class Registry:
             ("tail", self.tail.run()),
             ("leases", self.leases.run()),
             ("upkeep", self.upkeep.run()),
+            ("unfinished changes", self.servicer.unfinished.run()),
         ):
             self._tasks.append(asyncio.create_task(self._guarded(name, work), name=name))
 
@@ -175,6 +175,7 @@ class Registry:
     async def close(self) -> None:
         """Ends what `open` began, once the last call has ended."""
         await ended(self._tasks)
+        await self.servicer.close()
         await self.ledger.stop()
 
     def _replaced(self) -> None:

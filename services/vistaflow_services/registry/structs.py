@@ -29,6 +29,10 @@ TRUNCATED = "_truncated"
 _LONGEST = 2 * KIT_SPEC_BYTES
 
 
+class NestingError(ValueError):
+    """Objects and lists are nested too deep."""
+
+
 def struct_text(message: struct_pb2.Struct, levels: int = NESTING) -> str:
     """A Struct as JSON text.
 
@@ -36,7 +40,7 @@ def struct_text(message: struct_pb2.Struct, levels: int = NESTING) -> str:
         ValueError: It holds NaN or an infinity, or is nested too deep.
     """
     if not levels:
-        raise ValueError(f"nested more than {NESTING} levels deep")
+        raise NestingError(f"nested more than {NESTING} levels deep")
     parts = [f"{quoted(key)}:{_text(value, levels - 1)}" for key, value in message.fields.items()]
     return "{" + ",".join(parts) + "}"
 
@@ -59,7 +63,7 @@ def _text(value: struct_pb2.Value, levels: int) -> str:
         return struct_text(value.struct_value, levels)
     if kind == "list_value":
         if not levels:
-            raise ValueError(f"nested more than {NESTING} levels deep")
+            raise NestingError(f"nested more than {NESTING} levels deep")
         return "[" + ",".join(_text(each, levels - 1) for each in value.list_value.values) + "]"
     return "null"
 

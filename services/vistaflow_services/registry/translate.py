@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from google.protobuf import json_format, struct_pb2
+from google.protobuf import struct_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from vistaflow.api.common.v1 import common_pb2 as common
@@ -35,7 +34,8 @@ from vistaflow_services.registry.domain import (
     StateRow,
     Status,
 )
-from vistaflow_services.registry.structs import is_deep, readable, struct_bytes
+from vistaflow_services.registry.raw_requests import STRUCT_BYTES_A_JSON_BYTE
+from vistaflow_services.registry.structs import NestingError, readable, struct_bytes, struct_text
 
 JOB_TYPES: dict[str, common.JobType.ValueType] = {
     each.value: common.JobType.Value(f"JOB_TYPE_{each.value}") for each in JobType
@@ -50,8 +50,8 @@ STATUS_WORDS: dict[int, str] = {number: word for word, number in STATUSES.items(
 has_control = re.compile("[\x00-\x1f\x7f-\x9f]").search
 _CONTROL_BUT_BLANKS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]").search
 
-# A Struct's binary form is at most about this many times its JSON: `0,` takes 11 bytes.
-_STRUCT_BYTES_A_JSON_BYTE = 8
+# A NUL in JSON text; an even number of backslashes before it are backslashes.
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000").search
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -324,34 +324,33 @@ def labels_from_proto(
 
 def struct_from_proto(
     struct: struct_pb2.Struct, field: str, limit: int, violations: Violations
-) -> tuple[str, dict[str, Any]]:
-    """A Struct as JSON text, and parsed. An empty one is the empty text."""
+) -> str:
+    """A Struct as JSON text. An empty one is the empty text."""
     if not struct.fields:
-        return "", {}
+        return ""
     if is_too_large(struct, limit):
         tell_too_large(field, limit, violations)
-        return "", {}
+        return ""
     try:
-        value = json_format.MessageToDict(struct)
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    except (ValueError, json_format.Error):
-        violations.add(field, "holds NaN or an infinity, which JSON has not")
-        return "", {}
-    if len(text.encode()) > limit:
-        tell_too_large(field, limit, violations)
-        return "", {}
-    if is_deep(value):
+        text = struct_text(struct)
+    except NestingError:
         violations.add(field, f"is nested deeper than the {NESTING} levels that every client reads")
-        return "", {}
-    if "\\u0000" in text and _has_nul(value):
+        return ""
+    except ValueError:
+        violations.add(field, "holds NaN or an infinity, which JSON has not")
+        return ""
+    if len(text) > limit or len(text.encode()) > limit:
+        tell_too_large(field, limit, violations)
+        return ""
+    if _NUL(text):
         violations.add(field, "holds a NUL character, which the database cannot keep")
-        return "", {}
-    return text, value
+        return ""
+    return text
 
 
 def is_too_large(struct: struct_pb2.Struct, limit: int) -> bool:
     """Whether a Struct is larger than so many bytes of JSON, whatever it holds."""
-    return struct.ByteSize() > limit * _STRUCT_BYTES_A_JSON_BYTE
+    return struct.ByteSize() > limit * STRUCT_BYTES_A_JSON_BYTE
 
 
 def tell_too_large(field: str, limit: int, violations: Violations) -> None:
@@ -401,7 +400,7 @@ def filter_from_proto(
     )
 
 
-def ids_from_proto(values: Iterable[int], field: str, violations: Violations) -> list[int]:
+def ids_from_proto(values: Sequence[int], field: str, violations: Violations) -> list[int]:
     """Ids of kits."""
     ids = _few(values, field, violations)
     for place, value in enumerate(ids):
@@ -411,7 +410,7 @@ def ids_from_proto(values: Iterable[int], field: str, violations: Violations) ->
 
 
 def job_types_from_proto(
-    values: Iterable[int], field: str, violations: Violations
+    values: Sequence[int], field: str, violations: Violations
 ) -> frozenset[str]:
     """Job types' words."""
     return frozenset(
@@ -421,7 +420,7 @@ def job_types_from_proto(
 
 
 def statuses_from_proto(
-    values: Iterable[int], field: str, violations: Violations
+    values: Sequence[int], field: str, violations: Violations
 ) -> frozenset[str]:
     """Status words."""
     return frozenset(
@@ -430,17 +429,9 @@ def statuses_from_proto(
     )
 
 
-def _few(values: Iterable[Any], field: str, violations: Violations) -> list[Any]:
-    found = list(values)
-    if len(found) > MAX_FILTER_IDS:
-        violations.add(field, f"has {len(found):,} entries; at most {MAX_FILTER_IDS:,} are allowed")
-        return found[:MAX_FILTER_IDS]
-    return found
-
-
-def _has_nul(value: Any) -> bool:
-    if isinstance(value, str):
-        return "\x00" in value
-    if isinstance(value, dict):
-        return any("\x00" in key or _has_nul(each) for key, each in value.items())
-    return isinstance(value, list) and any(map(_has_nul, value))
+def _few(values: Sequence[Any], field: str, violations: Violations) -> list[Any]:
+    if len(values) > MAX_FILTER_IDS:
+        violations.add(
+            field, f"has {len(values):,} entries; at most {MAX_FILTER_IDS:,} are allowed"
+        )
+    return list(values[:MAX_FILTER_IDS])

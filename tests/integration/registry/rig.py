@@ -18,6 +18,7 @@ from vistaflow_services.registry.hub import RING_ROWS, Hub
 from vistaflow_services.registry.journal import Journal
 from vistaflow_services.registry.leases import LeaseService
 from vistaflow_services.registry.ledger import Ledger
+from vistaflow_services.registry.raw_requests import serve_raw
 from vistaflow_services.registry.servicer import RegistryServicer
 from vistaflow_services.registry.services import ServiceDirectory
 from vistaflow_services.registry.store import Pool, Store, make_pool
@@ -91,6 +92,7 @@ class Rig:
             ),
         )
         add_RegistryServiceServicer_to_server(servicer, server)
+        serve_raw(servicer, server)
         serve_bytes(watches, server)
         address = server.bind("127.0.0.1:0")
         await server.start()
