@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
-from vistaflow_services.core.message_limits import ENTRY_BYTES, MEBIBYTE, MESSAGE_BYTES
+from vistaflow_services.core.message_limits import ENTRY_BYTES, KIBIBYTE, MEBIBYTE, MESSAGE_BYTES
 from vistaflow_services.registry import listing, translate
 from vistaflow_services.registry.domain import NO_COUNTS, Counts, Head, Job, Kit, StateRow, Status
 from vistaflow_services.registry.past import check_kept, read_moment
@@ -27,8 +27,8 @@ JOBS_AT_ONCE = 200
 TASKS_AT_ONCE = 1000
 """So many are read and made messages of before anything else has a turn."""
 
-READ_BYTES = MEBIBYTE
-"""About how much is read at once; JSON may take more room as a Struct."""
+READ_BYTES = 128 * KIBIBYTE
+"""About how much is read at once; it may be all numbers, of which a Struct takes time to make."""
 
 WHOLE = 2**62
 """The revision of the last task of a job that was sent with all its tasks."""
@@ -163,7 +163,7 @@ class _Branches:
         """The first of the jobs with their specs and results."""
         if not jobs:
             return []
-        asked = {"job_ids": [job.job_id for job in jobs], "bytes": 2 * READ_BYTES}
+        asked = {"job_ids": [job.job_id for job in jobs], "bytes": 2 * MEBIBYTE}
         rows = await fetch(self._connection, "contents_of_jobs", asked)
         return [
             replace(
