@@ -24,11 +24,17 @@ from vistaflow_services.registry.reading import Connection, fetch, to_job
 from vistaflow_services.registry.watch_store import to_kit, to_row
 
 JOBS_AT_ONCE = 200
-TASKS_AT_ONCE = 1000
-"""So many are read and made messages of before anything else has a turn."""
+TASKS_AT_ONCE = 20_000
+"""So many are read at once: to find the next ones, all tasks of a job are looked at."""
 
-READ_BYTES = 128 * KIBIBYTE
-"""About how much is read at once; it may be all numbers, of which a Struct takes time to make."""
+READ_BYTES = MEBIBYTE
+"""About how much is read at once; JSON may take more room as a Struct."""
+
+SLICE_BYTES = 64 * KIBIBYTE
+"""Of so much messages are made before anything else has a turn; it may be all numbers."""
+
+ROW_BYTES = 250
+"""As much of that counts a row without metadata."""
 
 WHOLE = 2**62
 """The revision of the last task of a job that was sent with all its tasks."""
@@ -253,6 +259,7 @@ async def _fill(page: _Page, branches: _Branches, place: Place) -> Place | None:
     for row in rows:
         tasks.setdefault(row.job_id, []).append(row)
     last = rows[-1].job_id if more else None
+    made = 0
     for number, job in enumerate(jobs):
         if begun and not number:
             page.go_on_with(job.job_id)
@@ -265,6 +272,10 @@ async def _fill(page: _Page, branches: _Branches, place: Place) -> Place | None:
                 current_order=job.current_order, first_revision=job.first_revision, task=0
             )
         for row in tasks.get(job.job_id, ()):
+            made += ROW_BYTES + len(row.metadata_json)
+            if made > SLICE_BYTES:
+                await asyncio.sleep(0)
+                made = 0
             if not page.add_task(row):
                 return place
             place = replace(place, task=row.revision)
