@@ -14,7 +14,7 @@ from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import Descriptor
 
 from vistaflow_services.core.errors import FieldViolation, InvalidError
-from vistaflow_services.core.message_limits import REQUEST_BYTES
+from vistaflow_services.core.message_limits import NESTING, REQUEST_BYTES
 
 FIELDS_SEEN = 2_000
 """Fields looked at to find the largest one."""
@@ -32,7 +32,8 @@ class Malformed(InvalidError):
 
     def __init__(self) -> None:
         super().__init__(
-            "the bytes are not the message this method takes; are both sides of one version?"
+            "the bytes are not the message this method takes, or one that is nested too deep to be "
+            f"read (JSON: {NESTING} levels at most); are both sides of one version?"
         )
 
 

@@ -17,6 +17,7 @@ from vistaflow.api.ml.v1 import ml_pb2_grpc as rpc
 from vistaflow_services.core import callers
 from vistaflow_services.core.errors import InvalidError, NotFoundError, Violations
 from vistaflow_services.core.interceptor import Context
+from vistaflow_services.core.message_limits import fitting
 from vistaflow_services.core.registry_client import result_of
 from vistaflow_services.core.stage import Stage
 from vistaflow_services.ml import messages, specs
@@ -77,6 +78,7 @@ class MlServicer(rpc.MlServiceServicer):
         """Predicts the responses at raw points."""
         points = messages.points_of(request.points)
         model = await self._model(request.model_id)
+        messages.check_answer(model, len(points))
         extrapolate = request.allow_extrapolation
 
         def predicted() -> pb.PredictResponse:
@@ -95,21 +97,25 @@ class MlServicer(rpc.MlServiceServicer):
         self, request: pb.ListModelsRequest, context: Context
     ) -> pb.ListModelsResponse:
         """Lists models, newest first."""
-        page = await self._stage.registry.list_jobs(
-            job_types=["ML_TRAIN"],
-            statuses=["FINISHED"],
-            page_size=_page_size(request.page_size),
-            page_token=request.page_token,
-        )
         artifacts = self._stage.artifacts
-        return pb.ListModelsResponse(
-            models=[
-                messages.model_message(each.job_id, result_of(each).result, artifacts)
-                for each in page.jobs
-                if each.status == common_pb2.STATUS_FINISHED
-            ],
-            next_page_token=page.next_page_token,
-        )
+
+        def model(job: common_pb2.Job) -> pb.Model:
+            return messages.model_message(job.job_id, result_of(job).result, artifacts)
+
+        size = _page_size(request.page_size)
+        while True:
+            page = await self._stage.registry.list_jobs(
+                job_types=["ML_TRAIN"],
+                statuses=["FINISHED"],
+                page_size=size,
+                page_token=request.page_token,
+            )
+            models = await asyncio.to_thread(fitting, page.jobs, model)
+            if len(models) == len(page.jobs):
+                break
+            # Where the next page starts is the registry's to say.
+            size = len(models)
+        return pb.ListModelsResponse(models=models, next_page_token=page.next_page_token)
 
     async def _result(self, job_id: str, job_type: str, field: str) -> Mapping[str, Any]:
         """What the finished job that a field names published."""

@@ -23,6 +23,7 @@ from vistaflow_services.core.errors import FieldViolation, InvalidError
 from vistaflow_services.core.request_size import Check, Malformed, check_size, fields
 from vistaflow_services.core.server import Server
 from vistaflow_services.registry.domain import (
+    MAX_CAPACITY,
     MAX_JOBS_A_REQUEST,
     MAX_KIT_SPEC_BYTES,
     MAX_LABELS,
@@ -52,6 +53,8 @@ _KIT_LABELS = pb.CreateKitRequest.LABELS_FIELD_NUMBER
 _KIT_SPEC = pb.CreateKitRequest.SPEC_FIELD_NUMBER
 _JOB = pb.CreateJobRequest.JOB_FIELD_NUMBER
 _JOB_LABELS = pb.NewJob.LABELS_FIELD_NUMBER
+_HEARTBEAT = pb.LeaseJobsRequest.HEARTBEAT_FIELD_NUMBER
+_SERVICE = pb.DESCRIPTOR.services_by_name["RegistryService"].full_name
 
 
 Append = TypeVar("Append", pb.AppendStatesRequest, pb.StreamStatesRequest)
@@ -122,9 +125,10 @@ def checks() -> dict[str, Check]:
         "StreamStates": lambda data: None,
         "CreateKit": _check_kit,
         "CreateJob": _check_job_request,
+        "LeaseJobs": _check_lease,
     }
     return {
-        f"/{service.full_name}/{method.name}": large.get(method.name) or _small(method.name)
+        f"/{_SERVICE}/{method.name}": large.get(method.name) or _small(method.name)
         for method in service.methods
     }
 
@@ -144,13 +148,11 @@ def serve_raw(servicer: rpc.RegistryServiceServicer, server: Server) -> None:
             pb.StreamStatesResponse.SerializeToString,
         ),
     }
-    name = pb.DESCRIPTOR.services_by_name["RegistryService"].full_name
-    server.add_registered_method_handlers(name, handlers)
+    server.add_registered_method_handlers(_SERVICE, handlers)
 
 
 def _small(name: str) -> Check:
-    service = pb.DESCRIPTOR.services_by_name["RegistryService"].full_name
-    return lambda data: check_size(f"/{service}/{name}", data, SMALL_BYTES)
+    return lambda data: check_size(f"/{_SERVICE}/{name}", data, SMALL_BYTES)
 
 
 def _check_kit(data: bytes) -> None:
@@ -176,6 +178,18 @@ def _check_job_request(data: bytes) -> None:
     for number, _, start, end in fields(data):
         if number == _JOB:
             _check_job(data, start, end, "job")
+
+
+def _check_lease(data: bytes) -> None:
+    """A sign of life of as many attempts as a worker may have is larger than most requests."""
+    if len(data) <= SMALL_BYTES:
+        return
+    for number, _, start, end in fields(data):
+        if number != _HEARTBEAT:
+            check_size(f"/{_SERVICE}/LeaseJobs", data, SMALL_BYTES)
+        for attempts, _ in enumerate(fields(data, start, end)):
+            if attempts == MAX_CAPACITY:
+                raise _refused("heartbeat.attempts", f"has more than {MAX_CAPACITY:,} entries")
 
 
 def _check_job(data: bytes, start: int, end: int, field: str) -> None:

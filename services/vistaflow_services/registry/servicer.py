@@ -26,7 +26,7 @@ from vistaflow_services.registry import (
     translate_past,
 )
 from vistaflow_services.registry import commands as c
-from vistaflow_services.registry.history import Difference, differences
+from vistaflow_services.registry.history import Difference, Moment, differences
 from vistaflow_services.registry.hub import Hub
 from vistaflow_services.registry.leases import LeaseService
 from vistaflow_services.registry.ledger import DEFAULT_WAIT, Ledger
@@ -218,10 +218,9 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         answer = translate_past.diff_to_proto(before, after, first, end)
         moments = [moment for moment in (before, after) if moment is not None]
         if sum(len(moment.rows) for moment in moments) > INLINE_ROWS:
-            left = await off_loop.reading.do(differences, before, after)
+            left = await off_loop.reading.do(_differences, before, after, told)
         else:
-            left = differences(before, after)
-        left = [each for each in left if each.revision > told]
+            left = _differences(before, after, told)
         for change in await self._changes(left[: size or len(left)]):
             answer.changes.append(change)
         if len(answer.changes) < len(left):
@@ -494,6 +493,11 @@ def _replayed(response_type: type[Response], answer: c.Replayed) -> Response:
     translate.settle(response, answer.created_at)
     response.replayed = True
     return response
+
+
+def _differences(before: Moment | None, after: Moment, told: int) -> list[Difference]:
+    """What differs, after a revision."""
+    return [each for each in differences(before, after) if each.revision > told]
 
 
 def _seconds(context: Context) -> float:
