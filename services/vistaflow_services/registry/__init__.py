@@ -43,6 +43,7 @@ quick.py           rows to append that are plainly right, read the quick way
 raw_requests.py    requests in wire form: what would keep the parser busy is refused before it
 selecting.py       which jobs, which moment: filters of requests, checked
 structs.py         a Struct to JSON text, and back to bytes
+numbers.py         its whole numbers that may have been rounded
 varint.py          numbers as protobuf writes them
 translate.py       domain values to messages, and back
 translate_past.py  the difference of two moments as a message
@@ -59,6 +60,8 @@ config.py          settings, from VISTAFLOW_REGISTRY_* variables
 rebuild.py         recomputes what is derived from the log
 retention.py       drops old partitions; what is kept of them
 backup.py          saves the tables to a file, with dumping.py; restore.py puts it back
+checksums.py       the checksum at the end of that file
+schema_check.py    whether what was restored is what the migrations make
 guarding.py        has the database refuse to drop or detach parts of the log
 local.py           the database, for these commands
 upkeep.py          looks at itself and its database while it serves

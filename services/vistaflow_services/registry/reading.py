@@ -12,14 +12,14 @@ from typing import Any, LiteralString
 
 import psycopg
 
-from vistaflow_services.core.sql import load_queries
+from vistaflow_services.core.sql import edited, load_queries
 from vistaflow_services.registry.domain import Head, Job, Kit, StateRow
 from vistaflow_services.registry.watch_store import Row, progress_from_json, to_kit, to_row
 
 QUERIES = dict(load_queries("vistaflow_services.registry"))
 # One text serves for the log and for what is kept of it.
-QUERIES["list_kept_states"] = QUERIES["list_states"].replace(
-    "mlops_totalstate_table", "kept_states"
+QUERIES["list_kept_states"] = edited(
+    QUERIES["list_states"], "mlops_totalstate_table", "kept_states"
 )
 
 ROWS_AT_ONCE = 500

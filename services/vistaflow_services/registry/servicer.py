@@ -139,7 +139,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
 
     async def RetryKit(self, request: pb.RetryKitRequest, context: Context) -> pb.RetryKitResponse:
         """Queues the failed and canceled jobs of a kit again."""
-        command = requests.of_kit(c.RetryKit, request, _encoded(_kit_retried))
+        command = requests.retry_kit(request, _encoded(_kit_retried))
         return await self._submit(command, context, pb.RetryKitResponse, _kit_retried)
 
     async def CancelJob(
