@@ -10,8 +10,10 @@ DEMO_HOME ?= .demo
 demo: env
 	BIN=$(BIN) DEMO_HOME=$(DEMO_HOME) sh examples/demo.sh
 
+# Two processes side by side, each with a PostgreSQL and a suite of its own; a file's tests stay
+# together and in order.
 test: env
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The slow fault and soak tests, about an hour; their table goes to a file as well.
 FAULTS_REPORT ?= faults-report.md

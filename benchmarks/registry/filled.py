@@ -148,7 +148,9 @@ def log_bytes(dsn: str, schema: str) -> dict[str, int]:
 def _fill(dsn: str, schema: str, rows: int, part: int, write: Write) -> int:
     migrate(dsn, schema, PACKAGE)
     began = time.perf_counter()
-    with psycopg.connect(dsn, autocommit=True) as connection:
+    # The database takes rows of the log only from sessions of such a name.
+    name = "vistaflow registry benchmark"
+    with psycopg.connect(dsn, autocommit=True, application_name=name) as connection:
         connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(schema)))
         connection.execute("SET synchronous_commit = off")
         ((there,),) = connection.execute("SELECT last_id FROM head").fetchall()

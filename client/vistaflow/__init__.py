@@ -11,7 +11,12 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
+
+# Read by gRPC when it is imported. Its own handlers of forks run while its threads do, and crash
+# some of the children, also those that have nothing to do with it; see `forks`.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 if TYPE_CHECKING:
     from vistaflow.aio.client import AsyncClient
@@ -23,13 +28,16 @@ if TYPE_CHECKING:
         DeadlineExceededError,
         FailedPreconditionError,
         FieldViolation,
+        ForkedError,
         InternalError,
         InvalidArgumentError,
         KitFailedError,
         NotFoundError,
         OutOfRangeError,
         PermissionDeniedError,
+        RefusedRow,
         ResourceExhaustedError,
+        RowsRefusedError,
         UnauthenticatedError,
         UnavailableError,
         UnimplementedError,
@@ -69,6 +77,7 @@ _HOMES = {
     "Delta": "vistaflow.models",
     "FailedPreconditionError": "vistaflow.errors",
     "FieldViolation": "vistaflow.errors",
+    "ForkedError": "vistaflow.errors",
     "InternalError": "vistaflow.errors",
     "InvalidArgumentError": "vistaflow.errors",
     "Job": "vistaflow.models",
@@ -81,7 +90,9 @@ _HOMES = {
     "PermissionDeniedError": "vistaflow.errors",
     "Prediction": "vistaflow.models",
     "Progress": "vistaflow.models",
+    "RefusedRow": "vistaflow.errors",
     "ResourceExhaustedError": "vistaflow.errors",
+    "RowsRefusedError": "vistaflow.errors",
     "Snapshot": "vistaflow.models",
     "State": "vistaflow.models",
     "StateChange": "vistaflow.models",
@@ -119,6 +130,7 @@ __all__ = [
     "Delta",
     "FailedPreconditionError",
     "FieldViolation",
+    "ForkedError",
     "InternalError",
     "InvalidArgumentError",
     "Job",
@@ -131,7 +143,9 @@ __all__ = [
     "PermissionDeniedError",
     "Prediction",
     "Progress",
+    "RefusedRow",
     "ResourceExhaustedError",
+    "RowsRefusedError",
     "Snapshot",
     "State",
     "StateChange",

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
+from vistaflow import forks
 from vistaflow.aio.calls import DEFAULT_TIMEOUT_SECONDS
 from vistaflow.aio.client import AsyncClient
 from vistaflow.api.common.v1 import common_pb2
@@ -33,6 +34,7 @@ from vistaflow.api.ml.v1 import ml_pb2
 from vistaflow.api.optimize.v1 import optimize_pb2
 from vistaflow.api.pipeline.v1 import pipeline_pb2
 from vistaflow.api.registry.v1 import registry_pb2
+from vistaflow.errors import ForkedError
 from vistaflow.models import (
     Appended,
     Job,
@@ -75,7 +77,7 @@ class Stream:
         return Sent(self._run(self._stream.send(states)), self._run)
 
     def flush(self) -> int:
-        """Waits until all that was sent is durable; returns the highest revision so far."""
+        """Waits until all that was sent is durable; see `StateStream.flush` for what it raises."""
         revision: int = self._run(self._stream.flush())
         return revision
 
@@ -134,6 +136,7 @@ class Client:
     def __init__(
         self, address: str = "", *, timeout: float = DEFAULT_TIMEOUT_SECONDS, token: str = ""
     ) -> None:
+        forks.check()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="vistaflow-client", daemon=True
@@ -155,7 +158,7 @@ class Client:
 
     def close(self) -> None:
         """Closes the connections."""
-        if self._loop.is_closed():
+        if self._loop.is_closed() or forks.in_fork():
             return
         self._run(self._client.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -235,9 +238,11 @@ class Client:
         """Cancels every job of a kit that is not terminal."""
         return self._run(self._client.cancel_kit(kit_id, reason=reason, actor=actor))
 
-    def retry_kit(self, kit_id: int, *, reason: str = "", actor: str = "") -> Kit:
+    def retry_kit(
+        self, kit_id: int, *, deck: str | Path = "", reason: str = "", actor: str = ""
+    ) -> Kit:
         """Goes on from the failed or canceled jobs of a kit."""
-        return self._run(self._client.retry_kit(kit_id, reason=reason, actor=actor))
+        return self._run(self._client.retry_kit(kit_id, deck=deck, reason=reason, actor=actor))
 
     def wait(self, kit_id: int, *, timeout: float | None = None) -> Kit:
         """Waits until nothing of a kit moves any more; raises `KitFailedError` if it failed."""
@@ -388,15 +393,28 @@ class Client:
         )
 
     def append_states(
-        self, states: Sequence[common_pb2.State], *, request_id: str = ""
+        self,
+        states: Sequence[common_pb2.State],
+        *,
+        request_id: str = "",
+        numbers_checked: bool = False,
     ) -> registry_pb2.AppendStatesResponse:
-        """Appends state rows; each item of the answer has its verdict."""
-        return self._run(self._client.append_states(states, request_id=request_id))
+        """Appends state rows; raises nothing for a refused one, which its verdict tells."""
+        return self._run(
+            self._client.append_states(
+                states, request_id=request_id, numbers_checked=numbers_checked
+            )
+        )
 
     @contextmanager
-    def stream(self, *, patience: float = 60.0) -> Iterator[Stream]:
-        """For appending many rows: `send` takes rows while others are on their way."""
-        stream = self._run(_made(lambda: self._client.stream(patience=patience)))
+    def stream(self, *, patience: float = 60.0, numbers_checked: bool = False) -> Iterator[Stream]:
+        """For appending many rows: `send` takes rows while others are on their way.
+
+        Leaving the block raises `RowsRefusedError` if the registry refused some of them.
+        """
+        stream = self._run(
+            _made(lambda: self._client.stream(patience=patience, numbers_checked=numbers_checked))
+        )
         try:
             yield Stream(stream, self._run)
         except BaseException:
@@ -548,6 +566,11 @@ class Client:
         return self._run(self._client.revoke_token(token_id))
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        try:
+            forks.check()  # in a fork nobody runs the loop
+        except ForkedError:
+            coroutine.close()
+            raise
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
@@ -565,7 +588,7 @@ class Client:
                     return
         finally:
             close = getattr(source, "aclose", None)
-            if close is not None and not self._loop.is_closed():
+            if close is not None and not self._loop.is_closed() and not forks.in_fork():
                 self._run(close())
 
 

@@ -16,7 +16,9 @@ VistaError
 ├── UnimplementedError        UNIMPLEMENTED         the server is older or newer
 └── InternalError             INTERNAL, UNKNOWN, DATA_LOSS   a fault of the service
 
+ForkedError                   not a status: the process was forked from one that used the client
 KitFailedError                not a status: the kit waited for did not finish
+RowsRefusedError              not a status: rows that were sent over a stream are not recorded
 """
 
 from __future__ import annotations
@@ -36,6 +38,28 @@ class FieldViolation:
 
     description: str
     """What is wrong with its value, and how to mend it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefusedRow:
+    """A row that the registry did not record."""
+
+    place: int
+    """Its place among the rows of its stream, from 1."""
+    job_id: str
+    task_name: str
+    status: str
+    seq: int
+    verdict: str
+    """REJECTED or STALE_ATTEMPT."""
+    detail: str
+    """Why."""
+    reason: str
+    """`detail` as a word for programs, such as `SEQ_REUSED`, where there is one."""
+
+    def __str__(self) -> str:
+        name = f"task {self.task_name!r}" if self.task_name else "the job's own row"
+        return f"row {self.place}, {name} of job {self.job_id}: {self.verdict}: {self.detail}"
 
 
 class VistaError(Exception):
@@ -114,12 +138,30 @@ class UnimplementedError(VistaError):
     """The service does not know the call: its version differs from the client's."""
 
 
+class ForkedError(VistaError):
+    """The process was forked from one that used the client; spawn it, or use a fork server."""
+
+
 class InternalError(VistaError):
     """A fault of the service; `error_id` names it in the service's log."""
 
 
 class KitFailedError(VistaError):
     """The kit waited for ended FAILED or CANCELED."""
+
+
+class RowsRefusedError(VistaError):
+    """Rows that were sent over a stream are not recorded; all others are."""
+
+    def __init__(self, count: int, rows: tuple[RefusedRow, ...]) -> None:
+        shown = "; ".join(map(str, rows[:3]))
+        more = f"; and {count - 3:,} more" if count > 3 else ""
+        noun = "row is" if count == 1 else "rows are"
+        super().__init__(f"{count:,} {noun} not recorded: {shown}{more}", reason="ROWS_REFUSED")
+        self.count = count
+        """How many they are."""
+        self.rows = rows
+        """The first of them, at most 1,000."""
 
 
 BY_CODE: dict[grpc.StatusCode, type[VistaError]] = {

@@ -5,6 +5,7 @@ Each keeps the message it was made from as `pb`, for what is not carried over.
 
 from __future__ import annotations
 
+import dataclasses
 import html
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from google.protobuf import json_format, timestamp_pb2
 
 from vistaflow.api.common.v1 import access_pb2, common_pb2
 from vistaflow.api.registry.v1 import registry_pb2
+from vistaflow.structs import whole
 
 TERMINAL: Final = frozenset({"FINISHED", "FAILED", "CANCELED"})
 """Statuses that only an explicit retry leaves, and FINISHED never."""
@@ -96,14 +98,16 @@ class Job:
     task_counts: Counts
     result: Mapping[str, Any]
     """The manifest that it published; empty before it is FINISHED."""
+    seen_at: datetime | None = None
+    """The moment in the past that this shows; None: it is as it is now."""
     pb: common_pb2.Job = field(repr=False, compare=False)
 
     @property
     def elapsed(self) -> timedelta | None:
-        """How long the current attempt ran, or has been running."""
+        """How long the current attempt ran, or has been running by the moment that this shows."""
         if self.started_at is None:
             return None
-        return (self.finished_at or datetime.now(UTC)) - self.started_at
+        return (self.finished_at or self.seen_at or datetime.now(UTC)) - self.started_at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,6 +245,13 @@ class AppendResult:
     """Of the row, or of the first one of a duplicate; 0 if nothing was recorded."""
     detail: str
     """Why it was not recorded."""
+    reason: str = ""
+    """`detail` as a word for programs, such as `SEQ_REUSED`, where there is one."""
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the row is in the log."""
+        return self.verdict in ("ACCEPTED", "DUPLICATE")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,6 +287,11 @@ def job_type_word(value: int) -> str:
 def status_word(value: int) -> str:
     """`RUNNING` of `STATUS_RUNNING`; the number of one this client does not know."""
     return _word(common_pb2.Status, value, "STATUS_")
+
+
+def verdict_word(value: int) -> str:
+    """`ACCEPTED` of `VERDICT_ACCEPTED`; the number of one this client does not know."""
+    return _word(registry_pb2.Verdict, value, "VERDICT_")
 
 
 def status_value(word: str) -> common_pb2.Status.ValueType:
@@ -395,6 +411,12 @@ def kit_of(message: registry_pb2.Kit) -> Kit:
     )
 
 
+def seen_at(kit: Kit, moment: datetime | None) -> Kit:
+    """A kit as it was at a moment in the past: what ran then ran until then."""
+    jobs = tuple(dataclasses.replace(job, seen_at=moment) for job in kit.jobs)
+    return dataclasses.replace(kit, jobs=jobs)
+
+
 def diff_of(message: registry_pb2.DiffKitResponse) -> KitDiff:
     """The difference that a message tells."""
     return KitDiff(
@@ -455,9 +477,10 @@ def appended_of(results: Iterable[registry_pb2.AppendResult], revision: int) -> 
     return Appended(
         results=tuple(
             AppendResult(
-                verdict=registry_pb2.Verdict.Name(each.verdict).removeprefix("VERDICT_"),
+                verdict=verdict_word(each.verdict),
                 revision=each.revision,
                 detail=each.detail,
+                reason=each.reason,
             )
             for each in results
         ),
@@ -501,9 +524,7 @@ def _whole(value: Any) -> Any:
         return {key: _whole(value[key]) for key in sorted(value)}
     if isinstance(value, list):
         return [_whole(each) for each in value]
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        return int(value)
-    return value
+    return whole(value) if isinstance(value, float) else value
 
 
 def _word(enum: Any, value: int, prefix: str) -> str:

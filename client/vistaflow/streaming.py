@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import secrets
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -19,15 +20,21 @@ from vistaflow.api.registry.v1 import registry_pb2_grpc as rpc
 from vistaflow.channel import TRANSIENT, waits
 from vistaflow.errors import (
     CanceledError,
+    InternalError,
+    RefusedRow,
     ResourceExhaustedError,
+    RowsRefusedError,
     UnavailableError,
     VistaError,
     from_rpc,
 )
-from vistaflow.models import Appended, appended_of
+from vistaflow.models import Appended, appended_of, status_word
 
 MOST_ROWS: Final = 1000
 """Rows that one message may have."""
+
+MOST_REFUSED: Final = 1000
+"""Refused rows that one exception lists."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,6 +42,8 @@ class _Sending:
     """Rows that are not acknowledged yet."""
 
     states: list[common_pb2.State]
+    place: int
+    """Place of the first of them among the rows of the stream, from 1."""
     answer: asyncio.Future[Appended]
 
 
@@ -46,16 +55,26 @@ class StateStream:
                 await stream.send(chunk)
 
     `send` waits only for the registry's credit. Leaving the block waits until all rows are durable,
-    and raises if that cannot be. A connection that is lost is opened again and what was not
-    acknowledged is sent once more: by their `seq` the registry knows the rows it has, whose verdict
-    is DUPLICATE then. Rows without a `seq` are given one from the clock, so they are appended once
-    too.
+    and raises if that cannot be or if the registry refused some of them. A connection that is lost
+    is opened again and what was not acknowledged is sent once more: by their `seq` the registry
+    knows the rows it has, whose verdict is DUPLICATE then. Rows without a `seq` are numbered from a
+    random number of 62 bits, so they are appended once too, and apart from those of other streams.
     """
 
-    def __init__(self, stub: rpc.RegistryServiceStub, *, patience: float) -> None:
+    def __init__(
+        self, stub: rpc.RegistryServiceStub, *, patience: float, numbers_checked: bool = False
+    ) -> None:
         self._stub = stub
         self._patience = patience
-        self._seqs = itertools.count(time.time_ns())
+        self._numbers_checked = numbers_checked
+        # The kernel's random numbers: a clock or a seeded generator may repeat itself, in another
+        # process or in a machine that was restored.
+        self._seqs = itertools.count(1 + secrets.randbits(62))
+        self._row_count = 0
+        self._refused_count = 0
+        """Rows not recorded that no exception has listed yet."""
+        self._refused: list[RefusedRow] = []
+        """The first of them."""
         self._sending: deque[_Sending] = deque()
         self._written = 0
         """How many of them went out on the connection of now."""
@@ -94,7 +113,7 @@ class StateStream:
             states: 1 to 1,000 rows.
 
         Returns:
-            What becomes of them; need not be awaited.
+            What becomes of them. Need not be awaited: `flush` and `close` raise what was refused.
 
         Raises:
             ValueError: There are none, or too many.
@@ -120,19 +139,29 @@ class StateStream:
             self._check()
             if not self._sending:
                 self._waiting_since = time.monotonic()
-            self._sending.append(_Sending(states=rows, answer=answer))
+            place = self._row_count + 1
+            self._row_count += len(rows)
+            self._sending.append(_Sending(states=rows, place=place, answer=answer))
             self._changed.notify_all()
         return answer
 
     async def flush(self) -> int:
-        """Waits until all that was sent is durable; returns the highest revision so far."""
+        """Waits until all that was sent is durable; returns the highest revision so far.
+
+        Raises:
+            RowsRefusedError: The registry refused rows since this was last raised. The stream goes
+                on, and all other rows are durable.
+            VistaError: The stream is broken for good.
+        """
         async with self._changed:
             await self._changed.wait_for(lambda: self._error is not None or not self._sending)
         self._check()
+        if refused := self._take_refused():
+            raise refused
         return self.revision
 
     async def close(self) -> None:
-        """Waits until all that was sent is durable and ends the stream."""
+        """Waits until all that was sent is durable and ends the stream; raises as `flush` does."""
         try:
             await self.flush()
         finally:
@@ -147,10 +176,30 @@ class StateStream:
 
     def _check(self) -> None:
         if self._error is not None:
+            if refused := self._take_refused():
+                self._error.add_note(refused.message)
             raise self._error
 
+    def _take_refused(self) -> RowsRefusedError | None:
+        """What was refused and is not reported yet."""
+        count, rows = self._refused_count, tuple(self._refused)
+        self._refused_count, self._refused = 0, []
+        return RowsRefusedError(count, rows) if count else None
+
     async def _run(self) -> None:
-        """Keeps the stream up until it is broken for good."""
+        """Keeps the stream up until it is broken for good; nobody waits for it after its end."""
+        try:
+            await self._stay_connected()
+        except asyncio.CancelledError:
+            # By `abort`, or because the client was closed under the stream.
+            await self._fail(CanceledError("the stream was closed"))
+            raise
+        except Exception as error:
+            failure = InternalError(f"the stream ended by a fault of the client: {error!r}")
+            failure.__cause__ = error
+            await self._fail(failure)
+
+    async def _stay_connected(self) -> None:
         wait = waits()
         while True:
             error = await self._connection()
@@ -197,7 +246,13 @@ class StateStream:
                 self._credit -= len(states)
                 self._written += 1
                 self._changed.notify_all()
-            await call.write(pb.StreamStatesRequest(number=next(self._numbers), states=states))
+            await call.write(
+                pb.StreamStatesRequest(
+                    number=next(self._numbers),
+                    states=states,
+                    numbers_checked=self._numbers_checked,
+                )
+            )
 
     async def _take(self, message: pb.StreamStatesResponse) -> None:
         async with self._changed:
@@ -208,9 +263,31 @@ class StateStream:
                 self._written -= 1
                 self._acked = True
                 self.revision = max(self.revision, message.ack.revision)
+                appended = appended_of(message.ack.results, message.ack.revision)
+                self._note_refused(sent, appended)
                 if not sent.answer.done():
-                    sent.answer.set_result(appended_of(message.ack.results, message.ack.revision))
+                    sent.answer.set_result(appended)
             self._changed.notify_all()
+
+    def _note_refused(self, sent: _Sending, appended: Appended) -> None:
+        rows = zip(sent.states, appended.results, strict=False)
+        for place, (row, result) in enumerate(rows, sent.place):
+            if result.is_recorded:
+                continue
+            self._refused_count += 1
+            if len(self._refused) < MOST_REFUSED:
+                self._refused.append(
+                    RefusedRow(
+                        place=place,
+                        job_id=row.job_id,
+                        task_name=row.task_name,
+                        status=status_word(row.status),
+                        seq=row.seq,
+                        verdict=result.verdict,
+                        detail=result.detail,
+                        reason=result.reason,
+                    )
+                )
 
     async def _fail(self, error: VistaError) -> None:
         """Breaks the stream for good."""
@@ -232,6 +309,6 @@ def _lasts(error: VistaError) -> bool:
 
 
 def _seen(answer: asyncio.Future[Appended]) -> None:
-    """Whoever does not await an answer is told by `flush` and `close`."""
+    """Who does not await an answer learns of a failure from `flush` and `close`."""
     if not answer.cancelled():
         answer.exception()

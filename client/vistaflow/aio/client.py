@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from vistaflow import paging
 from vistaflow.aio.calls import DEFAULT_TIMEOUT_SECONDS
 from vistaflow.aio.stages import StageCalls
 from vistaflow.api.common.v1 import common_pb2
+from vistaflow.api.ingestion.v1 import ingestion_pb2
 from vistaflow.api.pipeline.v1 import pipeline_pb2
 from vistaflow.api.registry.v1 import registry_pb2
 from vistaflow.archive import deck_beside, pack_deck
@@ -32,6 +34,7 @@ from vistaflow.models import (
     KitDiff,
     ManyJobs,
     State,
+    appended_of,
     diff_of,
     job_filter,
     job_of,
@@ -39,12 +42,17 @@ from vistaflow.models import (
     kit_of,
     many_of,
     role_value,
+    seen_at,
     state_of,
     status_value,
 )
 from vistaflow.streaming import StateStream
+from vistaflow.structs import struct_of
 from vistaflow.watching import Watch, place_of, watch_filter
 from vistaflow.watching_many import ManyWatches
+
+MAX_FILE_CHARACTERS = 200
+"""Of the path of a kit file, how much its mistakes are named with at the most."""
 
 
 def connect(
@@ -148,7 +156,10 @@ class AsyncClient(StageCalls):
             request.as_of_time.FromDatetime(as_of.astimezone(UTC))
         elif as_of is not None:
             request.as_of_revision = as_of
-        return kit_of((await self._whole("GetKit", request)).kit)
+        kit = kit_of((await self._whole("GetKit", request)).kit)
+        if as_of is None:
+            return kit
+        return seen_at(kit, as_of if isinstance(as_of, datetime) else kit.updated_at)
 
     async def diff_kit(self, kit_id: int, from_revision: int = 0, to_revision: int = 0) -> KitDiff:
         """What changed in a kit between two revisions.
@@ -227,10 +238,31 @@ class AsyncClient(StageCalls):
         request = registry_pb2.CancelKitRequest(kit_id=kit_id, reason=reason, actor=actor)
         return await self._changed(await self._call("registry", "CancelKit", request))
 
-    async def retry_kit(self, kit_id: int, *, reason: str = "", actor: str = "") -> Kit:
-        """Goes on from the failed or canceled jobs of a kit; what was computed is reused."""
+    async def retry_kit(
+        self, kit_id: int, *, deck: str | Path = "", reason: str = "", actor: str = ""
+    ) -> Kit:
+        """Goes on from the failed or canceled jobs of a kit; what was computed is reused.
+
+        Args:
+            kit_id: The kit.
+            deck: A folder or an archive with the deck to go on in, or a deck's name or id: what
+                depends on it is done again, except for points that the change does not touch.
+            reason: Why, for the record.
+            actor: Who asks, for the record.
+
+        Raises:
+            InvalidArgumentError: With every mistake of the kit in that deck in `violations`.
+        """
+        if deck:
+            return await self._retry_in(deck, kit_id, reason, actor)
         request = registry_pb2.RetryKitRequest(kit_id=kit_id, reason=reason, actor=actor)
         return await self._changed(await self._call("registry", "RetryKit", request))
+
+    async def _retry_in(self, deck: str | Path, kit_id: int, reason: str, actor: str) -> Kit:
+        request = pipeline_pb2.RetryKitRequest(kit_id=kit_id, reason=reason, actor=actor)
+        _fill_deck(request.deck, deck)
+        response = await self._call("pipeline", "RetryKit", request, timeout=3 * self._timeout)
+        return kit_of(response.kit)
 
     async def wait(self, kit_id: int, *, timeout: float | None = None) -> Kit:
         """Waits until nothing of a kit moves any more.
@@ -455,6 +487,8 @@ class AsyncClient(StageCalls):
 
         Raises:
             FailedPreconditionError: If the status machine does not allow it.
+            InvalidArgumentError: If it is malformed, such as a whole number in the metadata that
+                is beyond 2**53: give it as text.
         """
         state = common_pb2.State(
             job_id=job_id,
@@ -464,33 +498,51 @@ class AsyncClient(StageCalls):
             actor=actor,
         )
         if metadata:
-            state.metadata.update(dict(metadata))
-        response = await self.append_states([state])
-        result = response.results[0]
-        if not result.revision:
-            raise FailedPreconditionError(
-                result.detail, reason=registry_pb2.Verdict.Name(result.verdict)
-            )
-        return int(result.revision)
+            state.metadata.CopyFrom(struct_of(metadata, "metadata"))
+        response = await self.append_states([state], numbers_checked=True)
+        (result,) = appended_of(response.results, response.revision).results
+        if not result.is_recorded:
+            raise FailedPreconditionError(result.detail, reason=f"VERDICT_{result.verdict}")
+        return result.revision
 
     async def append_states(
-        self, states: Sequence[common_pb2.State], *, request_id: str = ""
+        self,
+        states: Sequence[common_pb2.State],
+        *,
+        request_id: str = "",
+        numbers_checked: bool = False,
     ) -> registry_pb2.AppendStatesResponse:
-        """Appends state rows; each item of the answer has its verdict."""
-        request = registry_pb2.AppendStatesRequest(request_id=request_id, states=states)
+        """Appends state rows.
+
+        Args:
+            states: 1 to 1,000 rows.
+            request_id: A UUID that makes it safe to repeat the call; one of its own if empty.
+            numbers_checked: Whether no number in their metadata was rounded on its way into the
+                Struct. Unset, whole numbers that may have been, 2**53 and more, are refused.
+
+        Returns:
+            What became of each row, which has to be looked at: a row whose verdict is REJECTED or
+            STALE_ATTEMPT is not recorded, and nothing is raised for it.
+        """
+        request = registry_pb2.AppendStatesRequest(
+            request_id=request_id, states=states, numbers_checked=numbers_checked
+        )
         response: registry_pb2.AppendStatesResponse = await self._call(
             "registry", "AppendStates", request
         )
         return response
 
-    def stream(self, *, patience: float = 60.0) -> StateStream:
+    def stream(self, *, patience: float = 60.0, numbers_checked: bool = False) -> StateStream:
         """For appending many rows: a context whose `send` takes rows while others are on their way.
+
+        Leaving the block raises `RowsRefusedError` if the registry refused some of them.
 
         Args:
             patience: The longest time without an acknowledgement, in seconds, through which a lost
                 connection is opened again.
+            numbers_checked: As in `append_states`.
         """
-        return StateStream(self._registry, patience=patience)
+        return StateStream(self._registry, patience=patience, numbers_checked=numbers_checked)
 
     async def states(
         self,
@@ -630,12 +682,21 @@ class AsyncClient(StageCalls):
         return response.token
 
 
+def _fill_deck(source: ingestion_pb2.DeckSource, deck: str | Path) -> None:
+    if isinstance(deck, Path) or os.sep in deck or Path(deck).exists():
+        source.archive = pack_deck(Path(deck))
+    else:
+        source.name = deck
+
+
 def _fill(request: Any, kit: str | Path | pipeline_pb2.KitSpec) -> None:
     if isinstance(kit, pipeline_pb2.KitSpec):
         request.spec.CopyFrom(kit)
         return
     path = Path(kit)
     request.kit_yaml = path.read_text("utf-8")
+    if str(path).isprintable():  # else mistakes name "kit.yaml"
+        request.kit_file = str(path)[-MAX_FILE_CHARACTERS:]
     if beside := deck_beside(request.kit_yaml):
         folder = path.parent / beside
         # Any other path may lie below a deck folder of the service.

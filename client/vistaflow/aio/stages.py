@@ -17,6 +17,7 @@ from vistaflow.api.optimize.v1 import optimize_pb2
 from vistaflow.archive import pack_deck
 from vistaflow.errors import InvalidArgumentError, from_rpc
 from vistaflow.models import Job, Prediction, job_of
+from vistaflow.structs import struct_of
 
 POINTS_AT_ONCE: Final = 10_000
 POINTS_BYTES: Final = 3 * 1024 * 1024
@@ -86,7 +87,7 @@ class StageCalls(Calls):
         allow_extrapolation: bool = False,
     ) -> list[dict[str, Prediction]]:
         """The responses at raw parameter values, with their uncertainty, by name."""
-        left = [_point(each) for each in points]
+        left = [struct_of(point, f"points[{place}]") for place, point in enumerate(points)]
         predicted: list[dict[str, Prediction]] = []
         most = POINTS_AT_ONCE
         while True:
@@ -116,12 +117,6 @@ class StageCalls(Calls):
         """What a study tried, in order."""
         request = optimize_pb2.ListTrialsRequest(study_id=study_id, page_size=10_000)
         return [each async for each in self._pages("optimize", "ListTrials", request, "trials")]
-
-
-def _point(values: Mapping[str, Any]) -> struct_pb2.Struct:
-    point = struct_pb2.Struct()
-    point.update(dict(values))
-    return point
 
 
 def _first(points: Sequence[struct_pb2.Struct], most: int) -> Iterator[struct_pb2.Struct]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Annotated, Final
 
 import typer
@@ -48,6 +50,22 @@ TYPES: Final = tuple(
 )
 
 _SPANS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def number_of(text: str) -> int | float:
+    """A number as it was written: an integer if it is whole and a double would change it.
+
+    With an exponent it is a measurement, of which a double keeps what there is to know.
+
+    Raises:
+        ValueError: It is no number.
+    """
+    number = float(text)
+    if not math.isfinite(number) or abs(number) < 2**53 or "e" in text.lower():
+        return number
+    written = Decimal(text)
+    is_whole = written == written.to_integral_value()
+    return int(written) if is_whole and written != Decimal(number) else number
 
 
 def statuses_of(given: Iterable[str] | None, name: str = "--status") -> list[str]:

@@ -45,6 +45,9 @@ def check_registries(note: Note, address: str, *, up_here: bool) -> None:
             continue
         note(f"registry{where}", "ok", f"answers, log at revision {info.revision}")
         _check_clock(note, where, info)
+        if info.caller.project:
+            told = "the checks of the database are for tokens of every project"
+            note(f"database{where}", "note", told)
         for name, text in sorted(info.limits.items()):
             name = name.removeprefix("check.") if name.startswith("check.") else ""
             if not name or name in shared:

@@ -9,7 +9,7 @@ import typer
 
 from vistaflow.aio.client import AsyncClient
 from vistaflow.cli.dialing import CommandClient, asked
-from vistaflow.cli.given import labels_of, statuses_of, types_of
+from vistaflow.cli.given import labels_of, number_of, statuses_of, types_of
 from vistaflow.cli.live import tree
 from vistaflow.cli.output import USAGE, Address, AsJson, console, print_json, stop, user
 
@@ -99,7 +99,7 @@ async def _job_id(client: AsyncClient, given: str) -> str:
 
 def _object(text: str) -> dict[str, Any]:
     try:
-        value = json.loads(text or "{}")
+        value = json.loads(text or "{}", parse_float=number_of)
     except ValueError as error:
         stop(f"--metadata: no JSON: {error}", USAGE)
     if not isinstance(value, dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,8 +21,8 @@ from vistaflow.models import Kit, struct_dict
 
 
 async def study_of(client: AsyncClient, kit: Kit) -> optimize_pb2.Study | None:
-    """The study of a finished kit; none if it has no optimisation."""
-    for job in kit.jobs:
+    """The latest study of a finished kit; none if it has no optimisation."""
+    for job in reversed(kit.jobs):
         if job.job_type == "OPTIMIZE" and job.status == "FINISHED":
             return await client.study(job.job_id)
     return None
@@ -38,7 +39,7 @@ def result_table(kit: Kit, study: optimize_pb2.Study) -> RenderableType:
     for name in _in_order(kit, best):
         parameters.add_row(name, number(best[name]), units.get(name, ""))
     parts: list[RenderableType] = [
-        Text("best point, proven by the simulator", style="bold"),
+        Text(f"best point, {_proof(study)}", style="bold"),
         parameters,
     ]
     if study.comparisons:
@@ -66,13 +67,24 @@ def result_dict(kit: Kit, study: optimize_pb2.Study) -> dict[str, Any]:
             }
             for each in study.comparisons
         },
+        "noise": {each.response.name: each.noise for each in study.comparisons if each.noise},
+        "verifying_runs": max((each.run_count for each in study.comparisons), default=1),
         "constraints": {each.text: each.met for each in study.constraints},
+        "missed_by": {
+            each.text: {
+                "amount": each.miss if math.isfinite(each.miss) else None,
+                "unit": each.unit,
+            }
+            for each in study.constraints
+            if not each.met
+        },
         "design_best_objective": (
             study.design_best.objective if study.design_best.HasField("objective") else None
         ),
         "evaluations": study.evaluation_count,
         "simulated_count": study.simulated_count,
         "stop_reason": study.stop_reason,
+        "notes": list(study.notes),
     }
 
 
@@ -90,7 +102,7 @@ def pictures(kit: Kit) -> list[Path]:
 
 def _in_order(kit: Kit, names: Iterable[str]) -> list[str]:
     """The parameters in their deck's order, which a Struct does not keep."""
-    for job in kit.jobs:
+    for job in reversed(kit.jobs):
         space = job.result.get("space")
         if isinstance(space, dict):
             order = [each["name"] for each in space.get("parameters", ())]
@@ -98,10 +110,18 @@ def _in_order(kit: Kit, names: Iterable[str]) -> list[str]:
     return sorted(names)
 
 
+def _proof(study: optimize_pb2.Study) -> str:
+    runs = max((each.run_count for each in study.comparisons), default=1)
+    if runs > 1:
+        return f"by the mean of {runs} verifying runs"
+    return "proven by the simulator" if runs else "which no run verified"
+
+
 def _comparison(study: optimize_pb2.Study) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("response")
-    for name in ("predicted", "± 1 sd", "simulated"):
+    noisy = any(each.noise for each in study.comparisons)
+    for name in ("predicted", "± 1 sd", "simulated", *(["± noise"] if noisy else [])):
         table.add_column(name, justify="right")
     table.add_column("unit")
     for each in study.comparisons:
@@ -110,6 +130,7 @@ def _comparison(study: optimize_pb2.Study) -> Table:
             number(each.predicted.mean),
             number(each.predicted.standard_deviation),
             number(each.simulated),
+            *([number(each.noise)] if noisy else []),
             each.response.unit,
         )
     return table
@@ -121,23 +142,38 @@ def _constraints(study: optimize_pb2.Study) -> Table:
     table.add_column("value", justify="right")
     table.add_column("")
     for each in study.constraints:
-        mark = Text("✔ met", style="green") if each.met else Text("✘ broken", style="red")
+        mark = (
+            Text("✔ met", style="green")
+            if each.met
+            else Text(f"✘ missed by {_miss(each)}", style="red")
+        )
         table.add_row(each.text, number(each.value), mark)
     return table
 
 
+def _miss(constraint: optimize_pb2.ConstraintResult) -> str:
+    if not math.isfinite(constraint.miss):
+        return "what has no value"
+    return f"{number(constraint.miss)} {constraint.unit}".rstrip()
+
+
 def _summary(kit: Kit, study: optimize_pb2.Study) -> str:
     lines = []
+    noisy = any(each.noise for each in study.comparisons)
     if study.best.HasField("objective"):
+        reading = "best reading" if noisy else "best"
         before = (
-            f"; the design's best was {number(study.design_best.objective)}"
+            f"; the design's {reading} was {number(study.design_best.objective)}"
             if study.design_best.HasField("objective")
             else "; no point of the design met the constraints"
         )
         goal = study.goals.replace("\n", ";").split(";")[0].strip()
         lines.append(f"{goal}: {number(study.best.objective)}{before}")
     if not study.best.feasible:
-        lines.append("No point meets every constraint; this one breaks them least.")
+        missed = [f"{each.text} by {_miss(each)}" for each in study.constraints if not each.met]
+        told = f": it misses {', '.join(missed)}" if missed else ""
+        lines.append(f"No point meets every constraint; this one misses them least{told}.")
+    lines += study.notes
     taken = (kit.updated_at - kit.created_at) if kit.updated_at and kit.created_at else None
     lines.append(
         f"cost: {study.evaluation_count} points, {study.simulated_count} runs for the "

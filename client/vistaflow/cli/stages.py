@@ -12,10 +12,11 @@ from rich.table import Table
 
 from vistaflow.api.doe.v1 import doe_pb2
 from vistaflow.cli.dialing import CommandClient, asked
-from vistaflow.cli.live import follow
+from vistaflow.cli.given import number_of
+from vistaflow.cli.live import evaluation_text, follow
 from vistaflow.cli.output import USAGE, Address, AsJson, console, number, print_json, stop
 from vistaflow.errors import NotFoundError
-from vistaflow.models import Prediction
+from vistaflow.models import Kit, Prediction
 
 GENERATORS = {
     each.removeprefix("GENERATOR_").lower(): value
@@ -61,10 +62,10 @@ def decks(
 def design(
     deck: Annotated[str, typer.Argument(help="A deck's name or id.")],
     address: Address = "",
-    size: Annotated[int, typer.Option("-n", "--size", help="Points.", min=0)] = 0,
+    size: Annotated[int, typer.Option("-n", "--size", help="Points.", min=0, max=2**31 - 1)] = 0,
     generator: Annotated[str, typer.Option(help=f"One of {', '.join(GENERATORS)}.")] = "",
-    seed: Annotated[int, typer.Option(help="Makes it repeatable.")] = 0,
-    levels: Annotated[int, typer.Option(help="For full_factorial.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Makes it repeatable.", min=0, max=2**63 - 1)] = 0,
+    levels: Annotated[int, typer.Option(help="For full_factorial.", min=0, max=2**31 - 1)] = 0,
     evaluate: Annotated[bool, typer.Option("--evaluate", help="Run it, too.")] = False,
     output: Annotated[Path | None, typer.Option("-o", help="A CSV file to write.")] = None,
     as_json: AsJson = False,
@@ -86,7 +87,10 @@ def design(
             else:
                 await client.wait(job.kit_id)
         if not as_json:
-            typer.echo(f"design {job.job_id}", err=True)
+            job = await client.job(job.job_id)
+            typer.echo(
+                ": ".join(filter(None, (f"design {job.job_id}", evaluation_text(job)))), err=True
+            )
         return await client.design_rows(job.job_id)
 
     rows = asked(address, ask)
@@ -119,20 +123,18 @@ def predict(
     """Predict a deck's responses at a point, with their uncertainty."""
     wanted = _points(values or [], points)
 
-    async def ask(client: CommandClient) -> list[dict[str, Prediction]]:
-        model_id = model
+    async def ask(client: CommandClient) -> tuple[str, list[dict[str, Prediction]]]:
+        model_id, source = model, ""
         if model.isdigit():
-            trained = [
-                each
-                for each in (await client.kit(int(model))).jobs
-                if each.job_type == "ML_TRAIN" and each.status == "FINISHED"
-            ]
-            if not trained:
-                raise NotFoundError(f"kit {model} has no trained model")
-            model_id = trained[-1].job_id
-        return await client.predict(model_id, wanted, allow_extrapolation=extrapolate)
+            model_id, source = await _model_of(client, await client.kit(int(model)))
+        found = await client.predict(model_id, wanted, allow_extrapolation=extrapolate)
+        about = await client.model(model_id)
+        rows = f"{about.training_row_count} rows"
+        return f"model {model_id}{source}, trained on {rows}", found
 
-    found = asked(address, ask)
+    about, found = asked(address, ask)
+    # On stderr, so that what stands on stdout is the predictions alone.
+    typer.echo(about, err=True)
     if as_json:
         for one in found:
             print_json(one)
@@ -153,6 +155,18 @@ def predict(
     console.print(table)
 
 
+async def _model_of(client: CommandClient, kit: Kit) -> tuple[str, str]:
+    """The model of a kit that knows most: that of its study, else the one trained before it."""
+    finished = [each for each in kit.jobs if each.status == "FINISHED"]
+    for job in reversed(finished):
+        if job.job_type == "OPTIMIZE" and (study := await client.study(job.job_id)).model_id:
+            return study.model_id, f" of kit {kit.kit_id}, made by its optimisation"
+    for job in reversed(finished):
+        if job.job_type == "ML_TRAIN":
+            return job.job_id, f" of kit {kit.kit_id}, made from its design alone"
+    raise NotFoundError(f"kit {kit.kit_id} has no trained model")
+
+
 def _points(values: list[str], points: Path | None) -> list[dict[str, Any]]:
     if points is not None:
         if not points.is_file():
@@ -170,7 +184,7 @@ def _points(values: list[str], points: Path | None) -> list[dict[str, Any]]:
 
 def _value(text: str) -> float | str:
     try:
-        return float(text)
+        return number_of(text)
     except ValueError:
         return text
 

@@ -3,6 +3,7 @@
 errors.py           the errors a service may raise
 expressions.py      the small grammar of constraints and goals; formulas.py parses it
 config.py           one frozen dataclass a service, read from the environment
+home.py             the folder where everything is kept, and whether this user may use it
 log.py              JSON logs to stderr and files, secrets kept out
 server.py           the shell a service runs in: health, reflection, drain
 handlers.py         what interceptors make of the handlers of calls
@@ -25,9 +26,13 @@ attempt.py          the child process of one attempt; execution.py talks to it a
 children.py         starts such processes; forkserver.py forks them with imports done
 processes.py        process groups, limits, and dying with one's parent
 jobs.py             what a job sees of the world while it runs
+job_ids.py          which texts are ids of jobs, for the registry and the workers alike
+results.py          reads what jobs published, which may be anything
 artifacts.py        the artifact store
+pictures.py         pictures of a result, none of which can fail its job
 files.py            files that are there whole or not at all
 sql.py              queries in .sql files; migrations.py applies numbered ones
+postgres.py         how every session with PostgreSQL is opened
 failpoints.py       named points at which a test can make a process die or stall
 probe.py            asks a service whether it serves, for container health checks
 """

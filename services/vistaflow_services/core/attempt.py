@@ -38,6 +38,12 @@ from vistaflow_services.core.processes import adopt_orphans, die_with_parent, si
 GRACE_SECONDS = 3.0
 """Between SIGTERM and SIGKILL."""
 
+_REPEATABLE = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError, ValueError
+)  # fmt: skip
+"""What a fault of the code or of its input raises. A job depends on its inputs and its seed alone,
+so another attempt would end the same way."""
+
 _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 
@@ -201,6 +207,11 @@ def run(
             told = f"a file could not be written: {os.strerror(error.errno)}"
             hint = "free or mend the disk of the artifacts, then retry the job"
             return _failed("STORAGE", told, hint, {})
+        if isinstance(error, _REPEATABLE):
+            log = f"vistaflow logs {header['job_id']}"
+            told = f"ended by an unforeseen {type(error).__name__}; see `{log}`"
+            hint = "this is a fault of the stage, and another attempt would end the same way"
+            return _failed("INTERNAL", told, hint, {})
         return {"kind": "crashed", "error": type(error).__name__}
 
 

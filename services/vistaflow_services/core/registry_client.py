@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import grpc
@@ -21,6 +21,7 @@ from vistaflow import paging
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.registry.v1 import registry_pb2, registry_pb2_grpc
 from vistaflow.replicas import Newest, ReplicaChannel, addresses_of, replica_count, replicated
+from vistaflow.structs import MOST_WHOLE, whole
 from vistaflow_services.core.config import registry_address
 from vistaflow_services.core.dial import open_channel
 from vistaflow_services.core.errors import ConflictError, InvalidError, ServiceError
@@ -82,6 +83,12 @@ class RegistryClient:
     ) -> registry_pb2.CreateJobResponse:
         """Adds a job to a kit, or to a new one of its own."""
         return await self.call(self.stub.CreateJob, _signed(request, self.actor))
+
+    async def retry_kit(
+        self, request: registry_pb2.RetryKitRequest
+    ) -> registry_pb2.RetryKitResponse:
+        """Queues what of a kit is FAILED or CANCELED again, and what is to be done otherwise."""
+        return await self.call(self.stub.RetryKit, _signed(request, self.actor))
 
     async def get_kit(self, kit_id: int, *, min_revision: int = 0) -> registry_pb2.Kit:
         """A kit with its jobs and their tasks."""
@@ -147,8 +154,11 @@ class RegistryClient:
     async def append(
         self, states: Iterable[common_pb2.State], *, patience: float = PATIENCE_SECONDS
     ) -> registry_pb2.AppendStatesResponse:
-        """Appends rows; each must have a `seq`, which makes it safe to repeat."""
-        request = registry_pb2.AppendStatesRequest(states=list(states))
+        """Appends rows; each must have a `seq`, which makes it safe to repeat.
+
+        Their metadata must have gone through `exact`.
+        """
+        request = registry_pb2.AppendStatesRequest(states=list(states), numbers_checked=True)
         return await self.call(self.stub.AppendStates, request, patience=patience)
 
     async def announce(self, name: str, address: str, version: str, status: str) -> None:
@@ -248,6 +258,17 @@ def result_of(job: common_pb2.Job) -> JobResult:
     )
 
 
+def exact(value: Any) -> Any:
+    """A value for a Struct, whose numbers are doubles: whole ones beyond 2**53 as text."""
+    if isinstance(value, int) and abs(value) > MOST_WHOLE:
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: exact(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [exact(each) for each in value]
+    return value
+
+
 def struct_to_dict(struct: Message) -> dict[str, Any]:
     """A Struct as Python has it; whole numbers become int again, which Struct does not know."""
     whole: dict[str, Any] = _whole(json_format.MessageToDict(struct))
@@ -255,8 +276,8 @@ def struct_to_dict(struct: Message) -> dict[str, Any]:
 
 
 def _whole(value: Any) -> Any:
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        return int(value)
+    if isinstance(value, float):
+        return whole(value)
     if isinstance(value, dict):
         return {key: _whole(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -264,7 +285,12 @@ def _whole(value: Any) -> Any:
     return value
 
 
-Request = TypeVar("Request", registry_pb2.CreateKitRequest, registry_pb2.CreateJobRequest)
+Request = TypeVar(
+    "Request",
+    registry_pb2.CreateKitRequest,
+    registry_pb2.CreateJobRequest,
+    registry_pb2.RetryKitRequest,
+)
 
 
 def _signed(request: Request, actor: str) -> Request:

@@ -10,15 +10,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
-import re
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-
-from google.protobuf.message import Message
-from google.protobuf.struct_pb2 import Struct
 
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.registry.v1 import registry_pb2
@@ -31,9 +27,11 @@ from vistaflow_services.core.errors import (
     ServiceError,
 )
 from vistaflow_services.core.execution import Execution, describe_exit
+from vistaflow_services.core.job_ids import job_ids_in
 from vistaflow_services.core.registry_client import (
     RegistryClient,
     backoff,
+    exact,
     job_type_word,
     struct_to_dict,
 )
@@ -49,7 +47,7 @@ MAX_FAULTS = 10
 MAX_BATCH_ROWS = 200
 MAX_BATCH_BYTES = 1 << 20
 
-_JOB_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_RECORDED = (registry_pb2.VERDICT_ACCEPTED, registry_pb2.VERDICT_DUPLICATE)
 
 Value = TypeVar("Value")
 
@@ -90,6 +88,10 @@ class Run:
         self._task: asyncio.Task[registry_pb2.Release | None] | None = None
         self._abandoned = ""
         self._given_back = False
+        self._refused_count = 0
+        """Rows of tasks that the registry did not record."""
+        self._refused = ""
+        """The first of them, and why."""
 
     def abandon(self, why: str, *, give_back: bool = False) -> None:
         """Stops the attempt; nothing more is said about it, or only that it is given back."""
@@ -209,23 +211,27 @@ class Run:
             reason=reason,
         )
         if metadata:
-            struct = Struct()
-            struct.update(metadata)
-            row.metadata.CopyFrom(struct)
+            row.metadata.update(exact(metadata))
         return row
 
     def _last_row(self, last: dict[str, Any], seconds: float) -> common_pb2.State:
         """The job's own row: FINISHED with its result, or FAILED with its reason."""
+        metadata: dict[str, Any] = {"seconds": seconds}
+        reasons = []
         if last["kind"] == "result":
-            return self._row("", "FINISHED", {"result": last["result"], "seconds": seconds}, "")
-        hint = f"; {last['hint']}" if last["hint"] else ""
-        error = {each: last[each] for each in ("reason", "message", "hint", "details")}
-        return self._row(
-            "",
-            "FAILED",
-            {"error": error, "seconds": seconds},
-            f"{last['reason']}: {last['message']}{hint}"[:4000],
-        )
+            metadata["result"] = last["result"]
+        else:
+            metadata["error"] = {
+                each: last[each] for each in ("reason", "message", "hint", "details")
+            }
+            hint = f"; {last['hint']}" if last["hint"] else ""
+            reasons.append(f"{last['reason']}: {last['message']}{hint}"[:3000])
+        if self._refused_count:
+            metadata["refused_row_count"] = self._refused_count
+            count = f"{self._refused_count:,} row{'s' if self._refused_count > 1 else ''}"
+            reasons.append(f"{count} of its tasks not recorded, the first: {self._refused[:800]}")
+        status = "FINISHED" if last["kind"] == "result" else "FAILED"
+        return self._row("", status, metadata, "; ".join(reasons))
 
     async def _report(self) -> None:
         """Sends rows as they come, in order, until canceled."""
@@ -241,17 +247,22 @@ class Run:
 
     async def _append_all(self, batch: list[common_pb2.State]) -> None:
         try:
-            await self._append(batch)
+            for row, why in await self._append(batch):
+                self._note_refused(row, why)
         except ServiceError as error:
             if len(batch) == 1:
                 # One row that the registry cannot take must not cost the job.
-                logger.error("task %s is not recorded: %s", batch[0].task_name, error)
+                self._note_refused(batch[0], error.message)
                 return
             for row in batch:
                 await self._append_all([row])
 
-    async def _append(self, rows: list[common_pb2.State]) -> None:
-        """Appends rows, for as long as it takes for the registry to come back."""
+    async def _append(self, rows: list[common_pb2.State]) -> list[tuple[common_pb2.State, str]]:
+        """Appends rows, for as long as it takes for the registry to come back.
+
+        Returns:
+            The rows that are not recorded, and why.
+        """
         tried = 0
         while True:
             try:
@@ -265,18 +276,31 @@ class Run:
                 logger.warning("%s; %d rows wait", error, waiting)
                 await asyncio.sleep(backoff(tried))
                 tried += 1
+        refused = []
         for row, result in zip(rows, response.results, strict=True):
             if result.verdict == registry_pb2.VERDICT_STALE_ATTEMPT:
                 raise _StaleError
-            if result.verdict == registry_pb2.VERDICT_REJECTED:
-                logger.warning("task `%s` is not recorded: %s", row.task_name, result.detail)
+            if result.verdict not in _RECORDED:
+                refused.append((row, result.detail))
+        return refused
+
+    def _note_refused(self, row: common_pb2.State, why: str) -> None:
+        """Remembers, for the job's last row, that a row of a task is not recorded."""
+        logger.error("task %s is not recorded: %s", row.task_name, why)
+        self._refused_count += 1
+        self._refused = self._refused or f"task {row.task_name}: {why}"
 
     async def _publish(self, row: common_pb2.State) -> registry_pb2.Release | None:
         try:
-            await self._append([row])
+            refused = await self._append([row])
         except ServiceError:
             logger.exception("the registry does not take the last row")
             return self._release("the registry did not take its result; see the service's log")
+        if refused:
+            # Of a job that was canceled meanwhile this changes nothing any more.
+            (_, why) = refused[0]
+            logger.error("the last row is not recorded: %s", why)
+            return self._release(f"the registry refused its result: {why}")
         logger.info("%s", common_pb2.Status.Name(row.status).removeprefix("STATUS_"))
         return None
 
@@ -301,7 +325,9 @@ class Run:
                 "result": struct_to_dict(each.result),
             }
         known = {each["job_id"] for each in inputs.values()}
-        for reference in sorted(set(_job_ids(job.spec)) - known):
+        # Decks are files, and refer to nothing.
+        is_deck = job.job_type == common_pb2.JOB_TYPE_DECK_COLLECTION
+        for reference in sorted(set() if is_deck else job_ids_in(job.spec.value) - known):
             found = await self._referred(reference)
             if found is not None:
                 inputs[reference] = found
@@ -345,10 +371,3 @@ async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
     task.result()
     if canceled:
         raise asyncio.CancelledError
-
-
-def _job_ids(spec: Message) -> Iterator[str]:
-    """Whatever looks like a job's id in a packed spec."""
-    # Strings of a message lie in its bytes as they are, so its type need not be known here.
-    for match in _JOB_ID.finditer(spec.value.decode("ascii", errors="replace")):  # type: ignore[attr-defined]
-        yield match.group()

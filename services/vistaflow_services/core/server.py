@@ -29,6 +29,7 @@ from vistaflow_services.core.channels import MEGABYTE, server_arguments
 from vistaflow_services.core.door import Door, door_settings
 from vistaflow_services.core.errors import ServiceError
 from vistaflow_services.core.interceptor import Context, ErrorInterceptor
+from vistaflow_services.core.limits import Places
 from vistaflow_services.core.message_limits import RECEIVE_BYTES, REQUEST_BYTES
 from vistaflow_services.core.request_size import Check
 from vistaflow_services.core.tasks import ended
@@ -99,6 +100,7 @@ class Server(grpc.aio.Server):
         """Lets callers in; whoever knows their tokens is told to it before the server starts."""
         self.checks: dict[str, Check] = {}
         """What looks at requests before they are parsed, by `/service/method`."""
+        door.places = Places(settings.max_concurrent_calls)
         self._tls = tls
         self._server = grpc.aio.server(
             interceptors=[
@@ -259,7 +261,7 @@ async def run(
     on_stopped: Callable[[], Awaitable[None]] | None = None,
     stop: asyncio.Event | None = None,
 ) -> None:
-    """Serves until SIGTERM, SIGINT or `stop`, then drains.
+    """Serves until SIGTERM, SIGINT, SIGHUP or `stop`, then drains.
 
     Args:
         server: With its servicers added.
@@ -276,7 +278,7 @@ async def run(
     if listen is not None:
         logger.info("listening on %s", server.bind(listen))
     stop = stop or asyncio.Event()
-    with _signals(stop):
+    with signals(stop.set):
         await server.start()
         async with _readiness(server, ready):
             await stop.wait()
@@ -305,28 +307,49 @@ def main(service: str, serve: Callable[[], Awaitable[None]]) -> None:
     except (StartError, ServiceError) as error:
         logger.error("%s cannot start: %s", service, error)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         raise SystemExit(130) from None
 
 
 async def _awaited(serve: Callable[[], Awaitable[None]]) -> None:
-    await serve()
+    task = asyncio.current_task()
+    assert task is not None
+    # Before it serves and after: what was started meanwhile is stopped, not left behind.
+    with signals(task.cancel):
+        await serve()
+
+
+_handlers: list[Callable[[], object]] = []
 
 
 @contextlib.contextmanager
-def _signals(stop: asyncio.Event) -> Iterator[None]:
+def signals(handle: Callable[[], object]) -> Iterator[None]:
+    """Calls a function at SIGTERM, SIGINT and SIGHUP; inside another one, in its stead.
+
+    A SIGHUP that is ignored, as `nohup` has it, stays ignored.
+    """
     loop = asyncio.get_running_loop()
-    taken = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # Only the main thread may; a server in a test's thread is stopped by its event.
-        with contextlib.suppress(ValueError, RuntimeError):
-            loop.add_signal_handler(number, stop.set)
-            taken.append(number)
+    numbers = [
+        number
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
+    ]
+
+    def install() -> None:
+        for number in numbers:
+            # Only the main thread may; a server in a test's thread is stopped by its event.
+            with contextlib.suppress(ValueError, RuntimeError):
+                loop.remove_signal_handler(number)
+                if _handlers:
+                    loop.add_signal_handler(number, _handlers[-1])
+
+    _handlers.append(handle)
+    install()
     try:
         yield
     finally:
-        for number in taken:
-            loop.remove_signal_handler(number)
+        _handlers.remove(handle)
+        install()
 
 
 @contextlib.asynccontextmanager

@@ -12,10 +12,12 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from vistaflow.api.doe.v1 import doe_pb2 as pb
 from vistaflow_services.core.jobs import Attempt, JobError, plain
+from vistaflow_services.core.pictures import draw_pictures
 from vistaflow_services.decks.deck import Deck, FailurePolicy
 from vistaflow_services.decks.space import Columns
 from vistaflow_services.doe import evaluation, plots, references, specs, table
@@ -158,7 +160,7 @@ def _simulated(attempt: Attempt, made: _Made, policy: FailurePolicy) -> Results:
     def on_outcome(index: int, outcome: Outcome) -> None:
         seen.append(outcome)
         counts["failed"] += not outcome.ok
-        counts["found in the store"] += outcome.cached
+        counts[f"of {len(points)} found in the store"] += outcome.cached
         told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
         attempt.progress("simulate", len(seen), len(points), unit="runs", message=told)
 
@@ -232,13 +234,11 @@ def _plots(attempt: Attempt, made: _Made, results: Results) -> list[dict[str, An
     drawn = {"design.png": plots.plot_design}
     if any(failure is None for failure in results.failures) and results.evaluated:
         drawn["responses.png"] = plots.plot_responses
-    described = []
-    for name, draw in drawn.items():
-        path = attempt.folder / name
-        with attempt.artifacts.writing(path) as temporary:
-            draw(temporary, made.region, made.columns, results, units=units)
-        described.append({"name": name, **attempt.artifacts.describe(path)})
-    return described
+
+    def bound(draw: Callable[..., None]) -> Callable[[Path], None]:
+        return lambda path: draw(path, made.region, made.columns, results, units=units)
+
+    return draw_pictures(attempt, {name: bound(draw) for name, draw in drawn.items()})
 
 
 def _counts(results: Results) -> dict[str, Any]:

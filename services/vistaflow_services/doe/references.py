@@ -7,7 +7,6 @@ its name. Designs are found by the manifest that each DOE job leaves beside its 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Final
 
 from vistaflow_services.core.artifacts import ArtifactStore
 from vistaflow_services.core.errors import ConflictError, NotFoundError
+from vistaflow_services.core.job_ids import is_job_id
 from vistaflow_services.core.jobs import JobError, JobResult
 from vistaflow_services.decks.deck import Deck, read_archive
 from vistaflow_services.decks.library import DeckLibrary
@@ -26,8 +26,6 @@ MANIFEST: Final = "manifest.json"
 
 DECKS: Final = "decks"
 """The folder of the artifact store that holds every collected deck."""
-
-_JOB_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,11 +160,6 @@ def deck_of(manifest: Mapping[str, Any], artifacts: ArtifactStore) -> Deck:
     if deck.digest != manifest["deck_id"]:
         raise ConflictError("the deck's archive is not the one that the design was made for")
     return deck
-
-
-def is_job_id(text: str) -> bool:
-    """Whether a text is a job's id in its 36-character form."""
-    return _JOB_ID.fullmatch(text) is not None
 
 
 def _collected(entry: Mapping[str, Any], artifacts: ArtifactStore) -> FoundDeck:

@@ -11,7 +11,9 @@ from vistaflow.api.doe.v1 import doe_pb2 as pb
 from vistaflow.api.doe.v1 import doe_pb2_grpc as rpc
 from vistaflow_services.core.errors import InvalidError, NotFoundError, Violations
 from vistaflow_services.core.interceptor import Context
+from vistaflow_services.core.job_ids import is_job_id
 from vistaflow_services.core.jobs import JobResult
+from vistaflow_services.core.results import readable
 from vistaflow_services.core.stage import Stage
 from vistaflow_services.decks.deck import Deck
 from vistaflow_services.decks.library import DeckLibrary
@@ -52,7 +54,8 @@ class DoeServicer(rpc.DoeServiceServicer):
     ) -> pb.EvaluateDesignResponse:
         """Starts running a design."""
         source = await self._result(request.design_id)
-        deck = await asyncio.to_thread(references.deck_of, source.result, self._artifacts)
+        with readable(request.design_id, "design_id"):
+            deck = await asyncio.to_thread(references.deck_of, source.result, self._artifacts)
         await asyncio.to_thread(_check_evaluation, request.evaluation, deck)
         spec = pb.DoeSpec(design_id=request.design_id, evaluation=request.evaluation)
         spec.evaluation.SetInParent()
@@ -64,9 +67,9 @@ class DoeServicer(rpc.DoeServiceServicer):
     ) -> pb.GetDesignResponse:
         """Gets what a design is."""
         source = await self._result(request.design_id)
-        return pb.GetDesignResponse(
-            design=messages.design_message(request.design_id, source.result)
-        )
+        with readable(request.design_id, "design_id"):
+            design = messages.design_message(request.design_id, source.result)
+        return pb.GetDesignResponse(design=design)
 
     async def ReadDesign(
         self, request: pb.ReadDesignRequest, context: Context
@@ -74,10 +77,11 @@ class DoeServicer(rpc.DoeServiceServicer):
         """Streams the rows of a design, holding a part of them at a time."""
         _check_read(request)
         source = await self._result(request.design_id)
-        written = source.result["design"]
-        path = await asyncio.to_thread(self._artifacts.verified, written["uri"], written["sha256"])
-        async for chunk in _in_threads(_chunks(request, path)):
-            yield chunk
+        with readable(request.design_id, "design_id"):
+            uri, sha256 = source.result["design"]["uri"], source.result["design"]["sha256"]
+            path = await asyncio.to_thread(self._artifacts.verified, uri, sha256)
+            async for chunk in _in_threads(_chunks(request, path)):
+                yield chunk
 
     async def ListSimulators(
         self, request: pb.ListSimulatorsRequest, context: Context
@@ -106,7 +110,7 @@ class DoeServicer(rpc.DoeServiceServicer):
 
     async def _result(self, design_id: str) -> JobResult:
         """What the finished job of a design published."""
-        if not references.is_job_id(design_id):
+        if not is_job_id(design_id):
             raise NotFoundError(f"no design {design_id[:100]!r}: a design's id is its job's id")
         return await self._stage.registry.result(design_id, job_type="DOE", field="design_id")
 

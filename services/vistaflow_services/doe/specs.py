@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
-from google.protobuf import json_format
+from google.protobuf import json_format, struct_pb2
 
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.doe.v1 import doe_pb2 as pb
-from vistaflow_services.core.errors import InvalidError, Violations
+from vistaflow_services.core.errors import FieldViolation, InvalidError, Violations
 from vistaflow_services.core.expressions import Constraint, parse_constraint, suggest
 from vistaflow_services.decks.deck import Deck, FailurePolicy, Policy
 from vistaflow_services.decks.space import Choice, Space
@@ -151,10 +151,10 @@ def _held(override: common_pb2.ParameterOverride, space: Space) -> Choice | None
     if override.HasField("fixed"):
         if ranged:
             _refuse("fixed", "give either a fixed value or a range or choices, not both")
-        value: Any = json_format.MessageToDict(override.fixed)
+        value = _value(override.fixed, "fixed")
         field = "fixed"
     elif len(override.choices) == 1:
-        value, field = json_format.MessageToDict(override.choices[0]), "choices"
+        value, field = _value(override.choices[0], "choices[0]"), "choices"
     elif override.HasField("low") and override.HasField("high") and override.low == override.high:
         value, field = override.low, "low"
     else:
@@ -172,11 +172,19 @@ def _changes(override: common_pb2.ParameterOverride, space: Space) -> dict[str, 
     if override.HasField("high"):
         changes["high"] = override.high
     if override.choices:
-        given = [json_format.MessageToDict(each) for each in override.choices]
+        given = [_value(each, f"choices[{at}]") for at, each in enumerate(override.choices)]
         # Messages know no whole numbers: the deck's own form of a choice is what points hold.
         known = [space[override.name].canonical(each)[0] for each in given]
         changes["choices"] = given if None in known else known
     return changes
+
+
+def _value(value: struct_pb2.Value, field: str) -> Any:
+    """What a message holds, if JSON has it."""
+    try:
+        return json_format.MessageToDict(value)
+    except ValueError:
+        _refuse(field, "is NaN or an infinity; give a number or a text")
 
 
 def _constraints(spec: pb.DesignSpec, space: Space, found: Violations) -> tuple[Constraint, ...]:
@@ -193,7 +201,8 @@ def _constraints(spec: pb.DesignSpec, space: Space, found: Violations) -> tuple[
     return (*parsed, *space.constraints)
 
 
-def _refuse(field: str, description: str) -> None:
-    found = Violations()
-    found.add(f".{field}", description)
-    found.check()
+def _refuse(field: str, description: str) -> NoReturn:
+    raise InvalidError(
+        f"{field}: {description}",
+        violations=[FieldViolation(field=f".{field}", description=description)],
+    )

@@ -33,7 +33,7 @@ class IngestionServicer(rpc.IngestionServiceServicer):
         self._stage = stage
         self._library = DeckLibrary(stage.artifacts.root / "decks")
         assert isinstance(stage.config, Config)
-        self._roots = stage.config.roots
+        self._roots = stage.config.deck_folders
 
     async def CollectDecks(
         self, request: pb.CollectDecksRequest, context: Context

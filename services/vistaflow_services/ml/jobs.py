@@ -13,6 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -22,6 +23,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from vistaflow.api.ml.v1 import ml_pb2 as pb
 from vistaflow_services.core.jobs import Attempt, JobError, plain
+from vistaflow_services.core.pictures import draw_pictures
 from vistaflow_services.decks.space import Space
 from vistaflow_services.ml.domain import FoldReport, ModelTest, measure, train, verdict
 from vistaflow_services.ml.references import (
@@ -42,7 +44,8 @@ Manifest = dict[str, Any]
 Job = Callable[[Attempt], Manifest]
 
 _PASSED_ON = (
-    "design_id", "dataset", "deck_id", "deck_uri", "space", "responses", "transforms", "split"
+    "design_id", "dataset", "deck_id", "deck_uri", "space", "responses", "transforms", "split",
+    "constants",
 )  # fmt: skip
 _TOLD_OUTLIERS = 20
 
@@ -91,8 +94,11 @@ def preprocess(attempt: Attempt) -> Manifest:
             len(rows.row_ids),
             len(rows.row_ids),
             unit="rows",
-            message=f"{split['train']} for training, {split['test']} held out",
+            message="; ".join(
+                [f"{split['train']} for training, {split['test']} held out", *report.notes]
+            ),
         )
+        told["notes"] = report.notes
     path = attempt.folder / "dataset.parquet"
     with attempt.artifacts.writing(path) as temporary:
         dataset.write(temporary)
@@ -109,6 +115,8 @@ def preprocess(attempt: Attempt) -> Manifest:
             for name, ids in report.outliers.items()
         },
         "constant_parameters": report.constant_parameters,
+        "constants": report.constants,
+        "notes": report.notes,
         "split": {"train": split["train"], "test": split["test"]},
         "test_fraction": how.test_fraction,
         "seed": how.seed,
@@ -257,10 +265,20 @@ def test_model(attempt: Attempt) -> Manifest:
         "metrics": {each.name: _metrics(each.figures) for each in found.responses},
         "units": {each.name: each.unit for each in found.responses},
         "families": {each.name: each.family for each in model.responses},
-        "warnings": verdict(found.responses),
+        "warnings": verdict(found.responses) + _untested(model.response_names, found),
         "residuals": attempt.artifacts.describe(rows),
         "plots": drawn,
     }
+
+
+def _untested(names: list[str], found: ModelTest) -> list[str]:
+    """A warning for each response that no test row has."""
+    tested = {test.name for test in found.responses}
+    return [
+        f"{name}: no row held out has this response, so nothing tells how good its model is"
+        for name in names
+        if name not in tested
+    ]
 
 
 def _metrics(figures: Any) -> dict[str, Any]:
@@ -279,13 +297,15 @@ def _metrics(figures: Any) -> dict[str, Any]:
 
 
 def _write_residuals(found: ModelTest, path: Any) -> None:
-    """A row a test row: what was simulated and predicted of each response."""
+    """A row a test row: what was simulated and predicted of each response; null where missing."""
     columns: dict[str, Any] = {"row_id": found.row_ids}
-    for each in found.responses:
-        columns[f"{each.name}.simulated"] = each.truth
-        columns[f"{each.name}.residual"] = each.truth - each.predicted.median
-        for part, values in vars(each.predicted).items():
-            columns[f"{each.name}.{part}"] = values
+    for test in found.responses:
+        places = np.isin(found.row_ids, test.row_ids)
+        parts = {"simulated": test.truth, "residual": test.truth - test.predicted.median}
+        for part, values in (parts | vars(test.predicted)).items():
+            column = np.full(len(found.row_ids), np.nan)
+            column[places] = values
+            columns[f"{test.name}.{part}"] = pa.array(column, from_pandas=True)
     pq.write_table(pa.table(columns), path, compression="zstd")
 
 
@@ -293,17 +313,17 @@ def _draw(attempt: Attempt, found: ModelTest) -> list[dict[str, Any]]:
     # Only this job draws; the other three start sooner without the library.
     from vistaflow_services.ml import plots
 
-    drawn = []
-    for name, draw in (
-        ("parity.png", plots.draw_parity),
-        ("residuals.png", plots.draw_residuals),
-        ("calibration.png", plots.draw_calibration),
-    ):
-        path = attempt.folder / name
-        with attempt.artifacts.writing(path) as temporary:
-            draw(temporary, found.responses)
-        drawn.append({"name": name, **attempt.artifacts.describe(path)})
-    return drawn
+    def bound(draw: Callable[..., None]) -> Callable[[Path], None]:
+        return lambda path: draw(path, found.responses)
+
+    drawings = {
+        "parity.png": plots.draw_parity,
+        "residuals.png": plots.draw_residuals,
+        "calibration.png": plots.draw_calibration,
+    }
+    if not found.responses:
+        return []
+    return draw_pictures(attempt, {name: bound(draw) for name, draw in drawings.items()})
 
 
 PRELOAD: Final = ("sklearn.ensemble", "vistaflow_services.ml.plots")

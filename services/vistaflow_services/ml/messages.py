@@ -73,12 +73,13 @@ def check_answer(model: Model, count: int) -> None:
             raise
 
 
-def predict_response(model: Model, found: Mapping[str, Prediction]) -> pb.PredictResponse:
-    """Predictions by point, and the responses' units."""
+def predict_response(
+    model: Model, found: Mapping[str, Prediction], count: int
+) -> pb.PredictResponse:
+    """Predictions of `count` points, and the responses' units."""
     response = pb.PredictResponse(
         responses=[common_pb2.Response(name=each.name, unit=each.unit) for each in model.responses]
     )
-    count = len(next(iter(found.values())).mean)
     for at in range(count):
         point = response.predictions.add()
         for name, each in found.items():

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
@@ -15,10 +14,12 @@ from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.ml.v1 import ml_pb2 as pb
 from vistaflow.api.ml.v1 import ml_pb2_grpc as rpc
 from vistaflow_services.core import callers
-from vistaflow_services.core.errors import InvalidError, NotFoundError, Violations
+from vistaflow_services.core.errors import InvalidError, NotFoundError, ServiceError, Violations
 from vistaflow_services.core.interceptor import Context
+from vistaflow_services.core.job_ids import is_job_id
 from vistaflow_services.core.message_limits import fitting
 from vistaflow_services.core.registry_client import result_of
+from vistaflow_services.core.results import readable
 from vistaflow_services.core.stage import Stage
 from vistaflow_services.ml import messages, specs
 from vistaflow_services.ml.config import Config
@@ -26,8 +27,6 @@ from vistaflow_services.ml.references import open_model
 from vistaflow_services.surrogates.model import Model
 
 DEFAULT_PAGE, MAX_PAGE = 100, 1_000
-
-_JOB_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class MlServicer(rpc.MlServiceServicer):
@@ -47,7 +46,7 @@ class MlServicer(rpc.MlServiceServicer):
         with _under("spec"):
             specs.preparation_of(request.spec)
         design = await self._result(request.spec.design, "DOE", "spec.design")
-        with _under("spec"):
+        with readable(request.spec.design, "spec.design"), _under("spec"):
             specs.check_responses(request.spec, design)
         job = await self._stage.submit(
             request.spec, "ML_PREPROCESS", "preprocess", request.request_id
@@ -83,25 +82,24 @@ class MlServicer(rpc.MlServiceServicer):
 
         def predicted() -> pb.PredictResponse:
             found = model.predictions(points, extrapolate=extrapolate)
-            return messages.predict_response(model, found)
+            return messages.predict_response(model, found, len(points))
 
         return await asyncio.to_thread(predicted)
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         """Gets what a model is."""
-        manifest = await self._result(request.model_id, "ML_TRAIN", "model_id")
-        found = messages.model_message(request.model_id, manifest, self._stage.artifacts)
+        manifest = await self._manifest(request.model_id)
+        if "space" not in manifest:
+            model = await self._model(request.model_id)
+            manifest = {**manifest, "space": model.space.to_dict()}
+        with readable(request.model_id, "model_id"):
+            found = messages.model_message(request.model_id, manifest, self._stage.artifacts)
         return pb.GetModelResponse(model=found)
 
     async def ListModels(
         self, request: pb.ListModelsRequest, context: Context
     ) -> pb.ListModelsResponse:
         """Lists models, newest first."""
-        artifacts = self._stage.artifacts
-
-        def model(job: common_pb2.Job) -> pb.Model:
-            return messages.model_message(job.job_id, result_of(job).result, artifacts)
-
         size = _page_size(request.page_size)
         while True:
             page = await self._stage.registry.list_jobs(
@@ -110,12 +108,22 @@ class MlServicer(rpc.MlServiceServicer):
                 page_size=size,
                 page_token=request.page_token,
             )
-            models = await asyncio.to_thread(fitting, page.jobs, model)
-            if len(models) == len(page.jobs):
+            readable_models = await asyncio.to_thread(self._readable_models, page.jobs)
+            models = fitting(readable_models, lambda model: model)
+            if len(models) == len(readable_models):
                 break
             # Where the next page starts is the registry's to say.
             size = len(models)
         return pb.ListModelsResponse(models=models, next_page_token=page.next_page_token)
+
+    def _readable_models(self, jobs: Iterable[common_pb2.Job]) -> list[pb.Model]:
+        models = []
+        for job in jobs:
+            # One that cannot be read must not end the list for everybody.
+            with contextlib.suppress(ServiceError), readable(job.job_id, "model_id"):
+                manifest = result_of(job).result
+                models.append(messages.model_message(job.job_id, manifest, self._stage.artifacts))
+        return models
 
     async def _result(self, job_id: str, job_type: str, field: str) -> Mapping[str, Any]:
         """What the finished job that a field names published."""
@@ -123,19 +131,36 @@ class MlServicer(rpc.MlServiceServicer):
             found = Violations()
             found.add(field, f"missing: give the id of a finished {job_type} job")
             found.check()
-        if not _JOB_ID.fullmatch(job_id):
+        if not is_job_id(job_id):
             raise NotFoundError(f"{field}: no job {job_id[:100]!r}; give a job's id, a UUID")
         found_job = await self._stage.registry.result(job_id, job_type=job_type, field=field)
         return found_job.result
+
+    async def _manifest(self, model_id: str) -> Mapping[str, Any]:
+        """What the job that trained a model says of it: an ML_TRAIN job, or a study."""
+        if not is_job_id(model_id):
+            return await self._result(model_id, "ML_TRAIN", "model_id")
+        found = await self._stage.registry.result(model_id, field="model_id")
+        if found.job_type == "ML_TRAIN":
+            return found.result
+        model = found.result.get("last_model")
+        if not isinstance(model, Mapping):
+            kind = found.job_type
+            raise InvalidError(
+                f"model_id: job {model_id} is a {kind} job that published no model; give the id "
+                "of an ML_TRAIN job, or of a study that did"
+            )
+        return model
 
     async def _model(self, model_id: str) -> Model:
         """A model, from memory or from disk; a finished one never changes."""
         model = self._models.get(model_id)
         # That the model is in memory tells nothing of whether it exists for this caller.
         if model is None or callers.current().project:
-            manifest = await self._result(model_id, "ML_TRAIN", "model_id")
+            manifest = await self._manifest(model_id)
         if model is None:
-            model = await asyncio.to_thread(open_model, manifest, self._stage.artifacts)
+            with readable(model_id, "model_id"):
+                model = await asyncio.to_thread(open_model, manifest, self._stage.artifacts)
             self._models.put(model_id, model)
         return model
 

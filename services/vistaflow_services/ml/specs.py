@@ -10,6 +10,7 @@ from google.protobuf import json_format
 from vistaflow.api.ml.v1 import ml_pb2 as pb
 from vistaflow_services.core.errors import InvalidError, Violations
 from vistaflow_services.core.expressions import suggest
+from vistaflow_services.decks.definition import NO_RESPONSE
 from vistaflow_services.ml.domain import DEFAULT_FOLDS, TrainingPlan
 from vistaflow_services.surrogates.choice import FAMILIES
 from vistaflow_services.surrogates.preparation import Preparation
@@ -40,7 +41,7 @@ def preparation_of(spec: pb.PreprocessSpec) -> Preparation:
         made = Preparation(
             responses=tuple(spec.responses),
             test_fraction=fraction,
-            seed=abs(spec.seed),
+            seed=_seed(spec.seed, found),
             drop_outliers=spec.outliers == pb.OUTLIER_POLICY_DROP,
             log_responses=tuple(spec.log_responses),
         )
@@ -55,7 +56,10 @@ def check_responses(spec: pb.PreprocessSpec, design: Mapping[str, Any]) -> None:
     known = [each["name"] for each in design["responses"]]
     found = Violations()
     for field in ("responses", "log_responses"):
-        for at, name in enumerate(getattr(spec, field)):
+        names = getattr(spec, field)
+        if field == "log_responses" and tuple(names) == (NO_RESPONSE,):
+            continue
+        for at, name in enumerate(names):
             if name not in known:
                 found.add(f"{field}[{at}]", f"the design has no `{name}`{suggest(name, known)}")
     found.check()
@@ -88,10 +92,16 @@ def plan_of(spec: pb.TrainSpec) -> TrainingPlan:
         made = TrainingPlan(
             families=tuple(families) or tuple(FAMILIES),
             folds=spec.folds or DEFAULT_FOLDS,
-            seed=abs(spec.seed),
+            seed=_seed(spec.seed, found),
             hyper_parameters=hyper_parameters,
         )
     except InvalidError as error:
         found.extend("", error)
     found.check()
     return made
+
+
+def _seed(seed: int, found: Violations) -> int:
+    if seed < 0:
+        found.add("seed", f"{seed} is negative; give 0 or more")
+    return max(0, seed)

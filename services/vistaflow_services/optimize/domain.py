@@ -11,7 +11,9 @@ from typing import Any
 from vistaflow_services.core.errors import FieldViolation, InvalidError, Violations
 from vistaflow_services.core.expressions import Constraint, Goals, Objective, parse_goals
 from vistaflow_services.decks.space import Point, Space
+from vistaflow_services.optimize.misses import MissScale, constraint_unit
 from vistaflow_services.optimize.observation import Observation
+from vistaflow_services.surrogates.extremes import huge_note, huge_values
 
 MAX_BUDGET = 100_000
 """Most simulator runs that a study may spend."""
@@ -24,6 +26,9 @@ DEFAULT_BATCH = 4
 
 RUNS_PER_PARAMETER = 5
 """Simulator runs that a study spends for each parameter, unless told."""
+
+TOO_LARGE = "TOO_LARGE"
+"""The failure of a run that returned a number too large to be a response."""
 
 MAX_TUNING_TRIALS = 10_000
 MAX_FOLDS = 20
@@ -159,8 +164,13 @@ class ConstraintValue:
     met: bool
     """Whether it holds."""
 
-    miss: float
-    """How far it is missed, as a part of its larger side; 0 when met."""
+    excess: float
+    """How far it is missed, in its own unit; 0 or less when met, infinite where undefined."""
+
+    @property
+    def miss(self) -> float:
+        """How far it is missed; 0 when met."""
+        return 0.0 if self.met else max(self.excess, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,9 +189,9 @@ class Assessment:
         return all(each.met for each in self.constraints)
 
     @property
-    def violation(self) -> float:
-        """How far the worst constraint is missed, as a part of its larger side."""
-        return max((each.miss for each in self.constraints), default=0.0)
+    def excesses(self) -> tuple[float, ...]:
+        """How far each constraint is missed, in its own unit; see `ConstraintValue.excess`."""
+        return tuple(each.excess for each in self.constraints)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +206,9 @@ class Problem:
 
     fixed: Mapping[str, float | int | str] = field(default_factory=dict)
     """Parameters that are held, with their values."""
+
+    units: Mapping[str, str] = field(default_factory=dict)
+    """The units of the responses, by name."""
 
     @property
     def objective(self) -> Objective:
@@ -214,6 +227,16 @@ class Problem:
 
     def _is_known(self, constraint: Constraint) -> bool:
         return constraint.names <= set(self.space.names)
+
+    def unit_of(self, constraint: Constraint) -> str:
+        """The unit in which a constraint is missed; empty where none follows from its formulas."""
+        parameters = {each.name: each.unit for each in self.space.parameters}
+        return constraint_unit(constraint, {**parameters, **self.units})
+
+    def describe_miss(self, at: int, miss: float) -> str:
+        """By how much the constraint at place `at` is missed, for people."""
+        unit = self.unit_of(self.goals.constraints[at])
+        return f"{miss:.4g} {unit}".rstrip() if math.isfinite(miss) else "what has no value"
 
     def assess(self, point: Mapping[str, Any], responses: Mapping[str, float]) -> Assessment:
         """What a point with these responses is worth."""
@@ -235,7 +258,7 @@ class Problem:
             objective=self.objective.sign * assessed.objective,
             sides=tuple(_turned(each, values) for each in self.simulated),
             feasible=assessed.feasible and bool(self.space.feasible([point])[0]),
-            violation=assessed.violation,
+            excesses=assessed.excesses,
         )
 
 
@@ -244,9 +267,7 @@ def _constraint_value(constraint: Constraint, values: Mapping[str, Any]) -> Cons
     right = float(constraint.right.evaluate(values))
     met = bool(constraint.met(values))
     excess = float(constraint.violation(values))
-    size = max(abs(left), abs(right))
-    miss = 0.0 if met or excess <= 0 else excess / size if math.isfinite(size) else math.inf
-    return ConstraintValue(text=str(constraint), value=left, limit=right, met=met, miss=miss)
+    return ConstraintValue(text=str(constraint), value=left, limit=right, met=met, excess=excess)
 
 
 def _turned(constraint: Constraint, values: Mapping[str, Any]) -> tuple[float, float]:
@@ -290,6 +311,9 @@ class Trial:
     seconds: float = 0.0
     """How long its run took."""
 
+    huge: Mapping[str, float] = field(default_factory=dict)
+    """Responses that are too large to be one, by name: such a run counts as failed."""
+
     @property
     def usable(self) -> bool:
         """Whether it has an objective and constraints that can be compared."""
@@ -307,8 +331,25 @@ def made_trial(
     predicted: Mapping[str, tuple[float, float]] | None = None,
     cached: bool = False,
     seconds: float = 0.0,
+    limits: Mapping[str, float] | None = None,
 ) -> Trial:
-    """A trial with what its responses are worth; `responses` is None when the run failed."""
+    """A trial with what its responses are worth.
+
+    Args:
+        problem: What is wanted.
+        number: Its place among the trials.
+        origin: Where its point came from.
+        point: The canonical point.
+        responses: What the simulator returned; None when the run failed.
+        failure: How it failed.
+        predicted: What was expected of it.
+        cached: Whether the point store had it.
+        seconds: How long its run took.
+        limits: By response the magnitude beyond which a run has failed; see `huge_limit`.
+    """
+    huge = huge_values(responses or {}, limits or {})
+    if huge:
+        responses, failure = None, TOO_LARGE
     assessment = None if responses is None else problem.assess(point, responses)
     feasible = assessment is not None and assessment.feasible
     if feasible:
@@ -325,22 +366,58 @@ def made_trial(
         predicted=predicted or {},
         cached=cached,
         seconds=seconds,
+        huge=huge,
     )
 
 
+def constants_of(trials: Sequence[Trial]) -> dict[str, float]:
+    """The responses that are the same in all trials that ran, with that value."""
+    ran = [each.responses for each in trials if each.responses]
+    names = ran[0] if ran else ()
+    return {name: ran[0][name] for name in names if len({each[name] for each in ran}) == 1}
+
+
+def notes_on(trials: Sequence[Trial], problem: Problem) -> list[str]:
+    """What a reader of a study's result should know of its responses, a sentence each.
+
+    Values that are too large to be one, named with their trials, and an objective that never
+    varies.
+    """
+    notes = []
+    for name in sorted({name for each in trials for name in each.huge}):
+        huge = [(each.number, each.huge[name]) for each in trials if name in each.huge]
+        usual = [each.responses[name] for each in trials if each.responses]
+        notes.append(huge_note(name, huge, usual, "trial"))
+    worth = {each.assessment.objective for each in trials if each.usable and each.assessment}
+    if len(worth) == 1 and sum(each.usable for each in trials) > 1:
+        notes.append(
+            f"`{problem.objective}` is {worth.pop():g} at every point that ran: nothing tells "
+            "the points apart"
+        )
+    return notes
+
+
+def miss_scale(trials: Sequence[Trial]) -> MissScale:
+    """What a miss of each constraint is measured in, from all usable trials."""
+    return MissScale.over([each.assessment.excesses for each in trials if each.assessment])
+
+
 def best_trial(trials: Sequence[Trial], sign: float) -> Trial | None:
-    """The best feasible trial, else the usable one of least violation; of equals the earliest.
+    """The best feasible trial, else the usable one that misses least; of equals the earliest.
+
+    Misses are scaled by the spread of their constraint over the usable trials and added.
 
     Args:
         trials: In order.
         sign: +1 to minimise, -1 to maximise.
     """
     usable = [each for each in trials if each.usable]
+    scale = miss_scale(usable)
 
-    def rank(trial: Trial) -> tuple[bool, float, float]:
+    def rank(trial: Trial) -> tuple[bool, tuple[int, float], float]:
         assert trial.assessment is not None
-        miss = 0.0 if trial.feasible else trial.assessment.violation
-        return not trial.feasible, miss, sign * trial.assessment.objective
+        missed = (0, 0.0) if trial.feasible else scale.total(trial.assessment.excesses)
+        return not trial.feasible, missed, sign * trial.assessment.objective
 
     return min(usable, key=rank, default=None)
 
@@ -353,13 +430,14 @@ def blocking(trials: Sequence[Trial], problem: Problem) -> list[str]:
         problem: What they were tried for.
     """
     usable = [each.assessment for each in trials if each.usable and each.assessment]
-    counts = [
-        sum(not each.constraints[j].met for each in usable)
-        for j in range(len(problem.goals.constraints))
-    ]
-    order = sorted(range(len(counts)), key=lambda j: -counts[j])
-    return [
-        f"`{problem.goals.constraints[j]}` is missed by {counts[j]} of {len(usable)} points"
-        for j in order
-        if counts[j]
-    ]
+    constraints = problem.goals.constraints
+    columns = [[each.constraints[j] for each in usable] for j in range(len(constraints))]
+    counts = [sum(not each.met for each in column) for column in columns]
+    found = []
+    for j in sorted(range(len(counts)), key=lambda j: -counts[j]):
+        if counts[j]:
+            least = min(each.miss for each in columns[j])
+            always = f", by {problem.describe_miss(j, least)} or more" if least > 0 else ""
+            missed = f"`{constraints[j]}` is missed by {counts[j]} of {len(usable)} points"
+            found.append(missed + always)
+    return found

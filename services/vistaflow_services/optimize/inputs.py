@@ -7,7 +7,6 @@ which is found by the manifest that the job left beside what it made.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,15 +16,15 @@ import pyarrow.parquet as pq
 
 from vistaflow_services.core.artifacts import ArtifactStore
 from vistaflow_services.core.errors import ServiceError
+from vistaflow_services.core.job_ids import is_job_id
 from vistaflow_services.core.jobs import JobError, JobResult
 from vistaflow_services.decks.deck import Deck, read_archive
 from vistaflow_services.decks.space import Point, Space
 from vistaflow_services.optimize.domain import Problem, Trial, made_trial
+from vistaflow_services.surrogates.extremes import huge_limit
 
 MANIFEST: Final = "manifest.json"
 """The file in an attempt's prefix that holds the job's result."""
-
-_JOB_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +47,7 @@ class Design:
         """Its evaluated points as the first trials of a study, in order."""
         found: list[Trial] = []
         substituted = self.deck.failure_policy.substitute
+        limits = self.limits()
         for row in self.rows:
             point: Point = {
                 each.name: self._canonical(each.name, row[f"x.{each.name}"])
@@ -68,9 +68,18 @@ class Design:
                     None if failure else responses,
                     failure=failure,
                     seconds=row.get("seconds") or 0.0,
+                    limits=limits,
                 )
             )
         return found
+
+    def limits(self) -> dict[str, float]:
+        """The magnitude beyond which each response is too large to be one."""
+        ran = [row for row in self.rows if row["failure"] is None]
+        return {
+            name: huge_limit([row[f"y.{name}"] for row in ran if row[f"y.{name}"] is not None])
+            for name in self.deck.response_names
+        }
 
     def _canonical(self, name: str, value: Any) -> float | int | str:
         canonical, problem = self.space[name].canonical(value)
@@ -123,7 +132,7 @@ def find_manifest(
 
 def stored_manifest(job_id: str, artifacts: ArtifactStore) -> Mapping[str, Any] | None:
     """The manifest that the newest complete attempt of a job left, if one did."""
-    if not _JOB_ID.fullmatch(job_id):
+    if not is_job_id(job_id):
         return None
     written = (artifacts.root / "jobs" / job_id).glob(f"*/{MANIFEST}")
     newest = max(written, key=lambda path: int(path.parent.name), default=None)

@@ -18,7 +18,8 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from vistaflow.api.optimize.v1 import optimize_pb2 as pb
 from vistaflow_services.core.errors import InvalidError
 from vistaflow_services.core.jobs import Attempt, JobError, plain
-from vistaflow_services.decks.deck import Policy
+from vistaflow_services.core.pictures import draw_pictures
+from vistaflow_services.decks.deck import Deck, Policy
 from vistaflow_services.decks.space import Point
 from vistaflow_services.optimize import plots, specs
 from vistaflow_services.optimize.domain import (
@@ -29,6 +30,9 @@ from vistaflow_services.optimize.domain import (
     Trial,
     blocking,
     check_goals,
+    constants_of,
+    miss_scale,
+    notes_on,
 )
 from vistaflow_services.optimize.inputs import (
     MANIFEST,
@@ -37,6 +41,7 @@ from vistaflow_services.optimize.inputs import (
     model_folder,
     open_design,
 )
+from vistaflow_services.optimize.last_model import publish_last_model
 from vistaflow_services.optimize.study import Study, StudyResult
 from vistaflow_services.optimize.suggestion import predicted_best
 from vistaflow_services.optimize.trials import write_trials
@@ -44,6 +49,7 @@ from vistaflow_services.optimize.tuning_job import tune
 from vistaflow_services.simulators.evaluate import evaluate, local_executor
 from vistaflow_services.simulators.outcome import Outcome
 from vistaflow_services.simulators.points import PointStore
+from vistaflow_services.simulators.run import run_point
 from vistaflow_services.surrogates.model import Model
 
 POINTS = "points"
@@ -114,7 +120,8 @@ def _prepare(attempt: Attempt) -> _Setting:
     )
     numeric = [each.name for each in design.space.parameters if each.is_numeric]
     goals = check_goals(plan.goals, responses=design.deck.response_names, parameters=numeric)
-    problem = Problem(space=design.space, goals=goals, fixed=design.fixed)
+    units = {each.name: each.unit for each in design.deck.responses}
+    problem = Problem(space=design.space, goals=goals, fixed=design.fixed, units=units)
     model = None
     if spec.model:
         manifest = find_manifest(spec.model, "model", "model", inputs, artifacts)
@@ -147,10 +154,14 @@ def _search(attempt: Attempt, setting: _Setting) -> StudyResult:
             deck, points, store=store, executor=executor, scratch_root=scratch, policy=policy
         )
 
+    def simulate_anew(points: Sequence[Point]) -> list[Outcome]:
+        """Runs points past the store, which would answer with what it has."""
+        runs = [executor.submit(run_point, deck, each, scratch_root=scratch) for each in points]
+        return [each.result() for each in runs]
+
     def on_round(completed: int, message: str) -> None:
         attempt.progress("infill", completed, setting.budget, unit="runs", message=message)
 
-    model = setting.model
     study = Study(
         problem=setting.problem,
         plan=setting.plan,
@@ -158,9 +169,13 @@ def _search(attempt: Attempt, setting: _Setting) -> StudyResult:
         batch_size=setting.batch_size,
         evaluate=simulate,
         on_round=on_round,
-        suggestions=predicted_best(setting.problem, model, setting.plan.seed) if model else (),
+        suggestions=_first_suggestions(setting),
         trials=list(setting.trials),
         responses=deck.response_names,
+        limits=setting.design.limits(),
+        noisy=deck.noisy,
+        # A named function has no noise and needs no proof.
+        evaluate_anew=None if deck.simulator == "function" else simulate_anew,
     )
     on_round(0, study.message())
     try:
@@ -172,6 +187,19 @@ def _search(attempt: Attempt, setting: _Setting) -> StudyResult:
     finally:
         executor.shutdown(cancel_futures=True)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _first_suggestions(setting: _Setting) -> list[Point]:
+    """What the trained model would try first, if there is one."""
+    if setting.model is None:
+        return []
+    return predicted_best(
+        setting.problem,
+        setting.model,
+        setting.plan.seed,
+        miss_scale(setting.trials),
+        constants_of(setting.trials),
+    )
 
 
 def _report(attempt: Attempt, setting: _Setting, result: StudyResult) -> dict[str, Any]:
@@ -201,17 +229,34 @@ def _report(attempt: Attempt, setting: _Setting, result: StudyResult) -> dict[st
         "parameters": [{"name": each.name, "unit": each.unit} for each in problem.space.parameters],
         "responses": [{"name": each.name, "unit": each.unit} for each in deck.responses],
         "best": {
-            **_told(best),
-            "verified": best.usable,
+            **_told(best, problem),
+            "verified": result.run_count > 0,
             "found_at": _found_at(best, result.trials),
             "predicted": _predicted(result.forecast),
+            "noise": dict(result.noise),
+            "run_count": result.run_count,
         },
-        "doe_best": None if result.design_best is None else _told(result.design_best),
-        "improvement": _improvement(best, result.design_best, problem.objective.sign),
+        "doe_best": None if result.design_best is None else _told(result.design_best, problem),
+        "improvement": (
+            # The best reading of a noisy design is better than its point.
+            None
+            if any(result.noise.values())
+            else _improvement(best, result.design_best, problem.objective.sign)
+        ),
+        "notes": [*notes_on(result.trials, problem), *_noise_notes(deck, result)],
         "evaluations": _evaluations(result.trials),
         "trials": attempt.artifacts.describe(table),
         "plots": _plots(attempt, setting, result),
     }
+    told["last_model"] = publish_last_model(
+        attempt,
+        result.trials,
+        problem.space,
+        _modelled_units(setting),
+        deck_id=deck.digest,
+        before=setting.model,
+        seed=setting.plan.seed,
+    )
     if setting.model is not None:
         said = setting.model.predict([best.point], extrapolate=True)
         told["best"]["model_predicted"] = {
@@ -223,7 +268,35 @@ def _report(attempt: Attempt, setting: _Setting, result: StudyResult) -> dict[st
     return told
 
 
-def _told(trial: Trial) -> dict[str, Any]:
+def _modelled_units(setting: _Setting) -> dict[str, str]:
+    """The units of the responses that the last model has: those trained before and the goals'."""
+    before = setting.model.response_names if setting.model else []
+    wanted = {*before, *setting.problem.goals.names}
+    return {each.name: each.unit for each in setting.design.deck.responses if each.name in wanted}
+
+
+def _noise_notes(deck: Deck, result: StudyResult) -> list[str]:
+    """What a reader should know of the simulator's noise, if it has any."""
+    units = {each.name: each.unit for each in deck.responses}
+    if not result.run_count:
+        return [
+            "the runs that were to verify the best point failed: what is told of it is unproven"
+        ]
+    noise = {name: sd for name, sd in result.noise.items() if sd > 0}
+    if not noise:
+        return []
+    amounts = ", ".join(
+        f"`{name}` by {sd:.3g} {units[name]}".rstrip() for name, sd in noise.items()
+    )
+    declare = "" if deck.noisy else "; declare `noisy: true` in the deck"
+    return [
+        f"the simulator is noisy: runs of one point vary, {amounts} (1 sd). The best point is the "
+        f"one expected to be best, and its values are means of {result.run_count} verifying "
+        f"runs{declare}"
+    ]
+
+
+def _told(trial: Trial, problem: Problem) -> dict[str, Any]:
     """A trial as the manifest has it."""
     assessment = trial.assessment
     return {
@@ -233,10 +306,20 @@ def _told(trial: Trial) -> dict[str, Any]:
         "simulated": dict(trial.responses or {}),
         "objective": assessment.objective if assessment else None,
         "feasible": trial.feasible,
-        "violation": assessment.violation if assessment else None,
         "constraints": [
-            {"text": each.text, "value": each.value, "limit": each.limit, "met": each.met}
-            for each in (assessment.constraints if assessment else ())
+            {
+                "text": each.text,
+                "value": each.value,
+                "limit": each.limit,
+                "met": each.met,
+                "miss": each.miss,
+                "unit": problem.unit_of(constraint),
+            }
+            for constraint, each in zip(
+                problem.goals.constraints,
+                assessment.constraints if assessment else (),
+                strict=False,
+            )
         ],
     }
 
@@ -268,7 +351,7 @@ def _evaluations(trials: Sequence[Trial]) -> dict[str, int]:
         "total": sum(each.origin != "verify" for each in trials),
         "design": sum(each.origin == "doe" for each in trials),
         "infill": len(infill),
-        "simulated": sum(not each.cached for each in infill),
+        "simulated": sum(not each.cached for each in trials if each.origin != "doe"),
         "cached": sum(each.cached for each in infill),
         "failed": sum(each.failure is not None for each in trials if each.origin != "verify"),
         "feasible": sum(each.feasible for each in trials if each.origin != "verify"),
@@ -279,12 +362,12 @@ def _plots(attempt: Attempt, setting: _Setting, result: StudyResult) -> list[dic
     responses = setting.design.deck.responses
     units = {each.name: each.unit for each in responses}
     names = [each.name for each in responses]
-    described = []
-    convergence, comparison = attempt.folder / "convergence.png", attempt.folder / "predicted.png"
-    with attempt.artifacts.writing(convergence) as temporary:
-        plots.plot_convergence(temporary, setting.problem, result.trials)
-    with attempt.artifacts.writing(comparison) as temporary:
-        plots.plot_comparison(temporary, result.trials, names, units)
-    for path in (convergence, comparison):
-        described.append({"name": path.name, **attempt.artifacts.describe(path)})
-    return described
+    return draw_pictures(
+        attempt,
+        {
+            "convergence.png": lambda path: plots.plot_convergence(
+                path, setting.problem, result.trials
+            ),
+            "predicted.png": lambda path: plots.plot_comparison(path, result.trials, names, units),
+        },
+    )

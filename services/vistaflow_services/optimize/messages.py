@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ def study_message(study_id: str, manifest: Mapping[str, Any]) -> pb.Study:
         trials=artifact_message("trials.parquet", manifest["trials"]),
         plots=[artifact_message(each["name"], each) for each in manifest["plots"]],
         stop_reason=manifest.get("stop_reason", "budget"),
+        notes=manifest.get("notes", ()),
     )
     (_tell_tuning if manifest["kind"] == "model" else _tell_design)(message, manifest)
     return message
@@ -40,6 +42,8 @@ def _tell_design(message: pb.Study, manifest: Mapping[str, Any]) -> None:
             response=common_pb2.Response(name=each["name"], unit=each["unit"]),
             predicted=_prediction(best["predicted"].get(each["name"])),
             simulated=best["simulated"].get(each["name"], 0.0),
+            noise=best.get("noise", {}).get(each["name"], 0.0),
+            run_count=best.get("run_count", 1),
         )
         for each in manifest["responses"]
     )
@@ -49,9 +53,15 @@ def _tell_design(message: pb.Study, manifest: Mapping[str, Any]) -> None:
             value=_number(each["value"]),
             limit=_number(each["limit"]),
             met=each["met"],
+            miss=_miss(each),
+            unit=each.get("unit", ""),
         )
         for each in best["constraints"]
     )
+    model = manifest.get("last_model")
+    if model is not None:
+        message.model_id = model["model_id"]
+        message.model_row_count = model["training_rows"]
     message.evaluation_count = counts["total"]
     message.simulated_count = counts["simulated"]
     message.cached_count = counts["cached"]
@@ -91,6 +101,14 @@ def _prediction(told: Mapping[str, float] | None) -> ml_pb2.Prediction | None:
     return ml_pb2.Prediction(
         mean=mean, standard_deviation=sd, low95=mean - Z95 * sd, high95=mean + Z95 * sd
     )
+
+
+def _miss(told: Mapping[str, Any]) -> float:
+    """How far a constraint is missed; manifests of version 0.1.0 have the sides only."""
+    if told["met"]:
+        return 0.0
+    miss = told.get("miss", abs(_number(told["value"]) - _number(told["limit"])))
+    return math.inf if miss is None or math.isnan(miss) else float(miss)
 
 
 def _number(value: float | None) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vistaflow_services.decks.space import Point
+from vistaflow_services.optimize.misses import MissScale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +26,8 @@ class Observation:
     feasible: bool = False
     """Whether every constraint, known or simulated, is met."""
 
-    violation: float = math.inf
-    """How far the worst constraint is missed, relative to its limit; 0 when feasible."""
+    excesses: tuple[float, ...] = ()
+    """Of each constraint, known or simulated, in its own unit; above 0 it is missed."""
 
     @property
     def ok(self) -> bool:
@@ -37,18 +38,20 @@ class Observation:
 
 
 def best_observation(observations: Sequence[Observation]) -> Observation | None:
-    """The feasible observation of smallest objective, else the usable one of least violation.
+    """The feasible observation of smallest objective, else the usable one that misses least.
 
+    Misses are scaled by the spread of their constraint over the usable observations and added.
     Of equals the earliest wins.
     """
     usable = [each for each in observations if each.ok]
     if not usable:
         return None
+    scale = MissScale.over([each.excesses for each in usable])
     return min(
         usable,
         key=lambda each: (
             not each.feasible,
-            0.0 if each.feasible else each.violation,
+            (0, 0.0) if each.feasible else scale.total(each.excesses),
             each.objective,
         ),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,8 +12,10 @@ from vistaflow.api.optimize.v1 import optimize_pb2_grpc as rpc
 from vistaflow_services.core.errors import InvalidError, NotFoundError, Violations
 from vistaflow_services.core.expressions import suggest
 from vistaflow_services.core.interceptor import Context
+from vistaflow_services.core.job_ids import is_job_id
 from vistaflow_services.core.jobs import JobResult
 from vistaflow_services.core.message_limits import fitting
+from vistaflow_services.core.results import readable
 from vistaflow_services.core.stage import Stage
 from vistaflow_services.decks.deck import read_archive
 from vistaflow_services.decks.space import Space
@@ -24,8 +25,6 @@ from vistaflow_services.optimize.trials import read_trials
 from vistaflow_services.simulators.status import require_simulator
 
 DEFAULT_PAGE, MAX_PAGE = 1_000, 10_000
-
-_JOB_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class OptimizeServicer(rpc.OptimizeServiceServicer):
@@ -43,7 +42,8 @@ class OptimizeServicer(rpc.OptimizeServiceServicer):
         with _under("spec"):
             specs.tuning_plan(request.spec)
         scaled = await self._result(request.spec.scaler, "ML_SCALE", "spec.scaler")
-        _check_response(request.spec.response, scaled.result)
+        with readable(request.spec.scaler, "spec.scaler"):
+            _check_response(request.spec.response, scaled.result)
         job = await self._stage.submit(request.spec, "OPTIMIZE", "tune", request.request_id)
         return pb.TuneModelResponse(job=job)
 
@@ -56,14 +56,17 @@ class OptimizeServicer(rpc.OptimizeServiceServicer):
         design = await self._result(request.spec.design, "DOE", "spec.design")
         if request.spec.model:
             await self._result(request.spec.model, "ML_TRAIN", "spec.model")
-        await asyncio.to_thread(self._check_design, request.spec, design.result)
+        with readable(request.spec.design, "spec.design"):
+            await asyncio.to_thread(self._check_design, request.spec, design.result)
         job = await self._stage.submit(request.spec, "OPTIMIZE", "optimize", request.request_id)
         return pb.OptimizeDesignResponse(job=job)
 
     async def GetStudy(self, request: pb.GetStudyRequest, context: Context) -> pb.GetStudyResponse:
         """Gets the result of a study."""
         source = await self._result(request.study_id, "OPTIMIZE", "study_id")
-        return pb.GetStudyResponse(study=messages.study_message(request.study_id, source.result))
+        with readable(request.study_id, "study_id"):
+            study = messages.study_message(request.study_id, source.result)
+        return pb.GetStudyResponse(study=study)
 
     async def ListTrials(
         self, request: pb.ListTrialsRequest, context: Context
@@ -71,10 +74,11 @@ class OptimizeServicer(rpc.OptimizeServiceServicer):
         """Lists what a study tried."""
         offset, limit = _page(request)
         source = await self._result(request.study_id, "OPTIMIZE", "study_id")
-        written = source.result["trials"]
-        path = await asyncio.to_thread(self._artifacts.verified, written["uri"], written["sha256"])
-        rows, more = await asyncio.to_thread(read_trials, path, offset=offset, limit=limit)
-        trials = await asyncio.to_thread(fitting, rows, messages.trial_message)
+        with readable(request.study_id, "study_id"):
+            uri, sha256 = source.result["trials"]["uri"], source.result["trials"]["sha256"]
+            path = await asyncio.to_thread(self._artifacts.verified, uri, sha256)
+            rows, more = await asyncio.to_thread(read_trials, path, offset=offset, limit=limit)
+            trials = await asyncio.to_thread(fitting, rows, messages.trial_message)
         return pb.ListTrialsResponse(
             trials=trials,
             next_page_token=str(offset + len(trials)) if more or len(trials) < len(rows) else "",
@@ -98,7 +102,7 @@ class OptimizeServicer(rpc.OptimizeServiceServicer):
 
     async def _result(self, job_id: str, job_type: str, field: str) -> JobResult:
         """What the finished job that a field names published."""
-        if not _JOB_ID.fullmatch(job_id):
+        if not is_job_id(job_id):
             raise NotFoundError(f"{field}: no job `{job_id[:100]}`; give the id of a finished job")
         return await self._registry.result(job_id, job_type=job_type, field=field)
 

@@ -2,39 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from vistaflow_services.decks.space import Point
 from vistaflow_services.optimize.bayes import around, latin
 from vistaflow_services.optimize.cube import SearchCube
 from vistaflow_services.optimize.domain import Problem
+from vistaflow_services.optimize.misses import MissScale
 from vistaflow_services.surrogates.model import Model
 
 CANDIDATES = 4096
+Rank = tuple[tuple[int, float], float]
+"""How far a point misses, then its objective to be minimised; less is better."""
+
 ROUNDS = 4
 """Of candidates ever nearer to the best of the round before."""
 
 
-def predicted_best(problem: Problem, model: Model, seed: int) -> list[Point]:
+def predicted_best(
+    problem: Problem,
+    model: Model,
+    seed: int,
+    scale: MissScale,
+    constants: Mapping[str, float] | None = None,
+) -> list[Point]:
     """The point whose predicted responses are best, if the model predicts all that goals read.
 
     Empty when it does not, or when no candidate meets the constraints over parameters. The
     constraints are read on the predicted medians; if nothing meets them all, the point
-    that misses them least is tried.
+    that misses them least is tried; `scale` is what a miss of each is measured in
+    and `constants` are the responses that never vary.
     """
-    wanted = problem.goals.names - set(problem.space.names)
+    known = dict(constants or {})
+    wanted = problem.goals.names - set(problem.space.names) - set(known)
     if not wanted <= set(model.response_names) or model.space.names != problem.space.names:
         return []
     cube = SearchCube(problem.space, problem.known, problem.fixed)
     rng = np.random.default_rng([seed, CANDIDATES])
-    best: tuple[tuple[float, float], Point] | None = None
+    best: tuple[Rank, Point] | None = None
     inputs = cube.sample(lambda n: latin(n, cube.dimension, rng), CANDIDATES)
     for _ in range(ROUNDS):
         points, _ = cube.canonical(inputs)
         points = [each for each, good in zip(points, cube.allows(points), strict=True) if good]
         if not points:
             break
-        ranks = _ranks(problem, model, points)
+        ranks = _ranks(problem, model, scale, known, points)
         top = min(range(len(points)), key=lambda at: ranks[at])
         if best is None or ranks[top] < best[0]:
             best = (ranks[top], points[top])
@@ -43,15 +57,22 @@ def predicted_best(problem: Problem, model: Model, seed: int) -> list[Point]:
     return [] if best is None else [best[1]]
 
 
-def _ranks(problem: Problem, model: Model, points: list[Point]) -> list[tuple[float, float]]:
-    """Least violation first, then the best objective, of each point."""
+def _ranks(
+    problem: Problem,
+    model: Model,
+    scale: MissScale,
+    known: Mapping[str, float],
+    points: list[Point],
+) -> list[Rank]:
+    """What misses least first, then the best objective, of each point."""
     told = model.predictions(points, extrapolate=True)
     medians = [
-        {name: float(each.median[at]) for name, each in told.items()} for at in range(len(points))
+        {**known, **{name: float(each.median[at]) for name, each in told.items()}}
+        for at in range(len(points))
     ]
     ranks = []
     for point, responses in zip(points, medians, strict=True):
         assessed = problem.assess(point, responses)
         value = problem.objective.sign * assessed.objective
-        ranks.append((assessed.violation, value if np.isfinite(value) else np.inf))
+        ranks.append((scale.total(assessed.excesses), value if np.isfinite(value) else np.inf))
     return ranks

@@ -1,12 +1,14 @@
 """`trials.parquet`: what a study tried, in order.
 
 Columns: `number`, `origin`, a column `x.<name>` a parameter, `y.<name>` a response (null where the
-run failed), `objective`, `violation`, `feasible`, `failure`, `mean.<name>` and `sd.<name>` a
+run failed), `objective`, `violation` (the sum of misses, each in spreads of its constraint over the
+trials; 0 where all are met), `feasible`, `failure`, `mean.<name>` and `sd.<name>` a
 response (what was predicted before the run; null where nothing was), `cached`, `seconds`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vistaflow_services.optimize.domain import Trial
+from vistaflow_services.optimize.domain import Trial, miss_scale
 
 ROW_GROUP = 1024
 """Rows that a reader holds at a time."""
@@ -40,7 +42,11 @@ def write_trials(
     columns["objective"] = pa.array(
         [each and each.objective for each in assessed], pa.float64(), from_pandas=True
     )
-    columns["violation"] = pa.array([each and each.violation for each in assessed], pa.float64())
+    scale = miss_scale(trials)
+    missed = [each and scale.total(each.excesses) for each in assessed]
+    columns["violation"] = pa.array(
+        [each and (math.inf if each[0] else each[1]) for each in missed], pa.float64()
+    )
     columns["feasible"] = pa.array([each.feasible for each in trials], pa.bool_())
     columns["failure"] = pa.array([each.failure for each in trials], pa.string())
     for at, prefix in enumerate((MEAN, DEVIATION)):

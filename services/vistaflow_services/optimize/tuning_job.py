@@ -33,7 +33,8 @@ def tune(attempt: Attempt) -> dict[str, Any]:
     plan = specs.tuning_plan(spec)
     dataset, scaler = _scaled(attempt, spec.scaler)
     names = _responses(plan.response, scaler)
-    rows = dataset.training
+    # One fit a fold serves all responses, so it takes the rows that have all of them.
+    rows = np.logical_and.reduce([dataset.training, *map(dataset.present, names)])
     targets = {name: scaler.standardise(dataset, name)[rows] for name in names}
     seen: list[TuningTrial] = []
 
@@ -105,9 +106,11 @@ def _preprocessed(attempt: Attempt) -> Mapping[str, Any]:
 
 def _responses(wanted: str, scaler: Scaler) -> list[str]:
     names = list(scaler.responses)
-    if not wanted:
-        return names
     found = Violations()
+    if not names:
+        found.add("scaler", "the dataset has no response that varies, so there is nothing to tune")
+    elif not wanted:
+        return names
     if wanted not in names:
         found.add("response", f"the dataset has no `{wanted}`{suggest(wanted, names)}")
     if found:

@@ -18,6 +18,7 @@ from vistaflow_services.core.errors import FieldViolation, InvalidError, Service
 from vistaflow_services.core.expressions import Constraint, Goals, parse_constraint, parse_goals
 from vistaflow_services.core.expressions import suggest as nearest
 from vistaflow_services.decks.deck import Deck
+from vistaflow_services.decks.definition import NO_RESPONSE
 from vistaflow_services.decks.space import Choice, Kind, Parameter, Space
 
 STAGES: Final = (
@@ -39,6 +40,9 @@ MAX_ESE_SIZE: Final = 2_000
 
 MAX_BUDGET: Final = 100_000
 """Most simulator runs of one optimisation."""
+
+NOISY_VERIFYING_RUNS: Final = 10
+"""Most runs that verify the best point of a noisy simulator."""
 
 _PROJECT = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 _SAMPLE = 4096
@@ -116,8 +120,9 @@ def examine(plan: KitPlan) -> Findings:
         _check_ml(plan, space, points, found, warned)
     goals = _goals(plan, space, found)
     if plan.reaches("OPTIMIZE"):
-        _check_optimize(plan, goals, found)
-    runs = points + (plan.budget + 1 if plan.reaches("OPTIMIZE") else 0)
+        _check_optimize(plan, goals, found, warned)
+    verifying = NOISY_VERIFYING_RUNS if plan.deck.noisy else 1
+    runs = points + (plan.budget + verifying if plan.reaches("OPTIMIZE") else 0)
     return Findings(mistakes=tuple(found), warnings=tuple(warned), simulation_count=runs)
 
 
@@ -263,6 +268,8 @@ def _check_ml(
 ) -> None:
     known = plan.deck.response_names
     for field_name, names in (("responses", plan.responses), ("log_responses", plan.log_responses)):
+        if field_name == "log_responses" and tuple(names) == (NO_RESPONSE,):
+            continue
         for at, name in enumerate(names):
             if name not in known:
                 found.add(f"ml.{field_name}[{at}]", f"unknown response{nearest(name, known)}")
@@ -324,7 +331,9 @@ def _unphysical(constraint: Constraint, deck: Deck) -> str:
     return ""
 
 
-def _check_optimize(plan: KitPlan, goals: Goals | None, found: Violations) -> None:
+def _check_optimize(
+    plan: KitPlan, goals: Goals | None, found: Violations, warned: Violations
+) -> None:
     if not 1 <= plan.budget <= MAX_BUDGET:
         found.add("optimize.budget", f"{plan.budget} is not from 1 to {MAX_BUDGET}")
     if not 0 <= plan.batch_size <= 64:
@@ -335,10 +344,10 @@ def _check_optimize(plan: KitPlan, goals: Goals | None, found: Violations) -> No
         return
     missing = sorted((goals.names & set(plan.deck.response_names)) - set(modelled(plan)))
     if missing:
-        found.add(
+        warned.add(
             "ml.responses",
-            f"the goals read {', '.join(missing)}, which the kit does not model; add "
-            f"{'it' if len(missing) == 1 else 'them'} or leave `responses` out",
+            f"the goals read {', '.join(missing)}, which the kit does not model: the optimisation "
+            "learns what its own runs tell, and no model proposes its first point",
         )
     if not goals.names & set(plan.deck.response_names):
         found.add("goals", "no response is in the goals: nothing to simulate for")

@@ -49,12 +49,15 @@ def deck_beside(text: str) -> str:
     return deck if isinstance(deck, str) and _BESIDE.search(deck) else ""
 
 
-def read_kit(text: str, deck_archive: bytes = b"") -> tuple[pb.KitSpec, list[FieldViolation]]:
+def read_kit(
+    text: str, deck_archive: bytes = b"", file: str = FILE
+) -> tuple[pb.KitSpec, list[FieldViolation]]:
     """Parses a kit file as far as it can be: the spec, and every mistake.
 
     Args:
         text: The file.
         deck_archive: The deck, when the file names one beside itself.
+        file: How mistakes name the file.
 
     Returns:
         The spec without the fields that are wrong, and the mistakes, each with its field as
@@ -63,7 +66,7 @@ def read_kit(text: str, deck_archive: bytes = b"") -> tuple[pb.KitSpec, list[Fie
     Raises:
         InvalidError: If the text is no YAML at all.
     """
-    document = read_document(text.encode(), FILE)
+    document = read_document(text.encode(), file)
     reader = _Reader(document, deck_archive)
     spec = pb.KitSpec()
     if isinstance(document.root, Mapping):
@@ -108,6 +111,8 @@ class _Reader:
         elif field.message_type and field.message_type.GetOptions().map_entry:
             self._map(value, into, field, path)
         elif field.is_repeated:
+            if value == "none" and field.name == "log_responses":
+                value = [value]
             if not isinstance(value, list):
                 self.wrong(path, "give a list, such as [a, b]")
                 return
@@ -152,17 +157,27 @@ class _Reader:
                 return value
             self.wrong(path, "give true or false")
         elif field.cpp_type in _INTEGERS:
-            whole = isinstance(value, int | float) and not isinstance(value, bool)
-            if whole and value == value // 1 and abs(value) < 2 ** _INTEGERS[field.cpp_type]:
+            # A number with a point or an exponent is a double, which does not hold all beyond 2^53.
+            bits = 53 if isinstance(value, float) else _INTEGERS[field.cpp_type]
+            if _is_number(value) and value == value // 1 and abs(value) < 2**bits:
                 return int(value)
             self.wrong(path, f"`{value}` is no whole number of the range")
         elif field.cpp_type == FieldDescriptor.CPPTYPE_DOUBLE:
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                return float(value)
+            if _is_number(value):
+                return self._double(value, path)
             self.wrong(path, f"`{value}` is no number")
         else:
             self.wrong(path, "cannot be given in a file")
         return None
+
+    def _double(self, value: float, path: str) -> float:
+        """The number as a double, after noting that it cannot be one exactly."""
+        number = float(value)  # at most 40 digits: none is too large
+        if number != value and isinstance(value, int):
+            self.wrong(
+                path, f"`{value}` has more digits than a number keeps; nearest: {number:.0f}"
+            )
+        return number
 
     def _enum(self, value: Any, enum: EnumDescriptor, path: str) -> int | None:
         prefix = enum.values[0].name.removesuffix("UNSPECIFIED")
@@ -221,13 +236,13 @@ class _Reader:
             elif not isinstance(each, list):
                 override.fixed.CopyFrom(self._value(each, at))
             elif len(each) == 2 and all(_is_number(one) for one in each):
-                override.low, override.high = map(float, each)
+                override.low, override.high = (self._double(one, at) for one in each)
             else:
                 self.wrong(at, "give [low, high], one value, or {choices: [a, b]}")
 
     def _value(self, value: Any, path: str) -> Value:
         if _is_number(value):
-            return Value(number_value=float(value))
+            return Value(number_value=self._double(value, path))
         if not isinstance(value, str):
             self.wrong(path, "give numbers or texts")
         return Value(string_value=str(value))

@@ -10,6 +10,7 @@ from pathlib import Path
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.doe.v1 import doe_pb2
 from vistaflow.api.ingestion.v1 import ingestion_pb2
+from vistaflow.api.ml.v1 import ml_pb2
 from vistaflow.api.pipeline.v1 import pipeline_pb2 as pb
 from vistaflow_services.core.errors import FieldViolation, InvalidError, NotFoundError, Violations
 from vistaflow_services.decks.deck import Deck
@@ -24,6 +25,9 @@ from vistaflow_services.simulators.run import check_deck
 MAX_YAML_BYTES = 256 * 1024
 """Largest kit file."""
 
+MAX_FILE_CHARACTERS = 200
+"""Longest name of a kit file."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
@@ -31,6 +35,8 @@ class Source:
 
     spec: pb.KitSpec | None = None
     kit_yaml: str = ""
+    kit_file: str = FILE
+    """How mistakes name the file."""
     deck_archive: bytes = field(default=b"", repr=False)
 
     @staticmethod
@@ -47,9 +53,16 @@ class Source:
             found.check()
         if kind == "kit_yaml" and len(request.kit_yaml) > MAX_YAML_BYTES:
             raise InvalidError(f"kit_yaml has more than {MAX_YAML_BYTES} characters")
+        if len(request.kit_file) > MAX_FILE_CHARACTERS or not request.kit_file.isprintable():
+            found = Violations()
+            found.add(
+                "kit_file", f"give at most {MAX_FILE_CHARACTERS} characters that can be printed"
+            )
+            found.check()
         return Source(
             spec=request.spec if kind == "spec" else None,
             kit_yaml=request.kit_yaml,
+            kit_file=request.kit_file or FILE,
             deck_archive=request.deck_archive,
         )
 
@@ -57,7 +70,7 @@ class Source:
         """The violations with the line of the kit file, where there is one."""
         if self.spec is not None:
             return list(violations)
-        document: Document = read_document(self.kit_yaml.encode(), FILE)
+        document: Document = read_document(self.kit_yaml.encode(), self.kit_file)
         return [
             FieldViolation(field=document.field(each.field), description=each.description)
             for each in violations
@@ -174,7 +187,7 @@ class Reading:
 def _spec(source: Source) -> tuple[pb.KitSpec, list[FieldViolation]]:
     """The spec as far as it can be read, and what cannot."""
     if source.spec is None:
-        return read_kit(source.kit_yaml, source.deck_archive)
+        return read_kit(source.kit_yaml, source.deck_archive, source.kit_file)
     # Protos let numbers through that no enum value has.
     spec, found = pb.KitSpec(), Violations()
     spec.CopyFrom(source.spec)
@@ -184,6 +197,15 @@ def _spec(source: Source) -> tuple[pb.KitSpec, list[FieldViolation]]:
     if spec.stop_after not in common_pb2.JobType.values():
         found.add("stop_after", f"{spec.stop_after} is no stage of a kit")
         spec.ClearField("stop_after")
+    if spec.ml.outliers not in ml_pb2.OutlierPolicy.values():
+        found.add("ml.outliers", f"{spec.ml.outliers} is no outlier policy; give flag or drop")
+        spec.ml.ClearField("outliers")
+    known = ml_pb2.Family.values()
+    for at, family in enumerate(spec.ml.families[: len(known)]):
+        if not family or family not in known:
+            found.add(f"ml.families[{at}]", f"{family} is no family of models")
+    if len(spec.ml.families) > len(known):
+        found.add("ml.families", f"{len(spec.ml.families):,} are named; name each family once")
     return spec, list(found)
 
 

@@ -12,6 +12,7 @@ from vistaflow_services.core.errors import FieldViolation, UnavailableError
 from vistaflow_services.core.interceptor import Context
 from vistaflow_services.core.message_limits import fitting
 from vistaflow_services.core.registry_client import RegistryClient
+from vistaflow_services.pipeline import successor
 from vistaflow_services.pipeline.reading import Reading, Source
 from vistaflow_services.pipeline.translate import jobs_of, spec_record
 
@@ -62,11 +63,36 @@ class PipelineServicer(rpc.PipelineServiceServicer):
                 labels=spec.labels,
                 jobs=jobs_of(spec, plan),
                 spec=spec_record(spec, plan.deck),
+                numbers_checked=True,
                 actor=request.actor,
             )
         )
         return pb.RunKitResponse(
             kit=created.kit, revision=created.revision, replayed=created.replayed
+        )
+
+    async def RetryKit(self, request: pb.RetryKitRequest, context: Context) -> pb.RetryKitResponse:
+        """Goes on with a kit in another deck. See the proto for the contract."""
+        kit = await self._registry.get_kit(request.kit_id)
+        read = await self._reading.read(Source(spec=successor.spec_in(kit, request.deck)))
+        deck = read.checked().deck
+        if missing := await self._missing(deck.simulator):
+            raise UnavailableError(missing, reason="SIMULATOR_MISSING")
+        changed = await self._registry.retry_kit(
+            registry_pb2.RetryKitRequest(
+                request_id=request.request_id,
+                kit_id=request.kit_id,
+                reason=request.reason or f"goes on in the deck {deck.name} {deck.digest[:12]}",
+                actor=request.actor,
+                replacements=[successor.replacement(deck)],
+            )
+        )
+        return pb.RetryKitResponse(
+            kit=changed.kit,
+            retried_count=changed.retried_count,
+            revision=changed.revision,
+            replayed=changed.replayed,
+            deck_id=deck.digest,
         )
 
     async def _missing(self, simulator: str) -> str:

@@ -15,6 +15,7 @@ from vistaflow.api.ml.v1 import ml_pb2
 from vistaflow.api.optimize.v1 import optimize_pb2
 from vistaflow.api.pipeline.v1 import pipeline_pb2 as pb
 from vistaflow.api.registry.v1 import registry_pb2
+from vistaflow.structs import whole
 from vistaflow_services.decks.deck import Deck
 from vistaflow_services.decks.space import Choice
 from vistaflow_services.pipeline.domain import MAX_ESE_SIZE, STAGES, KitPlan, modelled
@@ -211,6 +212,5 @@ def _choice(value: struct_pb2.Value, deck: Deck, name: str) -> Choice:
 def _plain(value: struct_pb2.Value) -> Choice:
     kind = value.WhichOneof("kind")
     if kind == "number_value":
-        number = value.number_value
-        return int(number) if number.is_integer() and abs(number) < 2**53 else number
+        return whole(value.number_value)
     return value.string_value if kind == "string_value" else str(value)

@@ -11,11 +11,14 @@ from contextlib import asynccontextmanager
 from importlib import metadata
 from typing import Any
 
+import psycopg
+
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1 import registry_pb2_grpc as rpc
 from vistaflow_services.core import files, log
 from vistaflow_services.core import server as core
-from vistaflow_services.core.config import home, read_config
+from vistaflow_services.core.config import read_config
+from vistaflow_services.core.home import prepare_home
 from vistaflow_services.core.metrics import Metrics, served
 from vistaflow_services.core.migrations import MigrationError, migrate
 from vistaflow_services.core.sql import load_queries
@@ -33,6 +36,7 @@ from vistaflow_services.registry.leases import LeaseService
 from vistaflow_services.registry.ledger import Ledger
 from vistaflow_services.registry.meters import RegistryMeters
 from vistaflow_services.registry.raw_requests import serve_raw
+from vistaflow_services.registry.retention import Policy
 from vistaflow_services.registry.servicer import RegistryServicer
 from vistaflow_services.registry.services import ServiceDirectory
 from vistaflow_services.registry.storage import StorageGuard
@@ -164,7 +168,7 @@ class Registry:
     async def ready(self) -> bool:
         """Whether requests can be answered."""
         self.guard.check()
-        return self.ledger.ready and await self.store.ping()
+        return self.ledger.ready and not self.upkeep.critical and await self.store.ping()
 
     async def drain(self) -> None:
         """Tells watchers and workers to go on elsewhere."""
@@ -221,6 +225,7 @@ def limits(config: Config) -> dict[str, str]:
         "job_spec_bytes": str(domain.MAX_JOB_SPEC_BYTES),
         "lease_seconds": f"{config.lease_seconds:g}",
         "request_days": f"{config.request_days:g}",
+        "retention": str(Policy.of(config)),
     }
 
 
@@ -235,6 +240,9 @@ async def main(config: Config) -> None:
             await asyncio.to_thread(guard, conninfo, config.schema)
         except MigrationError as error:
             raise core.StartError(str(error)) from error
+        except psycopg.OperationalError as error:
+            # Who started it sees what PostgreSQL says, and has it started again.
+            raise core.StartError(f"the database does not answer: {error}") from error
         pool = make_pool(conninfo, schema=config.schema, size=config.pool_size)
         await pool.open(wait=True, timeout=30)
         try:
@@ -263,7 +271,11 @@ async def _database(config: Config) -> AsyncIterator[tuple[str, EmbeddedPostgres
         yield config.database, None
         return
     postgres = EmbeddedPostgres(config.home)
-    await asyncio.to_thread(postgres.start)
+    try:
+        await asyncio.to_thread(postgres.start)
+    except asyncio.CancelledError:
+        await asyncio.to_thread(postgres.stop)
+        raise
     supervisor = asyncio.create_task(postgres.supervise(), name="postgres")
     try:
         yield postgres.conninfo, postgres
@@ -280,10 +292,11 @@ def _version() -> str:
 
 def run() -> None:
     """Reads the settings and serves."""
-    log.configure("registry", home=home())
+    log.configure("registry")
 
     async def serving() -> None:
         config = read_config(Config, "VISTAFLOW_REGISTRY_")
+        prepare_home(config.home)
         log.configure("registry", home=config.home, level=config.log_level)
         await main(config)
 

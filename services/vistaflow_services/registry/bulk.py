@@ -222,8 +222,7 @@ def told_by(response: pb.CancelJobsResponse | pb.RetryJobsResponse) -> Told:
 
 def _reused(whole: c.Request) -> ExistsError:
     return ExistsError(
-        f"request_id {whole.request_id} was used for another {whole.method}; "
-        "choose a new one for each request",
+        f"the request_id was used for another {whole.method}; choose a new one for each request",
         reason="REQUEST_ID_REUSED",
     )
 

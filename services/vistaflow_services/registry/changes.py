@@ -20,12 +20,15 @@ from vistaflow_services.registry.domain import (
     MAX_REASON,
     PAUSE_TASK,
     PENDING,
+    SUCCESSOR,
     TERMINAL,
     Head,
     Job,
     Kit,
     StateRow,
     Status,
+    edition,
+    first_name,
     kit_row_id,
     moved,
     same,
@@ -33,8 +36,26 @@ from vistaflow_services.registry.domain import (
 
 ACTOR = "registry"
 
-Seqs = Mapping[tuple[uuid.UUID, int, int], int]
-"""Revision of each row already recorded, by job, attempt and seq."""
+Content = tuple[str, str, str, str]
+"""What a row says: task, status, reason and metadata. Rows of one seq are the same if it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A row of the log whose seq comes again."""
+
+    revision: int
+    contents: frozenset[Content]
+    """Of the contents that come again, those that are its own."""
+
+
+Seqs = Mapping[tuple[uuid.UUID, int, int], Recorded]
+"""Rows of the log by job, attempt and seq, of those that come again."""
+
+
+def content_of(item: c.Item) -> Content:
+    """What the row would say."""
+    return item.task_name, item.status, item.reason, item.metadata_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +82,7 @@ class Changes:
         self.unfinished = dict(unfinished or {})
         """Changes of which more is left, by their ids."""
         self._known = seqs
-        self._seqs: dict[tuple[uuid.UUID, int, int], int] = {}
+        self._seqs: dict[tuple[uuid.UUID, int, int], Recorded] = {}
         self.head = head
         self.last_id = head.last_id
         self.last_kit_id = head.last_kit_id
@@ -143,7 +164,16 @@ class Changes:
         self.new_kits.add(kit.kit_id)
         return kit
 
-    def _add(self, kit: Kit, new: c.NewJob, order: int, actor: str) -> Job:
+    def _add(
+        self,
+        kit: Kit,
+        new: c.NewJob,
+        order: int,
+        actor: str,
+        *,
+        metadata_json: str = "",
+        reason: str = "",
+    ) -> Job:
         """Adds a job, which is queued if it waits for nothing."""
         job = Job(
             job_id=new.job_id,
@@ -165,7 +195,8 @@ class Changes:
         kit.jobs[job.job_id] = job
         self.jobs[job.job_id] = job
         self.new_jobs.add(job.job_id)
-        self._record(kit, job, self._waiting_status(kit, job), actor=actor)
+        status = self._waiting_status(kit, job)
+        self._record(kit, job, status, actor=actor, metadata_json=metadata_json, reason=reason)
         return job
 
     def _waiting_status(self, kit: Kit, job: Job) -> Status:
@@ -174,6 +205,17 @@ class Changes:
             return Status.QUEUED
         self._dependencies(kit).wait(job)
         return Status.INIT
+
+    def _replace(self, kit: Kit, job: Job, new: c.NewJob, reason: str, actor: str) -> None:
+        """Adds the successor of a FINISHED job, which stays as it is."""
+        self._add(
+            kit,
+            new,
+            job.current_order,
+            actor,
+            metadata_json=json.dumps({"event": "REPLACES", "job_id": str(job.job_id)}),
+            reason=reason or f"replaces {job.name} on request",
+        )
 
     def _cancel(self, kit: Kit, job: Job, reason: str, actor: str) -> None:
         self._record(kit, job, Status.CANCELED, actor=actor, reason=reason or "canceled on request")
@@ -349,14 +391,18 @@ class Changes:
         kit = self._kit(kit_id)
         return kit, kit.jobs[job_id]
 
-    def _current(self, job_id: uuid.UUID, attempt: int) -> tuple[Kit, Job] | None:
-        """The kit and job, ours to change, if the attempt is the one running."""
+    def _current(
+        self, job_id: uuid.UUID, attempt: int, worker: str | None = None
+    ) -> tuple[Kit, Job] | None:
+        """The kit and job, ours to change, if the attempt is the one running, by this worker."""
         kit_id = self._kit_id_of(job_id)
         held = self._held(kit_id) if kit_id is not None else None
         if held is None:
             return None
         job = held.jobs[job_id]
         if job.external or job.attempt != attempt or job.status != Status.RUNNING:
+            return None
+        if worker is not None and job.worker != worker:
             return None
         kit = self._own_kit(held.kit_id)
         return kit, self._own_job(kit, job_id)
@@ -373,6 +419,27 @@ class Changes:
         if job is None:
             job = self.jobs[job_id] = kit.jobs[job_id] = kit.jobs[job_id].copy()
         return job
+
+
+def successor(job: Job, replacement: c.Replacement | None) -> c.NewJob:
+    """The job that takes the place of another: the same but for its name and its spec."""
+    spec_type, spec, external = job.spec_type, job.spec, job.external
+    if replacement is not None and replacement.spec_type:
+        spec_type, spec, external = replacement.spec_type, replacement.spec, False
+    return c.NewJob(
+        job_id=uuid.uuid4(),
+        name=f"{first_name(job.name)}{SUCCESSOR}{edition(job.name) + 1}",
+        job_type=job.job_type,
+        current_order=job.current_order,
+        depends_on=job.depends_on,
+        spec_type=spec_type,
+        spec=spec,
+        external=external,
+        max_attempts=job.max_attempts,
+        timeout_seconds=job.timeout_seconds,
+        priority=job.priority,
+        labels=job.labels,
+    )
 
 
 def _clip(text: str) -> str:

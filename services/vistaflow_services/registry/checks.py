@@ -31,6 +31,9 @@ XMIN_TRANSACTIONS = 5_000_000
 LAG_ROWS = 20_000
 """As many as are held in memory: watchers further behind are served from disk."""
 
+LOG_END = "log end"
+"""Name of the check that compares the log with its head."""
+
 SLOWEST = 3
 """Slow watches that are named."""
 
@@ -46,6 +49,8 @@ class Finding:
     """`ok`, `note` or `wrong`."""
     found: str
     fix: str = ""
+    critical: bool = False
+    """Whether the registry cannot do its work while this lasts."""
 
     def text(self) -> str:
         """As it travels in GetServerInfo.limits."""
@@ -256,7 +261,7 @@ def check_guard(unguarded: Collection[str], event_trigger: bool) -> Finding:
         return Finding(
             name="append-only",
             state=NOTE,
-            found="UPDATE, DELETE and TRUNCATE are refused; the tables' owner could still DROP or "
+            found="changes past the registry are refused; the tables' owner could still DROP or "
             "DETACH a partition",
             fix="that takes an event trigger, which the registry makes if its role is a superuser; "
             "else let nobody but the registry log in as its role",
@@ -264,8 +269,38 @@ def check_guard(unguarded: Collection[str], event_trigger: bool) -> Finding:
     return Finding(
         name="append-only",
         state=OK,
-        found="UPDATE, DELETE, TRUNCATE, DROP and DETACH are refused",
+        found="INSERT past the registry, UPDATE, DELETE, TRUNCATE, DROP and DETACH are refused",
     )
+
+
+def check_log_end(last: int, newest: int, optional: int) -> Finding:
+    """Whether the log ends where its head says.
+
+    Args:
+        last: The last revision by the head.
+        newest: The last row that is there; 0 if there is none.
+        optional: The last revision whose row may be missing: dropped, or left out by a restore.
+    """
+    if newest > last:
+        return Finding(
+            name=LOG_END,
+            state=WRONG,
+            critical=True,
+            found=f"rows up to {newest} lie beyond the head, {last}: something other than the "
+            "registry wrote them, and nothing can be recorded",
+            fix="copy what you need of them, then remove them: DELETE FROM mlops_totalstate_table "
+            f"WHERE id > {last}; append rows by AppendStates only (`vistaflow append`)",
+        )
+    if newest < last and last > optional:
+        return Finding(
+            name=LOG_END,
+            state=WRONG,
+            critical=True,
+            found=f"the head says {last}, but the last row is {newest}: rows are missing",
+            fix="stop the registry and restore a backup (`vistaflow restore`), or put the missing "
+            "partition back",
+        )
+    return Finding(name=LOG_END, state=OK, found=f"the log ends at the head, {last}")
 
 
 def check_migrations(applied: Collection[int]) -> Finding:
@@ -301,6 +336,7 @@ def findings(
     head: int,
     committed: int,
     lags: Collection[Lag],
+    log_end: tuple[int, int, int],
     unguarded: Collection[str],
     event_trigger: bool,
 ) -> list[Finding]:
@@ -314,6 +350,7 @@ def findings(
         check_xmin(health.xmin_age, health.oldest_seconds),
         check_connections(health.connections, health.most_connections),
         check_migrations(applied),
+        check_log_end(*log_end),
         check_guard(unguarded, event_trigger),
     ]
 

@@ -121,8 +121,21 @@ class CancelKit(OfKit):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Replacement:
+    """A FINISHED job that is to be done otherwise."""
+
+    name: str
+    spec_type: str = ""
+    """Empty: the same spec again."""
+    spec: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RetryKit(OfKit):
     """Queues the failed and canceled jobs of a kit again. Answer: `KitChange`."""
+
+    replacements: tuple[Replacement, ...] = ()
+    """FINISHED jobs that get a successor, as do the FINISHED ones that depend on them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,7 +267,7 @@ class Grant(Command):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release(Command):
-    """A worker gives an attempt back. Answer: whether the attempt was still the current one."""
+    """The worker that holds an attempt gives it back. Answer: whether it did hold it."""
 
     job_id: uuid.UUID
     attempt: int
@@ -324,6 +337,8 @@ class Result:
     verdict: Verdict
     revision: int = 0
     detail: str = ""
+    reason: str = ""
+    """`detail` as a word for programs, where there is one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vistaflow_services.core import config as core
+
+CENTURY_DAYS = 36_525
+
+RANGES: Mapping[str, tuple[float, float]] = {
+    "pool_size": (1, 1_000),
+    "max_calls": (1, 1_000_000),
+    "lease_seconds": (0.1, 86_400),
+    "partition_size": (1, 10**12),
+    # Shorter and longer ones are of no use, or more than the database's interval takes.
+    "request_days": (0.001, CENTURY_DAYS),
+    "retention_finished_days": (0, CENTURY_DAYS),
+    "retention_failed_days": (0, CENTURY_DAYS),
+    "retention_canceled_days": (0, CENTURY_DAYS),
+    "retention_interval_seconds": (0.01, 31_622_400),
+    "min_free_mib": (0, 2**30),
+    "board_weight": (1, 10**9),
+    "cache_bytes": (0, 2**40),
+}
+"""The least and the largest value of each setting that is a number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +94,8 @@ class Config:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", self.schema):
             raise ValueError(f"schema {self.schema!r} is no plain lower-case name")
-        for name in ("pool_size", "max_calls", "lease_seconds", "partition_size", "request_days"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be above 0")
-        if self.retention_interval_seconds <= 0:
-            raise ValueError("retention_interval_seconds must be above 0")
-        for name in ("finished_days", "failed_days", "canceled_days"):
-            if getattr(self, f"retention_{name}") < 0:
-                raise ValueError(f"retention_{name} must not be below 0; 0 keeps for ever")
-        if self.min_free_mib < 0:
-            raise ValueError("min_free_mib must not be below 0; 0 for no limit")
+        for name, (least, most) in RANGES.items():
+            value = getattr(self, name)
+            # Written so that NaN, which is neither below nor above anything, is refused too.
+            if not least <= value <= most:
+                raise ValueError(f"{name} is {value:g}; give {least:,} to {most:,}")

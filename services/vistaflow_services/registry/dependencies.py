@@ -8,11 +8,11 @@ depends on, the first that is not FINISHED yet, and looks on from there once tha
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import filterfalse
 
 from vistaflow_services.core.errors import cut
-from vistaflow_services.registry.domain import RETRYABLE, Job, Kit, Status
+from vistaflow_services.registry.domain import RETRYABLE, Job, Kit, Status, first_name
 
 MAX_CAUSE = 200
 """Characters of the reason of a job that those which wait for it quote: there may be many."""
@@ -26,19 +26,24 @@ class Dependencies:
     """
 
     def __init__(self, kit: Kit) -> None:
-        self.job_ids = {job.name: job.job_id for job in kit.jobs.values()}
-        """The jobs by name."""
+        current = kit.current_jobs()
+        self.job_ids = {name: job.job_id for name, job in current.items()}
+        """The jobs that others wait for, by the name that these have them by."""
         self.last_order = max((job.current_order for job in kit.jobs.values()), default=0)
         """The greatest place of a job in the kit's sequence."""
         self.count = sum(len(job.depends_on) for job in kit.jobs.values())
         """How many dependencies the jobs have together."""
-        self._finished = {job.name for job in kit.jobs.values() if job.status == Status.FINISHED}
+        self._finished = {name for name, job in current.items() if job.status == Status.FINISHED}
         self._watchers: dict[str, list[tuple[uuid.UUID, Iterator[str]]]] | None = None
         """Who waits for a job, by its name; None until somebody asks for the first time."""
 
     def add(self, job: Job) -> None:
-        """A job is new."""
-        self.job_ids[job.name] = job.job_id
+        """A job is new, and takes the place of the one before of its name."""
+        name = first_name(job.name)
+        if name in self._finished:
+            self._finished.discard(name)
+            self._watchers = None
+        self.job_ids[name] = job.job_id
         self.last_order = max(self.last_order, job.current_order)
         self.count += len(job.depends_on)
 
@@ -88,18 +93,34 @@ def blocked(kit: Kit) -> dict[uuid.UUID, str]:
     The cause is the nearest job before it that is FAILED or CANCELED.
     """
     reasons = {job.job_id: "" for job in kit.jobs.values() if job.status == Status.INIT}
-    failed = {job.name: job for job in kit.jobs.values() if job.status in RETRYABLE}
-    if not reasons or not failed:
+    current = kit.current_jobs() if reasons else {}
+    failed = {name: job for name, job in current.items() if job.status in RETRYABLE}
+    if not failed:
         return reasons
-    waiting = {job.name: job for job in kit.jobs.values() if job.status == Status.INIT}
+    waiting = {name: job for name, job in current.items() if job.status == Status.INIT}
     # Of each job that is looked at, who is to blame; None while it is not known to be blocked.
     causes: dict[str, Job] = dict(failed)
     for job in _in_order(waiting):
         need = next(filter(causes.__contains__, job.depends_on), None)
         if need is not None:
-            causes[job.name] = causes[need]
+            causes[first_name(job.name)] = causes[need]
             reasons[job.job_id] = _waits_for(causes[need])
     return reasons
+
+
+def dependents(current: Mapping[str, Job], names: Collection[str]) -> list[str]:
+    """The jobs that depend on some of `names`, directly or not, but for these.
+
+    The nearest come first.
+    """
+    distances = dict.fromkeys(names, 0)
+    for job in _in_order(current):
+        name = first_name(job.name)
+        near = [distances[need] for need in job.depends_on if need in distances]
+        if near and name not in distances:
+            distances[name] = min(near) + 1
+    touched = [name for name in current if distances.get(name)]
+    return sorted(touched, key=distances.__getitem__)
 
 
 def _in_order(waiting: Mapping[str, Job]) -> Iterator[Job]:

@@ -47,6 +47,7 @@ MAX_NEEDS_A_KIT = 500_000
 """Names in `depends_on` of all the jobs of a kit: 1,000 jobs that each wait for all before."""
 
 MAX_JOBS_TOLD = 100
+MAX_ORDER = 2**31 - 1
 MAX_TASKS_A_JOB = 100_000
 MAX_STATES_AN_APPEND = 1000
 MAX_METADATA_BYTES = message_limits.METADATA_BYTES
@@ -269,6 +270,21 @@ _BESIDE_TASKS = attrgetter(
 )
 
 
+SUCCESSOR = "@"
+"""In the name of a job that took the place of another: `train@2`. No name that is asked for has
+it, so that the relation lies in the name alone."""
+
+
+def first_name(name: str) -> str:
+    """The name that a job and its successors share."""
+    return name.partition(SUCCESSOR)[0]
+
+
+def edition(name: str) -> int:
+    """1 for a job, 2 for its first successor, and so on."""
+    return int(name.partition(SUCCESSOR)[2] or 1)
+
+
 @dataclass(slots=True, kw_only=True)
 class Kit:
     """A device kit with its jobs. The board's copy changes; what is handed out is a copy."""
@@ -297,8 +313,18 @@ class Kit:
         return kit_status(self.counts)
 
     def job_named(self, name: str) -> Job | None:
-        """Its job of that name."""
-        return next((job for job in self.jobs.values() if job.name == name), None)
+        """Its job of that name, or the latest of the successors that took its place."""
+        named = [job for job in self.jobs.values() if first_name(job.name) == name]
+        return max(named, key=lambda job: edition(job.name), default=None)
+
+    def current_jobs(self) -> dict[str, Job]:
+        """By name the jobs that others wait for: of each name the latest successor."""
+        current: dict[str, Job] = {}
+        for job in self.jobs.values():
+            name = first_name(job.name)
+            if name not in current or edition(current[name].name) < edition(job.name):
+                current[name] = job
+        return current
 
     def ordered_jobs(self) -> list[Job]:
         """Its jobs by `current_order`, then in the order they were made."""

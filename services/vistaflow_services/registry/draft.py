@@ -20,17 +20,30 @@ from vistaflow_services.core.errors import (
     InvalidError,
 )
 from vistaflow_services.registry import commands as c
-from vistaflow_services.registry.changes import ACTOR, Changes, Lease
+from vistaflow_services.registry.changes import (
+    ACTOR,
+    Changes,
+    Lease,
+    Recorded,
+    content_of,
+    successor,
+)
+from vistaflow_services.registry.dependencies import dependents
 from vistaflow_services.registry.domain import (
     MAX_JOBS_A_KIT,
     MAX_JOBS_TOLD,
     MAX_NEEDS_A_KIT,
+    MAX_ORDER,
     RETRYABLE,
     TERMINAL,
+    Job,
+    Kit,
     Status,
     Verdict,
+    first_name,
+    same,
 )
-from vistaflow_services.registry.verdicts import illegal, starts_attempt, unfit
+from vistaflow_services.registry.verdicts import illegal, repeated, starts_attempt, unfit
 
 PIECE_JOBS = 500
 """Jobs that one commit cancels or retries at most."""
@@ -136,8 +149,9 @@ class Draft(Changes):
             kit = self._new_kit(new.name, command.project, new.labels, "", command.actor)
         else:
             kit = self._own_kit(held.kit_id)
-        last = self._dependencies(kit).last_order
-        job = self._add(kit, new, new.current_order or last + 1, command.actor)
+        # After the largest order there is, jobs of the same order are in the order they were made.
+        order = new.current_order or min(self._dependencies(kit).last_order + 1, MAX_ORDER)
+        job = self._add(kit, new, order, command.actor)
         if job.status == Status.INIT:
             self._unexplained.add(kit.kit_id)
             self.explain()
@@ -162,10 +176,52 @@ class Draft(Changes):
 
     def _retry_kit(self, command: c.RetryKit) -> Any:
         held = self._kit(command.kit_id)
+        successors = self._successors(held, command.replacements)
         again = [job.job_id for job in held.ordered_jobs() if job.status in RETRYABLE]
-        if not again:
+        if not again and not successors:
             raise ConflictError(f"no job of kit {held.kit_id} is FAILED or CANCELED")
-        return self._change(command, again, retry=True, whole=True)
+        kit = self._own_kit(held.kit_id)
+        # First: what is retried waits for the successors of what it depends on.
+        for replaced, new in successors:
+            self._replace(kit, replaced, new, command.reason, command.actor)
+        return self._change(command, again, retry=True, whole=True, moved=len(successors))
+
+    def _successors(
+        self, held: Kit, replacements: Sequence[c.Replacement]
+    ) -> list[tuple[Job, c.NewJob]]:
+        """The successors of jobs that are replaced, and of FINISHED ones that depend on these."""
+        if not replacements:
+            return []
+        current = held.current_jobs()
+        specs = {each.name: each for each in replacements}
+        unknown = [
+            FieldViolation(
+                field=f"replacements[{place}].name",
+                description=f"the kit has no job named {each.name!r}",
+            )
+            for place, each in enumerate(replacements)
+            if each.name not in current
+        ]
+        if unknown:
+            raise InvalidError(unknown[0].description, violations=unknown)
+        for name in specs:
+            if current[name].status != Status.FINISHED:
+                raise ConflictError(
+                    f"job {name!r} is {current[name].status}; only a FINISHED one is replaced"
+                )
+        touched = dependents(current, specs)
+        for name in touched:
+            if current[name].status in (Status.QUEUED, Status.RUNNING):
+                raise ConflictError(
+                    f"job {name!r} is {current[name].status} and depends on what is to be "
+                    "replaced: cancel the kit first"
+                )
+        replaced = [
+            current[name] for name in (*specs, *touched) if current[name].status == Status.FINISHED
+        ]
+        if len(held.jobs) + len(replaced) > MAX_JOBS_A_KIT:
+            raise ExhaustedError(f"a kit has at most {MAX_JOBS_A_KIT:,} jobs")
+        return [(job, successor(job, specs.get(first_name(job.name)))) for job in replaced]
 
     def _retry_job(self, command: c.RetryJob) -> c.JobChange:
         kit, job = self._find(command.job_id)
@@ -223,8 +279,17 @@ class Draft(Changes):
         *,
         retry: bool,
         whole: bool,
+        moved: int = 0,
     ) -> Any:
-        """Cancels or retries jobs of a kit, those that fit into one commit."""
+        """Cancels or retries jobs of a kit, those that fit into one commit.
+
+        Args:
+            command: What asks for it.
+            job_ids: The jobs, in the order of their turns.
+            retry: Whether they are queued again.
+            whole: Whether the kit is the answer.
+            moved: Jobs that were made in the place of others, before.
+        """
         request = command.request or c.Request(
             request_id=None,
             method=type(command).__name__,
@@ -241,6 +306,8 @@ class Draft(Changes):
             whole=whole,
             reason=command.reason,
             actor=command.actor,
+            count=moved,
+            revision=self.last_id if moved else 0,
         )
         return self._go_on(change)
 
@@ -291,9 +358,9 @@ class Draft(Changes):
         starts = starts_attempt(job, item)
         key = (job.job_id, job.attempt, item.seq)
         if item.seq and not starts and item.seq <= job.last_seq:
-            revision = self._seqs.get(key) or self._known.get(key)
-            if revision is not None:
-                return c.Result(verdict=Verdict.DUPLICATE, revision=revision)
+            recorded = self._seqs.get(key) or self._known.get(key)
+            if recorded is not None:
+                return repeated(item, job.attempt, recorded)
         refusal = illegal(job, item)
         if refusal is not None:
             return refusal
@@ -313,12 +380,14 @@ class Draft(Changes):
         )
         if item.seq:
             job.last_seq = max(job.last_seq, item.seq)
-            self._seqs[job.job_id, job.attempt, item.seq] = row.revision
+            self._seqs[job.job_id, job.attempt, item.seq] = Recorded(
+                row.revision, frozenset({content_of(item)})
+            )
         if not item.task_name and item.status in TERMINAL:
             if item.status == Status.FINISHED:
                 job.result_json = item.result_json
                 self.results.add(job.job_id)
-                self._queue_ready(kit, job.name)
+                self._queue_ready(kit, first_name(job.name))
             else:
                 self._unexplained.add(kit.kit_id)
         return c.Result(verdict=Verdict.ACCEPTED, revision=row.revision)
@@ -351,11 +420,16 @@ class Draft(Changes):
             seconds=command.lease_seconds,
         )
         named = self._dependencies(kit).job_ids
-        inputs = tuple(kit.jobs[named[name]].copy() for name in job.depends_on if name in named)
+        inputs = tuple(
+            # Under the name that is depended on: a successor stands for what it took the place of.
+            same(kit.jobs[named[name]].copy(), name=name)
+            for name in job.depends_on
+            if name in named
+        )
         return c.Granted(job=job.copy(), inputs=inputs)
 
     def _release(self, command: c.Release) -> bool:
-        current = self._current(command.job_id, command.attempt)
+        current = self._current(command.job_id, command.attempt, command.worker)
         if current is None:
             return False
         reason = command.reason or f"given back by {command.worker}"

@@ -16,11 +16,12 @@ import psycopg
 
 from vistaflow_services.core import off_loop
 from vistaflow_services.core.failpoints import reached
-from vistaflow_services.registry.changes import Changes, Seqs
+from vistaflow_services.core.postgres import session_conninfo
+from vistaflow_services.registry.changes import Changes, Content, Recorded, Seqs
 from vistaflow_services.registry.commands import Change, ManyJobs, Request
 from vistaflow_services.registry.domain import PENDING, Head, Job, Kit, StateRow
 from vistaflow_services.registry.reading import QUERIES, Connection, fetch, read_head, read_kits
-from vistaflow_services.registry.row_texts import Texts, rows_text
+from vistaflow_services.registry.row_texts import Texts, contents_text, rows_text
 from vistaflow_services.registry.statement import Prepared
 from vistaflow_services.registry.unfinished import to_change
 from vistaflow_services.registry.watch_store import to_row
@@ -117,16 +118,17 @@ class Journal:
         """Connects anew, makes sure that no statement of ours is still under way, and looks."""
         await self.close()
         connection = await psycopg.AsyncConnection.connect(
-            self._conninfo,
+            session_conninfo(
+                self._conninfo,
+                name="vistaflow registry ledger",
+                schema=self._schema,
+                settings=SETTINGS,
+                **KEEPALIVE,
+            ),
             autocommit=True,
             prepare_threshold=1,
-            application_name="vistaflow registry ledger",
-            **KEEPALIVE,
         )
         try:
-            settings = {**SETTINGS, "search_path": f'"{self._schema}"'}
-            for name, value in settings.items():
-                await connection.execute("SELECT set_config(%s, %s, false)", [name, value])
             head = await read_head(connection, "reclaim_head", commit_id=uuid.uuid4())
             ((commit_id, committed_at),) = await fetch(
                 connection, "enroll", {"replica": self._replica}
@@ -198,23 +200,39 @@ class Journal:
         """Kits with their jobs and current tasks; those that do not exist are left out."""
         return await read_kits(self._open(), kit_ids)
 
-    async def kits_of(self, job_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, int]:
-        """The kit of each job that exists."""
+    async def kits_of(self, job_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, tuple[int, str]]:
+        """The kit of each job that exists, and the kit's project."""
         rows = await fetch(self._open(), "kits_of_jobs", {"job_ids": list(job_ids)})
-        return {row[0]: row[1] for row in rows}
+        return {row[0]: (row[1], row[2]) for row in rows}
 
-    async def recorded(self, wanted: Iterable[tuple[int, uuid.UUID, int, int]]) -> Seqs:
-        """Revisions of rows by job, attempt and seq, of those that exist.
+    async def recorded(self, wanted: Iterable[tuple[uuid.UUID, int, int, Content]]) -> Seqs:
+        """The rows that exist of some job, attempt and seq, and which of the contents are theirs.
 
         Args:
-            wanted: kit_id, job_id, attempt and seq.
+            wanted: job_id, attempt, seq and content.
         """
-        seqs: dict[tuple[int, uuid.UUID, int], list[int]] = {}
-        for kit_id, job_id, attempt, seq in wanted:
-            seqs.setdefault((kit_id, job_id, attempt), []).append(seq)
-        asked = [{"k": k, "j": str(j), "a": a, "q": q} for (k, j, a), q in seqs.items()]
+        seqs: dict[tuple[uuid.UUID, int], list[int]] = {}
+        contents: dict[tuple[uuid.UUID, int, int], set[Content]] = {}
+        for job_id, attempt, seq, content in wanted:
+            seqs.setdefault((job_id, attempt), []).append(seq)
+            contents.setdefault((job_id, attempt, seq), set()).add(content)
+        asked = [{"j": str(j), "a": a, "q": q} for (j, a), q in seqs.items()]
         rows = await fetch(self._open(), "recorded_seqs", {"wanted": json.dumps(asked)})
-        return {(row[0], row[1], row[2]): row[3] for row in rows}
+        if not rows:
+            return {}
+        revisions = {(row[0], row[1], row[2]): row[3] for row in rows}
+        # Two steps: most of what is asked for is new, and need not be sent to be compared.
+        compared = [
+            (revision, each) for key, revision in revisions.items() for each in contents[key]
+        ]
+        places = await fetch(self._open(), "same_rows", {"rows": contents_text(compared)})
+        same = {compared[place] for (place,) in places}
+        return {
+            key: Recorded(
+                revision, frozenset(each for each in contents[key] if (revision, each) in same)
+            )
+            for key, revision in revisions.items()
+        }
 
     async def answers(self, request_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, Answered]:
         """What requests were answered, of those that were."""

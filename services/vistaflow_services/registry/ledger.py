@@ -34,11 +34,11 @@ from vistaflow_services.core.failpoints import reached
 from vistaflow_services.core.tasks import ended
 from vistaflow_services.registry import commands as c
 from vistaflow_services.registry.board import Board
-from vistaflow_services.registry.changes import Seqs
-from vistaflow_services.registry.domain import PENDING, Head, StateRow
+from vistaflow_services.registry.changes import Seqs, content_of
+from vistaflow_services.registry.domain import PENDING, Head, Kit, StateRow
 from vistaflow_services.registry.draft import PIECE_JOBS, Draft
 from vistaflow_services.registry.journal import Answered, Answers, Journal, Outcome
-from vistaflow_services.registry.refusals import CONFLICTS, told
+from vistaflow_services.registry.refusals import CONFLICTS, is_blocked, told
 from vistaflow_services.registry.storage import StorageGuard
 
 logger = logging.getLogger(__name__)
@@ -413,6 +413,11 @@ class Ledger:
                     return
                 await self._journal.unlock()
                 self.board.clear()
+                if isinstance(error, psycopg.Error) and is_blocked(error):
+                    logger.critical("the log has rows beyond its end: nothing can be recorded")
+                    for command in waiting:
+                        _fail(command, told(error))
+                    return
                 if len(waiting) == 1:
                     _fail(waiting[0], told(error))
                     return
@@ -462,12 +467,12 @@ class Ledger:
 
     async def _load(self, commands: list[c.Command], changes: Mapping[uuid.UUID, c.Change]) -> None:
         """Makes sure that the board holds what the commands touch, as far as it exists."""
-        job_ids: set[uuid.UUID] = set()
+        asked: set[tuple[uuid.UUID, str]] = set()
         kit_ids = {change.kit_id for change in changes.values()}
         for command in commands:
             match command:
                 case c.Append():
-                    job_ids.update(item.job_id for item in command.items)
+                    asked.update((item.job_id, item.within) for item in command.items)
                 case (
                     c.CreateJob()
                     | c.CancelKit()
@@ -478,14 +483,26 @@ class Ledger:
                 ):
                     kit_ids.add(command.kit_id)
                 case c.CancelJob() | c.RetryJob() | c.Grant() | c.Release() | c.Lose():
-                    job_ids.add(command.job_id)
-        unknown = [job_id for job_id in job_ids if self.board.kit_of(job_id) is None]
+                    asked.add((command.job_id, ""))
+        # What is of another project than the one a caller has is looked up each time and never
+        # read, as what is not there: its size and whether it is held here do not show.
+        unknown = {job_id for job_id, within in asked if self._held(job_id, within) is None}
         if unknown:
-            kit_ids.update((await self._journal.kits_of(unknown)).values())
+            found = await self._journal.kits_of(unknown)
+            for job_id, within in asked:
+                kit_id, project = found.get(job_id, (0, ""))
+                if within in ("", project):
+                    kit_ids.add(kit_id)
         missing = [kit_id for kit_id in kit_ids if kit_id and self.board.kit(kit_id) is None]
         if missing:
             for kit in (await self._journal.kits(missing)).values():
                 self.board.put(kit)
+
+    def _held(self, job_id: uuid.UUID, within: str) -> Kit | None:
+        """The kit of a job, if it is held and a caller who has only this project may see it."""
+        kit_id = self.board.kit_of(job_id)
+        kit = self.board.kit(kit_id) if kit_id is not None else None
+        return kit if kit is not None and within in ("", kit.project) else None
 
     async def _answered(self, commands: list[c.Command]) -> dict[uuid.UUID, Answered]:
         asked = {each.request.request_id for each in commands if each.request}
@@ -493,17 +510,17 @@ class Ledger:
         return await self._journal.answers(wanted) if wanted else {}
 
     async def _seqs(self, commands: list[c.Command]) -> Seqs:
-        """The revisions of rows that may come a second time."""
+        """The rows of the log that may come a second time."""
         wanted = []
         for command in commands:
             if isinstance(command, c.Append):
                 for item in command.items:
-                    kit_id = self.board.kit_of(item.job_id) if item.seq else None
-                    kit = self.board.kit(kit_id) if kit_id is not None else None
+                    kit = self._held(item.job_id, item.within) if item.seq else None
                     if kit is not None:
                         job = kit.jobs[item.job_id]
                         if item.seq <= job.last_seq:
-                            wanted.append((kit.kit_id, job.job_id, job.attempt, item.seq))
+                            content = content_of(item)
+                            wanted.append((job.job_id, job.attempt, item.seq, content))
         return await self._journal.recorded(wanted) if wanted else {}
 
     def _finish(self, batch: _Batch, now: datetime, head: Head) -> None:
@@ -665,8 +682,7 @@ def _check_same(method: str, body_sha256: str, request: c.Request) -> None:
     """Raises `ExistsError` if a request's id was used before for another request."""
     if body_sha256 != request.body_sha256 or method != request.method:
         raise ExistsError(
-            f"request_id {request.request_id} was used for another {method}; "
-            "choose a new one for each request",
+            f"the request_id was used for another {method}; choose a new one for each request",
             reason="REQUEST_ID_REUSED",
         )
 

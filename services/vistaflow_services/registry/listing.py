@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from psycopg.types.json import Jsonb
@@ -107,8 +107,8 @@ async def kits(connection: Connection, wanted: KitsWanted) -> Page:
     first, before = 0, wanted.before or 2**31 - 1
     if wanted.created_after or wanted.created_before:
         times = {
-            "surely_after": wanted.created_after and wanted.created_after - CLOCK_STEP,
-            "surely_before": wanted.created_before and wanted.created_before + CLOCK_STEP,
+            "surely_after": wanted.created_after and _stepped(wanted.created_after, -1),
+            "surely_before": wanted.created_before and _stepped(wanted.created_before, 1),
         }
         ((first, last),) = await fetch(connection, "kits_around", times)
         before = min(before, last)
@@ -236,8 +236,16 @@ async def _kits_of(connection: Connection, wanted: StateFilter) -> list[int] | N
     return list(kits & wanted.kit_ids if wanted.kit_ids else kits)
 
 
+def _stepped(time: datetime, side: int) -> datetime:
+    """A time so much earlier (-1) or later (1) that no clock that was set can make up for it."""
+    try:
+        return time + side * CLOCK_STEP
+    except OverflowError:
+        return datetime.max.replace(tzinfo=UTC) if side > 0 else datetime.min.replace(tzinfo=UTC)
+
+
 async def _revision_near(connection: Connection, time: datetime, side: int) -> int:
     """A revision surely before (-1) or after (1) the rows of a time, however clocks were set."""
-    around = {"time": time + side * CLOCK_STEP}
+    around = {"time": _stepped(time, side)}
     ((revision, _),) = await fetch(connection, "revision_at", around)
     return int(revision)

@@ -30,7 +30,7 @@ _SHORT_METADATA = MAX_METADATA_BYTES // 4
 _uuid = lru_cache(maxsize=10_000)(uuid_of)
 
 
-def quick_item(state: common.State) -> c.Item | None:
+def quick_item(state: common.State, numbers_checked: bool = False) -> c.Item | None:
     """The row, or None if it may not be in order."""
     job_id = _uuid(state.job_id)
     status = STATUS_WORDS.get(state.status)
@@ -52,7 +52,7 @@ def quick_item(state: common.State) -> c.Item | None:
         if state.metadata.ByteSize() > MAX_METADATA_BYTES * STRUCT_BYTES_A_JSON_BYTE:
             return None
         try:
-            metadata = struct_text(state.metadata)
+            metadata = struct_text(state.metadata, numbers_checked=numbers_checked)
         except ValueError:
             return None
         if "\\u0000" in metadata:

@@ -39,6 +39,12 @@ def is_lost(error: BaseException) -> bool:
     return isinstance(error, _AWAY)
 
 
+def is_blocked(error: psycopg.Error) -> bool:
+    """Whether a row that the registry did not write has the id of its next one."""
+    table = error.diag.table_name or ""
+    return isinstance(error, errors.UniqueViolation) and table.startswith("mlops_totalstate_")
+
+
 def told(error: psycopg.Error) -> ServiceError | psycopg.Error:
     """What to tell who asked; the error itself if it is a bug of ours."""
     match error:
@@ -53,6 +59,12 @@ def told(error: psycopg.Error) -> ServiceError | psycopg.Error:
         case errors.LockNotAvailable():
             return UnavailableError(
                 "others keep what is asked for locked; try again", reason="LOCKED"
+            )
+        case errors.UniqueViolation() if is_blocked(error):
+            return UnavailableError(
+                "the log has rows beyond its end, so nothing can be recorded; the operator finds "
+                "what to do in `vistaflow doctor`",
+                reason="LOG_BLOCKED",
             )
         case errors.DataCorrupted() | errors.IndexCorrupted():
             return DataLossError(

@@ -114,7 +114,13 @@ def create_kit(request: pb.CreateKitRequest, encode: Encode) -> c.CreateKit:
         for place, job in enumerate(request.jobs[:MAX_JOBS_A_REQUEST])
     )
     _check_names(jobs, found)
-    spec = translate.struct_from_proto(request.spec, "spec", MAX_KIT_SPEC_BYTES, found)
+    spec = translate.struct_from_proto(
+        request.spec,
+        "spec",
+        MAX_KIT_SPEC_BYTES,
+        found,
+        numbers_checked=request.numbers_checked,
+    )
     command = c.CreateKit(
         request=behind,
         name=translate.label_from_proto(request.name, "name", MAX_KIT_NAME, found),
@@ -211,8 +217,9 @@ def _items(
     items = []
     size = _delivered_bytes(request)
     close = size > APPEND_BYTES // 3
+    checked = (request.head if isinstance(request, Rows) else request).numbers_checked
     for place, state in enumerate(states):
-        item = quick_item(state) or _item(state, f"states[{place}]", found)
+        item = quick_item(state, checked) or _item(state, f"states[{place}]", found, checked)
         items.append(item)
         if close:
             # A row is delivered with its caller's name where it has no actor of its own, and a
@@ -284,6 +291,46 @@ def of_kit(kind: type[OfKit], request: KitRequest, encode: Encode) -> OfKit:
     return command
 
 
+def retry_kit(request: pb.RetryKitRequest, encode: Encode) -> c.RetryKit:
+    """Jobs of a kit to queue again, and some to be done otherwise."""
+    found = Violations()
+    if len(request.replacements) > MAX_JOBS_A_REQUEST:
+        count = len(request.replacements)
+        found.add(
+            "replacements", f"has {count:,} jobs; replace at most {MAX_JOBS_A_REQUEST:,} at once"
+        )
+    replacements = tuple(
+        _replacement(each, f"replacements[{place}]", found)
+        for place, each in enumerate(request.replacements[:MAX_JOBS_A_REQUEST])
+    )
+    names = [each.name for each in replacements]
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            found.add(f"replacements[{place}].name", f"{name!r} is named twice")
+    command = c.RetryKit(
+        request=_request(request, encode, found),
+        kit_id=kit_id(request.kit_id, found),
+        reason=translate.text_from_proto(request.reason, "reason", MAX_REASON, found),
+        actor=_actor(request.actor, "actor", found),
+        replacements=replacements,
+    )
+    found.check()
+    return command
+
+
+def _replacement(message: pb.Replacement, field: str, found: Violations) -> c.Replacement:
+    translate.name_from_proto(message.name, f"{field}.name", MAX_JOB_NAME, found)
+    if len(message.spec.value) > MAX_JOB_SPEC_BYTES:
+        size = len(message.spec.value)
+        found.add(f"{field}.spec", f"is {size:,} bytes; at most 2 MiB are allowed")
+    if message.HasField("spec") and not message.spec.type_url:
+        found.add(f"{field}.spec.type_url", "names no message type; pack the stage's spec with it")
+    translate.label_from_proto(message.spec.type_url, f"{field}.spec.type_url", MAX_TYPE_URL, found)
+    return c.Replacement(
+        name=message.name, spec_type=message.spec.type_url, spec=message.spec.value
+    )
+
+
 def of_job(kind: type[OfJob], request: JobRequest, encode: Encode) -> OfJob:
     """A change of a job, such as to cancel it."""
     found = Violations()
@@ -336,10 +383,13 @@ def _request(request: Request, encode: Encode, found: Violations) -> c.Request:
 def _behind(
     method: str, request_id: str, hashed: Hash, text: str, encode: Encode, found: Violations
 ) -> c.Request:
+    known = translate.uuid_from_proto(request_id, "request_id", found) if request_id else None
+    project = callers.current().project
+    if known is not None and project:
+        # Nor is it whether another project has used the id: each project has ids of its own.
+        known = uuid.uuid5(known, f"project {project}")
     return c.Request(
-        request_id=(
-            translate.uuid_from_proto(request_id, "request_id", found) if request_id else None
-        ),
+        request_id=known,
         method=method,
         body_sha256=hashed.hexdigest(),
         data_json=text.replace("\\u0000", "\\ufffd"),
@@ -519,9 +569,15 @@ def _check_names(jobs: Sequence[c.NewJob], found: Violations) -> None:
         found.add(f"jobs[{place}].depends_on[{at}]", told)
 
 
-def _item(state: common.State, field: str, found: Violations) -> c.Item:
+def _item(
+    state: common.State, field: str, found: Violations, numbers_checked: bool = False
+) -> c.Item:
     metadata = translate.struct_from_proto(
-        state.metadata, f"{field}.metadata", MAX_METADATA_BYTES, found
+        state.metadata,
+        f"{field}.metadata",
+        MAX_METADATA_BYTES,
+        found,
+        numbers_checked=numbers_checked,
     )
     status = translate.status_from_proto(state.status, f"{field}.status", found)
     job_type = ""

@@ -7,8 +7,9 @@ and metadata, which is JSON already, goes in as it is.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
 
-from vistaflow_services.registry.changes import Changes
+from vistaflow_services.registry.changes import Changes, Content
 from vistaflow_services.registry.domain import Job, StateRow
 from vistaflow_services.registry.structs import quoted
 
@@ -69,6 +70,16 @@ def rows_text(draft: Changes, texts: Texts) -> str:
             counts = ",".join(map(str, row.kit_counts or ()))
             text += f',"c":[{counts}],"f":{job.first_revision}'
         parts.append(text + ("}" if latest else ',"x":true}'))
+    return "[" + ",".join(parts) + "]"
+
+
+def contents_text(contents: Iterable[tuple[int, Content]]) -> str:
+    """Revisions and what rows say; see `same_rows` in queries.sql for the names."""
+    parts: list[str] = []
+    for place, (revision, (task_name, status, reason, metadata_json)) in enumerate(contents):
+        text = f'{{"n":{place},"i":{revision},"t":{quoted(task_name)},"s":"{status}"'
+        text += f',"e":{quoted(reason)}'
+        parts.append(text + (f',"m":{metadata_json}}}' if metadata_json else "}"))
     return "[" + ",".join(parts) + "]"
 
 

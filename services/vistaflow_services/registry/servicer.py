@@ -14,7 +14,7 @@ from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1 import registry_pb2_grpc as rpc
 from vistaflow_services.core import callers, off_loop
 from vistaflow_services.core.errors import NotFoundError, UnavailableError, Violations
-from vistaflow_services.core.message_limits import ENTRY_BYTES
+from vistaflow_services.core.message_limits import ENTRY_BYTES, Part
 from vistaflow_services.core.server import Context
 from vistaflow_services.registry import (
     bulk,
@@ -26,7 +26,7 @@ from vistaflow_services.registry import (
     translate_past,
 )
 from vistaflow_services.registry import commands as c
-from vistaflow_services.registry.history import Difference, differences
+from vistaflow_services.registry.history import Difference, Moment, differences
 from vistaflow_services.registry.hub import Hub
 from vistaflow_services.registry.leases import LeaseService
 from vistaflow_services.registry.ledger import DEFAULT_WAIT, Ledger
@@ -49,6 +49,9 @@ INLINE_BYTES = 128 * 1024
 
 INLINE_JOBS = 200
 """Answers with no more jobs are made in the event loop."""
+
+INLINE_ROWS = 20
+"""Entries of lists, some of which may be 64 KiB of numbers."""
 
 GO_ON_SECONDS = 300.0
 """How long to wait for the end of a change that is gone on with, before trying again."""
@@ -136,7 +139,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
 
     async def RetryKit(self, request: pb.RetryKitRequest, context: Context) -> pb.RetryKitResponse:
         """Queues the failed and canceled jobs of a kit again."""
-        command = requests.of_kit(c.RetryKit, request, _encoded(_kit_retried))
+        command = requests.retry_kit(request, _encoded(_kit_retried))
         return await self._submit(command, context, pb.RetryKitResponse, _kit_retried)
 
     async def CancelJob(
@@ -213,7 +216,11 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         if after is None:
             raise NotFoundError(f"kit {request.kit_id} was not there yet at revision {end}")
         answer = translate_past.diff_to_proto(before, after, first, end)
-        left = [each for each in differences(before, after) if each.revision > told]
+        moments = [moment for moment in (before, after) if moment is not None]
+        if sum(len(moment.rows) for moment in moments) > INLINE_ROWS:
+            left = await off_loop.reading.do(_differences, before, after, told)
+        else:
+            left = _differences(before, after, told)
         for change in await self._changes(left[: size or len(left)]):
             answer.changes.append(change)
         if len(answer.changes) < len(left):
@@ -278,7 +285,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
             created_after=created_after,
             created_before=created_before,
         )
-        kits, next_key = page.filled(translate.kit_to_proto, lambda kit: kit.kit_id)
+        kits, next_key = await _filled(page, translate.kit_to_proto, lambda kit: kit.kit_id)
         return pb.ListKitsResponse(
             kits=kits, next_page_token=_token(next_key, request), revision=page.revision
         )
@@ -302,7 +309,8 @@ class RegistryServicer(rpc.RegistryServiceServicer):
             labels=labels,
             project=callers.current().project,
         )
-        jobs, next_key = page.filled(
+        jobs, next_key = await _filled(
+            page,
             lambda entry: translate.job_to_proto(entry[0], task_counts=entry[1]),
             lambda entry: entry[0].first_revision,
         )
@@ -323,7 +331,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         await self._reach(request.min_revision, context, found)
         after = request.after_revision if token is None else token
         page = await self._store.list_states(after=after, limit=limit, wanted=wanted)
-        rows, next_key = page.filled(translate.state_to_proto, lambda row: row.revision)
+        rows, next_key = await _filled(page, translate.state_to_proto, lambda row: row.revision)
         return pb.ListStatesResponse(
             states=rows, next_page_token=_token(next_key, request), revision=page.revision
         )
@@ -471,11 +479,25 @@ async def _read(
     return read(request, encode)
 
 
+async def _filled(
+    page: listing.Page, make: Callable[[Any], Part], key_of: Callable[[Any], int]
+) -> tuple[list[Part], int | None]:
+    """The messages of a page of a list; those of a long one are made beside the event loop."""
+    if len(page.entries) > INLINE_ROWS:
+        return await off_loop.reading.do(page.filled, make, key_of)
+    return page.filled(make, key_of)
+
+
 def _replayed(response_type: type[Response], answer: c.Replayed) -> Response:
     response = response_type.FromString(answer.response)
     translate.settle(response, answer.created_at)
     response.replayed = True
     return response
+
+
+def _differences(before: Moment | None, after: Moment, told: int) -> list[Difference]:
+    """What differs, after a revision."""
+    return [each for each in differences(before, after) if each.revision > told]
 
 
 def _seconds(context: Context) -> float:

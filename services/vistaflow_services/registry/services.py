@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow_services.core import callers
 from vistaflow_services.core.errors import ExhaustedError, Violations
 from vistaflow_services.registry.hub import Hub
 from vistaflow_services.registry.translate import label_from_proto
@@ -59,6 +60,8 @@ class ServiceDirectory:
         self._version = version
         self._address = address
         self._limits = limits
+        self._settings = frozenset(limits)
+        """What is there from the start; what comes later tells of all projects' watches."""
         self._clock = clock
         self._heard: dict[tuple[str, str], tuple[float, pb.ServiceInfo]] = {}
 
@@ -119,7 +122,11 @@ class ServiceDirectory:
             revision=max(ends.head, self._hub.head),
             oldest_revision=ends.oldest,
             services=self.services(),
-            limits=self._limits,
+            limits={
+                name: text
+                for name, text in self._limits.items()
+                if not callers.current().project or name in self._settings
+            },
             database_schema=self._schema,
         )
         response.now.FromDatetime(await self._store.now())

@@ -1,7 +1,8 @@
 """Between a protobuf Struct and JSON, straight: the library takes three to five times as long.
 
-Whole numbers that a double holds exactly are written as such, `17` and not `17.0`. What the log
-holds beyond the limits of today comes out cut, and says so: it must not keep anyone from reading.
+Equal Structs give equal texts: keys are sorted, whole numbers are written as such (`17`, not
+`17.0`), and -0.0, which the database cannot keep, as `0`. What the log holds beyond the limits of
+today comes out cut, and says so: it must not keep anyone from reading.
 """
 
 from __future__ import annotations
@@ -10,17 +11,17 @@ import json
 import struct
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 from google.protobuf import struct_pb2
 
 from vistaflow_services.core.message_limits import KIT_SPEC_BYTES, NESTING
+from vistaflow_services.registry.numbers import InexactError, may_be_rounded
 from vistaflow_services.registry.varint import varint
 
 # The C function behind json.dumps(..., ensure_ascii=False) for a text.
 quoted: Callable[[str], str] = json.encoder.encode_basestring
-
-_EXACT = 2.0**53
 
 TRUNCATED = "_truncated"
 """The key under which JSON that comes cut says so."""
@@ -29,42 +30,54 @@ TRUNCATED = "_truncated"
 _LONGEST = 2 * KIT_SPEC_BYTES
 
 
-class NestingError(ValueError):
-    """Objects and lists are nested too deep."""
+_BY_KEY = itemgetter(0)
+_DEEP = f"is nested deeper than the {NESTING} levels that every client reads"
 
 
-def struct_text(message: struct_pb2.Struct, levels: int = NESTING) -> str:
+def struct_text(
+    message: struct_pb2.Struct, levels: int = NESTING, *, numbers_checked: bool = True
+) -> str:
     """A Struct as JSON text.
 
+    Args:
+        message: The Struct.
+        levels: How deep objects and lists may be nested.
+        numbers_checked: Whether its numbers are known to be what was meant.
+
     Raises:
+        InexactError: One of them may have been rounded.
         ValueError: It holds NaN or an infinity, or is nested too deep.
     """
     if not levels:
-        raise NestingError(f"nested more than {NESTING} levels deep")
-    parts = [f"{quoted(key)}:{_text(value, levels - 1)}" for key, value in message.fields.items()]
+        raise ValueError(_DEEP)
+    parts = [
+        f"{quoted(key)}:{_text(value, levels - 1, numbers_checked)}"
+        for key, value in sorted(message.fields.items(), key=_BY_KEY)
+    ]
     return "{" + ",".join(parts) + "}"
 
 
-def _text(value: struct_pb2.Value, levels: int) -> str:
+def _text(value: struct_pb2.Value, levels: int, numbers_checked: bool) -> str:
     kind = value.WhichOneof("kind")
     if kind == "string_value":
         return quoted(value.string_value)
     if kind == "number_value":
         number = value.number_value
-        if number.is_integer() and -_EXACT < number < _EXACT:
-            # Minus zero has no whole form.
-            return str(int(number)) if number or repr(number) == "0.0" else "-0.0"
         if number - number != 0.0:
-            raise ValueError("NaN or an infinity, which JSON has not")
-        return repr(number)
+            raise ValueError("holds NaN or an infinity, which JSON has not")
+        if not numbers_checked and may_be_rounded(number):
+            raise InexactError
+        # Adding 0.0 makes -0.0 0.0 and leaves all others as they are.
+        return repr(number + 0.0).removesuffix(".0")
     if kind == "bool_value":
         return "true" if value.bool_value else "false"
     if kind == "struct_value":
-        return struct_text(value.struct_value, levels)
+        return struct_text(value.struct_value, levels, numbers_checked=numbers_checked)
     if kind == "list_value":
         if not levels:
-            raise NestingError(f"nested more than {NESTING} levels deep")
-        return "[" + ",".join(_text(each, levels - 1) for each in value.list_value.values) + "]"
+            raise ValueError(_DEEP)
+        items = [_text(each, levels - 1, numbers_checked) for each in value.list_value.values]
+        return "[" + ",".join(items) + "]"
     return "null"
 
 

@@ -9,10 +9,10 @@ project, looks up: so what a job refers to is looked at when it is made.
 
 from __future__ import annotations
 
-import re
+import asyncio
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from vistaflow.api.common.v1 import common_pb2
@@ -20,6 +20,9 @@ from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.core import callers
 from vistaflow_services.core.callers import Caller
 from vistaflow_services.core.errors import InvalidError, NotFoundError, PermissionDeniedError
+from vistaflow_services.core.job_ids import job_ids_in, slices
+from vistaflow_services.registry import translate
+from vistaflow_services.registry.domain import MAX_FILTER_IDS
 from vistaflow_services.registry.store import Store
 
 KEPT = 100_000
@@ -28,9 +31,16 @@ KEPT = 100_000
 MOST_REFERENCES = 100
 """Jobs that those made by one call may refer to by their ids."""
 
-_JOB_ID = re.compile(rb"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+NO_KIT = 2**31 - 1
+"""Stands for kits of other projects in filters; kits are numbered from 1 and never come so far."""
+
+NO_JOB = str(uuid.UUID(int=0))
+"""The same for jobs."""
 
 Id = TypeVar("Id", int, uuid.UUID)
+
+Fetch = Callable[[str, Mapping[str, Any]], Awaitable[Sequence[Any]]]
+"""The rows of a named query."""
 
 
 class Tenancy:
@@ -57,8 +67,10 @@ class Tenancy:
             return
         if "kit_id" in fields and request.kit_id > 0:
             await self._check_kit(caller, request.kit_id)
-        if "job_id" in fields:
-            await self._check_job(caller, request.job_id)
+        if "job_id" in fields and (job_id := translate.uuid_of(request.job_id)) is not None:
+            await self._check_job(caller, job_id)
+        if "kit_ids" in fields:
+            await narrow_ids(caller, request, self._store.fetch)
         if isinstance(request, pb.CreateKitRequest | pb.CreateJobRequest):
             _place(caller, request)
             jobs = request.jobs if isinstance(request, pb.CreateKitRequest) else [request.job]
@@ -70,51 +82,69 @@ class Tenancy:
             isinstance(request.filter, pb.StateFilter) or request.filter.ByteSize()
         ):
             _narrow(caller, request.filter)
+            await narrow_ids(caller, request.filter, self._store.fetch)
 
     async def _check_references(self, caller: Caller, jobs: Iterable[pb.NewJob]) -> None:
         """Raises `NotFoundError` if a job's spec names one that is not there for the caller."""
-        # Strings of a message lie in its bytes as they are. Decks are files, and refer to nothing.
-        named = {
-            uuid.UUID(match.decode())
-            for job in jobs
-            if job.job_type != common_pb2.JOB_TYPE_DECK_COLLECTION
-            for match in _JOB_ID.findall(job.spec.value)
-        }
-        if len(named) > MOST_REFERENCES:
-            raise InvalidError(f"the jobs refer to {len(named)} others; {MOST_REFERENCES} at most")
+        named: set[str] = set()
+        for job in jobs:
+            # Decks are files, and refer to nothing.
+            if job.job_type == common_pb2.JOB_TYPE_DECK_COLLECTION:
+                continue
+            for part in slices(job.spec.value):
+                named |= job_ids_in(part)
+                if len(named) > MOST_REFERENCES:
+                    raise InvalidError(f"the jobs refer to more than {MOST_REFERENCES} others")
+                await asyncio.sleep(0)
         for job_id in sorted(named):
-            if await self._project_of(job_id) != caller.project:
-                raise NotFoundError(f"there is no job {job_id}")
+            await self._check_job(caller, uuid.UUID(job_id))
+
+    # What is of another project takes as long as what is not there at all: both are looked up
+    # each time. Only a caller's own is remembered.
 
     async def _check_kit(self, caller: Caller, kit_id: int) -> None:
-        project = self._kits.get(kit_id)
-        if project is None:
+        if self._kits.get(kit_id) != caller.project:
             project = await self._store.project_of_kit(kit_id)
+            if project != caller.project:
+                raise NotFoundError(f"there is no kit {kit_id}")
             _remember(self._kits, kit_id, project)
-        if project is not None and project != caller.project:
-            raise NotFoundError(f"there is no kit {kit_id}")
 
-    async def _check_job(self, caller: Caller, text: str) -> None:
-        try:
-            job_id = uuid.UUID(text)
-        except ValueError:
-            return  # Malformed, and told so where it is served.
-        project = await self._project_of(job_id)
-        if project is not None and project != caller.project:
-            raise NotFoundError(f"there is no job {job_id}")
-
-    async def _project_of(self, job_id: uuid.UUID) -> str | None:
-        """The project of a job; None if there is no such job."""
-        project = self._jobs.get(job_id)
-        if project is None:
+    async def _check_job(self, caller: Caller, job_id: uuid.UUID) -> None:
+        if self._jobs.get(job_id) != caller.project:
             project = await self._store.project_of_job(job_id)
+            if project != caller.project:
+                raise NotFoundError(f"there is no job {job_id}")
             _remember(self._jobs, job_id, project)
-        return project
 
 
-def narrow_watch(request: pb.WatchStatesRequest) -> None:
+async def narrow_watch(request: pb.WatchStatesRequest, fetch: Fetch) -> None:
     """Narrows a watch to the project of whoever makes the call."""
     _narrow(callers.current(), request.filter)
+    await narrow_ids(callers.current(), request.filter, fetch)
+
+
+async def narrow_ids(caller: Caller, message: Any, fetch: Fetch) -> None:
+    """Replaces ids of other projects' kits and jobs in a filter by some that never were.
+
+    What is found is the same, and so is the way to find nothing: how much there is to read of
+    another project's kit does not show in the time that the answer takes, nor in its pages.
+    """
+    fields = message.DESCRIPTOR.fields_by_name
+    if not caller.project:
+        return
+    if "kit_ids" in fields and 0 < len(message.kit_ids) <= MAX_FILTER_IDS:
+        asked = {"kit_ids": list(message.kit_ids), "project": caller.project}
+        others = {row[0] for row in await fetch("kits_of_others", asked)}
+        for place, kit_id in enumerate(message.kit_ids):
+            if kit_id in others:
+                message.kit_ids[place] = NO_KIT
+    if "job_ids" in fields and 0 < len(message.job_ids) <= MAX_FILTER_IDS:
+        ids = [translate.uuid_of(text) for text in message.job_ids]
+        asked = {"job_ids": [each for each in ids if each], "project": caller.project}
+        others = {row[0] for row in await fetch("jobs_of_others", asked)}
+        for place, job_id in enumerate(ids):
+            if job_id in others:
+                message.job_ids[place] = NO_JOB
 
 
 def _narrow(caller: Caller, message: Any) -> None:
@@ -137,8 +167,7 @@ def _place(caller: Caller, request: pb.CreateKitRequest | pb.CreateJobRequest) -
         request.project = caller.project
 
 
-def _remember(known: OrderedDict[Id, str], key: Id, project: str | None) -> None:
-    if project is not None:
-        known[key] = project
-        if len(known) > KEPT:
-            known.popitem(last=False)
+def _remember(known: OrderedDict[Id, str], key: Id, project: str) -> None:
+    known[key] = project
+    if len(known) > KEPT:
+        known.popitem(last=False)

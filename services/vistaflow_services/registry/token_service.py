@@ -47,8 +47,7 @@ class TokenService:
         seconds = None
         if request.HasField("lifetime"):
             seconds = request.lifetime.seconds + request.lifetime.nanos / 1e9
-            if not MIN_LIFETIME_SECONDS <= seconds <= MAX_LIFETIME_SECONDS:
-                found.add("lifetime", f"is {seconds:g} s; give 1 minute to 10 years, or none")
+        check_lifetime(seconds, "lifetime", found)
         found.check()
         assert role is not None
         by = callers.current()
@@ -125,6 +124,12 @@ def check_name(name: str, found: Violations) -> None:
     if not name.strip():
         found.add("name", f"is required: say what the token is for, 1 to {MAX_NAME} characters")
     translate.label_from_proto(name, "name", MAX_NAME, found)
+
+
+def check_lifetime(seconds: float | None, field: str, found: Violations) -> None:
+    """A token is valid for a time that the database's clock can tell, or for good."""
+    if seconds is not None and not MIN_LIFETIME_SECONDS <= seconds <= MAX_LIFETIME_SECONDS:
+        found.add(field, f"is {seconds:g} s; give 1 minute to 10 years, or none")
 
 
 def check_project(project: str, role: Role | None, found: Violations) -> None:

@@ -25,7 +25,7 @@ from vistaflow_services.core.migrations import MigrationError, migrate
 from vistaflow_services.registry.config import Config
 from vistaflow_services.registry.local import database
 from vistaflow_services.registry.store import make_pool
-from vistaflow_services.registry.token_service import check_name, check_project
+from vistaflow_services.registry.token_service import check_lifetime, check_name, check_project
 from vistaflow_services.registry.token_store import Token, TokenStore
 
 PACKAGE = "vistaflow_services.registry"
@@ -37,15 +37,15 @@ async def _create(store: TokenStore, arguments: argparse.Namespace) -> None:
     role = Role(arguments.role.upper())
     check_name(arguments.name, found)
     check_project(arguments.project, role, found)
-    if arguments.days is not None and arguments.days <= 0:
-        found.add("days", "must be above 0")
+    seconds = None if arguments.days is None else arguments.days * 86400
+    check_lifetime(seconds, "days", found)
     found.check()
     token, text = await store.create(
         name=arguments.name,
         project=arguments.project,
         role=role,
         created_by=CREATED_BY,
-        seconds=None if arguments.days is None else arguments.days * 86400,
+        seconds=seconds,
     )
     if arguments.replace:
         replaced = await store.revoke_others(token)

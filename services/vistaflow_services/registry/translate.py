@@ -15,7 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.core.errors import Violations
-from vistaflow_services.core.message_limits import ANSWER_BYTES, NESTING, fitting
+from vistaflow_services.core.message_limits import ANSWER_BYTES, fitting
 from vistaflow_services.registry.commands import Result
 from vistaflow_services.registry.domain import (
     MAX_FILTER_IDS,
@@ -34,8 +34,9 @@ from vistaflow_services.registry.domain import (
     StateRow,
     Status,
 )
+from vistaflow_services.registry.numbers import InexactError, tell_rounded
 from vistaflow_services.registry.raw_requests import STRUCT_BYTES_A_JSON_BYTE
-from vistaflow_services.registry.structs import NestingError, readable, struct_bytes, struct_text
+from vistaflow_services.registry.structs import readable, struct_bytes, struct_text
 
 JOB_TYPES: dict[str, common.JobType.ValueType] = {
     each.value: common.JobType.Value(f"JOB_TYPE_{each.value}") for each in JobType
@@ -215,7 +216,10 @@ def kit_in_short(kit: Kit) -> pb.Kit:
 def result_to_proto(result: Result) -> pb.AppendResult:
     """What became of one appended row."""
     return pb.AppendResult(
-        verdict=_VERDICTS[result.verdict], revision=result.revision, detail=result.detail
+        verdict=_VERDICTS[result.verdict],
+        revision=result.revision,
+        detail=result.detail,
+        reason=result.reason,
     )
 
 
@@ -323,7 +327,12 @@ def labels_from_proto(
 
 
 def struct_from_proto(
-    struct: struct_pb2.Struct, field: str, limit: int, violations: Violations
+    struct: struct_pb2.Struct,
+    field: str,
+    limit: int,
+    violations: Violations,
+    *,
+    numbers_checked: bool,
 ) -> str:
     """A Struct as JSON text. An empty one is the empty text."""
     if not struct.fields:
@@ -332,12 +341,12 @@ def struct_from_proto(
         tell_too_large(field, limit, violations)
         return ""
     try:
-        text = struct_text(struct)
-    except NestingError:
-        violations.add(field, f"is nested deeper than the {NESTING} levels that every client reads")
+        text = struct_text(struct, numbers_checked=numbers_checked)
+    except InexactError:
+        tell_rounded(struct, field, violations)
         return ""
-    except ValueError:
-        violations.add(field, "holds NaN or an infinity, which JSON has not")
+    except ValueError as error:
+        violations.add(field, str(error))
         return ""
     if len(text) > limit or len(text.encode()) > limit:
         tell_too_large(field, limit, violations)

@@ -102,8 +102,9 @@ class Upkeep:
         self._meters = meters
         self._counts = counts
         self._wrong: set[str] = set()
+        self.critical = False
+        """Whether the last look showed something that keeps the registry from its work."""
         self._policy = retention.Policy.of(config)
-        limits["retention"] = str(self._policy)
 
     async def run(self) -> None:
         """Looks and drops for ever."""
@@ -125,6 +126,7 @@ class Upkeep:
             applied = await fetch(connection, "applied_migrations")
             queued = await fetch(connection, "waiting_work")
             ((leases,),) = await fetch(connection, "lease_count")
+            (log_end,) = await fetch(connection, "log_end")
             ((unguarded, event_trigger),) = await fetch(
                 connection, "log_guard", {"triggers": len(EVENTS)}
             )
@@ -141,6 +143,7 @@ class Upkeep:
             head=self._hub.head,
             committed=growth.last_id,
             lags=lags,
+            log_end=log_end,
             unguarded=unguarded,
             event_trigger=event_trigger,
         )
@@ -149,6 +152,7 @@ class Upkeep:
         self._limits["watches"] = str(len(lags))
         self._limits["watches.slowest"] = checks.slowest(lags)
         self._warn(found)
+        self.critical = any(finding.critical for finding in found)
         if self._meters is not None:
             self._measure(growth, health, pool, lags, leases, space)
             self._meters.queued(dict(queued))
@@ -200,7 +204,8 @@ class Upkeep:
         """Says once what has become wrong, and once that it is well again."""
         for each in found:
             if each.state == checks.WRONG and each.name not in self._wrong:
-                logger.warning("%s: %s. %s", each.name, each.found, each.fix)
+                level = logging.CRITICAL if each.critical else logging.WARNING
+                logger.log(level, "%s: %s. %s", each.name, each.found, each.fix)
                 self._wrong.add(each.name)
             elif each.state != checks.WRONG and each.name in self._wrong:
                 logger.info("%s is well again: %s", each.name, each.found)

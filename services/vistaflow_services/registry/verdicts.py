@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vistaflow_services.registry.changes import Recorded, content_of
 from vistaflow_services.registry.commands import Item, Result
 from vistaflow_services.registry.domain import (
     APPENDABLE_EXTERNAL,
@@ -13,6 +14,9 @@ from vistaflow_services.registry.domain import (
     Status,
     Verdict,
 )
+
+SEQ_REUSED = "SEQ_REUSED"
+"""The reason of a row that is refused because its seq is another row's."""
 
 
 def starts_attempt(job: Job, item: Item) -> bool:
@@ -43,6 +47,20 @@ def unfit(job: Job, item: Item) -> Result | None:
     if current and job.status in (Status.QUEUED, Status.INIT):
         return _stale(f"attempt {current} is over; the job waits for another")
     return None
+
+
+def repeated(item: Item, attempt: int, recorded: Recorded) -> Result:
+    """The answer to a row whose seq is recorded: a duplicate only if it says the same."""
+    if content_of(item) in recorded.contents:
+        return Result(verdict=Verdict.DUPLICATE, revision=recorded.revision)
+    return Result(
+        verdict=Verdict.REJECTED,
+        detail=(
+            f"seq {item.seq} of attempt {attempt} is that of another row, recorded at revision "
+            f"{recorded.revision}; give each row a seq of its own"
+        ),
+        reason=SEQ_REUSED,
+    )
 
 
 def illegal(job: Job, item: Item) -> Result | None:

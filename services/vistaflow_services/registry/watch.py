@@ -129,7 +129,7 @@ class WatchService:
             ExpiredError: It begins beyond the head, or where nothing is kept any more.
         """
         violations = Violations()
-        narrow_watch(request)
+        await narrow_watch(request, self._store.fetch)
         wanted = translate.filter_from_proto(request.filter, violations)
         interval = _interval(request, violations)
         if request.after_revision < 0:
@@ -220,7 +220,8 @@ class WatchService:
     async def _follow(self, watch: Watch, place: Subscription, send: Send) -> None:
         """Sends everything after the watch's place, until the registry ends it."""
         clock = asyncio.get_running_loop().time
-        past = place.horizon
+        # A snapshot is the whole past; rows that came while it was read are deltas after `synced`.
+        past = watch.at if watch.begin_anew else place.horizon
         synced = False
         told = clock()
         caller = callers.current()
@@ -272,6 +273,7 @@ class WatchService:
     ) -> AsyncGenerator[tuple[int, bytes | None], None]:
         """The next messages, if there is anything to tell, and how far the watch is with each."""
         stretches = await self._next(watch, place, watch.at)
+        await wire.encode(stretches)
         lone = len(stretches) == 1 and stretches[0].through >= self._hub.head
         if lone or not watch.latest:
             for stretch in itertools.chain.from_iterable(map(wire.pieces, stretches)):

@@ -57,8 +57,7 @@ class WatchMany:
         """What happens in all the watches, serialised; without end unless the registry drains.
 
         Raises:
-            InvalidError: The caller broke the rules of the stream itself, as by a name that is
-                taken.
+            InvalidError: A message neither opens nor closes a watch.
         """
         reader = asyncio.create_task(self._read(requests))
         finisher = asyncio.create_task(self._finish(reader))
@@ -101,12 +100,18 @@ class WatchMany:
             found.add("open.name", f"is required: 1 to {MAX_NAME} characters")
         label_from_proto(name, "open.name", MAX_NAME, found)
         if name in self._watches:
-            found.add("open.name", f"{name!r} is the name of a watch that is open; choose another")
-        found.check()
-        if len(self._watches) >= MAX_WATCHES:
-            told = f"at most {MAX_WATCHES:,} watches are open at once"
-            message = end(pb.END_REASON_INVALID, request.watch.after_revision, told)
-            await self._outbox.put(_named(name, message))
+            found.add(
+                "open.name",
+                f"{name!r} is the name of a watch that is open and goes on; choose another",
+            )
+        try:
+            found.check()
+            if len(self._watches) >= MAX_WATCHES:
+                raise InvalidError(f"at most {MAX_WATCHES:,} watches are open at once")
+        except InvalidError as error:
+            # Only this request to open ends. A watch that already has the name goes on.
+            message = end(pb.END_REASON_INVALID, request.watch.after_revision, error.message)
+            await self._outbox.put(_named(name[:MAX_NAME], message))
             return
         self._watches[name] = asyncio.create_task(self._watch(name, request.watch))
 

@@ -143,12 +143,12 @@ class WatchStore:
 
     async def ends(self) -> Ends:
         """Where the log ends and begins."""
-        (row,) = await self._fetch("log_ends", {})
+        (row,) = await self.fetch("log_ends", {})
         return Ends(head=row[0], oldest=row[1], epoch=row[2])
 
     async def now(self) -> datetime:
         """The database's clock."""
-        ((now,),) = await self._fetch("database_now", {})
+        ((now,),) = await self.fetch("database_now", {})
         moment: datetime = now
         return moment
 
@@ -178,9 +178,9 @@ class WatchStore:
         if wanted.kit_ids:
             kits = {"kit_ids": list(wanted.kit_ids)}
             if not large:
-                ((large,),) = await self._fetch("kits_are_large", kits | {"few": FEW_ROWS})
+                ((large,),) = await self.fetch("kits_are_large", kits | {"few": FEW_ROWS})
                 if large:
-                    ((first,),) = await self._fetch("kits_begin", kits)
+                    ((first,),) = await self.fetch("kits_begin", kits)
                     begin = min(max(after, first - 1), until)
             name = "log_page_walked_for_kits" if large else "log_page_of_kits"
         last = until
@@ -188,13 +188,13 @@ class WatchStore:
             last = min(until, begin + SCAN_ROWS)
         parameters = filter_parameters(wanted)
         parameters |= {"after": begin, "until": last, "limit": limit + 1}
-        rows = [to_row(row) for row in await self._fetch(name, parameters)]
+        rows = [to_row(row) for row in await self.fetch(name, parameters)]
         # Asked after the page was read: so what was dropped before that is noticed.
         epoch = await self._check_kept(after)
         if len(rows) <= limit:
             if last < until:
                 # An append may lie across the end: then the page ends before it.
-                next_row = await self._fetch("batch_of", {"id": last + 1})
+                next_row = await self.fetch("batch_of", {"id": last + 1})
                 if next_row and next_row[0][0] <= last:
                     last = next_row[0][0] - 1
                     rows = [row for row in rows if row.revision <= last]
@@ -203,7 +203,7 @@ class WatchStore:
         whole = [row for row in rows if row.batch != cut]
         if whole:
             return Page(rows=whole, through=cut - 1, epoch=epoch, large=large)
-        batch = await self._fetch("log_batch", {"batch": cut})
+        batch = await self.fetch("log_batch", {"batch": cut})
         rows = [to_row(row) for row in batch]
         return Page(
             rows=[row for row in rows if row.revision > after],
@@ -227,7 +227,7 @@ class WatchStore:
             }
             for row in rows
         ]
-        return dict(await self._fetch("statuses_before", {"asked": json.dumps(asked)}))
+        return dict(await self.fetch("statuses_before", {"asked": json.dumps(asked)}))
 
     async def _check_kept(self, after: int) -> str:
         """Refuses a page from which rows may be missing, and tells the log's name.
@@ -261,14 +261,14 @@ class WatchStore:
 
     async def labels(self, kit_ids: Collection[int]) -> dict[int, dict[str, str]]:
         """The labels of kits, with the project of each under `PROJECT_LABEL`."""
-        rows = await self._fetch("labels_of_kits", {"kit_ids": list(kit_ids)})
+        rows = await self.fetch("labels_of_kits", {"kit_ids": list(kit_ids)})
         return {row[0]: {**row[1], PROJECT_LABEL: row[2]} for row in rows}
 
     async def queued_jobs(
         self, job_types: Collection[str], limit: int
     ) -> list[tuple[uuid.UUID, str]]:
         """Jobs to hand out next, with their types: kits take turns."""
-        rows = await self._fetch("queued_jobs", {"job_types": list(job_types), "limit": limit})
+        rows = await self.fetch("queued_jobs", {"job_types": list(job_types), "limit": limit})
         return [(row[0], row[1]) for row in rows]
 
     async def renew(
@@ -288,7 +288,7 @@ class WatchStore:
             for sign in signs
         ]
         parameters = {"said": json.dumps(said), "worker": worker, "seconds": seconds}
-        return {(row[0], row[1]) for row in await self._fetch("renew_leases", parameters)}
+        return {(row[0], row[1]) for row in await self.fetch("renew_leases", parameters)}
 
     async def extend_leases(self, seconds: float) -> None:
         """Gives every lease its full time again."""
@@ -302,23 +302,23 @@ class WatchStore:
             grace: Seconds an attempt may run on after its job's timeout.
             limit: Most leases to return.
         """
-        rows = await self._fetch("expired_leases", {"grace": grace, "limit": limit})
+        rows = await self.fetch("expired_leases", {"grace": grace, "limit": limit})
         return [Lease(job_id=row[0], attempt=row[1], worker=row[2], overdue=row[3]) for row in rows]
 
     async def leases_of(self, worker: str) -> list[Lease]:
         """What is leased to a worker."""
-        rows = await self._fetch("leases_of_worker", {"worker": worker})
+        rows = await self.fetch("leases_of_worker", {"worker": worker})
         return [Lease(job_id=row[0], attempt=row[1], worker=row[2]) for row in rows]
 
     async def standing(self, job_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, Standing]:
         """Where jobs are. Jobs that do not exist are left out."""
-        rows = await self._fetch("standing_of_jobs", {"job_ids": list(job_ids)})
+        rows = await self.fetch("standing_of_jobs", {"job_ids": list(job_ids)})
         return {
             row[0]: Standing(job_id=row[0], status=row[1], attempt=row[2], reason=row[3] or "")
             for row in rows
         }
 
-    async def _fetch(self, name: str, parameters: Mapping[str, Any]) -> list[Row]:
+    async def fetch(self, name: str, parameters: Mapping[str, Any]) -> list[Row]:
         """The rows of a query that may be asked again when its connection turns out dead."""
         for last in (False, False, True):
             try:

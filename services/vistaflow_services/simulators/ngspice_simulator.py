@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import shutil
@@ -15,23 +14,19 @@ from vistaflow_services.core.errors import UnavailableError
 from vistaflow_services.decks.deck import Deck
 from vistaflow_services.decks.space import Point
 from vistaflow_services.simulators.limits import Limits
+from vistaflow_services.simulators.ngspice_output import FAILED, Printed, is_complex, read_printed
 from vistaflow_services.simulators.outcome import Failure, Outcome, failed, gated
 from vistaflow_services.simulators.sandbox import this_sandbox
 from vistaflow_services.simulators.supervise import Finished
 from vistaflow_services.simulators.verdict import unsuccessful
 
-_VALUE: Final = re.compile(r"^\s*([A-Za-z_][\w.#()]*)\s*=\s*(\S+)")
-_UNMEASURED: Final = re.compile(
-    r"^\s*(?:error:\s*measure\s+|\.?meas(?:ure)?\s+\w+\s+)(\w+)\b.*(?:failed|out of interval)",
-    re.IGNORECASE | re.MULTILINE,
+_SHOWN: Final = 260
+"""Characters of the netlist's own error that a message quotes."""
+
+_IMPOSSIBLE: Final = re.compile(
+    r"no such|bad syntax|must be given|invalid|limited to", re.IGNORECASE
 )
-_NO_QUIT: Final = "no simulations run"
-_STUCK: Final = re.compile(
-    r"singular matrix|timestep too small|time ?step too small|no convergence|convergence problem"
-    r"|iteration limit|gmin stepping failed|source stepping failed|simulation\(?s?\)? aborted"
-    r"|analysis not run|run simulation\(s\) aborted",
-    re.IGNORECASE,
-)
+"""Reasons of a failed measure that lie in how it is written, not in the circuit's figures."""
 
 
 def version() -> str:
@@ -74,44 +69,84 @@ def prepare(deck: Deck, point: Point, work: Path) -> tuple[list[str], dict[str, 
 
 
 def outcome(deck: Deck, point: Point, work: Path, finished: Finished, limits: Limits) -> Outcome:
-    """What ngspice printed, judged; it exits with 0 when measures fail, too."""
-    values = printed(finished.output)
-    said = f"{finished.output}\n{finished.errors}"
-    stuck = _STUCK.search(said)
-    if finished.returncode == 1 and _NO_QUIT in said:
-        message = f"end the control block with `quit`: ngspice returned 1 and said {_NO_QUIT!r}"
+    """What ngspice printed, judged.
+
+    It exits with 0 when analyses break off and measures fail, and with 1 when nothing is wrong but
+    that the control block has no `quit`: evidence of failure counts whatever was printed and
+    whatever the exit status, then the figures count.
+    """
+    extracts = {each.extract.lower(): each.extract for each in deck.responses}
+    printed = read_printed(finished.stdout, finished.stderr, extracts)
+    if finished.signal:
+        return unsuccessful(point, finished, limits)
+    if printed.fatal:
+        kind = Failure.NO_CONVERGENCE if printed.diverged else Failure.CRASHED
+        return failed(point, kind, _explained(printed.fatal, printed), finished.seconds)
+    # With a note that nothing more was run it ends with 1 although all went well.
+    if finished.returncode != 0 and not (
+        finished.returncode == 1 and (printed.unrun or printed.unsaved)
+    ):
+        if not printed.error:
+            return unsuccessful(point, finished, limits)
+        message = _explained(f"exit status {finished.returncode}", printed)
         return failed(point, Failure.CRASHED, message, finished.seconds)
-    if finished.returncode != 0:
-        kind = Failure.NO_CONVERGENCE if stuck else Failure.CRASHED
-        return unsuccessful(point, finished, limits, kind)
-    unmeasured = {name.lower() for name in _UNMEASURED.findall(said)}
-    for each in deck.responses:
-        name = each.extract.lower()
-        value = values.get(name, "failed" if name in unmeasured else None)
-        if value is None and stuck:
-            message = f"no `{each.extract}`: {finished.errors.strip()[-1000:] or stuck[0]}"
-            return failed(point, Failure.NO_CONVERGENCE, message, finished.seconds)
-        if value == "failed":
-            message = f"the measure `{each.extract}` found nothing at this point"
-            return failed(point, Failure.INFEASIBLE, message, finished.seconds)
-    declared = {each.extract.lower(): each.extract for each in deck.responses}
-    named = {declared.get(name, name): value for name, value in values.items()}
-    return gated(point, deck.responses, named, finished.seconds)
+    for name, extract in extracts.items():
+        value = printed.values.get(name)
+        if value is None:
+            return failed(point, Failure.CRASHED, _missing(extract, printed), finished.seconds)
+        if value == FAILED:
+            return _unmeasured(point, extract, printed, finished)
+        if is_complex(value):
+            message = (
+                f"`{extract}` is complex ({value}), not a number: print one of its parts, as "
+                f"`let {extract} = mag(...)`, db(), ph(), real() or imag() of it"
+            )
+            return failed(point, Failure.CRASHED, message, finished.seconds)
+    figures = {extracts.get(name, name): value for name, value in printed.values.items()}
+    return gated(point, deck.responses, figures, finished.seconds)
 
 
-def printed(output: str) -> dict[str, str]:
-    """`name = value` lines, names in lower case; the last word on each name counts."""
-    found: dict[str, str] = {}
-    for line in output.splitlines():
-        match = _VALUE.match(line)
-        if match:
-            value = match[2].rstrip(",")
-            found[match[1].lower()] = "failed" if value.lower() == "failed" else _number(value)
-    return found
+def _unmeasured(point: Point, extract: str, printed: Printed, finished: Finished) -> Outcome:
+    """The outcome of a run in which a measure failed."""
+    reason = printed.reasons.get(extract.lower(), "")
+    if _IMPOSSIBLE.search(reason or printed.error):
+        message = _explained(f"the measure `{extract}` failed", printed)
+        return failed(point, Failure.CRASHED, message, finished.seconds)
+    message = f"the measure `{extract}` found nothing at this point"
+    return failed(
+        point, Failure.INFEASIBLE, f"{message}: {reason}" if reason else message, finished.seconds
+    )
 
 
-def _number(value: str) -> str:
-    """A number as Python reads it: ngspice prints `-nan` and `inf` like C."""
-    if value.lower().lstrip("+-").startswith("nan"):
-        return str(math.nan)
-    return value
+def _missing(extract: str, printed: Printed) -> str:
+    """Why a figure is not there, as far as can be seen."""
+    if printed.error and not printed.unsaved:
+        return _explained(f"no `{extract}` was printed", printed)
+    if printed.unsaved:
+        return (
+            f"no `{extract}`: {printed.unsaved}; name what it reads in a `.save` line, such as "
+            "`.save all`, or print it"
+        )
+    if extract.lower() in printed.columns:
+        return (
+            f"`{extract}` is printed as a table: it has a value at each point of the analysis; "
+            "reduce it to one with `.meas`, or print one element of it"
+        )
+    if not printed.analysed:
+        return (
+            f"no `{extract}`: the netlist runs no analysis; give it `.op`, `.dc`, `.ac` or `.tran` "
+            "with a `.print` line, or run one in its control block"
+        )
+    others = ", ".join(sorted(printed.values)[:20]) or "no figure"
+    return (
+        f"ngspice printed no `{extract}`; it printed {others}. A `.meas` is of the analysis that "
+        "it names, and only where that one is run"
+    )
+
+
+def _explained(message: str, printed: Printed) -> str:
+    """A message after the netlist's own first error, which says the line."""
+    error = " ".join(printed.error.split())
+    if not error:
+        return message
+    return f"ngspice: {error[:_SHOWN]}" + ("" if message in error else f"; {message}")

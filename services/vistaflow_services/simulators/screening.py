@@ -10,6 +10,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterator
+from enum import Enum
 from typing import Final
 
 from vistaflow_services.core.errors import Violations
@@ -21,24 +22,38 @@ COMMANDS: Final = frozenset(
         "alter",
         "altermod",
         "alterparam",
+        "asciiplot",
+        "bltplot",
         "break",
+        "check_ifparm",
         "compose",
         "continue",
         "cross",
+        "cutout",
         "dc",
         "define",
+        "deftype",
         "delete",
         "destroy",
+        "devhelp",
+        "diff",
+        "display",
         "disto",
         "dowhile",
         "echo",
+        "edisplay",
         "else",
         "end",
+        "eprint",
+        "esave",
         "fft",
         "foreach",
         "fourier",
+        "getcwd",
         "goto",
         "if",
+        "inventory",
+        "iplot",
         "label",
         "let",
         "linearize",
@@ -46,45 +61,69 @@ COMMANDS: Final = frozenset(
         "meas",
         "measure",
         "noise",
+        "oldhelp",
         "op",
         "option",
+        "options",
+        "optran",
+        "plot",
         "print",
         "psd",
+        "pss",
         "pz",
         "quit",
+        "remcirc",
+        "removecirc",
         "remzerovec",
         "repeat",
         "reset",
+        "reshape",
         "resume",
         "run",
         "rusage",
         "save",
         "sens",
         "set",
+        "setcirc",
         "setplot",
         "setscale",
+        "setseed",
         "settype",
+        "shift",
         "show",
         "showmod",
+        "sp",
         "spec",
+        "state",
         "status",
+        "step",
         "stop",
         "strcmp",
         "tf",
+        "trace",
         "tran",
+        "transpose",
+        "unalias",
         "undefine",
         "unlet",
         "unset",
         "version",
+        "where",
         "while",
     )
 )
-"""Commands of a control block that neither start programs nor touch files."""
+"""Commands of a control block that neither start programs nor touch files. Those that draw say on
+standard error that there is no display, and nothing else comes of them."""
 
-_CONDITIONS = ("if", "else", "while", "dowhile")
+_WRITERS: Final = frozenset(("gnuplot", "hardcopy", "wrdata", "write", "wrnodev", "wrs2p"))
+"""Commands that only keep for people what a run's figures do not need."""
+
+# In these `<` and `>` compare: ngspice itself looks for no redirection there.
+_CONDITIONS = ("if", "else", "while", "dowhile", "stop", "define")
 _CONTROL_START = re.compile(r"^\s*\.control\b", re.IGNORECASE)
 _CONTROL_END = re.compile(r"^\s*\.endc\b", re.IGNORECASE)
 _INCLUDE = re.compile(r"^\s*\.(inc\w*|lib)\s+(\"[^\"]*\"|'[^']*'|\S+)(.*)$", re.IGNORECASE)
+_NO_COMMENT = re.compile(r"\s*(?!;|\$|//)\S")
 _LOADS = re.compile(r"^\s*\.?(pre_\w+|osdi|codemodel|hdl|verilog)\b", re.IGNORECASE)
 _FILE_VALUE = re.compile(
     r"\b(file|input_file|state_file|filename|simulation|lib_args|sim_args)\s*=\s*"
@@ -103,20 +142,32 @@ def screen(deck: Deck) -> None:
     for path, content in sorted(deck.files.items()):
         if path == "deck.yaml":
             continue
-        for number, line in _lines(content.decode("utf-8", "replace")):
-            for problem in _problems(deck, path, line):
+        for number, kind, line in _lines(content.decode("utf-8", "replace")):
+            for problem in _problems(deck, path, kind, line):
                 found.add(f"{path}:{number}", problem)
     found.check()
 
 
-def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """Logical lines with their first number; those of control blocks begin with `*#`."""
+class _Kind(Enum):
+    """What ngspice takes a line for."""
+
+    NETLIST = "netlist"
+    COMMAND = "command"
+    """A line of a control block: from `;`, `//` or `$ ` on it is a comment."""
+    SPECIAL = "special"
+    """A comment that begins with `*#` is a command, anywhere; in it `;` separates commands."""
+
+
+def _lines(text: str) -> Iterator[tuple[int, _Kind, str]]:
+    """Logical lines with their first number."""
     # A file that begins so is one control block, in ngspice 39 and later.
     in_control = text.lstrip().lower().startswith("*ng_script")
-    pending: tuple[int, str] | None = None
+    pending: tuple[int, _Kind, str] | None = None
     for number, raw in enumerate(re.split(r"\r\n|\r|\n", text), start=1):
+        special = raw.lstrip().startswith("*#")
+        line = raw if special or not in_control else _uncommented(raw)
         if raw.startswith("+") and pending is not None:
-            pending = (pending[0], f"{pending[1]} {raw[1:]}")
+            pending = (*pending[:2], f"{pending[2]} {line[1:]}")
             continue
         if pending is not None:
             yield pending
@@ -125,16 +176,26 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
             in_control = True
         elif _CONTROL_END.match(raw):
             in_control = False
+        elif special:
+            pending = (number, _Kind.SPECIAL, raw.lstrip().removeprefix("*#"))
         else:
-            pending = (number, f"*#{raw}" if in_control else raw)
+            pending = (number, _Kind.COMMAND if in_control else _Kind.NETLIST, line)
     if pending is not None:
         yield pending
 
 
-def _problems(deck: Deck, path: str, line: str) -> Iterator[str]:
-    # ngspice runs the comment `*# command` as a command, in a control block or not.
-    if line.startswith("*#"):
-        yield from _command_problems(line.removeprefix("*#"))
+def _uncommented(command: str) -> str:
+    """A command without the comment at its end, as ngspice cuts it: also within quotes."""
+    return re.split(r";|//|\$ ", command, maxsplit=1)[0]
+
+
+def _problems(deck: Deck, path: str, kind: _Kind, line: str) -> Iterator[str]:
+    if kind is _Kind.COMMAND:
+        yield from _command_problems(line)
+        return
+    if kind is _Kind.SPECIAL:
+        for part in re.sub(r"\"[^\"]*\"", '""', line).split(";"):
+            yield from _command_problems(part)
         return
     if line.startswith("*"):
         return
@@ -142,28 +203,32 @@ def _problems(deck: Deck, path: str, line: str) -> Iterator[str]:
         yield "loading compiled models is not allowed"
     include = _INCLUDE.match(line)
     # `.lib name` with one word only begins a section of a library; it names no file.
-    if include and (include[1].lower() != "lib" or include[3].strip()):
+    if include and (include[1].lower() != "lib" or _NO_COMMENT.match(include[3])):
         yield from _file_problems(deck, path, include[2])
     for match in _FILE_VALUE.finditer(line):
         yield from _file_problems(deck, path, match[2])
 
 
 def _command_problems(line: str) -> Iterator[str]:
-    bare = re.sub(r"\"[^\"]*\"", '""', line)
     if "`" in line:
         yield "backquotes start a shell, which is not allowed"
-    for part in bare.split(";"):
-        words = part.split()
-        if not words or words[0].startswith("*") or words[0] in ("$", "//"):
-            continue
-        word = words[0].lower()
-        if word not in COMMANDS:
-            yield (
-                f"the command `{word[:40]}` is not allowed; a deck may analyse, alter, measure and "
-                "print, but not start programs or use files"
-            )
-        elif word not in _CONDITIONS and re.search("[<>]", part):
-            yield "`>` and `<` use files, which is not allowed; in formulas write `gt` and `lt`"
+    bare = re.sub(r"\"[^\"]*\"", '""', line)
+    words = bare.split()
+    if not words or words[0].startswith(("*", "#")):
+        return
+    word = words[0].lower()
+    if word in _WRITERS:
+        yield (
+            f"the command `{word}` writes files, which are thrown away after a run: remove the "
+            "line; figures are read from what `meas`, `print` and `echo` print"
+        )
+    elif word not in COMMANDS:
+        yield (
+            f"the command `{word[:40]}` is not allowed: remove the line; a deck may analyse, "
+            "alter, measure and print, but not start programs or use files"
+        )
+    elif word not in _CONDITIONS and re.search("[<>]", bare):
+        yield "`>` and `<` use files, which is not allowed; in formulas write `gt` and `lt`"
 
 
 def _file_problems(deck: Deck, path: str, named: str) -> Iterator[str]:

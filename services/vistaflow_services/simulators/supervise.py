@@ -53,6 +53,10 @@ class Finished:
     """Standard output, its last `TAIL_BYTES`."""
     errors: str
     """Standard error, likewise."""
+    stdout: Path
+    """The file with all of its standard output, while the run's folder is there."""
+    stderr: Path
+    """The file with all of its standard error, likewise."""
     seconds: float
     detail: str = ""
     """Which limit was broken."""
@@ -113,6 +117,8 @@ def supervise(
             returncode=process.returncode,
             output=_tail(out.fileno()),
             errors=_tail(err.fileno()),
+            stdout=logs / "stdout",
+            stderr=logs / "stderr",
             seconds=seconds,
             detail=detail,
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from vistaflow_services.core import files
+from vistaflow_services.core.home import prepare_home
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +37,12 @@ class Home:
         self._lock: IO[str] | None = None
 
     def create(self) -> None:
-        """Makes the folders, readable by their owner only."""
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for name in ("artifacts", "logs", "run"):
-            (self.path / name).mkdir(mode=0o700, exist_ok=True)
+        """Makes the folders, readable by their owner only.
+
+        Raises:
+            HomeError: It is somebody else's, or cannot be made.
+        """
+        prepare_home(self.path)
 
     def holder(self) -> Running | None:
         """The suite that runs here now, if one does."""

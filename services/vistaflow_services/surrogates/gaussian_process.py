@@ -23,6 +23,7 @@ from vistaflow_services.surrogates.surrogate import (
     Integers,
     as_matrix,
     as_training,
+    center_and_spread,
 )
 
 Trend = Literal[0, 1, 2]
@@ -132,10 +133,9 @@ class GaussianProcess:
             kept = np.sort(rng.permutation(len(rows))[:MAX_ROWS])
             rows, target = rows[kept], target[kept]
         self.X = rows
-        self._center = float(target.mean())
-        spread = float(target.std())
-        # Below this the differences are rounding errors of the simulator, not a response.
-        flat = spread <= 1e-13 * max(1.0, float(np.abs(target).max()))
+        self._center, spread = center_and_spread(target)
+        # Such differences are rounding errors of the simulator, not a response.
+        flat = spread == 0.0
         self._scale = max(1.0, abs(self._center)) if flat else spread
         self._z = np.zeros(len(rows)) if flat else (target - self._center) / self._scale
         self._choose_trend()

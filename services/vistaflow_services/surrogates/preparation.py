@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 
 from vistaflow_services.core.errors import InvalidError, Violations
 from vistaflow_services.core.expressions import suggest
+from vistaflow_services.decks.definition import NO_RESPONSE
 from vistaflow_services.decks.space import Point, Space
 from vistaflow_services.surrogates.dataset import Dataset, DesignRows, dataset_of
+from vistaflow_services.surrogates.extremes import huge_limit, huge_note
+from vistaflow_services.surrogates.logarithms import logarithm_is_better
 from vistaflow_services.surrogates.surrogate import Floats
 from vistaflow_services.surrogates.transforms import Transform, forward, spans_decades
 
@@ -20,6 +23,9 @@ MAX_TEST_FRACTION = 0.9
 MIN_TRAINING_ROWS = 8
 MIN_TEST_ROWS = 2
 _MAD_TO_SD = 1.4826
+
+ROUNDING = 1e-12
+"""Part of the largest value up to which values count as the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +47,8 @@ class Preparation:
     outlier_distance: float = 6.0
     """From how many robust standard deviations off the median a response stands out."""
     log_responses: tuple[str, ...] = ()
-    """What to model in its logarithm; empty: what spans decades."""
+    """What to model in its logarithm; empty: what spans decades and is predicted better so;
+    `NO_RESPONSE` alone: nothing."""
 
     def __post_init__(self) -> None:
         found = Violations()
@@ -63,11 +70,15 @@ class PreparationReport:
     """What became of the rows."""
 
     dropped: dict[str, int]
-    """Rows dropped by reason: failed, missing, outside_space, duplicate, outlier."""
+    """Rows dropped by reason: failed, missing, huge, outside_space, duplicate, outlier."""
     outliers: dict[str, list[int]]
     """Row ids that stand out, by response; at most 100 each."""
     constant_parameters: list[str] = field(default_factory=list)
     """Parameters that never vary: the model cannot know what they do."""
+    constants: dict[str, float] = field(default_factory=dict)
+    """Responses that are the same in every row, with that value: there is nothing to learn."""
+    notes: list[str] = field(default_factory=list)
+    """Sentences about responses that are constant or too large in some rows."""
 
 
 def rows_needed(dimension: int, test_fraction: float) -> int:
@@ -90,27 +101,33 @@ def prepare(
 ) -> tuple[Dataset, PreparationReport]:
     """Cleans the rows of a design and splits them.
 
-    Dropped are failed runs, rows with a missing value, rows outside the space, exact duplicates
-    and, when asked, outliers. Runs of one point with different outcomes are kept and stay on one
-    side of the split, so that no test row is also trained on.
+    Dropped are failed runs, rows with a missing parameter or without any response, rows outside the
+    space, exact duplicates and, when asked, outliers; rows in which a response is too large to be
+    one (`huge_limit`) are dropped as the failed runs they are. A row that lacks some responses
+    stays for the others. Runs of one point with different outcomes are kept and stay on one side of
+    the split, so that no test row is also trained on. A response that is the same in all rows, or
+    in all that are trained on, is left out and noted.
 
     Raises:
         InvalidError: For an unknown response, a logarithm of what is not above 0, too few rows
-            (says how many are needed), a response that is constant.
+            or too few with some response (says how many are needed).
     """
     names = _responses(rows, how)
-    dropped = dict.fromkeys(("failed", "missing", "outside_space", "duplicate", "outlier"), 0)
-    kept, points = _usable(rows, space, names, dropped)
-    responses = {name: rows.responses[name][kept] for name in names}
+    dropped = dict.fromkeys(
+        ("failed", "missing", "huge", "outside_space", "duplicate", "outlier"), 0
+    )
+    notes: list[str] = []
+    kept, points, responses = _usable(rows, space, names, dropped, notes)
     constant = _constant(points, space)
     varied = space.dimension - len(constant)
     _check_count(len(kept), varied, how, dropped, len(rows.row_ids))
-    _check_varies(responses)
+    _check_responses(responses, varied, how, notes)
+    constants = _drop_constants(responses, np.ones(len(kept), np.bool_), notes)
     transforms = _transforms(responses, how)
     strange = _outliers(responses, transforms, how.outlier_distance)
     outliers = {name: rows.row_ids[kept[each]][:100].tolist() for name, each in strange.items()}
     if how.drop_outliers:
-        out = np.sum(list(strange.values()), axis=0) > 0
+        out = np.sum([np.zeros(len(kept)), *strange.values()], axis=0) > 0
         dropped["outlier"] = int(np.count_nonzero(out))
         points = [point for point, drop in zip(points, out, strict=True) if not drop]
         kept = kept[~out]
@@ -118,20 +135,31 @@ def prepare(
         _check_count(len(kept), varied, how, dropped, len(rows.row_ids))
         transforms = _transforms(responses, how)
     training = _split(points, how)
-    _check_varies({name: values[training] for name, values in responses.items()})
+    constants |= _drop_constants(responses, training, notes)
+    if not how.log_responses:
+        features = np.asarray(space.features_columns(space.columns(points))[0], np.float64)
+        transforms = _better_transforms(
+            features[training],
+            {name: values[training] for name, values in responses.items()},
+            transforms,
+            how.seed,
+            notes,
+        )
     dataset = dataset_of(
         space,
         points,
         responses,
         row_ids=rows.row_ids[kept],
         training=training,
-        transforms=transforms,
+        transforms={name: transforms[name] for name in responses},
         units=units or {},
     )
     return dataset, PreparationReport(
         dropped={reason: count for reason, count in dropped.items() if count},
         outliers={name: each for name, each in outliers.items() if each},
         constant_parameters=constant,
+        constants=constants,
+        notes=notes,
     )
 
 
@@ -142,7 +170,7 @@ def _responses(rows: DesignRows, how: Preparation) -> list[str]:
         if each not in known:
             found.add(f"responses[{at}]", f"the design has no `{each}`{suggest(each, known)}")
     names = list(how.responses) or known
-    for at, each in enumerate(how.log_responses):
+    for at, each in enumerate(_logarithms(how, names)):
         if each not in names:
             found.add(f"log_responses[{at}]", f"`{each}` is not modelled{suggest(each, names)}")
     if not known:
@@ -151,12 +179,36 @@ def _responses(rows: DesignRows, how: Preparation) -> list[str]:
     return names
 
 
+def _logarithms(how: Preparation, names: Sequence[str]) -> tuple[str, ...]:
+    """The responses that are asked to be modelled in their logarithm."""
+    if how.log_responses == (NO_RESPONSE,) and NO_RESPONSE not in names:
+        return ()
+    return how.log_responses
+
+
 def _usable(
-    rows: DesignRows, space: Space, names: Sequence[str], dropped: dict[str, int]
-) -> tuple[NDArray[np.int64], list[Point]]:
-    """Places and canonical points of the rows that hold all they should, each once."""
+    rows: DesignRows,
+    space: Space,
+    names: Sequence[str],
+    dropped: dict[str, int],
+    notes: list[str],
+) -> tuple[NDArray[np.int64], list[Point], dict[str, Floats]]:
+    """Rows that something can be learnt from, each once.
+
+    Returns:
+        Their places, their canonical points, and by name their responses, nan where missing.
+    """
     values = np.column_stack([rows.responses[name] for name in names])
-    complete = np.asarray(np.isfinite(values).all(axis=1))
+    present = np.isfinite(values)
+    ran = present & np.array([failure is None for failure in rows.failures])[:, None]
+    huge = ran & (np.abs(values) > [huge_limit(values[ran[:, j], j]) for j in range(len(names))])
+    for j, name in enumerate(names):
+        strange = [
+            (int(rows.row_ids[at]), float(values[at, j])) for at in np.flatnonzero(huge[:, j])
+        ]
+        if strange:
+            notes.append(huge_note(name, strange, values[ran[:, j] & ~huge[:, j], j]))
+    values = np.where(present, values, np.nan)
     kept: list[int] = []
     points: list[Point] = []
     seen: set[tuple[str, bytes]] = set()
@@ -164,8 +216,11 @@ def _usable(
         if rows.failures[at]:
             dropped["failed"] += 1
             continue
-        if not complete[at] or any(point[name] is None for name in space.names):
+        if not present[at].any() or any(point[name] is None for name in space.names):
             dropped["missing"] += 1
+            continue
+        if huge[at].any():
+            dropped["huge"] += 1
             continue
         try:
             canonical = space.check(point)
@@ -179,7 +234,8 @@ def _usable(
         seen.add(key)
         kept.append(at)
         points.append(canonical)
-    return np.asarray(kept, np.int64), points
+    responses = {name: values[kept, j] for j, name in enumerate(names)}
+    return np.asarray(kept, np.int64), points, responses
 
 
 def _constant(points: Sequence[Point], space: Space) -> list[str]:
@@ -207,32 +263,90 @@ def _check_count(
     found.check()
 
 
-def _check_varies(responses: dict[str, Floats]) -> None:
+def _check_responses(
+    responses: Mapping[str, Floats], dimension: int, how: Preparation, notes: list[str]
+) -> None:
+    """Refuses responses that too few rows have, and notes those that some rows lack."""
+    needed = rows_needed(dimension, how.test_fraction)
     found = Violations()
     for name, values in responses.items():
-        if np.ptp(values) <= 1e-12 * np.abs(values).max():
+        count = int(np.isfinite(values).sum())
+        if count < needed:
             found.add(
                 f"responses.{name}",
-                f"is {values[0]:g} in every row, so there is nothing to learn; leave it out of "
-                "the responses to model, or widen the ranges of the design",
+                f"{count} of {len(values)} usable rows have this response, and a model of "
+                f"{dimension} parameters needs at least {needed}; make the design larger, or leave "
+                "the response out",
             )
+        elif count < len(values):
+            notes.append(f"{len(values) - count} of {len(values)} rows have no `{name}`")
     found.check()
+
+
+def _drop_constants(
+    responses: dict[str, Floats], rows: NDArray[np.bool_], notes: list[str]
+) -> dict[str, float]:
+    """Takes out the responses that are the same in all of some rows, up to rounding."""
+    constants = {}
+    for name, values in list(responses.items()):
+        seen = values[rows & np.isfinite(values)]
+        if not len(seen) or _varies(seen):
+            continue
+        constants[name] = float(seen[0])
+        del responses[name]
+        off = int(np.count_nonzero(values[np.isfinite(values)] != seen[0]))
+        off = 0 if rows.all() else off
+        where = "every row" if not off else f"all but {off} of {len(values)} rows"
+        notes.append(f"`{name}` is {seen[0]:g} in {where}: there is nothing to learn of it")
+    return constants
+
+
+def _varies(values: Floats) -> bool:
+    """Whether values differ by more than rounding."""
+    largest = float(np.abs(values).max())
+    # Divided first: the distance of two finite numbers need not be one.
+    return largest > 0 and bool(np.ptp(values / largest) > ROUNDING)
 
 
 def _transforms(responses: dict[str, Floats], how: Preparation) -> dict[str, Transform]:
     found = Violations()
-    for at, name in enumerate(how.log_responses):
-        if responses[name].min() <= 0:
+    logarithms = _logarithms(how, list(responses))
+    for at, name in enumerate(logarithms):
+        if name in responses and np.nanmin(responses[name]) <= 0:
             found.add(
                 f"log_responses[{at}]",
-                f"`{name}` is {responses[name].min():g} in some row and has no logarithm there",
+                f"`{name}` is {np.nanmin(responses[name]):g} in some row and has no logarithm "
+                "there",
             )
     found.check()
     if how.log_responses:
-        chosen = set(how.log_responses)
+        chosen = set(logarithms)
     else:
-        chosen = {name for name, values in responses.items() if spans_decades(values)}
+        chosen = {
+            name for name, values in responses.items() if spans_decades(values[np.isfinite(values)])
+        }
     return {name: Transform.LOG10 if name in chosen else Transform.IDENTITY for name in responses}
+
+
+def _better_transforms(
+    features: Floats,
+    responses: Mapping[str, Floats],
+    transforms: dict[str, Transform],
+    seed: int,
+    notes: list[str],
+) -> dict[str, Transform]:
+    """Takes back the logarithms with which left-out rows are predicted worse than without."""
+    better = dict(transforms)
+    for name, values in responses.items():
+        present = np.isfinite(values)
+        if transforms[name] is Transform.LOG10 and not logarithm_is_better(
+            features[present], values[present], seed
+        ):
+            better[name] = Transform.IDENTITY
+            notes.append(
+                f"`{name}` spans decades, but cross-validation predicts it better without logarithm"
+            )
+    return better
 
 
 def _outliers(
@@ -246,9 +360,10 @@ def _outliers(
     flags = {}
     for name, values in responses.items():
         modelled = forward(transforms[name], values)
-        off = np.abs(modelled - np.median(modelled))
-        flags[name] = np.asarray(off > distance * max(_MAD_TO_SD * float(np.median(off)), 1e-300))
-        if np.median(off) == 0:
+        off = np.abs(modelled - np.nanmedian(modelled))
+        spread = float(np.nanmedian(off))
+        flags[name] = np.asarray(off > distance * max(_MAD_TO_SD * spread, 1e-300))
+        if spread == 0:
             flags[name] = np.zeros(len(values), np.bool_)
     return flags
 

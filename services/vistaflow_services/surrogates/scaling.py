@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vistaflow_services.core.errors import ConflictError, InvalidError
 from vistaflow_services.surrogates.dataset import Dataset
-from vistaflow_services.surrogates.surrogate import Floats
+from vistaflow_services.surrogates.surrogate import Floats, center_and_spread
 from vistaflow_services.surrogates.transforms import Transform
 
 
@@ -65,7 +65,7 @@ class Scaler:
             )
 
     def standardise(self, dataset: Dataset, response: str) -> Floats:
-        """A response of its dataset, transformed and standardised (n,)."""
+        """A response of its dataset, transformed and standardised (n,); nan where missing."""
         self.check(dataset)
         how = self.responses[response]
         return (dataset.modelled(response) - how.center) / how.scale
@@ -142,12 +142,11 @@ def fit_scaler(
         raise InvalidError("the dataset has no training rows")
     responses = {}
     for name in dataset.responses:
-        values = dataset.modelled(name)[chosen]
-        spread = float(values.std())
+        center, spread = center_and_spread(dataset.modelled(name)[chosen & dataset.present(name)])
         if not spread > 0:
             raise InvalidError(f"`{name}` is the same in every training row")
         responses[name] = ResponseScale(
-            transform=dataset.transforms[name], center=float(values.mean()), scale=spread
+            transform=dataset.transforms[name], center=center, scale=spread
         )
     inputs = dataset.features[chosen]
     if features is FeatureScale.SPACE:

@@ -80,6 +80,21 @@ def as_training(X: ArrayLike, y: ArrayLike) -> tuple[Floats, Floats]:
     return rows, target
 
 
+def center_and_spread(values: Floats) -> tuple[float, float]:
+    """Mean and standard deviation of values (n,), of whatever magnitude.
+
+    Squares of numbers beyond 1e154 overflow and those below 1e-154 vanish, so such values are
+    divided by the largest first. The spread is 0 where values differ by rounding only.
+    """
+    largest = float(np.abs(values).max())
+    unit = 1.0 if largest == 0 or 1e-100 < largest < 1e100 else largest
+    scaled = values / unit
+    center, spread = float(scaled.mean()), float(scaled.std())
+    if spread <= 1e-13 * float(np.abs(scaled).max()):
+        spread = 0.0
+    return center * unit, spread * unit
+
+
 def score(y: Floats, mean: Floats, sd: Floats) -> dict[str, float]:
     """Cross-validation figures: `rmse` in the units of `y`, `r2`, and `nlpd`."""
     error = float(np.sqrt(np.mean((y - mean) ** 2)))

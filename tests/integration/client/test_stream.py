@@ -81,6 +81,61 @@ async def test_rows_survive_a_registry_that_is_killed_and_none_comes_twice(
         assert await names(client, job_id) == [f"row-{n}" for n in range(count)]
 
 
+async def test_rows_that_are_refused_are_raised_by_flush_and_by_close_each_once(
+    process: RegistryProcess,
+) -> None:
+    async with connect(process.address) as client:
+        job_id = await running_job(client)
+        stream = client.stream()
+        done = rows(job_id, 0, 1)
+        done[0].status = common.STATUS_FINISHED
+        await stream.send([*done, *rows(job_id, 0, 1), *rows(job_id, 1, 1, seq=7)])
+        await stream.send(rows(job_id, 2, 2, seq=7))
+        with pytest.raises(vistaflow.RowsRefusedError) as refused:
+            await stream.flush()
+        assert refused.value.count == 3
+        found = [(each.place, each.task_name, each.seq) for each in refused.value.rows[1:]]
+        assert found == [(4, "row-2", 7), (5, "row-3", 7)]
+        assert {each.verdict for each in refused.value.rows} == {"REJECTED"}
+        assert [each.reason for each in refused.value.rows] == ["", "SEQ_REUSED", "SEQ_REUSED"]
+        assert "row 2, task 'row-0'" in str(refused.value)
+        await stream.send(rows(job_id, 5, 1))
+        assert await stream.flush() == stream.revision == 5
+        await stream.send([*rows(job_id, 6, 1), *rows(job_id, 0, 1)])
+        with pytest.raises(vistaflow.RowsRefusedError, match="row 8, task 'row-0'"):
+            await stream.close()
+        assert await names(client, job_id) == ["row-0", "row-1", "row-5", "row-6"]
+
+
+async def test_leaving_the_block_raises_what_was_refused_however_many_they_are(
+    process: RegistryProcess,
+) -> None:
+    async with connect(process.address) as client:
+        job_id = (await client.create_job("DOE")).job_id  # not RUNNING: no task may move
+
+        async def write() -> None:
+            async with client.stream() as stream:
+                await stream.send(rows(job_id, 0, 1000))
+                await stream.send(rows(job_id, 0, 500))
+
+        with pytest.raises(vistaflow.RowsRefusedError, match="and 1,497 more") as refused:
+            await write()
+        assert (refused.value.count, len(refused.value.rows)) == (1500, 1000)
+
+
+async def test_a_client_that_is_closed_under_its_stream_ends_it(process: RegistryProcess) -> None:
+    client = connect(process.address)
+    job_id = await running_job(client)
+    stream = client.stream()
+    await stream.send(rows(job_id, 0, 3))
+    await stream.flush()
+    await client.close()
+    await stream.send(rows(job_id, 3, 3))
+    with pytest.raises(vistaflow.VistaError):
+        async with asyncio.timeout(30):
+            await stream.close()
+
+
 async def test_a_malformed_row_ends_the_stream_with_its_field(process: RegistryProcess) -> None:
     async with connect(process.address) as client:
         job_id = await running_job(client)
@@ -140,6 +195,10 @@ def test_the_blocking_client_streams_too(process: RegistryProcess) -> None:
             wrong[0].attempt = 9
             (result,) = stream.send(wrong).result().results
             assert (result.verdict, result.revision) == ("STALE_ATTEMPT", 0)
+            with pytest.raises(vistaflow.RowsRefusedError, match="1 row is not recorded: row 2001"):
+                stream.flush()
+        with pytest.raises(vistaflow.RowsRefusedError), client.stream() as stream:
+            stream.send(wrong)
         with pytest.raises(ValueError, match="0 rows"), client.stream() as stream:
             stream.send([])
         with pytest.raises(vistaflow.InvalidArgumentError), client.stream() as stream:

@@ -1,5 +1,6 @@
 """Jobs that behave and misbehave, run by the tests in the process of an attempt."""
 
+import builtins
 import ctypes
 import json
 import os
@@ -34,6 +35,8 @@ def run(attempt: Attempt) -> dict[str, Any]:
             attempt.task(name, "FINISHED", {"number": number})
         print("all steps done")
         return {"count": what["count"], "attempt": attempt.number, "inputs": sorted(attempt.inputs)}
+    if act == "return":
+        return dict(what["value"])
     if act == "write":
         path = attempt.folder / "out.txt"
         return {"file": attempt.artifacts.write(path, what["text"].encode())}
@@ -90,7 +93,8 @@ def _fail(attempt: Attempt, act: str, what: dict[str, Any]) -> dict[str, Any]:
     if act == "exit":
         os._exit(what["code"])
     if act == "raise":
-        raise ValueError("secret aes256cbckey=deadbeef")
+        fault: type[Exception] = getattr(builtins, what.get("fault", "RuntimeError"))
+        raise fault("secret aes256cbckey=deadbeef")
     if act == "known":
         raise JobError("all 40 runs failed", reason="ALL_FAILED", hint="widen the range")
     if act == "invalid":

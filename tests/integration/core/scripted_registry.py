@@ -41,6 +41,7 @@ class ScriptedRegistry(registry_pb2_grpc.RegistryServiceServicer):
         self.jobs: dict[str, common_pb2.Job] = {}
         self.faults = 0
         self.refuse: Callable[[common_pb2.State], bool] = lambda row: False
+        self.reject: Callable[[common_pb2.State], bool] = lambda row: False
         self.verdict = registry_pb2.VERDICT_ACCEPTED
         self._pending: list[registry_pb2.LeaseJobsResponse] = []
         self._changed = asyncio.Condition()
@@ -131,7 +132,11 @@ class ScriptedRegistry(registry_pb2_grpc.RegistryServiceServicer):
             raise InvalidError("a row is malformed")
         await self._note(self.rows, *request.states)
         result = registry_pb2.AppendResult(verdict=self.verdict)
-        return registry_pb2.AppendStatesResponse(results=[result] * len(request.states))
+        rejected = registry_pb2.AppendResult(
+            verdict=registry_pb2.VERDICT_REJECTED, detail="it may not"
+        )
+        results = [rejected if self.reject(each) else result for each in request.states]
+        return registry_pb2.AppendStatesResponse(results=results)
 
     async def GetJob(self, request: Any, context: Any) -> Any:
         if request.job_id not in self.jobs:

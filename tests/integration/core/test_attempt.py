@@ -191,7 +191,19 @@ async def test_bad_input_found_by_a_job_is_told_with_its_fields(do: Do) -> None:
 
 async def test_an_unforeseen_exception_is_told_in_the_log_only(do: Do) -> None:
     said, _, log = await do(do="raise")
-    assert said[-1] == {"kind": "crashed", "error": "ValueError"}
+    assert said[-1] == {"kind": "crashed", "error": "RuntimeError"}
+    assert "Traceback" in log
+    assert "deadbeef" in log
+
+
+@pytest.mark.parametrize("fault", ["ValueError", "ZeroDivisionError", "KeyError", "AssertionError"])
+async def test_a_fault_that_another_attempt_would_repeat_fails_the_job_at_once(
+    do: Do, fault: str
+) -> None:
+    said, _, log = await do(do="raise", fault=fault)
+    assert (said[-1]["kind"], said[-1]["reason"]) == ("failed", "INTERNAL")
+    assert f"ended by an unforeseen {fault}; see `vistaflow logs " in said[-1]["message"]
+    assert "deadbeef" not in json.dumps(said)
     assert "Traceback" in log
     assert "deadbeef" in log
 

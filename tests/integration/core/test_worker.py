@@ -202,7 +202,7 @@ async def test_a_stale_attempt_is_stopped_and_says_nothing_more(
     [
         ({"do": "crash"}, "its process ended: SIGSEGV"),
         ({"do": "exit", "code": 3}, "its process ended: exit code 3"),
-        ({"do": "raise"}, "ended by an unforeseen ValueError"),
+        ({"do": "raise"}, "ended by an unforeseen RuntimeError"),
     ],
 )
 async def test_a_fault_gives_the_attempt_back_and_names_the_log(
@@ -255,6 +255,36 @@ async def test_a_row_that_the_registry_refuses_does_not_cost_the_job(
     row = await ended(registry, job_id)
     assert row.status == common_pb2.STATUS_FINISHED
     assert [seq for seq, _, _ in words(registry.rows, job_id)] == [1, 2, 5, 6, 7]
+    assert row.reason == (
+        "2 rows of its tasks not recorded, the first: task step-1: a row is malformed"
+    )
+    assert struct_to_dict(row.metadata)["refused_row_count"] == 2
+
+
+async def test_rows_with_a_verdict_against_them_are_counted_in_the_jobs_last_row(
+    registry: ScriptedRegistry, worker: Worker
+) -> None:
+    registry.reject = lambda row: row.task_name == "step-1"
+    row = await ended(registry, await registry.grant(do="steps", count=3))
+    assert row.status == common_pb2.STATUS_FINISHED
+    assert row.reason == "2 rows of its tasks not recorded, the first: task step-1: it may not"
+
+
+async def test_a_last_row_with_a_verdict_against_it_gives_the_attempt_back(
+    registry: ScriptedRegistry, worker: Worker
+) -> None:
+    registry.reject = lambda row: not row.task_name
+    await registry.grant(do="steps", count=0)
+    await registry.until(lambda: registry.releases)
+    assert registry.releases[0].reason == "the registry refused its result: it may not"
+    assert registry.releases[0].counts
+
+
+async def test_a_whole_number_that_no_double_holds_is_recorded_as_text(
+    registry: ScriptedRegistry, worker: Worker
+) -> None:
+    row = await ended(registry, await registry.grant(do="return", value={"seed": 2**60 + 1}))
+    assert struct_to_dict(row.metadata)["result"] == {"seed": str(2**60 + 1)}
 
 
 async def test_a_result_that_the_registry_refuses_gives_the_attempt_back(

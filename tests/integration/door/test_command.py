@@ -52,7 +52,9 @@ def test_a_token_replaces_those_of_its_name_and_role_and_no_others(
         (("create", "--role=viewer", "--name=a"), "project: is required"),
         (("create", "--role=admin", "--name=a", "--project=b"), "project: must be unset"),
         (("create", "--role=admin", "--name= "), "name: is required"),
-        (("create", "--role=admin", "--name=a", "--days=0"), "days: must be above 0"),
+        (("create", "--role=admin", "--name=a", "--days=0"), "days: is 0 s; give 1 minute"),
+        (("create", "--role=admin", "--name=a", "--days=nan"), "days: is nan s; give 1 minute"),
+        (("create", "--role=admin", "--name=a", "--days=1e300"), "to 10 years"),
         (("revoke", "00000000-0000-4000-8000-000000000000"), "there is no token"),
     ],
 )

@@ -7,11 +7,22 @@ import uuid
 from typing import Any
 
 import grpc
+import psycopg
 import pytest
 from keys import Keys, new_kit
 
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow_services.registry.__main__ import Registry, limits
+from vistaflow_services.registry.config import Config
+from vistaflow_services.registry.reading import QUERIES
+
+BESIDE = {
+    "applied_migrations", "count_connections", "database_health", "expired_leases",
+    "extend_leases", "head", "lease_count", "log_ends", "log_growth", "log_guard",
+    "long_transactions", "queued_jobs", "token_by_id", "waiting_work",
+}  # fmt: skip
+"""Queries of what goes on behind the calls."""
 
 NOT_FOUND, DENIED = grpc.StatusCode.NOT_FOUND, grpc.StatusCode.PERMISSION_DENIED
 
@@ -104,15 +115,113 @@ async def test_a_row_for_a_job_of_another_project_is_rejected_as_for_a_job_that_
     assert results[0].detail == f"there is no job {theirs.jobs[0].job_id}"
 
 
-async def test_another_projects_request_id_does_not_bring_its_answer(keys: Keys) -> None:
+@pytest.mark.parametrize("name", ["secret plan", "another"], ids=["the same", "another body"])
+async def test_a_request_id_that_another_project_used_is_as_good_as_a_new_one(
+    keys: Keys, name: str
+) -> None:
     mine, theirs = await keys.stub("EDITOR", "mine"), await keys.stub("EDITOR", "theirs")
-    request = pb.CreateKitRequest(request_id=str(uuid.uuid4()), name="secret plan")
-    await theirs.CreateKit(request)
+    request_id = str(uuid.uuid4())
+    request = pb.CreateKitRequest(request_id=request_id, name="secret plan")
+    first = await theirs.CreateKit(request)
 
-    code, _ = await refused(mine.CreateKit(request))
+    made = await mine.CreateKit(pb.CreateKitRequest(request_id=request_id, name=name))
 
+    assert (made.replayed, made.kit.project) == (False, "mine")
+    again = await theirs.CreateKit(request)
+    assert (again.replayed, again.kit.kit_id) == (True, first.kit.kit_id)
+    code, told = await refused(
+        theirs.CreateKit(pb.CreateKitRequest(request_id=request_id, name="third"))
+    )
     assert code is grpc.StatusCode.ALREADY_EXISTS
-    assert (await theirs.CreateKit(request)).replayed
+    assert "request_id was used for another CreateKit" in told
+
+
+async def test_the_registry_tells_a_project_nothing_of_who_watches_another(
+    keys: Keys, guarded: Registry
+) -> None:
+    theirs, mine = await keys.stub("EDITOR", "theirs"), await keys.stub("VIEWER", "mine")
+    watch = theirs.WatchStates(pb.WatchStatesRequest())
+    await watch.read()
+    guarded.limits["watches.slowest"] = "9 rows behind: token 'EDITOR of theirs' of project theirs"
+    await guarded.upkeep.look()
+    guarded.limits["watches.slowest"] = "9 rows behind: token 'EDITOR of theirs' of project theirs"
+
+    told = (await mine.GetServerInfo(pb.GetServerInfoRequest())).limits
+    whole = (await (await keys.stub("ADMIN")).GetServerInfo(pb.GetServerInfoRequest())).limits
+
+    assert "theirs" in whole["watches.slowest"]
+    assert {name for name in whole if name.startswith("check.")}
+    assert set(told) == set(limits(Config()))
+    watch.cancel()
+
+
+def about(kit_id: int, job_id: str) -> dict[str, Any]:
+    """Requests that name a kit or a job, by method."""
+    job = pb.NewJob(job_type=2)
+    return {
+        "GetKit": pb.GetKitRequest(kit_id=kit_id, min_revision=10**9),
+        "DiffKit": pb.DiffKitRequest(kit_id=kit_id, from_revision=-1),
+        "CancelKit": pb.CancelKitRequest(kit_id=kit_id, reason="\x00"),
+        "RetryKit": pb.RetryKitRequest(kit_id=kit_id),
+        "PauseKit": pb.PauseKitRequest(kit_id=kit_id),
+        "ResumeKit": pb.ResumeKitRequest(kit_id=kit_id),
+        "CreateJob": pb.CreateJobRequest(kit_id=kit_id, job=job),
+        "GetJob": pb.GetJobRequest(job_id=job_id, min_revision=10**9),
+        "CancelJob": pb.CancelJobRequest(job_id=job_id),
+        "RetryJob": pb.RetryJobRequest(job_id=job_id),
+        "ListJobs": pb.ListJobsRequest(kit_ids=[kit_id]),
+        "ListStates": pb.ListStatesRequest(filter=pb.StateFilter(kit_ids=[kit_id])),
+        "ListStates of jobs": pb.ListStatesRequest(filter=pb.StateFilter(job_ids=[job_id])),
+        "CancelJobs": pb.CancelJobsRequest(filter=pb.JobFilter(kit_ids=[kit_id])),
+        "RetryJobs": pb.RetryJobsRequest(filter=pb.JobFilter(kit_ids=[kit_id])),
+        "AppendStates": pb.AppendStatesRequest(
+            states=[common.State(job_id=job_id, status=3, seq=1, task_name="t")]
+        ),
+    }
+
+
+async def test_what_is_of_another_project_is_answered_as_what_never_was_by_the_same_queries(
+    keys: Keys, guarded: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs, mine = await keys.stub("EDITOR", "theirs"), await keys.stub("EDITOR", "mine")
+    kit = await new_kit(theirs)
+    job_id = kit.jobs[0].job_id
+    await theirs.AppendStates(running(kit))
+    rows = [common.State(job_id=job_id, status=3, seq=seq, task_name="t") for seq in range(1, 9)]
+    await theirs.AppendStates(pb.AppendStatesRequest(states=rows))
+    await theirs.GetKit(pb.GetKitRequest(kit_id=kit.kit_id))  # held in memory from here on
+    asked: list[str] = []
+    texts = {text: name for name, text in QUERIES.items()}
+    execute = psycopg.AsyncConnection.execute
+
+    async def counted(self: Any, query: Any, *args: Any, **options: Any) -> Any:
+        if (name := texts.get(query)) and name not in BESIDE:
+            asked.append(name)
+        return await execute(self, query, *args, **options)
+
+    monkeypatch.setattr(psycopg.AsyncConnection, "execute", counted)
+
+    async def answer(name: str, request: Any, *ids: str) -> tuple[Any, list[str]]:
+        outcomes: list[Any] = []
+        for _ in range(2):  # the second time, as whatever is remembered shows then
+            asked.clear()
+            try:
+                told = str(await getattr(mine, name.partition(" ")[0])(request, timeout=30))
+            except grpc.aio.AioRpcError as error:
+                told = f"{error.code()} {error.details()}"
+            told = told.replace(f"kit {ids[0]}", "kit").replace(ids[1], "JOB")
+            outcomes.append((told, list(asked)))
+        return outcomes  # type: ignore[return-value]
+
+    never = ("987654", "00000000-0000-4000-8000-000000000000")
+    there = (str(kit.kit_id), job_id)
+    for (name, foreign), absent in zip(
+        about(kit.kit_id, job_id).items(), about(int(never[0]), never[1]).values(), strict=True
+    ):
+        absent_told = await answer(name, absent, *never)
+        foreign_told = await answer(name, foreign, *there)
+        assert [told for told, _ in foreign_told] == [told for told, _ in absent_told], name
+        assert [each for _, each in foreign_told] == [each for _, each in absent_told], name
 
 
 @pytest.mark.parametrize("snapshot", [False, True], ids=["from the log", "from a snapshot"])
@@ -213,5 +322,6 @@ async def test_another_projects_append_is_not_told_again_though_it_is_repeated_t
     assert (await theirs.AppendStates(request)).results[0].verdict == pb.VERDICT_ACCEPTED
 
     assert (await theirs.AppendStates(request)).replayed
-    code, _ = await refused(mine.AppendStates(request))
-    assert code is grpc.StatusCode.ALREADY_EXISTS
+    answer = await mine.AppendStates(request)
+    assert (answer.replayed, answer.results[0].verdict) == (False, pb.VERDICT_REJECTED)
+    assert answer.results[0].detail == f"there is no job {row.job_id}"

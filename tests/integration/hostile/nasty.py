@@ -24,6 +24,12 @@ ODD_STRINGS = {
     "format": "%s%n{0}{{",
     "blank": " ",
     "wide": "\U0010ffff\ufeff\u0000"[:2],
+    "nothing": "",
+    "uuid in braces": "{00000000-0000-4000-8000-000000000000}",
+    "uuid in capitals": "ABCDEF00-0000-4000-8000-000000000000",
+    "digits of another script": "\u0661\u0662",
+    "number": "1e999999999",
+    "token": "AAAAAAAAAAAAAAAAAAAAAAAAAAA",
 }
 """Text that is refused or taken as it is, but never understood."""
 
@@ -143,13 +149,16 @@ def _values(field: FieldDescriptor) -> Iterator[tuple[str, Any, bool]]:
     elif field.cpp_type in (FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT):
         for number in (NAN, INFINITY, -INFINITY):
             yield str(number), number, True
-        yield "1e308", 1e308, False
+        for number in (0.0, -0.0, 5e-324, -1.0, 1e308, -1e308):
+            yield str(number), number, False
     elif field.cpp_type == FieldDescriptor.CPPTYPE_INT64:
         yield "least int64", -MAX_INT64 - 1, field.name != "seed"
-        yield "largest int64", MAX_INT64, False
+        for number in (0, -1, 2**31, 2**53 + 1, MAX_INT64 - 1, MAX_INT64):
+            yield f"int64 {number}", number, False
     elif field.cpp_type == FieldDescriptor.CPPTYPE_INT32:
         yield "least int32", -MAX_INT32 - 1, True
-        yield "largest int32", MAX_INT32, False
+        for number in (0, -1, MAX_INT32 - 1, MAX_INT32):
+            yield f"int32 {number}", number, False
     elif field.cpp_type == FieldDescriptor.CPPTYPE_UINT64:
         yield "largest uint64", 2**64 - 1, False
     elif field.cpp_type == FieldDescriptor.CPPTYPE_UINT32:
@@ -183,9 +192,17 @@ def _well_known_values(kind: Descriptor) -> Iterator[tuple[str, Any, bool]]:
     if kind.name == "Timestamp":
         for seconds, nanos in ((MAX_INT64, 0), (-MAX_INT64, 0), (0, -1), (0, MAX_INT32)):
             yield f"time {seconds}.{nanos}", _times(seconds, nanos), True
+        for name, seconds, nanos in (
+            ("first", -62_135_596_800, 0),
+            ("last", 253_402_300_799, 999_999_999),
+            ("epoch", 0, 0),
+        ):
+            yield f"{name} moment", _times(seconds, nanos), False
     elif kind.name == "Duration":
         for seconds, nanos in ((MAX_INT64, 0), (-MAX_INT64, 0), (-1, 0), (0, MAX_INT32)):
             yield f"duration {seconds}.{nanos}", _times(seconds, nanos), nanos == 0
+        for seconds, nanos in ((0, 0), (0, 1), (1, -1), (1, 999_999_999), (315_576_000_000, 0)):
+            yield f"duration {seconds}.{nanos}", _times(seconds, nanos), False
     elif kind.name in ("Struct", "Value"):
         deep = kind.name == "Struct"
         for what, number in (("nan", NAN), ("infinity", INFINITY)):

@@ -10,6 +10,11 @@ from attacking import Code, Outcome, Suite, methods
 from google.protobuf.descriptor import MethodDescriptor
 from nasty import Attack, anything, attacks
 
+from vistaflow.api.doe.v1 import doe_pb2
+from vistaflow.api.ingestion.v1 import ingestion_pb2
+from vistaflow.api.ml.v1 import ml_pb2
+from vistaflow.api.optimize.v1 import optimize_pb2
+from vistaflow.api.pipeline.v1 import pipeline_pb2
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.registry import pages
 
@@ -50,7 +55,33 @@ def good(suite: Suite) -> dict[str, Any]:
     job = pb.NewJob(name="work", job_type=2)
     hello = pb.WorkerHello(worker="w", job_types=[3], capacity=1)
     row = {"job_id": suite.job_id, "status": 3, "task_name": "t"}
+    deck = ingestion_pb2.DeckSource(name="welded_beam")
+    kit = pipeline_pb2.KitSpec(
+        name="k",
+        deck=deck,
+        design={"size": 40, "parameters": [{"name": "h", "low": 0.2, "high": 1.0}]},
+        evaluation={},
+        ml={"families": [2]},
+        goals="minimize cost; tau <= 13600",
+        optimize={"budget": 20},
+    )
+    made = suite.job_id
     return {
+        "ValidateKit": pipeline_pb2.ValidateKitRequest(spec=kit),
+        "RunKit": pipeline_pb2.RunKitRequest(spec=kit),
+        "CollectDecks": ingestion_pb2.CollectDecksRequest(
+            spec=ingestion_pb2.CollectDecksSpec(sources=[deck])
+        ),
+        "GetDeck": ingestion_pb2.GetDeckRequest(deck="branin"),
+        "GenerateDesign": doe_pb2.GenerateDesignRequest(deck="welded_beam", design=kit.design),
+        "EvaluateDesign": doe_pb2.EvaluateDesignRequest(design_id=made, evaluation={}),
+        "Preprocess": ml_pb2.PreprocessRequest(spec={"design": made}),
+        "Train": ml_pb2.TrainRequest(spec={"scaler": made}),
+        "Predict": ml_pb2.PredictRequest(model_id=made, points=[{}]),
+        "TuneModel": optimize_pb2.TuneModelRequest(spec={"scaler": made}),
+        "OptimizeDesign": optimize_pb2.OptimizeDesignRequest(
+            spec={"design": made, "goals": "minimize cost"}
+        ),
         "CreateKit": pb.CreateKitRequest(name="a", jobs=[job]),
         "CreateJob": pb.CreateJobRequest(job=job),
         "CancelJobs": pb.CancelJobsRequest(dry_run=True, filter=pb.JobFilter(kit_ids=[1])),

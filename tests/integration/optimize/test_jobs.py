@@ -24,6 +24,7 @@ from vistaflow_services.decks.space import Parameter, Space
 from vistaflow_services.optimize.bayes import BayesianSearch
 from vistaflow_services.optimize.study import Study
 from vistaflow_services.surrogates.choice import check_hyper_parameters
+from vistaflow_services.surrogates.model import Model
 
 BEAM_OPTIMUM = 1.724852
 SEEDS = range(5)
@@ -115,6 +116,8 @@ def test_the_result_tells_all_there_is_to_know_of_the_best_point(bench: Bench) -
     bench.design("welded_beam", 20, 1)
     bench.reports.clear()
     told = bench.study(WELDED_BEAM, budget=8, seed=1, batch_size=2)
+    last = told["last_model"]
+    assert (last["training_rows"], set(last["families"])) == (28, set(told["best"]["simulated"]))
     best, before = told["best"], told["doe_best"]
     assert set(best["point"]) == {"h", "l", "t", "b"}
     assert set(best["predicted"]) == set(best["simulated"]) == {
@@ -237,7 +240,21 @@ def test_with_nothing_feasible_the_study_ends_honestly_and_names_what_blocks(
     told = bench.study("minimize cost; cost <= 0.001; tau <= 1e9", budget=4, seed=4)
     assert not told["best"]["feasible"]
     assert told["improvement"] is None
-    assert told["blocking"] == ["`cost <= 0.001` is missed by 20 of 20 points"]
+    miss = told["best"]["objective"] - 0.001
+    assert told["best"]["constraints"][0]["miss"] == pytest.approx(miss)
+    assert told["blocking"] == [
+        f"`cost <= 0.001` is missed by 20 of 20 points, by {miss:.4g} USD or more"
+    ]
+
+
+@pytest.mark.parametrize("limit", ["tau - 500 <= 0", "tau <= 500", "tau / 500 <= 1"])
+def test_the_nearest_miss_is_the_same_however_a_limit_is_written(bench: Bench, limit: str) -> None:
+    bench.design("welded_beam", 16, 4)
+    told = bench.study(f"minimize cost; {limit}", budget=4, seed=4)
+    rows = pq.read_table(bench.artifacts.path(told["trials"]["uri"])).to_pylist()
+    assert not told["best"]["feasible"]
+    assert told["best"]["simulated"]["tau"] == min(each["y.tau"] for each in rows)
+    assert told["best"]["constraints"][0]["unit"] == ("" if "/" in limit else "psi")
 
 
 def test_held_parameters_keep_their_values_in_every_proposal(bench: Bench) -> None:
@@ -258,6 +275,12 @@ def test_a_trained_model_proposes_the_first_point_and_is_compared_at_the_best(
     rows = pq.read_table(bench.artifacts.path(told["trials"]["uri"])).to_pylist()
     first = next(each for each in rows if each["origin"] == "infill")
     assert first["objective"] > told["doe_best"]["objective"]
+    last = told["last_model"]
+    assert last["training_rows"] == 63
+    model = Model.load(bench.artifacts.path(last["model"]["uri"]), last["model"]["sha256"])
+    mean, sd = model.predict([told["best"]["point"]])["flow"]
+    assert mean[0] == pytest.approx(told["best"]["simulated"]["flow"], rel=1e-3)
+    assert sd[0] < 0.01 * mean[0]
     said = told["best"]["model_predicted"]["flow"]
     assert said["mean"] == pytest.approx(told["best"]["simulated"]["flow"], rel=0.1)
 

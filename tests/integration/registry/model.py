@@ -44,7 +44,7 @@ class Job:
     attempt: int = 0
     failures: int = 0
     tasks: dict[str, str] = field(default_factory=dict)
-    said: dict[tuple[int, int], int] = field(default_factory=dict)
+    said: dict[tuple[int, int], tuple[int, str, str]] = field(default_factory=dict)
     """Revisions by attempt and seq."""
 
 
@@ -81,7 +81,8 @@ class Model:
         if not job.external and current and job.status in ("QUEUED", "INIT"):
             return "STALE_ATTEMPT", 0
         if seq and (current, seq) in job.said:
-            return "DUPLICATE", job.said[current, seq]
+            revision, *content = job.said[current, seq]
+            return ("DUPLICATE", revision) if content == [task, status] else ("REJECTED", 0)
         if not task:
             may = OWNER_MAY if job.external else WORKER_MAY
             if status not in may.get(job.status, ()):
@@ -94,7 +95,7 @@ class Model:
             self._begin(job)
         revision = self._enter(job, status, task)
         if seq:
-            job.said[job.attempt, seq] = revision
+            job.said[job.attempt, seq] = (revision, task, status)
         if not task and status == "FINISHED":
             for other in self.of_kit(job.kit_id):
                 if other.status == "INIT" and job.name in other.needs and self._ready(other):

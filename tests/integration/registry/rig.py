@@ -24,6 +24,7 @@ from vistaflow_services.registry.services import ServiceDirectory
 from vistaflow_services.registry.store import Pool, Store, make_pool
 from vistaflow_services.registry.streams import StreamService
 from vistaflow_services.registry.tail import Tail
+from vistaflow_services.registry.unfinished import UnfinishedChanges
 from vistaflow_services.registry.watch import WatchService
 from vistaflow_services.registry.watch_bytes import serve_bytes
 from vistaflow_services.registry.watch_store import WatchStore
@@ -46,6 +47,7 @@ class Rig:
     leases: LeaseService
     watches: WatchService
     streams: StreamService
+    unfinished: UnfinishedChanges
     stub: RegistryServiceAsyncStub
     channel: grpc.aio.Channel
     server: Server
@@ -113,6 +115,7 @@ class Rig:
             leases=leases,
             watches=watches,
             streams=streams,
+            unfinished=servicer.unfinished,
             stub=stub,
             channel=channel,
             server=server,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 
+import grpc
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
@@ -129,6 +131,111 @@ async def test_what_was_put_aside_by_a_restore_is_guarded_until_it_is_dropped(
             refused(connection, f"DROP TABLE {schema}.{PART}")
         connection.execute(f"DROP SCHEMA {aside} CASCADE")
         refused(connection, f"DROP TABLE {PART}")
+
+
+STRAY = (
+    "INSERT INTO {table} (id, kit_id, job_type, task_name, job_id, status, current_order, "
+    "created_at, batch, attempt, seq, actor, reason) SELECT last_id + 1, 1, 'DOE', '', "
+    f"gen_random_uuid(), 'RUNNING', 1, now(), last_id + 1, 1, 1, '', '' FROM {SCHEMA}.head"
+)
+"""A row at the place of the next one, as somebody types it in psql."""
+
+
+async def test_the_database_takes_rows_of_the_log_from_the_registry_alone(
+    database: str, serve
+) -> None:
+    async with serve(database, Config(partition_size=SIZE)) as registry:
+        channel, stub = connect(registry.address)
+        async with channel:
+            _, job_id = await external_job(stub)
+            writer = Writer(stub, job_id)
+            with psycopg.connect(database, autocommit=True) as connection:
+                for table in (LOG, PART, "kept_states"):
+                    stray = STRAY.format(table=f"{SCHEMA}.{table}")
+                    with pytest.raises(REFUSED, match="by the registry alone") as refusal:
+                        connection.execute(stray)
+                    assert "AppendStates" in (refusal.value.diag.message_hint or "")
+                    copy = f"COPY {SCHEMA}.{table} FROM STDIN"
+                    with pytest.raises(REFUSED), connection.cursor().copy(copy) as rows:
+                        rows.write(b"")
+            # Also into partitions that were added since.
+            for _ in range(3):
+                await writer.append(800)
+            with connected(database, SCHEMA, name="test") as connection:
+                parts = connection.execute("SELECT name FROM partitions").fetchall()
+                assert len(parts) > 3
+                assert connection.execute("SELECT * FROM unguarded").fetchall() == []
+            with psycopg.connect(database, autocommit=True) as connection:
+                for (part,) in parts:
+                    with pytest.raises(REFUSED, match="by the registry alone"):
+                        connection.execute(STRAY.format(table=f"{SCHEMA}.{part}"))
+            await writer.append(1)
+
+
+async def test_a_row_beyond_the_head_is_critical_until_it_is_removed_as_doctor_says(
+    database: str, serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serve(database, Config(partition_size=SIZE)) as registry:
+        channel, stub = connect(registry.address)
+        async with channel:
+            _, job_id = await external_job(stub)
+            writer = Writer(stub, job_id)
+            await writer.append(1)
+            assert await registry.ready()
+            with psycopg.connect(database, autocommit=True, application_name="vistaflow x") as mine:
+                mine.execute(STRAY.format(table=f"{SCHEMA}.{LOG}"))
+            found = {finding.name: finding for finding in await registry.upkeep.look()}
+            assert found[checks.LOG_END].state == checks.WRONG
+            assert not await registry.ready()
+            assert "CRITICAL" in {record.levelname for record in caplog.records}
+            with pytest.raises(grpc.aio.AioRpcError, match="vistaflow doctor") as refusal:
+                await writer.append(1)
+            assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
+            fix = found[checks.LOG_END].fix
+            delete = fix[fix.index("DELETE") : fix.index(";")].replace(LOG, f"{SCHEMA}.{LOG}")
+            with psycopg.connect(database, autocommit=True) as connection:
+                # What the log holds stays.
+                with pytest.raises(REFUSED):
+                    connection.execute(f"DELETE FROM {SCHEMA}.{LOG}")
+                assert connection.execute(delete).rowcount == 1  # type: ignore[arg-type]
+            found = {finding.name: finding for finding in await registry.upkeep.look()}
+            assert found[checks.LOG_END].state == checks.OK
+            assert await registry.ready()
+            await writer.append(1)
+
+
+async def test_registries_of_several_schemas_share_a_database(database: str, serve) -> None:
+    assert guard(database, SCHEMA)
+    with psycopg.connect(database, autocommit=True) as connection:
+        # As the first release made it: it looked for words anywhere in the text of the query.
+        connection.execute(f"SET search_path TO {SCHEMA}")
+        first_release = (
+            resources.files(PACKAGE).joinpath("sql/0005_guard.sql").read_text("utf-8")
+        ).partition("CREATE FUNCTION guard_log()")[2]
+        connection.execute(f"CREATE OR REPLACE FUNCTION guard_log(){first_release}")  # type: ignore[arg-type]
+    other = Config(schema="another", partition_size=SIZE)
+    assert await asyncio.to_thread(migrate, database, other.schema, PACKAGE) > 0
+    assert guard(database, other.schema)
+    async with serve(database, Config(partition_size=SIZE)) as one, serve(database, other) as two:
+        for registry in (one, two):
+            channel, stub = connect(registry.address)
+            async with channel:
+                _, job_id = await external_job(stub)
+                await Writer(stub, job_id).append(800)
+            found = {finding.name: finding for finding in await registry.upkeep.look()}
+            assert found["append-only"].state == checks.OK
+    with connected(database, other.schema, name="test") as connection:
+        for statement in SIDEWAYS:
+            refused(connection, statement)
+
+
+async def test_a_third_schema_is_migrated_by_a_role_that_cannot_put_guards_aside(
+    postgres: str, of_a_plain_role: str
+) -> None:
+    await asyncio.to_thread(migrate, of_a_plain_role, SCHEMA, PACKAGE)
+    by_superuser = make_conninfo(postgres, dbname="plain")
+    assert guard(by_superuser, SCHEMA)
+    assert await asyncio.to_thread(migrate, of_a_plain_role, "another", PACKAGE) > 0
 
 
 @pytest.fixture

@@ -635,6 +635,23 @@ async def test_a_released_attempt_is_queued_again_and_counts_only_if_said(
     assert len(w.grants) == 3
 
 
+async def test_a_worker_cannot_give_back_what_another_holds(rig: Rig, worker: NewWorker) -> None:
+    holder = await worker("holder").hello()
+    await create(rig, pb.NewJob(job_type=DOE))
+    (grant,) = await holder.granted()
+    job_id = grant.job.job_id
+    other = await worker("other", TRAIN).hello()
+    await other.say(release=pb.Release(job_id=job_id, attempt=1, counts=True))
+    # Its own word after the release is served after it, so the release is over by then.
+    await create(rig, pb.NewJob(job_type=TRAIN))
+    (own,) = await other.granted()
+    await other.say(release=pb.Release(job_id=own.job.job_id, attempt=1))
+    await other.granted(2)
+    job = await job_of(rig, job_id)
+    assert (job.status, job.attempt, job.worker) == (common.STATUS_RUNNING, 1, "holder")
+    assert (await holder.finish(grant)).verdict == pb.VERDICT_ACCEPTED
+
+
 async def test_of_two_sessions_of_one_name_the_newer_wins(rig: Rig, worker: NewWorker) -> None:
     old = await worker("same").hello()
     new = await worker("same").hello()

@@ -468,7 +468,8 @@ def test_a_time_stands_for_the_last_revision_recorded_by_it(database: str) -> No
         "VALUES (%s, 1, 'DOE', '', gen_random_uuid(), 'QUEUED', 1, %s, 1, 0, 0, '', '')"
     )
     query = QUERIES["revision_at"]
-    with psycopg.connect(database) as connection:
+    # The database takes rows of the log from the registry alone.
+    with psycopg.connect(database, application_name="vistaflow registry test") as connection:
         connection.execute(f"SET search_path TO {SCHEMA}")
         connection.execute("SELECT add_partitions(1000000)")
         connection.cursor().executemany(insert, rows)

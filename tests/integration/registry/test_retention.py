@@ -390,6 +390,7 @@ async def test_nothing_but_retention_takes_rows_away(database: str) -> None:
                     "created_at, metadata, batch, attempt, seq, actor, reason, kit_counts "
                     "FROM kept_states LIMIT 1"
                 )
+                connection.execute(f"UPDATE head SET last_id = (SELECT max(id) FROM {newest})")
             for change in (
                 f"UPDATE {table} SET reason = 'x'",
                 f"DELETE FROM {table}",

@@ -140,6 +140,47 @@ async def test_every_row_has_its_verdict(rig: Rig) -> None:
     assert "FINISHED to RUNNING" in ack.results[5].detail
 
 
+def with_metadata(row: common.State, **metadata: object) -> common.State:
+    row.metadata.update(metadata)
+    return row
+
+
+async def test_a_repeat_is_a_duplicate_only_if_it_says_what_is_recorded_on_whatever_way_it_comes(
+    rig: Rig,
+) -> None:
+    _, job_id = await external_job(rig.stub)
+    first = [
+        with_metadata(task_row(job_id, "a", 7), x=0.1, n=3, more={"b": [1, True], "a": None}),
+        task_row(job_id, "b", 2**62, reason="why"),
+    ]
+    others = [
+        with_metadata(task_row(job_id, "a", 7), x=0.1, n=3, more={"b": [1, 1], "a": None}),
+        task_row(job_id, "a", 7),
+        task_row(job_id, "c", 7),
+        task_row(job_id, "b", 2**62, reason="why not"),
+        task_row(job_id, "b", 2**62, reason="why", status=common.STATUS_FINISHED),
+    ]
+    again = [
+        with_metadata(task_row(job_id, "a", 7), more={"a": None, "b": [1, True]}, n=3.0, x=0.1),
+        task_row(job_id, "b", 2**62, reason="why", actor="somebody else"),
+    ]
+    streamed = StreamWriter(rig.stub).open()
+    ack = await streamed.acked(await streamed.send(first))
+    assert [each.verdict for each in ack.results] == [pb.VERDICT_ACCEPTED] * 2
+    for answer in (
+        await streamed.acked(await streamed.send(others + again)),
+        await rig.stub.AppendStates(pb.AppendStatesRequest(states=others + again)),
+    ):
+        refused, repeated = answer.results[:5], answer.results[5:]
+        assert {each.verdict for each in refused} == {pb.VERDICT_REJECTED}
+        assert {(each.revision, each.reason) for each in refused} == {(0, "SEQ_REUSED")}
+        assert [(each.verdict, each.revision) for each in repeated] == [
+            (pb.VERDICT_DUPLICATE, result.revision) for result in ack.results
+        ]
+    await streamed.done()
+    assert len(await rows_of(rig, 2)) == 2
+
+
 async def test_a_leased_attempt_writes_until_another_takes_its_place(rig: Rig) -> None:
     spec = any_pb2.Any()
     spec.Pack(struct_pb2.Struct())

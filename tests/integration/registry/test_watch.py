@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import sys
 import time
 import uuid
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
@@ -17,6 +19,8 @@ from google.protobuf import duration_pb2
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.registry import tail, watch
+from vistaflow_services.registry.domain import StateFilter
+from vistaflow_services.registry.watch_snapshot import SnapshotPage
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -156,6 +160,32 @@ async def test_a_large_snapshot_comes_in_messages_of_which_only_the_last_tells_i
     assert revisions == sorted(revisions)
     assert len(revisions) == 2701
     assert [len(message.snapshot.kits) for message in messages] == [1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("wanted", ["everything", "one kit"])
+async def test_rows_that_come_while_a_snapshot_is_read_are_deltas_after_synced(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, wanted: str
+) -> None:
+    kit_id, job_id = await external_job(rig.stub)
+    writer = Writer(rig.stub, job_id)
+    await writer.append(3)
+    read = rig.watches._snapshots.read
+
+    async def while_rows_come(of: StateFilter) -> AsyncIterator[SnapshotPage]:
+        async with contextlib.aclosing(read(of)) as pages:
+            async for page in pages:
+                yield page
+        await writer.append(5)
+
+    monkeypatch.setattr(rig.watches._snapshots, "read", while_rows_come)
+    request = pb.WatchStatesRequest(include_snapshot=True)
+    if wanted == "one kit":
+        request.filter.kit_ids.append(kit_id)
+    messages = await first(rig, request, 3)
+
+    assert kinds(messages) == ["snapshot", "synced", "delta"]
+    assert [message.revision for message in messages] == [5, 5, 10]
+    assert [state.revision for state in messages[2].delta.states] == [6, 7, 8, 9, 10]
 
 
 async def test_the_snapshot_of_an_empty_log_is_empty(rig: Rig) -> None:

@@ -29,7 +29,10 @@ ROWS = 300_000
 async def fill(rig: Rig, large: int, large_job: str, small: int, small_job: str) -> int:
     """Rows as appends of 10: nine of ten of one kit, every 500th append of another; the head."""
     async with await psycopg.AsyncConnection.connect(
-        rig.dsn, autocommit=True, options="-c search_path=vistadb_test"
+        rig.dsn,
+        autocommit=True,
+        options="-c search_path=vistadb_test",
+        application_name="vistaflow registry test",
     ) as connection:
         ((last,),) = await (await connection.execute("SELECT last_id FROM head")).fetchall()
         await connection.execute("SELECT add_partitions(50000000)")

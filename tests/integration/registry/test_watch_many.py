@@ -153,26 +153,49 @@ async def test_what_is_wrong_with_one_watch_ends_that_one_with_its_reason(
 
 
 @pytest.mark.parametrize(
-    ("message", "told"),
+    ("name", "told"),
     [
-        (pb.WatchManyRequest(), "open"),
-        (pb.WatchManyRequest(open=pb.OpenWatch()), "open.name"),
-        (pb.WatchManyRequest(open=pb.OpenWatch(name="n" * 101)), "open.name"),
-        (pb.WatchManyRequest(open=pb.OpenWatch(name="taken")), "'taken' is the name"),
+        ("", "open.name: is required"),
+        ("n" * 101, "open.name: is 101 characters long"),
+        ("a\x00b", "open.name: must not hold control characters"),
+        ("taken", "open.name: 'taken' is the name of a watch that is open and goes on"),
     ],
-    ids=["neither", "no name", "a long name", "a taken name"],
+    ids=["no name", "a long name", "a control character", "a taken name"],
 )
-async def test_whoever_breaks_the_rules_of_the_stream_is_told_so(
-    rig: Rig, message: pb.WatchManyRequest, told: str
+async def test_a_watch_whose_name_cannot_be_is_refused_and_the_others_go_on(
+    rig: Rig, name: str, told: str
 ) -> None:
+    call = rig.stub.WatchMany()
+    opened = pb.WatchStatesRequest()
+    for each in ("taken", "other", name):
+        open_ = pb.OpenWatch(name=each, watch=opened)
+        await call.write(pb.WatchManyRequest(open=open_))
+    ended: list[tuple[str, pb.End]] = []
+    while not ended:
+        message = await call.read()
+        if message.event.HasField("end"):
+            ended.append((message.name, message.event.end))
+    assert [(each, end.code) for each, end in ended] == [(name[:100], pb.END_REASON_INVALID)]
+    assert ended[0][1].reason.startswith(told)
+
+    await external_job(rig.stub)
+    at = dict.fromkeys(("taken", "other"), 0)
+    while min(at.values()) < 2:
+        message = await call.read()
+        assert not message.event.HasField("end")
+        at[message.name] = message.event.revision
+    call.cancel()
+
+
+async def test_a_message_that_neither_opens_nor_closes_a_watch_ends_the_stream(rig: Rig) -> None:
     many = Many(rig)
     taken = await many.open("taken", Watcher(rig.stub))
     await until(lambda: taken.got("synced"))
-    await many.call.write(message)
+    await many.call.write(pb.WatchManyRequest())
     await until(many.reading.done)
     assert many.error is not None
     assert many.error.code() == grpc.StatusCode.INVALID_ARGUMENT
-    assert told in (many.error.details() or "")
+    assert "open" in (many.error.details() or "")
 
 
 async def test_one_watch_too_many_is_ended_and_the_others_go_on(

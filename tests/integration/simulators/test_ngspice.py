@@ -88,7 +88,7 @@ def test_measures_are_found_whatever_their_case(run: Run) -> None:
         (
             divider(text=DIVIDER.replace("@r@", "{undefined_thing}")),
             Failure.CRASHED,
-            "exit status 1",
+            "Undefined parameter [undefined_thing]",
         ),
         (
             divider(text=DIVIDER.replace("r2 out 0 1k", "v2 in 0 dc 2")),
@@ -109,10 +109,176 @@ def test_each_way_to_fail_has_its_kind(run: Run, deck: Deck, failure: Failure, s
     assert said in outcome.message
 
 
-def test_a_control_block_without_quit_is_told_to_have_one(run: Run) -> None:
-    outcome = run(divider(text=DIVIDER.replace("quit\n", "")), 1000.0)
+UNSTABLE = """vr ramp 0 pwl(0 0 1u 1)
+cx x 0 1e-18
+bx x 0 i = v(ramp) > 0.5 ? (v(x) > 0 ? 1 : -1) : v(x)
+"""
+"""A transient of it breaks off half way."""
+BREAKING = DIVIDER.replace("c1 out 0 1n\n", f"c1 out 0 1n\n{UNSTABLE}")
+BATCH = """* batch
+v1 in 0 pwl(0 0 1u 1)
+r1 in out @r@
+c1 out 0 1p
+.tran 1n 4u
+.print tran v(out) v(in)
+{more}
+.end
+"""
+
+
+@pytest.mark.parametrize(
+    ("deck", "failure", "message"),
+    [
+        (
+            divider("tran 1n 1u\nmeas tran vmax max v(ramp)", text=BREAKING, measure="vmax"),
+            Failure.NO_CONVERGENCE,
+            "Timestep too small",
+        ),
+        (
+            divider(
+                ".meas tran vmax max v(ramp)",
+                text=BATCH.replace("c1 out 0 1p\n", UNSTABLE).replace("v(out)", "v(ramp)"),
+                measure="vmax",
+            ),
+            Failure.NO_CONVERGENCE,
+            "Timestep too small",
+        ),
+        (
+            divider(
+                "ac dec 5 1 1meg\nmeas ac g find vm(out) at=10\n"
+                "ac dec 5 1 5\nmeas ac g find vm(out) at=10",
+                measure="g",
+            ),
+            Failure.INFEASIBLE,
+            "out of interval",
+        ),
+        (
+            divider("alter @v1[acmag] = 2\nalter r9 = 5\nprint vout"),
+            Failure.CRASHED,
+            "no such device or model name r9",
+        ),
+        (divider("op\nprint vout\nunlet vout\nprint vout"), Failure.CRASHED, "vector vout"),
+    ],
+    ids=["transient", "transient in batch", "measure", "alteration", "print"],
+)
+def test_evidence_of_failure_counts_whatever_was_printed(
+    run: Run, deck: Deck, failure: Failure, message: str
+) -> None:
+    outcome = run(deck, 1000.0)
+    assert (outcome.failure, outcome.responses) == (failure, {}), outcome.message
+    assert message in outcome.message
+
+
+@pytest.mark.parametrize(
+    "deck",
+    [
+        divider(text=DIVIDER.replace("c1 out 0 1n", "c1 out mid 1n\nc2 mid 0 1n")),
+        divider(
+            "stop when time > 0.5u\ntran 10n 1u\nresume\nmeas tran peak max v(out)",
+            measure="peak",
+        ),
+        divider(
+            "ac dec 5 1 5\nmeas ac g find vm(out) at=10\n"
+            "ac dec 5 1 1meg\nmeas ac g find vm(out) at=10",
+            measure="g",
+        ),
+    ],
+    ids=["a floating node", "a stop of its own", "a second try"],
+)
+def test_what_ngspice_recovers_from_is_a_success(run: Run, deck: Deck) -> None:
+    outcome = run(deck, 1000.0)
+    assert outcome.responses == {"gain": pytest.approx(0.5, rel=1e-3)}, outcome.message
+
+
+def test_a_measure_is_found_before_any_amount_of_output(run: Run) -> None:
+    deck = divider(".meas tran peak max v(out)", text=BATCH, measure="peak")
+    assert run(deck, 1000.0).responses == {"gain": pytest.approx(1.0, rel=1e-2)}
+
+
+def test_the_resources_that_ngspice_tells_of_are_no_figures(run: Run) -> None:
+    deck = divider(".meas tran peak max v(out)", text=BATCH, measure="stack")
+    outcome = run(deck, 1000.0)
     assert outcome.failure is Failure.CRASHED
-    assert outcome.message.startswith("end the control block with `quit`")
+    assert outcome.message.startswith("ngspice printed no `stack`; it printed peak.")
+
+
+@pytest.mark.parametrize(
+    ("deck", "message"),
+    [
+        (
+            divider(text=DIVIDER.replace("c1 out 0 1n", "d1 out 0 nodiode")),
+            "ngspice: warning, can't find model 'nodiode' from line d1 out 0 nodiode; "
+            "Error on line 5 or its substitute: could not find a valid modelname",
+        ),
+        (
+            divider(text=DIVIDER.replace("r2 out 0 1k", "r2 out 0 {rload}")),
+            "ngspice: Netlist line no. 4: Undefined parameter [rload]",
+        ),
+        (
+            divider(text=DIVIDER.replace("c1 out 0 1n", "x1 out 0 amp")),
+            "ngspice: Error: unknown subckt: x1 out 0 amp",
+        ),
+        (
+            divider("ac lin 1 1k 1k\nlet z = v(out)\nprint z", measure="z"),
+            "`z` is complex (4.999951e-01,-1.57078e-03), not a number: print one of its parts",
+        ),
+        (
+            divider("ac dec 5 1 1k\nmeas ac peak max vm(nowhere)", measure="peak"),
+            "ngspice: Error: measure peak max(TRIG) : no such vector as 'v(nowhere)'",
+        ),
+        (
+            divider("ac dec 5 1 1k\nlet z = vm(out)\nprint z", measure="z"),
+            "`z` is printed as a table",
+        ),
+        (
+            divider(text="* t\nr1 a 0 @r@\n.meas tran peak max v(a)\n.end\n", measure="peak"),
+            "no `peak`: the netlist runs no analysis",
+        ),
+        (
+            divider(
+                text="* t\nv1 a 0 dc 1 ac 1\nr1 a b @r@\nc1 b 0 1n\n.ac dec 5 1 1k\n"
+                ".meas ac peak max vdb(b)\n.end\n",
+                measure="peak",
+            ),
+            "no `peak`: Error: no data saved for A.C. Small signal analysis; analysis not run; "
+            "name what it reads in a `.save` line",
+        ),
+    ],
+    ids=[
+        "unknown model",
+        "undefined parameter",
+        "unknown subcircuit",
+        "complex",
+        "unknown vector",
+        "table",
+        "no analysis",
+        "nothing saved",
+    ],
+)
+def test_the_netlists_own_error_is_what_the_user_reads(run: Run, deck: Deck, message: str) -> None:
+    outcome = run(deck, 1000.0)
+    assert outcome.failure is Failure.CRASHED
+    assert outcome.message.splitlines()[-1].startswith(message)
+
+
+@pytest.mark.parametrize(
+    "deck",
+    [
+        divider(text=DIVIDER.replace("quit\n", "")),
+        divider("plot v(out)\ndisplay\nwhere", text=DIVIDER.replace("quit\n", "")),
+        divider(
+            measure="peak",
+            text="* t\nv1 in 0 dc 1 ac 1\nr1 in out @r@\nr2 out 0 1k\n.ac dec 5 1 1k\n"
+            ".control\nrun\nmeas ac peak max vm(out)\n.endc\n.meas ac other max vdb(out)\n.end\n",
+        ),
+    ],
+    ids=["no quit", "plots", "a batch run after it"],
+)
+def test_a_control_block_without_quit_succeeds_if_all_its_measures_came(
+    run: Run, deck: Deck
+) -> None:
+    outcome = run(deck, 1000.0)
+    assert outcome.responses == {"gain": pytest.approx(0.5, rel=1e-3)}, outcome.message
 
 
 def test_a_forbidden_deck_is_refused_before_anything_runs(tmp_path: Path) -> None:
@@ -120,6 +286,15 @@ def test_a_forbidden_deck_is_refused_before_anything_runs(tmp_path: Path) -> Non
     with pytest.raises(InvalidError):
         run_point(divider(f"shell touch {mark}"), {"r": 1.0}, scratch_root=tmp_path / "scratch")
     assert (mark.exists(), (tmp_path / "scratch").exists()) == (False, False)
+
+
+def test_nothing_in_a_comment_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ngspice, "this_sandbox", lambda: LIMITS_ONLY)
+    touch = f"shell touch {tmp_path / 'mark'}".replace("//", "/")
+    lines = [f"op ; {touch}", f"; {touch}", f"op // {touch}", f"op $ {touch}", f"op\n+ ; {touch}"]
+    deck = divider("\n".join([*lines, f"# {touch}", f'echo "a ; {touch}"']))
+    outcome = run_point(deck, {"r": 1000.0}, scratch_root=tmp_path / "scratch")
+    assert (outcome.ok, (tmp_path / "mark").exists()) == (True, False), outcome.message
 
 
 def test_the_sandbox_holds_what_the_screen_would_miss(

@@ -20,7 +20,7 @@ def _square(count: int = 2) -> Space:
 def _bowl(point: Point) -> Observation:
     x = np.array(list(point.values()), dtype=float)
     value = float(np.sum((x - 0.3) ** 2))
-    return Observation(point=point, objective=value, feasible=True, violation=0.0)
+    return Observation(point=point, objective=value, feasible=True)
 
 
 def _disc(point: Point) -> Observation:
@@ -33,7 +33,7 @@ def _disc(point: Point) -> Observation:
         objective=float(x.sum()),
         sides=((0.6, radius),),
         feasible=met,
-        violation=0.0 if met else 0.6 - radius,
+        excesses=(0.6 - radius,),
     )
 
 
@@ -129,7 +129,7 @@ def test_a_mixed_space_is_searched_over_its_discrete_parameters_too() -> None:
     def simulate(point: Point) -> Observation:
         value = (float(point["x"]) - 0.2) ** 2 + 0.1 * (int(point["k"]) - 7) ** 2
         value += offset[str(point["metal"])]
-        return Observation(point=point, objective=value, feasible=True, violation=0.0)
+        return Observation(point=point, objective=value, feasible=True)
 
     best = _searched(space, simulate, runs=30, initial=12).best
     assert best is not None
@@ -147,7 +147,7 @@ def test_a_small_discrete_space_is_exhausted_and_then_nothing_more_is_asked() ->
 
     def simulate(point: Point) -> Observation:
         value = float(int(point["i"]) * int(point["j"]))
-        return Observation(point=point, objective=value, feasible=True, violation=0.0)
+        return Observation(point=point, objective=value, feasible=True)
 
     search = BayesianSearch(cube=SearchCube(space), constraint_count=0, seed=0)
     while asked := search.ask(2):

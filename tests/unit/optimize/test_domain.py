@@ -15,6 +15,8 @@ from vistaflow_services.optimize.domain import (
     check_goals,
     made_trial,
 )
+from vistaflow_services.optimize.misses import constraint_unit
+from vistaflow_services.optimize.observation import best_observation
 
 SPACE = Space(
     parameters=(Parameter(name="w", low=0.0, high=10.0), Parameter(name="l", low=0.0, high=10.0)),
@@ -71,16 +73,77 @@ def test_constraints_over_parameters_alone_are_known_and_the_others_simulated() 
     assert [str(each) for each in problem.simulated] == ["ioff <= 1e-9 * w"]
 
 
-def test_a_point_is_worth_its_objective_as_written_and_its_worst_relative_miss() -> None:
-    problem = _problem("maximize ion / w; ioff <= 1; ion >= 4")
-    told = problem.assess({"w": 2.0, "l": 1.0}, {"ion": 3.0, "ioff": 4.0})
-    assert told.objective == 1.5
-    assert [(each.value, each.limit, each.met, each.miss) for each in told.constraints] == [
-        (4.0, 1.0, False, 0.75),
-        (3.0, 4.0, False, 0.25),
+def test_a_point_is_worth_its_objective_as_written_and_misses_in_the_constraints_unit() -> None:
+    problem = _problem("maximize ion / w; ioff <= 1; ion >= 4; w <= 3")
+    worth = problem.assess({"w": 2.0, "l": 1.0}, {"ion": 3.0, "ioff": 4.0})
+    assert worth.objective == 1.5
+    assert [(each.value, each.limit, each.met, each.miss) for each in worth.constraints] == [
+        (4.0, 1.0, False, 3.0),
+        (3.0, 4.0, False, 1.0),
+        (2.0, 3.0, True, 0.0),
     ]
-    assert told.violation == 0.75
-    assert not told.feasible
+    assert worth.excesses == (3.0, 1.0, -1.0)
+    assert not worth.feasible
+
+
+@pytest.mark.parametrize(
+    "limit", ["ioff <= 500", "ioff - 500 <= 0", "0 >= ioff - 500", "ioff / 500 <= 1", "500 > ioff"]
+)
+def test_the_point_that_misses_least_is_the_same_however_its_limit_is_written(limit: str) -> None:
+    problem = _problem(f"minimize ion; {limit}")
+    trials = _trials(problem, [(1.0, 893_720.0), (9.0, 976.0), (4.0, 20_000.0), (5.0, 3_000.0)])
+    best = best_trial(trials, problem.objective.sign)
+    assert best is not None
+    assert best.number == 1
+    seen = best_observation([problem.observe(dict(each.point), each.responses) for each in trials])
+    assert seen is not None
+    assert seen.point == trials[1].point
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-12, 1e9])
+def test_misses_of_several_limits_are_added_in_spreads_whatever_their_units(unit: float) -> None:
+    problem = _problem(f"minimize w; ion >= 10; ioff <= {unit}")
+    rows = [(2.0, 3.0), (4.0, 9.0), (6.0, 5.0), (8.0, 2.0), (9.0, 8.0)]
+    trials = _trials(problem, [(ion, ioff * unit) for ion, ioff in rows])
+    best = best_trial(trials, problem.objective.sign)
+    assert best is not None
+    assert best.number == 3
+
+
+def test_a_limit_that_every_trial_misses_alike_hides_no_other() -> None:
+    problem = _problem("minimize w; ion <= 0; ioff <= 1")
+    trials = _trials(problem, [(1.0 + 1e-16, 4.0), (1.0, 2.0), (1.0 - 1e-16, 3.0)])
+    best = best_trial(trials, problem.objective.sign)
+    assert best is not None
+    assert best.number == 1
+
+
+@pytest.mark.parametrize("goal", ["l <= log(ion)", "log(ion) >= 0 * l", "0 <= log(ion)"])
+def test_a_limit_without_a_value_is_missed_further_than_any_with_one(goal: str) -> None:
+    problem = _problem(f"minimize ioff; {goal}; w >= 9")
+    trials = _trials(problem, [(-1.0, 0.0), (1e-30, 5.0), (-2.0, 1.0)])
+    best = best_trial(trials, problem.objective.sign)
+    assert best is not None
+    assert best.number == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "unit"),
+    [
+        ("ioff <= 1e-9", "A"),
+        ("ioff - 1e-9 <= 0", "A"),
+        ("ioff <= 1e-9 * w", "A"),
+        ("abs(ioff) <= 1", "A"),
+        ("w <= l", "um"),
+        ("1000 * ioff <= 1", ""),
+        ("ion * ioff <= 1", ""),
+        ("log10(ioff) <= -9", ""),
+        ("ioff + w <= 1", ""),
+    ],
+)
+def test_a_miss_has_the_unit_that_follows_from_the_formula(text: str, unit: str) -> None:
+    units = {"ion": "mA", "ioff": "A", "w": "um", "l": "um"}
+    assert constraint_unit(parse_constraint(text, list(units)), units) == unit
 
 
 def test_an_observation_is_turned_so_that_less_is_better_and_left_is_below_right() -> None:
@@ -136,6 +199,6 @@ def test_with_nothing_feasible_the_best_misses_least_and_the_blocking_limit_is_n
     assert best is not None
     assert best.number == 2
     assert blocking(trials, problem) == [
-        "`ioff <= 1` is missed by 3 of 3 points",
+        "`ioff <= 1` is missed by 3 of 3 points, by 0.1 or more",
         "`ion >= 2` is missed by 1 of 3 points",
     ]

@@ -95,6 +95,29 @@ def test_a_mistake_is_told_with_its_line_and_field(text: str, field: str, proble
     assert problem in violation.description
 
 
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("seed: 9007199254740993.0", "seed"),
+        ("seed: 1e17", "seed"),
+        ("seed: 9223372036854775808", "seed"),
+        ("design: {parameters: {a: 9007199254740993}}", "design.parameters.a"),
+        ("design: {parameters: {a: [0, 9007199254740993]}}", "design.parameters.a"),
+        ("design: {parameters: {a: {high: 9007199254740993}}}", "design.parameters.a.high"),
+        ("optimize: {tolerance: 9007199254740993}", "optimize.tolerance"),
+    ],
+)
+def test_a_whole_number_that_would_be_changed_is_a_mistake(text: str, field: str) -> None:
+    _, (mistake,) = read_kit(f"deck: mosfet\n{text}")
+    assert mistake.field.split()[-1] == field
+    assert any(each in mistake.description for each in ("more digits", "no whole number"))
+
+
+def test_a_seed_of_64_bits_is_read_and_recorded_as_it_was_given() -> None:
+    spec, mistakes = read_kit("deck: mosfet\nseed: 9223372036854775807")
+    assert (mistakes, spec.seed) == ([], 2**63 - 1)
+
+
 def test_every_mistake_is_told_at_once() -> None:
     _, mistakes = read_kit("name: [k]\ndeck: 3\ndesign: {size: x, seed: y}\nfoo: 1")
 

@@ -109,3 +109,17 @@ def test_a_log_that_can_be_changed_is_wrong() -> None:
     assert checks.check_guard([], True).state == checks.OK
     assert checks.check_guard([], False).state == checks.NOTE
     assert bad(checks.check_guard(["partition x"], True))
+
+
+def test_rows_beyond_the_head_and_missing_rows_are_critical() -> None:
+    assert checks.check_log_end(0, 0, 0).state == checks.OK
+    assert checks.check_log_end(9, 9, 0).state == checks.OK
+    # All rows were dropped by retention; a restored log goes on further up.
+    assert checks.check_log_end(9, 0, 9).state == checks.OK
+    assert checks.check_log_end(1_000_009, 9, 1_000_009).state == checks.OK
+    beyond = checks.check_log_end(9, 12, 0)
+    assert (beyond.state, beyond.critical) == (checks.WRONG, True)
+    assert "WHERE id > 9" in beyond.fix
+    missing = checks.check_log_end(9, 8, 0)
+    assert (missing.state, missing.critical) == (checks.WRONG, True)
+    assert "restore" in missing.fix

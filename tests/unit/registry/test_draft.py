@@ -13,6 +13,7 @@ from vistaflow_services.core.errors import (
 )
 from vistaflow_services.registry import commands as c
 from vistaflow_services.registry.board import Board
+from vistaflow_services.registry.changes import Recorded
 from vistaflow_services.registry.domain import Head, Job, Kit, Status, Verdict
 from vistaflow_services.registry.draft import Draft
 
@@ -28,7 +29,7 @@ class Log:
         self.head = Head(
             last_id=0, last_kit_id=0, epoch=uuid.uuid4(), commit_id=uuid.uuid4(), oldest_id=1
         )
-        self.seqs: dict[tuple[uuid.UUID, int, int], int] = {}
+        self.seqs: dict[tuple[uuid.UUID, int, int], Recorded] = {}
         self.rows = []
 
     def do(self, command: c.Command):
@@ -38,7 +39,10 @@ class Log:
         self.board.adopt(draft)
         for row in draft.rows:
             if row.seq:
-                self.seqs[row.job_id, row.attempt, row.seq] = row.revision
+                content = row.task_name, row.status, row.reason, row.metadata_json
+                self.seqs[row.job_id, row.attempt, row.seq] = Recorded(
+                    row.revision, frozenset({content})
+                )
         self.rows += draft.rows
         self.head = Head(
             last_id=draft.last_id,
@@ -69,12 +73,18 @@ class Log:
         return [(self.job(row.job_id).name + row.task_name, row.status) for row in self.rows]
 
 
-def new(name: str, *needs: str, external: bool = False, max_attempts: int = 3) -> c.NewJob:
+def new(
+    name: str,
+    *needs: str,
+    external: bool = False,
+    max_attempts: int = 3,
+    current_order: int = 0,
+) -> c.NewJob:
     return c.NewJob(
         job_id=uuid.uuid4(),
         name=name,
         job_type="DOE",
-        current_order=0,
+        current_order=current_order,
         depends_on=needs,
         external=external,
         max_attempts=max_attempts,
@@ -166,6 +176,35 @@ def test_a_repeated_seq_is_a_duplicate_with_the_first_revision(log: Log) -> None
     assert first.revision == again.revision == later.revision
 
 
+@pytest.mark.parametrize(
+    "other",
+    [{"task_name": "u"}, {"reason": "why"}, {"metadata_json": '{"n":1}'}],
+    ids=lambda other: next(iter(other)),
+)
+def test_another_row_under_a_seq_that_is_taken_is_refused_and_names_the_first(
+    log: Log, other: dict[str, str]
+) -> None:
+    job_id = brought_to(log, Status.RUNNING, True)
+    row = {"status": Status.RUNNING, "task_name": "t", "seq": 7}
+    items = tuple(c.Item(job_id=job_id, **fields) for fields in (row, row | other))
+    together = log.do(c.Append(items=items)).results
+    head = log.head.last_id
+    (later,) = log.do(c.Append(items=items[1:])).results
+    for result in (together[1], later):
+        assert (result.verdict, result.revision, result.reason) == (REJECTED, 0, "SEQ_REUSED")
+        assert result.detail == (
+            f"seq 7 of attempt 1 is that of another row, recorded at revision {head}; "
+            "give each row a seq of its own"
+        )
+    assert log.head.last_id == head
+
+
+def test_another_status_under_a_seq_that_is_taken_is_refused(log: Log) -> None:
+    job_id = brought_to(log, Status.RUNNING, True)
+    first, other = log.append(job_id, Status.RUNNING, Status.FINISHED, task_name="t", seq=7)
+    assert (first.verdict, other.verdict, other.reason) == (ACCEPTED, REJECTED, "SEQ_REUSED")
+
+
 def test_a_seq_that_was_skipped_may_come_late(log: Log) -> None:
     job_id = brought_to(log, Status.RUNNING, True)
     assert log.verdict(job_id, Status.RUNNING, task_name="t", seq=7) is ACCEPTED
@@ -233,6 +272,30 @@ def test_attempts_are_used_up_by_faults_and_not_by_workers_that_leave(log: Log) 
     assert (log.job(job.job_id).status, log.job(job.job_id).failures) == (Status.QUEUED, 0)
 
 
+def test_only_the_worker_that_holds_an_attempt_gives_it_back(log: Log) -> None:
+    job_id = brought_to(log, Status.RUNNING, False)
+    holder = log.job(job_id).worker
+    log.rows.clear()
+
+    assert not log.do(c.Release(job_id=job_id, attempt=1, worker="another", counts=True))
+    assert log.rows == []
+    assert (log.job(job_id).status, log.job(job_id).worker) == (Status.RUNNING, holder)
+    assert log.do(c.Release(job_id=job_id, attempt=1, worker=holder))
+    assert log.job(job_id).status == Status.QUEUED
+
+
+def test_a_job_without_an_order_comes_last_even_after_the_largest_order(log: Log) -> None:
+    largest = 2**31 - 1
+    kit = log.kit(new("first"), new("last", current_order=largest))
+    log.do(c.CreateJob(kit_id=kit.kit_id, job=new("added")))
+    jobs = log.board.kit(kit.kit_id).ordered_jobs()
+    assert [(job.name, job.current_order) for job in jobs] == [
+        ("first", 1),
+        ("last", largest),
+        ("added", largest),
+    ]
+
+
 def test_a_lost_attempt_leaves_a_row_and_a_new_one_starts_without_its_tasks(log: Log) -> None:
     job_id = brought_to(log, Status.RUNNING, False)
     log.append(job_id, Status.RUNNING, task_name="/t", attempt=1)
@@ -269,6 +332,69 @@ def test_a_canceled_kit_goes_on_from_where_it_was(log: Log) -> None:
     assert [job.status for job in change.kit.ordered_jobs()] == ["FINISHED", "QUEUED", "INIT"]
     with pytest.raises(ConflictError, match="FAILED or CANCELED"):
         log.do(c.RetryKit(kit_id=1))
+
+
+def finished(log: Log, *names: str) -> None:
+    """Brings jobs, whose names are ours to choose, to FINISHED."""
+    for name in names:
+        job = log.board.kit(1).job_named(name)
+        log.do(c.Grant(job_id=job.job_id, worker="w", lease_seconds=9))
+        log.append(job.job_id, "FINISHED", attempt=1)
+
+
+def statuses(log: Log) -> dict[str, str]:
+    return {job.name: str(job.status) for job in log.board.kit(1).ordered_jobs()}
+
+
+def test_a_replaced_job_has_a_successor_for_which_retried_jobs_wait(log: Log) -> None:
+    log.kit(new("a"), new("b", "a"), new("c", "b"))
+    finished(log, "a")
+    (first,) = [job for job in log.board.kit(1).jobs.values() if job.name == "a"]
+    failing = log.board.kit(1).job_named("b")
+    log.do(c.Grant(job_id=failing.job_id, worker="w", lease_seconds=9))
+    log.append(failing.job_id, "FAILED", attempt=1)
+    other = c.Replacement(name="a", spec_type="t/x", spec=b"other")
+    change = log.do(c.RetryKit(kit_id=1, replacements=(other,), reason="corrected", actor="ann"))
+    assert statuses(log) == {"a": "FINISHED", "a@2": "QUEUED", "b": "INIT", "c": "INIT"}
+    successor = log.board.kit(1).job_named("a")
+    assert (successor.spec, successor.current_order, first.spec) == (b"other", 1, b"")
+    assert [(row.reason, row.actor, row.metadata) for row in log.rows[-2:]] == [
+        ("corrected", "ann", {"event": "REPLACES", "job_id": str(first.job_id)}),
+        ("corrected", "ann", {"event": "RETRIED"}),
+    ]
+    finished(log, "a")
+    assert (change.count, statuses(log)["b"]) == (2, "QUEUED")
+    granted = log.do(c.Grant(job_id=failing.job_id, worker="w", lease_seconds=9))
+    assert [(each.name, each.job_id) for each in granted.inputs] == [("a", successor.job_id)]
+
+
+def test_what_is_finished_and_depends_on_a_replaced_job_is_done_again(log: Log) -> None:
+    log.kit(new("a"), new("b", "a"), new("c", "a", "b"), new("d"))
+    finished(log, "a", "b", "c", "d")
+    replacement = (c.Replacement(name="a"),)
+    log.do(c.RetryKit(kit_id=1, replacements=replacement))
+    finished(log, "a", "b", "c")
+    log.do(c.RetryKit(kit_id=1, replacements=replacement))
+    assert statuses(log) == {
+        **{name: "FINISHED" for name in ("a", "a@2", "b", "b@2", "c", "c@2", "d")},
+        **{"a@3": "QUEUED", "b@3": "INIT", "c@3": "INIT"},
+    }
+    assert log.board.kit(1).status == Status.RUNNING
+    finished(log, "a", "b", "c")
+    assert log.board.kit(1).status == Status.FINISHED
+
+
+def test_a_job_is_replaced_only_when_it_and_what_depends_on_it_stand_still(log: Log) -> None:
+    log.kit(new("a"), new("b", "a"))
+    replacement = (c.Replacement(name="a"),)
+    with pytest.raises(ConflictError, match="'a' is QUEUED; only a FINISHED one is replaced"):
+        log.do(c.RetryKit(kit_id=1, replacements=replacement))
+    finished(log, "a")
+    with pytest.raises(ConflictError, match="'b' is QUEUED and depends on what is to be replaced"):
+        log.do(c.RetryKit(kit_id=1, replacements=replacement))
+    with pytest.raises(InvalidError, match="the kit has no job named 'x'"):
+        log.do(c.RetryKit(kit_id=1, replacements=(c.Replacement(name="x"),)))
+    assert statuses(log) == {"a": "FINISHED", "b": "QUEUED"}
 
 
 def test_a_refused_command_changes_nothing(log: Log) -> None:

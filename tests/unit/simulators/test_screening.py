@@ -24,8 +24,9 @@ def circuit(text: str) -> Deck:
     [
         "shell touch /tmp/x",
         "SHELL touch /tmp/x",
-        "op ; shell id",
-        "let a = 1; source other",
+        "*#shell id",
+        "*# op ; shell id",
+        "  *# shell id",
         "!id",
         "source /etc/passwd",
         "write out.raw",
@@ -42,7 +43,7 @@ def circuit(text: str) -> Deck:
         "echo `id`",
         "codemodel /tmp/x.cm",
         "pre_osdi x.osdi",
-        "op\n+ ; shell id",
+        "op\n+ > out",
         "snsave /tmp/x",
     ],
 )
@@ -70,6 +71,39 @@ def test_commands_that_start_programs_or_use_files_are_refused(line: str) -> Non
 def test_files_outside_the_deck_are_refused(line: str) -> None:
     with pytest.raises(InvalidError):
         check_deck(circuit(f"* title\n{line}\n.end\n"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "op ; shell id",
+        "op;",
+        "; source of the figures",
+        "ac dec 10 1 1k // write it down",
+        "print v(d)$ load",
+        "  # edit",
+        "op\n+ ; shell id",
+        "plot v(d) vs v(g)",
+        "iplot v(d)",
+        "asciiplot v(d)",
+        "display",
+        "stop when time > 1u",
+    ],
+)
+def test_comments_and_commands_that_only_show_are_let_through(line: str) -> None:
+    check_deck(circuit(f"* title\n.control\nop\n{line}\n.endc\n.end\n"))
+
+
+@pytest.mark.parametrize("command", ["write out.raw", "wrdata out v(1)", "hardcopy out v(1)"])
+def test_a_command_that_writes_files_is_to_be_removed(command: str) -> None:
+    with pytest.raises(InvalidError) as caught:
+        check_deck(circuit(f"* title\n.control\nop\n{command}\n.endc\n.end\n"))
+    (violation,) = caught.value.violations
+    assert (violation.field, "remove the line" in violation.description) == ("main.cir:4", True)
+
+
+def test_a_section_of_a_library_may_have_a_comment() -> None:
+    check_deck(circuit("* title\n.lib tt ; typical\n.endl tt\n.lib ss $ slow\n.endl ss\n.end\n"))
 
 
 def test_the_line_of_a_forbidden_command_is_told() -> None:

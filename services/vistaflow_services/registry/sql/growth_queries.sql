@@ -74,6 +74,13 @@ SELECT pid, coalesce(datname, ''), coalesce(application_name, ''), coalesce(stat
 -- The numbers of the migrations that ran.
 SELECT number FROM schema_migrations ORDER BY number
 
+-- name: log_end
+-- The last revision by the head, the last row of the log, and a revision up to which rows need not
+-- be there: they were dropped, or left out by a restore.
+SELECT h.last_id, coalesce((SELECT max(id) FROM mlops_totalstate_table), 0),
+       greatest(h.oldest_id - 1, coalesce((SELECT max(next_id) - 1 FROM restores), 0))
+  FROM head h
+
 -- name: log_guard
 -- What is missing of the log or could be changed, and whether its owner is guarded against, too.
 SELECT (SELECT coalesce(array_agg(what), '{}') FROM unguarded),

@@ -218,16 +218,25 @@ DELETE FROM request_info USING old WHERE request_info.id = old.id
 SELECT add_partitions(%(size)s)
 
 -- name: kits_of_jobs
--- The kit of each job.
-SELECT job_id, kit_id FROM jobs WHERE job_id = ANY (%(job_ids)s)
+-- The kit of each job, and its project.
+SELECT j.job_id, j.kit_id, k.project FROM jobs j JOIN kits k USING (kit_id)
+ WHERE j.job_id = ANY (%(job_ids)s)
 
 -- name: recorded_seqs
 -- Revisions of rows by job, attempt and seq.
 SELECT l.job_id, l.attempt, l.seq, min(l.id)
-  FROM jsonb_to_recordset(%(wanted)s::jsonb) AS x (k integer, j uuid, a integer, q bigint[])
+  FROM jsonb_to_recordset(%(wanted)s::jsonb) AS x (j uuid, a integer, q bigint[])
   JOIN mlops_totalstate_table AS l
-    ON l.kit_id = x.k AND l.job_id = x.j AND l.attempt = x.a AND l.seq = ANY (x.q)
+    ON l.job_id = x.j AND l.attempt = x.a AND l.seq = ANY (x.q) AND l.seq > 0
  GROUP BY 1, 2, 3
+
+-- name: same_rows
+-- The places in `rows` of those that say what the row of their revision says. jsonb compares
+-- numbers by value and knows no order of keys.
+SELECT x.n
+  FROM jsonb_to_recordset(%(rows)s::jsonb) AS x (n integer, i bigint, t text, s text, e text, m jsonb)
+  JOIN mlops_totalstate_table AS l ON l.id = x.i
+ WHERE l.task_name = x.t AND l.status = x.s AND l.reason = x.e AND l.metadata IS NOT DISTINCT FROM x.m
 
 -- name: answers
 -- What requests were answered.
@@ -318,8 +327,8 @@ SELECT kit_id, spec, labels FROM kits
    AND (%(project)s = '' OR project = %(project)s)
    AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
    AND (%(labels)s::jsonb IS NULL OR labels @> %(labels)s::jsonb)
-   AND (%(contains)s = '' OR strpos(lower(name), lower(%(contains)s)) > 0)
-   AND (%(contains)s = '' OR name_parts(name) @> name_parts(%(contains)s))
+   AND (%(contains)s = '' OR strpos(folded(name), folded(%(contains)s)) > 0)
+   AND (%(contains)s = '' OR folded_parts(name) @> folded_parts(%(contains)s))
    AND (%(created_after)s::timestamptz IS NULL OR created_at >= %(created_after)s::timestamptz)
    AND (%(created_before)s::timestamptz IS NULL OR created_at < %(created_before)s::timestamptz)
  ORDER BY kit_id DESC LIMIT %(limit)s

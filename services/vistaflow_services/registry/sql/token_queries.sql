@@ -43,3 +43,12 @@ SELECT project FROM kits WHERE kit_id = %(kit_id)s
 -- name: project_of_job
 -- The project of a job's kit.
 SELECT k.project FROM jobs j JOIN kits k USING (kit_id) WHERE j.job_id = %(job_id)s
+
+-- name: kits_of_others
+-- Which kits are of other projects than one.
+SELECT kit_id FROM kits WHERE kit_id = ANY (%(kit_ids)s::int[]) AND project <> %(project)s
+
+-- name: jobs_of_others
+-- Which jobs are of kits of other projects than one.
+SELECT j.job_id FROM jobs j JOIN kits k USING (kit_id)
+ WHERE j.job_id = ANY (%(job_ids)s::uuid[]) AND k.project <> %(project)s

@@ -229,8 +229,10 @@ class State(_message.Message):
     the current one; only external jobs may leave it 0.
     """
     seq: _builtins.int
-    """The writer's own count within the attempt, from 1. A repeat of (job,
-    attempt, seq) gets the verdict DUPLICATE. 0: not counted.
+    """The writer's own number of the row within the attempt, from 1. The same row
+    under the same (job, attempt, seq) gets the verdict DUPLICATE, another one
+    REJECTED: two rows are the same if task, status, reason and metadata are.
+    0: not numbered.
     """
     actor: _builtins.str
     """Who caused the row, such as "worker doe-1" or a user's name. At most 200
@@ -248,7 +250,8 @@ class State(_message.Message):
     def metadata(self) -> _struct_pb2.Struct:
         """Free JSON kept with the row. At most 64 KiB as JSON, nested at most 30
         levels deep. A row of an older log that is beyond that comes cut, and says
-        so under the key `_truncated`.
+        so under the key `_truncated`. Numbers are doubles: a whole number beyond
+        2^53 is sent as text. -0.0 is kept as 0.
         """
 
     def __init__(
@@ -420,7 +423,9 @@ class Job(_message.Message):
     job_id: _builtins.str
     """A UUID in its 36-character form. Assigned by the registry."""
     name: _builtins.str
-    """Its name, unique in the kit, such as "train"."""
+    """Its name, unique in the kit, such as "train"; of the successor of a job that
+    was replaced "train@2", see `RetryKit`.
+    """
     job_type: Global___JobType.ValueType
     """What kind of work it does."""
     status: Global___Status.ValueType

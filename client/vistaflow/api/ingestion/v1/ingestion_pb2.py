@@ -28,7 +28,7 @@ from vistaflow.api.common.v1 import access_pb2 as vistaflow_dot_api_dot_common_d
 from vistaflow.api.common.v1 import common_pb2 as vistaflow_dot_api_dot_common_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*vistaflow/api/ingestion/v1/ingestion.proto\x12\x1avistaflow.api.ingestion.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$vistaflow/api/common/v1/access.proto\x1a$vistaflow/api/common/v1/common.proto\"I\n\nDeckSource\x12\x0e\n\x04name\x18\x01 \x01(\tH\x00\x12\x0e\n\x04path\x18\x02 \x01(\tH\x00\x12\x11\n\x07\x61rchive\x18\x03 \x01(\x0cH\x00\x42\x08\n\x06source\"K\n\x10\x43ollectDecksSpec\x12\x37\n\x07sources\x18\x01 \x03(\x0b\x32&.vistaflow.api.ingestion.v1.DeckSource\"e\n\x13\x43ollectDecksRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12:\n\x04spec\x18\x02 \x01(\x0b\x32,.vistaflow.api.ingestion.v1.CollectDecksSpec\"A\n\x14\x43ollectDecksResponse\x12)\n\x03job\x18\x01 \x01(\x0b\x32\x1c.vistaflow.api.common.v1.Job\":\n\x08\x44\x65\x63kFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0c\n\x04text\x18\x03 \x01(\t\"\x90\x03\n\x04\x44\x65\x63k\x12\x0f\n\x07\x64\x65\x63k_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x11\n\tsimulator\x18\x04 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x05 \x01(\t\x12\x36\n\nparameters\x18\x06 \x03(\x0b\x32\".vistaflow.api.common.v1.Parameter\x12\x34\n\tresponses\x18\x07 \x03(\x0b\x32!.vistaflow.api.common.v1.Response\x12\x13\n\x0b\x63onstraints\x18\x08 \x03(\t\x12*\n\x07timeout\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x05\x66iles\x18\n \x03(\x0b\x32$.vistaflow.api.ingestion.v1.DeckFile\x12\x0f\n\x07shipped\x18\x0b \x01(\x08\x12.\n\ncreated_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03uri\x18\r \x01(\t\"r\n\x10ListDecksRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x15\n\rname_contains\x18\x03 \x01(\t\x12\x14\n\x07shipped\x18\x04 \x01(\x08H\x00\x88\x01\x01\x42\n\n\x08_shipped\"]\n\x11ListDecksResponse\x12/\n\x05\x64\x65\x63ks\x18\x01 \x03(\x0b\x32 .vistaflow.api.ingestion.v1.Deck\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1e\n\x0eGetDeckRequest\x12\x0c\n\x04\x64\x65\x63k\x18\x01 \x01(\t\"A\n\x0fGetDeckResponse\x12.\n\x04\x64\x65\x63k\x18\x01 \x01(\x0b\x32 .vistaflow.api.ingestion.v1.Deck2\xeb\x02\n\x10IngestionService\x12y\n\x0c\x43ollectDecks\x12/.vistaflow.api.ingestion.v1.CollectDecksRequest\x1a\x30.vistaflow.api.ingestion.v1.CollectDecksResponse\"\x06\xfa\xc5\x18\x02\x08\x02\x12p\n\tListDecks\x12,.vistaflow.api.ingestion.v1.ListDecksRequest\x1a-.vistaflow.api.ingestion.v1.ListDecksResponse\"\x06\xfa\xc5\x18\x02\x08\x01\x12j\n\x07GetDeck\x12*.vistaflow.api.ingestion.v1.GetDeckRequest\x1a+.vistaflow.api.ingestion.v1.GetDeckResponse\"\x06\xfa\xc5\x18\x02\x08\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*vistaflow/api/ingestion/v1/ingestion.proto\x12\x1avistaflow.api.ingestion.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$vistaflow/api/common/v1/access.proto\x1a$vistaflow/api/common/v1/common.proto\"I\n\nDeckSource\x12\x0e\n\x04name\x18\x01 \x01(\tH\x00\x12\x0e\n\x04path\x18\x02 \x01(\tH\x00\x12\x11\n\x07\x61rchive\x18\x03 \x01(\x0cH\x00\x42\x08\n\x06source\"K\n\x10\x43ollectDecksSpec\x12\x37\n\x07sources\x18\x01 \x03(\x0b\x32&.vistaflow.api.ingestion.v1.DeckSource\"e\n\x13\x43ollectDecksRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12:\n\x04spec\x18\x02 \x01(\x0b\x32,.vistaflow.api.ingestion.v1.CollectDecksSpec\"A\n\x14\x43ollectDecksResponse\x12)\n\x03job\x18\x01 \x01(\x0b\x32\x1c.vistaflow.api.common.v1.Job\":\n\x08\x44\x65\x63kFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0c\n\x04text\x18\x03 \x01(\t\"\x9f\x03\n\x04\x44\x65\x63k\x12\x0f\n\x07\x64\x65\x63k_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x11\n\tsimulator\x18\x04 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x05 \x01(\t\x12\x36\n\nparameters\x18\x06 \x03(\x0b\x32\".vistaflow.api.common.v1.Parameter\x12\x34\n\tresponses\x18\x07 \x03(\x0b\x32!.vistaflow.api.common.v1.Response\x12\x13\n\x0b\x63onstraints\x18\x08 \x03(\t\x12*\n\x07timeout\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x05\x66iles\x18\n \x03(\x0b\x32$.vistaflow.api.ingestion.v1.DeckFile\x12\x0f\n\x07shipped\x18\x0b \x01(\x08\x12.\n\ncreated_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03uri\x18\r \x01(\t\x12\r\n\x05noisy\x18I \x01(\x08\"r\n\x10ListDecksRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x15\n\rname_contains\x18\x03 \x01(\t\x12\x14\n\x07shipped\x18\x04 \x01(\x08H\x00\x88\x01\x01\x42\n\n\x08_shipped\"]\n\x11ListDecksResponse\x12/\n\x05\x64\x65\x63ks\x18\x01 \x03(\x0b\x32 .vistaflow.api.ingestion.v1.Deck\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1e\n\x0eGetDeckRequest\x12\x0c\n\x04\x64\x65\x63k\x18\x01 \x01(\t\"A\n\x0fGetDeckResponse\x12.\n\x04\x64\x65\x63k\x18\x01 \x01(\x0b\x32 .vistaflow.api.ingestion.v1.Deck2\xeb\x02\n\x10IngestionService\x12y\n\x0c\x43ollectDecks\x12/.vistaflow.api.ingestion.v1.CollectDecksRequest\x1a\x30.vistaflow.api.ingestion.v1.CollectDecksResponse\"\x06\xfa\xc5\x18\x02\x08\x02\x12p\n\tListDecks\x12,.vistaflow.api.ingestion.v1.ListDecksRequest\x1a-.vistaflow.api.ingestion.v1.ListDecksResponse\"\x06\xfa\xc5\x18\x02\x08\x01\x12j\n\x07GetDeck\x12*.vistaflow.api.ingestion.v1.GetDeckRequest\x1a+.vistaflow.api.ingestion.v1.GetDeckResponse\"\x06\xfa\xc5\x18\x02\x08\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,15 +52,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DECKFILE']._serialized_start=537
   _globals['_DECKFILE']._serialized_end=595
   _globals['_DECK']._serialized_start=598
-  _globals['_DECK']._serialized_end=998
-  _globals['_LISTDECKSREQUEST']._serialized_start=1000
-  _globals['_LISTDECKSREQUEST']._serialized_end=1114
-  _globals['_LISTDECKSRESPONSE']._serialized_start=1116
-  _globals['_LISTDECKSRESPONSE']._serialized_end=1209
-  _globals['_GETDECKREQUEST']._serialized_start=1211
-  _globals['_GETDECKREQUEST']._serialized_end=1241
-  _globals['_GETDECKRESPONSE']._serialized_start=1243
-  _globals['_GETDECKRESPONSE']._serialized_end=1308
-  _globals['_INGESTIONSERVICE']._serialized_start=1311
-  _globals['_INGESTIONSERVICE']._serialized_end=1674
+  _globals['_DECK']._serialized_end=1013
+  _globals['_LISTDECKSREQUEST']._serialized_start=1015
+  _globals['_LISTDECKSREQUEST']._serialized_end=1129
+  _globals['_LISTDECKSRESPONSE']._serialized_start=1131
+  _globals['_LISTDECKSRESPONSE']._serialized_end=1224
+  _globals['_GETDECKREQUEST']._serialized_start=1226
+  _globals['_GETDECKREQUEST']._serialized_end=1256
+  _globals['_GETDECKRESPONSE']._serialized_start=1258
+  _globals['_GETDECKRESPONSE']._serialized_end=1323
+  _globals['_INGESTIONSERVICE']._serialized_start=1326
+  _globals['_INGESTIONSERVICE']._serialized_end=1689
 # @@protoc_insertion_point(module_scope)

@@ -234,6 +234,8 @@ class ConstraintResult(_message.Message):
     VALUE_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     MET_FIELD_NUMBER: _builtins.int
+    MISS_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The constraint as written."""
     value: _builtins.float
@@ -242,6 +244,14 @@ class ConstraintResult(_message.Message):
     """The value of its right side."""
     met: _builtins.bool
     """Whether it is met."""
+    miss: _builtins.float
+    """How far it is missed, in its own unit. 0 when met; infinite where a side has
+    no value.
+    """
+    unit: _builtins.str
+    """The unit of its sides, such as "psi". Empty where none follows from its
+    formulas.
+    """
     def __init__(
         self,
         *,
@@ -249,10 +259,12 @@ class ConstraintResult(_message.Message):
         value: _builtins.float = ...,
         limit: _builtins.float = ...,
         met: _builtins.bool = ...,
+        miss: _builtins.float = ...,
+        unit: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "met", b"met", "text", b"text", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "met", b"met", "miss", b"miss", "text", b"text", "unit", b"unit", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -269,8 +281,16 @@ class ResponseComparison(_message.Message):
     RESPONSE_FIELD_NUMBER: _builtins.int
     PREDICTED_FIELD_NUMBER: _builtins.int
     SIMULATED_FIELD_NUMBER: _builtins.int
+    NOISE_FIELD_NUMBER: _builtins.int
+    RUN_COUNT_FIELD_NUMBER: _builtins.int
     simulated: _builtins.float
-    """What the simulator returned."""
+    """What the simulator returned: the mean of the verifying runs of a noisy one."""
+    noise: _builtins.float
+    """Standard deviation of one run, from the runs that repeat a point. 0 unless
+    the simulator is noisy.
+    """
+    run_count: _builtins.int
+    """Verifying runs that `simulated` is the mean of."""
     @_builtins.property
     def response(self) -> _common_pb2.Response:
         """The response, with its unit."""
@@ -285,10 +305,12 @@ class ResponseComparison(_message.Message):
         response: _common_pb2.Response | None = ...,
         predicted: _ml_pb2.Prediction | None = ...,
         simulated: _builtins.float = ...,
+        noise: _builtins.float = ...,
+        run_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["predicted", b"predicted", "response", b"response"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["predicted", b"predicted", "response", b"response", "simulated", b"simulated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["noise", b"noise", "predicted", b"predicted", "response", b"response", "run_count", b"run_count", "simulated", b"simulated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -387,6 +409,9 @@ class Study(_message.Message):
     TRIALS_FIELD_NUMBER: _builtins.int
     PLOTS_FIELD_NUMBER: _builtins.int
     HYPERPARAMETERS_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    MODEL_ROW_COUNT_FIELD_NUMBER: _builtins.int
     study_id: _builtins.str
     """The id of the job that made it."""
     kit_id: _builtins.int
@@ -403,6 +428,12 @@ class Study(_message.Message):
     """Runs that failed."""
     stop_reason: _builtins.str
     """Why it ended, such as "budget" or "tolerance"."""
+    model_id: _builtins.str
+    """The model of all that the study knows, for MlService.Predict and GetModel.
+    Empty: there were too few usable rows, or it is a tuning study.
+    """
+    model_row_count: _builtins.int
+    """Rows that model learnt from."""
     @_builtins.property
     def best(self) -> Global___Trial:
         """The best point, proven by the simulator."""
@@ -431,6 +462,12 @@ class Study(_message.Message):
     def hyperparameters(self) -> _struct_pb2.Struct:
         """For a tuning study: the best hyper-parameters, for TrainSpec."""
 
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What a reader of the result should know, a sentence each: responses that
+        never vary, values too large to learn from, noise.
+        """
+
     def __init__(
         self,
         *,
@@ -449,10 +486,13 @@ class Study(_message.Message):
         trials: _common_pb2.Artifact | None = ...,
         plots: _abc.Iterable[_common_pb2.Artifact] | None = ...,
         hyperparameters: _struct_pb2.Struct | None = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
+        model_id: _builtins.str = ...,
+        model_row_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["best", b"best", "design_best", b"design_best", "hyperparameters", b"hyperparameters", "trials", b"trials"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["best", b"best", "cached_count", b"cached_count", "comparisons", b"comparisons", "constraints", b"constraints", "design_best", b"design_best", "evaluation_count", b"evaluation_count", "failed_count", b"failed_count", "goals", b"goals", "hyperparameters", b"hyperparameters", "kit_id", b"kit_id", "plots", b"plots", "simulated_count", b"simulated_count", "stop_reason", b"stop_reason", "study_id", b"study_id", "trials", b"trials"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best", b"best", "cached_count", b"cached_count", "comparisons", b"comparisons", "constraints", b"constraints", "design_best", b"design_best", "evaluation_count", b"evaluation_count", "failed_count", b"failed_count", "goals", b"goals", "hyperparameters", b"hyperparameters", "kit_id", b"kit_id", "model_id", b"model_id", "model_row_count", b"model_row_count", "notes", b"notes", "plots", b"plots", "simulated_count", b"simulated_count", "stop_reason", b"stop_reason", "study_id", b"study_id", "trials", b"trials"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

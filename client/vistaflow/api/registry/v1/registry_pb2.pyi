@@ -37,9 +37,11 @@ class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.Value
     VERDICT_ACCEPTED: _Verdict.ValueType  # 1
     """Recorded."""
     VERDICT_DUPLICATE: _Verdict.ValueType  # 2
-    """Recorded before: the same job, attempt and seq."""
+    """Recorded before: the same row under the same job, attempt and seq."""
     VERDICT_REJECTED: _Verdict.ValueType  # 3
-    """Not recorded: the status machine does not allow it. `detail` says why."""
+    """Not recorded: the status machine does not allow it, or its seq was used for
+    another row (`reason` is "SEQ_REUSED"). `detail` says why.
+    """
     VERDICT_STALE_ATTEMPT: _Verdict.ValueType  # 4
     """Not recorded: the attempt is not the job's current one."""
 
@@ -51,9 +53,11 @@ VERDICT_UNSPECIFIED: Verdict.ValueType  # 0
 VERDICT_ACCEPTED: Verdict.ValueType  # 1
 """Recorded."""
 VERDICT_DUPLICATE: Verdict.ValueType  # 2
-"""Recorded before: the same job, attempt and seq."""
+"""Recorded before: the same row under the same job, attempt and seq."""
 VERDICT_REJECTED: Verdict.ValueType  # 3
-"""Not recorded: the status machine does not allow it. `detail` says why."""
+"""Not recorded: the status machine does not allow it, or its seq was used for
+another row (`reason` is "SEQ_REUSED"). `detail` says why.
+"""
 VERDICT_STALE_ATTEMPT: Verdict.ValueType  # 4
 """Not recorded: the attempt is not the job's current one."""
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
@@ -395,6 +399,7 @@ class CreateKitRequest(_message.Message):
     JOBS_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
+    NUMBERS_CHECKED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call safe to repeat. A UUID. Optional."""
     name: _builtins.str
@@ -405,6 +410,8 @@ class CreateKitRequest(_message.Message):
     """
     actor: _builtins.str
     """Who asks, for the record."""
+    numbers_checked: _builtins.bool
+    """As in AppendStatesRequest, for `spec`."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Key and value pairs to filter by. At most 64."""
@@ -429,10 +436,11 @@ class CreateKitRequest(_message.Message):
         jobs: _abc.Iterable[Global___NewJob] | None = ...,
         spec: _struct_pb2.Struct | None = ...,
         actor: _builtins.str = ...,
+        numbers_checked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "jobs", b"jobs", "labels", b"labels", "name", b"name", "project", b"project", "request_id", b"request_id", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "jobs", b"jobs", "labels", b"labels", "name", b"name", "numbers_checked", b"numbers_checked", "project", b"project", "request_id", b"request_id", "spec", b"spec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -750,6 +758,7 @@ class RetryKitRequest(_message.Message):
     KIT_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
+    REPLACEMENTS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call safe to repeat. A UUID. Optional."""
     kit_id: _builtins.int
@@ -758,6 +767,10 @@ class RetryKitRequest(_message.Message):
     """Why, for the record."""
     actor: _builtins.str
     """Who asks, for the record."""
+    @_builtins.property
+    def replacements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Replacement]:
+        """FINISHED jobs that are to be done otherwise. At most 1,000."""
+
     def __init__(
         self,
         *,
@@ -765,14 +778,45 @@ class RetryKitRequest(_message.Message):
         kit_id: _builtins.int = ...,
         reason: _builtins.str = ...,
         actor: _builtins.str = ...,
+        replacements: _abc.Iterable[Global___Replacement] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "kit_id", b"kit_id", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "kit_id", b"kit_id", "reason", b"reason", "replacements", b"replacements", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RetryKitRequest: _TypeAlias = RetryKitRequest  # noqa: Y015
+
+@_typing.final
+class Replacement(_message.Message):
+    """A FINISHED job that is to be done otherwise."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name in the kit, without "@2" and the like. Required."""
+    @_builtins.property
+    def spec(self) -> _any_pb2.Any:
+        """What to do instead: the stage's own spec message, at most 2 MiB. Unset: the
+        same again.
+        """
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        spec: _any_pb2.Any | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Replacement: _TypeAlias = Replacement  # noqa: Y015
 
 @_typing.final
 class RetryKitResponse(_message.Message):
@@ -785,7 +829,7 @@ class RetryKitResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
     retried_count: _builtins.int
-    """How many jobs this queued again or put back to INIT."""
+    """How many jobs this queued again or put back to INIT, successors included."""
     revision: _builtins.int
     """Revision of the last row this made."""
     replayed: _builtins.bool
@@ -1710,8 +1754,15 @@ class AppendStatesRequest(_message.Message):
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     STATES_FIELD_NUMBER: _builtins.int
+    NUMBERS_CHECKED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call safe to repeat. A UUID. Optional."""
+    numbers_checked: _builtins.bool
+    """Whether the caller made sure that no number in `metadata` was rounded on its
+    way into the Struct. That holds doubles, which do not tell 2^53 from 2^53 + 1.
+    Unset, a whole number from 2^53 to 2^64 with more than 15 digits is refused:
+    send it as text, or set this if it is a measurement.
+    """
     @_builtins.property
     def states(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.State]:
         """The rows to append, 1 to 1,000 of them, at most 3.6 MiB in all: watchers get
@@ -1723,10 +1774,11 @@ class AppendStatesRequest(_message.Message):
         *,
         request_id: _builtins.str = ...,
         states: _abc.Iterable[_common_pb2.State] | None = ...,
+        numbers_checked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["numbers_checked", b"numbers_checked", "request_id", b"request_id", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1741,6 +1793,7 @@ class AppendResult(_message.Message):
     VERDICT_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     verdict: Global___Verdict.ValueType
     """The verdict."""
     revision: _builtins.int
@@ -1749,16 +1802,22 @@ class AppendResult(_message.Message):
     """
     detail: _builtins.str
     """Why it was not recorded, for people to read."""
+    reason: _builtins.str
+    """The same as a word for programs: "SEQ_REUSED" where the row's job, attempt
+    and seq are those of a recorded row with another task, status, reason or
+    metadata. Empty in all other cases.
+    """
     def __init__(
         self,
         *,
         verdict: Global___Verdict.ValueType = ...,
         revision: _builtins.int = ...,
         detail: _builtins.str = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "revision", b"revision", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "reason", b"reason", "revision", b"revision", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1806,8 +1865,11 @@ class StreamStatesRequest(_message.Message):
 
     NUMBER_FIELD_NUMBER: _builtins.int
     STATES_FIELD_NUMBER: _builtins.int
+    NUMBERS_CHECKED_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """The writer's own number of the message, from 1, rising by 1."""
+    numbers_checked: _builtins.bool
+    """As in AppendStatesRequest."""
     @_builtins.property
     def states(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.State]:
         """The rows to append, 1 to 1,000 of them, at most 3.6 MiB in all."""
@@ -1817,10 +1879,11 @@ class StreamStatesRequest(_message.Message):
         *,
         number: _builtins.int = ...,
         states: _abc.Iterable[_common_pb2.State] | None = ...,
+        numbers_checked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "numbers_checked", b"numbers_checked", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

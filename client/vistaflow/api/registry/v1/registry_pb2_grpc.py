@@ -265,7 +265,17 @@ class RegistryServiceServicer(object):
         """Queues the failed and canceled jobs of a kit again, each with a new attempt;
         what is FINISHED stays and what was computed is reused.
 
-        Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if no job is FAILED or CANCELED.
+        With `replacements`, FINISHED jobs that are to be done otherwise get a
+        successor in the kit, and so does every FINISHED job that depends on one of
+        them: all in one commit. The successor of "collect" is named "collect@2",
+        then "collect@3"; jobs that depend on "collect" wait for, and are given, the
+        latest. The job itself stays FINISHED, with its result.
+
+        Errors: `INVALID_ARGUMENT` if a replacement names no job; `NOT_FOUND`;
+        `FAILED_PRECONDITION` if no job is FAILED or CANCELED and nothing is
+        replaced, if a job to replace is not FINISHED, or if one that depends on it
+        is QUEUED or RUNNING; `RESOURCE_EXHAUSTED` if the kit would have too many
+        jobs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

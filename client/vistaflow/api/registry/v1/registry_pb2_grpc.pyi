@@ -87,7 +87,17 @@ class RegistryServiceStub:
     """Queues the failed and canceled jobs of a kit again, each with a new attempt;
     what is FINISHED stays and what was computed is reused.
 
-    Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if no job is FAILED or CANCELED.
+    With `replacements`, FINISHED jobs that are to be done otherwise get a
+    successor in the kit, and so does every FINISHED job that depends on one of
+    them: all in one commit. The successor of "collect" is named "collect@2",
+    then "collect@3"; jobs that depend on "collect" wait for, and are given, the
+    latest. The job itself stays FINISHED, with its result.
+
+    Errors: `INVALID_ARGUMENT` if a replacement names no job; `NOT_FOUND`;
+    `FAILED_PRECONDITION` if no job is FAILED or CANCELED and nothing is
+    replaced, if a job to replace is not FINISHED, or if one that depends on it
+    is QUEUED or RUNNING; `RESOURCE_EXHAUSTED` if the kit would have too many
+    jobs.
     """
     CreateJob: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CreateJobRequest, _registry_pb2.CreateJobResponse]
     """Adds one job to a kit, or to a new kit of its own when `kit_id` is 0.
@@ -237,7 +247,17 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """Queues the failed and canceled jobs of a kit again, each with a new attempt;
     what is FINISHED stays and what was computed is reused.
 
-    Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if no job is FAILED or CANCELED.
+    With `replacements`, FINISHED jobs that are to be done otherwise get a
+    successor in the kit, and so does every FINISHED job that depends on one of
+    them: all in one commit. The successor of "collect" is named "collect@2",
+    then "collect@3"; jobs that depend on "collect" wait for, and are given, the
+    latest. The job itself stays FINISHED, with its result.
+
+    Errors: `INVALID_ARGUMENT` if a replacement names no job; `NOT_FOUND`;
+    `FAILED_PRECONDITION` if no job is FAILED or CANCELED and nothing is
+    replaced, if a job to replace is not FINISHED, or if one that depends on it
+    is QUEUED or RUNNING; `RESOURCE_EXHAUSTED` if the kit would have too many
+    jobs.
     """
     CreateJob: _aio.UnaryUnaryMultiCallable[_registry_pb2.CreateJobRequest, _registry_pb2.CreateJobResponse]  # type: ignore[assignment]
     """Adds one job to a kit, or to a new kit of its own when `kit_id` is 0.
@@ -432,7 +452,17 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Queues the failed and canceled jobs of a kit again, each with a new attempt;
         what is FINISHED stays and what was computed is reused.
 
-        Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if no job is FAILED or CANCELED.
+        With `replacements`, FINISHED jobs that are to be done otherwise get a
+        successor in the kit, and so does every FINISHED job that depends on one of
+        them: all in one commit. The successor of "collect" is named "collect@2",
+        then "collect@3"; jobs that depend on "collect" wait for, and are given, the
+        latest. The job itself stays FINISHED, with its result.
+
+        Errors: `INVALID_ARGUMENT` if a replacement names no job; `NOT_FOUND`;
+        `FAILED_PRECONDITION` if no job is FAILED or CANCELED and nothing is
+        replaced, if a job to replace is not FINISHED, or if one that depends on it
+        is QUEUED or RUNNING; `RESOURCE_EXHAUSTED` if the kit would have too many
+        jobs.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,62 @@
+"""Python values as a protobuf Struct, whose numbers are doubles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from google.protobuf import struct_pb2
+
+from vistaflow.errors import FieldViolation, InvalidArgumentError
+
+MOST_WHOLE: Final = 2**53
+"""Up to here a double holds every whole number; beyond, the next one may look the same."""
+
+
+def struct_of(value: Mapping[str, Any], field: str) -> struct_pb2.Struct:
+    """A mapping as a Struct.
+
+    Args:
+        value: What JSON can hold.
+        field: Where it goes, for the violations, such as `metadata`.
+
+    Raises:
+        InvalidArgumentError: A whole number would be changed.
+    """
+    violations = tuple(
+        FieldViolation(
+            field=path,
+            description=(
+                f"{_shown(number)} is beyond 2**53, where numbers lose digits; give it as text, or "
+                "a measurement as a float"
+            ),
+        )
+        for path, number in _too_large(value, field)
+    )
+    if violations:
+        message = "; ".join(f"{each.field} {each.description}" for each in violations[:3])
+        raise InvalidArgumentError(message, violations=violations)
+    struct = struct_pb2.Struct()
+    struct.update(dict(value))
+    return struct
+
+
+def whole(number: float) -> int | float:
+    """A number of a Struct as Python has it: whole ones as integers, where they are exact."""
+    return int(number) if number.is_integer() and abs(number) <= MOST_WHOLE else number
+
+
+def _too_large(value: Any, path: str) -> Iterator[tuple[str, int]]:
+    if isinstance(value, int) and abs(value) > MOST_WHOLE:
+        yield path, value
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _too_large(each, f"{path}.{key}")
+    elif isinstance(value, list | tuple):
+        for place, each in enumerate(value):
+            yield from _too_large(each, f"{path}[{place}]")
+
+
+def _shown(number: int) -> str:
+    # Python refuses to write very large ones.
+    return str(number) if number.bit_length() < 200 else f"a number of {number.bit_length()} bits"
