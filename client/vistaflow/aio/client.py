@@ -261,8 +261,9 @@ class AsyncClient(StageCalls):
     async def _retry_in(self, deck: str | Path, kit_id: int, reason: str, actor: str) -> Kit:
         request = pipeline_pb2.RetryKitRequest(kit_id=kit_id, reason=reason, actor=actor)
         _fill_deck(request.deck, deck)
-        response = await self._call("pipeline", "RetryKit", request, timeout=3 * self._timeout)
-        return kit_of(response.kit)
+        return await self._changed(
+            await self._call("pipeline", "RetryKit", request, timeout=3 * self._timeout)
+        )
 
     async def wait(self, kit_id: int, *, timeout: float | None = None) -> Kit:
         """Waits until nothing of a kit moves any more.

@@ -9,6 +9,7 @@ server.py           the shell a service runs in: health, reflection, drain
 reflection.py       what calls and messages are, for tools, with the protos' comments
 handlers.py         what interceptors make of the handlers of calls
 interceptor.py      every exception to a clean status; status.py has its details
+request_size.py     how large a request may be, found out before it is parsed
 metrics.py          Prometheus: calls, event loop; health checks; listener.py serves them over HTTP
 door.py             who is let in: tokens, roles, limits; access.py reads the protos for it
 callers.py          whose call is being served, and what that caller may do
@@ -19,6 +20,7 @@ tls.py              a server's certificates; dial.py opens channels to other ser
 channels.py         channel arguments, checked against the names gRPC knows
 registry_client.py  the registry, as the other services call it
 stage.py            the one shape of a stage service
+off_loop.py         work that would hold the event loop up, done in a thread beside it
 tasks.py            tasks that are canceled, however often it takes
 worker.py           leases jobs, runs attempts, reports; running.py is one of them
 attempt.py          the child process of one attempt; execution.py talks to it and ends it

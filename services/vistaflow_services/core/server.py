@@ -24,12 +24,14 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from vistaflow_services.core import tls
-from vistaflow_services.core.channels import MEGABYTE, server_arguments
+from vistaflow_services.core.channels import server_arguments
 from vistaflow_services.core.door import Door, door_settings
 from vistaflow_services.core.errors import ServiceError
 from vistaflow_services.core.interceptor import Context, ErrorInterceptor
 from vistaflow_services.core.limits import Places
+from vistaflow_services.core.message_limits import RECEIVE_BYTES, REQUEST_BYTES, STOCK_BYTES
 from vistaflow_services.core.reflection import Reflection
+from vistaflow_services.core.request_size import Check
 from vistaflow_services.core.tasks import ended
 from vistaflow_services.core.tls import TlsError, TlsFiles, tls_files
 
@@ -57,11 +59,14 @@ class ServerSettings:
     default_timeout: float = 60.0
     """Seconds a unary call may take whose caller set no deadline."""
 
-    max_receive_bytes: int = 4 * MEGABYTE
-    """Largest message taken."""
+    max_receive_bytes: int = RECEIVE_BYTES
+    """Largest message received."""
 
-    max_send_bytes: int = 64 * MEGABYTE
-    """Largest message sent."""
+    max_request_bytes: int = REQUEST_BYTES
+    """Largest request served; a larger one is refused without being parsed."""
+
+    max_send_bytes: int = STOCK_BYTES
+    """Largest message sent; what makes messages keeps a margin below it."""
 
     max_concurrent_calls: int = 2_000
     """Calls served at once, streams among them; more are RESOURCE_EXHAUSTED."""
@@ -93,6 +98,8 @@ class Server(grpc.aio.Server):
         self.service_names = service_names
         self.door = door
         """Lets callers in; whoever knows their tokens is told to it before the server starts."""
+        self.checks: dict[str, Check] = {}
+        """What looks at requests before they are parsed, by `/service/method`."""
         door.places = Places(settings.max_concurrent_calls)
         self._tls = tls
         self._server = grpc.aio.server(
@@ -100,7 +107,11 @@ class Server(grpc.aio.Server):
                 # Outermost, to see how all calls end.
                 *([metrics.calls()] if metrics is not None else ()),
                 door,
-                ErrorInterceptor(default_timeout=settings.default_timeout),
+                ErrorInterceptor(
+                    default_timeout=settings.default_timeout,
+                    max_request_bytes=settings.max_request_bytes,
+                    checks=self.checks,
+                ),
             ],
             options=server_arguments(
                 max_receive_bytes=settings.max_receive_bytes,

@@ -35,6 +35,7 @@ from vistaflow_services.registry.kit_cache import KitCache
 from vistaflow_services.registry.leases import LeaseService
 from vistaflow_services.registry.ledger import Ledger
 from vistaflow_services.registry.meters import RegistryMeters
+from vistaflow_services.registry.raw_requests import serve_raw
 from vistaflow_services.registry.retention import Policy
 from vistaflow_services.registry.servicer import RegistryServicer
 from vistaflow_services.registry.services import ServiceDirectory
@@ -51,7 +52,6 @@ logger = logging.getLogger(__name__)
 
 PACKAGE = "vistaflow_services.registry"
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["RegistryService"].full_name
-MAX_RECEIVE_BYTES = 16 * 1024 * 1024
 
 # The hub looks at the database once a second at least. When it could not for longer than this,
 # reads ask the database themselves.
@@ -114,9 +114,7 @@ class Registry:
             epoch=str(head.epoch),
             on_replaced=self._replaced,
         )
-        settings = core.ServerSettings(
-            max_receive_bytes=MAX_RECEIVE_BYTES, max_concurrent_calls=config.max_calls
-        )
+        settings = core.ServerSettings(max_concurrent_calls=config.max_calls)
         self.upkeep = Upkeep(
             pool=pool,
             config=config,
@@ -143,6 +141,7 @@ class Registry:
         self.server.door.tokens = self.servicer.tokens.tokens
         self.server.door.admit = self.servicer.tenancy.admit
         rpc.add_RegistryServiceServicer_to_server(self.servicer, self.server)
+        serve_raw(self.servicer, self.server)
         serve_bytes(self.watches, self.server)
         self.cache = KitCache(
             self.hub,
@@ -162,6 +161,7 @@ class Registry:
             ("tail", self.tail.run()),
             ("leases", self.leases.run()),
             ("upkeep", self.upkeep.run()),
+            ("unfinished changes", self.servicer.unfinished.run()),
         ):
             self._tasks.append(asyncio.create_task(self._guarded(name, work), name=name))
 
@@ -179,6 +179,7 @@ class Registry:
     async def close(self) -> None:
         """Ends what `open` began, once the last call has ended."""
         await ended(self._tasks)
+        await self.servicer.close()
         await self.ledger.stop()
 
     def _replaced(self) -> None:

@@ -43,6 +43,9 @@ MAX_LABEL_KEY = 63
 MAX_LABEL_VALUE = 255
 MAX_JOBS_A_REQUEST = 1000
 MAX_JOBS_A_KIT = 10_000
+MAX_NEEDS_A_KIT = 500_000
+"""Names in `depends_on` of all the jobs of a kit: 1,000 jobs that each wait for all before."""
+
 MAX_JOBS_TOLD = 100
 MAX_ORDER = 2**31 - 1
 MAX_TASKS_A_JOB = 100_000
@@ -52,6 +55,7 @@ MAX_RESULT_BYTES = MAX_METADATA_BYTES
 MAX_KIT_SPEC_BYTES = message_limits.KIT_SPEC_BYTES
 MAX_JOB_SPEC_BYTES = message_limits.JOB_SPEC_BYTES
 MAX_FILTER_IDS = 1000
+MAX_CAPACITY = 1000
 
 
 PROGRESS_TASK = "progress"
@@ -485,23 +489,24 @@ def find_cycle(depends_on: Mapping[str, Sequence[str]]) -> list[str]:
     """
     done: set[str] = set()
     for start in depends_on:
-        path: dict[str, int] = {}
-        stack: list[tuple[str, int]] = [(start, 0)]
+        if start in done:
+            continue
+        # The names from the start to where the search is, in this order.
+        path: dict[str, None] = {start: None}
+        stack = [(start, iter(depends_on[start]))]
         while stack:
-            name, place = stack.pop()
-            needs = depends_on.get(name, ())
-            if place == 0:
-                if name in done:
+            name, needs = stack[-1]
+            for child in needs:
+                if child in done:
                     continue
-                path[name] = len(path)
-            if place < len(needs):
-                stack.append((name, place + 1))
-                child = needs[place]
                 if child in path:
-                    return [*list(path)[path[child] :], child]
-                if child not in done:
-                    stack.append((child, 0))
+                    along = list(path)
+                    return [*along[along.index(child) :], child]
+                path[child] = None
+                stack.append((child, iter(depends_on.get(child, ()))))
+                break
             else:
+                stack.pop()
                 done.add(name)
                 del path[name]
     return []

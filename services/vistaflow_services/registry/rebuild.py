@@ -19,8 +19,8 @@ from psycopg import sql
 
 from vistaflow_services.core.config import read_config
 from vistaflow_services.core.errors import ServiceError
-from vistaflow_services.registry.changes import blocked
 from vistaflow_services.registry.config import Config
+from vistaflow_services.registry.dependencies import blocked
 from vistaflow_services.registry.domain import TERMINAL, Job, Kit, Status
 from vistaflow_services.registry.local import Connection, connected, database
 from vistaflow_services.registry.reading import QUERIES, to_job
