@@ -255,6 +255,7 @@ def _report(attempt: Attempt, setting: _Setting, result: StudyResult) -> dict[st
         _modelled_units(setting),
         deck_id=deck.digest,
         before=setting.model,
+        fixed=problem.fixed,
         seed=setting.plan.seed,
     )
     if setting.model is not None:

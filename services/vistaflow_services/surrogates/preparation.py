@@ -94,7 +94,11 @@ def _test_count(rows: int, test_fraction: float) -> int:
 
 
 def prepare(
-    rows: DesignRows, space: Space, how: Preparation, units: dict[str, str] | None = None
+    rows: DesignRows,
+    space: Space,
+    how: Preparation,
+    units: dict[str, str] | None = None,
+    cells: int | None = None,
 ) -> tuple[Dataset, PreparationReport]:
     """Cleans the rows of a design and splits them.
 
@@ -103,6 +107,9 @@ def prepare(
     dropped as the failed runs they are. Runs of one point with different outcomes are kept and stay
     on one side of the split, so that no test row is also trained on. A response that is the same in
     all rows, or in all that are trained on, is left out and told.
+
+    Of a space that has `cells` points, all of which were run, any number of rows is enough: there
+    is nothing left to predict. Then at most a quarter of the rows are held out.
 
     Raises:
         InvalidError: For an unknown response, a logarithm of what is not above 0, too few rows
@@ -117,7 +124,9 @@ def prepare(
     responses = {name: rows.responses[name][kept] for name in names}
     constant = _constant(points, space)
     varied = space.dimension - len(constant)
-    _check_count(len(kept), varied, how, dropped, len(rows.row_ids))
+    whole = cells is not None and _distinct(points) >= cells
+    if not whole:
+        _check_count(len(kept), varied, how, dropped, len(rows.row_ids), cells)
     constants = _drop_constants(responses, np.ones(len(kept), np.bool_), notes)
     transforms = _transforms(responses, how)
     strange = _outliers(responses, transforms, how.outlier_distance)
@@ -128,9 +137,11 @@ def prepare(
         points = [point for point, drop in zip(points, out, strict=True) if not drop]
         kept = kept[~out]
         responses = {name: values[~out] for name, values in responses.items()}
-        _check_count(len(kept), varied, how, dropped, len(rows.row_ids))
+        if not whole:
+            _check_count(len(kept), varied, how, dropped, len(rows.row_ids), cells)
         transforms = _transforms(responses, how)
-    training = _split(points, how)
+    wanted = _test_count(len(points), how.test_fraction)
+    training = _split(points, min(wanted, len(points) // 4) if whole else wanted, how.seed)
     constants |= _drop_constants(responses, training, notes)
     dataset = dataset_of(
         space,
@@ -219,8 +230,17 @@ def _constant(points: Sequence[Point], space: Space) -> list[str]:
     return [name for name in space.names if len({point[name] for point in points}) == 1]
 
 
+def _distinct(points: Sequence[Point]) -> int:
+    return len({json.dumps(each, sort_keys=True) for each in points})
+
+
 def _check_count(
-    count: int, dimension: int, how: Preparation, dropped: dict[str, int], total: int
+    count: int,
+    dimension: int,
+    how: Preparation,
+    dropped: dict[str, int],
+    total: int,
+    cells: int | None,
 ) -> None:
     needed = rows_needed(dimension, how.test_fraction)
     if count >= needed:
@@ -228,11 +248,13 @@ def _check_count(
     lost = ", ".join(f"{many} {reason}" for reason, many in dropped.items() if many)
     told = f" ({total} in the design; dropped: {lost})" if lost else ""
     found = Violations()
+    advice = f"make the design larger, {10 * dimension} rows are a good start"
+    if cells is not None and cells <= 10 * dimension:
+        advice = f"run all {cells} points that the space has, with full_factorial or a larger size"
     found.add(
         "design",
         f"{count} usable rows{told} are too few: a model of {dimension} parameters with "
-        f"{how.test_fraction:g} of the rows held out needs at least {needed}; "
-        f"make the design larger, {10 * dimension} rows are a good start",
+        f"{how.test_fraction:g} of the rows held out needs at least {needed}; {advice}",
     )
     found.check()
 
@@ -295,16 +317,15 @@ def _outliers(
     return flags
 
 
-def _split(points: Sequence[Point], how: Preparation) -> NDArray[np.bool_]:
+def _split(points: Sequence[Point], wanted: int, seed: int) -> NDArray[np.bool_]:
     """Which rows are for training; rows of one point go together."""
     groups: dict[str, list[int]] = {}
     for at, point in enumerate(points):
         groups.setdefault(json.dumps(point, sort_keys=True), []).append(at)
-    wanted = _test_count(len(points), how.test_fraction)
     members = list(groups.values())
     training = np.ones(len(points), np.bool_)
     held = 0
-    for group in np.random.default_rng(how.seed).permutation(len(members)):
+    for group in np.random.default_rng(seed).permutation(len(members)):
         if held + len(members[group]) <= wanted:
             training[members[group]] = False
             held += len(members[group])
