@@ -126,7 +126,7 @@ def prepare(
     varied = space.dimension - len(constant)
     whole = cells is not None and _distinct(points) >= cells
     if not whole:
-        _check_count(len(kept), varied, how, dropped, len(rows.row_ids), cells)
+        _check_count(len(kept), varied, how, dropped, len(rows.row_ids), cells, notes)
     constants = _drop_constants(responses, np.ones(len(kept), np.bool_), notes)
     transforms = _transforms(responses, how)
     strange = _outliers(responses, transforms, how.outlier_distance)
@@ -138,7 +138,7 @@ def prepare(
         kept = kept[~out]
         responses = {name: values[~out] for name, values in responses.items()}
         if not whole:
-            _check_count(len(kept), varied, how, dropped, len(rows.row_ids), cells)
+            _check_count(len(kept), varied, how, dropped, len(rows.row_ids), cells, notes)
         transforms = _transforms(responses, how)
     wanted = _test_count(len(points), how.test_fraction)
     training = _split(points, min(wanted, len(points) // 4) if whole else wanted, how.seed)
@@ -241,6 +241,7 @@ def _check_count(
     dropped: dict[str, int],
     total: int,
     cells: int | None,
+    notes: Sequence[str],
 ) -> None:
     needed = rows_needed(dimension, how.test_fraction)
     if count >= needed:
@@ -254,7 +255,9 @@ def _check_count(
     found.add(
         "design",
         f"{count} usable rows{told} are too few: a model of {dimension} parameters with "
-        f"{how.test_fraction:g} of the rows held out needs at least {needed}; {advice}",
+        + "; ".join(
+            [f"{how.test_fraction:g} of the rows held out needs at least {needed}", advice, *notes]
+        ),
     )
     found.check()
 

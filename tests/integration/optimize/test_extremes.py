@@ -14,6 +14,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from bench import Bench
 
 from vistaflow.api.ml.v1 import ml_pb2
+from vistaflow_services.core.errors import InvalidError
+from vistaflow_services.core.jobs import JobError
 from vistaflow_services.decks.deck import Deck, Response, read_archive
 from vistaflow_services.decks.space import Kind, Parameter, Space
 
@@ -154,3 +156,17 @@ def test_a_space_of_few_points_is_run_whole_and_its_best_is_known(
     assert told["stop_reason"] == "exhausted"
     assert told["evaluations"]["infill"] == 0
     assert told["last_model"]["training_rows"] == (high + 1) * len(choices)
+
+
+def test_an_objective_without_a_value_anywhere_is_refused_with_its_formula(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.design(bench.keep(_deck("-1.0", "p['x']")), 8, 5)
+    with pytest.raises(JobError, match=r"`minimize log\(z\)` has no value at any point that ran"):
+        bench.study("minimize log(z)", budget=2, seed=5)
+
+
+def test_a_design_with_too_few_usable_rows_names_the_values_that_spoil_it(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.design(bench.keep(_deck("1e300 if p['x'] > 0.4 else p['x']", "p['y']")), 14, 5)
+    with pytest.raises(InvalidError, match=r"`z` is too large to learn from in row .* `range: "):
+        bench.scaled()
