@@ -58,8 +58,7 @@ def run(name: str, arguments: Sequence[str], conninfo: str, *, application: str)
     if password:
         environment["PGPASSWORD"] = str(password)
     command = [program(name), *arguments, f"--dbname={make_conninfo('', **told)}"]
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=False, cwd="/"
-    )
+    done = subprocess.run(command, env=environment, capture_output=True, check=False, cwd="/")
     if done.returncode:
-        raise DumpError(f"{name} failed: {done.stderr.strip()[-1000:]}")
+        reason = done.stderr.decode("utf-8", "replace").strip()[-1000:]
+        raise DumpError(f"{name} failed: {reason}")
