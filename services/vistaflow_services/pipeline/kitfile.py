@@ -111,6 +111,8 @@ class _Reader:
         elif field.message_type and field.message_type.GetOptions().map_entry:
             self._map(value, into, field, path)
         elif field.is_repeated:
+            if value == "none" and field.name == "log_responses":
+                value = [value]
             if not isinstance(value, list):
                 self.wrong(path, "give a list, such as [a, b]")
                 return

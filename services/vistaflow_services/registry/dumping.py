@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from vistaflow_services.core.errors import UnavailableError
+from vistaflow_services.core.postgres import session_conninfo
 from vistaflow_services.registry.embedded import EmbeddedError, find_binaries
 
 
@@ -51,9 +52,9 @@ def run(name: str, arguments: Sequence[str], conninfo: str, *, application: str)
     Raises:
         DumpError: It failed.
     """
-    told = conninfo_to_dict(conninfo)
+    told = conninfo_to_dict(session_conninfo(conninfo, name=application))
     password = told.pop("password", None)
-    environment = {**os.environ, "PGAPPNAME": application}
+    environment = dict(os.environ)
     if password:
         environment["PGPASSWORD"] = str(password)
     _run(name, [*arguments, f"--dbname={make_conninfo('', **told)}"], environment)

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import socket
 import sys
 import time
@@ -16,8 +15,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from vistaflow.credentials import TOKEN
-from vistaflow_services.core import log
+from vistaflow.encoding import degrade_output
+from vistaflow.interpreter import module_command
+from vistaflow_services.core import config, log
 from vistaflow_services.core.door import AUTH
+from vistaflow_services.core.errors import InvalidError
+from vistaflow_services.core.server import signals
 from vistaflow_services.suite.home import Home
 from vistaflow_services.suite.supervisor import GaveUpError, Supervised
 
@@ -37,9 +40,11 @@ async def serve(home: Home, port: int) -> None:
     """
     check_port(port)
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stop.set)
+    with signals(stop.set):
+        await _serve(home, port, stop)
+
+
+async def _serve(home: Home, port: int, stop: asyncio.Event) -> None:
     services = _services(home, port)
     stopping: asyncio.Task[Any] = asyncio.create_task(stop.wait())
     tasks: list[asyncio.Task[Any]] = [stopping]
@@ -82,9 +87,7 @@ async def introduce(services: Sequence[Supervised]) -> None:
     if not needed:
         return
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "vistaflow_services.registry.tokens",
+        *module_command("vistaflow_services.registry.tokens"),
         "create",
         "--role=worker",
         f"--name=the suite on {socket.gethostname()}",
@@ -133,13 +136,18 @@ def _services(home: Home, port: int) -> list[Supervised]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parses the command line and runs; the exit code."""
+    degrade_output()
     parser = argparse.ArgumentParser(prog="vistaflow up", description=__doc__)
-    default_home = os.environ.get("VISTAFLOW_HOME", "") or "~/.vistaflow"
-    parser.add_argument("--home", type=Path, default=Path(default_home))
+    parser.add_argument("--home", type=Path, help="where everything is kept; $VISTAFLOW_HOME")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT)
     options = parser.parse_args(arguments)
-    home = Home(options.home.expanduser().resolve())
-    home.create()
+    try:
+        path = config.home({"VISTAFLOW_HOME": str(options.home)} if options.home else os.environ)
+        home = Home(path.resolve())
+        home.create()
+    except InvalidError as error:
+        print(f"vistaflow cannot start: {error}", file=sys.stderr)
+        return 2
     if not home.hold(options.port):
         return _tell_holder(home)
     log.configure("suite", home=home.path)
