@@ -251,7 +251,7 @@ class Kit(_message.Message):
     @_builtins.property
     def spec(self) -> _struct_pb2.Struct:
         """What its creator asked for as a whole, such as the kit spec. At most 256
-        KiB as JSON, nested at most 30 levels deep.
+        KiB as JSON, nested at most 31 levels deep.
         """
 
     def __init__(
