@@ -221,28 +221,26 @@ class RegistryServicer(rpc.RegistryServiceServicer):
             left = await off_loop.reading.do(_differences, before, after, told)
         else:
             left = _differences(before, after, told)
-        for change in await self._changes(left[: size or len(left)]):
-            answer.changes.append(change)
+        await self._put_changes(left[: size or len(left)], answer)
         if len(answer.changes) < len(left):
             told = left[len(answer.changes) - 1].revision
             answer.next_page_token = pages.encode_keys((end, told), request)
         return answer
 
-    async def _changes(self, left: Sequence[Difference]) -> list[pb.StateChange]:
-        """The first of what differs, as much as fits an answer."""
-        changes: list[pb.StateChange] = []
+    async def _put_changes(self, left: Sequence[Difference], answer: pb.DiffKitResponse) -> None:
+        """Puts in the first of what differs, as much as fits."""
+        changes = answer.changes
         room = translate_past.room_for_changes()
         while len(changes) < len(left) and room > 0:
             some = left[len(changes) : len(changes) + CHANGES_AT_ONCE]
             ids = [row.revision for each in some for row in (each.before, each.after) if row]
             rows = await self._store.rows(ids, listing.PAGE_BYTES)
-            fit = translate_past.changes_to_proto(some, rows, room)
+            fit = await off_loop.reading.do(translate_past.changes_to_proto, some, rows, room)
             size = sum(change.ByteSize() + ENTRY_BYTES for change in fit)
             if changes and size > room:
                 break
-            changes += fit
+            changes.extend(fit)
             room -= size
-        return changes
 
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
         """Gets a job with its tasks, or a page of them."""
