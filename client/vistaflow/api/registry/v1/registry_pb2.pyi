@@ -329,7 +329,9 @@ class NewJob(_message.Message):
     """Higher is granted first within a kit. From -100 to 100."""
     @_builtins.property
     def depends_on(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of jobs of this kit that must be FINISHED first. No cycles."""
+        """Names of jobs of this kit that must be FINISHED first. No cycles. All jobs of
+        a kit name at most 500,000 together.
+        """
 
     @_builtins.property
     def spec(self) -> _any_pb2.Any:
