@@ -523,8 +523,11 @@ def _job_created(answer: c.JobChange) -> pb.CreateJobResponse:
 
 
 def _kit_created_in_short(answer: c.KitChange) -> pb.CreateKitResponse:
-    """The answer as it is kept: a repeat of the request has the specs itself."""
-    jobs = {job_id: replace(job, spec_type="", spec=b"") for job_id, job in answer.kit.jobs.items()}
+    """The answer as it is kept: a repeat of the request has specs and dependencies itself."""
+    jobs = {
+        job_id: replace(job, spec_type="", spec=b"", depends_on=())
+        for job_id, job in answer.kit.jobs.items()
+    }
     kit = replace(answer.kit, jobs=jobs, spec_json="")
     return pb.CreateKitResponse(kit=translate.kit_to_proto(kit), revision=answer.revision)
 
@@ -539,6 +542,7 @@ def _with_specs(answer: pb.CreateKitResponse, request: pb.CreateKitRequest) -> p
         answer.kit.spec.CopyFrom(request.spec)
     asked = {requests.job_name(job): job for job in request.jobs}
     for job in answer.kit.jobs:
+        job.depends_on.extend(asked[job.name].depends_on)
         if asked[job.name].HasField("spec"):
             job.spec.CopyFrom(asked[job.name].spec)
     return answer
