@@ -6,6 +6,7 @@ config.py           one frozen dataclass a service, read from the environment
 home.py             the folder where everything is kept, and whether this user may use it
 log.py              JSON logs to stderr and files, secrets kept out
 server.py           the shell a service runs in: health, reflection, drain
+reflection.py       what calls and messages are, for tools, with the protos' comments
 handlers.py         what interceptors make of the handlers of calls
 interceptor.py      every exception to a clean status; status.py has its details
 request_size.py     how large a request may be, found out before it is parsed

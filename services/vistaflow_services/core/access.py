@@ -8,7 +8,9 @@ from vistaflow.api.common.v1 import access_pb2
 from vistaflow_services.core.callers import Role, Rule
 
 HEALTH = "grpc.health.v1.Health"
-REFLECTION = ("grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.ServerReflection")
+REFLECTION = frozenset(
+    {"grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.ServerReflection"}
+)
 
 OPEN = frozenset({HEALTH})
 """Services that tell whoever asks: a load balancer has no token."""

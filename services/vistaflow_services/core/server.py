@@ -22,15 +22,15 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from vistaflow_services.core import tls
-from vistaflow_services.core.channels import MEGABYTE, server_arguments
+from vistaflow_services.core.channels import server_arguments
 from vistaflow_services.core.door import Door, door_settings
 from vistaflow_services.core.errors import ServiceError
 from vistaflow_services.core.interceptor import Context, ErrorInterceptor
 from vistaflow_services.core.limits import Places
-from vistaflow_services.core.message_limits import RECEIVE_BYTES, REQUEST_BYTES
+from vistaflow_services.core.message_limits import RECEIVE_BYTES, REQUEST_BYTES, STOCK_BYTES
+from vistaflow_services.core.reflection import Reflection
 from vistaflow_services.core.request_size import Check
 from vistaflow_services.core.tasks import ended
 from vistaflow_services.core.tls import TlsError, TlsFiles, tls_files
@@ -65,8 +65,8 @@ class ServerSettings:
     max_request_bytes: int = REQUEST_BYTES
     """Largest request served; a larger one is refused without being parsed."""
 
-    max_send_bytes: int = 64 * MEGABYTE
-    """Largest message sent."""
+    max_send_bytes: int = STOCK_BYTES
+    """Largest message sent; what makes messages keeps a margin below it."""
 
     max_concurrent_calls: int = 2_000
     """Calls served at once, streams among them; more are RESOURCE_EXHAUSTED."""
@@ -123,8 +123,7 @@ class Server(grpc.aio.Server):
         self._serving: bool | None = None
         self._has_served = False
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self)
-        names = (*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self)
+        Reflection((*service_names, health.SERVICE_NAME)).add_to(self)
         if metrics is not None:
             metrics.follow(self)
 

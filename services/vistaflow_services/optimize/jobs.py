@@ -99,11 +99,19 @@ def _study(attempt: Attempt) -> dict[str, Any]:
     with attempt.part("infill") as told:
         result = _search(attempt, setting)
         told.update({"runs": setting.budget, "stop_reason": result.stop_reason})
+    if result.best is None and any(each.responses for each in result.trials):
+        raise JobError(
+            f"`{setting.problem.objective}` has no value at any point that ran, so there is no "
+            "best point",
+            reason="UNDEFINED_OBJECTIVE",
+            hint="look at the responses in the trials; a logarithm, a root or a division may have "
+            "no value there",
+        )
     if result.best is None:
         raise JobError(
             "no run of the design or the study succeeded, so there is no best point",
             reason="ALL_FAILED",
-            hint="look at the failures in the trials; narrow the ranges or mend the deck",
+            hint="look at the failures in the trials; narrow the ranges or repair the deck",
         )
     with attempt.part("report") as told:
         manifest = _report(attempt, setting, result)
@@ -255,6 +263,7 @@ def _report(attempt: Attempt, setting: _Setting, result: StudyResult) -> dict[st
         _modelled_units(setting),
         deck_id=deck.digest,
         before=setting.model,
+        fixed=problem.fixed,
         seed=setting.plan.seed,
     )
     if setting.model is not None:

@@ -16,7 +16,8 @@ import numpy as np
 
 from vistaflow_services.core.errors import InvalidError
 from vistaflow_services.core.jobs import Attempt
-from vistaflow_services.decks.space import Space
+from vistaflow_services.decks.cells import cell_count
+from vistaflow_services.decks.space import Choice, Space
 from vistaflow_services.optimize.domain import Trial
 from vistaflow_services.surrogates.choice import Scores, choose_family
 from vistaflow_services.surrogates.dataset import DesignRows, held_parameters
@@ -39,6 +40,7 @@ def train_last_model(
     deck_id: str,
     families: Mapping[str, str],
     seed: int,
+    fixed: Mapping[str, Choice] | None = None,
 ) -> Model:
     """A model of some responses, trained on every run that succeeded.
 
@@ -49,6 +51,7 @@ def train_last_model(
         deck_id: The deck that was run.
         families: By response another family to choose from beside the Gaussian process.
         seed: Makes it repeatable.
+        fixed: Values of parameters that were held.
 
     Raises:
         InvalidError: Too few rows to learn from.
@@ -63,7 +66,7 @@ def train_last_model(
         failures=(None,) * len(ran),
     )
     how = Preparation(responses=tuple(units), test_fraction=0.0, seed=seed)
-    dataset, _ = prepare(rows, space, how, dict(units))
+    dataset, _ = prepare(rows, space, how, dict(units), cell_count(space, fixed))
     scaler = fit_scaler(dataset)
     inputs = scaler.inputs(dataset.features)
     made = []
@@ -97,6 +100,7 @@ def publish_last_model(
     deck_id: str,
     before: Model | None,
     seed: int,
+    fixed: Mapping[str, Choice],
 ) -> dict[str, Any] | None:
     """Trains the model and writes it beside the attempt's result.
 
@@ -107,7 +111,7 @@ def publish_last_model(
     families = {each.name: each.family for each in before.responses} if before else {}
     try:
         model = train_last_model(
-            trials, space, units, deck_id=deck_id, families=families, seed=seed
+            trials, space, units, deck_id=deck_id, families=families, seed=seed, fixed=fixed
         )
         folder = attempt.folder / "model"
         digest = model.save(folder)

@@ -17,6 +17,7 @@ import numpy as np
 from vistaflow_services.core.errors import FieldViolation, InvalidError, ServiceError, Violations
 from vistaflow_services.core.expressions import Constraint, Goals, parse_constraint, parse_goals
 from vistaflow_services.core.expressions import suggest as nearest
+from vistaflow_services.decks.cells import cell_count
 from vistaflow_services.decks.deck import Deck
 from vistaflow_services.decks.definition import NO_RESPONSE
 from vistaflow_services.decks.space import Choice, Kind, Parameter, Space
@@ -112,17 +113,22 @@ def examine(plan: KitPlan) -> Findings:
     _check_names(plan, found)
     space = _space(plan, found)
     points = _check_design(plan, space, found) if plan.reaches("DOE") else 0
+    cells = cell_count(space, plan.fixed) if space is not None else None
+    if cells and plan.reaches("DOE"):
+        _check_cells(plan, cells, points, warned)
+        points = min(points, cells)
     if plan.reaches("DOE"):
         _check_evaluation(plan, found)
     if space is not None and plan.reaches("DOE"):
         _check_feasible(space, plan.fixed, found, warned)
     if plan.reaches("ML_PREPROCESS"):
-        _check_ml(plan, space, points, found, warned)
+        _check_ml(plan, space, points, cells, found, warned)
     goals = _goals(plan, space, found)
     if plan.reaches("OPTIMIZE"):
         _check_optimize(plan, goals, found, warned)
     verifying = NOISY_VERIFYING_RUNS if plan.deck.noisy else 1
-    runs = points + (plan.budget + verifying if plan.reaches("OPTIMIZE") else 0)
+    budget = plan.budget if not cells else min(plan.budget, cells - points)
+    runs = points + (budget + verifying if plan.reaches("OPTIMIZE") else 0)
     return Findings(mistakes=tuple(found), warnings=tuple(warned), simulation_count=runs)
 
 
@@ -263,8 +269,30 @@ def _check_feasible(
         warned.add("design.constraints", f"only {share:.1%} of the space meets {texts}")
 
 
+def _check_cells(plan: KitPlan, cells: int, rows: int, warned: Violations) -> None:
+    """Whether a design has more rows than its space has points."""
+    if rows <= cells:
+        return
+    warned.add(
+        "design.size" if plan.generator != "full_factorial" else "design.include_default",
+        f"the space has {cells} points, so {rows} rows repeat them: each is run once, and then all "
+        f"is known; give {_every_point(cells)} instead",
+    )
+
+
+def _every_point(cells: int) -> str:
+    return (
+        f"`size: {cells}`, or `generator: full_factorial` with as many levels as there are values"
+    )
+
+
 def _check_ml(
-    plan: KitPlan, space: Space | None, points: int, found: Violations, warned: Violations
+    plan: KitPlan,
+    space: Space | None,
+    points: int,
+    cells: int | None,
+    found: Violations,
+    warned: Violations,
 ) -> None:
     known = plan.deck.response_names
     for field_name, names in (("responses", plan.responses), ("log_responses", plan.log_responses)):
@@ -282,8 +310,16 @@ def _check_ml(
     varied = (space or plan.deck.space).dimension - len(plan.fixed)
     needed = max(2 * plan.folds, varied + 2, 5)
     training = points - math.ceil(points * plan.test_fraction)
-    if points > 0 and training < needed:
-        size = math.ceil(needed / (1 - plan.test_fraction)) + 1
+    size = math.ceil(needed / (1 - plan.test_fraction)) + 1
+    if cells and points == cells:
+        return
+    if cells and points > 0 and training < needed and size > cells:
+        found.add(
+            "design.size" if plan.generator != "full_factorial" else "design.levels",
+            f"{points} of the {cells} points of the space leave {training} to train on, too few "
+            f"for a model: run all of them, with {_every_point(cells)}",
+        )
+    elif points > 0 and training < needed:
         found.add(
             "design.size" if plan.generator != "full_factorial" else "design.levels",
             f"{points} points leave {training} to train on; {varied} parameters and {plan.folds} "

@@ -53,6 +53,7 @@ _KIT_LABELS = pb.CreateKitRequest.LABELS_FIELD_NUMBER
 _KIT_SPEC = pb.CreateKitRequest.SPEC_FIELD_NUMBER
 _JOB = pb.CreateJobRequest.JOB_FIELD_NUMBER
 _JOB_LABELS = pb.NewJob.LABELS_FIELD_NUMBER
+_REPLACEMENTS = pb.RetryKitRequest.REPLACEMENTS_FIELD_NUMBER
 _HEARTBEAT = pb.LeaseJobsRequest.HEARTBEAT_FIELD_NUMBER
 _SERVICE = pb.DESCRIPTOR.services_by_name["RegistryService"].full_name
 
@@ -126,6 +127,7 @@ def checks() -> dict[str, Check]:
         "CreateKit": _check_kit,
         "CreateJob": _check_job_request,
         "LeaseJobs": _check_lease,
+        "RetryKit": _check_retry,
     }
     return {
         f"/{_SERVICE}/{method.name}": large.get(method.name) or _small(method.name)
@@ -178,6 +180,21 @@ def _check_job_request(data: bytes) -> None:
     for number, _, start, end in fields(data):
         if number == _JOB:
             _check_job(data, start, end, "job")
+
+
+def _check_retry(data: bytes) -> None:
+    """What replaces jobs has specs of its own, such as a deck."""
+    if len(data) <= SMALL_BYTES:
+        return
+    jobs = 0
+    for number, _, start, end in fields(data):
+        if number == _REPLACEMENTS:
+            jobs += 1
+            if jobs > MAX_JOBS_A_REQUEST:
+                most = f"{MAX_JOBS_A_REQUEST:,}"
+                raise _refused("replacements", f"has more jobs than {most}; replace fewer at once")
+        elif end - start > SMALL_BYTES:
+            check_size(f"/{_SERVICE}/RetryKit", data, SMALL_BYTES)
 
 
 def _check_lease(data: bytes) -> None:

@@ -97,7 +97,11 @@ def _test_count(rows: int, test_fraction: float) -> int:
 
 
 def prepare(
-    rows: DesignRows, space: Space, how: Preparation, units: dict[str, str] | None = None
+    rows: DesignRows,
+    space: Space,
+    how: Preparation,
+    units: dict[str, str] | None = None,
+    cells: int | None = None,
 ) -> tuple[Dataset, PreparationReport]:
     """Cleans the rows of a design and splits them.
 
@@ -107,6 +111,9 @@ def prepare(
     stays for the others. Runs of one point with different outcomes are kept and stay on one side of
     the split, so that no test row is also trained on. A response that is the same in all rows, or
     in all that are trained on, is left out and noted.
+
+    Of a space that has `cells` points, all of which were run, any number of rows is enough: there
+    is nothing left to predict. Then at most a quarter of the rows are held out.
 
     Raises:
         InvalidError: For an unknown response, a logarithm of what is not above 0, too few rows
@@ -120,8 +127,12 @@ def prepare(
     kept, points, responses = _usable(rows, space, names, dropped, notes)
     constant = _constant(points, space)
     varied = space.dimension - len(constant)
-    _check_count(len(kept), varied, how, dropped, len(rows.row_ids))
-    _check_responses(responses, varied, how, notes)
+    whole = cells is not None and _distinct(points) >= cells
+    if not whole:
+        _check_count(len(kept), varied, how, dropped, len(rows.row_ids), cells, notes)
+    # Of a whole space at most a quarter is held out, so some of each response is for training.
+    needed = len(kept) // 2 if whole else rows_needed(varied, how.test_fraction)
+    _check_responses(responses, needed, notes)
     constants = _drop_constants(responses, np.ones(len(kept), np.bool_), notes)
     transforms = _transforms(responses, how)
     strange = _outliers(responses, transforms, how.outlier_distance)
@@ -132,9 +143,11 @@ def prepare(
         points = [point for point, drop in zip(points, out, strict=True) if not drop]
         kept = kept[~out]
         responses = {name: values[~out] for name, values in responses.items()}
-        _check_count(len(kept), varied, how, dropped, len(rows.row_ids))
+        if not whole:
+            _check_count(len(kept), varied, how, dropped, len(rows.row_ids), cells, notes)
         transforms = _transforms(responses, how)
-    training = _split(points, how)
+    wanted = _test_count(len(points), how.test_fraction)
+    training = _split(points, min(wanted, len(points) // 4) if whole else wanted, how.seed)
     constants |= _drop_constants(responses, training, notes)
     if not how.log_responses:
         features = np.asarray(space.features_columns(space.columns(points))[0], np.float64)
@@ -245,8 +258,18 @@ def _constant(points: Sequence[Point], space: Space) -> list[str]:
     return [name for name in space.names if len({point[name] for point in points}) == 1]
 
 
+def _distinct(points: Sequence[Point]) -> int:
+    return len({json.dumps(each, sort_keys=True) for each in points})
+
+
 def _check_count(
-    count: int, dimension: int, how: Preparation, dropped: dict[str, int], total: int
+    count: int,
+    dimension: int,
+    how: Preparation,
+    dropped: dict[str, int],
+    total: int,
+    cells: int | None,
+    notes: Sequence[str],
 ) -> None:
     needed = rows_needed(dimension, how.test_fraction)
     if count >= needed:
@@ -254,29 +277,29 @@ def _check_count(
     lost = ", ".join(f"{many} {reason}" for reason, many in dropped.items() if many)
     told = f" ({total} in the design; dropped: {lost})" if lost else ""
     found = Violations()
+    advice = f"make the design larger, {10 * dimension} rows are a good start"
+    if cells is not None and cells <= 10 * dimension:
+        advice = f"run all {cells} points that the space has, with full_factorial or a larger size"
     found.add(
         "design",
         f"{count} usable rows{told} are too few: a model of {dimension} parameters with "
-        f"{how.test_fraction:g} of the rows held out needs at least {needed}; "
-        f"make the design larger, {10 * dimension} rows are a good start",
+        + "; ".join(
+            [f"{how.test_fraction:g} of the rows held out needs at least {needed}", advice, *notes]
+        ),
     )
     found.check()
 
 
-def _check_responses(
-    responses: Mapping[str, Floats], dimension: int, how: Preparation, notes: list[str]
-) -> None:
+def _check_responses(responses: Mapping[str, Floats], needed: int, notes: list[str]) -> None:
     """Refuses responses that too few rows have, and notes those that some rows lack."""
-    needed = rows_needed(dimension, how.test_fraction)
     found = Violations()
     for name, values in responses.items():
         count = int(np.isfinite(values).sum())
         if count < needed:
             found.add(
                 f"responses.{name}",
-                f"{count} of {len(values)} usable rows have this response, and a model of "
-                f"{dimension} parameters needs at least {needed}; make the design larger, or leave "
-                "the response out",
+                f"{count} of {len(values)} usable rows have this response, and a model of it needs "
+                f"at least {needed}; make the design larger, or leave the response out",
             )
         elif count < len(values):
             notes.append(f"{len(values) - count} of {len(values)} rows have no `{name}`")
@@ -368,16 +391,15 @@ def _outliers(
     return flags
 
 
-def _split(points: Sequence[Point], how: Preparation) -> NDArray[np.bool_]:
+def _split(points: Sequence[Point], wanted: int, seed: int) -> NDArray[np.bool_]:
     """Which rows are for training; rows of one point go together."""
     groups: dict[str, list[int]] = {}
     for at, point in enumerate(points):
         groups.setdefault(json.dumps(point, sort_keys=True), []).append(at)
-    wanted = _test_count(len(points), how.test_fraction)
     members = list(groups.values())
     training = np.ones(len(points), np.bool_)
     held = 0
-    for group in np.random.default_rng(how.seed).permutation(len(members)):
+    for group in np.random.default_rng(seed).permutation(len(members)):
         if held + len(members[group]) <= wanted:
             training[members[group]] = False
             held += len(members[group])

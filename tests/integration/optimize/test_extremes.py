@@ -14,8 +14,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from bench import Bench
 
 from vistaflow.api.ml.v1 import ml_pb2
+from vistaflow_services.core.errors import InvalidError
+from vistaflow_services.core.jobs import JobError
 from vistaflow_services.decks.deck import Deck, Response, read_archive
-from vistaflow_services.decks.space import Parameter, Space
+from vistaflow_services.decks.space import Kind, Parameter, Space
 
 BOWL = "(p['x'] - 0.3) ** 2 + (p['y'] - 0.6) ** 2"
 
@@ -123,3 +125,48 @@ def test_the_store_does_not_verify_the_best_of_a_noisy_deck(tmp_path: Path, nois
     (note,) = told["notes"]
     assert "the simulator is noisy: runs of one point vary, `z` by" in note
     assert ("declare `noisy: true`" in note) is not noisy
+
+
+@pytest.mark.parametrize(
+    ("high", "choices"), [(3, ("a", "b", "c")), (2, ("a", "b")), (1, ("a", "b"))]
+)
+def test_a_space_of_few_points_is_run_whole_and_its_best_is_known(
+    tmp_path: Path, high: int, choices: tuple[str, ...]
+) -> None:
+    bench = Bench(tmp_path)
+    source = (
+        "def solve(p):\n    return {'z': p['i'] * {'a': 1.0, 'b': 2.5, 'c': 0.7}[p['c']], 'g': 1}"
+    )
+    deck = replace(
+        _deck("0", "0"),
+        files={"run.py": source.encode()},
+        space=Space(
+            parameters=(
+                Parameter(name="i", kind=Kind.INTEGER, low=0, high=high),
+                Parameter(name="c", kind=Kind.CATEGORICAL, choices=choices),
+            )
+        ),
+    )
+    bench.design(bench.keep(read_archive(deck.to_archive())), 30, 2)
+    bench.scaled()
+    bench.train(families=[ml_pb2.FAMILY_GAUSSIAN_PROCESS, ml_pb2.FAMILY_EXTRA_TREES])
+    bench.tested()
+    told = bench.study("maximize z", budget=6, seed=5, batch_size=2, model="train")
+    assert told["best"]["objective"] == 2.5 * high
+    assert told["stop_reason"] == "exhausted"
+    assert told["evaluations"]["infill"] == 0
+    assert told["last_model"]["training_rows"] == (high + 1) * len(choices)
+
+
+def test_an_objective_without_a_value_anywhere_is_refused_with_its_formula(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.design(bench.keep(_deck("-1.0", "p['x']")), 8, 5)
+    with pytest.raises(JobError, match=r"`minimize log\(z\)` has no value at any point that ran"):
+        bench.study("minimize log(z)", budget=2, seed=5)
+
+
+def test_a_design_with_too_few_usable_rows_names_the_values_that_spoil_it(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.design(bench.keep(_deck("1e300 if p['x'] > 0.4 else p['x']", "p['y']")), 14, 5)
+    with pytest.raises(InvalidError, match=r"`z` is too large to learn from in row .* `range: "):
+        bench.scaled()

@@ -290,7 +290,9 @@ class ValidateKitResponse(_message.Message):
     WARNINGS_FIELD_NUMBER: _builtins.int
     MAX_SIMULATION_COUNT_FIELD_NUMBER: _builtins.int
     max_simulation_count: _builtins.int
-    """Simulator runs it would make at most."""
+    """Simulator runs it would make at most. Noise that the deck does not declare
+    takes up to 10 more to verify the best point.
+    """
     @_builtins.property
     def mistakes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mistake]:
         """Every mistake. Empty: the kit can run."""
