@@ -35,8 +35,7 @@ class RegistryServiceStub(object):
 
     Every mutating request has a `request_id`: a UUID chosen by the caller. The
     same id with the same body returns the first answer; with another body it is
-    refused with `ALREADY_EXISTS`. Kept for 7 days. Callers of different projects
-    have ids of their own.
+    refused with `ALREADY_EXISTS`. Kept for 7 days.
 
     Malformed requests are refused with `INVALID_ARGUMENT` and one
     google.rpc.BadRequest field violation a mistake.
@@ -190,8 +189,7 @@ class RegistryServiceServicer(object):
 
     Every mutating request has a `request_id`: a UUID chosen by the caller. The
     same id with the same body returns the first answer; with another body it is
-    refused with `ALREADY_EXISTS`. Kept for 7 days. Callers of different projects
-    have ids of their own.
+    refused with `ALREADY_EXISTS`. Kept for 7 days.
 
     Malformed requests are refused with `INVALID_ARGUMENT` and one
     google.rpc.BadRequest field violation a mistake.
@@ -228,6 +226,11 @@ class RegistryServiceServicer(object):
     def CancelKit(self, request, context):
         """Cancels every job of a kit that is not terminal. Running work is told to
         stop and ends within seconds.
+
+        Up to 500 jobs are one commit, or fewer with a long reason (1 MiB of reasons
+        in all). More are canceled in several commits, between which others write;
+        the answer comes after the last, with its revision. Once begun, the change is
+        made to its end, even if the caller goes or the registry dies.
 
         Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if every job is terminal.
         """
@@ -272,6 +275,9 @@ class RegistryServiceServicer(object):
         them: all in one commit. The successor of "collect" is named "collect@2",
         then "collect@3"; jobs that depend on "collect" wait for, and are given, the
         latest. The job itself stays FINISHED, with its result.
+
+        A large kit is retried in several commits, as `CancelKit` cancels it;
+        successors are made in the first.
 
         Errors: `INVALID_ARGUMENT` if a replacement names no job; `NOT_FOUND`;
         `FAILED_PRECONDITION` if no job is FAILED or CANCELED and nothing is
@@ -329,7 +335,9 @@ class RegistryServiceServicer(object):
 
     def CancelJobs(self, request, context):
         """Cancels every job that a filter matches and that is not terminal; a dry run
-        tells how many that would be.
+        tells how many that would be. Each kit is canceled as `CancelKit` does it;
+        of several, those that are left are canceled even if the caller goes or the
+        registry dies.
 
         Errors: `INVALID_ARGUMENT` if the filter is empty.
         """
@@ -339,7 +347,7 @@ class RegistryServiceServicer(object):
 
     def RetryJobs(self, request, context):
         """Queues every FAILED or CANCELED job that a filter matches again; a dry run
-        tells how many that would be.
+        tells how many that would be. Made to its end as `CancelJobs` is.
 
         Errors: `INVALID_ARGUMENT` if the filter is empty.
         """
@@ -416,12 +424,9 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CreateToken(self, request, context):
-        """Makes a token. Its text is in the answer and nowhere else. Where the answer
-        was lost, the same request is answered with a new text for the token; the one
-        before is no longer valid.
+        """Makes a token. Its text is in the answer and nowhere else.
 
-        Errors: `INVALID_ARGUMENT`; `ALREADY_EXISTS` for a reused `request_id`;
-        `FAILED_PRECONDITION` if the token that the request made has ended.
+        Errors: `INVALID_ARGUMENT`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -601,8 +606,7 @@ class RegistryService(object):
 
     Every mutating request has a `request_id`: a UUID chosen by the caller. The
     same id with the same body returns the first answer; with another body it is
-    refused with `ALREADY_EXISTS`. Kept for 7 days. Callers of different projects
-    have ids of their own.
+    refused with `ALREADY_EXISTS`. Kept for 7 days.
 
     Malformed requests are refused with `INVALID_ARGUMENT` and one
     google.rpc.BadRequest field violation a mistake.

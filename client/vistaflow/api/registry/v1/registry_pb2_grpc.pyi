@@ -36,8 +36,7 @@ class RegistryServiceStub:
 
     Every mutating request has a `request_id`: a UUID chosen by the caller. The
     same id with the same body returns the first answer; with another body it is
-    refused with `ALREADY_EXISTS`. Kept for 7 days. Callers of different projects
-    have ids of their own.
+    refused with `ALREADY_EXISTS`. Kept for 7 days.
 
     Malformed requests are refused with `INVALID_ARGUMENT` and one
     google.rpc.BadRequest field violation a mistake.
@@ -66,6 +65,11 @@ class RegistryServiceStub:
     """Cancels every job of a kit that is not terminal. Running work is told to
     stop and ends within seconds.
 
+    Up to 500 jobs are one commit, or fewer with a long reason (1 MiB of reasons
+    in all). More are canceled in several commits, between which others write;
+    the answer comes after the last, with its revision. Once begun, the change is
+    made to its end, even if the caller goes or the registry dies.
+
     Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if every job is terminal.
     """
     PauseKit: _grpc.UnaryUnaryMultiCallable[_registry_pb2.PauseKitRequest, _registry_pb2.PauseKitResponse]
@@ -93,6 +97,9 @@ class RegistryServiceStub:
     them: all in one commit. The successor of "collect" is named "collect@2",
     then "collect@3"; jobs that depend on "collect" wait for, and are given, the
     latest. The job itself stays FINISHED, with its result.
+
+    A large kit is retried in several commits, as `CancelKit` cancels it;
+    successors are made in the first.
 
     Errors: `INVALID_ARGUMENT` if a replacement names no job; `NOT_FOUND`;
     `FAILED_PRECONDITION` if no job is FAILED or CANCELED and nothing is
@@ -125,13 +132,15 @@ class RegistryServiceStub:
     """
     CancelJobs: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CancelJobsRequest, _registry_pb2.CancelJobsResponse]
     """Cancels every job that a filter matches and that is not terminal; a dry run
-    tells how many that would be.
+    tells how many that would be. Each kit is canceled as `CancelKit` does it;
+    of several, those that are left are canceled even if the caller goes or the
+    registry dies.
 
     Errors: `INVALID_ARGUMENT` if the filter is empty.
     """
     RetryJobs: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RetryJobsRequest, _registry_pb2.RetryJobsResponse]
     """Queues every FAILED or CANCELED job that a filter matches again; a dry run
-    tells how many that would be.
+    tells how many that would be. Made to its end as `CancelJobs` is.
 
     Errors: `INVALID_ARGUMENT` if the filter is empty.
     """
@@ -175,12 +184,9 @@ class RegistryServiceStub:
     service that falls silent for 15 s is listed as not serving.
     """
     CreateToken: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CreateTokenRequest, _registry_pb2.CreateTokenResponse]
-    """Makes a token. Its text is in the answer and nowhere else. Where the answer
-    was lost, the same request is answered with a new text for the token; the one
-    before is no longer valid.
+    """Makes a token. Its text is in the answer and nowhere else.
 
-    Errors: `INVALID_ARGUMENT`; `ALREADY_EXISTS` for a reused `request_id`;
-    `FAILED_PRECONDITION` if the token that the request made has ended.
+    Errors: `INVALID_ARGUMENT`.
     """
     ListTokens: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListTokensRequest, _registry_pb2.ListTokensResponse]
     """Lists tokens without their texts, newest first."""
@@ -203,8 +209,7 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
 
     Every mutating request has a `request_id`: a UUID chosen by the caller. The
     same id with the same body returns the first answer; with another body it is
-    refused with `ALREADY_EXISTS`. Kept for 7 days. Callers of different projects
-    have ids of their own.
+    refused with `ALREADY_EXISTS`. Kept for 7 days.
 
     Malformed requests are refused with `INVALID_ARGUMENT` and one
     google.rpc.BadRequest field violation a mistake.
@@ -229,6 +234,11 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     CancelKit: _aio.UnaryUnaryMultiCallable[_registry_pb2.CancelKitRequest, _registry_pb2.CancelKitResponse]  # type: ignore[assignment]
     """Cancels every job of a kit that is not terminal. Running work is told to
     stop and ends within seconds.
+
+    Up to 500 jobs are one commit, or fewer with a long reason (1 MiB of reasons
+    in all). More are canceled in several commits, between which others write;
+    the answer comes after the last, with its revision. Once begun, the change is
+    made to its end, even if the caller goes or the registry dies.
 
     Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if every job is terminal.
     """
@@ -257,6 +267,9 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     them: all in one commit. The successor of "collect" is named "collect@2",
     then "collect@3"; jobs that depend on "collect" wait for, and are given, the
     latest. The job itself stays FINISHED, with its result.
+
+    A large kit is retried in several commits, as `CancelKit` cancels it;
+    successors are made in the first.
 
     Errors: `INVALID_ARGUMENT` if a replacement names no job; `NOT_FOUND`;
     `FAILED_PRECONDITION` if no job is FAILED or CANCELED and nothing is
@@ -289,13 +302,15 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """
     CancelJobs: _aio.UnaryUnaryMultiCallable[_registry_pb2.CancelJobsRequest, _registry_pb2.CancelJobsResponse]  # type: ignore[assignment]
     """Cancels every job that a filter matches and that is not terminal; a dry run
-    tells how many that would be.
+    tells how many that would be. Each kit is canceled as `CancelKit` does it;
+    of several, those that are left are canceled even if the caller goes or the
+    registry dies.
 
     Errors: `INVALID_ARGUMENT` if the filter is empty.
     """
     RetryJobs: _aio.UnaryUnaryMultiCallable[_registry_pb2.RetryJobsRequest, _registry_pb2.RetryJobsResponse]  # type: ignore[assignment]
     """Queues every FAILED or CANCELED job that a filter matches again; a dry run
-    tells how many that would be.
+    tells how many that would be. Made to its end as `CancelJobs` is.
 
     Errors: `INVALID_ARGUMENT` if the filter is empty.
     """
@@ -339,12 +354,9 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     service that falls silent for 15 s is listed as not serving.
     """
     CreateToken: _aio.UnaryUnaryMultiCallable[_registry_pb2.CreateTokenRequest, _registry_pb2.CreateTokenResponse]  # type: ignore[assignment]
-    """Makes a token. Its text is in the answer and nowhere else. Where the answer
-    was lost, the same request is answered with a new text for the token; the one
-    before is no longer valid.
+    """Makes a token. Its text is in the answer and nowhere else.
 
-    Errors: `INVALID_ARGUMENT`; `ALREADY_EXISTS` for a reused `request_id`;
-    `FAILED_PRECONDITION` if the token that the request made has ended.
+    Errors: `INVALID_ARGUMENT`.
     """
     ListTokens: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListTokensRequest, _registry_pb2.ListTokensResponse]  # type: ignore[assignment]
     """Lists tokens without their texts, newest first."""
@@ -366,8 +378,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Every mutating request has a `request_id`: a UUID chosen by the caller. The
     same id with the same body returns the first answer; with another body it is
-    refused with `ALREADY_EXISTS`. Kept for 7 days. Callers of different projects
-    have ids of their own.
+    refused with `ALREADY_EXISTS`. Kept for 7 days.
 
     Malformed requests are refused with `INVALID_ARGUMENT` and one
     google.rpc.BadRequest field violation a mistake.
@@ -414,6 +425,11 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_registry_pb2.CancelKitResponse, _abc.Awaitable[_registry_pb2.CancelKitResponse]]:
         """Cancels every job of a kit that is not terminal. Running work is told to
         stop and ends within seconds.
+
+        Up to 500 jobs are one commit, or fewer with a long reason (1 MiB of reasons
+        in all). More are canceled in several commits, between which others write;
+        the answer comes after the last, with its revision. Once begun, the change is
+        made to its end, even if the caller goes or the registry dies.
 
         Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if every job is terminal.
         """
@@ -466,6 +482,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         them: all in one commit. The successor of "collect" is named "collect@2",
         then "collect@3"; jobs that depend on "collect" wait for, and are given, the
         latest. The job itself stays FINISHED, with its result.
+
+        A large kit is retried in several commits, as `CancelKit` cancels it;
+        successors are made in the first.
 
         Errors: `INVALID_ARGUMENT` if a replacement names no job; `NOT_FOUND`;
         `FAILED_PRECONDITION` if no job is FAILED or CANCELED and nothing is
@@ -534,7 +553,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.CancelJobsResponse, _abc.Awaitable[_registry_pb2.CancelJobsResponse]]:
         """Cancels every job that a filter matches and that is not terminal; a dry run
-        tells how many that would be.
+        tells how many that would be. Each kit is canceled as `CancelKit` does it;
+        of several, those that are left are canceled even if the caller goes or the
+        registry dies.
 
         Errors: `INVALID_ARGUMENT` if the filter is empty.
         """
@@ -546,7 +567,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.RetryJobsResponse, _abc.Awaitable[_registry_pb2.RetryJobsResponse]]:
         """Queues every FAILED or CANCELED job that a filter matches again; a dry run
-        tells how many that would be.
+        tells how many that would be. Made to its end as `CancelJobs` is.
 
         Errors: `INVALID_ARGUMENT` if the filter is empty.
         """
@@ -638,12 +659,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.CreateTokenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.CreateTokenResponse, _abc.Awaitable[_registry_pb2.CreateTokenResponse]]:
-        """Makes a token. Its text is in the answer and nowhere else. Where the answer
-        was lost, the same request is answered with a new text for the token; the one
-        before is no longer valid.
+        """Makes a token. Its text is in the answer and nowhere else.
 
-        Errors: `INVALID_ARGUMENT`; `ALREADY_EXISTS` for a reused `request_id`;
-        `FAILED_PRECONDITION` if the token that the request made has ended.
+        Errors: `INVALID_ARGUMENT`.
         """
 
     @_abc_1.abstractmethod
