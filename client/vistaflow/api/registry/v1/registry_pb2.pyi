@@ -116,7 +116,8 @@ class _EndReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EndReason.V
     """The caller closed this watch of `WatchMany`."""
     END_REASON_INVALID: _EndReason.ValueType  # 6
     """This watch of `WatchMany` was asked for in a way that cannot be served;
-    `reason` names the fields.
+    `reason` names the fields. Where that is the name of a watch that is open,
+    only the second request to open ends, and the watch goes on.
     """
     END_REASON_UNAVAILABLE: _EndReason.ValueType  # 7
     """This watch of `WatchMany` cannot go on now; open it again."""
@@ -138,7 +139,8 @@ END_REASON_CLOSED: EndReason.ValueType  # 5
 """The caller closed this watch of `WatchMany`."""
 END_REASON_INVALID: EndReason.ValueType  # 6
 """This watch of `WatchMany` was asked for in a way that cannot be served;
-`reason` names the fields.
+`reason` names the fields. Where that is the name of a watch that is open,
+only the second request to open ends, and the watch goes on.
 """
 END_REASON_UNAVAILABLE: EndReason.ValueType  # 7
 """This watch of `WatchMany` cannot go on now; open it again."""
@@ -251,7 +253,7 @@ class Kit(_message.Message):
     @_builtins.property
     def spec(self) -> _struct_pb2.Struct:
         """What its creator asked for as a whole, such as the kit spec. At most 256
-        KiB as JSON, nested at most 30 levels deep.
+        KiB as JSON, nested at most 31 levels deep.
         """
 
     def __init__(
@@ -2677,7 +2679,9 @@ Global___AttemptProgress: _TypeAlias = AttemptProgress  # noqa: Y015
 
 @_typing.final
 class Release(_message.Message):
-    """An attempt given back: the job is queued for another attempt."""
+    """An attempt given back: the job is queued for another attempt. Without effect
+    unless this worker holds the attempt.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -3070,12 +3074,15 @@ class CreateTokenRequest(_message.Message):
     PROJECT_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     LIFETIME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """What it is for. Required."""
     project: _builtins.str
     """The project it is for."""
     role: _access_pb2.Role.ValueType
     """What its bearer may do there. Required."""
+    request_id: _builtins.str
+    """Makes the call safe to repeat. A UUID. Optional."""
     @_builtins.property
     def lifetime(self) -> _duration_pb2.Duration:
         """How long it is valid. From 1 minute to 10 years; unset: for good."""
@@ -3087,10 +3094,11 @@ class CreateTokenRequest(_message.Message):
         project: _builtins.str = ...,
         role: _access_pb2.Role.ValueType = ...,
         lifetime: _duration_pb2.Duration | None = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime", "name", b"name", "project", b"project", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime", "name", b"name", "project", b"project", "request_id", b"request_id", "role", b"role"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3104,9 +3112,14 @@ class CreateTokenResponse(_message.Message):
 
     TOKEN_FIELD_NUMBER: _builtins.int
     SECRET_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
     secret: _builtins.str
     """What its bearer sends as `authorization: Bearer …`. Told this once; only its
     SHA-256 is kept.
+    """
+    replayed: _builtins.bool
+    """Whether an earlier request of the same id made the token: the text that was
+    given for it then is no longer valid.
     """
     @_builtins.property
     def token(self) -> Global___Token:
@@ -3117,10 +3130,11 @@ class CreateTokenResponse(_message.Message):
         *,
         token: Global___Token | None = ...,
         secret: _builtins.str = ...,
+        replayed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["secret", b"secret", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replayed", b"replayed", "secret", b"secret", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3296,7 +3310,9 @@ class GetServerInfoResponse(_message.Message):
 
     @_builtins.property
     def limits(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Limits and settings worth knowing, by name."""
+        """Limits and settings worth knowing, by name. Callers of one project are told
+        the settings only: the rest tells of the work of all.
+        """
 
     @_builtins.property
     def now(self) -> _timestamp_pb2.Timestamp:

@@ -35,7 +35,8 @@ class RegistryServiceStub(object):
 
     Every mutating request has a `request_id`: a UUID chosen by the caller. The
     same id with the same body returns the first answer; with another body it is
-    refused with `ALREADY_EXISTS`. Kept for 7 days.
+    refused with `ALREADY_EXISTS`. Kept for 7 days. Callers of different projects
+    have ids of their own.
 
     Malformed requests are refused with `INVALID_ARGUMENT` and one
     google.rpc.BadRequest field violation a mistake.
@@ -189,7 +190,8 @@ class RegistryServiceServicer(object):
 
     Every mutating request has a `request_id`: a UUID chosen by the caller. The
     same id with the same body returns the first answer; with another body it is
-    refused with `ALREADY_EXISTS`. Kept for 7 days.
+    refused with `ALREADY_EXISTS`. Kept for 7 days. Callers of different projects
+    have ids of their own.
 
     Malformed requests are refused with `INVALID_ARGUMENT` and one
     google.rpc.BadRequest field violation a mistake.
@@ -424,9 +426,12 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CreateToken(self, request, context):
-        """Makes a token. Its text is in the answer and nowhere else.
+        """Makes a token. Its text is in the answer and nowhere else. Where the answer
+        was lost, the same request is answered with a new text for the token; the one
+        before is no longer valid.
 
-        Errors: `INVALID_ARGUMENT`.
+        Errors: `INVALID_ARGUMENT`; `ALREADY_EXISTS` for a reused `request_id`;
+        `FAILED_PRECONDITION` if the token that the request made has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -606,7 +611,8 @@ class RegistryService(object):
 
     Every mutating request has a `request_id`: a UUID chosen by the caller. The
     same id with the same body returns the first answer; with another body it is
-    refused with `ALREADY_EXISTS`. Kept for 7 days.
+    refused with `ALREADY_EXISTS`. Kept for 7 days. Callers of different projects
+    have ids of their own.
 
     Malformed requests are refused with `INVALID_ARGUMENT` and one
     google.rpc.BadRequest field violation a mistake.

@@ -36,7 +36,8 @@ class RegistryServiceStub:
 
     Every mutating request has a `request_id`: a UUID chosen by the caller. The
     same id with the same body returns the first answer; with another body it is
-    refused with `ALREADY_EXISTS`. Kept for 7 days.
+    refused with `ALREADY_EXISTS`. Kept for 7 days. Callers of different projects
+    have ids of their own.
 
     Malformed requests are refused with `INVALID_ARGUMENT` and one
     google.rpc.BadRequest field violation a mistake.
@@ -184,9 +185,12 @@ class RegistryServiceStub:
     service that falls silent for 15 s is listed as not serving.
     """
     CreateToken: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CreateTokenRequest, _registry_pb2.CreateTokenResponse]
-    """Makes a token. Its text is in the answer and nowhere else.
+    """Makes a token. Its text is in the answer and nowhere else. Where the answer
+    was lost, the same request is answered with a new text for the token; the one
+    before is no longer valid.
 
-    Errors: `INVALID_ARGUMENT`.
+    Errors: `INVALID_ARGUMENT`; `ALREADY_EXISTS` for a reused `request_id`;
+    `FAILED_PRECONDITION` if the token that the request made has ended.
     """
     ListTokens: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListTokensRequest, _registry_pb2.ListTokensResponse]
     """Lists tokens without their texts, newest first."""
@@ -209,7 +213,8 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
 
     Every mutating request has a `request_id`: a UUID chosen by the caller. The
     same id with the same body returns the first answer; with another body it is
-    refused with `ALREADY_EXISTS`. Kept for 7 days.
+    refused with `ALREADY_EXISTS`. Kept for 7 days. Callers of different projects
+    have ids of their own.
 
     Malformed requests are refused with `INVALID_ARGUMENT` and one
     google.rpc.BadRequest field violation a mistake.
@@ -354,9 +359,12 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     service that falls silent for 15 s is listed as not serving.
     """
     CreateToken: _aio.UnaryUnaryMultiCallable[_registry_pb2.CreateTokenRequest, _registry_pb2.CreateTokenResponse]  # type: ignore[assignment]
-    """Makes a token. Its text is in the answer and nowhere else.
+    """Makes a token. Its text is in the answer and nowhere else. Where the answer
+    was lost, the same request is answered with a new text for the token; the one
+    before is no longer valid.
 
-    Errors: `INVALID_ARGUMENT`.
+    Errors: `INVALID_ARGUMENT`; `ALREADY_EXISTS` for a reused `request_id`;
+    `FAILED_PRECONDITION` if the token that the request made has ended.
     """
     ListTokens: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListTokensRequest, _registry_pb2.ListTokensResponse]  # type: ignore[assignment]
     """Lists tokens without their texts, newest first."""
@@ -378,7 +386,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Every mutating request has a `request_id`: a UUID chosen by the caller. The
     same id with the same body returns the first answer; with another body it is
-    refused with `ALREADY_EXISTS`. Kept for 7 days.
+    refused with `ALREADY_EXISTS`. Kept for 7 days. Callers of different projects
+    have ids of their own.
 
     Malformed requests are refused with `INVALID_ARGUMENT` and one
     google.rpc.BadRequest field violation a mistake.
@@ -659,9 +668,12 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.CreateTokenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.CreateTokenResponse, _abc.Awaitable[_registry_pb2.CreateTokenResponse]]:
-        """Makes a token. Its text is in the answer and nowhere else.
+        """Makes a token. Its text is in the answer and nowhere else. Where the answer
+        was lost, the same request is answered with a new text for the token; the one
+        before is no longer valid.
 
-        Errors: `INVALID_ARGUMENT`.
+        Errors: `INVALID_ARGUMENT`; `ALREADY_EXISTS` for a reused `request_id`;
+        `FAILED_PRECONDITION` if the token that the request made has ended.
         """
 
     @_abc_1.abstractmethod
