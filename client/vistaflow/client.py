@@ -417,8 +417,8 @@ class Client:
         )
         try:
             yield Stream(stream, self._run)
-        except BaseException:
-            self._run(stream.abort())
+        except BaseException as error:
+            self._run(stream.__aexit__(type(error), error, None))
             raise
         self._run(stream.close())
 

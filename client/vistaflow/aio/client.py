@@ -21,6 +21,7 @@ from vistaflow.api.ingestion.v1 import ingestion_pb2
 from vistaflow.api.pipeline.v1 import pipeline_pb2
 from vistaflow.api.registry.v1 import registry_pb2
 from vistaflow.archive import deck_beside, pack_deck
+from vistaflow.encoding import read_text
 from vistaflow.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
@@ -704,7 +705,7 @@ def _fill(request: Any, kit: str | Path | pipeline_pb2.KitSpec) -> None:
         request.spec.CopyFrom(kit)
         return
     path = Path(kit)
-    request.kit_yaml = path.read_text("utf-8")
+    request.kit_yaml = read_text(path)
     if str(path).isprintable():  # else mistakes name "kit.yaml"
         request.kit_file = str(path)[-MAX_FILE_CHARACTERS:]
     if beside := deck_beside(request.kit_yaml):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -63,12 +64,17 @@ def _run(home: Path, command: str, *arguments: str) -> None:
         stop("the services are not installed: pip install 'vistaflow\\[all]'", USAGE)
     done = subprocess.run(
         [*module_command(f"vistaflow_services.registry.{command}"), *arguments],
-        env={**os.environ, "VISTAFLOW_HOME": str(folder_of(home))},
+        env={
+            **os.environ,
+            "VISTAFLOW_HOME": str(folder_of(home)),
+            "PYTHONIOENCODING": f"{sys.stdout.encoding or 'utf-8'}:backslashreplace",
+        },
         # Told from here, so that a reader who stops reading, such as `head`, interrupts no work.
         stdout=subprocess.PIPE,
-        text=True,
+        encoding=sys.stdout.encoding or "utf-8",
+        errors="replace",
         check=False,
     )
-    typer.echo(done.stdout, nl=False)
+    sys.stdout.write(done.stdout)
     if done.returncode:
         raise typer.Exit(FAILED)

@@ -21,6 +21,7 @@ from vistaflow.cli.dialing import asked
 from vistaflow.cli.logs import LogLine, follow_lines, lines_of
 from vistaflow.cli.output import DETACHED, FAILED, USAGE, Address, AsJson, console, print_json, stop
 from vistaflow.cli.registries import check_registries
+from vistaflow.encoding import encodable
 from vistaflow.interpreter import module_command
 
 Home = Annotated[
@@ -207,6 +208,10 @@ def logs(
         jobs = {of: ""}
 
     def show(line: LogLine) -> None:
+        if as_json and not encodable(line.raw):
+            with contextlib.suppress(ValueError):  # what a job printed may be anything
+                print_json(json.loads(line.raw))
+                return
         console.print(line.raw if as_json else line.text(), markup=False, soft_wrap=True)
 
     found = lines_of(folder, of, jobs)

@@ -90,8 +90,11 @@ def result_dict(kit: Kit, study: optimize_pb2.Study) -> dict[str, Any]:
 
 def pictures(kit: Kit) -> list[Path]:
     """The pictures of a kit that are on this machine."""
-    home = Path(os.environ.get("VISTAFLOW_HOME") or "~/.vistaflow").expanduser()
-    found = []
+    found: list[Path] = []
+    try:
+        home = Path(os.environ.get("VISTAFLOW_HOME") or "~/.vistaflow").expanduser()
+    except RuntimeError:  # a user without a home folder has none there
+        return found
     for job in kit.jobs:
         for plot in job.result.get("plots", ()):
             path = home / "artifacts" / str(plot.get("uri", "")).removeprefix("artifact://")

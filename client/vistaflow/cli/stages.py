@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +15,8 @@ from vistaflow.api.doe.v1 import doe_pb2
 from vistaflow.cli.dialing import CommandClient, asked
 from vistaflow.cli.given import number_of
 from vistaflow.cli.live import evaluation_text, follow
-from vistaflow.cli.output import USAGE, Address, AsJson, console, number, print_json, stop
+from vistaflow.cli.output import USAGE, Address, AsJson, console, number, print_json, stop, told
+from vistaflow.encoding import read_text
 from vistaflow.errors import NotFoundError
 from vistaflow.models import Kit, Prediction
 
@@ -98,7 +100,7 @@ def design(
         for each in rows:
             print_json(each)
         return
-    target = output.open("w", newline="") if output else sys.stdout
+    target = output.open("w", encoding="utf-8", newline="") if output else sys.stdout
     try:
         writer = csv.DictWriter(target, list(rows[0]) if rows else [])
         writer.writeheader()
@@ -171,10 +173,9 @@ def _points(values: list[str], points: Path | None) -> list[dict[str, Any]]:
     if points is not None:
         if not points.is_file():
             stop(f"--csv: {points}: no such file", USAGE)
-        with points.open(newline="") as file:
-            return [
-                {name: _value(text) for name, text in row.items()} for row in csv.DictReader(file)
-            ]
+        with told():
+            lines = io.StringIO(read_text(points), newline="")
+        return [{name: _value(text) for name, text in row.items()} for row in csv.DictReader(lines)]
     pairs = [each.partition("=") for each in values]
     wrong = [name for name, equals, _ in pairs if not equals]
     if wrong or not pairs:

@@ -28,7 +28,7 @@ and not by the gRPC library, which knows neither the field nor what to do instea
 REQUEST_BYTES = MESSAGE_BYTES
 """Largest request."""
 
-NESTING = 30
+NESTING = 31
 """Levels of objects and lists in JSON, the outermost included. Protobuf readers give up after 100
 nested messages; a level takes up to three, and the messages around it up to six."""
 

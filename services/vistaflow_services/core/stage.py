@@ -316,7 +316,7 @@ def worker_name(service: str, name: str, home: Path) -> Iterator[str]:
     folder = home / "run"
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(1, 1_000):
-        file = (folder / f"{service}-{number}@{host}.lock").open("w")
+        file = (folder / f"{service}-{number}@{host}.lock").open("wb")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -77,7 +77,7 @@ class MlServicer(rpc.MlServiceServicer):
         """Predicts the responses at raw points."""
         points = messages.points_of(request.points)
         model = await self._model(request.model_id)
-        messages.check_answer(model, len(points))
+        messages.check_answer([each.name for each in model.responses], len(points))
         extrapolate = request.allow_extrapolation
 
         def predicted() -> pb.PredictResponse:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psycopg
 
+from vistaflow.encoding import degrade_output
 from vistaflow_services.core import files
 from vistaflow_services.core.config import read_config
 from vistaflow_services.core.errors import ServiceError
@@ -86,6 +87,7 @@ def backup(conninfo: str, schema: str, file: Path) -> Backup:
 
 def main() -> int:
     """Saves the registry that is configured."""
+    degrade_output()
     parser = argparse.ArgumentParser(description="Saves the registry's tables to a file.")
     parser.add_argument("file", type=Path, help="the file to write; must not be there yet")
     arguments = parser.parse_args()

@@ -355,7 +355,7 @@ class EmbeddedPostgres:
         lines = self._pid_file()
         if lines:
             fresh = file.with_name("postmaster.pid.new")
-            fresh.write_text("\n".join([str(NO_PID), *lines[1:]]) + "\n")
+            fresh.write_bytes(os.fsencode("\n".join([str(NO_PID), *lines[1:]]) + "\n"))
             shutil.copystat(file, fresh)
             os.chown(fresh, file.stat().st_uid, file.stat().st_gid)
             fresh.replace(file)
@@ -364,9 +364,10 @@ class EmbeddedPostgres:
 
     def _pid_file(self) -> list[str]:
         try:
-            lines = (self.data / "postmaster.pid").read_text().splitlines()
-        except (OSError, UnicodeDecodeError):
+            content = (self.data / "postmaster.pid").read_bytes()
+        except OSError:
             return []
+        lines = os.fsdecode(content).split("\n")
         return lines if lines and lines[0].strip().isdigit() else []
 
     def _present_socket(self) -> Path | None:
@@ -510,9 +511,8 @@ def main() -> int:
 
 
 def _is_postgres_by_ps(pid: int, data: Path) -> bool:
-    told = subprocess.run(
-        ["ps", "-o", "stat=,command=", "-p", str(pid)], capture_output=True, text=True, check=False
-    ).stdout.strip()
+    command = ["ps", "-o", "stat=,command=", "-p", str(pid)]
+    told = os.fsdecode(subprocess.run(command, capture_output=True, check=False).stdout).strip()
     return bool(told) and not told.startswith("Z") and "postgres" in told and str(data) in told
 
 

@@ -20,6 +20,7 @@ from typing import Final
 import psycopg
 from psycopg import sql
 
+from vistaflow.encoding import degrade_output
 from vistaflow_services.core.config import read_config
 from vistaflow_services.core.errors import ServiceError
 from vistaflow_services.registry.checksums import check_checksum
@@ -217,6 +218,7 @@ def _rename(connection: Connection, old: str, new: str) -> None:
 
 def main() -> int:
     """Puts a backup back into the registry's database that is configured."""
+    degrade_output()
     parser = argparse.ArgumentParser(description="Puts a backup of the registry back.")
     parser.add_argument("file", type=Path, help="what `vistaflow backup` wrote")
     parser.add_argument(

@@ -39,8 +39,8 @@ def version() -> str:
 def _version_of(path: str, _changed: int) -> str:
     try:
         told = subprocess.run(
-            [path, "--version"], capture_output=True, text=True, timeout=20, check=False
-        ).stdout
+            [path, "--version"], capture_output=True, timeout=20, check=False
+        ).stdout.decode("utf-8", "replace")
     except (OSError, subprocess.TimeoutExpired):
         return ""
     match = re.search(r"ngspice[- ]+(\d[\w.]*)", told)

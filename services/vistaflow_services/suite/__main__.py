@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from vistaflow.credentials import TOKEN
+from vistaflow.encoding import degrade_output
 from vistaflow.interpreter import module_command
 from vistaflow_services.core import config, log
 from vistaflow_services.core.door import AUTH
@@ -135,6 +136,7 @@ def _services(home: Home, port: int) -> list[Supervised]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parses the command line and runs; the exit code."""
+    degrade_output()
     parser = argparse.ArgumentParser(prog="vistaflow up", description=__doc__)
     parser.add_argument("--home", type=Path, help="where everything is kept; $VISTAFLOW_HOME")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT)

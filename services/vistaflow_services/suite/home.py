@@ -34,7 +34,7 @@ class Home:
         self.logs = path / "logs"
         self.endpoints_file = self.run / "endpoints.json"
         self._state_file = self.run / "suite.json"
-        self._lock: IO[str] | None = None
+        self._lock: IO[bytes] | None = None
 
     def create(self) -> None:
         """Makes the folders, readable by their owner only.
@@ -54,7 +54,7 @@ class Home:
 
     def hold(self, port: int) -> bool:
         """Records that this process runs here; false if another one does."""
-        lock = (self.run / "suite.lock").open("w")
+        lock = (self.run / "suite.lock").open("wb")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -84,7 +84,7 @@ class Home:
 def started_at(pid: int) -> int | None:
     """When a process started, in clock ticks since boot; none if it is gone or a zombie."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        text = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
     except OSError:
         return None
     fields = text.rpartition(")")[2].split()

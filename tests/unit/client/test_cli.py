@@ -284,3 +284,34 @@ def test_times_are_written_as_people_do() -> None:
 def test_what_is_printed_as_json_is_plain() -> None:
     assert plain({1: (kit_of(kit()),)})["1"][0]["jobs"][0]["name"] == "design"
     assert plain(pb.Bookmark(head_revision=3)) == {"head_revision": "3"}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "field"),
+    [
+        ('{"a": [1, {"id": 9007199254740993}]}', "metadata.a[1].id"),
+        ('{"a": 9007199254740993.0}', "metadata.a"),
+        (f'{{"a": {"9" * 400}}}', "metadata.a"),
+    ],
+)
+def test_a_whole_number_that_would_be_changed_is_a_mistake_of_usage(
+    background: ScriptedRegistry, metadata: str, field: str
+) -> None:
+    told = call("append", JOB, "RUNNING", "--address", background.address, "--metadata", metadata)
+
+    assert told.exit_code == 2
+    assert f"{field}: " in told.stderr
+    assert background.requests == []
+
+
+@pytest.mark.parametrize("verdict", ["REJECTED", "STALE_ATTEMPT"])
+def test_a_row_that_is_refused_fails_the_command_and_says_why(
+    background: ScriptedRegistry, verdict: str
+) -> None:
+    result = pb.AppendResult(verdict=pb.Verdict.Value(f"VERDICT_{verdict}"), detail="it may not")
+    background.answers = [pb.AppendStatesResponse(results=[result])]
+
+    told = call("append", JOB, "RUNNING", "--address", background.address)
+
+    assert (told.exit_code, told.stdout) == (1, "")
+    assert "it may not" in told.stderr
