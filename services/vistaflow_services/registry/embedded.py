@@ -73,6 +73,11 @@ SOCKET_ROOTS = ("/tmp", "/var/tmp", "/dev/shm")
 PASSING = ("pre-existing shared memory block", "lock file", "already exists")
 """What PostgreSQL says while processes of its predecessor, which was killed, still end."""
 
+_GRAVE = re.compile(
+    r"\b(FATAL|PANIC|ERROR|error|DETAIL|HINT|detail|hint):"
+    r"|\bLOG:\s+(invalid|unrecognized|syntax|could not|parameter)"
+)
+
 OPTIONS = {
     "listen_addresses": "",
     "max_wal_size": "256MB",
@@ -384,12 +389,9 @@ class EmbeddedPostgres:
                 lines = file.read().decode("utf-8", "replace").splitlines()
         except OSError:
             lines = []
-        grave = [
-            line.strip()
-            for line in lines
-            if re.search(r"\b(FATAL|PANIC|ERROR|error|DETAIL|HINT|detail|hint):", line)
-        ]
-        return " | ".join((grave or lines)[-4:])[-800:] or "it said nothing"
+        grave = [line for line in lines if _GRAVE.search(line)]
+        words = [re.sub(r"^\d{4}-.*? \[\d+\] ", "", line).strip() for line in grave or lines]
+        return " | ".join(words[-4:])[-800:] or "it said nothing"
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
