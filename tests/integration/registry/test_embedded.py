@@ -148,14 +148,14 @@ ROOT = "root:x:0:0:root:/root:/bin/sh"
         pytest.param(12345, [ROOT], id="a-user-without-a-name-where-only-root-has-one"),
     ],
 )
-def test_it_starts_whoever_has_a_name_on_the_machine(
+def test_it_starts_for_root_and_for_users_without_a_name(
     home: Path, tmp_path: Path, uid: int, users: list[str]
 ) -> None:
     (tmp_path / "passwd").write_text("\n".join(users) + "\n", "ascii")
     # First root, who may mount, then that number, as a container runs its process.
     names = f"mount --bind {shlex.quote(str(tmp_path / 'passwd'))} /etc/passwd"
     user = f"unshare --user --map-user={uid} --map-group={uid}"
-    told = subprocess.run(
+    done = subprocess.run(
         [
             *("unshare", "--user", "--map-root-user", "--mount"),
             *("sh", "-c", f'{names} && exec {user} "$0" "$@"'),
@@ -166,7 +166,7 @@ def test_it_starts_whoever_has_a_name_on_the_machine(
         text=True,
         check=False,
     )
-    assert (told.stdout, told.returncode) == ("answers: True\n", 0), told.stderr
+    assert (done.stdout, done.returncode) == ("answers: True\n", 0), done.stderr
 
 
 def test_it_starts_in_a_closed_home_where_namespaces_are_not_allowed(
@@ -261,8 +261,8 @@ def test_a_server_left_behind_is_stopped_by_down(home: Path) -> None:
     postgres = EmbeddedPostgres(home)
     postgres.start()
     command = [sys.executable, "-m", "vistaflow.cli.app", "down", f"--home={home}"]
-    told = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(2)]
-    assert [each.stdout for each in told] == [
+    runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(2)]
+    assert [run.stdout for run in runs] == [
         "vistaflow is down: stopped the PostgreSQL that a suite had left behind\n",
         "nothing is up\n",
     ]
