@@ -184,6 +184,20 @@ def test_it_starts_in_a_closed_home_where_namespaces_are_not_allowed(
     postgres.stop()
 
 
+def test_root_leaves_the_database_of_another_user_as_it_is(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    postgres = EmbeddedPostgres(home)
+    postgres.start()
+    postgres.stop()
+    monkeypatch.setattr(pg_launcher, "owners", lambda: {4322})
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    before = {path: path.lstat().st_uid for path in (home / "pg").rglob("*")}
+    with pytest.raises(pg_launcher.LaunchError, match="run vistaflow as that user"):
+        pg_launcher._give(home / "pg", 4322)
+    assert {path: path.lstat().st_uid for path in (home / "pg").rglob("*")} == before
+
+
 def test_root_leaves_the_home_of_another_user_as_it_is(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
