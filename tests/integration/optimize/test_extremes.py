@@ -170,3 +170,16 @@ def test_a_design_with_too_few_usable_rows_names_the_values_that_spoil_it(tmp_pa
     bench.design(bench.keep(_deck("1e300 if p['x'] > 0.4 else p['x']", "p['y']")), 14, 5)
     with pytest.raises(InvalidError, match=r"`z` is too large to learn from in row .* `range: "):
         bench.scaled()
+
+
+@pytest.mark.parametrize(
+    "z",
+    [
+        f"1e300 if p['x'] > 0.2 else {BOWL}",
+        f"-1.7e308 if p['x'] > 0.9 else 1e300 * ({BOWL} - 1)",
+        f"1e-15 * ({BOWL} + 1)",
+    ],
+)
+def test_responses_of_any_magnitude_are_optimised(tmp_path: Path, z: str) -> None:
+    told = _study(tmp_path, z, "p['y']", "minimize z; g <= 2 * z + 1e308; z >= -1e308")
+    assert told["best"]["feasible"]
