@@ -22,7 +22,7 @@ from vistaflow_services.decks.space import Kind, Parameter, Space
 BOWL = "(p['x'] - 0.3) ** 2 + (p['y'] - 0.6) ** 2"
 
 
-def _deck(z: str, g: str) -> Deck:
+def _deck(z: str, g: str, **fields: Any) -> Deck:
     source = f"def solve(p):\n    return {{'z': {z}, 'g': {g}}}\n"
     deck = Deck(
         name="extremes",
@@ -34,6 +34,7 @@ def _deck(z: str, g: str) -> Deck:
         ),
         responses=(Response(name="z"), Response(name="g")),
         timeout_seconds=20,
+        **fields,
     )
     return read_archive(deck.to_archive())
 
@@ -109,7 +110,7 @@ NOISY = "(p['x'] - 0.3) ** 2 + (p['y'] - 0.6) ** 2 + __import__('random').gauss(
 @pytest.mark.parametrize("noisy", [True, False])
 def test_the_store_does_not_verify_the_best_of_a_noisy_deck(tmp_path: Path, noisy: bool) -> None:
     bench = Bench(tmp_path)
-    deck = read_archive(replace(_deck(NOISY, "p['x']"), noisy=noisy).to_archive())
+    deck = _deck(NOISY, "p['x']", noisy=noisy)
     assert deck.noisy is noisy
     bench.design(bench.keep(deck), 16, 5)
     told = bench.study("minimize z", budget=4, seed=5, batch_size=2)
