@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +20,8 @@ from rich.table import Table
 from vistaflow.cli.dialing import asked
 from vistaflow.cli.logs import LogLine, follow_lines, lines_of
 from vistaflow.cli.output import DETACHED, FAILED, USAGE, Address, AsJson, console, print_json, stop
-from vistaflow.cli.registries import check_registries
+from vistaflow.cli.registries import CALLERS, check_registries
+from vistaflow.local import reach
 
 Home = Annotated[
     Path, typer.Option("--home", envvar="VISTAFLOW_HOME", help="Where everything is kept.")
@@ -27,6 +29,14 @@ Home = Annotated[
 DEFAULT_HOME = Path("~/.vistaflow")
 START_SECONDS = 120.0
 STOP_SECONDS = 60.0
+
+
+class Auth(StrEnum):
+    """Who is let in."""
+
+    OWNER = "owner"
+    OFF = "off"
+    REQUIRED = "required"
 
 
 def up(
@@ -37,13 +47,23 @@ def up(
             envvar="VISTAFLOW_PORT", help="Where the registry listens here.", min=1, max=65535
         ),
     ] = 50051,
+    auth: Annotated[
+        Auth,
+        typer.Option(
+            envvar="VISTAFLOW_AUTH",
+            help="Who is let in: this user, and others with a token; everybody; or tokens only.",
+        ),
+    ] = Auth.OWNER,
     detach: Annotated[bool, typer.Option("--detach", help="Return once it is up.")] = False,
 ) -> None:
     """Start PostgreSQL and every service on this machine."""
     if importlib.util.find_spec("vistaflow_services") is None or not _has("psycopg"):
         stop("the services are not installed: pip install 'vistaflow\\[all]'", USAGE)
     home = home.expanduser().resolve()
-    command = [sys.executable, "-m", "vistaflow_services.suite", f"--home={home}", f"--port={port}"]
+    command = [
+        *(sys.executable, "-m", "vistaflow_services.suite"),
+        *(f"--home={home}", f"--port={port}", f"--auth={auth}"),
+    ]
     if not detach:
         os.execv(sys.executable, command)
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -98,6 +118,8 @@ def status(address: Address = "", as_json: AsJson = False) -> None:
     else:
         console.print(f"vistaflow {info.version}, log at revision {info.revision}")
         console.print(_growth(info), markup=False, soft_wrap=True)
+        if callers := CALLERS.get(info.limits.get("auth", "")):
+            console.print(callers, markup=False, soft_wrap=True)
         slowest = info.limits.get("watches.slowest", "")
         if "watches" in info.limits:  # a token of one project is told nothing of the others'
             watches = info.limits["watches"]
@@ -150,7 +172,8 @@ def logs(
     folder = home.expanduser().resolve() / "logs"
     jobs: dict[str, str] = {}
     if of.isdigit():
-        found_kit = asked("", lambda client: client.kit(int(of)))
+        address, token = reach(home=folder.parent)
+        found_kit = asked(address, lambda client: client.kit(int(of)), token=token)
         jobs = {each.job_id: each.name for each in found_kit.jobs}
     elif len(of) == 36:
         jobs = {of: ""}
@@ -203,7 +226,8 @@ def _checks(home: Path, address: str) -> list[dict[str, str]]:
         f"up, process {running['pid']}" if running else "not up on this machine",
         "" if running else "start it with `vistaflow up`",
     )
-    check_registries(note, address, up_here=bool(running))
+    address, token = reach(address, home=home)
+    check_registries(note, address, token, up_here=bool(running))
     return found
 
 

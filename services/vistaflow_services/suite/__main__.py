@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from vistaflow.credentials import TOKEN
+from vistaflow.local import token_file
 from vistaflow_services.core import log
-from vistaflow_services.core.door import AUTH
+from vistaflow_services.core.door import AUTH, AUTHS
+from vistaflow_services.core.owner import make_token
 from vistaflow_services.suite.home import Home
 from vistaflow_services.suite.supervisor import GaveUpError, Supervised
 
@@ -29,7 +31,11 @@ SERVICES: Final = ("registry", "ingestion", "doe", "ml", "optimize", "pipeline")
 DEFAULT_PORT: Final = 50051
 
 
-async def serve(home: Home, port: int) -> None:
+DEFAULT_AUTH: Final = "owner"
+"""Who is let in unless the environment or the command says otherwise."""
+
+
+async def serve(home: Home, port: int, auth: str = DEFAULT_AUTH) -> None:
     """Runs all services until told to stop, then stops them, the registry last.
 
     Raises:
@@ -40,13 +46,13 @@ async def serve(home: Home, port: int) -> None:
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
-    services = _services(home, port)
+    services = _services(home, port, auth)
     stopping: asyncio.Task[Any] = asyncio.create_task(stop.wait())
     tasks: list[asyncio.Task[Any]] = [stopping]
     try:
         for group in (services[:1], services[1:]):
             if group[0].name != "registry":
-                await introduce(group)
+                await introduce(group, auth)
             tasks += [asyncio.create_task(each.run(), name=each.name) for each in group]
             serving: asyncio.Future[Any] = asyncio.gather(*(each.serving.wait() for each in group))
             await asyncio.wait({serving, *tasks}, return_when=asyncio.FIRST_COMPLETED)
@@ -72,14 +78,13 @@ async def serve(home: Home, port: int) -> None:
         each.result()
 
 
-async def introduce(services: Sequence[Supervised]) -> None:
+async def introduce(services: Sequence[Supervised], auth: str) -> None:
     """Gives services a token of their own where they need one and have none.
 
     The registry serves by now: its database is where the token is made. The one that an earlier
     suite made here is revoked.
     """
-    needed = os.environ.get(AUTH) == "required" and not os.environ.get(TOKEN)
-    if not needed:
+    if auth != "required" or os.environ.get(TOKEN):
         return
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -116,13 +121,21 @@ def check_port(port: int) -> None:
             ) from None
 
 
-def _services(home: Home, port: int) -> list[Supervised]:
+def _services(home: Home, port: int, auth: str) -> list[Supervised]:
     registry = f"127.0.0.1:{port}"
+    # Where the kernel does not tell whose a connection is, services need the token, too. One that
+    # the environment has may be for another suite.
+    file = token_file(home.path)
+    token = {TOKEN: make_token(file)} if auth == "owner" else {}
+    if not token:
+        file.unlink(missing_ok=True)  # clients would show it, and nobody would know it
     services = []
     for name in SERVICES:
         each = Supervised(name, port=port if name == "registry" else 0, logs=home.logs)
         each.environment = {
             **os.environ,
+            **token,
+            AUTH: auth,
             "VISTAFLOW_HOME": str(home.path),
             "VISTAFLOW_REGISTRY": registry,
             f"VISTAFLOW_{name.upper()}_LISTEN": each.address,
@@ -137,6 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     default_home = os.environ.get("VISTAFLOW_HOME", "") or "~/.vistaflow"
     parser.add_argument("--home", type=Path, default=Path(default_home))
     parser.add_argument("--port", type=int, default=DEFAULT_PORT)
+    parser.add_argument("--auth", choices=AUTHS, default=os.environ.get(AUTH) or DEFAULT_AUTH)
     options = parser.parse_args(arguments)
     home = Home(options.home.expanduser().resolve())
     home.create()
@@ -144,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _tell_holder(home)
     log.configure("suite", home=home.path)
     try:
-        asyncio.run(serve(home, options.port))
+        asyncio.run(serve(home, options.port, options.auth))
     except GaveUpError as error:
         print(f"vistaflow stopped: {error}", file=sys.stderr)
         return 1
