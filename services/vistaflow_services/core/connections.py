@@ -66,6 +66,10 @@ class WayToAsk(Protocol):
         """The user; None if there is no such socket, or not any more."""
         ...
 
+    def close(self) -> None:
+        """Asks no more."""
+        ...
+
 
 class Netlink:
     """Asks the kernel for one socket."""
@@ -75,6 +79,10 @@ class Netlink:
         # The kernel answers before `send` returns.
         self._socket.setblocking(False)
         self._sequence = 0
+
+    def close(self) -> None:
+        """Asks no more."""
+        self._socket.close()
 
     async def uid(self, connection: Connection) -> int | None:
         """The user; None if there is no such socket, or not any more."""
@@ -114,6 +122,9 @@ class Netlink:
 class ProcFiles:
     """Reads the tables of all sockets."""
 
+    def close(self) -> None:
+        """Asks no more."""
+
     async def uid(self, connection: Connection) -> int | None:
         """The user; None if there is no such socket, or not any more."""
         # The kernel writes the tables while they are read, which takes time.
@@ -149,7 +160,7 @@ def _hexadecimal(address: bytes) -> str:
 
 async def way_to_ask() -> WayToAsk | None:
     """The first way that tells the truth of a connection of this process; None if none does."""
-    if sys.platform != "linux" or _ambiguous(os.geteuid()):
+    if sys.platform != "linux" or is_ambiguous(os.geteuid()):
         return None
     with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
@@ -165,10 +176,11 @@ async def way_to_ask() -> WayToAsk | None:
                 way: WayToAsk = make()
                 if await way.uid(connection) == os.geteuid():
                     return way
+                way.close()
     return None
 
 
-def _ambiguous(uid: int) -> bool:
+def is_ambiguous(uid: int) -> bool:
     """Whether other users have the same number here.
 
     In a user namespace all users that it does not know have the number 65534: a service that runs

@@ -59,6 +59,12 @@ class Owner:
         else:
             logger.info("%s tells whose connections are", type(self._way).__name__)
 
+    def close(self) -> None:
+        """The service has stopped."""
+        if self._way is not None:
+            self._way.close()
+            self._way = None
+
     def listens(self, host: str, port: int) -> None:
         """The service listens there; the host `unix` is a socket that only its user may open."""
         if host == "unix":

@@ -195,6 +195,8 @@ class Server(grpc.aio.Server):
         await self._health.enter_graceful_shutdown()
         self._serving = False
         await self._server.stop(grace)
+        if self.door.owner is not None:
+            self.door.owner.close()
 
     async def wait_for_termination(self, timeout: float | None = None) -> bool:
         """Waits until the server has stopped."""
