@@ -11,7 +11,6 @@ from pathlib import Path
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2
 
 import vistaflow
 from tests.e2e.conftest import Suite, start_suite  # type: ignore[import-not-found]
