@@ -152,6 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=DEFAULT_PORT)
     parser.add_argument("--auth", choices=AUTHS, default=os.environ.get(AUTH) or DEFAULT_AUTH)
     options = parser.parse_args(arguments)
+    if options.auth not in AUTHS:  # argparse takes a default as it is
+        parser.error(f"{AUTH} is one of {', '.join(AUTHS)}, not {options.auth}")
     home = Home(options.home.expanduser().resolve())
     home.create()
     if not home.hold(options.port):
