@@ -20,6 +20,7 @@ from tests.strangers import (  # type: ignore[import-not-found]
     methods,
     stranger,
 )
+from vistaflow.api.doe.v1 import doe_pb2
 from vistaflow.api.pipeline.v1 import pipeline_pb2
 from vistaflow.api.registry.v1 import registry_pb2
 from vistaflow.local import token_file
@@ -73,7 +74,7 @@ def test_another_user_cannot_list_cancel_or_submit(suite: Suite, other: Stranger
     with vistaflow.connect(suite.address) as client:
         kit = client.create_kit("mine", ["DOE"])
     registry = "/vistaflow.api.registry.v1.RegistryService/"
-    submit = pipeline_pb2.RunKitRequest(yaml="name: theirs\ndeck: branin\n")
+    submit = pipeline_pb2.RunKitRequest(kit_yaml="name: theirs\ndeck: branin\n")
     attempts = [
         (suite.address, f"{registry}ListKits", registry_pb2.ListKitsRequest()),
         (suite.address, f"{registry}CancelKit", registry_pb2.CancelKitRequest(kit_id=kit.kit_id)),
@@ -144,12 +145,13 @@ def test_commands_find_the_suite_by_its_home_and_say_who_is_let_in(suite: Suite)
     assert cli(suite.home, "kits").returncode == 0
 
 
-def test_work_is_done_without_anybody_showing_a_token(suite: Suite, tmp_path: Path) -> None:
-    path = tmp_path / "kit.yaml"
-    path.write_text("name: small\ndeck: branin\ndesign: {size: 12}\n")
+def test_work_is_done_without_anybody_showing_a_token(suite: Suite) -> None:
     with vistaflow.connect(suite.address) as client:
-        kit = client.run(path)
-        assert client.wait(kit.kit_id, timeout=200).status == "FINISHED"
+        design = client.generate_design("branin", doe_pb2.DesignSpec(size=8))
+        assert client.wait(design.kit_id, timeout=60).status == "FINISHED"
+        run = client.evaluate_design(design.job_id)
+        assert client.wait(run.kit_id, timeout=60).status == "FINISHED"
+        assert len(client.design_rows(run.job_id)) == 8
 
 
 @as_root
