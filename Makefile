@@ -39,7 +39,7 @@ proto:
 	sh protos/generate.sh
 
 # Each prints a table; the other files of the folder are what they share.
-BENCHES := $(wildcard benchmarks/*.py $(addprefix benchmarks/registry/,append.py watch.py memory.py reads.py replicas.py interceptors.py))
+BENCHES := $(wildcard benchmarks/*.py $(addprefix benchmarks/registry/,append.py watch.py memory.py reads.py replicas.py interceptors.py stalls.py))
 
 bench: env
 	for each in $(BENCHES); do $(BIN)/python $$each || exit 1; done

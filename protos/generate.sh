@@ -17,5 +17,8 @@ mkdir -p "$out/vistaflow/api"
 PATH=$PWD/$gen/bin:$PATH $gen/bin/python -m grpc_tools.protoc -Iprotos -Iprotos/third_party \
     --python_out="$out" --grpc_python_out="$out" \
     --mypy_out=quiet:"$out" --mypy_grpc_out=quiet:"$out" \
+    --include_source_info --descriptor_set_out=$gen/descriptors.binpb \
     $(cd protos && find vistaflow -name '*.proto' | LC_ALL=C sort)
+# What reflection tells beside the descriptors, which the generated code has without comments.
+$gen/bin/python protos/strip_comments.py $gen/descriptors.binpb "$out/vistaflow/api/comments.binpb.gz"
 find "$out/vistaflow/api" -type d -exec touch {}/__init__.py \;

@@ -11,7 +11,12 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
+
+# Read by gRPC when it is imported. Its own handlers of forks run while its threads do, and crash
+# some of the children, also those that have nothing to do with it; see `forks`.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 if TYPE_CHECKING:
     from vistaflow.aio.client import AsyncClient
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
         DeadlineExceededError,
         FailedPreconditionError,
         FieldViolation,
+        ForkedError,
         InternalError,
         InvalidArgumentError,
         KitFailedError,
@@ -71,6 +77,7 @@ _HOMES = {
     "Delta": "vistaflow.models",
     "FailedPreconditionError": "vistaflow.errors",
     "FieldViolation": "vistaflow.errors",
+    "ForkedError": "vistaflow.errors",
     "InternalError": "vistaflow.errors",
     "InvalidArgumentError": "vistaflow.errors",
     "Job": "vistaflow.models",
@@ -123,6 +130,7 @@ __all__ = [
     "Delta",
     "FailedPreconditionError",
     "FieldViolation",
+    "ForkedError",
     "InternalError",
     "InvalidArgumentError",
     "Job",

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
+from vistaflow import forks
 from vistaflow.aio.calls import DEFAULT_TIMEOUT_SECONDS
 from vistaflow.aio.client import AsyncClient
 from vistaflow.api.common.v1 import common_pb2
@@ -33,6 +34,7 @@ from vistaflow.api.ml.v1 import ml_pb2
 from vistaflow.api.optimize.v1 import optimize_pb2
 from vistaflow.api.pipeline.v1 import pipeline_pb2
 from vistaflow.api.registry.v1 import registry_pb2
+from vistaflow.errors import ForkedError
 from vistaflow.models import (
     Appended,
     Job,
@@ -136,6 +138,7 @@ class Client:
     def __init__(
         self, address: str = "", *, timeout: float = DEFAULT_TIMEOUT_SECONDS, token: str = ""
     ) -> None:
+        forks.check()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="vistaflow-client", daemon=True
@@ -157,7 +160,7 @@ class Client:
 
     def close(self) -> None:
         """Closes the connections."""
-        if self._loop.is_closed():
+        if self._loop.is_closed() or forks.in_fork():
             return
         self._run(self._client.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -237,9 +240,11 @@ class Client:
         """Cancels every job of a kit that is not terminal."""
         return self._run(self._client.cancel_kit(kit_id, reason=reason, actor=actor))
 
-    def retry_kit(self, kit_id: int, *, reason: str = "", actor: str = "") -> Kit:
+    def retry_kit(
+        self, kit_id: int, *, deck: str | Path = "", reason: str = "", actor: str = ""
+    ) -> Kit:
         """Goes on from the failed or canceled jobs of a kit."""
-        return self._run(self._client.retry_kit(kit_id, reason=reason, actor=actor))
+        return self._run(self._client.retry_kit(kit_id, deck=deck, reason=reason, actor=actor))
 
     def wait(self, kit_id: int, *, timeout: float | None = None) -> Kit:
         """Waits until nothing of a kit moves any more; raises `KitFailedError` if it failed."""
@@ -563,6 +568,11 @@ class Client:
         return self._run(self._client.revoke_token(token_id))
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        try:
+            forks.check()  # in a fork nobody runs the loop
+        except ForkedError:
+            coroutine.close()
+            raise
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
@@ -580,7 +590,7 @@ class Client:
                     return
         finally:
             close = getattr(source, "aclose", None)
-            if close is not None and not self._loop.is_closed():
+            if close is not None and not self._loop.is_closed() and not forks.in_fork():
                 self._run(close())
 
 

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import grpc
 
+from vistaflow import forks
 from vistaflow.errors import InvalidArgumentError, UnauthenticatedError
 
 CA: Final = "VISTAFLOW_TLS_CA"
@@ -43,23 +46,28 @@ def secured_channel(
         environment: Where the settings are.
 
     Raises:
+        ForkedError: This process was forked from one that had opened a channel.
         UnauthenticatedError: A token would travel in the open over a network.
         InvalidArgumentError: A file cannot be read, or is not what it should be.
     """
+    forks.note_use()
     if isinstance(token, str):
         token = token.strip()
         if not (token.isascii() and token.isprintable()):
             # gRPC would break the call without a word of why.
             raise UnauthenticatedError(f"what {TOKEN} holds is no token", reason="TOKEN_INVALID")
+    if stays_here(address):
+        # `http_proxy` and its kind are for the world outside.
+        options = [*options, ("grpc.enable_http_proxy", 0)]
     credentials = tls_credentials(environment)
     if credentials is not None:
         channel = grpc.aio.secure_channel(address, credentials, options=options)
     else:
         channel = grpc.aio.insecure_channel(address, options=options)
     if not token:
-        return channel
+        return BearerChannel(channel, lambda: "")
     # Asked for at every call, it may turn out to be empty: then nothing travels.
-    is_open = credentials is None and not _stays_here(address)
+    is_open = credentials is None and not stays_here(address)
     if is_open and environment.get(ALLOW_INSECURE) != "1":
         if not callable(token) or token():
             raise UnauthenticatedError(
@@ -67,7 +75,7 @@ def secured_channel(
                 f"{ALLOW_INSECURE}=1 where the network itself is private",
                 reason="TOKEN_IN_THE_OPEN",
             )
-        return channel
+        return BearerChannel(channel, lambda: "")
     return BearerChannel(channel, token if callable(token) else lambda: str(token))
 
 
@@ -106,7 +114,7 @@ def _pem(name: str, environment: Mapping[str, str], kind: str) -> bytes | None:
 
 
 class BearerChannel(grpc.aio.Channel):
-    """A channel whose calls show a token.
+    """A channel whose calls show a token if there is one, for the process that opened it.
 
     Not an interceptor: those wrap the calls, and streams behave differently then.
     """
@@ -132,8 +140,9 @@ class BearerChannel(grpc.aio.Channel):
         return self._shown(self._channel.stream_stream(*arguments, **named))
 
     async def close(self, grace: float | None = None) -> None:
-        """Closes the connection."""
-        await self._channel.close(grace)
+        """Closes the connection; that of another process is left to it."""
+        if not forks.in_fork():
+            await self._channel.close(grace)
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
         """Whether it is connected."""
@@ -155,6 +164,7 @@ class BearerChannel(grpc.aio.Channel):
 
     def _shown(self, method: Any) -> Callable[..., Any]:
         def call(*arguments: Any, metadata: Any = None, **named: Any) -> Any:
+            forks.check()
             shown = list(metadata or ())
             token = self._token()
             if token and not any(key == "authorization" for key, _ in shown):
@@ -164,18 +174,25 @@ class BearerChannel(grpc.aio.Channel):
         return call
 
 
-def _stays_here(address: str) -> bool:
+def stays_here(address: str) -> bool:
     """Whether an address is on this machine."""
-    if address.startswith("unix:"):
+    if address.startswith(("unix:", "unix-abstract:")):
         return True
     # gRPC takes several, too: `ipv4:127.0.0.1:50051,127.0.0.1:50052`.
-    named = address.removeprefix("ipv4:").removeprefix("ipv6:").removeprefix("dns:")
-    return all(_is_loopback(each) for each in named.lstrip("/").split(","))
+    named = re.sub(r"^(ipv4|ipv6|dns|passthrough):(//[^/]*/)?", "", address)
+    return all(_is_loopback(each.strip()) for each in named.split(","))
 
 
 def _is_loopback(address: str) -> bool:
-    host = address.rpartition(":")[0].strip("[]")
+    bracketed = re.fullmatch(r"\[(.*)\](:.*)?", address)
+    host = bracketed[1] if bracketed else address.rpartition(":")[0] or address
+    name = host.lower().rstrip(".")
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
     try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
+        # As `connect` reads it: short forms such as 127.1, and 0.0.0.0 for this machine.
+        ip = ipaddress.ip_address(host if ":" in host else socket.inet_aton(host))
+    except (OSError, ValueError):
         return False
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    return ip.is_loopback or ip.is_unspecified

@@ -16,6 +16,7 @@ VistaError
 ├── UnimplementedError        UNIMPLEMENTED         the server is older or newer
 └── InternalError             INTERNAL, UNKNOWN, DATA_LOSS   a fault of the service
 
+ForkedError                   not a status: the process was forked from one that used the client
 KitFailedError                not a status: the kit waited for did not finish
 RowsRefusedError              not a status: rows that were sent over a stream are not recorded
 """
@@ -135,6 +136,10 @@ class UnauthenticatedError(VistaError):
 
 class UnimplementedError(VistaError):
     """The service does not know the call: its version differs from the client's."""
+
+
+class ForkedError(VistaError):
+    """The process was forked from one that used the client; spawn it, or use a fork server."""
 
 
 class InternalError(VistaError):

@@ -5,6 +5,7 @@ Each keeps the message it was made from as `pb`, for what is not carried over.
 
 from __future__ import annotations
 
+import dataclasses
 import html
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -97,14 +98,16 @@ class Job:
     task_counts: Counts
     result: Mapping[str, Any]
     """The manifest that it published; empty before it is FINISHED."""
+    seen_at: datetime | None = None
+    """The moment in the past that this shows; None: it is as it is now."""
     pb: common_pb2.Job = field(repr=False, compare=False)
 
     @property
     def elapsed(self) -> timedelta | None:
-        """How long the current attempt ran, or has been running."""
+        """How long the current attempt ran, or has been running by the moment that this shows."""
         if self.started_at is None:
             return None
-        return (self.finished_at or datetime.now(UTC)) - self.started_at
+        return (self.finished_at or self.seen_at or datetime.now(UTC)) - self.started_at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -406,6 +409,12 @@ def kit_of(message: registry_pb2.Kit) -> Kit:
         paused=message.paused,
         pb=message,
     )
+
+
+def seen_at(kit: Kit, moment: datetime | None) -> Kit:
+    """A kit as it was at a moment in the past: what ran then ran until then."""
+    jobs = tuple(dataclasses.replace(job, seen_at=moment) for job in kit.jobs)
+    return dataclasses.replace(kit, jobs=jobs)
 
 
 def diff_of(message: registry_pb2.DiffKitResponse) -> KitDiff:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from vistaflow import credentials
+from vistaflow import credentials, settings
 from vistaflow_services.core import config as core
 from vistaflow_services.core import door, tls
 from vistaflow_services.core.server import ALLOW_INSECURE
@@ -32,12 +32,6 @@ SAID = {
     "no limit": (0,),
 }
 """Words of the table, and what they stand for in a service's configuration."""
-
-NOT_SETTINGS = {"VISTAFLOW_RUN", "VISTAFLOW_FAILPOINT", "VISTAFLOW_FAILPOINT_HITS"}
-"""Variables set for vistaflow's own processes, which nobody may set from outside but tests."""
-
-COMPOSE = {"VISTAFLOW_DB_PASSWORD", "VISTAFLOW_HOST"}
-"""Variables of docker-compose.yml itself."""
 
 
 def configs() -> dict[str, type[Any]]:
@@ -107,6 +101,12 @@ def _plain(value: Any) -> str:
     return str(int(value)) if whole else str(value)
 
 
+def test_a_setting_counts_as_misspelt_unless_it_is_documented() -> None:
+    own = tuple(f"VISTAFLOW_{service.upper()}_" for service in SERVICES)
+    assert {name for name in documented() if not name.startswith(own)} == settings.SHARED
+    assert [service.upper() for service in SERVICES] == list(settings.SERVICES)
+
+
 def test_every_stage_service_can_be_told_the_same() -> None:
     assert {name for name, kind in configs().items() if issubclass(kind, StageConfig)} == set(
         STAGES
@@ -119,7 +119,7 @@ def test_no_variable_is_read_that_nobody_documented(folder: str) -> None:
         name
         for path in (ROOT / folder).rglob("*.py")
         for name in NAME.findall(path.read_text())
-        if name not in NOT_SETTINGS
+        if not name.startswith(settings.OTHERS)
     }
     prefixes = {f"VISTAFLOW_{each.upper()}" for each in SERVICES}
 
@@ -128,4 +128,4 @@ def test_no_variable_is_read_that_nobody_documented(folder: str) -> None:
 
 @pytest.mark.parametrize("path", ["docker-compose.yml", "Dockerfile", "examples/demo.sh"])
 def test_what_ships_sets_only_what_is_read(path: str) -> None:
-    assert set(NAME.findall((ROOT / path).read_text())) <= set(documented()) | COMPOSE
+    assert set(NAME.findall((ROOT / path).read_text())) <= set(documented()) | set(settings.OTHERS)

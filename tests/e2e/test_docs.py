@@ -58,6 +58,7 @@ def test_decks_written_from_the_tutorial_alone_are_optimised(suite: Suite, tmp_p
 def test_the_walk_through_of_the_readme_works_as_written(own_home: Suite, tmp_path: Path) -> None:
     shell = [text for language, _, text in blocks("README.md") if language == "sh"]
     (python,) = [text for language, _, text in blocks("README.md") if language == "python"]
+    (tmp_path / ".venv").symlink_to(sys.prefix)
     try:
         told = run("\n".join(shell[:-1]), own_home, tmp_path)
         (tmp_path / "example.py").write_text(python)
@@ -67,6 +68,21 @@ def test_the_walk_through_of_the_readme_works_as_written(own_home: Suite, tmp_pa
 
     assert "minimize cost: " in told
     assert "FINISHED {'b': " in told
+
+
+def test_the_kits_in_the_documents_are_valid(suite: Suite, tmp_path: Path) -> None:
+    kits = [text for language, _, text in blocks("docs/kit.md") if language == "yaml"]
+    for number, text in enumerate(kits):
+        file = tmp_path / f"kit {number}.yaml"
+        file.write_text(text)
+        assert "valid" in suite.cli("validate", str(file)).stdout
+        # Off a terminal a mistake is one line, under the name that the file was given by.
+        file.write_text(text.replace("name:", "nane:"))
+        mistakes = sorted(suite.cli("validate", str(file), code=2).stdout.splitlines())
+        assert len(mistakes) == 2
+        assert mistakes[0].startswith(f"mistake: {file}: name: ")
+        assert mistakes[1].startswith(f"mistake: {file}:1 nane: unknown key")
+    assert kits
 
 
 def written(name: str, folder: Path) -> tuple[list[str], list[str], str]:

@@ -101,6 +101,20 @@ def test_the_model_predicts_what_was_simulated(suite: Suite, beam: dict) -> None
     assert all(each["cost"].unit == "USD" for each in predicted)
 
 
+def test_a_kit_is_predicted_with_what_its_optimisation_learnt(suite: Suite, beam: dict) -> None:
+    kit_id = beam["kit"]["kit_id"]
+    best = beam["kit"]["jobs"][-1]["result"]["best"]
+    point = [f"{name}={value!r}" for name, value in best["point"].items()]
+    told = suite.cli("predict", "--json", str(kit_id), *point)
+    with vistaflow.connect(suite.address) as client:
+        study = client.study(client.kit(kit_id).job("optimize").job_id)
+    assert json.loads(told.stdout)["cost"]["mean"] == pytest.approx(best["objective"], rel=0.01)
+    assert told.stderr.strip() == (
+        f"model {study.model_id} of kit {kit_id}, made by its optimisation, "
+        f"trained on {study.model_row_count} rows"
+    )
+
+
 def test_a_kit_with_mistakes_is_refused_with_all_of_them(suite: Suite, tmp_path: Path) -> None:
     kit_file = tmp_path / "kit.yaml"
     kit_file.write_text(

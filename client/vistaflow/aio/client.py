@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,9 +17,11 @@ from vistaflow import paging
 from vistaflow.aio.calls import DEFAULT_TIMEOUT_SECONDS
 from vistaflow.aio.stages import StageCalls
 from vistaflow.api.common.v1 import common_pb2
+from vistaflow.api.ingestion.v1 import ingestion_pb2
 from vistaflow.api.pipeline.v1 import pipeline_pb2
 from vistaflow.api.registry.v1 import registry_pb2
 from vistaflow.archive import deck_beside, pack_deck
+from vistaflow.encoding import read_text
 from vistaflow.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
@@ -40,6 +43,7 @@ from vistaflow.models import (
     kit_of,
     many_of,
     role_value,
+    seen_at,
     state_of,
     status_value,
 )
@@ -47,6 +51,9 @@ from vistaflow.streaming import StateStream
 from vistaflow.structs import struct_of
 from vistaflow.watching import Watch, place_of, watch_filter
 from vistaflow.watching_many import ManyWatches
+
+MAX_FILE_CHARACTERS = 200
+"""Of the path of a kit file, how much its mistakes are named with at the most."""
 
 
 def connect(
@@ -152,7 +159,10 @@ class AsyncClient(StageCalls):
             request.as_of_time.FromDatetime(as_of.astimezone(UTC))
         elif as_of is not None:
             request.as_of_revision = as_of
-        return kit_of((await self._whole("GetKit", request)).kit)
+        kit = kit_of((await self._whole("GetKit", request)).kit)
+        if as_of is None:
+            return kit
+        return seen_at(kit, as_of if isinstance(as_of, datetime) else kit.updated_at)
 
     async def diff_kit(self, kit_id: int, from_revision: int = 0, to_revision: int = 0) -> KitDiff:
         """What changed in a kit between two revisions.
@@ -231,10 +241,32 @@ class AsyncClient(StageCalls):
         request = registry_pb2.CancelKitRequest(kit_id=kit_id, reason=reason, actor=actor)
         return await self._changed(await self._call("registry", "CancelKit", request))
 
-    async def retry_kit(self, kit_id: int, *, reason: str = "", actor: str = "") -> Kit:
-        """Goes on from the failed or canceled jobs of a kit; what was computed is reused."""
+    async def retry_kit(
+        self, kit_id: int, *, deck: str | Path = "", reason: str = "", actor: str = ""
+    ) -> Kit:
+        """Goes on from the failed or canceled jobs of a kit; what was computed is reused.
+
+        Args:
+            kit_id: The kit.
+            deck: A folder or an archive with the deck to go on in, or a deck's name or id: what
+                depends on it is done again, except for points that the change does not touch.
+            reason: Why, for the record.
+            actor: Who asks, for the record.
+
+        Raises:
+            InvalidArgumentError: With every mistake of the kit in that deck in `violations`.
+        """
+        if deck:
+            return await self._retry_in(deck, kit_id, reason, actor)
         request = registry_pb2.RetryKitRequest(kit_id=kit_id, reason=reason, actor=actor)
         return await self._changed(await self._call("registry", "RetryKit", request))
+
+    async def _retry_in(self, deck: str | Path, kit_id: int, reason: str, actor: str) -> Kit:
+        request = pipeline_pb2.RetryKitRequest(kit_id=kit_id, reason=reason, actor=actor)
+        _fill_deck(request.deck, deck)
+        return await self._changed(
+            await self._call("pipeline", "RetryKit", request, timeout=3 * self._timeout)
+        )
 
     async def wait(self, kit_id: int, *, timeout: float | None = None) -> Kit:
         """Waits until nothing of a kit moves any more.
@@ -654,12 +686,21 @@ class AsyncClient(StageCalls):
         return response.token
 
 
+def _fill_deck(source: ingestion_pb2.DeckSource, deck: str | Path) -> None:
+    if isinstance(deck, Path) or os.sep in deck or Path(deck).exists():
+        source.archive = pack_deck(Path(deck))
+    else:
+        source.name = deck
+
+
 def _fill(request: Any, kit: str | Path | pipeline_pb2.KitSpec) -> None:
     if isinstance(kit, pipeline_pb2.KitSpec):
         request.spec.CopyFrom(kit)
         return
     path = Path(kit)
-    request.kit_yaml = path.read_text("utf-8")
+    request.kit_yaml = read_text(path)
+    if str(path).isprintable():  # else mistakes name "kit.yaml"
+        request.kit_file = str(path)[-MAX_FILE_CHARACTERS:]
     if beside := deck_beside(request.kit_yaml):
         folder = path.parent / beside
         # Any other path may lie below a deck folder of the service.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import grpc
-from google.protobuf import json_format
+from google.protobuf import json_format, struct_pb2
 
 from vistaflow.aio.calls import Calls
 from vistaflow.api.doe.v1 import doe_pb2
@@ -15,9 +15,13 @@ from vistaflow.api.ingestion.v1 import ingestion_pb2
 from vistaflow.api.ml.v1 import ml_pb2
 from vistaflow.api.optimize.v1 import optimize_pb2
 from vistaflow.archive import pack_deck
-from vistaflow.errors import from_rpc
+from vistaflow.errors import InvalidArgumentError, from_rpc
 from vistaflow.models import Job, Prediction, job_of
 from vistaflow.structs import struct_of
+
+POINTS_AT_ONCE: Final = 10_000
+POINTS_BYTES: Final = 3 * 1024 * 1024
+"""Points that one request for predictions has at most."""
 
 
 class StageCalls(Calls):
@@ -83,26 +87,25 @@ class StageCalls(Calls):
         allow_extrapolation: bool = False,
     ) -> list[dict[str, Prediction]]:
         """The responses at raw parameter values, with their uncertainty, by name."""
-        request = ml_pb2.PredictRequest(model_id=model_id, allow_extrapolation=allow_extrapolation)
-        request.points.extend(
-            struct_of(point, f"points[{place}]") for place, point in enumerate(points)
-        )
-        response = await self._call("ml", "Predict", request)
-        units = {each.name: each.unit for each in response.responses}
-        return [
-            {
-                name: Prediction(
-                    mean=point.responses[name].mean,
-                    standard_deviation=point.responses[name].standard_deviation,
-                    low95=point.responses[name].low95,
-                    high95=point.responses[name].high95,
-                    unit=unit,
-                )
-                for name, unit in units.items()
-                if name in point.responses
-            }
-            for point in response.predictions
-        ]
+        left = [struct_of(point, f"points[{place}]") for place, point in enumerate(points)]
+        predicted: list[dict[str, Prediction]] = []
+        most = POINTS_AT_ONCE
+        while True:
+            some = list(_first(left, most))
+            request = ml_pb2.PredictRequest(
+                model_id=model_id, points=some, allow_extrapolation=allow_extrapolation
+            )
+            try:
+                response = await self._call("ml", "Predict", request)
+            except InvalidArgumentError as error:
+                if error.reason != "ANSWER_TOO_LARGE" or len(some) == 1:
+                    raise
+                most = len(some) // 2
+                continue
+            predicted += _predictions(response)
+            left = left[len(some) :]
+            if not left:
+                return predicted
 
     async def study(self, study_id: str) -> optimize_pb2.Study:
         """The result of an optimisation."""
@@ -114,6 +117,34 @@ class StageCalls(Calls):
         """What a study tried, in order."""
         request = optimize_pb2.ListTrialsRequest(study_id=study_id, page_size=10_000)
         return [each async for each in self._pages("optimize", "ListTrials", request, "trials")]
+
+
+def _first(points: Sequence[struct_pb2.Struct], most: int) -> Iterator[struct_pb2.Struct]:
+    """The first points, as many as one request takes; one in any case, if there is one."""
+    room = POINTS_BYTES
+    for number, point in enumerate(points[:most]):
+        room -= point.ByteSize() + 8
+        if room < 0 and number:
+            return
+        yield point
+
+
+def _predictions(response: ml_pb2.PredictResponse) -> list[dict[str, Prediction]]:
+    units = {each.name: each.unit for each in response.responses}
+    return [
+        {
+            name: Prediction(
+                mean=point.responses[name].mean,
+                standard_deviation=point.responses[name].standard_deviation,
+                low95=point.responses[name].low95,
+                high95=point.responses[name].high95,
+                unit=unit,
+            )
+            for name, unit in units.items()
+            if name in point.responses
+        }
+        for point in response.predictions
+    ]
 
 
 def _row(row: doe_pb2.DesignRow, design: doe_pb2.Design) -> dict[str, Any]:

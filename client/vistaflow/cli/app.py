@@ -9,6 +9,9 @@ from typing import Annotated
 import typer
 
 from vistaflow.cli import changes, keeping, kits, lists, local, reporting, stages, tokens
+from vistaflow.cli.output import USAGE, stop
+from vistaflow.encoding import degrade_output
+from vistaflow.settings import misspelt
 
 app = typer.Typer(
     name="vistaflow",
@@ -34,6 +37,9 @@ def options(
     ] = False,
 ) -> None:
     """From simulator decks to an optimised design, every step watched live."""
+    mistakes = misspelt(os.environ)
+    if mistakes:
+        stop("\n".join(f"{name}: {problem}" for name, problem in mistakes.items()), USAGE)
 
 
 for command in (
@@ -70,6 +76,7 @@ app.add_typer(tokens.app, name="tokens", hidden=True)
 
 def main() -> None:
     """The entry point of the `vistaflow` script."""
+    degrade_output()
     try:
         app()
     finally:

@@ -119,12 +119,26 @@ def retry(
     label: Labels = None,
     project: Project = "",
     dry_run: DryRun = False,
+    deck: Annotated[
+        str,
+        typer.Option(
+            help="Go on in this deck: a folder, an archive, a name or an id.", metavar="FOLDER"
+        ),
+    ] = "",
 ) -> None:
     """Go on from failed or canceled jobs, of a kit or by a filter; what was computed is reused.
 
-    For example: vistaflow retry 7; vistaflow retry --type ML_TRAIN --project photonics
+    With a corrected deck: what depends on it is done again, points that are still valid are not.
+
+    For example: vistaflow retry 7; vistaflow retry 7 --deck ./filter; vistaflow retry --type
+    ML_TRAIN --project photonics
     """
     wanted = _wanted(kit, status, type_, label, project)
+    if deck:
+        if wanted.keys() != {"kit_ids"} or dry_run:
+            stop("--deck goes with a kit alone, as in `vistaflow retry 7 --deck ./filter`", USAGE)
+        _change("retry_kit", kit, address, reason, as_json, deck=deck)
+        return
     _change_chosen("retry", "queued again", wanted, address, reason, as_json, dry_run)
 
 
@@ -149,9 +163,11 @@ def _wanted(
     return wanted
 
 
-def _change(method: str, kit: int, address: str, reason: str, as_json: bool) -> None:
+def _change(
+    method: str, kit: int, address: str, reason: str, as_json: bool, **options: str
+) -> None:
     changed: Kit = asked(
-        address, lambda client: getattr(client, method)(kit, reason=reason, actor=user())
+        address, lambda client: getattr(client, method)(kit, reason=reason, actor=user(), **options)
     )
     print_json(changed) if as_json else console.print(tree(changed))
 

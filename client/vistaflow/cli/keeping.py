@@ -11,8 +11,9 @@ from typing import Annotated
 
 import typer
 
-from vistaflow.cli.local import DEFAULT_HOME, Home, holder
+from vistaflow.cli.local import DEFAULT_HOME, Home, folder_of, holder
 from vistaflow.cli.output import FAILED, USAGE, stop
+from vistaflow.interpreter import module_command
 
 
 def backup(
@@ -35,7 +36,7 @@ def restore(
     ] = False,
 ) -> None:
     """Put a backup back. What is there is put aside. Everything must be down."""
-    if holder(home.expanduser().resolve()) is not None:
+    if holder(folder_of(home)) is not None:
         stop("vistaflow is up; stop it first: `vistaflow down`", FAILED)
     more = [
         *([f"--beyond={beyond}"] if beyond else []),
@@ -62,13 +63,18 @@ def _run(home: Path, command: str, *arguments: str) -> None:
     if importlib.util.find_spec("vistaflow_services") is None:
         stop("the services are not installed: pip install 'vistaflow\\[all]'", USAGE)
     done = subprocess.run(
-        [sys.executable, "-m", f"vistaflow_services.registry.{command}", *arguments],
-        env={**os.environ, "VISTAFLOW_HOME": str(home.expanduser().resolve())},
+        [*module_command(f"vistaflow_services.registry.{command}"), *arguments],
+        env={
+            **os.environ,
+            "VISTAFLOW_HOME": str(folder_of(home)),
+            "PYTHONIOENCODING": f"{sys.stdout.encoding or 'utf-8'}:backslashreplace",
+        },
         # Told from here, so that a reader who stops reading, such as `head`, interrupts no work.
         stdout=subprocess.PIPE,
-        text=True,
+        encoding=sys.stdout.encoding or "utf-8",
+        errors="replace",
         check=False,
     )
-    typer.echo(done.stdout, nl=False)
+    sys.stdout.write(done.stdout)
     if done.returncode:
         raise typer.Exit(FAILED)

@@ -94,9 +94,13 @@ def validate(
         print_json(answer)
     else:
         for each in answer.warnings:
-            console.print(f"warning: {each.field}: {each.description}", markup=False)
+            console.print(
+                f"warning: {each.field}: {each.description}", markup=False, soft_wrap=True
+            )
         for each in answer.mistakes:
-            console.print(f"mistake: {each.field}: {each.description}", markup=False)
+            console.print(
+                f"mistake: {each.field}: {each.description}", markup=False, soft_wrap=True
+            )
         if not answer.mistakes:
             console.print(f"valid; at most {answer.max_simulation_count} simulator runs")
     if answer.mistakes:
@@ -225,6 +229,8 @@ def _tell_result(kit: Kit, study: optimize_pb2.Study | None, as_json: bool) -> N
                 console.print(
                     f"{job.name} failed after {clock(job.elapsed)}: {job.reason}\n"
                     f"  its log: vistaflow logs {job.job_id}\n"
-                    f"  once mended, go on with: vistaflow retry {kit.kit_id}",
+                    f"  go on with: vistaflow retry {kit.kit_id}\n"
+                    f"  or, in a corrected deck: vistaflow retry {kit.kit_id} --deck FOLDER",
                     markup=False,
+                    soft_wrap=True,
                 )

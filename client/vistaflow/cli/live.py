@@ -210,8 +210,19 @@ def _said(job: Job) -> str:
         progress = job.progress
         count = f"{progress.completed}/{progress.total} {progress.unit}" if progress.total else ""
         return "  ".join(each for each in (progress.phase, count.strip(), progress.message) if each)
+    if job.status == "FINISHED":
+        return evaluation_text(job)
     again = f"attempt {job.attempt}  " if job.attempt > 1 and job.status == "RUNNING" else ""
     return again + (job.reason if job.status in ("FAILED", "CANCELED", "INIT", "QUEUED") else "")
+
+
+def evaluation_text(job: Job) -> str:
+    """Of a design that was run: how many points were in the store already, and how many failed."""
+    count = int(job.result.get("evaluated_count") or 0)
+    stored, failed = (int(job.result.get(key) or 0) for key in ("cached_count", "failed_count"))
+    parts = [f"{stored} of {count} found in the store" if stored else ""]
+    parts.append(f"{failed} of {count} failed" if failed else "")
+    return ", ".join(each for each in parts if each) if count else ""
 
 
 def _shown_tasks(job: Job) -> tuple[State, ...]:

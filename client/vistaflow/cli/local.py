@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -21,7 +22,9 @@ from vistaflow.cli.dialing import asked
 from vistaflow.cli.logs import LogLine, follow_lines, lines_of
 from vistaflow.cli.output import DETACHED, FAILED, USAGE, Address, AsJson, console, print_json, stop
 from vistaflow.cli.registries import CALLERS, check_registries
-from vistaflow.local import reach
+from vistaflow.encoding import encodable
+from vistaflow.interpreter import module_command
+from vistaflow.local import reach, started_at
 
 Home = Annotated[
     Path, typer.Option("--home", envvar="VISTAFLOW_HOME", help="Where everything is kept.")
@@ -59,15 +62,14 @@ def up(
     """Start PostgreSQL and every service on this machine."""
     if importlib.util.find_spec("vistaflow_services") is None or not _has("psycopg"):
         stop("the services are not installed: pip install 'vistaflow\\[all]'", USAGE)
-    home = home.expanduser().resolve()
+    home = folder_of(home)
     command = [
-        *(sys.executable, "-m", "vistaflow_services.suite"),
+        *module_command("vistaflow_services.suite"),
         *(f"--home={home}", f"--port={port}", f"--auth={auth}"),
     ]
     if not detach:
         os.execv(sys.executable, command)
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    output = home / "suite.out"
+    output = _prepared(home) / "suite.out"
     with output.open("wb") as file:
         process = subprocess.Popen(
             command,
@@ -76,38 +78,85 @@ def up(
             stderr=file,
             start_new_session=True,
         )
-    end = time.monotonic() + START_SECONDS
-    while time.monotonic() < end:
-        code = process.poll()
-        if code == 0:  # somebody else has it up
-            console.print(output.read_text().strip(), markup=False)
-            return
-        if _is_up(home, process.pid):
-            console.print(f"vistaflow is up: registry at 127.0.0.1:{port}", markup=False)
-            return
-        if code is not None:
-            break
-        time.sleep(0.1)
+    try:
+        code = _await_start(home, process)
+    except KeyboardInterrupt:
+        _end(process)
+        stop("interrupted while it started; nothing is up", DETACHED)
+    words = _words(output)
+    if code == 0 and words.startswith("already up"):
+        console.print(words, markup=False, soft_wrap=True)
+    elif code is None:
+        console.print(f"vistaflow is up: registry at 127.0.0.1:{port}", markup=False)
     else:
-        process.terminate()
-    stop(f"vistaflow did not come up:\n{output.read_text()[-2000:]}", FAILED)
+        stop(f"vistaflow did not come up:\n{words}", FAILED)
+
+
+def _prepared(home: Path) -> Path:
+    """A home that is there and that this user may use."""
+    from vistaflow_services.core.home import HomeError, prepare_home
+
+    try:
+        prepare_home(home)
+    except HomeError as error:
+        stop(str(error), FAILED)
+    return home
+
+
+def _await_start(home: Path, process: subprocess.Popen[bytes]) -> int | None:
+    """Waits until all of a suite serves; its exit code if it ended instead."""
+    end = time.monotonic() + START_SECONDS
+    while (code := process.poll()) is None and not _is_up(home, process.pid):
+        if time.monotonic() > end:
+            _end(process)
+        time.sleep(0.1)
+    return code
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends a suite that has not come up, with all it has started."""
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_SECONDS)
+
+
+def _words(output: Path) -> str:
+    """The end of what a suite printed, without its log, unless it printed nothing else."""
+    lines = output.read_text("utf-8", "replace")[-4000:].splitlines()
+    return "\n".join([line for line in lines if not line.startswith("{")] or lines).strip()
 
 
 def down(home: Home = DEFAULT_HOME) -> None:
     """Stop every service and PostgreSQL, cleanly. Running jobs go on at the next start."""
-    home = home.expanduser().resolve()
+    home = folder_of(home)
     running = holder(home)
     if running is None:
-        console.print("nothing is up")
+        console.print(_stop_left_behind(home) or "nothing is up", markup=False, soft_wrap=True)
         return
     pid = int(running["pid"])
     os.kill(pid, signal.SIGTERM)
     end = time.monotonic() + STOP_SECONDS
-    while _started(pid) == running["started"]:
+    while started_at(pid) == running["started"]:
         if time.monotonic() > end:
             stop(f"process {pid} did not end in {STOP_SECONDS:.0f} s; see `vistaflow logs`", FAILED)
         time.sleep(0.1)
+    _stop_left_behind(home)
     console.print("vistaflow is down")
+
+
+def _stop_left_behind(home: Path) -> str:
+    """Stops a PostgreSQL that runs without its suite, which was killed; what was done about it."""
+    if not (home / "pg" / "postmaster.pid").exists() or not _has("vistaflow_services"):
+        return ""
+    done = subprocess.run(
+        module_command("vistaflow_services.registry.embedded"),
+        env={**os.environ, "VISTAFLOW_HOME": str(home)},
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode:
+        stop(done.stderr.decode("utf-8", "replace").strip(), FAILED)
+    return done.stdout.decode("utf-8", "replace").strip()
 
 
 def status(address: Address = "", as_json: AsJson = False) -> None:
@@ -142,7 +191,7 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Look at what vistaflow needs on this machine, and say how to mend what is wrong."""
-    checks = _checks(home.expanduser().resolve(), address)
+    checks = _checks(folder_of(home), address)
     bad = [each for each in checks if each["state"] == "wrong"]
     for each in checks:
         if as_json:
@@ -169,7 +218,7 @@ def logs(
     lines: Annotated[int, typer.Option("-n", help="Begin with so many of the last lines.")] = 50,
 ) -> None:
     """Print the logs of the services, or what the jobs of a kit printed."""
-    folder = home.expanduser().resolve() / "logs"
+    folder = folder_of(home) / "logs"
     jobs: dict[str, str] = {}
     if of.isdigit():
         address, token = reach(home=folder.parent)
@@ -179,6 +228,10 @@ def logs(
         jobs = {of: ""}
 
     def show(line: LogLine) -> None:
+        if as_json and not encodable(line.raw):
+            with contextlib.suppress(ValueError):  # what a job printed may be anything
+                print_json(json.loads(line.raw))
+                return
         console.print(line.raw if as_json else line.text(), markup=False, soft_wrap=True)
 
     found = lines_of(folder, of, jobs)
@@ -263,11 +316,23 @@ def _growth(info: Any) -> str:
     )
 
 
+def folder_of(home: Path) -> Path:
+    """A home as it was given, as an absolute path."""
+    try:
+        return home.expanduser().resolve()
+    except RuntimeError:
+        stop(
+            f"{home}: this user has no home folder (HOME is not set); give --home or set "
+            "VISTAFLOW_HOME",
+            USAGE,
+        )
+
+
 def holder(home: Path) -> dict[str, Any] | None:
     """The suite that is up below a home, as its own file says; none if there is none."""
     try:
         running: dict[str, Any] = json.loads((home / "run" / "suite.json").read_bytes())
-        return running if _started(int(running["pid"])) == running["started"] else None
+        return running if started_at(int(running["pid"])) == running["started"] else None
     except (OSError, ValueError, KeyError):
         return None
 
@@ -277,15 +342,6 @@ def _is_up(home: Path, pid: int) -> bool:
     found = holder(home)
     ours = found is not None and found["pid"] == pid
     return ours and (home / "run" / "endpoints.json").is_file()
-
-
-def _started(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; none if it is gone or a zombie."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] == "Z" else int(fields[19])
 
 
 def _has(module: str) -> bool:

@@ -16,6 +16,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 from rich.console import Console
 
+from vistaflow.encoding import encodable
 from vistaflow.errors import InvalidArgumentError, UnavailableError, VistaError
 
 FAILED: Final = 1
@@ -62,7 +63,9 @@ errors = Console(stderr=True, highlight=False)
 
 def print_json(value: Any) -> None:
     """Prints one value as one line of JSON."""
-    sys.stdout.write(json.dumps(plain(value), ensure_ascii=False) + "\n")
+    text = json.dumps(plain(value), ensure_ascii=False)
+    # What stdout cannot encode must not be replaced: it is data.
+    sys.stdout.write((text if encodable(text) else json.dumps(plain(value))) + "\n")
     sys.stdout.flush()
 
 
@@ -118,5 +121,8 @@ def told() -> Iterator[None]:
     except VistaError as error:
         where = f" (error {error.error_id}; see `vistaflow logs`)" if error.error_id else ""
         stop(f"{error.message}{where}", FAILED)
+    except UnicodeEncodeError as error:
+        # An argument whose bytes are no text in the encoding of this terminal.
+        stop(f"{error.object!a}: is not text; type it in this terminal's encoding", USAGE)
     except KeyboardInterrupt:
         raise typer.Exit(DETACHED) from None

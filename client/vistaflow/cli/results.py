@@ -21,8 +21,8 @@ from vistaflow.models import Kit, struct_dict
 
 
 async def study_of(client: AsyncClient, kit: Kit) -> optimize_pb2.Study | None:
-    """The study of a finished kit; none if it has no optimisation."""
-    for job in kit.jobs:
+    """The latest study of a finished kit; none if it has no optimisation."""
+    for job in reversed(kit.jobs):
         if job.job_type == "OPTIMIZE" and job.status == "FINISHED":
             return await client.study(job.job_id)
     return None
@@ -39,7 +39,7 @@ def result_table(kit: Kit, study: optimize_pb2.Study) -> RenderableType:
     for name in _in_order(kit, best):
         parameters.add_row(name, number(best[name]), units.get(name, ""))
     parts: list[RenderableType] = [
-        Text("best point, proven by the simulator", style="bold"),
+        Text(f"best point, {_proof(study)}", style="bold"),
         parameters,
     ]
     if study.comparisons:
@@ -67,6 +67,8 @@ def result_dict(kit: Kit, study: optimize_pb2.Study) -> dict[str, Any]:
             }
             for each in study.comparisons
         },
+        "noise": {each.response.name: each.noise for each in study.comparisons if each.noise},
+        "verifying_runs": max((each.run_count for each in study.comparisons), default=1),
         "constraints": {each.text: each.met for each in study.constraints},
         "missed_by": {
             each.text: {
@@ -88,8 +90,11 @@ def result_dict(kit: Kit, study: optimize_pb2.Study) -> dict[str, Any]:
 
 def pictures(kit: Kit) -> list[Path]:
     """The pictures of a kit that are on this machine."""
-    home = Path(os.environ.get("VISTAFLOW_HOME") or "~/.vistaflow").expanduser()
-    found = []
+    found: list[Path] = []
+    try:
+        home = Path(os.environ.get("VISTAFLOW_HOME") or "~/.vistaflow").expanduser()
+    except RuntimeError:  # a user without a home folder has none there
+        return found
     for job in kit.jobs:
         for plot in job.result.get("plots", ()):
             path = home / "artifacts" / str(plot.get("uri", "")).removeprefix("artifact://")
@@ -100,7 +105,7 @@ def pictures(kit: Kit) -> list[Path]:
 
 def _in_order(kit: Kit, names: Iterable[str]) -> list[str]:
     """The parameters in their deck's order, which a Struct does not keep."""
-    for job in kit.jobs:
+    for job in reversed(kit.jobs):
         space = job.result.get("space")
         if isinstance(space, dict):
             order = [each["name"] for each in space.get("parameters", ())]
@@ -108,10 +113,18 @@ def _in_order(kit: Kit, names: Iterable[str]) -> list[str]:
     return sorted(names)
 
 
+def _proof(study: optimize_pb2.Study) -> str:
+    runs = max((each.run_count for each in study.comparisons), default=1)
+    if runs > 1:
+        return f"by the mean of {runs} verifying runs"
+    return "proven by the simulator" if runs else "which no run verified"
+
+
 def _comparison(study: optimize_pb2.Study) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("response")
-    for name in ("predicted", "± 1 sd", "simulated"):
+    noisy = any(each.noise for each in study.comparisons)
+    for name in ("predicted", "± 1 sd", "simulated", *(["± noise"] if noisy else [])):
         table.add_column(name, justify="right")
     table.add_column("unit")
     for each in study.comparisons:
@@ -120,6 +133,7 @@ def _comparison(study: optimize_pb2.Study) -> Table:
             number(each.predicted.mean),
             number(each.predicted.standard_deviation),
             number(each.simulated),
+            *([number(each.noise)] if noisy else []),
             each.response.unit,
         )
     return table
@@ -148,9 +162,11 @@ def _miss(constraint: optimize_pb2.ConstraintResult) -> str:
 
 def _summary(kit: Kit, study: optimize_pb2.Study) -> str:
     lines = []
+    noisy = any(each.noise for each in study.comparisons)
     if study.best.HasField("objective"):
+        reading = "best reading" if noisy else "best"
         before = (
-            f"; the design's best was {number(study.design_best.objective)}"
+            f"; the design's {reading} was {number(study.design_best.objective)}"
             if study.design_best.HasField("objective")
             else "; no point of the design met the constraints"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,10 +14,11 @@ from rich.table import Table
 from vistaflow.api.doe.v1 import doe_pb2
 from vistaflow.cli.dialing import CommandClient, asked
 from vistaflow.cli.given import number_of
-from vistaflow.cli.live import follow
-from vistaflow.cli.output import USAGE, Address, AsJson, console, number, print_json, stop
+from vistaflow.cli.live import evaluation_text, follow
+from vistaflow.cli.output import USAGE, Address, AsJson, console, number, print_json, stop, told
+from vistaflow.encoding import read_text
 from vistaflow.errors import NotFoundError
-from vistaflow.models import Prediction
+from vistaflow.models import Kit, Prediction
 
 GENERATORS = {
     each.removeprefix("GENERATOR_").lower(): value
@@ -87,7 +89,10 @@ def design(
             else:
                 await client.wait(job.kit_id)
         if not as_json:
-            typer.echo(f"design {job.job_id}", err=True)
+            job = await client.job(job.job_id)
+            typer.echo(
+                ": ".join(filter(None, (f"design {job.job_id}", evaluation_text(job)))), err=True
+            )
         return await client.design_rows(job.job_id)
 
     rows = asked(address, ask)
@@ -95,7 +100,7 @@ def design(
         for each in rows:
             print_json(each)
         return
-    target = output.open("w", newline="") if output else sys.stdout
+    target = output.open("w", encoding="utf-8", newline="") if output else sys.stdout
     try:
         writer = csv.DictWriter(target, list(rows[0]) if rows else [])
         writer.writeheader()
@@ -120,20 +125,18 @@ def predict(
     """Predict a deck's responses at a point, with their uncertainty."""
     wanted = _points(values or [], points)
 
-    async def ask(client: CommandClient) -> list[dict[str, Prediction]]:
-        model_id = model
+    async def ask(client: CommandClient) -> tuple[str, list[dict[str, Prediction]]]:
+        model_id, source = model, ""
         if model.isdigit():
-            trained = [
-                each
-                for each in (await client.kit(int(model))).jobs
-                if each.job_type == "ML_TRAIN" and each.status == "FINISHED"
-            ]
-            if not trained:
-                raise NotFoundError(f"kit {model} has no trained model")
-            model_id = trained[-1].job_id
-        return await client.predict(model_id, wanted, allow_extrapolation=extrapolate)
+            model_id, source = await _model_of(client, await client.kit(int(model)))
+        found = await client.predict(model_id, wanted, allow_extrapolation=extrapolate)
+        about = await client.model(model_id)
+        rows = f"{about.training_row_count} rows"
+        return f"model {model_id}{source}, trained on {rows}", found
 
-    found = asked(address, ask)
+    about, found = asked(address, ask)
+    # On stderr, so that what stands on stdout is the predictions alone.
+    typer.echo(about, err=True)
     if as_json:
         for one in found:
             print_json(one)
@@ -154,14 +157,25 @@ def predict(
     console.print(table)
 
 
+async def _model_of(client: CommandClient, kit: Kit) -> tuple[str, str]:
+    """The model of a kit that knows most: that of its study, else the one trained before it."""
+    finished = [each for each in kit.jobs if each.status == "FINISHED"]
+    for job in reversed(finished):
+        if job.job_type == "OPTIMIZE" and (study := await client.study(job.job_id)).model_id:
+            return study.model_id, f" of kit {kit.kit_id}, made by its optimisation"
+    for job in reversed(finished):
+        if job.job_type == "ML_TRAIN":
+            return job.job_id, f" of kit {kit.kit_id}, made from its design alone"
+    raise NotFoundError(f"kit {kit.kit_id} has no trained model")
+
+
 def _points(values: list[str], points: Path | None) -> list[dict[str, Any]]:
     if points is not None:
         if not points.is_file():
             stop(f"--csv: {points}: no such file", USAGE)
-        with points.open(newline="") as file:
-            return [
-                {name: _value(text) for name, text in row.items()} for row in csv.DictReader(file)
-            ]
+        with told():
+            lines = io.StringIO(read_text(points), newline="")
+        return [{name: _value(text) for name, text in row.items()} for row in csv.DictReader(lines)]
     pairs = [each.partition("=") for each in values]
     wrong = [name for name, equals, _ in pairs if not equals]
     if wrong or not pairs:

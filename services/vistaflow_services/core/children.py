@@ -9,10 +9,10 @@ import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from vistaflow.interpreter import module_command
 from vistaflow_services.core.processes import kill_tree
 
 logger = logging.getLogger(__name__)
@@ -95,9 +95,7 @@ class StartedChild:
         read, write = os.pipe()
         try:
             process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "vistaflow_services.core.attempt",
+                *module_command("vistaflow_services.core.attempt"),
                 module,
                 str(write),
                 stdin=asyncio.subprocess.PIPE,
@@ -218,9 +216,7 @@ class ForkServer:
         """Starts it and listens to it until it ends or this is canceled."""
         try:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "vistaflow_services.core.forkserver",
+                *module_command("vistaflow_services.core.forkserver"),
                 self._module,
                 str(self._theirs.fileno()),
                 stdin=asyncio.subprocess.DEVNULL,

@@ -6,14 +6,13 @@
 
     config = read_config(DoeConfig, "VISTAFLOW_DOE_")     # VISTAFLOW_DOE_LISTEN=...
 
-A variable with the prefix that no field has is refused: a misspelt setting would otherwise be no
-setting at all.
+A variable that looks like a setting and is none is refused, whatever follows `VISTAFLOW_`: a
+misspelt setting would otherwise be no setting at all.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import os
 import types
@@ -22,6 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from vistaflow.settings import is_link, misspelt, suggestion
 from vistaflow_services.core.errors import InvalidError, Violations, cut
 
 Config = TypeVar("Config")
@@ -30,8 +30,15 @@ DEFAULT_REGISTRY = "127.0.0.1:50051"
 
 
 def home(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where vistaflow keeps everything: `$VISTAFLOW_HOME`, or `~/.vistaflow`."""
-    return Path(environment.get("VISTAFLOW_HOME") or "~/.vistaflow").expanduser().absolute()
+    """Where vistaflow keeps everything: `$VISTAFLOW_HOME`, or `~/.vistaflow`.
+
+    Raises:
+        InvalidError: This user has no home folder.
+    """
+    try:
+        return _path(environment.get("VISTAFLOW_HOME") or "~/.vistaflow").absolute()
+    except ValueError as error:
+        raise InvalidError(f"{error}; set VISTAFLOW_HOME") from None
 
 
 def registry_address(environment: Mapping[str, str] = os.environ) -> str:
@@ -53,11 +60,13 @@ def read_config(
     fields = {f"{prefix}{each.name.upper()}": each for each in dataclasses.fields(kind)}  # type: ignore[arg-type]
     found = Violations()
     values: dict[str, Any] = {}
+    for name, problem in misspelt(environment).items():
+        found.add(name, problem)
     for name, text in environment.items():
-        if not name.startswith(prefix):
+        if not name.startswith(prefix) or is_link(name, text):
             continue
         if name not in fields:
-            found.add(name, f"no such setting{_nearest(name, list(fields))}")
+            found.add(name, f"no such setting{suggestion(name, list(fields))}")
             continue
         try:
             values[fields[name].name] = _convert(text, hints[fields[name].name])
@@ -78,11 +87,11 @@ def read_config(
         raise InvalidError(f"{prefix}*: {error}") from error
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if near:
-        return f"; did you mean {near[0]}?"
-    return f"; known are {', '.join(sorted(known))}" if known else ""
+def _path(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{text}: this user has no home folder (HOME is not set)") from None
 
 
 def _convert(text: str, kind: Any) -> Any:
@@ -100,7 +109,7 @@ def _convert(text: str, kind: Any) -> Any:
             return False
         raise ValueError(f"`{text}` is neither true nor false; write 1 or 0")
     if kind is Path:
-        return Path(text).expanduser()
+        return _path(text)
     if kind in (int, float):
         try:
             value = kind(text)

@@ -26,7 +26,7 @@ import grpc
 
 from vistaflow.local import token_file
 from vistaflow_services.core import access, callers
-from vistaflow_services.core.callers import EVERYBODY, Caller, Rule
+from vistaflow_services.core.callers import EVERYBODY, Caller, Role, Rule
 from vistaflow_services.core.config import home
 from vistaflow_services.core.errors import (
     ExhaustedError,
@@ -37,7 +37,7 @@ from vistaflow_services.core.errors import (
     UnavailableError,
 )
 from vistaflow_services.core.handlers import Remade, behaving, behaviour_of
-from vistaflow_services.core.limits import Limits, Strangers
+from vistaflow_services.core.limits import Limits, Place, Places, Strangers
 from vistaflow_services.core.owner import Owner, read_token
 from vistaflow_services.core.status import status_of, unforeseen
 from vistaflow_services.core.tokens import Tokens
@@ -53,6 +53,12 @@ REFUSALS = "VISTAFLOW_REFUSALS_PER_SECOND"
 
 MOST = 1_000_000
 """Largest limit of a caller; one that never ends a call is 0."""
+
+PLACES = 2_000
+"""Calls at once of a server that does not say how many it serves."""
+
+REQUEST_SECONDS = 10.0
+"""How long the request of a call that streams none may take to come."""
 
 END_SECONDS = 1.0
 """How long a stream may take to say why it ends, once its caller's token has ended."""
@@ -139,12 +145,15 @@ class Door(grpc.aio.ServerInterceptor):
         """Knows the bearers of tokens; without it nobody can be let in who needs one."""
         self.admit: Admit | None = None
         """Looks at the requests of callers who have one project only."""
+        self.places = Places(PLACES)
+        """Those of the server that it is the door of, which sets them."""
         self._limits = Limits(settings.rate_per_second, settings.streams_per_caller)
         self._strangers = Strangers(settings.refusals_per_second)
         self._wrapped = Remade(
             lambda method, handler: behaving(handler, self._guarded(method, handler))
         )
         self._asking = Remade(self._ask)
+        self._opened = Remade(self._open)
 
     async def intercept_service(
         self,
@@ -154,8 +163,10 @@ class Door(grpc.aio.ServerInterceptor):
         """The handler that serves the call, or one that refuses it."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or method.lstrip("/").rpartition("/")[0] in access.OPEN:
-            return handler
+        if handler is None:
+            return None
+        if _service(method) in access.OPEN:
+            return self._opened.of(method, handler)
         rule = access.rule_of(method)
         if not self.settings.required:
             return self._unbounded(method, rule, handler)
@@ -196,19 +207,23 @@ class Door(grpc.aio.ServerInterceptor):
         callers.enter(caller)
         streams = handler.request_streaming or handler.response_streaming
         narrowed = bool(caller.project) and self.admit is not None
-        if not self.settings.limited and not narrowed and not (streams and caller.token_id):
+        if not self.settings.limited and not narrowed and not streams:
             return handler
         return self._wrapped.of(method, handler)
 
     def _guarded(self, method: str, handler: Any) -> Callable[[Any, Context], Awaitable[Any]]:
         """Serves a call within its caller's limits and project."""
         streams = handler.request_streaming or handler.response_streaming
+        place = _place(method, streams=streams)
         behaviour = behaviour_of(handler)
 
         async def guarded(request: Any, context: Context) -> Any:
             caller = callers.current()
             try:
-                with self._limits.counted(caller, context.peer(), streams=streams):
+                with (
+                    self._limits.counted(caller, context.peer(), streams=streams),
+                    self._held(place, caller, context),
+                ):
                     async with self._ended(caller, context, streams=streams):
                         if caller.project and self.admit and not handler.request_streaming:
                             await self.admit(caller, request)
@@ -218,12 +233,16 @@ class Door(grpc.aio.ServerInterceptor):
 
         return guarded
 
-    def _ask(self, method: str, handler: Any) -> Any:
-        """A handler that first asks whose a token is that was not seen before, or a connection.
+    def _held(
+        self, place: Place | None, caller: Caller, context: Context
+    ) -> contextlib.AbstractContextManager[None]:
+        """Holds a place for a call that may stay."""
+        if place is None:
+            return contextlib.nullcontext()
+        return self.places.held(place, caller, context.peer())
 
-        Only handlers know the peer. Whatever kind of call it is, this takes and gives messages as
-        a stream: so the request is not read before its caller is known.
-        """
+    def _ask(self, method: str, handler: Any) -> Any:
+        """A handler that first asks whose a token is that was not seen before, or a connection."""
         guarded = self._guarded(method, handler)
 
         async def asking(requests: Any, context: Context) -> None:
@@ -233,17 +252,27 @@ class Door(grpc.aio.ServerInterceptor):
             except Exception as error:
                 await _end(error, method, context)
             callers.enter(caller)
-            if not handler.request_streaming:
-                requests = await context.read()
-                if requests is grpc.aio.EOF:
-                    await context.abort(*status_of(InvalidError("the call has no request")))
-            response = await guarded(requests, context)
-            if not handler.response_streaming:
-                await context.write(response)
+            try:
+                await _answer(handler, guarded, requests, context)
+            except Exception as error:
+                await _end(error, method, context)
 
-        return grpc.stream_stream_rpc_method_handler(
-            asking, handler.request_deserializer, handler.response_serializer
-        )
+        return _as_stream(handler, asking)
+
+    def _open(self, method: str, handler: Any) -> Any:
+        """A handler of a service that answers whoever asks, as many at once as there may be."""
+        behaviour = behaviour_of(handler)
+        streams = handler.request_streaming or handler.response_streaming
+        place = Place.OPEN if streams else Place.CHECK
+
+        async def opened(requests: Any, context: Context) -> None:
+            try:
+                with self.places.held(place, EVERYBODY, context.peer()):
+                    await _answer(handler, behaviour, requests, context)
+            except Exception as error:
+                await _end(error, method, context)
+
+        return _as_stream(handler, opened)
 
     async def _whose(self, context: Context) -> Caller:
         """Who makes a call that nobody knows yet."""
@@ -319,6 +348,52 @@ class Door(grpc.aio.ServerInterceptor):
             raise UnauthenticatedError(
                 "the token is no longer valid: it expired or was revoked", reason="TOKEN_ENDED"
             ) from None
+
+
+def _service(method: str) -> str:
+    """The service of a method such as `/grpc.health.v1.Health/Check`."""
+    return method.lstrip("/").rpartition("/")[0]
+
+
+def _place(method: str, *, streams: bool) -> Place | None:
+    """What kind of place a call holds; none if it is over soon."""
+    if _service(method) in access.REFLECTION:
+        return Place.OPEN
+    if not streams:
+        return None
+    rule = access.rule_of(method)
+    return Place.WORKER if rule is not None and rule.role is Role.WORKER else Place.STREAM
+
+
+def _as_stream(handler: Any, behaviour: Callable[[Any, Context], Awaitable[None]]) -> Any:
+    """The handler with a behaviour that takes and gives messages as a stream, whatever it is.
+
+    Only handlers know the peer, and others than those of streams are not called before their
+    request is there: a caller who never sends one would hold a place unseen.
+    """
+    return grpc.stream_stream_rpc_method_handler(
+        behaviour, handler.request_deserializer, handler.response_serializer
+    )
+
+
+async def _answer(
+    handler: Any,
+    behaviour: Callable[[Any, Context], Awaitable[Any]],
+    requests: Any,
+    context: Context,
+) -> None:
+    """Serves a call that `_as_stream` took as what it is."""
+    if not handler.request_streaming:
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS):
+                requests = await context.read()
+        except TimeoutError:
+            raise InvalidError(f"no request came within {REQUEST_SECONDS:g} s") from None
+        if requests is grpc.aio.EOF:
+            raise InvalidError("the call has no request")
+    response = await behaviour(requests, context)
+    if not handler.response_streaming:
+        await context.write(response)
 
 
 def _bearer(metadata: Iterable[tuple[str, Any]] | None) -> str:

@@ -154,17 +154,22 @@ class UnavailableError(ServiceError):
     reason = "UNAVAILABLE"
 
 
+MAX_VIOLATIONS = 1_000
+"""Mistakes of one request that are noted: of more nobody reads."""
+
+
 class Violations:
-    """Collects every mistake of a request, so that they are told at once."""
+    """Collects the mistakes of a request, so that they are told at once."""
 
     def __init__(self) -> None:
         self._found: list[FieldViolation] = []
 
     def add(self, field: str, description: str) -> None:
-        """Notes one mistake."""
-        self._found.append(
-            FieldViolation(field=cut(field, MAX_TEXT), description=cut(description, MAX_TEXT))
-        )
+        """Notes one mistake; none beyond `MAX_VIOLATIONS`."""
+        if len(self._found) < MAX_VIOLATIONS:
+            self._found.append(
+                FieldViolation(field=cut(field, MAX_TEXT), description=cut(description, MAX_TEXT))
+            )
 
     def extend(self, prefix: str, error: ServiceError) -> None:
         """Notes the mistakes of `error` with `prefix` before each field path."""

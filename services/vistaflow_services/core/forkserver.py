@@ -79,7 +79,9 @@ def other_threads() -> list[str]:
     with contextlib.suppress(OSError):
         for each in os.listdir("/proc/self/task"):
             if int(each) != os.getpid():
-                with open(f"/proc/self/task/{each}/comm") as file:
+                with open(
+                    f"/proc/self/task/{each}/comm", encoding="utf-8", errors="replace"
+                ) as file:
                     names.append(file.read().strip())
     return [each for each in names if each not in HARMLESS_THREADS]
 

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import inspect
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import grpc
@@ -18,6 +18,12 @@ import grpc
 from vistaflow_services.core import log
 from vistaflow_services.core.errors import InvalidError, ServiceError
 from vistaflow_services.core.handlers import Remade
+from vistaflow_services.core.message_limits import REQUEST_BYTES
+from vistaflow_services.core.request_size import (
+    Check,
+    Malformed,
+    check_size,
+)
 from vistaflow_services.core.status import status_of, unforeseen
 
 logger = logging.getLogger(__name__)
@@ -25,20 +31,37 @@ logger = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class _Malformed:
-    """Stands for a request whose bytes are not the message that the method takes."""
+class _Refused:
+    """Stands for a request that was not parsed, or could not be."""
+
+    def __init__(self, error: InvalidError) -> None:
+        self.error = error
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Ends a call that raised with the right gRPC status.
 
     A `ServiceError` keeps its code, message, reason and violations. Anything else is a bug: it is
-    logged under an id, and the caller learns that id. A malformed request is `INVALID_ARGUMENT`.
+    logged under an id, and the caller learns that id. A malformed request, and one that is too
+    large, is `INVALID_ARGUMENT`; of the latter nothing is parsed.
     A unary call for which the caller set no deadline gets `default_timeout`.
+
+    Args:
+        default_timeout: Seconds.
+        max_request_bytes: Largest request that is parsed.
+        checks: What looks at the bytes of a request first, by the method's name with its service.
     """
 
-    def __init__(self, *, default_timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        default_timeout: float | None = None,
+        max_request_bytes: int = REQUEST_BYTES,
+        checks: Mapping[str, Check] | None = None,
+    ) -> None:
         self._default_timeout = default_timeout
+        self._max_request_bytes = max_request_bytes
+        self._checks = checks if checks is not None else {}
         self._wrapped = Remade(self._wrap)
 
     async def intercept_service(
@@ -61,7 +84,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
         async def unary_unary(request: Any, context: Context) -> Any:
             # The way of nearly every call, without the scopes that the others have.
-            if getattr(request, "request_id", "") or isinstance(request, _Malformed):
+            if getattr(request, "request_id", "") or isinstance(request, _Refused):
                 async with self._ended_with_status(method, context, request):
                     return await answered(request, context)
             try:
@@ -84,7 +107,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             async with self._ended_with_status(method, context, request):
                 await _stream(handler.unary_stream(request, context), context)
 
-        read = _reader(handler.request_deserializer, raises=False)
+        read = self._reader(method, handler.request_deserializer, raises=False)
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(unary_stream, read, serialize)
         return grpc.unary_unary_rpc_method_handler(unary_unary, read, None)
@@ -104,10 +127,32 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                 await _stream(handler.stream_stream(requests, context), context)
 
         # Read inside the handler, whose exceptions we see; so the reader may simply raise.
-        read = _reader(handler.request_deserializer, raises=True)
+        read = self._reader(method, handler.request_deserializer, raises=True)
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(stream_stream, read, serialize)
         return grpc.stream_unary_rpc_method_handler(stream_unary, read, None)
+
+    def _reader(
+        self, method: str, deserialize: Callable[[bytes], Any] | None, *, raises: bool
+    ) -> Any:
+        """Parses requests. gRPC calls it in the event loop."""
+        if deserialize is None:
+            return None
+
+        def read(data: bytes) -> Any:
+            try:
+                check_size(method, data, self._max_request_bytes)
+                check = self._checks.get(method)
+                if check is not None:
+                    check(data)
+                return deserialize(data)
+            except Exception as error:
+                refusal = error if isinstance(error, InvalidError) else Malformed()
+                if raises:
+                    raise refusal from None
+                return _Refused(refusal)
+
+        return read
 
     async def _in_time(self, response: Awaitable[Any], seconds: float, context: Context) -> Any:
         """Awaits a response for so long. What `asyncio.timeout` does, at a third of its cost."""
@@ -140,8 +185,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         request_id = getattr(request, "request_id", "")
         with log.bound(request_id=request_id) if request_id else contextlib.nullcontext():
             try:
-                if isinstance(request, _Malformed):
-                    raise _malformed()
+                if isinstance(request, _Refused):
+                    raise request.error
                 yield
             except BaseException as error:
                 await self._end(error, method, context)
@@ -174,25 +219,3 @@ async def _stream(responses: Any, context: Context) -> None:
     async with contextlib.aclosing(responses):
         async for response in responses:
             await context.write(response)
-
-
-def _reader(deserialize: Callable[[bytes], Any] | None, *, raises: bool) -> Any:
-    if deserialize is None:
-        return None
-
-    def read(data: bytes) -> Any:
-        try:
-            return deserialize(data)
-        except Exception:
-            if raises:
-                raise _malformed() from None
-            return _Malformed()
-
-    return read
-
-
-def _malformed() -> InvalidError:
-    return InvalidError(
-        "the bytes are not the message this method takes; are both sides of one version?",
-        reason="MALFORMED",
-    )

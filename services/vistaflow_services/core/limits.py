@@ -1,4 +1,4 @@
-"""How often callers may call: those with a token each, those without by their machine."""
+"""How often callers may call and how many may stay: by their token, or else by their machine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Iterator
+from enum import StrEnum
 
 from vistaflow_services.core.buckets import Buckets, machine
 from vistaflow_services.core.callers import Caller
@@ -69,6 +70,73 @@ class Limits:
             self._streams[who] -= 1
             if not self._streams[who]:
                 del self._streams[who]
+
+
+class Place(StrEnum):
+    """What kind of call holds a place for as long as it likes."""
+
+    STREAM = "STREAM"
+    """A watch, a writer, or any other stream."""
+
+    WORKER = "WORKER"
+    """A worker that leases jobs."""
+
+    OPEN = "OPEN"
+    """A stream of a service that answers whoever asks: health, reflection."""
+
+    CHECK = "CHECK"
+    """A single call of such a service, whose request may be long in coming."""
+
+
+SHARES = {Place.STREAM: 0.75, Place.WORKER: 0.85, Place.OPEN: 0.06, Place.CHECK: 0.04}
+"""Of the calls that a server serves at once. Workers share theirs with the streams."""
+
+
+class Places:
+    """Who holds the places of a server, so that no kind of call takes all of them.
+
+    Each kind has its share, of which one token, or one machine of open services, has half at most.
+    What no kind may have is for calls that are over soon: they never wait for a stream to end.
+
+    Args:
+        count: Calls that the server serves at once.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._most = {place: max(2, int(count * share)) for place, share in SHARES.items()}
+        self._held: Counter[Place] = Counter()
+        self._of: Counter[tuple[Place, str]] = Counter()
+
+    @contextlib.contextmanager
+    def held(self, place: Place, caller: Caller, peer: str) -> Iterator[None]:
+        """Holds a place for as long as the block runs.
+
+        Raises:
+            ExhaustedError: There is none left.
+        """
+        is_open = place in (Place.OPEN, Place.CHECK)
+        # Where no tokens are required, all of a machine may be one caller: `Limits` counts those.
+        who = machine(peer) if is_open else caller.token_id if place is Place.STREAM else ""
+        taken = self._held[place]
+        if not is_open:
+            taken = self._held[Place.STREAM] + self._held[Place.WORKER]
+        most = self._most[place]
+        if taken >= most or (who and self._of[place, who] >= most // 2):
+            raise ExhaustedError(
+                "as many streams are open here as there may be beside other calls; close some, "
+                "or try again",
+                reason="TOO_MANY_STREAMS",
+                retry_after=STREAM_RETRY_SECONDS,
+            )
+        self._held[place] += 1
+        self._of[place, who] += 1
+        try:
+            yield
+        finally:
+            self._held[place] -= 1
+            self._of[place, who] -= 1
+            if not self._of[place, who]:
+                del self._of[place, who]
 
 
 class Strangers:

@@ -23,6 +23,8 @@ from importlib import resources
 import psycopg
 from psycopg import sql
 
+from vistaflow_services.core.postgres import session_conninfo
+
 logger = logging.getLogger(__name__)
 
 _FILE = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
@@ -84,13 +86,17 @@ def migrate(
             tables were in use for so long that a migration could not run.
     """
     migrations = load_migrations(package)
-    with psycopg.connect(conninfo, autocommit=True) as connection:
+    session = session_conninfo(
+        conninfo,
+        name="vistaflow migrations",
+        schema=schema,
+        settings={"client_min_messages": "warning"},
+    )
+    with psycopg.connect(session, autocommit=True) as connection:
         connection.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
         name = sql.Identifier(schema)
         if not _exists(connection, schema):
             connection.execute(sql.SQL("CREATE SCHEMA {}").format(name))
-        connection.execute(sql.SQL("SET search_path TO {}").format(name))
-        connection.execute("SET client_min_messages TO warning")
         # The guard of another registry's schema in this database may be older than this code: the
         # one of the first release took a migration's text for an attack on its own log.
         connection.execute(

@@ -73,7 +73,7 @@ def kill_tree(ancestor: int) -> None:
 
 def _living_parent(process: int) -> int | None:
     try:
-        stat = (_PROC / str(process) / "stat").read_text(errors="replace")
+        stat = (_PROC / str(process) / "stat").read_text("utf-8", "replace")
     except OSError:
         return None
     # The name is in parentheses and may hold anything, parentheses too.

@@ -84,6 +84,12 @@ class RegistryClient:
         """Adds a job to a kit, or to a new one of its own."""
         return await self.call(self.stub.CreateJob, _signed(request, self.actor))
 
+    async def retry_kit(
+        self, request: registry_pb2.RetryKitRequest
+    ) -> registry_pb2.RetryKitResponse:
+        """Queues what of a kit is FAILED or CANCELED again, and what is to be done otherwise."""
+        return await self.call(self.stub.RetryKit, _signed(request, self.actor))
+
     async def get_kit(self, kit_id: int, *, min_revision: int = 0) -> registry_pb2.Kit:
         """A kit with its jobs and their tasks."""
         request = registry_pb2.GetKitRequest(kit_id=kit_id, min_revision=min_revision)
@@ -279,7 +285,12 @@ def _whole(value: Any) -> Any:
     return value
 
 
-Request = TypeVar("Request", registry_pb2.CreateKitRequest, registry_pb2.CreateJobRequest)
+Request = TypeVar(
+    "Request",
+    registry_pb2.CreateKitRequest,
+    registry_pb2.CreateJobRequest,
+    registry_pb2.RetryKitRequest,
+)
 
 
 def _signed(request: Request, actor: str) -> Request:

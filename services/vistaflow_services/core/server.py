@@ -22,13 +22,16 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from vistaflow_services.core import tls
-from vistaflow_services.core.channels import MEGABYTE, server_arguments
+from vistaflow_services.core.channels import server_arguments
 from vistaflow_services.core.door import Door, door_settings
 from vistaflow_services.core.errors import ServiceError
 from vistaflow_services.core.interceptor import Context, ErrorInterceptor
+from vistaflow_services.core.limits import Places
+from vistaflow_services.core.message_limits import RECEIVE_BYTES, REQUEST_BYTES, STOCK_BYTES
+from vistaflow_services.core.reflection import Reflection
+from vistaflow_services.core.request_size import Check
 from vistaflow_services.core.tasks import ended
 from vistaflow_services.core.tls import TlsError, TlsFiles, tls_files
 
@@ -56,11 +59,14 @@ class ServerSettings:
     default_timeout: float = 60.0
     """Seconds a unary call may take whose caller set no deadline."""
 
-    max_receive_bytes: int = 4 * MEGABYTE
-    """Largest message taken."""
+    max_receive_bytes: int = RECEIVE_BYTES
+    """Largest message received."""
 
-    max_send_bytes: int = 64 * MEGABYTE
-    """Largest message sent."""
+    max_request_bytes: int = REQUEST_BYTES
+    """Largest request served; a larger one is refused without being parsed."""
+
+    max_send_bytes: int = STOCK_BYTES
+    """Largest message sent; what makes messages keeps a margin below it."""
 
     max_concurrent_calls: int = 2_000
     """Calls served at once, streams among them; more are RESOURCE_EXHAUSTED."""
@@ -92,13 +98,20 @@ class Server(grpc.aio.Server):
         self.service_names = service_names
         self.door = door
         """Lets callers in; whoever knows their tokens is told to it before the server starts."""
+        self.checks: dict[str, Check] = {}
+        """What looks at requests before they are parsed, by `/service/method`."""
+        door.places = Places(settings.max_concurrent_calls)
         self._tls = tls
         self._server = grpc.aio.server(
             interceptors=[
                 # Outermost, to see how all calls end.
                 *([metrics.calls()] if metrics is not None else ()),
                 door,
-                ErrorInterceptor(default_timeout=settings.default_timeout),
+                ErrorInterceptor(
+                    default_timeout=settings.default_timeout,
+                    max_request_bytes=settings.max_request_bytes,
+                    checks=self.checks,
+                ),
             ],
             options=server_arguments(
                 max_receive_bytes=settings.max_receive_bytes,
@@ -110,8 +123,7 @@ class Server(grpc.aio.Server):
         self._serving: bool | None = None
         self._has_served = False
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self)
-        names = (*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self)
+        Reflection((*service_names, health.SERVICE_NAME)).add_to(self)
         if metrics is not None:
             metrics.follow(self)
 
@@ -255,7 +267,7 @@ async def run(
     on_stopped: Callable[[], Awaitable[None]] | None = None,
     stop: asyncio.Event | None = None,
 ) -> None:
-    """Serves until SIGTERM, SIGINT or `stop`, then drains.
+    """Serves until SIGTERM, SIGINT, SIGHUP or `stop`, then drains.
 
     Args:
         server: With its servicers added.
@@ -272,7 +284,7 @@ async def run(
     if listen is not None:
         logger.info("listening on %s", server.bind(listen))
     stop = stop or asyncio.Event()
-    with _signals(stop):
+    with signals(stop.set):
         await server.start()
         async with _readiness(server, ready):
             await stop.wait()
@@ -301,28 +313,49 @@ def main(service: str, serve: Callable[[], Awaitable[None]]) -> None:
     except (StartError, ServiceError) as error:
         logger.error("%s cannot start: %s", service, error)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         raise SystemExit(130) from None
 
 
 async def _awaited(serve: Callable[[], Awaitable[None]]) -> None:
-    await serve()
+    task = asyncio.current_task()
+    assert task is not None
+    # Before it serves and after: what was started meanwhile is stopped, not left behind.
+    with signals(task.cancel):
+        await serve()
+
+
+_handlers: list[Callable[[], object]] = []
 
 
 @contextlib.contextmanager
-def _signals(stop: asyncio.Event) -> Iterator[None]:
+def signals(handle: Callable[[], object]) -> Iterator[None]:
+    """Calls a function at SIGTERM, SIGINT and SIGHUP; inside another one, in its stead.
+
+    A SIGHUP that is ignored, as `nohup` has it, stays ignored.
+    """
     loop = asyncio.get_running_loop()
-    taken = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # Only the main thread may; a server in a test's thread is stopped by its event.
-        with contextlib.suppress(ValueError, RuntimeError):
-            loop.add_signal_handler(number, stop.set)
-            taken.append(number)
+    numbers = [
+        number
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
+    ]
+
+    def install() -> None:
+        for number in numbers:
+            # Only the main thread may; a server in a test's thread is stopped by its event.
+            with contextlib.suppress(ValueError, RuntimeError):
+                loop.remove_signal_handler(number)
+                if _handlers:
+                    loop.add_signal_handler(number, _handlers[-1])
+
+    _handlers.append(handle)
+    install()
     try:
         yield
     finally:
-        for number in taken:
-            loop.remove_signal_handler(number)
+        _handlers.remove(handle)
+        install()
 
 
 @contextlib.asynccontextmanager

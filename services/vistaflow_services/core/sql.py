@@ -36,3 +36,15 @@ def load_queries(package: str) -> dict[str, LiteralString]:
             # A comment's `%` would be taken for a parameter.
             queries[name] = _COMMENT.sub("", body).strip().rstrip(";")
     return queries
+
+
+def edited(text: LiteralString, part: LiteralString, by: LiteralString) -> LiteralString:
+    """A query with a part replaced, which it must have exactly once.
+
+    Raises:
+        ValueError: It has not: then the query was changed and its variant was forgotten.
+    """
+    count = text.count(part)
+    if count != 1:
+        raise ValueError(f"`{part}` is {count} times in the query, not once: {text[:200]}")
+    return text.replace(part, by)

@@ -41,6 +41,7 @@ from vistaflow_services.core import config as configuration
 from vistaflow_services.core import files, log
 from vistaflow_services.core.artifacts import ArtifactStore
 from vistaflow_services.core.errors import ServiceError
+from vistaflow_services.core.home import prepare_home
 from vistaflow_services.core.metrics import served
 from vistaflow_services.core.registry_client import RegistryClient, job_type_number
 from vistaflow_services.core.server import Server, ServerSettings, main, make_server, run
@@ -179,12 +180,13 @@ class StageService:
 
 def serve_stage(service: StageService) -> None:
     """Runs a stage service until SIGTERM: the whole of its `main`."""
-    home = configuration.home()
-    log.configure(service.name, home=home)
+    log.configure(service.name)
 
     async def serving() -> None:
         config = configuration.read_config(service.config, f"VISTAFLOW_{service.name.upper()}_")
-        logging.getLogger().setLevel(config.log_level.upper())
+        home = configuration.home()
+        prepare_home(home)
+        log.configure(service.name, home=home, level=config.log_level)
         await serve(service, config, home=home)
 
     main(service.name, serving)
@@ -314,7 +316,7 @@ def worker_name(service: str, name: str, home: Path) -> Iterator[str]:
     folder = home / "run"
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(1, 1_000):
-        file = (folder / f"{service}-{number}@{host}.lock").open("w")
+        file = (folder / f"{service}-{number}@{host}.lock").open("wb")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -5,6 +5,7 @@ definition.py   what a deck is, its identity, and the files of one run
 space.py        the space of the parameters: unit cube, points, columns, model features
 parameter.py    one parameter
 rounding.py     floats rounded to twelve significant digits, so that equal points hash equally
+cells.py        the points of a space without real parameters, counted and listed
 feasibility.py  whether any point meets the constraints
 archives.py     the files of a deck from a folder, zip or tar.gz, safely; and back
 document.py     YAML read with line numbers and without its traps

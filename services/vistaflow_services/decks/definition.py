@@ -24,8 +24,17 @@ DECK_FILE: Final = "deck.yaml"
 SIMULATORS: Final = ("devsim", "ngspice", "function")
 """The simulators that a deck may name."""
 
+NO_RESPONSE: Final = "none"
+"""Stands alone in a list of responses for none of them, where an empty list means a default."""
+
 PLACEHOLDER: Final = re.compile(rb"@([A-Za-z_][A-Za-z0-9_]*)@")
 """Where a template takes a parameter's value."""
+
+SIGNED: Final = re.compile(rb"(-?)" + PLACEHOLDER.pattern)
+"""The same with the minus sign before it, if there is one."""
+
+_OPERAND_ENDS: Final = re.compile(rb"[\w.)\]}@][ \t]*\Z")
+_POWER: Final = re.compile(rb"[ \t]*(\^|\*\*)")
 
 
 class Policy(StrEnum):
@@ -156,6 +165,8 @@ class Deck:
     """The wall clock that one run may take."""
     memory_limit_bytes: int = 2 * 1024**3
     """The address space that one run may take."""
+    noisy: bool = False
+    """Whether two runs of one point may differ: what is found best is verified by several runs."""
 
     @property
     def response_names(self) -> list[str]:
@@ -185,6 +196,8 @@ class Deck:
             "timeout": float(self.timeout_seconds),
             "memory_limit": self.memory_limit_bytes,
         }
+        if self.noisy:
+            told["noisy"] = True
         if self.templates:
             told["template"] = list(self.templates)
         for key in ("entry", "function"):
@@ -211,14 +224,64 @@ class Deck:
         )
         return hashlib.sha256(told.encode()).hexdigest()
 
+    @cached_property
+    def simulation_digest(self) -> str:
+        """The identity of what a simulator is given: SHA-256 in hex.
+
+        Decks that share it give the same figures at the same point. What a run may take of time
+        and memory, which points are asked for, how failures are dealt with and which figures are
+        physical is not in it: changing these leaves every figure as it was.
+        """
+        files = {
+            path: hashlib.sha256(content).hexdigest()
+            for path, content in self.files.items()
+            if path != DECK_FILE
+        }
+        text = json.dumps(
+            {
+                "format": 2,
+                "simulator": self.simulator,
+                "template": list(self.templates),
+                "entry": self.entry,
+                "function": self.function,
+                "parameters": self.space.names if self.function else [],
+                "responses": {each.name: each.extract for each in self.responses},
+                "files": files,
+            },
+            sort_keys=True,
+            separators=(",", ":"),
+        )
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @cached_property
+    def folded_signs(self) -> tuple[tuple[str, int, str], ...]:
+        """Where negative values meet a sign or a power, so that they are not written as they are.
+
+        File, line and parameter of each place in a template.
+        """
+        negative = {
+            each.name.encode()
+            for each in self.space.parameters
+            if any(_is_negative(value) for value in (each.low, *each.choices))
+        }
+        return tuple(
+            (path, content[: match.start()].count(b"\n") + 1, match[2].decode())
+            for path in self.templates
+            for content in (self.files[path],)
+            for match in SIGNED.finditer(content)
+            if match[2] in negative and (match[1] or _POWER.match(content, match.end()))
+        )
+
     def render(self, point: Point) -> dict[str, bytes]:
         """The files of one run: templates with the point's values in them, the others as they are.
 
-        Floats are written in full (`2.5e-12`), so that what runs is the point.
+        Floats are written in full (`2.5e-12`), so that what runs is the point. A negative number is
+        written so that it stays one value: ngspice reads `--1.5*2` otherwise than it is meant, and
+        `-1.5^2` as `-(1.5^2)`.
         """
-        values = {name.encode(): _written(value) for name, value in point.items()}
+        values = {name.encode(): value for name, value in point.items()}
         return {
-            path: PLACEHOLDER.sub(lambda match: values[match.group(1)], content)
+            path: SIGNED.sub(lambda match: _inserted(match, values[match[2]]), content)
             if path in self.templates
             else content
             for path, content in self.files.items()
@@ -231,6 +294,24 @@ class Deck:
         if DECK_FILE not in files:
             files[DECK_FILE] = yaml.safe_dump(self.to_dict(), sort_keys=False).encode()
         return write_archive(files)
+
+
+def _is_negative(value: float | int | str | None) -> bool:
+    return isinstance(value, int | float) and value < 0
+
+
+def _inserted(match: re.Match[bytes], value: float | int | str) -> bytes:
+    """What takes the place of a placeholder and of the minus sign before it."""
+    sign, content = match[1], match.string
+    if isinstance(value, str) or value >= 0:
+        return sign + _written(value)
+    if _POWER.match(content, match.end()):
+        return sign + b"(" + _written(value) + b")"
+    if not sign:
+        return _written(value)
+    # The value's own sign and that before it are folded: to `+` after an operand, else to none.
+    before = content[max(0, match.start() - 80) : match.start()]
+    return (b"+" if _OPERAND_ENDS.search(before) else b"") + _written(-value)
 
 
 def _written(value: float | int | str) -> bytes:

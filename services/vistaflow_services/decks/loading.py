@@ -31,7 +31,7 @@ MAX_TIMEOUT: Final = 7 * 86400.0
 
 _KEYS: Final = (
     *("name", "version", "description", "simulator", "template", "entry", "function"),
-    *("parameters", "responses", "constraints", "failure", "timeout", "memory_limit"),
+    *("parameters", "responses", "constraints", "failure", "timeout", "memory_limit", "noisy"),
 )
 _PARAMETER_KEYS: Final = (
     *("name", "type", "range", "choices", "unit", "scale", "default", "description"),
@@ -96,6 +96,7 @@ class _Loader:
             "files": self._files,
             "timeout_seconds": self._timeout(told),
             "memory_limit_bytes": self._memory(told),
+            "noisy": self._noisy(told, simulator),
             **sources,
         }
         self._fields.found.check()
@@ -284,6 +285,15 @@ class _Loader:
             )
             return 2 * 1024**3
         return int(value)
+
+    def _noisy(self, told: dict[str, Any], simulator: str) -> bool:
+        value: object = told.get("noisy", False)
+        if not isinstance(value, bool):
+            self._fields.add("noisy", f"`{value}` is neither true nor false")
+            return False
+        if value and simulator == "function":
+            self._fields.add("noisy", "a named function gives the same value each time")
+        return value
 
     def _named(self, told: dict[str, Any], path: str, named: list[Place]) -> str:
         """The name of a parameter or response, if it can stand; notes it among the others."""

@@ -3,7 +3,8 @@
 Everything works in the unit cube; the space turns it into values. Where a space
 has constraints, infeasible points are never part of a design: a factorial leaves
 them out, sequences go on until enough points are feasible, and Latin hypercubes
-are chosen from many feasible candidates so that they stay apart.
+are chosen from many feasible candidates so that they stay apart. A space that has no more
+points than are asked for is tried whole.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from scipy.stats import qmc
 
 from vistaflow_services.core.errors import InvalidError
+from vistaflow_services.decks.cells import every_point
 from vistaflow_services.decks.space import Columns, Kind, Parameter
 from vistaflow_services.doe import ese, spread
 from vistaflow_services.doe.domain import (
@@ -64,8 +66,13 @@ def generate(recipe: Recipe, region: Region) -> Design:
             constraints leave too few points; each mistake names its field.
     """
     recipe.check(region)
+    every = None
+    if recipe.generator is not Generator.FULL_FACTORIAL:
+        every = every_point(region.space, region.fixed)
     if recipe.generator is Generator.FULL_FACTORIAL:
         design = _factorial(recipe, region)
+    elif every is not None and 0 < len(every[region.space.names[0]]) <= recipe.size:
+        design = _exhaustive(recipe, region, every)
     elif region.space.constraints:
         design = _constrained(recipe, region)
     else:
@@ -207,6 +214,21 @@ def _level_values(parameter: Parameter, count: int) -> NDArray[Any]:
     # The outermost whole numbers lie half a cell inside the unit interval.
     edge = 0.5 / (cells(parameter) or math.inf)
     return parameter.decode(np.linspace(edge, 1 - edge, count))
+
+
+def _exhaustive(recipe: Recipe, region: Region, every: Columns) -> Design:
+    """Every point of a space that has no more than were asked for, each about as often.
+
+    A random design of that size would miss some of them. The order is random, so that each part of
+    it is spread out.
+    """
+    count = len(every[region.space.names[0]])
+    rng = np.random.default_rng(recipe.seed)
+    rounds = -(-recipe.size // count)
+    rows = np.concatenate([rng.permutation(count) for _ in range(rounds)])[: recipe.size]
+    columns = {name: column[rows] for name, column in every.items()}
+    design = _design(recipe, region, columns, looked_at=recipe.size, dropped=0)
+    return replace(design, version=f"every_point/1 numpy/{np.__version__}")
 
 
 def _with_default(design: Design) -> Design:

@@ -160,7 +160,7 @@ def _simulated(attempt: Attempt, made: _Made, policy: FailurePolicy) -> Results:
     def on_outcome(index: int, outcome: Outcome) -> None:
         seen.append(outcome)
         counts["failed"] += not outcome.ok
-        counts["found in the store"] += outcome.cached
+        counts[f"of {len(points)} found in the store"] += outcome.cached
         told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
         attempt.progress("simulate", len(seen), len(points), unit="runs", message=told)
 

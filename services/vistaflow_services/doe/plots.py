@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from scipy.stats import rankdata
 from vistaflow_services.decks.space import Columns, Kind, Parameter, Scale
 from vistaflow_services.doe.domain import Region
 from vistaflow_services.doe.table import Results
+from vistaflow_services.surrogates.extremes import huge_limit
 
 MOST_PARAMETERS = 6
 MOST_RESPONSES = 6
@@ -59,6 +60,7 @@ def plot_design(
     Failed runs are red crosses. Of more than 6 parameters those that move the
     response most are shown.
     """
+    results = _drawable(results)
     rows = _thinned(len(results.seconds))
     response = _first_response(results, units)
     shown = _most_moving(region, columns, None if response is None else response.values)
@@ -89,6 +91,7 @@ def plot_responses(
     path: Path, region: Region, columns: Columns, results: Results, *, units: dict[str, str]
 ) -> None:
     """Each response against each parameter, with the median along the range: the main effects."""
+    results = _drawable(results)
     rows = _thinned(len(results.seconds))
     known = {name: each for name, each in results.responses.items() if np.isfinite(each).any()}
     down = [
@@ -107,6 +110,15 @@ def plot_responses(
             _label(place, parameter, response, row, column, last=len(down) - 1)
     figure.suptitle("Responses along each parameter, with the running median", fontsize=11)
     _save(figure, path)
+
+
+def _drawable(results: Results) -> Results:
+    """The results without values too large to be a response: all others would be one dot."""
+    responses = {
+        name: np.where(np.abs(values) > huge_limit(values), np.nan, values)
+        for name, values in results.responses.items()
+    }
+    return replace(results, responses=responses)
 
 
 def _panels(

@@ -110,7 +110,11 @@ def assess(design: Design) -> Quality:
         discrepancy = float(qmc.discrepancy(np.clip(unit, 0.0, 1.0), method="CD"))
         distance, phi = distances(unit)
         if distance == 0:
-            notes.append("some points coincide: each is run once")
+            distinct = len(np.unique(unit, axis=0))
+            notes.append(
+                f"some points coincide: {count} rows hold {distinct} different points, and each of "
+                "them is run once"
+            )
     coverage = tuple(
         _coverage(each.name, unit[:, at], cells(each)) for at, each in enumerate(design.region.free)
     )

@@ -18,10 +18,5 @@ class Config(StageConfig):
     capacity: int = 2
     """Jobs run at once."""
 
-    deck_folders: tuple[str, ...] = ()
+    deck_folders: tuple[Path, ...] = ()
     """Folders that a deck's `path` is relative to, separated by commas."""
-
-    @property
-    def roots(self) -> tuple[Path, ...]:
-        """The deck folders."""
-        return tuple(Path(each).expanduser() for each in self.deck_folders)

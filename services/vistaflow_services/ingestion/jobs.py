@@ -19,7 +19,7 @@ def collect(attempt: Attempt) -> dict[str, Any]:
     """Collects the decks of a `CollectDecksSpec`; the result names each by its id."""
     spec = attempt.unpack(ingestion_pb2.CollectDecksSpec)
     library = DeckLibrary(attempt.artifacts.root / "decks")
-    roots = read_config(Config, "VISTAFLOW_INGESTION_").roots
+    roots = read_config(Config, "VISTAFLOW_INGESTION_").deck_folders
     decks = []
     for at, source in enumerate(spec.sources):
         attempt.progress("collect", at, len(spec.sources), unit="decks")

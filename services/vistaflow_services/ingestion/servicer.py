@@ -11,6 +11,7 @@ from vistaflow.api.ingestion.v1 import ingestion_pb2 as pb
 from vistaflow.api.ingestion.v1 import ingestion_pb2_grpc as rpc
 from vistaflow_services.core.errors import NotFoundError, ServiceError, Violations
 from vistaflow_services.core.interceptor import Context
+from vistaflow_services.core.message_limits import fitting
 from vistaflow_services.core.stage import Stage
 from vistaflow_services.decks.library import Collected, DeckLibrary
 from vistaflow_services.decks.origins import deck_of
@@ -32,7 +33,7 @@ class IngestionServicer(rpc.IngestionServiceServicer):
         self._stage = stage
         self._library = DeckLibrary(stage.artifacts.root / "decks")
         assert isinstance(stage.config, Config)
-        self._roots = stage.config.roots
+        self._roots = stage.config.deck_folders
 
     async def CollectDecks(
         self, request: pb.CollectDecksRequest, context: Context
@@ -51,11 +52,10 @@ class IngestionServicer(rpc.IngestionServiceServicer):
         size, after = _page(request)
         found = await asyncio.to_thread(self._library.list)
         wanted = [each for each in _after(found, after) if _matches(each, request)]
-        page = wanted[:size]
-        more = len(wanted) > size
+        decks = fitting(wanted[:size], lambda deck: deck_to_proto(deck, with_text=False))
+        more = len(wanted) > len(decks)
         return pb.ListDecksResponse(
-            decks=[deck_to_proto(each, with_text=False) for each in page],
-            next_page_token=_token(_key(page[-1])) if more else "",
+            decks=decks, next_page_token=_token(_key(wanted[len(decks) - 1])) if more else ""
         )
 
     async def GetDeck(self, request: pb.GetDeckRequest, context: Context) -> pb.GetDeckResponse:

@@ -33,6 +33,7 @@ def deck_to_proto(collected: Collected, *, with_text: bool) -> pb.Deck:
             for path, content in sorted(deck.files.items())
         ],
         shipped=collected.shipped,
+        noisy=deck.noisy,
         uri=f"artifact://decks/{collected.path.name}" if collected.path else "",
     )
     message.timeout.FromNanoseconds(int(deck.timeout_seconds * 1e9))

@@ -11,14 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vistaflow_services.core.errors import ConflictError, InvalidError, Violations
-from vistaflow_services.decks.space import Choice
 from vistaflow_services.surrogates.choice import (
     FAMILIES,
     FoldDone,
     check_hyper_parameters,
     choose_family,
 )
-from vistaflow_services.surrogates.dataset import Dataset
+from vistaflow_services.surrogates.dataset import Dataset, held_parameters
 from vistaflow_services.surrogates.metrics import HeldOut, held_out_figures
 from vistaflow_services.surrogates.model import Model, ResponseModel
 from vistaflow_services.surrogates.scaling import Scaler
@@ -75,16 +74,6 @@ class FoldReport:
     fold: FoldDone
 
 
-def held_parameters(dataset: Dataset) -> dict[str, Choice]:
-    """The parameters that have one value in all training rows, with it."""
-    held = {}
-    for name, values in dataset.columns.items():
-        seen = values[dataset.training].tolist()
-        if seen and all(each == seen[0] for each in seen):
-            held[name] = seen[0]
-    return held
-
-
 def train(
     dataset: Dataset,
     scaler: Scaler,
@@ -111,13 +100,15 @@ def train(
             f"{int(dataset.training.sum())} are for training; run Scale again",
             reason="SCALER_MISMATCH",
         )
-    inputs = scaler.inputs(dataset.features)[dataset.training]
+    inputs = scaler.inputs(dataset.features)
 
     def one(name: str) -> ResponseModel:
         on_start(name)
+        # A row that lacks one response still teaches the others.
+        rows = dataset.training & dataset.present(name)
         surrogate, scores = choose_family(
-            inputs,
-            scaler.standardise(dataset, name)[dataset.training],
+            inputs[rows],
+            scaler.standardise(dataset, name)[rows],
             plan.families,
             plan.folds,
             plan.seed,
@@ -154,6 +145,8 @@ class ResponseTest:
 
     name: str
     unit: str
+    row_ids: NDArray[np.int64]
+    """The rows that have the response (n,)."""
     truth: Floats
     """What the simulator said (n,)."""
     predicted: Prediction
@@ -165,7 +158,9 @@ class ModelTest:
     """A model on the rows held out."""
 
     row_ids: NDArray[np.int64]
+    """All of them."""
     responses: tuple[ResponseTest, ...]
+    """Those that any of the rows has."""
 
 
 def measure(model: Model, dataset: Dataset, *, seed: int = 0) -> ModelTest:
@@ -183,24 +178,28 @@ def measure(model: Model, dataset: Dataset, *, seed: int = 0) -> ModelTest:
             "test_fraction above 0, such as 0.2"
         )
     predicted = model.predict_features(held_out.features)
-    return ModelTest(
-        row_ids=held_out.row_ids,
-        responses=tuple(
+    tests = []
+    for response in model.responses:
+        rows = held_out.present(response.name)
+        if not rows.any():
+            continue
+        truth = held_out.responses[response.name][rows]
+        prediction = Prediction(
+            **{part: values[rows] for part, values in vars(predicted[response.name]).items()}
+        )
+        tests.append(
             ResponseTest(
-                name=each.name,
-                unit=each.unit,
-                truth=held_out.responses[each.name],
-                predicted=predicted[each.name],
+                name=response.name,
+                unit=response.unit,
+                row_ids=held_out.row_ids[rows],
+                truth=truth,
+                predicted=prediction,
                 figures=held_out_figures(
-                    held_out.responses[each.name],
-                    predicted[each.name],
-                    model.transform(each.name),
-                    seed=seed,
+                    truth, prediction, model.transform(response.name), seed=seed
                 ),
             )
-            for each in model.responses
-        ),
-    )
+        )
+    return ModelTest(row_ids=held_out.row_ids, responses=tuple(tests))
 
 
 def verdict(tests: Sequence[ResponseTest]) -> list[str]:

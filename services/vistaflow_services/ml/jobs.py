@@ -24,6 +24,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from vistaflow.api.ml.v1 import ml_pb2 as pb
 from vistaflow_services.core.jobs import Attempt, JobError, plain
 from vistaflow_services.core.pictures import draw_pictures
+from vistaflow_services.decks.cells import cell_count
 from vistaflow_services.decks.space import Space
 from vistaflow_services.ml.domain import FoldReport, ModelTest, measure, train, verdict
 from vistaflow_services.ml.references import (
@@ -34,7 +35,7 @@ from vistaflow_services.ml.references import (
     open_model,
 )
 from vistaflow_services.ml.specs import plan_of, preparation_of
-from vistaflow_services.surrogates.dataset import read_design
+from vistaflow_services.surrogates.dataset import Dataset, read_design
 from vistaflow_services.surrogates.gaussian_process import GaussianProcess
 from vistaflow_services.surrogates.model import ResponseModel
 from vistaflow_services.surrogates.preparation import prepare
@@ -48,6 +49,11 @@ _PASSED_ON = (
     "constants",
 )  # fmt: skip
 _TOLD_OUTLIERS = 20
+
+UNMEASURED = (
+    "no row is held out, so nothing tells how good the model is beyond its cross-validation; a "
+    "test_fraction above 0, such as 0.2, would"
+)
 
 
 def _published(job: Job) -> Job:
@@ -86,7 +92,7 @@ def preprocess(attempt: Attempt) -> Manifest:
     with attempt.part("clean and split") as told:
         rows = read_design(open_file(design, "design", attempt.artifacts), space)
         attempt.progress("preprocess", 0, len(rows.row_ids), unit="rows")
-        dataset, report = prepare(rows, space, how, units)
+        dataset, report = prepare(rows, space, how, units, cell_count(space, design.get("fixed")))
         split = Counter(np.where(dataset.training, "train", "test").tolist())
         told.update({"rows": len(dataset), "dropped": report.dropped, "split": dict(split)})
         attempt.progress(
@@ -250,7 +256,7 @@ def test_model(attempt: Attempt) -> Manifest:
     dataset = open_dataset(source, attempt.artifacts)
     with attempt.part("measure") as told:
         attempt.progress("measure", 0, len(model.responses), unit="responses")
-        found = measure(model, dataset)
+        found = measure(model, dataset) if not dataset.training.all() else _unmeasured(dataset)
         attempt.progress("measure", len(model.responses), len(model.responses), unit="responses")
         told["r2"] = {each.name: each.figures.r2.value for each in found.responses}
     rows = attempt.folder / "residuals.parquet"
@@ -265,10 +271,29 @@ def test_model(attempt: Attempt) -> Manifest:
         "metrics": {each.name: _metrics(each.figures) for each in found.responses},
         "units": {each.name: each.unit for each in found.responses},
         "families": {each.name: each.family for each in model.responses},
-        "warnings": verdict(found.responses),
+        "warnings": (
+            verdict(found.responses) + _untested(model.response_names, found)
+            if len(found.row_ids)
+            else [UNMEASURED]
+        ),
         "residuals": attempt.artifacts.describe(rows),
         "plots": drawn,
     }
+
+
+def _untested(names: list[str], found: ModelTest) -> list[str]:
+    """A warning for each response that no test row has."""
+    tested = {test.name for test in found.responses}
+    return [
+        f"{name}: no row held out has this response, so nothing tells how good its model is"
+        for name in names
+        if name not in tested
+    ]
+
+
+def _unmeasured(dataset: Dataset) -> ModelTest:
+    """What is known of a model whose dataset holds no row out."""
+    return ModelTest(row_ids=dataset.row_ids[:0], responses=())
 
 
 def _metrics(figures: Any) -> dict[str, Any]:
@@ -287,13 +312,15 @@ def _metrics(figures: Any) -> dict[str, Any]:
 
 
 def _write_residuals(found: ModelTest, path: Any) -> None:
-    """A row a test row: what was simulated and predicted of each response."""
+    """A row a test row: what was simulated and predicted of each response; null where missing."""
     columns: dict[str, Any] = {"row_id": found.row_ids}
-    for each in found.responses:
-        columns[f"{each.name}.simulated"] = each.truth
-        columns[f"{each.name}.residual"] = each.truth - each.predicted.median
-        for part, values in vars(each.predicted).items():
-            columns[f"{each.name}.{part}"] = values
+    for test in found.responses:
+        places = np.isin(found.row_ids, test.row_ids)
+        parts = {"simulated": test.truth, "residual": test.truth - test.predicted.median}
+        for part, values in (parts | vars(test.predicted)).items():
+            column = np.full(len(found.row_ids), np.nan)
+            column[places] = values
+            columns[f"{test.name}.{part}"] = pa.array(column, from_pandas=True)
     pq.write_table(pa.table(columns), path, compression="zstd")
 
 

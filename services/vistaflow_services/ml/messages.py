@@ -11,7 +11,8 @@ from google.protobuf import struct_pb2, timestamp_pb2
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.ml.v1 import ml_pb2 as pb
 from vistaflow_services.core.artifacts import ArtifactStore
-from vistaflow_services.core.errors import Violations
+from vistaflow_services.core.errors import InvalidError, Violations
+from vistaflow_services.core.message_limits import ENTRY_BYTES, MESSAGE_BYTES
 from vistaflow_services.decks.space import Space
 from vistaflow_services.messages import parameter_message
 from vistaflow_services.ml.specs import FAMILY_NUMBERS
@@ -20,6 +21,12 @@ from vistaflow_services.surrogates.storage import MANIFEST
 from vistaflow_services.surrogates.transforms import Prediction, Transform
 
 MAX_POINTS = 10_000
+
+PREDICTION_BYTES = 36 + ENTRY_BYTES
+"""A prediction of one response in an answer, beside the response's name."""
+
+ANSWER_TOO_LARGE = "ANSWER_TOO_LARGE"
+"""The reason of a refusal after which a client asks for less at once."""
 
 
 def points_of(points: Iterable[struct_pb2.Struct]) -> list[dict[str, Any]]:
@@ -42,6 +49,28 @@ def points_of(points: Iterable[struct_pb2.Struct]) -> list[dict[str, Any]]:
         found.add("points", f"{len(told)} given; 1 to {MAX_POINTS:,} may be")
     found.check()
     return told
+
+
+def check_answer(model: Model, count: int) -> None:
+    """Refuses so many points of which the predictions do not fit one answer.
+
+    Raises:
+        InvalidError: They do not.
+    """
+    each = sum(PREDICTION_BYTES + len(response.name.encode()) for response in model.responses)
+    most = MESSAGE_BYTES // (each + ENTRY_BYTES) - 1
+    if count > most:
+        found = Violations()
+        found.add(
+            "points",
+            f"{count:,} given; of a model of {len(model.responses)} responses the predictions at "
+            f"{most:,} points fit one answer: ask for fewer at once",
+        )
+        try:
+            found.check()
+        except InvalidError as error:
+            error.reason = ANSWER_TOO_LARGE
+            raise
 
 
 def predict_response(

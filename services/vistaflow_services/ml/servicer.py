@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.ml.v1 import ml_pb2 as pb
 from vistaflow.api.ml.v1 import ml_pb2_grpc as rpc
 from vistaflow_services.core import callers
 from vistaflow_services.core.errors import InvalidError, NotFoundError, ServiceError, Violations
 from vistaflow_services.core.interceptor import Context
 from vistaflow_services.core.job_ids import is_job_id
+from vistaflow_services.core.message_limits import fitting
 from vistaflow_services.core.registry_client import result_of
 from vistaflow_services.core.results import readable
 from vistaflow_services.core.stage import Stage
@@ -75,6 +77,7 @@ class MlServicer(rpc.MlServiceServicer):
         """Predicts the responses at raw points."""
         points = messages.points_of(request.points)
         model = await self._model(request.model_id)
+        messages.check_answer(model, len(points))
         extrapolate = request.allow_extrapolation
 
         def predicted() -> pb.PredictResponse:
@@ -85,7 +88,10 @@ class MlServicer(rpc.MlServiceServicer):
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         """Gets what a model is."""
-        manifest = await self._result(request.model_id, "ML_TRAIN", "model_id")
+        manifest = await self._manifest(request.model_id)
+        if "space" not in manifest:
+            model = await self._model(request.model_id)
+            manifest = {**manifest, "space": model.space.to_dict()}
         with readable(request.model_id, "model_id"):
             found = messages.model_message(request.model_id, manifest, self._stage.artifacts)
         return pb.GetModelResponse(model=found)
@@ -94,19 +100,30 @@ class MlServicer(rpc.MlServiceServicer):
         self, request: pb.ListModelsRequest, context: Context
     ) -> pb.ListModelsResponse:
         """Lists models, newest first."""
-        page = await self._stage.registry.list_jobs(
-            job_types=["ML_TRAIN"],
-            statuses=["FINISHED"],
-            page_size=_page_size(request.page_size),
-            page_token=request.page_token,
-        )
+        size = _page_size(request.page_size)
+        while True:
+            page = await self._stage.registry.list_jobs(
+                job_types=["ML_TRAIN"],
+                statuses=["FINISHED"],
+                page_size=size,
+                page_token=request.page_token,
+            )
+            readable_models = await asyncio.to_thread(self._readable_models, page.jobs)
+            models = fitting(readable_models, lambda model: model)
+            if len(models) == len(readable_models):
+                break
+            # Where the next page starts is the registry's to say.
+            size = len(models)
+        return pb.ListModelsResponse(models=models, next_page_token=page.next_page_token)
+
+    def _readable_models(self, jobs: Iterable[common_pb2.Job]) -> list[pb.Model]:
         models = []
-        for job in page.jobs:
+        for job in jobs:
             # One that cannot be read must not end the list for everybody.
             with contextlib.suppress(ServiceError), readable(job.job_id, "model_id"):
                 manifest = result_of(job).result
                 models.append(messages.model_message(job.job_id, manifest, self._stage.artifacts))
-        return pb.ListModelsResponse(models=models, next_page_token=page.next_page_token)
+        return models
 
     async def _result(self, job_id: str, job_type: str, field: str) -> Mapping[str, Any]:
         """What the finished job that a field names published."""
@@ -119,12 +136,28 @@ class MlServicer(rpc.MlServiceServicer):
         found_job = await self._stage.registry.result(job_id, job_type=job_type, field=field)
         return found_job.result
 
+    async def _manifest(self, model_id: str) -> Mapping[str, Any]:
+        """What the job that trained a model says of it: an ML_TRAIN job, or a study."""
+        if not is_job_id(model_id):
+            return await self._result(model_id, "ML_TRAIN", "model_id")
+        found = await self._stage.registry.result(model_id, field="model_id")
+        if found.job_type == "ML_TRAIN":
+            return found.result
+        model = found.result.get("last_model")
+        if not isinstance(model, Mapping):
+            kind = found.job_type
+            raise InvalidError(
+                f"model_id: job {model_id} is a {kind} job that published no model; give the id "
+                "of an ML_TRAIN job, or of a study that did"
+            )
+        return model
+
     async def _model(self, model_id: str) -> Model:
         """A model, from memory or from disk; a finished one never changes."""
         model = self._models.get(model_id)
         # That the model is in memory tells nothing of whether it exists for this caller.
         if model is None or callers.current().project:
-            manifest = await self._result(model_id, "ML_TRAIN", "model_id")
+            manifest = await self._manifest(model_id)
         if model is None:
             with readable(model_id, "model_id"):
                 model = await asyncio.to_thread(open_model, manifest, self._stage.artifacts)

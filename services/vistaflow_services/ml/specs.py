@@ -10,6 +10,7 @@ from google.protobuf import json_format
 from vistaflow.api.ml.v1 import ml_pb2 as pb
 from vistaflow_services.core.errors import InvalidError, Violations
 from vistaflow_services.core.expressions import suggest
+from vistaflow_services.decks.definition import NO_RESPONSE
 from vistaflow_services.ml.domain import DEFAULT_FOLDS, TrainingPlan
 from vistaflow_services.surrogates.choice import FAMILIES
 from vistaflow_services.surrogates.preparation import Preparation
@@ -55,7 +56,10 @@ def check_responses(spec: pb.PreprocessSpec, design: Mapping[str, Any]) -> None:
     known = [each["name"] for each in design["responses"]]
     found = Violations()
     for field in ("responses", "log_responses"):
-        for at, name in enumerate(getattr(spec, field)):
+        names = getattr(spec, field)
+        if field == "log_responses" and tuple(names) == (NO_RESPONSE,):
+            continue
+        for at, name in enumerate(names):
             if name not in known:
                 found.add(f"{field}[{at}]", f"the design has no `{name}`{suggest(name, known)}")
     found.check()

@@ -11,7 +11,9 @@ acquisition.py   how promising an untried point is
 climbing.py      local search up an acquisition, down a prediction
 bayes.py         the search: ask and tell
 forecast.py      what a study expects of each response before it is simulated
+replicates.py    noise, from runs that repeat a point
 study.py         the loop: ask, simulate, tell, verify
+last_model.py    the model of all that a study knows
 suggestion.py    the point a trained model would try first
 tuning.py        hyper-parameters by cross-validation
 inputs.py        finds the design, deck, model or dataset that a study refers to

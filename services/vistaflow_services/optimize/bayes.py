@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from vistaflow_services.decks.space import Point
 from vistaflow_services.optimize.acquisition import Acquisition
-from vistaflow_services.optimize.climbing import Climber
+from vistaflow_services.optimize.climbing import CAUTION, Climber
 from vistaflow_services.optimize.cube import PointKey, SearchCube, point_key
 from vistaflow_services.optimize.misses import MissScale
 from vistaflow_services.optimize.observation import Observation, best_observation
@@ -92,6 +92,9 @@ class _Models:
     unwarped: float
     """What one unit of the warped objective is worth at the best point, in the objective's unit."""
 
+    best_row: int
+    """The place of the best point among all that was told."""
+
     second: Array
     """Where the best point outside the surroundings of the incumbent lies (d,)."""
 
@@ -115,6 +118,9 @@ class BayesianSearch:
 
     seed: int
     """Fixes every random choice."""
+
+    noisy: bool = False
+    """Whether a point is worth what is predicted of it, instead of the one reading it gave."""
 
     observations: list[Observation] = field(default_factory=list)
     """All that was told, in order."""
@@ -144,6 +150,18 @@ class BayesianSearch:
     def best(self) -> Observation | None:
         """The best feasible observation, or the one that misses least when there is none."""
         return best_observation(self.observations)
+
+    @property
+    def expected_best(self) -> Observation | None:
+        """The observation of the best expected objective whose constraints are expected to be met.
+
+        What is expected of a point is the mean of the surfaces there, which all points inform: the
+        luckiest reading of a noisy simulator is not the best point.
+        """
+        ok = [row for row, each in enumerate(self.observations) if each.ok]
+        if len(ok) < 2:
+            return self.best
+        return self.observations[self._fit(ok).best_row]
 
     def ask(self, count: int, *, remaining: int | None = None) -> list[Point]:
         """The next points to evaluate, at most `count`, none of them told before.
@@ -241,14 +259,22 @@ class BayesianSearch:
             posteriors.append(Posterior(features, [self._failure.fit(features, failed)]))
             constraint_count += 1
         scaled = warping.apply(objective)
+        surfaces = CubeSurfaces(self.cube, posteriors)
+        constraints = tuple(range(1, 1 + constraint_count))
+        if self.noisy:
+            scaled, missed = _expected(surfaces, constraints, inputs)
+            feasible = missed <= 0.0
+            order = np.lexsort((scaled, missed))
+            incumbent = inputs[order[0]]
         outside = _is_far(inputs, incumbent)
         second = next((row for row in order if outside[row]), order[0])
         return _Models(
-            surfaces=CubeSurfaces(self.cube, posteriors),
-            constraints=tuple(range(1, 1 + constraint_count)),
+            surfaces=surfaces,
+            constraints=constraints,
             incumbent=incumbent,
             best=float(scaled[order[0]]) if feasible[order[0]] else None,
             unwarped=warping.unit_at(float(objective[order[0]])),
+            best_row=ok[order[0]],
             second=inputs[second],
             second_best=float(scaled[second]) if feasible[second] else None,
         )
@@ -319,6 +345,19 @@ class BayesianSearch:
                     ):
                         return point, here
         return None
+
+
+def _expected(
+    surfaces: CubeSurfaces, constraints: tuple[int, ...], inputs: Array
+) -> tuple[Array, Array]:
+    """Expected objective (n,), and by how much all constraints are expected to be missed (n,).
+
+    A constraint counts as met where it is so at a little distance, as in `Climber.descend`.
+    """
+    means, sds = surfaces.predict(inputs)
+    rows = list(constraints)
+    excess = np.maximum(means[rows] + CAUTION * sds[rows], 0.0)
+    return means[0], np.asarray(excess.sum(axis=0), dtype=np.float64)
 
 
 def _gap(places: Array, here: Array) -> float:

@@ -17,7 +17,7 @@ from vistaflow_services.surrogates.transforms import Transform, backward, forwar
 Array = NDArray[np.float64]
 
 Forecast = dict[str, tuple[float, float]]
-"""Mean and standard deviation by response, in its unit."""
+"""Mean and standard deviation of a new run, by response, in its unit."""
 
 LEAST_POINTS = 4
 """With fewer known points nothing is said."""
@@ -58,7 +58,7 @@ class Forecaster:
             how = Transform.LOG10 if spans_decades(values) else Transform.IDENTITY
             hows.append(how)
             quantities.append(self._learners[name, how].fit(features, forward(how, values)))
-        means, sds = Posterior(features, quantities).predict(self._cube.features(where))
+        means, sds = Posterior(features, quantities).predict(self._cube.features(where), noise=True)
         for j, name in enumerate(self._responses):
             prediction = backward(hows[j], means[j], sds[j])
             for each, mean, sd in zip(told, prediction.mean, prediction.sd, strict=True):

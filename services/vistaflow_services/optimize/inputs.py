@@ -44,8 +44,12 @@ class Design:
     """Its table: `x.<name>`, `y.<name>`, `failure`, `seconds`."""
 
     def trials(self, problem: Problem) -> list[Trial]:
-        """Its evaluated points as the first trials of a study, in order."""
+        """Its evaluated points as the first trials of a study, in order.
+
+        Rows that repeat a point and its responses are one run.
+        """
         found: list[Trial] = []
+        seen: set[tuple[Any, ...]] = set()
         substituted = self.deck.failure_policy.substitute
         limits = self.limits()
         for row in self.rows:
@@ -57,6 +61,10 @@ class Design:
             failure = row["failure"]
             if failure is None and None in responses.values():
                 continue  # it was never run
+            run = (*point.items(), failure, *responses.values())
+            if run in seen:
+                continue
+            seen.add(run)
             if failure is None and substituted and responses == dict(substituted):
                 failure = "SUBSTITUTED"
             found.append(

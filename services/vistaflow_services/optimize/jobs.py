@@ -19,7 +19,7 @@ from vistaflow.api.optimize.v1 import optimize_pb2 as pb
 from vistaflow_services.core.errors import InvalidError
 from vistaflow_services.core.jobs import Attempt, JobError, plain
 from vistaflow_services.core.pictures import draw_pictures
-from vistaflow_services.decks.deck import Policy
+from vistaflow_services.decks.deck import Deck, Policy
 from vistaflow_services.decks.space import Point
 from vistaflow_services.optimize import plots, specs
 from vistaflow_services.optimize.domain import (
@@ -41,6 +41,7 @@ from vistaflow_services.optimize.inputs import (
     model_folder,
     open_design,
 )
+from vistaflow_services.optimize.last_model import publish_last_model
 from vistaflow_services.optimize.study import Study, StudyResult
 from vistaflow_services.optimize.suggestion import predicted_best
 from vistaflow_services.optimize.trials import write_trials
@@ -48,6 +49,7 @@ from vistaflow_services.optimize.tuning_job import tune
 from vistaflow_services.simulators.evaluate import evaluate, local_executor
 from vistaflow_services.simulators.outcome import Outcome
 from vistaflow_services.simulators.points import PointStore
+from vistaflow_services.simulators.run import run_point
 from vistaflow_services.surrogates.model import Model
 
 POINTS = "points"
@@ -97,11 +99,19 @@ def _study(attempt: Attempt) -> dict[str, Any]:
     with attempt.part("infill") as told:
         result = _search(attempt, setting)
         told.update({"runs": setting.budget, "stop_reason": result.stop_reason})
+    if result.best is None and any(each.responses for each in result.trials):
+        raise JobError(
+            f"`{setting.problem.objective}` has no value at any point that ran, so there is no "
+            "best point",
+            reason="UNDEFINED_OBJECTIVE",
+            hint="look at the responses in the trials; a logarithm, a root or a division may have "
+            "no value there",
+        )
     if result.best is None:
         raise JobError(
             "no run of the design or the study succeeded, so there is no best point",
             reason="ALL_FAILED",
-            hint="look at the failures in the trials; narrow the ranges or mend the deck",
+            hint="look at the failures in the trials; narrow the ranges or repair the deck",
         )
     with attempt.part("report") as told:
         manifest = _report(attempt, setting, result)
@@ -152,6 +162,11 @@ def _search(attempt: Attempt, setting: _Setting) -> StudyResult:
             deck, points, store=store, executor=executor, scratch_root=scratch, policy=policy
         )
 
+    def simulate_anew(points: Sequence[Point]) -> list[Outcome]:
+        """Runs points past the store, which would answer with what it has."""
+        runs = [executor.submit(run_point, deck, each, scratch_root=scratch) for each in points]
+        return [each.result() for each in runs]
+
     def on_round(completed: int, message: str) -> None:
         attempt.progress("infill", completed, setting.budget, unit="runs", message=message)
 
@@ -166,6 +181,9 @@ def _search(attempt: Attempt, setting: _Setting) -> StudyResult:
         trials=list(setting.trials),
         responses=deck.response_names,
         limits=setting.design.limits(),
+        noisy=deck.noisy,
+        # A named function has no noise and needs no proof.
+        evaluate_anew=None if deck.simulator == "function" else simulate_anew,
     )
     on_round(0, study.message())
     try:
@@ -220,17 +238,34 @@ def _report(attempt: Attempt, setting: _Setting, result: StudyResult) -> dict[st
         "responses": [{"name": each.name, "unit": each.unit} for each in deck.responses],
         "best": {
             **_told(best, problem),
-            "verified": best.usable,
+            "verified": result.run_count > 0,
             "found_at": _found_at(best, result.trials),
             "predicted": _predicted(result.forecast),
+            "noise": dict(result.noise),
+            "run_count": result.run_count,
         },
         "doe_best": None if result.design_best is None else _told(result.design_best, problem),
-        "improvement": _improvement(best, result.design_best, problem.objective.sign),
-        "notes": notes_on(result.trials, problem),
+        "improvement": (
+            # The best reading of a noisy design is better than its point.
+            None
+            if any(result.noise.values())
+            else _improvement(best, result.design_best, problem.objective.sign)
+        ),
+        "notes": [*notes_on(result.trials, problem), *_noise_notes(deck, result)],
         "evaluations": _evaluations(result.trials),
         "trials": attempt.artifacts.describe(table),
         "plots": _plots(attempt, setting, result),
     }
+    told["last_model"] = publish_last_model(
+        attempt,
+        result.trials,
+        problem.space,
+        _modelled_units(setting),
+        deck_id=deck.digest,
+        before=setting.model,
+        fixed=problem.fixed,
+        seed=setting.plan.seed,
+    )
     if setting.model is not None:
         said = setting.model.predict([best.point], extrapolate=True)
         told["best"]["model_predicted"] = {
@@ -240,6 +275,34 @@ def _report(attempt: Attempt, setting: _Setting, result: StudyResult) -> dict[st
         tried = [each for each in result.trials if each.origin != "verify"]
         told["blocking"] = blocking(tried, problem)[:20]
     return told
+
+
+def _modelled_units(setting: _Setting) -> dict[str, str]:
+    """The units of the responses that the last model has: those trained before and the goals'."""
+    before = setting.model.response_names if setting.model else []
+    wanted = {*before, *setting.problem.goals.names}
+    return {each.name: each.unit for each in setting.design.deck.responses if each.name in wanted}
+
+
+def _noise_notes(deck: Deck, result: StudyResult) -> list[str]:
+    """What a reader should know of the simulator's noise, if it has any."""
+    units = {each.name: each.unit for each in deck.responses}
+    if not result.run_count:
+        return [
+            "the runs that were to verify the best point failed: what is told of it is unproven"
+        ]
+    noise = {name: sd for name, sd in result.noise.items() if sd > 0}
+    if not noise:
+        return []
+    amounts = ", ".join(
+        f"`{name}` by {sd:.3g} {units[name]}".rstrip() for name, sd in noise.items()
+    )
+    declare = "" if deck.noisy else "; declare `noisy: true` in the deck"
+    return [
+        f"the simulator is noisy: runs of one point vary, {amounts} (1 sd). The best point is the "
+        f"one expected to be best, and its values are means of {result.run_count} verifying "
+        f"runs{declare}"
+    ]
 
 
 def _told(trial: Trial, problem: Problem) -> dict[str, Any]:
@@ -297,7 +360,7 @@ def _evaluations(trials: Sequence[Trial]) -> dict[str, int]:
         "total": sum(each.origin != "verify" for each in trials),
         "design": sum(each.origin == "doe" for each in trials),
         "infill": len(infill),
-        "simulated": sum(not each.cached for each in infill),
+        "simulated": sum(not each.cached for each in trials if each.origin != "doe"),
         "cached": sum(each.cached for each in infill),
         "failed": sum(each.failure is not None for each in trials if each.origin != "verify"),
         "feasible": sum(each.feasible for each in trials if each.origin != "verify"),

@@ -42,6 +42,8 @@ def _tell_design(message: pb.Study, manifest: Mapping[str, Any]) -> None:
             response=common_pb2.Response(name=each["name"], unit=each["unit"]),
             predicted=_prediction(best["predicted"].get(each["name"])),
             simulated=best["simulated"].get(each["name"], 0.0),
+            noise=best.get("noise", {}).get(each["name"], 0.0),
+            run_count=best.get("run_count", 1),
         )
         for each in manifest["responses"]
     )
@@ -56,6 +58,10 @@ def _tell_design(message: pb.Study, manifest: Mapping[str, Any]) -> None:
         )
         for each in best["constraints"]
     )
+    model = manifest.get("last_model")
+    if model is not None:
+        message.model_id = model["model_id"]
+        message.model_row_count = model["training_rows"]
     message.evaluation_count = counts["total"]
     message.simulated_count = counts["simulated"]
     message.cached_count = counts["cached"]

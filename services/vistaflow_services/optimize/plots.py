@@ -158,7 +158,7 @@ def plot_comparison(
             for each in trials
             if each.origin == "infill" and each.responses and name in each.predicted
         ]
-        _parity(axes, np.array(pairs).reshape(-1, 3))
+        plot_parity(axes, np.array(pairs).reshape(-1, 3))
         unit = f" [{units[name]}]" if units.get(name) else ""
         axes.set_title(name + unit, fontsize=9)
         axes.set_xlabel("simulated", fontsize=8)
@@ -167,23 +167,31 @@ def plot_comparison(
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
-def _parity(axes: Any, pairs: NDArray[np.float64]) -> None:
+def plot_parity(axes: Any, pairs: NDArray[np.float64]) -> None:
+    """One response in one frame.
+
+    Args:
+        axes: Where to draw.
+        pairs: Simulated value, predicted mean and its standard deviation (n, 3).
+    """
     if not len(pairs):
         axes.annotate("nothing predicted", (0.5, 0.5), xycoords="axes fraction", ha="center")
         return
     simulated, mean, sd = pairs.T
-    low, high = float(simulated.min()), float(simulated.max())
-    margin = 0.08 * (high - low) or 0.08 * max(abs(high), 1e-12)
-    if low > 0 and high > WIDE * low:
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        span = (low / 1.5, high * 1.5)
-        axes.plot(simulated, np.clip(mean, *span), "o", ms=3.5, color=BEST)
+    # Every point lies inside, however wrong its prediction; bars may run out of the picture.
+    low, high = float(pairs[:, :2].min()), float(pairs[:, :2].max())
+    least = float(simulated.min())
+    if least > 0 and simulated.max() > WIDE * least:
+        # Linear below the smallest value that was simulated: predictions may be negative.
+        axes.set_xscale("symlog", linthresh=least)
+        axes.set_yscale("symlog", linthresh=least)
+        span = (low / 1.5 if low > 0 else 1.5 * low - least, high * 1.5)
     else:
+        margin = 0.08 * (high - low) or 0.08 * max(abs(high), 1e-12)
         span = (low - margin, high + margin)
-        axes.errorbar(
-            simulated, mean, yerr=1.96 * sd, fmt="o", ms=3.5, color=BEST, ecolor="#9db2cc", lw=0.8
-        )
+    axes.errorbar(
+        simulated, mean, yerr=1.96 * sd, fmt="o", ms=3.5, color=BEST, ecolor="#9db2cc", lw=0.8
+    )
     axes.plot(span, span, "-", lw=0.9, color="#888888")
     axes.set_xlim(span)
     axes.set_ylim(span)

@@ -79,8 +79,11 @@ class Posterior:
             self._mean[j] = centre + scale * constant
             self._variance[j] = variance * scale**2
 
-    def predict(self, inputs: Array) -> tuple[Array, Array]:
-        """Mean and standard deviation, each (m, k), at rows (k, p)."""
+    def predict(self, inputs: Array, *, noise: bool = False) -> tuple[Array, Array]:
+        """Mean and standard deviation, each (m, k), at rows (k, p).
+
+        With `noise` the deviation is that of a new run, else that of the mean of many.
+        """
         means = np.empty((len(self.quantities), len(inputs)))
         deviations = np.empty_like(means)
         for start in range(0, len(inputs), _CHUNK):
@@ -95,7 +98,10 @@ class Posterior:
                     1.0 / (self._base[j] - 1.0)
                 )
                 means[j, part] = self._mean[j] + k @ self._weights[j]
-                deviations[j, part] = np.sqrt(self._variance[j] * np.maximum(ratio, _TINY))
+                ratio = np.maximum(ratio, _TINY)
+                if noise:
+                    ratio = ratio + np.exp(self.quantities[j].log_noise)
+                deviations[j, part] = np.sqrt(self._variance[j] * ratio)
         return means, deviations
 
     def gradient(self, point: Array) -> tuple[Array, Array, Array, Array]:

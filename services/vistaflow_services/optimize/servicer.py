@@ -14,6 +14,7 @@ from vistaflow_services.core.expressions import suggest
 from vistaflow_services.core.interceptor import Context
 from vistaflow_services.core.job_ids import is_job_id
 from vistaflow_services.core.jobs import JobResult
+from vistaflow_services.core.message_limits import fitting
 from vistaflow_services.core.results import readable
 from vistaflow_services.core.stage import Stage
 from vistaflow_services.decks.deck import read_archive
@@ -77,9 +78,10 @@ class OptimizeServicer(rpc.OptimizeServiceServicer):
             uri, sha256 = source.result["trials"]["uri"], source.result["trials"]["sha256"]
             path = await asyncio.to_thread(self._artifacts.verified, uri, sha256)
             rows, more = await asyncio.to_thread(read_trials, path, offset=offset, limit=limit)
-            trials = [messages.trial_message(each) for each in rows]
+            trials = await asyncio.to_thread(fitting, rows, messages.trial_message)
         return pb.ListTrialsResponse(
-            trials=trials, next_page_token=str(offset + limit) if more else ""
+            trials=trials,
+            next_page_token=str(offset + len(trials)) if more or len(trials) < len(rows) else "",
         )
 
     def _check_design(self, spec: pb.OptimizeDesignSpec, manifest: Mapping[str, Any]) -> None:

@@ -19,6 +19,13 @@ from vistaflow_services.optimize.domain import (
 )
 from vistaflow_services.optimize.forecast import Forecast, Forecaster
 from vistaflow_services.optimize.observation import Observation
+from vistaflow_services.optimize.replicates import (
+    REPEATS,
+    ROUNDS,
+    is_noisy,
+    mean_responses,
+    noise_of,
+)
 from vistaflow_services.simulators.outcome import Outcome
 
 PATIENCE = 3
@@ -40,6 +47,13 @@ class StudyResult:
 
     forecast: Forecast
     """What a surrogate that never saw the best point says of it."""
+
+    noise: Mapping[str, float]
+    """Standard deviation of one run around the mean of its point, by response; empty where no point
+    was run twice."""
+
+    run_count: int
+    """Verifying runs that the best point's responses are the mean of; 0 if all of them failed."""
 
     stop_reason: str
     """`budget`, `tolerance` or `exhausted` (every point of the space was tried)."""
@@ -79,12 +93,19 @@ class Study:
     limits: Mapping[str, float] = field(default_factory=dict)
     """By response the magnitude beyond which a run counts as failed."""
 
+    noisy: bool = False
+    """Whether two runs of one point may differ."""
+
+    evaluate_anew: Callable[[Sequence[Point]], Sequence[Outcome]] | None = None
+    """Runs points whether or not they were run before; None: the simulator repeats itself."""
+
     def __post_init__(self) -> None:
         self._cube = SearchCube(self.problem.space, self.problem.known, self.problem.fixed)
         self._search = BayesianSearch(
             cube=self._cube,
             constraint_count=len(self.problem.simulated),
             seed=self.plan.seed,
+            noisy=self.noisy or is_noisy(self.trials),
         )
         self._forecaster = Forecaster(self._cube, self.responses, self.plan.seed)
         self._promises: list[float] = []
@@ -118,10 +139,12 @@ class Study:
             if self._promises_too_little():
                 reason = "tolerance"
                 break
-        best = self._verify()
+        best, run_count = self._verify()
         return StudyResult(
             trials=tuple(self.trials),
             best=best,
+            noise=noise_of(self.trials),
+            run_count=run_count,
             design_best=best_trial(design, self.problem.objective.sign),
             forecast=self._forecast_without(best) if best else {},
             stop_reason=reason,
@@ -200,15 +223,68 @@ class Study:
             told = ", ".join(f"`{each}`" for each in self._cube.known)
             raise InvalidError(f"no point of the space was found that meets {told}")
 
-    def _verify(self) -> Trial | None:
-        """Asks the simulator for the best point again; the point store answers if it knows it."""
+    def _verify(self) -> tuple[Trial | None, int]:
+        """The verified best point, and how many runs verified it.
+
+        It is run once more; if that run tells that the simulator is noisy, or its deck says so,
+        the point of the best expected worth is run several times, and its responses are the means
+        of these runs. That may show that it is worse than it seemed: then the next is verified,
+        too.
+        """
         best = self.best
         if best is None:
-            return None
-        (outcome,) = self.evaluate([dict(best.point)])
-        verified = self._trial("verify", outcome, dict(best.predicted))
-        self.trials.append(verified)
-        return verified
+            return None, 0
+        if not self._search.noisy:
+            again = self.evaluate_anew or self.evaluate
+            (verified,) = self._take_verifying([dict(best.point)], again)
+            if verified.usable and not is_noisy(self.trials):
+                return verified, 1
+            self._search.noisy = True
+        verified_points: list[Point] = []
+        for _ in range(ROUNDS):
+            expected = self._search.expected_best
+            if expected is None or expected.point in verified_points:
+                break
+            verified_points.append(expected.point)
+            self._take_verifying([expected.point] * REPEATS, self.evaluate_anew or self.evaluate)
+        means = [self._mean_trial(point) for point in verified_points]
+        chosen = best_trial(means, self.problem.objective.sign)
+        if chosen is None:
+            return best, 0
+        return chosen, len(self._verifying(dict(chosen.point)))
+
+    def _take_verifying(
+        self, points: Sequence[Point], run: Callable[[Sequence[Point]], Sequence[Outcome]]
+    ) -> list[Trial]:
+        """Runs points to verify them, and takes in what comes of it."""
+        expected = {point_key(dict(each.point)): dict(each.predicted) for each in self.trials}
+        taken = []
+        for point, outcome in zip(points, run(points), strict=True):
+            taken.append(self._trial("verify", outcome, expected.get(point_key(point), {})))
+            self.trials.append(taken[-1])
+        self._search.tell([self._observed(each) for each in taken])
+        return taken
+
+    def _verifying(self, point: Point) -> list[Trial]:
+        return [
+            each
+            for each in self.trials
+            if each.origin == "verify" and each.responses and each.point == point
+        ]
+
+    def _mean_trial(self, point: Point) -> Trial:
+        """The verifying runs of a point as one trial, with the means of their responses."""
+        runs = self._verifying(point)
+        last = [each for each in self.trials if each.origin == "verify" and each.point == point][-1]
+        return made_trial(
+            self.problem,
+            last.number,
+            "verify",
+            point,
+            mean_responses(runs) or None,
+            failure=None if runs else last.failure,
+            predicted=last.predicted,
+        )
 
     def _forecast_without(self, best: Trial) -> Forecast:
         forecaster = Forecaster(self._cube, self.responses, self.plan.seed)

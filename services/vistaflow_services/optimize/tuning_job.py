@@ -33,7 +33,8 @@ def tune(attempt: Attempt) -> dict[str, Any]:
     plan = specs.tuning_plan(spec)
     dataset, scaler = _scaled(attempt, spec.scaler)
     names = _responses(plan.response, scaler)
-    rows = dataset.training
+    # One fit a fold serves all responses, so it takes the rows that have all of them.
+    rows = np.logical_and.reduce([dataset.training, *map(dataset.present, names)])
     targets = {name: scaler.standardise(dataset, name)[rows] for name in names}
     seen: list[TuningTrial] = []
 

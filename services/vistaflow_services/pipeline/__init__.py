@@ -3,6 +3,7 @@
 domain.py      what a kit is, and every mistake it can have
 kitfile.py     kit.yaml to a kit spec, with the line of every mistake
 translate.py   between the protos and the domain; the jobs of a kit
+successor.py   a kit that goes on in another deck
 servicer.py    the gRPC service
 config.py      settings, from VISTAFLOW_PIPELINE_* variables
 simulators.py  asks the DOE service which simulators are there

@@ -16,7 +16,7 @@ from vistaflow_services.pipeline.simulators import Simulators
 def build(stage: Stage, server: Server) -> None:
     """Adds the service to its server."""
     assert isinstance(stage.config, Config)
-    reading = Reading(DeckLibrary(stage.artifacts.root / "decks"), stage.config.roots)
+    reading = Reading(DeckLibrary(stage.artifacts.root / "decks"), stage.config.deck_folders)
     simulators = Simulators(stage.registry, stage.config.doe)
     servicer = PipelineServicer(stage.registry, reading, simulators)
     rpc.add_PipelineServiceServicer_to_server(servicer, server)

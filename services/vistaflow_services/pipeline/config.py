@@ -15,13 +15,8 @@ class Config(StageConfig):
     listen: str = "127.0.0.1:50056"
     """Where it listens; port 0 takes a free one."""
 
-    deck_folders: tuple[str, ...] = ()
+    deck_folders: tuple[Path, ...] = ()
     """Folders that `deck.path` is relative to, separated by commas."""
 
     doe: str = ""
     """Address of the DOE service; asked of the registry if empty."""
-
-    @property
-    def roots(self) -> tuple[Path, ...]:
-        """The deck folders."""
-        return tuple(Path(each).expanduser() for each in self.deck_folders)

@@ -17,7 +17,9 @@ import numpy as np
 from vistaflow_services.core.errors import FieldViolation, InvalidError, ServiceError, Violations
 from vistaflow_services.core.expressions import Constraint, Goals, parse_constraint, parse_goals
 from vistaflow_services.core.expressions import suggest as nearest
+from vistaflow_services.decks.cells import cell_count
 from vistaflow_services.decks.deck import Deck
+from vistaflow_services.decks.definition import NO_RESPONSE
 from vistaflow_services.decks.space import Choice, Kind, Parameter, Space
 
 STAGES: Final = (
@@ -39,6 +41,9 @@ MAX_ESE_SIZE: Final = 2_000
 
 MAX_BUDGET: Final = 100_000
 """Most simulator runs of one optimisation."""
+
+NOISY_VERIFYING_RUNS: Final = 10
+"""Most runs that verify the best point of a noisy simulator."""
 
 _PROJECT = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 _SAMPLE = 4096
@@ -108,16 +113,22 @@ def examine(plan: KitPlan) -> Findings:
     _check_names(plan, found)
     space = _space(plan, found)
     points = _check_design(plan, space, found) if plan.reaches("DOE") else 0
+    cells = cell_count(space, plan.fixed) if space is not None else None
+    if cells and plan.reaches("DOE"):
+        _check_cells(plan, cells, points, warned)
+        points = min(points, cells)
     if plan.reaches("DOE"):
         _check_evaluation(plan, found)
     if space is not None and plan.reaches("DOE"):
         _check_feasible(space, plan.fixed, found, warned)
     if plan.reaches("ML_PREPROCESS"):
-        _check_ml(plan, space, points, found, warned)
+        _check_ml(plan, space, points, cells, found, warned)
     goals = _goals(plan, space, found)
     if plan.reaches("OPTIMIZE"):
         _check_optimize(plan, goals, found, warned)
-    runs = points + (plan.budget + 1 if plan.reaches("OPTIMIZE") else 0)
+    verifying = NOISY_VERIFYING_RUNS if plan.deck.noisy else 1
+    budget = plan.budget if not cells else min(plan.budget, cells - points)
+    runs = points + (budget + verifying if plan.reaches("OPTIMIZE") else 0)
     return Findings(mistakes=tuple(found), warnings=tuple(warned), simulation_count=runs)
 
 
@@ -258,11 +269,35 @@ def _check_feasible(
         warned.add("design.constraints", f"only {share:.1%} of the space meets {texts}")
 
 
+def _check_cells(plan: KitPlan, cells: int, rows: int, warned: Violations) -> None:
+    """Whether a design has more rows than its space has points."""
+    if rows <= cells:
+        return
+    warned.add(
+        "design.size" if plan.generator != "full_factorial" else "design.include_default",
+        f"the space has {cells} points, so {rows} rows repeat them: each is run once, and then all "
+        f"is known; give {_every_point(cells)} instead",
+    )
+
+
+def _every_point(cells: int) -> str:
+    return (
+        f"`size: {cells}`, or `generator: full_factorial` with as many levels as there are values"
+    )
+
+
 def _check_ml(
-    plan: KitPlan, space: Space | None, points: int, found: Violations, warned: Violations
+    plan: KitPlan,
+    space: Space | None,
+    points: int,
+    cells: int | None,
+    found: Violations,
+    warned: Violations,
 ) -> None:
     known = plan.deck.response_names
     for field_name, names in (("responses", plan.responses), ("log_responses", plan.log_responses)):
+        if field_name == "log_responses" and tuple(names) == (NO_RESPONSE,):
+            continue
         for at, name in enumerate(names):
             if name not in known:
                 found.add(f"ml.{field_name}[{at}]", f"unknown response{nearest(name, known)}")
@@ -275,8 +310,16 @@ def _check_ml(
     varied = (space or plan.deck.space).dimension - len(plan.fixed)
     needed = max(2 * plan.folds, varied + 2, 5)
     training = points - math.ceil(points * plan.test_fraction)
-    if points > 0 and training < needed:
-        size = math.ceil(needed / (1 - plan.test_fraction)) + 1
+    size = math.ceil(needed / (1 - plan.test_fraction)) + 1
+    if cells and points == cells:
+        return
+    if cells and points > 0 and training < needed and size > cells:
+        found.add(
+            "design.size" if plan.generator != "full_factorial" else "design.levels",
+            f"{points} of the {cells} points of the space leave {training} to train on, too few "
+            f"for a model: run all of them, with {_every_point(cells)}",
+        )
+    elif points > 0 and training < needed:
         found.add(
             "design.size" if plan.generator != "full_factorial" else "design.levels",
             f"{points} points leave {training} to train on; {varied} parameters and {plan.folds} "

@@ -49,12 +49,15 @@ def deck_beside(text: str) -> str:
     return deck if isinstance(deck, str) and _BESIDE.search(deck) else ""
 
 
-def read_kit(text: str, deck_archive: bytes = b"") -> tuple[pb.KitSpec, list[FieldViolation]]:
+def read_kit(
+    text: str, deck_archive: bytes = b"", file: str = FILE
+) -> tuple[pb.KitSpec, list[FieldViolation]]:
     """Parses a kit file as far as it can be: the spec, and every mistake.
 
     Args:
         text: The file.
         deck_archive: The deck, when the file names one beside itself.
+        file: How mistakes name the file.
 
     Returns:
         The spec without the fields that are wrong, and the mistakes, each with its field as
@@ -63,7 +66,7 @@ def read_kit(text: str, deck_archive: bytes = b"") -> tuple[pb.KitSpec, list[Fie
     Raises:
         InvalidError: If the text is no YAML at all.
     """
-    document = read_document(text.encode(), FILE)
+    document = read_document(text.encode(), file)
     reader = _Reader(document, deck_archive)
     spec = pb.KitSpec()
     if isinstance(document.root, Mapping):
@@ -108,6 +111,8 @@ class _Reader:
         elif field.message_type and field.message_type.GetOptions().map_entry:
             self._map(value, into, field, path)
         elif field.is_repeated:
+            if value == "none" and field.name == "log_responses":
+                value = [value]
             if not isinstance(value, list):
                 self.wrong(path, "give a list, such as [a, b]")
                 return

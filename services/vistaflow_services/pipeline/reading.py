@@ -25,6 +25,9 @@ from vistaflow_services.simulators.run import check_deck
 MAX_YAML_BYTES = 256 * 1024
 """Largest kit file."""
 
+MAX_FILE_CHARACTERS = 200
+"""Longest name of a kit file."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
@@ -32,6 +35,8 @@ class Source:
 
     spec: pb.KitSpec | None = None
     kit_yaml: str = ""
+    kit_file: str = FILE
+    """How mistakes name the file."""
     deck_archive: bytes = field(default=b"", repr=False)
 
     @staticmethod
@@ -48,9 +53,16 @@ class Source:
             found.check()
         if kind == "kit_yaml" and len(request.kit_yaml) > MAX_YAML_BYTES:
             raise InvalidError(f"kit_yaml has more than {MAX_YAML_BYTES} characters")
+        if len(request.kit_file) > MAX_FILE_CHARACTERS or not request.kit_file.isprintable():
+            found = Violations()
+            found.add(
+                "kit_file", f"give at most {MAX_FILE_CHARACTERS} characters that can be printed"
+            )
+            found.check()
         return Source(
             spec=request.spec if kind == "spec" else None,
             kit_yaml=request.kit_yaml,
+            kit_file=request.kit_file or FILE,
             deck_archive=request.deck_archive,
         )
 
@@ -58,7 +70,7 @@ class Source:
         """The violations with the line of the kit file, where there is one."""
         if self.spec is not None:
             return list(violations)
-        document: Document = read_document(self.kit_yaml.encode(), FILE)
+        document: Document = read_document(self.kit_yaml.encode(), self.kit_file)
         return [
             FieldViolation(field=document.field(each.field), description=each.description)
             for each in violations
@@ -175,7 +187,7 @@ class Reading:
 def _spec(source: Source) -> tuple[pb.KitSpec, list[FieldViolation]]:
     """The spec as far as it can be read, and what cannot."""
     if source.spec is None:
-        return read_kit(source.kit_yaml, source.deck_archive)
+        return read_kit(source.kit_yaml, source.deck_archive, source.kit_file)
     # Protos let numbers through that no enum value has.
     spec, found = pb.KitSpec(), Violations()
     spec.CopyFrom(source.spec)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from vistaflow.api.doe.v1 import doe_pb2
 from vistaflow.api.pipeline.v1 import pipeline_pb2 as pb
@@ -10,9 +10,14 @@ from vistaflow.api.pipeline.v1 import pipeline_pb2_grpc as rpc
 from vistaflow.api.registry.v1 import registry_pb2
 from vistaflow_services.core.errors import FieldViolation, UnavailableError
 from vistaflow_services.core.interceptor import Context
+from vistaflow_services.core.message_limits import fitting
 from vistaflow_services.core.registry_client import RegistryClient
+from vistaflow_services.pipeline import successor
 from vistaflow_services.pipeline.reading import Reading, Source
 from vistaflow_services.pipeline.translate import jobs_of, spec_record
+
+MISTAKES_BYTES = 96 * 1024
+"""Mistakes, or warnings, that one answer holds beside the spec that was asked with."""
 
 Simulators = Callable[[], Awaitable[list[doe_pb2.SimulatorInfo]]]
 """Asks the DOE service for its simulators."""
@@ -33,13 +38,13 @@ class PipelineServicer(rpc.PipelineServiceServicer):
         source = Source.of(request)
         read = await self._reading.read(source)
         response = pb.ValidateKitResponse(
-            mistakes=[pb.Mistake(**vars(each)) for each in read.mistakes],
-            warnings=[pb.Mistake(**vars(each)) for each in read.warnings],
+            mistakes=_few(read.mistakes),
+            warnings=_few(read.warnings),
             max_simulation_count=read.simulation_count,
         )
         if read.plan and (missing := await self._missing(read.plan.deck.simulator)):
             located = source.located([FieldViolation(field="deck", description=missing)])
-            response.mistakes.extend(pb.Mistake(**vars(each)) for each in located)
+            response.mistakes.extend(_few(located))
         if not response.mistakes:
             response.spec.CopyFrom(read.spec)
         return response
@@ -66,6 +71,30 @@ class PipelineServicer(rpc.PipelineServiceServicer):
             kit=created.kit, revision=created.revision, replayed=created.replayed
         )
 
+    async def RetryKit(self, request: pb.RetryKitRequest, context: Context) -> pb.RetryKitResponse:
+        """Goes on with a kit in another deck. See the proto for the contract."""
+        kit = await self._registry.get_kit(request.kit_id)
+        read = await self._reading.read(Source(spec=successor.spec_in(kit, request.deck)))
+        deck = read.checked().deck
+        if missing := await self._missing(deck.simulator):
+            raise UnavailableError(missing, reason="SIMULATOR_MISSING")
+        changed = await self._registry.retry_kit(
+            registry_pb2.RetryKitRequest(
+                request_id=request.request_id,
+                kit_id=request.kit_id,
+                reason=request.reason or f"goes on in the deck {deck.name} {deck.digest[:12]}",
+                actor=request.actor,
+                replacements=[successor.replacement(deck)],
+            )
+        )
+        return pb.RetryKitResponse(
+            kit=changed.kit,
+            retried_count=changed.retried_count,
+            revision=changed.revision,
+            replayed=changed.replayed,
+            deck_id=deck.digest,
+        )
+
     async def _missing(self, simulator: str) -> str:
         """Why a simulator cannot be used, and how to get it; nothing if it can."""
         for each in await self._simulators():
@@ -74,3 +103,12 @@ class PipelineServicer(rpc.PipelineServiceServicer):
                     "" if each.available else f"the simulator {simulator} is missing: {each.hint}"
                 )
         return f"the DOE service knows no simulator {simulator}"
+
+
+def _few(mistakes: Sequence[FieldViolation]) -> list[pb.Mistake]:
+    """Mistakes as messages, the first if they are very many."""
+    told = fitting(mistakes, lambda each: pb.Mistake(**vars(each)), MISTAKES_BYTES)
+    if len(told) < len(mistakes):
+        more = f"and {len(mistakes) - len(told):,} more mistakes; mend these first"
+        told.append(pb.Mistake(description=more))
+    return told

@@ -16,6 +16,7 @@ from vistaflow.api.optimize.v1 import optimize_pb2
 from vistaflow.api.pipeline.v1 import pipeline_pb2 as pb
 from vistaflow.api.registry.v1 import registry_pb2
 from vistaflow.structs import whole
+from vistaflow_services.decks.cells import cell_count
 from vistaflow_services.decks.deck import Deck
 from vistaflow_services.decks.space import Choice
 from vistaflow_services.pipeline.domain import MAX_ESE_SIZE, STAGES, KitPlan, modelled
@@ -46,6 +47,12 @@ def with_defaults(spec: pb.KitSpec, deck: Deck) -> pb.KitSpec:
         design.levels = design.levels or 3
     elif not design.size:
         design.size = max(10, min(MAX_ESE_SIZE, 10 * varied))
+        held = {
+            each.name: _choice(each.fixed, deck, each.name)
+            for each in design.parameters
+            if each.HasField("fixed")
+        }
+        design.size = min(design.size, cell_count(deck.space, held) or design.size)
     design.seed = design.seed or spec.seed
     full.evaluation.SetInParent()
     if not full.ml.HasField("test_fraction"):

@@ -5,6 +5,8 @@ commands.py        everything that changes the log, and the answers
 board.py           the kits touched lately, in memory
 draft.py           the pure state machine: a command becomes rows and an answer
 changes.py         what commands are made of
+dependencies.py    which jobs of a kit wait for which others
+unfinished.py      changes made in pieces, gone on with after a crash
 verdicts.py        what an append is told
 ledger.py          the one queue of commands: group commit, conflicts, lost connections
 journal.py         the ledger's own connection: one statement a batch
@@ -17,6 +19,7 @@ list_texts.py      the texts that list them, each for what is asked
 kit_cache.py       the kits read lately, in memory, in step with the log
 trees.py           one of them, its jobs and tasks in wire form
 tree_pages.py      one that is too large for a message, in pages
+page_cache.py      such pages, as they were answered
 cached_reads.py    GetKit and GetJob from there
 watch_store.py     what is read for watches and leases
 hub.py             the newest rows, in memory, for whoever watches
@@ -37,6 +40,7 @@ past.py            what is read for that, and the jobs a filter wants
 bulk.py            CancelJobs and RetryJobs: one command a kit
 requests.py        requests to commands; every mistake under its field
 quick.py           rows to append that are plainly right, read the quick way
+raw_requests.py    requests in wire form: what would keep the parser busy is refused before it
 selecting.py       which jobs, which moment: filters of requests, checked
 structs.py         a Struct to JSON text, and back to bytes
 numbers.py         its whole numbers that may have been rounded
@@ -56,6 +60,8 @@ config.py          settings, from VISTAFLOW_REGISTRY_* variables
 rebuild.py         recomputes what is derived from the log
 retention.py       drops old partitions; what is kept of them
 backup.py          saves the tables to a file, with dumping.py; restore.py puts it back
+checksums.py       the checksum at the end of that file
+schema_check.py    whether what was restored is what the migrations make
 guarding.py        has the database refuse to drop or detach parts of the log
 local.py           the database, for these commands
 upkeep.py          looks at itself and its database while it serves

@@ -11,11 +11,14 @@ from contextlib import asynccontextmanager
 from importlib import metadata
 from typing import Any
 
+import psycopg
+
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1 import registry_pb2_grpc as rpc
 from vistaflow_services.core import files, log
 from vistaflow_services.core import server as core
-from vistaflow_services.core.config import home, read_config
+from vistaflow_services.core.config import read_config
+from vistaflow_services.core.home import prepare_home
 from vistaflow_services.core.metrics import Metrics, served
 from vistaflow_services.core.migrations import MigrationError, migrate
 from vistaflow_services.core.sql import load_queries
@@ -32,6 +35,7 @@ from vistaflow_services.registry.kit_cache import KitCache
 from vistaflow_services.registry.leases import LeaseService
 from vistaflow_services.registry.ledger import Ledger
 from vistaflow_services.registry.meters import RegistryMeters
+from vistaflow_services.registry.raw_requests import serve_raw
 from vistaflow_services.registry.retention import Policy
 from vistaflow_services.registry.servicer import RegistryServicer
 from vistaflow_services.registry.services import ServiceDirectory
@@ -48,7 +52,6 @@ logger = logging.getLogger(__name__)
 
 PACKAGE = "vistaflow_services.registry"
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["RegistryService"].full_name
-MAX_RECEIVE_BYTES = 16 * 1024 * 1024
 
 # The hub looks at the database once a second at least. When it could not for longer than this,
 # reads ask the database themselves.
@@ -111,9 +114,7 @@ class Registry:
             epoch=str(head.epoch),
             on_replaced=self._replaced,
         )
-        settings = core.ServerSettings(
-            max_receive_bytes=MAX_RECEIVE_BYTES, max_concurrent_calls=config.max_calls
-        )
+        settings = core.ServerSettings(max_concurrent_calls=config.max_calls)
         self.upkeep = Upkeep(
             pool=pool,
             config=config,
@@ -141,6 +142,7 @@ class Registry:
         self.server.door.tokens = self.servicer.tokens.tokens
         self.server.door.admit = self.servicer.tenancy.admit
         rpc.add_RegistryServiceServicer_to_server(self.servicer, self.server)
+        serve_raw(self.servicer, self.server)
         serve_bytes(self.watches, self.server)
         self.cache = KitCache(
             self.hub,
@@ -160,6 +162,7 @@ class Registry:
             ("tail", self.tail.run()),
             ("leases", self.leases.run()),
             ("upkeep", self.upkeep.run()),
+            ("unfinished changes", self.servicer.unfinished.run()),
         ):
             self._tasks.append(asyncio.create_task(self._guarded(name, work), name=name))
 
@@ -177,6 +180,7 @@ class Registry:
     async def close(self) -> None:
         """Ends what `open` began, once the last call has ended."""
         await ended(self._tasks)
+        await self.servicer.close()
         await self.ledger.stop()
 
     def _replaced(self) -> None:
@@ -237,6 +241,9 @@ async def main(config: Config) -> None:
             await asyncio.to_thread(guard, conninfo, config.schema)
         except MigrationError as error:
             raise core.StartError(str(error)) from error
+        except psycopg.OperationalError as error:
+            # Who started it sees what PostgreSQL says, and has it started again.
+            raise core.StartError(f"the database does not answer: {error}") from error
         pool = make_pool(conninfo, schema=config.schema, size=config.pool_size)
         await pool.open(wait=True, timeout=30)
         try:
@@ -265,7 +272,11 @@ async def _database(config: Config) -> AsyncIterator[tuple[str, EmbeddedPostgres
         yield config.database, None
         return
     postgres = EmbeddedPostgres(config.home)
-    await asyncio.to_thread(postgres.start)
+    try:
+        await asyncio.to_thread(postgres.start)
+    except asyncio.CancelledError:
+        await asyncio.to_thread(postgres.stop)
+        raise
     supervisor = asyncio.create_task(postgres.supervise(), name="postgres")
     try:
         yield postgres.conninfo, postgres
@@ -282,10 +293,11 @@ def _version() -> str:
 
 def run() -> None:
     """Reads the settings and serves."""
-    log.configure("registry", home=home())
+    log.configure("registry")
 
     async def serving() -> None:
         config = read_config(Config, "VISTAFLOW_REGISTRY_")
+        prepare_home(config.home)
         log.configure("registry", home=config.home, level=config.log_level)
         await main(config)
 

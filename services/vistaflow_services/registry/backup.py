@@ -1,7 +1,7 @@
 """Saves the registry's tables to a file: `python -m vistaflow_services.registry.backup FILE`.
 
 It may run while the registry serves: the file holds everything up to one revision and nothing
-after it. Artifacts are files and are saved as such.
+after it, and ends with a checksum. Artifacts are files and are saved as such.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from pathlib import Path
 
 import psycopg
 
+from vistaflow.encoding import degrade_output
 from vistaflow_services.core import files
 from vistaflow_services.core.config import read_config
 from vistaflow_services.core.errors import ServiceError
+from vistaflow_services.registry.checksums import add_checksum
 from vistaflow_services.registry.config import Config
 from vistaflow_services.registry.dumping import DumpError, run
 from vistaflow_services.registry.local import connected, database, megabytes
@@ -68,6 +70,7 @@ def backup(conninfo: str, schema: str, file: Path) -> Backup:
             ]
             run("pg_dump", arguments, conninfo, application=APPLICATION)
         partial.chmod(0o600)
+        add_checksum(partial)
         files.sync(partial)
         partial.rename(file)
         files.sync(file.parent)
@@ -84,6 +87,7 @@ def backup(conninfo: str, schema: str, file: Path) -> Backup:
 
 def main() -> int:
     """Saves the registry that is configured."""
+    degrade_output()
     parser = argparse.ArgumentParser(description="Saves the registry's tables to a file.")
     parser.add_argument("file", type=Path, help="the file to write; must not be there yet")
     arguments = parser.parse_args()

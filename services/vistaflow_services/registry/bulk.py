@@ -1,8 +1,9 @@
 """Cancels or retries every job that a filter wants, kit by kit.
 
-Each kit is one command, so that no commit grows with the number of kits. With a `request_id` every
-part is kept under an id that follows from it: a request that was cut off and comes again goes on
-where it was, does nothing twice, and counts everything it ever did.
+Each kit is one command, so that no commit grows with the number of kits. Every part is kept under
+an id that follows from the request's: a request that was cut off goes on where it was, does nothing
+twice, and counts everything it ever did. A change of several kits is noted before it is made, so
+that it is brought to its end even if its caller goes and the registry dies.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.core.errors import ExistsError
 from vistaflow_services.core.message_limits import ANSWER_BYTES, fitting
+from vistaflow_services.core.tasks import ended
 from vistaflow_services.registry import commands as c
 from vistaflow_services.registry import translate
 from vistaflow_services.registry.domain import MAX_JOBS_TOLD
@@ -38,6 +40,14 @@ class Told:
     """Of the last row made; 0 if none was."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Running:
+    """A change that is being made, for when its request comes again meanwhile."""
+
+    body_sha256: str
+    task: asyncio.Task[Told | c.Replayed]
+
+
 class BulkService:
     """Serves CancelJobs and RetryJobs.
 
@@ -49,6 +59,12 @@ class BulkService:
     def __init__(self, *, ledger: Ledger, store: Store) -> None:
         self._ledger = ledger
         self._store = store
+        self._running: dict[uuid.UUID, _Running] = {}
+        self._tasks: set[asyncio.Task[Told | c.Replayed]] = set()
+
+    async def stop(self) -> None:
+        """Leaves what is under way for the next start to go on with."""
+        await ended(list(self._tasks))
 
     async def count(self, wanted: c.ManyJobs) -> Told:
         """How many jobs the change would move, without moving any."""
@@ -84,20 +100,51 @@ class BulkService:
                 request goes on.
             ExistsError: The request_id was used with another body.
         """
+        request_id = wanted.request.request_id
+        running = self._running.get(request_id) if request_id is not None else None
+        if running is None:
+            task = asyncio.create_task(self._change(wanted, seconds, decode))
+            running = _Running(body_sha256=wanted.request.body_sha256, task=task)
+            if request_id is not None:
+                self._running[request_id] = running
+                task.add_done_callback(lambda _: self._running.pop(request_id, None))
+            self._tasks.add(task)
+            task.add_done_callback(self._over)
+        elif running.body_sha256 != wanted.request.body_sha256:
+            raise _reused(wanted.request)
+        # It goes on when the caller has gone.
+        return await asyncio.shield(running.task)
+
+    def _over(self, task: asyncio.Task[Told | c.Replayed]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # or asyncio tells that nobody looked
+
+    async def _change(
+        self, wanted: c.ManyJobs, seconds: float, decode: Callable[[bytes], Told]
+    ) -> Told | c.Replayed:
         whole = wanted.request
         done: dict[int, Told] = {}
         if whole.request_id is not None:
             if await self._store.is_answered(whole.request_id):
                 return await self._conclude(whole, _sum({}), seconds)
             done = await self._parts(whole, decode)
-        after = 0
-        while page := await self._store.jobs_by_kit(wanted.filter, after=after, limit=KITS_AT_ONCE):
-            after = page[-1][0]
+        page = await self._store.jobs_by_kit(wanted.filter, after=0, limit=KITS_AT_ONCE)
+        if len(page) > 1:
+            whole = replace(whole, request_id=whole.request_id or uuid.uuid4())
+            wanted = replace(wanted, request=whole)
+            await self._ledger.submit(c.BeginJobs(request=whole, many=wanted), seconds=seconds)
+        while page:
             left = [(kit_id, job_ids) for kit_id, job_ids in page if kit_id not in done]
             parts = await asyncio.gather(
                 *(self._part(wanted, *each, seconds=seconds, decode=decode) for each in left)
             )
             done.update(zip((kit_id for kit_id, _ in left), parts, strict=True))
+            if whole.request_id is not None:
+                await self._store.fetch("touch_change", {"change_id": whole.request_id})
+            page = await self._store.jobs_by_kit(
+                wanted.filter, after=page[-1][0], limit=KITS_AT_ONCE
+            )
         return await self._conclude(whole, _sum(done), seconds)
 
     async def _part(
@@ -136,11 +183,7 @@ class BulkService:
             whole.request_id
         ):
             if digest != whole.body_sha256:
-                raise ExistsError(
-                    f"the request_id was used for another {whole.method}; choose a new one for "
-                    "each request",
-                    reason="REQUEST_ID_REUSED",
-                )
+                raise _reused(whole)
             kept = c.Replayed(response=response, created_at=created_at)
             done[kit_id] = _settled(decode(response), kept)
         return done
@@ -175,6 +218,13 @@ def told_by(response: pb.CancelJobsResponse | pb.RetryJobsResponse) -> Told:
         else response.retried_count
     )
     return Told(count=count, jobs=list(response.jobs), revision=response.revision)
+
+
+def _reused(whole: c.Request) -> ExistsError:
+    return ExistsError(
+        f"the request_id was used for another {whole.method}; choose a new one for each request",
+        reason="REQUEST_ID_REUSED",
+    )
 
 
 def _settled(part: Told, kept: c.Replayed) -> Told:

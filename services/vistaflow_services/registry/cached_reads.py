@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import grpc
 from google.protobuf.message import Message
 
+from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.core.message_limits import MESSAGE_BYTES
 from vistaflow_services.core.server import Context
 from vistaflow_services.registry.domain import Kit, Progress
 from vistaflow_services.registry.hub import Hub
 from vistaflow_services.registry.kit_cache import KitCache
+from vistaflow_services.registry.page_cache import PageCache, key_of
 from vistaflow_services.registry.servicer import RegistryServicer
 from vistaflow_services.registry.store import Store
 from vistaflow_services.registry.translate import uuid_of
@@ -30,8 +33,19 @@ _JOB_REVISION = varint(pb.GetJobResponse.REVISION_FIELD_NUMBER << 3)
 # Room for the revision beside the tree.
 WHOLE_BYTES = MESSAGE_BYTES - 64
 
+WHOLE_FIELDS = ("kit_id", "job_id", "min_revision")
+"""What a request holds that asks for the present as a whole."""
+
 MANY_TASKS = 8_000
 """A kit with more tasks is not read as a whole, nor one with more bytes than a message holds."""
+
+MANY_JOBS = 2_000
+"""The same of jobs."""
+
+MANY_NEEDS = 20_000
+"""The same of what its jobs depend on."""
+
+Page = TypeVar("Page", pb.GetKitResponse, pb.GetJobResponse)
 
 
 class StoreSource:
@@ -46,7 +60,13 @@ class StoreSource:
 
     async def kit(self, kit_id: int) -> tuple[Kit | None, int]:
         """A kit with jobs and tasks, and the revision up to which that is complete."""
-        asked = {"kit_id": kit_id, "tasks": MANY_TASKS, "bytes": 2 * MESSAGE_BYTES}
+        asked = {
+            "kit_id": kit_id,
+            "tasks": MANY_TASKS,
+            "jobs": MANY_JOBS,
+            "needs": MANY_NEEDS,
+            "bytes": 2 * MESSAGE_BYTES,
+        }
         ((large,),) = await self._store.fetch("kit_is_large", asked)
         return (None, 0) if large else await self._store.kit(kit_id)
 
@@ -78,40 +98,84 @@ class CachedReads:
         self._servicer = servicer
         self._cache = cache
         self._hub = hub
+        self._pages = PageCache(hub, max_bytes=cache.max_bytes)
 
     async def get_kit(
         self, request: pb.GetKitRequest, context: Context
     ) -> pb.GetKitResponse | bytes:
-        """A kit with its jobs and tasks."""
+        """A kit with its jobs and tasks, or a page of it."""
         if request.kit_id > 0 and await self._reached(request, context):
-            found = await self._cache.kit(request.kit_id)
+            found = await self._cache.kit(request.kit_id) if _is_whole(request) else None
             if found is not None:
                 tree, revision = found
                 kit = tree.kit_bytes()
                 if len(kit) <= WHOLE_BYTES:
                     return b"".join((_KIT, varint(len(kit)), kit, _KIT_REVISION, varint(revision)))
+            page = self._page(request, _KIT_REVISION)
+            if page is not None:
+                return page
+            answer = await self._servicer.GetKit(request, context)
+            return self._keep(request, answer, request.kit_id, answer.kit.jobs)
         return await self._servicer.GetKit(request, context)
 
     async def get_job(
         self, request: pb.GetJobRequest, context: Context
     ) -> pb.GetJobResponse | bytes:
-        """A job with its tasks."""
+        """A job with its tasks, or a page of it."""
         job_id = uuid_of(request.job_id)
         if job_id is not None and await self._reached(request, context):
-            found = await self._cache.job(job_id)
+            found = await self._cache.job(job_id) if _is_whole(request) else None
             if found is not None:
                 tree, revision = found
                 job = tree.job_bytes(job_id)
                 if len(job) <= WHOLE_BYTES:
                     return b"".join((_JOB, varint(len(job)), job, _JOB_REVISION, varint(revision)))
+            page = self._page(request, _JOB_REVISION)
+            if page is not None:
+                return page
+            answer = await self._servicer.GetJob(request, context)
+            return self._keep(request, answer, answer.job.kit_id, [answer.job])
         return await self._servicer.GetJob(request, context)
+
+    def _page(
+        self, request: pb.GetKitRequest | pb.GetJobRequest, revision_tag: bytes
+    ) -> bytes | None:
+        """A page as it was answered before, if that holds still."""
+        if not self._cache.fresh:
+            return None
+        page = self._pages.get(key_of(request))
+        if page is None or request.page_token:
+            return page
+        return b"".join((page, revision_tag, varint(self._hub.head)))
+
+    def _keep(
+        self,
+        request: pb.GetKitRequest | pb.GetJobRequest,
+        answer: Page,
+        kit_id: int,
+        jobs: Sequence[common.Job],
+    ) -> Page:
+        """The answer; kept for the next who asks the same, if it is a page of more."""
+        if answer.next_page_token or request.page_token:
+            page = type(answer)()
+            page.CopyFrom(answer)
+            if not request.page_token:
+                page.ClearField("revision")
+            self._pages.put(
+                key_of(request),
+                page.SerializeToString(),
+                kit_id=0 if request.page_token else kit_id,
+                revision=answer.revision,
+                jobs=jobs,
+            )
+        return answer
 
     async def _reached(
         self, request: pb.GetKitRequest | pb.GetJobRequest, context: Context
     ) -> bool:
         """Whether the request asks for the present; waits until the hub knows that much of it."""
         asked = {field.name for field, _ in request.ListFields()}
-        if request.min_revision < 0 or not asked <= {"kit_id", "job_id", "min_revision"}:
+        if request.min_revision < 0 or not asked <= {*WHOLE_FIELDS, "page_size", "page_token"}:
             return False
         if request.min_revision > self._hub.head:
             remaining = context.time_remaining()
@@ -121,6 +185,11 @@ class CachedReads:
             except TimeoutError:
                 return False  # the servicer waits for the rest, and says what is the matter
         return True
+
+
+def _is_whole(request: pb.GetKitRequest | pb.GetJobRequest) -> bool:
+    """Whether all of the tree is asked for, as far as it fits."""
+    return not request.page_size and not request.page_token
 
 
 def serve_cached(reads: CachedReads, server: grpc.aio.Server) -> None:

@@ -14,18 +14,21 @@ from datetime import datetime
 from vistaflow_services.core.errors import NotFoundError
 from vistaflow_services.registry import commands as c
 from vistaflow_services.registry.board import Board
+from vistaflow_services.registry.dependencies import Dependencies, blocked
 from vistaflow_services.registry.domain import (
     KIT,
     MAX_REASON,
     PAUSE_TASK,
     PENDING,
-    RETRYABLE,
+    SUCCESSOR,
     TERMINAL,
     Head,
     Job,
     Kit,
     StateRow,
     Status,
+    edition,
+    first_name,
     kit_row_id,
     moved,
     same,
@@ -68,8 +71,16 @@ class Lease:
 class Changes:
     """What a batch of commands changes; the board stays as it is."""
 
-    def __init__(self, board: Board, head: Head, seqs: Seqs) -> None:
+    def __init__(
+        self,
+        board: Board,
+        head: Head,
+        seqs: Seqs,
+        unfinished: Mapping[uuid.UUID, c.Change] | None = None,
+    ) -> None:
         self._board = board
+        self.unfinished = dict(unfinished or {})
+        """Changes of which more is left, by their ids."""
         self._known = seqs
         self._seqs: dict[tuple[uuid.UUID, int, int], Recorded] = {}
         self.head = head
@@ -89,10 +100,22 @@ class Changes:
         self.leases: dict[uuid.UUID, Lease] = {}
         self.ended: set[uuid.UUID] = set()
         """Jobs whose lease is over."""
+        self.changes_begun: dict[uuid.UUID, c.Change] = {}
+        """Changes of which more is left than this batch does."""
+        self.changes_moved: dict[uuid.UUID, c.Change] = {}
+        """Changes begun earlier of which more is left."""
+        self.many_begun: dict[uuid.UUID, c.ManyJobs] = {}
+        """Changes of jobs of several kits that are about to be made."""
+        self.changes_over: set[uuid.UUID] = set()
+        """Changes begun earlier of which nothing is left."""
         self._batch = 0
+        self._graphs: dict[int, Dependencies] = {}
+        self._unexplained: set[int] = set()
+        """Kits whose waiting jobs may wait for something else than is told of them."""
 
     def jobs_moved(self) -> list[Job]:
         """The jobs that were there before and of which more than tasks changed."""
+        self.explain()
         moved = []
         for job_id, job in self.jobs.items():
             if job_id not in self.new_jobs:
@@ -104,6 +127,7 @@ class Changes:
 
     def settle(self, now: datetime) -> None:
         """Puts the time of the commit where it was pending."""
+        self.explain()
         for row in self.rows:
             row.created_at = now
         for job in self.jobs.values():
@@ -140,7 +164,16 @@ class Changes:
         self.new_kits.add(kit.kit_id)
         return kit
 
-    def _add(self, kit: Kit, new: c.NewJob, order: int, actor: str) -> Job:
+    def _add(
+        self,
+        kit: Kit,
+        new: c.NewJob,
+        order: int,
+        actor: str,
+        *,
+        metadata_json: str = "",
+        reason: str = "",
+    ) -> Job:
         """Adds a job, which is queued if it waits for nothing."""
         job = Job(
             job_id=new.job_id,
@@ -158,12 +191,31 @@ class Changes:
             labels=dict(new.labels or {}),
             first_revision=self.last_id + 1,
         )
+        self._dependencies(kit).add(job)
         kit.jobs[job.job_id] = job
         self.jobs[job.job_id] = job
         self.new_jobs.add(job.job_id)
-        status = Status.QUEUED if self._ready(kit, job) else Status.INIT
-        self._record(kit, job, status, actor=actor)
+        status = self._waiting_status(kit, job)
+        self._record(kit, job, status, actor=actor, metadata_json=metadata_json, reason=reason)
         return job
+
+    def _waiting_status(self, kit: Kit, job: Job) -> Status:
+        """QUEUED for a job that may run, INIT for one that waits for others."""
+        if self._ready(kit, job):
+            return Status.QUEUED
+        self._dependencies(kit).wait(job)
+        return Status.INIT
+
+    def _replace(self, kit: Kit, job: Job, new: c.NewJob, reason: str, actor: str) -> None:
+        """Adds the successor of a FINISHED job, which stays as it is."""
+        self._add(
+            kit,
+            new,
+            job.current_order,
+            actor,
+            metadata_json=json.dumps({"event": "REPLACES", "job_id": str(job.job_id)}),
+            reason=reason or f"replaces {job.name} on request",
+        )
 
     def _cancel(self, kit: Kit, job: Job, reason: str, actor: str) -> None:
         self._record(kit, job, Status.CANCELED, actor=actor, reason=reason or "canceled on request")
@@ -173,7 +225,7 @@ class Changes:
         self._record(
             kit,
             job,
-            Status.QUEUED if self._ready(kit, job) else Status.INIT,
+            self._waiting_status(kit, job),
             metadata_json='{"event": "RETRIED"}',
             actor=actor,
             reason=reason or "retried on request",
@@ -202,31 +254,40 @@ class Changes:
             reason=reason,
         )
         if over:
-            self._explain(kit)
+            self._unexplained.add(kit.kit_id)
 
     def _queue_ready(self, kit: Kit, name: str) -> None:
         """Queues the jobs that waited for `name` alone."""
-        for job in kit.ordered_jobs():
-            if job.status == Status.INIT and name in job.depends_on and self._ready(kit, job):
-                self._record(
-                    kit,
-                    self._own_job(kit, job.job_id),
-                    Status.QUEUED,
-                    actor=ACTOR,
-                    reason="all it depends on is finished",
-                )
+        for job in self._dependencies(kit).finish(name, kit.jobs):
+            self._record(
+                kit,
+                self._own_job(kit, job.job_id),
+                Status.QUEUED,
+                actor=ACTOR,
+                reason="all it depends on is finished",
+            )
 
     def _ready(self, kit: Kit, job: Job) -> bool:
-        if not job.depends_on:
-            return True
-        finished = {each.name for each in kit.jobs.values() if each.status == Status.FINISHED}
-        return finished.issuperset(job.depends_on)
+        return not job.depends_on or self._dependencies(kit).ready(job)
 
-    def _explain(self, kit: Kit) -> None:
-        """Names what each waiting job waits for in vain."""
-        for job_id, reason in blocked(kit).items():
-            if kit.jobs[job_id].reason != reason:
-                self._own_job(kit, job_id).reason = reason
+    def _dependencies(self, kit: Kit) -> Dependencies:
+        """Who waits for whom in a kit, in step with this draft."""
+        found = self._graphs.get(kit.kit_id)
+        if found is None:
+            found = self._graphs[kit.kit_id] = Dependencies(kit)
+        return found
+
+    def explain(self) -> None:
+        """Names what each waiting job waits for in vain, of the kits where that may have changed.
+
+        Called before jobs are told and before they are written: once for many rows.
+        """
+        for kit_id in sorted(self._unexplained):
+            kit = self.kits[kit_id]
+            for job_id, reason in blocked(kit).items():
+                if kit.jobs[job_id].reason != reason:
+                    self._own_job(kit, job_id).reason = reason
+        self._unexplained.clear()
 
     def _record(
         self,
@@ -360,41 +421,25 @@ class Changes:
         return job
 
 
-def blocked(kit: Kit) -> dict[uuid.UUID, str]:
-    """Why each INIT job waits in vain, empty while it does not.
-
-    The cause is the nearest job before it that is FAILED or CANCELED.
-    """
-    by_name = {job.name: job for job in kit.jobs.values()}
-    causes: dict[str, Job | None] = {}
-
-    def cause(start: str) -> Job | None:
-        stack = [start]
-        while stack:
-            name = stack[-1]
-            job = by_name[name]
-            if name in causes:
-                stack.pop()
-                continue
-            if job.status != Status.INIT:
-                causes[name] = job if job.status in RETRYABLE else None
-                continue
-            waiting = [need for need in job.depends_on if need not in causes]
-            if waiting:
-                stack.extend(waiting)
-                continue
-            causes[name] = next((causes[need] for need in job.depends_on if causes[need]), None)
-        return causes[start]
-
-    reasons: dict[uuid.UUID, str] = {}
-    for job in kit.jobs.values():
-        if job.status == Status.INIT:
-            found = cause(job.name)
-            told = f": {found.reason}" if found and found.reason else ""
-            reasons[job.job_id] = (
-                _clip(f"waits for {found.name}, which is {found.status}{told}") if found else ""
-            )
-    return reasons
+def successor(job: Job, replacement: c.Replacement | None) -> c.NewJob:
+    """The job that takes the place of another: the same but for its name and its spec."""
+    spec_type, spec, external = job.spec_type, job.spec, job.external
+    if replacement is not None and replacement.spec_type:
+        spec_type, spec, external = replacement.spec_type, replacement.spec, False
+    return c.NewJob(
+        job_id=uuid.uuid4(),
+        name=f"{first_name(job.name)}{SUCCESSOR}{edition(job.name) + 1}",
+        job_type=job.job_type,
+        current_order=job.current_order,
+        depends_on=job.depends_on,
+        spec_type=spec_type,
+        spec=spec,
+        external=external,
+        max_attempts=job.max_attempts,
+        timeout_seconds=job.timeout_seconds,
+        priority=job.priority,
+        labels=job.labels,
+    )
 
 
 def _clip(text: str) -> str:

@@ -121,8 +121,21 @@ class CancelKit(OfKit):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Replacement:
+    """A FINISHED job that is to be done otherwise."""
+
+    name: str
+    spec_type: str = ""
+    """Empty: the same spec again."""
+    spec: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RetryKit(OfKit):
     """Queues the failed and canceled jobs of a kit again. Answer: `KitChange`."""
+
+    replacements: tuple[Replacement, ...] = ()
+    """FINISHED jobs that get a successor, as do the FINISHED ones that depend on them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,8 +195,65 @@ class ManyJobs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BeginJobs(Command):
+    """Notes a change of jobs of several kits before it is made. Answer: True.
+
+    Until it is concluded it is gone on with by whichever registry is there.
+    """
+
+    many: ManyJobs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Conclude(Command):
     """Keeps what `request` encodes as its answer: it was done in several commands. Answer: True."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A change of many jobs of one kit that is made in pieces, each of them a commit.
+
+    Which jobs it is for is settled with the first piece. Each is looked at once: one that cannot
+    be moved any more when its turn comes is left alone.
+    """
+
+    change_id: uuid.UUID
+    """The request's id; one of its own for a request without."""
+    request: Request
+    kit_id: int
+    job_ids: tuple[uuid.UUID, ...]
+    """The jobs, in the order in which they are moved."""
+    retry: bool
+    """Whether they are queued again; else they are canceled."""
+    whole: bool
+    """Whether the kit is the answer; else some of the jobs are."""
+    reason: str = ""
+    actor: str = ""
+    done: int = 0
+    """How many of the jobs have had their turn."""
+    count: int = 0
+    """How many of them were moved."""
+    revision: int = 0
+    """Of the last row made so far."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoOn(Command):
+    """Makes the next piece of a change. Answer: as its first command's, or `Unfinished`."""
+
+    @property
+    def change_id(self) -> uuid.UUID:
+        """Of the change: the id of its request."""
+        assert self.request is not None
+        assert self.request.request_id is not None
+        return self.request.request_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unfinished:
+    """A piece was made, and more is left."""
+
+    change: Change
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,6 +43,9 @@ MAX_LABEL_KEY = 63
 MAX_LABEL_VALUE = 255
 MAX_JOBS_A_REQUEST = 1000
 MAX_JOBS_A_KIT = 10_000
+MAX_NEEDS_A_KIT = 500_000
+"""Names in `depends_on` of all the jobs of a kit: 1,000 jobs that each wait for all before."""
+
 MAX_JOBS_TOLD = 100
 MAX_ORDER = 2**31 - 1
 MAX_TASKS_A_JOB = 100_000
@@ -52,6 +55,7 @@ MAX_RESULT_BYTES = MAX_METADATA_BYTES
 MAX_KIT_SPEC_BYTES = message_limits.KIT_SPEC_BYTES
 MAX_JOB_SPEC_BYTES = message_limits.JOB_SPEC_BYTES
 MAX_FILTER_IDS = 1000
+MAX_CAPACITY = 1000
 
 
 PROGRESS_TASK = "progress"
@@ -266,6 +270,21 @@ _BESIDE_TASKS = attrgetter(
 )
 
 
+SUCCESSOR = "@"
+"""In the name of a job that took the place of another: `train@2`. No name that is asked for has
+it, so that the relation lies in the name alone."""
+
+
+def first_name(name: str) -> str:
+    """The name that a job and its successors share."""
+    return name.partition(SUCCESSOR)[0]
+
+
+def edition(name: str) -> int:
+    """1 for a job, 2 for its first successor, and so on."""
+    return int(name.partition(SUCCESSOR)[2] or 1)
+
+
 @dataclass(slots=True, kw_only=True)
 class Kit:
     """A device kit with its jobs. The board's copy changes; what is handed out is a copy."""
@@ -294,8 +313,18 @@ class Kit:
         return kit_status(self.counts)
 
     def job_named(self, name: str) -> Job | None:
-        """Its job of that name."""
-        return next((job for job in self.jobs.values() if job.name == name), None)
+        """Its job of that name, or the latest of the successors that took its place."""
+        named = [job for job in self.jobs.values() if first_name(job.name) == name]
+        return max(named, key=lambda job: edition(job.name), default=None)
+
+    def current_jobs(self) -> dict[str, Job]:
+        """By name the jobs that others wait for: of each name the latest successor."""
+        current: dict[str, Job] = {}
+        for job in self.jobs.values():
+            name = first_name(job.name)
+            if name not in current or edition(current[name].name) < edition(job.name):
+                current[name] = job
+        return current
 
     def ordered_jobs(self) -> list[Job]:
         """Its jobs by `current_order`, then in the order they were made."""
@@ -460,23 +489,24 @@ def find_cycle(depends_on: Mapping[str, Sequence[str]]) -> list[str]:
     """
     done: set[str] = set()
     for start in depends_on:
-        path: dict[str, int] = {}
-        stack: list[tuple[str, int]] = [(start, 0)]
+        if start in done:
+            continue
+        # The names from the start to where the search is, in this order.
+        path: dict[str, None] = {start: None}
+        stack = [(start, iter(depends_on[start]))]
         while stack:
-            name, place = stack.pop()
-            needs = depends_on.get(name, ())
-            if place == 0:
-                if name in done:
+            name, needs = stack[-1]
+            for child in needs:
+                if child in done:
                     continue
-                path[name] = len(path)
-            if place < len(needs):
-                stack.append((name, place + 1))
-                child = needs[place]
                 if child in path:
-                    return [*list(path)[path[child] :], child]
-                if child not in done:
-                    stack.append((child, 0))
+                    along = list(path)
+                    return [*along[along.index(child) :], child]
+                path[child] = None
+                stack.append((child, iter(depends_on.get(child, ()))))
+                break
             else:
+                stack.pop()
                 done.add(name)
                 del path[name]
     return []

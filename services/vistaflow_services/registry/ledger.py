@@ -16,13 +16,14 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
 import psycopg
 
+from vistaflow_services.core import off_loop
 from vistaflow_services.core.errors import (
     ExhaustedError,
     ExistsError,
@@ -35,7 +36,7 @@ from vistaflow_services.registry import commands as c
 from vistaflow_services.registry.board import Board
 from vistaflow_services.registry.changes import Seqs, content_of
 from vistaflow_services.registry.domain import PENDING, Head, Kit, StateRow
-from vistaflow_services.registry.draft import Draft
+from vistaflow_services.registry.draft import PIECE_JOBS, Draft
 from vistaflow_services.registry.journal import Answered, Answers, Journal, Outcome
 from vistaflow_services.registry.refusals import CONFLICTS, is_blocked, told
 from vistaflow_services.registry.storage import StorageGuard
@@ -47,6 +48,15 @@ MAX_ROWS = 2000
 
 MAX_WAITING = 20_000
 """Commands that may wait; more are turned away."""
+
+BYTES_A_ROW = 2048
+"""Bytes of metadata or specs that count as a row: one commit takes about 4 MiB."""
+
+LARGE_BATCH = 200
+"""Rows of a batch that is not made in the event loop."""
+
+MAKE_SECONDS = 0.03
+"""How long commands are applied for one commit, but for the first; the others wait for the next."""
 
 TRIES = 3
 """How often a batch is tried that the database would not serialize with what others do."""
@@ -109,6 +119,21 @@ class _Batch:
     draft: Draft
     answers: Answers = field(default_factory=list)
     told: list[tuple[_Waiting, Any]] = field(default_factory=list)
+    poison: tuple[_Waiting, Exception] | None = None
+    """A command that met a bug, and what it raised."""
+
+    @property
+    def writes(self) -> bool:
+        """Whether there is anything to write."""
+        draft = self.draft
+        return bool(
+            draft.rows
+            or draft.new_kits
+            or self.answers
+            or draft.changes_moved
+            or draft.changes_over
+            or draft.many_begun
+        )
 
 
 class _Conflict(Exception):
@@ -341,7 +366,7 @@ class Ledger:
                     await self._catch_up(await self._journal.lock())
                 made = await self._make(waiting)
                 commit_id = uuid.uuid4()
-                if made.draft.rows or made.draft.new_kits or made.answers:
+                if made.writes:
                     await self._journal.make_room(made.draft.last_id)
                     batch = made
                     reached("append.before_commit")
@@ -403,44 +428,47 @@ class Ledger:
                 return
 
     async def _make(self, waiting: list[_Waiting]) -> _Batch:
-        """Applies the commands on top of the board, without changing it."""
+        """Applies the commands on top of the board, without changing it.
+
+        Those for which there is no time in this batch go back to the queue.
+        """
         assert self._head is not None
         commands = [each.command for each in waiting]
-        await self._load(commands)
+        changes = await self._changes(commands)
+        await self._load(commands, changes)
         known = await self._answered(commands)
-        draft = Draft(self.board, self._head, await self._seqs(commands))
+        draft = Draft(self.board, self._head, await self._seqs(commands), changes)
         batch = _Batch(draft=draft)
-        for each in waiting:
-            request = each.command.request
-            request_id = request.request_id if request else None
-            try:
-                if request is not None and request_id is not None and request_id in known:
-                    batch.told.append((each, _replay(known[request_id], request)))
-                    continue
-                answer = draft.apply(each.command)
-                if request is not None:
-                    response = request.encode(answer)
-                    batch.answers.append((request, response))
-                    if request_id is not None:
-                        known[request_id] = Answered(
-                            method=request.method,
-                            body_sha256=request.body_sha256,
-                            response=response,
-                            created_at=PENDING,
-                        )
-                batch.told.append((each, answer))
-            except ServiceError as error:
-                batch.told.append((each, error))
-            except Exception as error:
-                logger.exception("%s failed", type(each.command).__name__)
-                _fail(each, error)
-                raise _Poisoned from error
+        if sum(map(_size, commands)) > LARGE_BATCH:
+            # The board moves only when this task moves it, so it can be read elsewhere.
+            await off_loop.writing.do(_apply, waiting, batch, known)
+        else:
+            _apply(waiting, batch, known)
+        if batch.poison is not None:
+            each, error = batch.poison
+            _fail(each, error)
+            raise _Poisoned from error
+        left = waiting[len(batch.told) :]
+        if left:
+            del waiting[len(batch.told) :]
+            self._queue.extendleft(reversed(left))
         return batch
 
-    async def _load(self, commands: list[c.Command]) -> None:
+    async def _changes(self, commands: list[c.Command]) -> dict[uuid.UUID, c.Change]:
+        """The changes that commands go on with, or are repeated requests for."""
+        wanted = [
+            each.request.request_id
+            for each in commands
+            if isinstance(each, c.GoOn | c.CancelKit | c.RetryKit | c.ChangeJobs)
+            and each.request is not None
+            and each.request.request_id is not None
+        ]
+        return await self._journal.changes(wanted) if wanted else {}
+
+    async def _load(self, commands: list[c.Command], changes: Mapping[uuid.UUID, c.Change]) -> None:
         """Makes sure that the board holds what the commands touch, as far as it exists."""
         asked: set[tuple[uuid.UUID, str]] = set()
-        kit_ids: set[int] = set()
+        kit_ids = {change.kit_id for change in changes.values()}
         for command in commands:
             match command:
                 case c.Append():
@@ -519,6 +547,9 @@ class Ledger:
             self._meters.committed(draft.rows, [answer for _, answer in batch.told])
         reached("append.before_answer")
         for waiting, answer in batch.told:
+            if isinstance(answer, c.Unfinished):
+                self._go_on(waiting, answer.change)
+                continue
             if waiting.answer.done():
                 continue
             if isinstance(answer, ServiceError):
@@ -531,6 +562,14 @@ class Ledger:
                 answer.settle(now)
             waiting.answer.set_result(answer)
         asyncio.get_running_loop().call_soon(reached, "append.after_answer")
+
+    def _go_on(self, waiting: _Waiting, change: c.Change) -> None:
+        """Queues the next piece of a change, behind everything that waits now."""
+        assert waiting.command.request is not None
+        request = dataclasses.replace(waiting.command.request, request_id=change.change_id)
+        waiting.command = c.GoOn(request=request)
+        self._queue.append(waiting)
+        self._wake.set()
 
     async def _catch_up(self, head: Head) -> None:
         """Reads what other replicas wrote, and forgets the kits they touched."""
@@ -589,27 +628,81 @@ class Ledger:
             _fail(self._queue.popleft(), UnavailableError(why))
 
 
-def _replay(known: Answered, request: c.Request) -> c.Replayed:
-    if known.body_sha256 != request.body_sha256 or known.method != request.method:
-        raise ExistsError(
-            f"the request_id was used for another {known.method}; choose a new one for each "
-            "request",
-            reason="REQUEST_ID_REUSED",
+def _apply(waiting: Sequence[_Waiting], batch: _Batch, known: dict[uuid.UUID, Answered]) -> None:
+    """Applies commands in their order, as many as there is time for. Touches no future."""
+    end = time.perf_counter() + MAKE_SECONDS
+    for each in waiting:
+        try:
+            batch.told.append((each, _answer(each.command, batch, known)))
+        except ServiceError as error:
+            batch.told.append((each, error))
+        except Exception as error:
+            logger.exception("%s failed", type(each.command).__name__)
+            batch.poison = (each, error)
+            return
+        if time.perf_counter() > end:
+            return
+
+
+def _answer(command: c.Command, batch: _Batch, known: dict[uuid.UUID, Answered]) -> Any:
+    """Applies a command, unless its request was answered before, and keeps the answer."""
+    request = command.request
+    request_id = request.request_id if request is not None else None
+    if request is not None and request_id is not None:
+        answered = known.get(request_id)
+        if answered is not None:
+            return _replay(answered, request)
+        change = batch.draft.unfinished.get(request_id)
+        if change is not None:
+            _check_same(change.request.method, change.request.body_sha256, request)
+            command = c.GoOn(request=request)
+        elif isinstance(command, c.GoOn):
+            raise UnavailableError("the change is over, and its answer is no longer kept")
+    answer = batch.draft.apply(command)
+    if request is None or isinstance(answer, c.Unfinished) or isinstance(command, c.BeginJobs):
+        return answer
+    response = request.encode(answer)
+    batch.answers.append((request, response))
+    if request_id is not None:
+        known[request_id] = Answered(
+            method=request.method,
+            body_sha256=request.body_sha256,
+            response=response,
+            created_at=PENDING,
         )
+    return answer
+
+
+def _replay(known: Answered, request: c.Request) -> c.Replayed:
+    _check_same(known.method, known.body_sha256, request)
     return c.Replayed(response=known.response, created_at=known.created_at)
 
 
+def _check_same(method: str, body_sha256: str, request: c.Request) -> None:
+    """Raises `ExistsError` if a request's id was used before for another request."""
+    if body_sha256 != request.body_sha256 or method != request.method:
+        raise ExistsError(
+            f"the request_id was used for another {method}; choose a new one for each request",
+            reason="REQUEST_ID_REUSED",
+        )
+
+
 def _size(command: c.Command) -> int:
-    """About how many rows a command makes."""
+    """About how many rows a command makes, or what is as much work."""
     match command:
         case c.Append():
-            return len(command.items)
+            written = sum(len(item.metadata_json) for item in command.items)
+            return len(command.items) + written // BYTES_A_ROW
         case c.CreateKit():
-            return 1 + len(command.jobs)
-        case c.CancelKit() | c.RetryKit():
-            return 50
+            needs = sum(len(job.depends_on) for job in command.jobs)
+            specs = sum(len(job.spec) for job in command.jobs)
+            return 1 + len(command.jobs) + needs // 100 + specs // BYTES_A_ROW
+        case c.CreateJob():
+            return 1 + len(command.job.depends_on) // 100 + len(command.job.spec) // BYTES_A_ROW
+        case c.CancelKit() | c.RetryKit() | c.GoOn():
+            return PIECE_JOBS
         case c.ChangeJobs():
-            return len(command.job_ids)
+            return min(len(command.job_ids), PIECE_JOBS)
     return 1
 
 
@@ -617,6 +710,10 @@ def _live(waiting: _Waiting) -> bool:
     """Whether a command is still to be committed: its caller waits and its lane is whole."""
     if waiting.lane is not None and waiting.lane.broken:
         _fail(waiting, UnavailableError("what came before it was not recorded; send both again"))
+    if isinstance(waiting.command, c.GoOn) and waiting.answer.done():
+        # What was begun is brought to its end, whether or not somebody still waits for that.
+        waiting.answer = asyncio.get_running_loop().create_future()
+        waiting.answer.add_done_callback(lambda answer: answer.cancelled() or answer.exception())
     return not waiting.answer.done()
 
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from typing import LiteralString
 
+from vistaflow_services.core.sql import edited
 from vistaflow_services.registry.reading import QUERIES
 
 RECENT_KITS = 2_000
 """So many of the newest kits are looked through before an index is asked."""
 
+_OLDER = "kit_id <= %(recent)s AND (SELECT count(*) FROM recent) < %(limit)s"
 _STATUS = "status >= word AND status <= word"
 _NAME = "AND (%(contains)s = '' OR folded_parts(name) @> folded_parts(%(contains)s))"
 _PROJECT = "AND kit_id IN (SELECT kit_id FROM kits WHERE project = %(project)s)"
@@ -29,18 +31,17 @@ def kits(*, by_status: bool, by_search: bool) -> LiteralString:
     """
     some = QUERIES["kits_wanted"]
     if by_search:
-        recent = some.replace("kit_id > %(after)s", "kit_id > greatest(%(after)s, %(recent)s)")
-        recent = recent.replace(_NAME, "")
-        older = some.replace(
-            "WHERE", "WHERE kit_id <= %(recent)s AND (SELECT count(*) FROM recent) < %(limit)s AND"
-        ).replace("ORDER BY kit_id", "ORDER BY kit_id + 0")
-        some = QUERIES["kits_wanted_by_search"]
-        some = some.replace("recent_kits", recent).replace("older_kits", older)
+        recent = edited(some, "kit_id > %(after)s", "kit_id > greatest(%(after)s, %(recent)s)")
+        recent = edited(recent, _NAME, "")
+        older = edited(some, "WHERE", f"WHERE {_OLDER} AND")
+        older = edited(older, "ORDER BY kit_id", "ORDER BY kit_id + 0")
+        some = edited(QUERIES["kits_wanted_by_search"], "recent_kits", recent)
+        some = edited(some, "older_kits", older)
     elif by_status:
-        one = some.replace("WHERE", f"WHERE {_STATUS} AND")
-        one = one.replace("ORDER BY kit_id", "ORDER BY status, kit_id")
-        some = QUERIES["kits_wanted_by_status"].replace("some_kits", one)
-    return QUERIES["list_kits"].replace("some_kits", some)
+        one = edited(some, "WHERE", f"WHERE {_STATUS} AND")
+        one = edited(one, "ORDER BY kit_id", "ORDER BY status, kit_id")
+        some = edited(QUERIES["kits_wanted_by_status"], "some_kits", one)
+    return edited(QUERIES["list_kits"], "some_kits", some)
 
 
 def jobs(*, by_kind: bool, by_project: bool) -> LiteralString:
@@ -52,12 +53,12 @@ def jobs(*, by_kind: bool, by_project: bool) -> LiteralString:
     """
     some = QUERIES["jobs_wanted"]
     if not by_project:
-        some = some.replace(_PROJECT, "")
+        some = edited(some, _PROJECT, "")
     if by_kind:
-        one = some.replace("WHERE first", f"WHERE job_type = kind AND {_STATUS} AND first")
-        one = one.replace("ORDER BY first", "ORDER BY status, first")
-        some = QUERIES["jobs_wanted_by_kind"].replace("some_jobs", one)
-    return QUERIES["list_jobs"].replace("some_jobs", some)
+        one = edited(some, "WHERE first", f"WHERE job_type = kind AND {_STATUS} AND first")
+        one = edited(one, "ORDER BY first", "ORDER BY status, first")
+        some = edited(QUERIES["jobs_wanted_by_kind"], "some_jobs", one)
+    return edited(QUERIES["list_jobs"], "some_jobs", some)
 
 
 def states(*, kept: bool, by_kit: bool, walked: bool) -> LiteralString:
@@ -70,5 +71,5 @@ def states(*, kept: bool, by_kit: bool, walked: bool) -> LiteralString:
     """
     text = QUERIES["list_kept_states" if kept else "list_states"]
     if walked:
-        return text.replace("kit_id = ANY", "kit_id + 0 = ANY")
-    return text.replace("ORDER BY id LIMIT", "ORDER BY id + 0 LIMIT") if by_kit else text
+        return edited(text, "kit_id = ANY", "kit_id + 0 = ANY")
+    return edited(text, "ORDER BY id LIMIT", "ORDER BY id + 0 LIMIT") if by_kit else text

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psycopg
-from psycopg import sql
 
+from vistaflow_services.core.postgres import session_conninfo
 from vistaflow_services.registry.config import Config
 from vistaflow_services.registry.embedded import EmbeddedPostgres
 from vistaflow_services.registry.watch_store import Row
@@ -44,9 +44,8 @@ def connected(conninfo: str, schema: str, *, name: str) -> Iterator[Connection]:
         name: What the connection is called in pg_stat_activity, after `vistaflow`.
     """
     with psycopg.connect(
-        conninfo, autocommit=True, application_name=f"vistaflow {name}", connect_timeout=10
+        session_conninfo(conninfo, name=f"vistaflow {name}", schema=schema), autocommit=True
     ) as connection:
-        connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(schema)))
         yield connection
 
 

@@ -9,11 +9,18 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
+from vistaflow_services.core import off_loop
 from vistaflow_services.core.errors import ExpiredError, NotFoundError
 from vistaflow_services.registry.domain import Head, Job, JobFilter, Kit, StateRow
 from vistaflow_services.registry.history import Incomplete, Moment, kit_at
-from vistaflow_services.registry.reading import Connection, fetch, read_head, to_job
-from vistaflow_services.registry.watch_store import to_kit, to_row
+from vistaflow_services.registry.reading import (
+    ROWS_AT_ONCE,
+    Connection,
+    fetch,
+    read_head,
+    to_job,
+)
+from vistaflow_services.registry.watch_store import Row, to_kit, to_row
 
 
 async def read_moment(
@@ -38,16 +45,22 @@ async def read_moment(
         job = to_job(row)
         kit.jobs[job.job_id] = job
     wanted = {"kit_id": kit_id, "revision": revision}
-    own = [to_row(row) for row in await fetch(connection, "own_rows_until", wanted)]
-    tasks = [to_row(row) for row in await fetch(connection, "task_rows_until", wanted)]
+    own = await fetch(connection, "own_rows_until", wanted)
+    tasks = await fetch(connection, "task_rows_until", wanted)
     try:
-        return kit_at(kit, revision, own, tasks)
+        if len(own) + len(tasks) > ROWS_AT_ONCE:
+            return await off_loop.reading.do(_moment, kit, revision, own, tasks)
+        return _moment(kit, revision, own, tasks)
     except Incomplete as error:
         raise ExpiredError(
             f"what kit {kit_id} was at revision {revision} is no longer kept",
             reason="REVISION_EXPIRED",
             metadata={"oldest_revision": str(head.oldest_id)},
         ) from error
+
+
+def _moment(kit: Kit, revision: int, own: Sequence[Row], tasks: Sequence[Row]) -> Moment | None:
+    return kit_at(kit, revision, map(to_row, own), [to_row(row) for row in tasks])
 
 
 async def read_rows(connection: Connection, ids: Sequence[int], limit: int) -> dict[int, StateRow]:

@@ -1,54 +1,52 @@
-"""Runs PostgreSQL's programs as somebody who is not root.
+"""Runs PostgreSQL's programs, which refuse to run as root, as another user.
 
-As a module it is imported; as a script, with a program and its arguments, it becomes that program
-inside a user namespace in which root is user 1000. Files stay root's, so that nothing needs to be
-given away or opened up.
+As a module it is imported; as a script it becomes a program in one of two ways:
+
+| way | who it is | whose the files are |
+|---|---|---|
+| `namespace` | another user inside a user namespace, the present one outside | the present user's |
+| `user` | an unprivileged user, who may pass through folders closed to others | that user's |
+
+Root uses the first where the system allows it: nothing needs to be given away. initdb asks the
+system for the name of its user; a user whom nobody has named (as in a container that runs under a
+number) is one with a name inside a namespace.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
+import pwd
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
 INSIDE_UID = 1000
+"""The user inside a namespace on a machine that names nobody but root."""
+
 UNPRIVILEGED_UID = 65534
+
+CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
+MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
+PR_SET_KEEPCAPS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 8, 47, 2
+CAP_DAC_OVERRIDE = 1
+CAPABILITY_VERSION_3 = 0x20080522
+
+_SCRIPT = (sys.executable, "-I", "-S", __file__)
+_NOTHING = (sys.executable, "-I", "-S", "-c", "")
 
 
 class LaunchError(Exception):
     """PostgreSQL cannot be run as somebody else than root here."""
 
 
-def run(command: Sequence[str], *, owner_of: Path) -> subprocess.CompletedProcess[str]:
-    """Runs a program to its end.
-
-    Args:
-        command: The program and its arguments.
-        owner_of: The folder it owns.
-    """
-    prefix, uid = _way(owner_of)
-    _give(owner_of, uid)
-    return subprocess.run(
-        [*prefix, *command],
-        capture_output=True,
-        text=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-        cwd="/",
-        user=uid,
-        group=uid,
-        extra_groups=[] if uid is not None else None,
-        env=_environment(),
-    )
-
-
-def spawn(
-    command: Sequence[str], *, owner_of: Path, also: Sequence[Path], output: IO[bytes]
+def start(
+    command: Sequence[str], *, owner_of: Path, also: Sequence[Path] = (), output: IO[bytes]
 ) -> subprocess.Popen[bytes]:
     """Starts a program in a session of its own, which outlives this process.
 
@@ -57,10 +55,13 @@ def spawn(
         owner_of: The folder it owns.
         also: More folders it owns.
         output: Where its output goes.
+
+    Raises:
+        LaunchError: It cannot be run here.
     """
-    prefix, uid = _way(owner_of)
+    prefix, owner = _way(owner_of, asks_for_name=Path(command[0]).name == "initdb")
     for folder in (owner_of, *also):
-        _give(folder, uid)
+        _give(folder, owner)
     return subprocess.Popen(
         [*prefix, *command],
         stdin=subprocess.DEVNULL,
@@ -68,65 +69,70 @@ def spawn(
         stderr=output,
         cwd="/",
         start_new_session=True,
-        user=uid,
-        group=uid,
-        extra_groups=[] if uid is not None else None,
         env=_environment(),
     )
 
 
-def enter_namespace() -> None:
-    """Enters a user namespace in which the present user is `INSIDE_UID`.
-
-    Raises:
-        OSError: The system does not allow it.
-    """
-    uid, gid = os.getuid(), os.getgid()
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(CLONE_NEWUSER) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    Path("/proc/self/setgroups").write_text("deny")
-    Path("/proc/self/uid_map").write_text(f"{INSIDE_UID} {uid} 1")
-    Path("/proc/self/gid_map").write_text(f"{INSIDE_UID} {gid} 1")
+def owners() -> set[int]:
+    """Who may own what belongs to a PostgreSQL that this process started."""
+    return {os.geteuid(), *([_fallback_uid()] if os.geteuid() == 0 else [])}
 
 
-def _way(folder: Path) -> tuple[list[str], int | None]:
-    """What to put before a command, and which user to run it as (None: the present one)."""
-    if os.getuid() != 0:
-        return [], None
-    if _namespaces_work():
-        return [sys.executable, "-I", "-S", __file__], None
-    for parent in folder.absolute().parents:
-        if not parent.stat().st_mode & 0o001:
-            raise LaunchError(
-                f"PostgreSQL does not run as root, and user {UNPRIVILEGED_UID} cannot pass "
-                f"through {parent}; set VISTAFLOW_HOME to a folder that others can reach, run "
-                "vistaflow as another user, or set VISTAFLOW_REGISTRY_DATABASE"
-            )
-    return [], UNPRIVILEGED_UID
-
-
-_works: list[bool] = []
-
-
-def _namespaces_work() -> bool:
-    if not _works:
-        told = subprocess.run(
-            [sys.executable, "-I", "-S", __file__, sys.executable, "-I", "-S", "-c", ""],
-            capture_output=True,
-            check=False,
+def _way(folder: Path, *, asks_for_name: bool) -> tuple[list[str], int]:
+    """What to put before a command, and whose its folders must be."""
+    uid = os.geteuid()
+    unnamed = asks_for_name and not _has_name(uid)
+    if uid != 0 and not unnamed:
+        return [], uid
+    if _works(*_SCRIPT, "namespace", str(_inside_uid()), *_NOTHING):
+        return [*_SCRIPT, "namespace", str(_inside_uid())], uid
+    if uid != 0:
+        raise LaunchError(
+            f"PostgreSQL's initdb asks for the name of its user, and this system has none for "
+            f"user {uid}: add a line for it to /etc/passwd, run vistaflow as a user with a name, "
+            "or set VISTAFLOW_REGISTRY_DATABASE"
         )
-        _works.append(told.returncode == 0)
-    return _works[0]
+    fallback = _fallback_uid()
+    way = [*_SCRIPT, "user", str(fallback)]
+    reach = [*_NOTHING[:-1], "import os, sys; os.scandir(sys.argv[1])", str(folder.parent)]
+    if not _works(*way, *reach) or (asks_for_name and not _has_name(fallback)):
+        raise LaunchError(
+            f"PostgreSQL does not run as root, and user {fallback} cannot use {folder.parent}; set "
+            "VISTAFLOW_HOME to a folder that others can reach, run vistaflow as another user, or "
+            "set VISTAFLOW_REGISTRY_DATABASE"
+        )
+    return way, fallback
 
 
-def _give(folder: Path, uid: int | None) -> None:
+@functools.cache
+def _works(*command: str) -> bool:
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def _has_name(uid: int) -> bool:
+    try:
+        return bool(pwd.getpwuid(uid))
+    except KeyError:
+        return False
+
+
+@functools.cache
+def _inside_uid() -> int:
+    """Who to be inside a namespace: one with a name, and not the user that stands for strangers."""
+    named = [INSIDE_UID] if _has_name(INSIDE_UID) else [entry.pw_uid for entry in pwd.getpwall()]
+    return next((uid for uid in named if uid not in (0, UNPRIVILEGED_UID)), INSIDE_UID)
+
+
+@functools.cache
+def _fallback_uid() -> int:
+    """Who to be without a namespace."""
+    named = [entry.pw_uid for entry in pwd.getpwall() if entry.pw_name == "nobody"]
+    return next((uid for uid in (UNPRIVILEGED_UID, *named) if _has_name(uid)), UNPRIVILEGED_UID)
+
+
+def _give(folder: Path, owner: int) -> None:
     """Makes the folder belong to who the program runs as, if it does not yet."""
-    if os.getuid() != 0:
-        return
-    owner = 0 if uid is None else uid
-    if folder.stat().st_uid == owner:
+    if os.geteuid() != 0 or folder.stat().st_uid == owner:
         return
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
@@ -140,6 +146,59 @@ def _environment() -> dict[str, str]:
     return {name: os.environ[name] for name in kept if name in os.environ} | {"LC_ALL": "C"}
 
 
+def enter_namespace(uid: int) -> None:
+    """Enters a user namespace in which the present user is another one, who has a name.
+
+    Raises:
+        OSError: The system does not allow it.
+    """
+    outside_uid, outside_gid = os.getuid(), os.getgid()
+    named = _has_name(uid)
+    libc = ctypes.CDLL(None, use_errno=True)
+    _check(libc.unshare(CLONE_NEWUSER | (0 if named else CLONE_NEWNS)))
+    Path("/proc/self/setgroups").write_text("deny", "ascii")
+    Path("/proc/self/uid_map").write_text(f"{uid} {outside_uid} 1", "ascii")
+    Path("/proc/self/gid_map").write_text(f"{uid} {outside_gid} 1", "ascii")
+    if named:
+        return
+    # Nobody but root has a name here, so this process sees a list of users of its own.
+    _check(libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None))
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(f"vistaflow:x:{uid}:{uid}::/:/bin/false\n".encode())
+        file.flush()
+        _check(libc.mount(os.fsencode(file.name), b"/etc/passwd", None, MS_BIND, None))
+
+
+def become_user(uid: int) -> None:
+    """Becomes an unprivileged user, who may pass through closed folders if root may.
+
+    Raises:
+        OSError: The system does not allow it.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    linux = sys.platform == "linux"
+    if linux:
+        _check(libc.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0))
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    if not linux:
+        return
+    # A home such as /root/.vistaflow lies behind a folder that is root's alone. Where root itself
+    # lacks the capability this does nothing, and the caller finds out by looking at the folder.
+    words = ctypes.c_uint32
+    header = (words * 2)(CAPABILITY_VERSION_3, 0)
+    mask = 1 << CAP_DAC_OVERRIDE
+    libc.capset(header, (words * 6)(mask, mask, mask, 0, 0, 0))
+    libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_DAC_OVERRIDE, 0, 0)
+
+
+def _check(result: int) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
 if __name__ == "__main__":
-    enter_namespace()
-    os.execv(sys.argv[1], sys.argv[1:])
+    {"namespace": enter_namespace, "user": become_user}[sys.argv[1]](int(sys.argv[2]))
+    os.execv(sys.argv[3], sys.argv[3:])

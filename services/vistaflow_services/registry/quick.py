@@ -11,6 +11,7 @@ from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow_services.core import callers
 from vistaflow_services.registry import commands as c
 from vistaflow_services.registry.domain import MAX_ACTOR, MAX_METADATA_BYTES, MAX_TASK_NAME
+from vistaflow_services.registry.raw_requests import STRUCT_BYTES_A_JSON_BYTE
 from vistaflow_services.registry.structs import struct_text
 from vistaflow_services.registry.translate import (
     JOB_TYPE_WORDS,
@@ -48,13 +49,15 @@ def quick_item(state: common.State, numbers_checked: bool = False) -> c.Item | N
         return None
     metadata = ""
     if state.HasField("metadata") and state.metadata.fields:
-        if state.metadata.ByteSize() > MAX_METADATA_BYTES:
+        if state.metadata.ByteSize() > MAX_METADATA_BYTES * STRUCT_BYTES_A_JSON_BYTE:
             return None
         try:
             metadata = struct_text(state.metadata, numbers_checked=numbers_checked)
         except ValueError:
             return None
-        if len(metadata) > _SHORT_METADATA or "\\u0000" in metadata:
+        if "\\u0000" in metadata:
+            return None
+        if len(metadata) > _SHORT_METADATA and len(metadata.encode()) > MAX_METADATA_BYTES:
             return None
     return c.Item(
         job_id=job_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import uuid
@@ -11,15 +12,18 @@ from typing import Any, LiteralString
 
 import psycopg
 
-from vistaflow_services.core.sql import load_queries
+from vistaflow_services.core.sql import edited, load_queries
 from vistaflow_services.registry.domain import Head, Job, Kit, StateRow
 from vistaflow_services.registry.watch_store import Row, progress_from_json, to_kit, to_row
 
 QUERIES = dict(load_queries("vistaflow_services.registry"))
 # One text serves for the log and for what is kept of it.
-QUERIES["list_kept_states"] = QUERIES["list_states"].replace(
-    "mlops_totalstate_table", "kept_states"
+QUERIES["list_kept_states"] = edited(
+    QUERIES["list_states"], "mlops_totalstate_table", "kept_states"
 )
+
+ROWS_AT_ONCE = 500
+"""Rows of a result that objects are made of before anything else has a turn."""
 
 Connection = psycopg.AsyncConnection[Row]
 
@@ -28,16 +32,23 @@ async def fetch(
     connection: Connection, name: str, parameters: Mapping[str, Any] | None = None
 ) -> list[Row]:
     """The rows of a named query."""
-    cursor = await connection.execute(QUERIES[name], parameters)
-    return await cursor.fetchall()
+    return await rows_of(await connection.execute(QUERIES[name], parameters))
+
+
+async def rows_of(cursor: psycopg.AsyncCursor[Row]) -> list[Row]:
+    """All rows of a cursor. To make objects of them takes time, which is given in between."""
+    rows = await cursor.fetchmany(ROWS_AT_ONCE)
+    while len(rows) % ROWS_AT_ONCE == 0 and (more := await cursor.fetchmany(ROWS_AT_ONCE)):
+        rows += more
+        await asyncio.sleep(0)
+    return rows
 
 
 async def fetch_planned(
     connection: Connection, text: LiteralString, parameters: Mapping[str, Any]
 ) -> list[Row]:
     """The rows of a query that is planned anew: how it is best done depends on its parameters."""
-    cursor = await connection.execute(text, parameters, prepare=False)
-    return await cursor.fetchall()
+    return await rows_of(await connection.execute(text, parameters, prepare=False))
 
 
 async def read_head(connection: Connection, name: str = "head", **parameters: Any) -> Head:
@@ -72,7 +83,7 @@ async def read_kit(connection: Connection, kit_id: int) -> tuple[Kit | None, int
     # What is asked for most often: one trip to the database, and values as the database has them.
     async with connection.cursor(binary=True) as cursor:
         await cursor.execute(QUERIES["kit_whole"], {"kit_id": kit_id}, prepare=True)
-        rows = await cursor.fetchall()
+        rows = await rows_of(cursor)
     ((revision, *_, found, _, _),) = [row for row in rows if row[1] is None]
     told = json.loads(found)
     if told["kit"][0] is None:
@@ -82,7 +93,10 @@ async def read_kit(connection: Connection, kit_id: int) -> tuple[Kit | None, int
     for each in told["jobs"]:
         job = to_job(_with_values(each, times=(19, 20, 21, 27), ids=(0,), contents=(7,)))
         kit.jobs[job.job_id] = jobs[job.job_id.bytes] = job
-    for row in sorted(row for row in rows if row[1] is not None):
+    tasks = sorted(row for row in rows if row[1] is not None)
+    for place, row in enumerate(tasks):
+        if place % ROWS_AT_ONCE == ROWS_AT_ONCE - 1:
+            await asyncio.sleep(0)
         task_id, of, name, status, attempt, seq, created_at, metadata, actor, reason = row
         job = jobs[of]
         job.tasks[name] = StateRow(

@@ -17,10 +17,11 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from vistaflow.encoding import degrade_output
 from vistaflow_services.core.config import read_config
 from vistaflow_services.core.errors import ServiceError
-from vistaflow_services.registry.changes import blocked
 from vistaflow_services.registry.config import Config
+from vistaflow_services.registry.dependencies import blocked
 from vistaflow_services.registry.domain import TERMINAL, Job, Kit, Status
 from vistaflow_services.registry.local import Connection, connected, database
 from vistaflow_services.registry.reading import QUERIES, to_job
@@ -129,6 +130,7 @@ def _difference(connection: Connection, table: str) -> int:
 
 def main() -> int:
     """Rebuilds or checks, and tells what differed."""
+    degrade_output()
     parser = argparse.ArgumentParser(description="Recomputes what is derived from the log.")
     parser.add_argument("--check", action="store_true", help="change nothing, only compare")
     arguments = parser.parse_args()

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import uuid
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
 
 from google.protobuf import json_format, struct_pb2
 
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.core import callers
-from vistaflow_services.core.errors import Violations
+from vistaflow_services.core.errors import MAX_VIOLATIONS, Violations
 from vistaflow_services.core.message_limits import (
     APPEND_BYTES,
     ENTRY_BYTES,
@@ -40,7 +41,9 @@ from vistaflow_services.registry.domain import (
     find_cycle,
 )
 from vistaflow_services.registry.quick import quick_item
+from vistaflow_services.registry.raw_requests import Rows
 from vistaflow_services.registry.structs import struct_text
+from vistaflow_services.registry.varint import varint
 
 MAX_TOLD_BYTES = 8 * MAX_KIT_SPEC_BYTES
 """Largest Struct, in its binary form, that is looked into for `request_info.data`."""
@@ -61,9 +64,27 @@ MAX_TIMEOUT_SECONDS = 366 * 86400.0
 
 Encode = Callable[[Any], bytes]
 
+_STATES = varint(pb.AppendStatesRequest.STATES_FIELD_NUMBER << 3 | 2)
+
+
+class Hash(Protocol):
+    """A hash in the making."""
+
+    def update(self, data: bytes, /) -> None:
+        """Takes in more."""
+
+    def hexdigest(self) -> str:
+        """The hash so far."""
+
+
 KitRequest = pb.CancelKitRequest | pb.RetryKitRequest | pb.PauseKitRequest | pb.ResumeKitRequest
 JobRequest = pb.CancelJobRequest | pb.RetryJobRequest
-Rows = pb.AppendStatesRequest | pb.StreamStatesRequest
+Appended = (
+    pb.AppendStatesRequest
+    | pb.StreamStatesRequest
+    | Rows[pb.AppendStatesRequest]
+    | Rows[pb.StreamStatesRequest]
+)
 JobsRequest = pb.CancelJobsRequest | pb.RetryJobsRequest
 Request = (
     pb.CreateKitRequest
@@ -137,78 +158,124 @@ def create_job(request: pb.CreateJobRequest, encode: Encode) -> c.CreateJob:
     return command
 
 
-def append(request: pb.AppendStatesRequest, encode: Encode) -> c.Append:
+def append(
+    request: pb.AppendStatesRequest | Rows[pb.AppendStatesRequest], encode: Encode
+) -> c.Append:
     """Rows to append. Without a request_id nothing of it is kept but the rows."""
     found = Violations()
+    if isinstance(request, Rows) and request.head.request_id:
+        return _append_for_record(request, encode, found)
     _check_rows(request, found)
-    behind = _request(request, encode, found) if request.request_id else None
-    return c.Append(request=behind, items=_items(request, found))
+    behind = None
+    if isinstance(request, pb.AppendStatesRequest) and request.request_id:
+        behind = _request(request, encode, found)
+    return c.Append(request=behind, items=_items(request, _states(request), found))
 
 
-def stream(request: pb.StreamStatesRequest, expected: int) -> c.Append:
+def _append_for_record(
+    request: Rows[pb.AppendStatesRequest], encode: Encode, found: Violations
+) -> c.Append:
+    """The rows of a large request with a request_id, of which a record is kept."""
+    hashed = _hash("AppendStates", request.head.SerializeToString(deterministic=True))
+    texts: list[str] = []
+
+    def states() -> Iterator[common.State]:
+        for state in request.states():
+            body = state.SerializeToString(deterministic=True)
+            hashed.update(_STATES + varint(len(body)) + body)
+            texts.append(_text(state))
+            yield state
+
+    _check_rows(request, found)
+    items = _items(request, states(), found)
+    text = _text(request.head)[:-1] + ',"states":[' + ",".join(texts) + "]}"
+    behind = _behind("AppendStates", request.head.request_id, hashed, text, encode, found)
+    found.check()
+    return c.Append(request=behind, items=items)
+
+
+def stream(
+    request: pb.StreamStatesRequest | Rows[pb.StreamStatesRequest], expected: int
+) -> c.Append:
     """Rows of one message of a stream, whose number is to be `expected`."""
     found = Violations()
-    if request.number != expected:
-        found.add("number", f"is {request.number}; messages are numbered from 1, now {expected}")
+    number = request.head.number if isinstance(request, Rows) else request.number
+    if number != expected:
+        found.add("number", f"is {number}; messages are numbered from 1, now {expected}")
     _check_rows(request, found)
-    return c.Append(items=_items(request, found))
+    return c.Append(items=_items(request, _states(request), found))
 
 
-def _items(rows: Rows, found: Violations) -> tuple[c.Item, ...]:
-    """The rows; every mistake of theirs, and what was found before, is told at once."""
-    items = tuple(
-        quick_item(state, rows.numbers_checked)
-        or _item(state, f"states[{place}]", found, rows.numbers_checked)
-        for place, state in enumerate(rows.states)
-    )
-    found.check()
-    size = _delivered_bytes(rows)
-    if size > APPEND_BYTES // 3:
-        # A row is delivered with its caller's name where it has no actor of its own, and a value
-        # of no kind as null, which takes two bytes.
-        for item, state in zip(items, rows.states, strict=True):
+def _states(request: Appended) -> Iterable[common.State]:
+    return request.states() if isinstance(request, Rows) else request.states
+
+
+def _items(
+    request: Appended, states: Iterable[common.State], found: Violations
+) -> tuple[c.Item, ...]:
+    """The rows; the first mistakes of theirs, and what was found before, are told at once."""
+    items = []
+    size = _delivered_bytes(request)
+    close = size > APPEND_BYTES // 3
+    checked = (request.head if isinstance(request, Rows) else request).numbers_checked
+    for place, state in enumerate(states):
+        item = quick_item(state, checked) or _item(state, f"states[{place}]", found, checked)
+        items.append(item)
+        if close:
+            # A row is delivered with its caller's name where it has no actor of its own, and a
+            # value of no kind as null, which takes two bytes.
             size += 2 * item.metadata_json.count("null")
             size += 0 if state.actor else len(item.actor.encode())
-        _check_delivered(rows, size, found)
-    return items
+        if len(found) >= MAX_VIOLATIONS:
+            break
+    found.check()
+    _check_delivered(size, found)
+    return tuple(items)
 
 
-def _check_rows(rows: Rows, found: Violations) -> None:
+def _check_rows(request: Appended, found: Violations) -> None:
     """Refuses rows that are too many or too large, before anything of them is converted.
 
     Raises:
         InvalidError: They are.
     """
-    if not 1 <= len(rows.states) <= MAX_STATES_AN_APPEND:
-        told = f"has {len(rows.states):,} rows; append 1 to {MAX_STATES_AN_APPEND:,} at once"
+    count = _count(request)
+    if not 1 <= count <= MAX_STATES_AN_APPEND:
+        told = f"has {count:,} rows; append 1 to {MAX_STATES_AN_APPEND:,} at once"
         found.add("states", told)
         found.check()
-    _check_delivered(rows, _delivered_bytes(rows), found)
+    size = _delivered_bytes(request)
+    if size > APPEND_BYTES and not isinstance(request, Rows):
+        for place, state in enumerate(request.states):
+            if translate.is_too_large(state.metadata, MAX_METADATA_BYTES):
+                translate.tell_too_large(f"states[{place}].metadata", MAX_METADATA_BYTES, found)
+                found.check()
+    _check_delivered(size, found)
 
 
-def _delivered_bytes(rows: Rows) -> int:
+def _count(request: Appended) -> int:
+    return len(request) if isinstance(request, Rows) else len(request.states)
+
+
+def _delivered_bytes(request: Appended) -> int:
     """About how large the message is in which watchers get the rows."""
-    return rows.ByteSize() + len(rows.states) * ROW_BYTES
+    size = len(request.data) if isinstance(request, Rows) else request.ByteSize()
+    return size + _count(request) * ROW_BYTES
 
 
-def _check_delivered(rows: Rows, size: int, found: Violations) -> None:
+def _check_delivered(size: int, found: Violations) -> None:
     """Refuses rows that one message to watchers cannot hold; rows of one append are not split.
 
     Raises:
         InvalidError: They are so many bytes.
     """
-    if size <= APPEND_BYTES:
-        return
-    for place, state in enumerate(rows.states):
-        if translate.is_too_large(state.metadata, MAX_METADATA_BYTES):
-            translate.tell_too_large(f"states[{place}].metadata", MAX_METADATA_BYTES, found)
-            found.check()
-    found.add(
-        "states",
-        f"are {size:,} bytes as watchers get them, in one message; at most {APPEND_BYTES:,} are "
-        "taken at once: append them in several calls",
-    )
-    found.check()
+    if size > APPEND_BYTES:
+        found.add(
+            "states",
+            f"are {size:,} bytes as watchers get them, in one message; at most {APPEND_BYTES:,} "
+            "are taken at once: append them in several calls",
+        )
+        found.check()
 
 
 def of_kit(kind: type[OfKit], request: KitRequest, encode: Encode) -> OfKit:
@@ -222,6 +289,46 @@ def of_kit(kind: type[OfKit], request: KitRequest, encode: Encode) -> OfKit:
     )
     found.check()
     return command
+
+
+def retry_kit(request: pb.RetryKitRequest, encode: Encode) -> c.RetryKit:
+    """Jobs of a kit to queue again, and some to be done otherwise."""
+    found = Violations()
+    if len(request.replacements) > MAX_JOBS_A_REQUEST:
+        count = len(request.replacements)
+        found.add(
+            "replacements", f"has {count:,} jobs; replace at most {MAX_JOBS_A_REQUEST:,} at once"
+        )
+    replacements = tuple(
+        _replacement(each, f"replacements[{place}]", found)
+        for place, each in enumerate(request.replacements[:MAX_JOBS_A_REQUEST])
+    )
+    names = [each.name for each in replacements]
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            found.add(f"replacements[{place}].name", f"{name!r} is named twice")
+    command = c.RetryKit(
+        request=_request(request, encode, found),
+        kit_id=kit_id(request.kit_id, found),
+        reason=translate.text_from_proto(request.reason, "reason", MAX_REASON, found),
+        actor=_actor(request.actor, "actor", found),
+        replacements=replacements,
+    )
+    found.check()
+    return command
+
+
+def _replacement(message: pb.Replacement, field: str, found: Violations) -> c.Replacement:
+    translate.name_from_proto(message.name, f"{field}.name", MAX_JOB_NAME, found)
+    if len(message.spec.value) > MAX_JOB_SPEC_BYTES:
+        size = len(message.spec.value)
+        found.add(f"{field}.spec", f"is {size:,} bytes; at most 2 MiB are allowed")
+    if message.HasField("spec") and not message.spec.type_url:
+        found.add(f"{field}.spec.type_url", "names no message type; pack the stage's spec with it")
+    translate.label_from_proto(message.spec.type_url, f"{field}.spec.type_url", MAX_TYPE_URL, found)
+    return c.Replacement(
+        name=message.name, spec_type=message.spec.type_url, spec=message.spec.value
+    )
 
 
 def of_job(kind: type[OfJob], request: JobRequest, encode: Encode) -> OfJob:
@@ -268,61 +375,78 @@ def min_revision(value: int, violations: Violations) -> int:
 
 
 def _request(request: Request, encode: Encode, found: Violations) -> c.Request:
-    text = request.request_id
     method = type(request).__name__.removesuffix("Request")
-    # Another project's answer is none of the caller's business, whatever it knows of the request.
+    hashed = _hash(method, request.SerializeToString(deterministic=True))
+    return _behind(method, request.request_id, hashed, _text(request), encode, found)
+
+
+def _behind(
+    method: str, request_id: str, hashed: Hash, text: str, encode: Encode, found: Violations
+) -> c.Request:
+    known = translate.uuid_from_proto(request_id, "request_id", found) if request_id else None
     project = callers.current().project
-    body = project.encode() + request.SerializeToString(deterministic=True)
-    request_id = translate.uuid_from_proto(text, "request_id", found) if text else None
-    if request_id is not None and project:
+    if known is not None and project:
         # Nor is it whether another project has used the id: each project has ids of its own.
-        request_id = uuid.uuid5(request_id, f"project {project}")
+        known = uuid.uuid5(known, f"project {project}")
     return c.Request(
-        request_id=request_id,
+        request_id=known,
         method=method,
-        body_sha256=hashlib.sha256(method.encode() + b"\0" + body).hexdigest(),
-        data_json=json.dumps(_told(request), ensure_ascii=False).replace("\\u0000", "\\ufffd"),
+        body_sha256=hashed.hexdigest(),
+        data_json=text.replace("\\u0000", "\\ufffd"),
         encode=encode,
     )
 
 
-def _told(message: Any) -> Any:
-    """A request for people to read: long bytes as their SHA-256, specs by their type."""
-    told: dict[str, Any] = {}
+def _hash(method: str, body: bytes) -> Hash:
+    # Another project's answer is none of the caller's business, whatever it knows of the request.
+    return hashlib.sha256(method.encode() + b"\0" + callers.current().project.encode() + body)
+
+
+def _text(message: Any) -> str:
+    """A request as JSON for people to read: long bytes as their SHA-256, specs by their type."""
+    parts = []
     for field, value in message.ListFields():
         if hasattr(value, "ListFields"):
-            told[field.name] = _one(field, value)
+            text = _one(field, value)
         elif hasattr(value, "items"):
-            told[field.name] = {str(key): value[key] for key in value}
-        elif not isinstance(value, str | bytes) and hasattr(value, "__len__"):
-            told[field.name] = [_one(field, each) for each in value]
+            text = _json({str(key): value[key] for key in value})
+        elif isinstance(value, str | bytes) or not hasattr(value, "__len__"):
+            text = _one(field, value)
+        elif field.message_type is None and field.enum_type is None:
+            text = _json(list(value))
         else:
-            told[field.name] = _one(field, value)
-    return told
+            text = "[" + ",".join(_one(field, each) for each in value) + "]"
+        parts.append(f'"{field.name}":{text}')
+    return "{" + ",".join(parts) + "}"
 
 
-def _one(field: Any, value: Any) -> Any:
+def _one(field: Any, value: Any) -> str:
     if isinstance(value, bytes):
         if len(value) > LONG_BYTES:
-            return {"sha256": hashlib.sha256(value).hexdigest(), "bytes": len(value)}
-        return value.hex()
+            return _json({"sha256": hashlib.sha256(value).hexdigest(), "bytes": len(value)})
+        return f'"{value.hex()}"'
     if field.enum_type is not None:
         named = field.enum_type.values_by_number.get(value)
-        return named.name if named else value
+        return _json(named.name if named else value)
     if field.message_type is None:
-        return value
+        return _json(value)
+    if isinstance(value, struct_pb2.Struct):
+        size = value.ByteSize()
+        if size > MAX_TOLD_BYTES:
+            return _json({"bytes": size})
+        with contextlib.suppress(ValueError):
+            return struct_text(value)
+        return "{}"
     if field.message_type.full_name.startswith("google.protobuf.") and (
         field.message_type.name != "Any"
     ):
-        if value.ByteSize() > MAX_TOLD_BYTES:
-            return {"bytes": value.ByteSize()}
-        try:
-            if isinstance(value, struct_pb2.Struct):
-                return json.loads(struct_text(value))
-            return json_format.MessageToDict(value)
-        except (ValueError, json_format.Error):
-            return {}
-    return _told(value)
+        with contextlib.suppress(ValueError, json_format.Error):
+            return _json(json_format.MessageToDict(value))
+        return "{}"
+    return _text(value)
+
+
+_json: Callable[[Any], str] = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def _check_kit_size(request: pb.CreateKitRequest, found: Violations) -> None:
@@ -389,11 +513,12 @@ def _new_job(job: pb.NewJob, field: str, found: Violations) -> c.NewJob:
     needs = tuple(job.depends_on[:MAX_JOBS_A_KIT])
     if len(job.depends_on) > len(needs):
         found.add(f"{field}.depends_on", f"has {len(job.depends_on):,} names; a kit has fewer jobs")
-    named: set[str] = set()
-    for place, need in enumerate(needs):
-        if need in named:
-            found.add(f"{field}.depends_on[{place}]", f"{need!r} is named twice")
-        named.add(need)
+    if len(set(needs)) < len(needs):
+        named: set[str] = set()
+        for place, need in enumerate(needs):
+            if need in named:
+                found.add(f"{field}.depends_on[{place}]", f"{need!r} is named twice")
+            named.add(need)
     return c.NewJob(
         job_id=uuid.uuid4(),
         name=name,
@@ -428,7 +553,10 @@ def _check_names(jobs: Sequence[c.NewJob], found: Violations) -> None:
             told = f"{job.name!r} is the name of jobs[{other}] too; names are unique in a kit"
             found.add(f"jobs[{place}].name", told)
         first.setdefault(job.name, place)
+    names = first.keys()
     for place, job in enumerate(jobs):
+        if names >= set(job.depends_on):
+            continue
         for at, need in enumerate(job.depends_on):
             if need not in first:
                 told = f"there is no job named {need!r} in this kit; name one of its jobs"
@@ -461,7 +589,7 @@ def _item(
     result = ""
     if metadata and not state.task_name and "result" in state.metadata.fields:
         value = state.metadata.fields["result"]
-        if value.WhichOneof("kind") == "struct_value":
+        if value.HasField("struct_value"):
             result = struct_text(value.struct_value)
     return c.Item(
         job_id=translate.uuid_from_proto(state.job_id, f"{field}.job_id", found),

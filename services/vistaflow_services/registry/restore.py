@@ -15,22 +15,28 @@ import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 import psycopg
 from psycopg import sql
 
+from vistaflow.encoding import degrade_output
 from vistaflow_services.core.config import read_config
 from vistaflow_services.core.errors import ServiceError
+from vistaflow_services.registry.checksums import check_checksum
 from vistaflow_services.registry.config import Config
 from vistaflow_services.registry.dumping import DumpError, run
 from vistaflow_services.registry.local import Connection, connected, database
 from vistaflow_services.registry.reading import QUERIES
+from vistaflow_services.registry.schema_check import check_schema
 
 APPLICATION = "vistaflow restore"
 
 REVISIONS_SKIPPED = 1_000_000
 """Revisions left out where nobody knows how far the lost log went: the one that is there, if any,
 neither is the one of the backup nor was restored from it."""
+
+_DROP: Final = "DROP SCHEMA IF EXISTS {} CASCADE"
 
 KITS_SKIPPED = 1_000
 """The same for kit ids."""
@@ -58,6 +64,8 @@ class Restored:
     """The schema that what was there is in now; empty if there was nothing."""
     revoked: tuple[str, ...]
     """Tokens, by name, that were valid in the backup and are revoked now."""
+    checked: bool
+    """Whether the file had a checksum; those of the first release have none."""
     seconds: float
 
 
@@ -89,12 +97,14 @@ def restore(
         keep_tokens: Whether tokens of which only the backup knows stay valid.
 
     Raises:
-        DumpError: A registry is at work on the database, or the file is no backup of the schema.
+        DumpError: A registry is at work on the database, or the file is damaged or no backup of
+            the schema. What was there is as it was.
     """
     file = file.absolute()
     if not file.is_file():
         raise DumpError(f"there is no file {file}")
     began = time.monotonic()
+    checked = check_checksum(file)
     with connected(conninfo, schema, name="restore") as connection:
         _check_quiet(connection)
         used = _used(connection)
@@ -103,8 +113,10 @@ def restore(
             arguments = ["--no-owner", "--no-privileges", "--exit-on-error", "--single-transaction"]
             run("pg_restore", [*arguments, str(file)], conninfo, application=APPLICATION)
             row = connection.execute("SELECT last_id, last_kit_id, epoch FROM head").fetchone()
+            check_schema(connection, schema)
         except BaseException as error:
             # Also when it is interrupted: the registry would begin a new log in its place.
+            connection.execute(sql.SQL(_DROP).format(sql.Identifier(schema)))
             if aside:
                 _rename(connection, aside, schema)
             if isinstance(error, psycopg.errors.UndefinedTable):
@@ -130,6 +142,7 @@ def restore(
         next_revision=settled[2],
         aside=aside,
         revoked=revoked,
+        checked=checked,
         seconds=time.monotonic() - began,
     )
 
@@ -205,6 +218,7 @@ def _rename(connection: Connection, old: str, new: str) -> None:
 
 def main() -> int:
     """Puts a backup back into the registry's database that is configured."""
+    degrade_output()
     parser = argparse.ArgumentParser(description="Puts a backup of the registry back.")
     parser.add_argument("file", type=Path, help="what `vistaflow backup` wrote")
     parser.add_argument(
@@ -233,6 +247,13 @@ def main() -> int:
         print(f"nothing was restored: {error}", file=sys.stderr)
         return 1
     print(f"restored everything up to revision {made.revision} in {made.seconds:.1f} s")
+    if not made.checked:
+        print(
+            f"warning: {arguments.file} is of a release whose backups have no checksum, so that "
+            "nobody can tell whether it is damaged; `python -m vistaflow_services.registry.rebuild "
+            "--check` compares the restored tables with the log",
+            file=sys.stderr,
+        )
     print(
         f"the log goes on at revision {made.next_revision}, under the new epoch {made.epoch}: "
         "watchers that know the old one are told, and begin anew"

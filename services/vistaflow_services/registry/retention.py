@@ -20,6 +20,7 @@ from datetime import datetime
 
 import psycopg
 
+from vistaflow.encoding import degrade_output
 from vistaflow_services.core.config import read_config
 from vistaflow_services.core.errors import ServiceError
 from vistaflow_services.registry.config import Config
@@ -193,6 +194,7 @@ def table(parts: Sequence[Part]) -> str:
 
 def main() -> int:
     """Drops what is no longer kept, or tells what would be dropped."""
+    degrade_output()
     parser = argparse.ArgumentParser(description="Drops partitions of the log that are not kept.")
     parser.add_argument("--dry-run", action="store_true", help="only tell what would be dropped")
     parser.add_argument(

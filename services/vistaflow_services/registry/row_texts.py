@@ -14,8 +14,30 @@ from vistaflow_services.registry.domain import Job, StateRow
 from vistaflow_services.registry.structs import quoted
 
 
-def rows_text(draft: Changes) -> str:
-    """An array of one object a row; see `write_rows` in queries.sql for the names."""
+class Texts:
+    """The reasons of a batch, each of them once: the longest takes as much as a hundred rows."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, int] = {}
+
+    def place(self, text: str) -> int | None:
+        """Where a reason is among them; None for an empty one, which is not kept."""
+        if not text:
+            return None
+        return self._places.setdefault(text, len(self._places))
+
+    def json(self) -> str:
+        """All of them, as JSON text."""
+        return "[" + ",".join(map(quoted, self._places)) + "]"
+
+
+def rows_text(draft: Changes, texts: Texts) -> str:
+    """An array of one object a row; see `write_rows` in queries.sql for the names.
+
+    Args:
+        draft: Whose rows.
+        texts: Takes in their reasons, which the rows tell by their places.
+    """
     parts: list[str] = []
     told: uuid.UUID | None = None
     job: Job | None = None
@@ -34,7 +56,7 @@ def rows_text(draft: Changes) -> str:
         if row.actor:
             text += f',"w":{quoted(row.actor)}'
         if row.reason:
-            text += f',"e":{quoted(row.reason)}'
+            text += f',"e":{texts.place(row.reason)}'
         if row.metadata_json:
             text += f',"m":{row.metadata_json}'
         # Of a task, only the last row of the batch is current, and none once another attempt

@@ -12,9 +12,9 @@ from google.protobuf.message import Message
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1 import registry_pb2_grpc as rpc
-from vistaflow_services.core import callers
+from vistaflow_services.core import callers, off_loop
 from vistaflow_services.core.errors import NotFoundError, UnavailableError, Violations
-from vistaflow_services.core.message_limits import ENTRY_BYTES
+from vistaflow_services.core.message_limits import ENTRY_BYTES, Part
 from vistaflow_services.core.server import Context
 from vistaflow_services.registry import (
     bulk,
@@ -26,21 +26,35 @@ from vistaflow_services.registry import (
     translate_past,
 )
 from vistaflow_services.registry import commands as c
-from vistaflow_services.registry.history import Difference, differences
+from vistaflow_services.registry.history import Difference, Moment, differences
 from vistaflow_services.registry.hub import Hub
 from vistaflow_services.registry.leases import LeaseService
 from vistaflow_services.registry.ledger import DEFAULT_WAIT, Ledger
+from vistaflow_services.registry.raw_requests import Rows
 from vistaflow_services.registry.services import ServiceDirectory
 from vistaflow_services.registry.store import Store
 from vistaflow_services.registry.streams import StreamService
 from vistaflow_services.registry.tenancy import Tenancy
 from vistaflow_services.registry.token_service import TokenService
+from vistaflow_services.registry.unfinished import UnfinishedChanges
 from vistaflow_services.registry.watch import WatchService
 from vistaflow_services.registry.watch_many import WatchMany
 
 MAX_PAGE = 1000
 MAX_STATES_PAGE = 5000
 CHANGES_AT_ONCE = 500
+
+INLINE_BYTES = 128 * 1024
+"""Requests no larger are read in the event loop: that takes a few milliseconds."""
+
+INLINE_JOBS = 200
+"""Answers with no more jobs are made in the event loop."""
+
+INLINE_ROWS = 20
+"""Entries of lists, some of which may be 64 KiB of numbers."""
+
+GO_ON_SECONDS = 300.0
+"""How long to wait for the end of a change that is gone on with, before trying again."""
 
 # A caller who waits is told what is the matter rather than left to his own deadline.
 _MARGIN_SECONDS = 0.2
@@ -57,6 +71,8 @@ class Replayable(Protocol):
 
 
 Response = TypeVar("Response", bound=Replayable)
+Read = TypeVar("Read")
+M = TypeVar("M", bound=Message)
 Change = TypeVar("Change", pb.CancelJobsResponse, pb.RetryJobsResponse)
 
 
@@ -76,6 +92,8 @@ class RegistryServicer(rpc.RegistryServiceServicer):
     ) -> None:
         self._ledger = ledger
         self._bulk = bulk.BulkService(ledger=ledger, store=store)
+        self.unfinished = UnfinishedChanges(store, self._go_on)
+        """Goes on with changes that a crash interrupted."""
         self._store = store
         self._hub = hub
         self._watches = watches
@@ -91,7 +109,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         self, request: pb.CreateKitRequest, context: Context
     ) -> pb.CreateKitResponse:
         """Creates a kit with its jobs."""
-        command = requests.create_kit(request, _encoded(_kit_created_in_short))
+        command = await _read(request, requests.create_kit, _kit_created_in_short)
         answer = await self._submit(command, context, pb.CreateKitResponse, _kit_created)
         return _with_specs(answer, request) if answer.replayed else answer
 
@@ -99,17 +117,17 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         self, request: pb.CreateJobRequest, context: Context
     ) -> pb.CreateJobResponse:
         """Adds a job to a kit, or to a new one."""
-        command = requests.create_job(request, _encoded(_job_created_in_short))
+        command = await _read(request, requests.create_job, _job_created_in_short)
         answer = await self._submit(command, context, pb.CreateJobResponse, _job_created)
         if answer.replayed and request.job.HasField("spec"):
             answer.job.spec.CopyFrom(request.job.spec)
         return answer
 
     async def AppendStates(
-        self, request: pb.AppendStatesRequest, context: Context
+        self, request: pb.AppendStatesRequest | Rows[pb.AppendStatesRequest], context: Context
     ) -> pb.AppendStatesResponse:
         """Appends rows, each with a verdict."""
-        command = requests.append(request, _encoded(_appended))
+        command = await _read(request, requests.append, _appended)
         return await self._submit(command, context, pb.AppendStatesResponse, _appended)
 
     async def CancelKit(
@@ -121,7 +139,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
 
     async def RetryKit(self, request: pb.RetryKitRequest, context: Context) -> pb.RetryKitResponse:
         """Queues the failed and canceled jobs of a kit again."""
-        command = requests.of_kit(c.RetryKit, request, _encoded(_kit_retried))
+        command = requests.retry_kit(request, _encoded(_kit_retried))
         return await self._submit(command, context, pb.RetryKitResponse, _kit_retried)
 
     async def CancelJob(
@@ -198,7 +216,11 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         if after is None:
             raise NotFoundError(f"kit {request.kit_id} was not there yet at revision {end}")
         answer = translate_past.diff_to_proto(before, after, first, end)
-        left = [each for each in differences(before, after) if each.revision > told]
+        moments = [moment for moment in (before, after) if moment is not None]
+        if sum(len(moment.rows) for moment in moments) > INLINE_ROWS:
+            left = await off_loop.reading.do(_differences, before, after, told)
+        else:
+            left = _differences(before, after, told)
         for change in await self._changes(left[: size or len(left)]):
             answer.changes.append(change)
         if len(answer.changes) < len(left):
@@ -263,7 +285,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
             created_after=created_after,
             created_before=created_before,
         )
-        kits, next_key = page.filled(translate.kit_to_proto, lambda kit: kit.kit_id)
+        kits, next_key = await _filled(page, translate.kit_to_proto, lambda kit: kit.kit_id)
         return pb.ListKitsResponse(
             kits=kits, next_page_token=_token(next_key, request), revision=page.revision
         )
@@ -287,7 +309,8 @@ class RegistryServicer(rpc.RegistryServiceServicer):
             labels=labels,
             project=callers.current().project,
         )
-        jobs, next_key = page.filled(
+        jobs, next_key = await _filled(
+            page,
             lambda entry: translate.job_to_proto(entry[0], task_counts=entry[1]),
             lambda entry: entry[0].first_revision,
         )
@@ -308,7 +331,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         await self._reach(request.min_revision, context, found)
         after = request.after_revision if token is None else token
         page = await self._store.list_states(after=after, limit=limit, wanted=wanted)
-        rows, next_key = page.filled(translate.state_to_proto, lambda row: row.revision)
+        rows, next_key = await _filled(page, translate.state_to_proto, lambda row: row.revision)
         return pb.ListStatesResponse(
             states=rows, next_page_token=_token(next_key, request), revision=page.revision
         )
@@ -376,6 +399,24 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         """Makes a token invalid."""
         return await self.tokens.revoke(request)
 
+    async def _go_on(self, change: c.Change | c.ManyJobs) -> None:
+        """Makes what is left of a change; its caller may come again for the answer."""
+        method = change.request.method
+        request = replace(change.request, encode=_encoded(_CHANGES[method]))
+        if isinstance(change, c.Change):
+            await self._ledger.submit(c.GoOn(request=request), seconds=GO_ON_SECONDS)
+            return
+        response_type = pb.RetryJobsResponse if change.retry else pb.CancelJobsResponse
+        await self._bulk.change(
+            replace(change, request=request),
+            seconds=GO_ON_SECONDS,
+            decode=lambda kept: bulk.told_by(response_type.FromString(kept)),
+        )
+
+    async def close(self) -> None:
+        """Ends what the servicer does beside calls."""
+        await self._bulk.stop()
+
     async def _submit(
         self,
         command: c.Command,
@@ -384,9 +425,13 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         respond: Callable[[Any], Response],
     ) -> Response:
         answer = await self._ledger.submit(command, seconds=_seconds(context))
-        if not isinstance(answer, c.Replayed):
-            return respond(answer)
-        return _replayed(response_type, answer)
+        if isinstance(answer, c.Replayed):
+            if len(answer.response) > INLINE_BYTES:
+                return await off_loop.reading.do(_replayed, response_type, answer)
+            return _replayed(response_type, answer)
+        if isinstance(answer, c.KitChange) and len(answer.kit.jobs) > INLINE_JOBS:
+            return await off_loop.reading.do(respond, answer)
+        return respond(answer)
 
     async def _change(
         self,
@@ -422,11 +467,37 @@ class RegistryServicer(rpc.RegistryServiceServicer):
             ) from None
 
 
+async def _read(
+    request: M | Rows[Any],
+    read: Callable[[Any, Callable[[Any], bytes]], Read],
+    respond: Callable[[Any], Message],
+) -> Read:
+    """A request as a command; a large request is read beside the event loop."""
+    encode = _encoded(respond)
+    if isinstance(request, Rows) or request.ByteSize() > INLINE_BYTES:
+        return await off_loop.reading.do(read, request, encode)
+    return read(request, encode)
+
+
+async def _filled(
+    page: listing.Page, make: Callable[[Any], Part], key_of: Callable[[Any], int]
+) -> tuple[list[Part], int | None]:
+    """The messages of a page of a list; those of a long one are made beside the event loop."""
+    if len(page.entries) > INLINE_ROWS:
+        return await off_loop.reading.do(page.filled, make, key_of)
+    return page.filled(make, key_of)
+
+
 def _replayed(response_type: type[Response], answer: c.Replayed) -> Response:
     response = response_type.FromString(answer.response)
     translate.settle(response, answer.created_at)
     response.replayed = True
     return response
+
+
+def _differences(before: Moment | None, after: Moment, told: int) -> list[Difference]:
+    """What differs, after a revision."""
+    return [each for each in differences(before, after) if each.revision > told]
 
 
 def _seconds(context: Context) -> float:
@@ -521,3 +592,12 @@ def _appended(answer: c.Appended) -> pb.AppendStatesResponse:
     return pb.AppendStatesResponse(
         results=map(translate.result_to_proto, answer.results), revision=answer.revision
     )
+
+
+_CHANGES: dict[str, Callable[[Any], Message]] = {
+    "CancelKit": _kit_canceled,
+    "RetryKit": _kit_retried,
+    "CancelJobs": _jobs_canceled,
+    "RetryJobs": _jobs_retried,
+}
+"""What answers the changes that may be made in pieces, by method."""

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 
+from vistaflow_services.core.postgres import session_conninfo
 from vistaflow_services.registry import listing, past
 from vistaflow_services.registry.domain import (
     NO_COUNTS,
@@ -40,10 +41,13 @@ from vistaflow_services.registry.watch_store import Row
 
 Pool = AsyncConnectionPool[psycopg.AsyncConnection[Row]]
 
-SETTINGS = (
-    "-c statement_timeout=5s -c lock_timeout=2s -c idle_in_transaction_session_timeout=60s "
-    "-c jit=off -c max_parallel_workers_per_gather=0"
-)
+SETTINGS = {
+    "statement_timeout": "5s",
+    "lock_timeout": "2s",
+    "idle_in_transaction_session_timeout": "60s",
+    "jit": "off",
+    "max_parallel_workers_per_gather": "0",
+}
 DRAIN_SECONDS = 1.0
 """Connections found dead within this time of one another are one incident."""
 
@@ -62,7 +66,17 @@ def make_pool(
 ) -> Pool:
     """A pool of connections whose search path is the schema, not yet open."""
     return AsyncConnectionPool(
-        conninfo,
+        session_conninfo(
+            conninfo,
+            name="vistaflow registry",
+            schema=schema,
+            settings=SETTINGS,
+            connect_timeout=5,
+            keepalives_idle=5,
+            keepalives_interval=2,
+            keepalives_count=2,
+            tcp_user_timeout=8000,
+        ),
         min_size=min(2, size),
         max_size=size,
         timeout=5.0,
@@ -70,18 +84,9 @@ def make_pool(
         reconnect_timeout=2.0,
         open=False,
         name="registry",
-        kwargs={
-            # What takes several statements begins a transaction itself; the others are spared
-            # two trips to the database.
-            "autocommit": True,
-            "options": f"{SETTINGS} -c search_path={schema}",
-            "application_name": "vistaflow registry",
-            "connect_timeout": 5,
-            "keepalives_idle": 5,
-            "keepalives_interval": 2,
-            "keepalives_count": 2,
-            "tcp_user_timeout": 8000,
-        },
+        # What takes several statements begins a transaction itself; the others are spared two
+        # trips to the database.
+        kwargs={"autocommit": True},
     )
 
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow_services.core import off_loop
 from vistaflow_services.core.errors import ExhaustedError, ServiceError
 from vistaflow_services.core.tasks import ended
 from vistaflow_services.registry import requests as read
@@ -28,6 +29,10 @@ from vistaflow_services.registry import translate
 from vistaflow_services.registry.commands import Append
 from vistaflow_services.registry.domain import MAX_STATES_AN_APPEND
 from vistaflow_services.registry.ledger import Lane
+from vistaflow_services.registry.raw_requests import Rows
+
+Sent = pb.StreamStatesRequest | Rows[pb.StreamStatesRequest]
+"""A message of a stream; the rows of a large one are still to be parsed."""
 
 MAX_WINDOW = 4_000
 """Most rows that one stream may have on their way."""
@@ -135,7 +140,7 @@ class _Session:
         self._news = asyncio.Event()
         self._room = asyncio.Event()
 
-    async def read(self, requests: AsyncIterator[pb.StreamStatesRequest]) -> None:
+    async def read(self, requests: AsyncIterator[Sent]) -> None:
         """Takes messages in until the writer is done or breaks the rules."""
         try:
             async for request in requests:
@@ -144,7 +149,7 @@ class _Session:
                     await self._room.wait()
                 if self.ended:
                     return
-                self._take(request)
+                await self._take(request)
                 self._news.set()
         except ServiceError as error:
             self.error = error
@@ -186,21 +191,27 @@ class _Session:
     def _full(self) -> bool:
         return self._bytes > MAX_WAITING_BYTES or len(self.waiting) >= MAX_WAITING_MESSAGES
 
-    def _take(self, request: pb.StreamStatesRequest) -> None:
-        rows = len(request.states)
-        command = read.stream(request, self._number + 1)
+    async def _take(self, request: Sent) -> None:
+        if isinstance(request, Rows):
+            number, rows, size = request.head.number, len(request), len(request.data)
+            # Read beside the event loop; the next message waits, so that they stay in order.
+            command = await off_loop.reading.do(read.stream, request, self._number + 1)
+            if self.ended:
+                return
+        else:
+            number, rows, size = request.number, len(request.states), request.ByteSize()
+            command = read.stream(request, self._number + 1)
         if not self.window.take(rows):
             raise ExhaustedError(
-                f"message {request.number} has {rows} rows and {self.window.credit} were granted; "
+                f"message {number} has {rows} rows and {self.window.credit} were granted; "
                 "send no more rows than the registry gave credit for",
                 reason="CREDIT_EXCEEDED",
             )
         self._number += 1
-        size = request.ByteSize()
         self._bytes += size
         self.waiting.append(
             _Message(
-                number=request.number,
+                number=number,
                 rows=rows,
                 size=size,
                 taken_at=time.monotonic(),
@@ -228,7 +239,7 @@ class StreamService:
             session.end()
 
     async def session(
-        self, requests: AsyncIterator[pb.StreamStatesRequest]
+        self, requests: AsyncIterator[Sent]
     ) -> AsyncGenerator[pb.StreamStatesResponse, None]:
         """The messages to one writer: credit, and one acknowledgement a message, in order."""
         if self._draining:

@@ -16,6 +16,7 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
+from vistaflow_services.core.postgres import session_conninfo
 from vistaflow_services.registry.domain import StateRow
 from vistaflow_services.registry.hub import Hub
 from vistaflow_services.registry.watch_store import Row, to_row
@@ -115,14 +116,10 @@ class Tail:
 
     async def _connect(self) -> psycopg.AsyncConnection[Row]:
         connection = await psycopg.AsyncConnection.connect(
-            self._conninfo,
+            session_conninfo(self._conninfo, name=_NAME, schema=self._schema, **_KEEPALIVE),
             autocommit=True,
-            application_name=_NAME,
-            **_KEEPALIVE,
         )
         try:
-            schema = sql.Identifier(self._schema)
-            await connection.execute(sql.SQL("SET search_path TO {}").format(schema))
             await self._listen(connection, listening=True)
         except BaseException:
             await connection.close()

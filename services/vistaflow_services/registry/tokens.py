@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 import psycopg
 
+from vistaflow.encoding import degrade_output
 from vistaflow_services.core.callers import Role
 from vistaflow_services.core.config import read_config
 from vistaflow_services.core.errors import NotFoundError, ServiceError, Violations
@@ -94,6 +95,7 @@ async def _act(conninfo: str, schema: str, arguments: argparse.Namespace) -> Non
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parses the command line and acts; the exit code."""
+    degrade_output()
     parser = argparse.ArgumentParser(description="Makes, lists and revokes tokens.")
     commands = parser.add_subparsers(required=True)
     create = commands.add_parser("create", help="make a token; its text is printed once")

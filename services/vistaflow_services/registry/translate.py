@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -36,6 +35,7 @@ from vistaflow_services.registry.domain import (
     Status,
 )
 from vistaflow_services.registry.numbers import InexactError, tell_rounded
+from vistaflow_services.registry.raw_requests import STRUCT_BYTES_A_JSON_BYTE
 from vistaflow_services.registry.structs import readable, struct_bytes, struct_text
 
 JOB_TYPES: dict[str, common.JobType.ValueType] = {
@@ -51,8 +51,8 @@ STATUS_WORDS: dict[int, str] = {number: word for word, number in STATUSES.items(
 has_control = re.compile("[\x00-\x1f\x7f-\x9f]").search
 _CONTROL_BUT_BLANKS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]").search
 
-# A Struct's binary form is at most about this many times its JSON: `0,` takes 11 bytes.
-_STRUCT_BYTES_A_JSON_BYTE = 8
+# A NUL in JSON text; an even number of backslashes before it are backslashes.
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000").search
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -348,10 +348,10 @@ def struct_from_proto(
     except ValueError as error:
         violations.add(field, str(error))
         return ""
-    if len(text.encode()) > limit:
+    if len(text) > limit or len(text.encode()) > limit:
         tell_too_large(field, limit, violations)
         return ""
-    if "\\u0000" in text and _has_nul(json.loads(text)):
+    if _NUL(text):
         violations.add(field, "holds a NUL character, which the database cannot keep")
         return ""
     return text
@@ -359,7 +359,7 @@ def struct_from_proto(
 
 def is_too_large(struct: struct_pb2.Struct, limit: int) -> bool:
     """Whether a Struct is larger than so many bytes of JSON, whatever it holds."""
-    return struct.ByteSize() > limit * _STRUCT_BYTES_A_JSON_BYTE
+    return struct.ByteSize() > limit * STRUCT_BYTES_A_JSON_BYTE
 
 
 def tell_too_large(field: str, limit: int, violations: Violations) -> None:
@@ -409,7 +409,7 @@ def filter_from_proto(
     )
 
 
-def ids_from_proto(values: Iterable[int], field: str, violations: Violations) -> list[int]:
+def ids_from_proto(values: Sequence[int], field: str, violations: Violations) -> list[int]:
     """Ids of kits."""
     ids = _few(values, field, violations)
     for place, value in enumerate(ids):
@@ -419,7 +419,7 @@ def ids_from_proto(values: Iterable[int], field: str, violations: Violations) ->
 
 
 def job_types_from_proto(
-    values: Iterable[int], field: str, violations: Violations
+    values: Sequence[int], field: str, violations: Violations
 ) -> frozenset[str]:
     """Job types' words."""
     return frozenset(
@@ -429,7 +429,7 @@ def job_types_from_proto(
 
 
 def statuses_from_proto(
-    values: Iterable[int], field: str, violations: Violations
+    values: Sequence[int], field: str, violations: Violations
 ) -> frozenset[str]:
     """Status words."""
     return frozenset(
@@ -438,17 +438,9 @@ def statuses_from_proto(
     )
 
 
-def _few(values: Iterable[Any], field: str, violations: Violations) -> list[Any]:
-    found = list(values)
-    if len(found) > MAX_FILTER_IDS:
-        violations.add(field, f"has {len(found):,} entries; at most {MAX_FILTER_IDS:,} are allowed")
-        return found[:MAX_FILTER_IDS]
-    return found
-
-
-def _has_nul(value: Any) -> bool:
-    if isinstance(value, str):
-        return "\x00" in value
-    if isinstance(value, dict):
-        return any("\x00" in key or _has_nul(each) for key, each in value.items())
-    return isinstance(value, list) and any(map(_has_nul, value))
+def _few(values: Sequence[Any], field: str, violations: Violations) -> list[Any]:
+    if len(values) > MAX_FILTER_IDS:
+        violations.add(
+            field, f"has {len(values):,} entries; at most {MAX_FILTER_IDS:,} are allowed"
+        )
+    return list(values[:MAX_FILTER_IDS])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,22 +17,31 @@ from google.protobuf.message import Message
 
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
-from vistaflow_services.core.message_limits import ENTRY_BYTES, MEBIBYTE, MESSAGE_BYTES
+from vistaflow_services.core.message_limits import ENTRY_BYTES, KIBIBYTE, MEBIBYTE, MESSAGE_BYTES
 from vistaflow_services.registry import listing, translate
 from vistaflow_services.registry.domain import NO_COUNTS, Counts, Head, Job, Kit, StateRow, Status
 from vistaflow_services.registry.past import check_kept, read_moment
 from vistaflow_services.registry.reading import Connection, fetch, to_job
-from vistaflow_services.registry.watch_store import to_kit, to_row
+from vistaflow_services.registry.watch_store import Row, to_kit, to_row
 
 JOBS_AT_ONCE = 200
-TASKS_AT_ONCE = 1000
-"""So many are read and made messages of before anything else has a turn, or fewer large ones."""
+TASKS_AT_ONCE = 20_000
+"""So many small ones are read at once: to find the next, all tasks of a job are looked at."""
+
+PAST_TASKS_AT_ONCE = 2_000
+"""The same of the past, where each is found by its revision."""
 
 FIRST_TASKS = 100
 """The same before it is known how large they are: the database unpacks all that may be wanted."""
 
 READ_BYTES = MEBIBYTE
 """About how much is read at once; JSON may take more room as a Struct."""
+
+SLICE_BYTES = 64 * KIBIBYTE
+"""Of so much messages are made before anything else has a turn; it may be all numbers."""
+
+ROW_BYTES = 250
+"""As much of that counts a row without metadata."""
 
 WHOLE = 2**62
 """The revision of the last task of a job that was sent with all its tasks."""
@@ -168,7 +178,7 @@ class _Branches:
         """The first of the jobs with their specs and results."""
         if not jobs:
             return []
-        asked = {"job_ids": [job.job_id for job in jobs], "bytes": 2 * READ_BYTES}
+        asked = {"job_ids": [job.job_id for job in jobs], "bytes": 2 * MEBIBYTE}
         rows = await fetch(self._connection, "contents_of_jobs", asked)
         return [
             replace(
@@ -185,9 +195,7 @@ class _Branches:
         """Their tasks by status."""
         return await listing.task_counts(self._connection, jobs)
 
-    async def tasks(
-        self, jobs: Sequence[Job], after: int, limit: int
-    ) -> tuple[list[StateRow], bool]:
+    async def tasks(self, jobs: Sequence[Job], after: int, limit: int) -> tuple[list[Row], bool]:
         """The next tasks of jobs, of the first one after a revision; and whether there are more."""
         asked = {
             "kit_id": self.kit.kit_id,
@@ -198,11 +206,16 @@ class _Branches:
         }
         found = await fetch(self._connection, "tasks_after", asked)
         more = len(found) == limit or (bool(found) and found[0][-1] > len(found))
-        return [to_row(row) for row in found], more
+        return found, more
 
 
 class _PastBranches(_Branches):
     """The jobs of a kit as they were, with rows that tell no metadata yet."""
+
+    def __init__(self, connection: Connection, kit: Kit, job_id: uuid.UUID | None) -> None:
+        super().__init__(connection, kit, job_id)
+        self._revisions: dict[uuid.UUID, list[int]] = {}
+        """The revisions of the tasks of the jobs looked at."""
 
     async def jobs(self, place: Place) -> list[Job]:
         """The next jobs from a place on, that of the place first, without specs and results."""
@@ -218,18 +231,21 @@ class _PastBranches(_Branches):
         """Their tasks by status."""
         return {job.job_id: job.task_counts() for job in jobs}
 
-    async def tasks(
-        self, jobs: Sequence[Job], after: int, limit: int
-    ) -> tuple[list[StateRow], bool]:
+    async def tasks(self, jobs: Sequence[Job], after: int, limit: int) -> tuple[list[Row], bool]:
         """The next tasks of jobs, of the first one after a revision; and whether there are more."""
+        limit = min(limit, PAST_TASKS_AT_ONCE)
         ids: list[int] = []
         for number, job in enumerate(jobs):
-            revisions = sorted(row.revision for row in job.tasks.values())
-            ids += [each for each in revisions if number or each > after]
+            revisions = self._revisions.get(job.job_id)
+            if revisions is None:
+                revisions = sorted(row.revision for row in job.tasks.values())
+                self._revisions[job.job_id] = revisions
+            first = 0 if number else bisect_right(revisions, after)
+            ids += revisions[first : first + limit + 1]
             if len(ids) > limit:
                 break
         asked = {"ids": ids[:limit], "bytes": READ_BYTES}
-        rows = [to_row(row) for row in await fetch(self._connection, "rows_by_id", asked)]
+        rows = await fetch(self._connection, "rows_by_id", asked)
         return rows, len(rows) < len(ids)
 
 
@@ -256,15 +272,17 @@ async def _fill(page: _Page, branches: _Branches, place: Place) -> Place | None:
     if not jobs:
         return None
     jobs = [*jobs[:begun], *await branches.contents(jobs[begun:])]
-    counts = await branches.counts(jobs)
+    counts = await branches.counts(jobs[begun:])
     rows, more = await branches.tasks(jobs, place.task if begun else 0, page.at_once)
     if rows:
-        size = sum(len(row.metadata_json) + len(row.reason) for row in rows) // len(rows)
+        # Of a row, 11 is the metadata and 13 the reason.
+        size = sum(len(row[11]) + len(row[13]) for row in rows) // len(rows)
         page.at_once = max(16, min(TASKS_AT_ONCE, READ_BYTES // max(1, size)))
-    tasks: dict[uuid.UUID, list[StateRow]] = {}
+    tasks: dict[uuid.UUID, list[Row]] = {}
     for row in rows:
-        tasks.setdefault(row.job_id, []).append(row)
-    last = rows[-1].job_id if more else None
+        tasks.setdefault(row[3], []).append(row)
+    last = rows[-1][3] if more else None
+    made = 0
     for number, job in enumerate(jobs):
         if begun and not number:
             page.go_on_with(job.job_id)
@@ -277,9 +295,13 @@ async def _fill(page: _Page, branches: _Branches, place: Place) -> Place | None:
                 current_order=job.current_order, first_revision=job.first_revision, task=0
             )
         for row in tasks.get(job.job_id, ()):
-            if not page.add_task(row):
+            made += ROW_BYTES + len(row[11])
+            if made > SLICE_BYTES:
+                await asyncio.sleep(0)
+                made = 0
+            if not page.add_task(to_row(row)):
                 return place
-            place = replace(place, task=row.revision)
+            place = replace(place, task=row[0])
         if job.job_id == last:
             return place
         place = replace(place, task=WHOLE)

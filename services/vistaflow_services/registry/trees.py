@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from vistaflow.api.common.v1 import common_pb2 as common
@@ -18,6 +18,7 @@ from vistaflow_services.registry import translate
 from vistaflow_services.registry.domain import (
     KIT,
     RETRYABLE,
+    STATUS_PLACE,
     TERMINAL,
     TRANSITIONS,
     Job,
@@ -32,6 +33,9 @@ LENGTH_DELIMITED = 2
 
 _TASKS = varint(common.Job.TASKS_FIELD_NUMBER << 3 | LENGTH_DELIMITED)
 _JOBS = varint(pb.Kit.JOBS_FIELD_NUMBER << 3 | LENGTH_DELIMITED)
+
+SLICE_BYTES = 64 * 1024
+"""About how much of a tree is made at a time."""
 
 # About what the objects cost beside the texts and bytes they hold.
 KIT_BYTES = 2_500
@@ -169,6 +173,17 @@ class Tree:
                 branch.job.progress = progress
                 branch.wire = self._wire = b""
 
+    def encode(self) -> Iterator[None]:
+        """Makes the wire form of the tasks, some at each step."""
+        size = 0
+        for branch in self._branches.values():
+            for task in list(branch.tasks.values()):
+                task.bytes()
+                size += TASK_BYTES // 4 + len(task.row.metadata_json)
+                if size > SLICE_BYTES:
+                    size = 0
+                    yield
+
     def kit_bytes(self) -> bytes:
         """The kit with its jobs and tasks, as `pb.Kit` in wire form."""
         if not self._wire:
@@ -190,7 +205,7 @@ class Tree:
             return False
         if row.status in RETRYABLE or job.status in RETRYABLE:
             # Jobs that wait for this one may be told another reason, which no row tells.
-            waiting = any(each.job.status == Status.INIT for each in self._branches.values())
+            waiting = self._kit.counts[STATUS_PLACE[Status.INIT]]
             if waiting or row.status == Status.INIT:
                 return False
         if row.attempt != job.attempt:

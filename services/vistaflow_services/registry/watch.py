@@ -273,6 +273,7 @@ class WatchService:
     ) -> AsyncGenerator[tuple[int, bytes | None], None]:
         """The next messages, if there is anything to tell, and how far the watch is with each."""
         stretches = await self._next(watch, place, watch.at)
+        await wire.encode(stretches)
         lone = len(stretches) == 1 and stretches[0].through >= self._hub.head
         if lone or not watch.latest:
             for stretch in itertools.chain.from_iterable(map(wire.pieces, stretches)):

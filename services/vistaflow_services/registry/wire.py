@@ -12,11 +12,15 @@ import itertools
 from collections.abc import Iterable, Mapping
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow_services.core import off_loop
 from vistaflow_services.core.message_limits import MESSAGE_BYTES
 from vistaflow_services.registry import translate
 from vistaflow_services.registry.domain import Counts, kit_status
 from vistaflow_services.registry.hub import Entry, Stretch
 from vistaflow_services.registry.varint import varint
+
+INLINE_BYTES = 64 * 1024
+"""Metadata of which bytes are made in the event loop."""
 
 _LENGTH_DELIMITED = 2
 # What the counts of one kit take at most.
@@ -37,6 +41,13 @@ _DELTA = _tag(pb.WatchStatesResponse, "delta", _LENGTH_DELIMITED)
 _REVISION = _tag(pb.WatchStatesResponse, "revision", 0)
 _NAME = _tag(pb.WatchManyResponse, "name", _LENGTH_DELIMITED)
 _EVENT = _tag(pb.WatchManyResponse, "event", _LENGTH_DELIMITED)
+
+
+async def encode(stretches: Iterable[Stretch]) -> None:
+    """Makes the bytes of rows beside the event loop, where that takes long."""
+    cold = [entry for stretch in stretches for entry in stretch.entries if entry.wire is None]
+    if sum(len(entry.row.metadata_json) for entry in cold) > INLINE_BYTES:
+        await off_loop.reading.do(lambda: [_row(entry) for entry in cold])
 
 
 def pieces(stretch: Stretch) -> list[Stretch]:

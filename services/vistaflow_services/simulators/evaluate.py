@@ -66,11 +66,12 @@ def evaluate(
     should_stop: Callable[[], bool] = lambda: False,
     timeout: float | None = None,
 ) -> list[Outcome]:
-    """Runs what was never run, and returns the outcome of each point in the points' order.
+    """Runs what is not in the store, and returns the outcome of each point in the points' order.
 
-    A point is kept before it is told; one that was kept, by whomever, or that stands twice in
-    `points`, is not run and comes back `cached`. The same point asked for by several threads or
-    processes at the same time runs once.
+    An outcome that is a property of its point is stored before it is told; a point whose outcome
+    is in the store, or that stands twice in `points`, is not run and comes back `cached`. What the
+    machine may be to blame for, such as a TIMEOUT, is run again. The same point asked for by
+    several threads or processes at the same time runs once.
 
     Args:
         deck: What to run.
@@ -239,9 +240,7 @@ def _run_one(
             )
             if outcome.failure in (None, Failure.INFEASIBLE):
                 break
-        # A shorter time than the deck's own says nothing about the point.
-        if outcome.failure is not Failure.TIMEOUT or timeout is None:
-            store.put(deck, outcome)
+        store.put(deck, outcome)
         return {key: outcome}
 
 

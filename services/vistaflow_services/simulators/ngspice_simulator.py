@@ -39,8 +39,8 @@ def version() -> str:
 def _version_of(path: str, _changed: int) -> str:
     try:
         told = subprocess.run(
-            [path, "--version"], capture_output=True, text=True, timeout=20, check=False
-        ).stdout
+            [path, "--version"], capture_output=True, timeout=20, check=False
+        ).stdout.decode("utf-8", "replace")
     except (OSError, subprocess.TimeoutExpired):
         return ""
     match = re.search(r"ngspice[- ]+(\d[\w.]*)", told)
@@ -77,6 +77,8 @@ def outcome(deck: Deck, point: Point, work: Path, finished: Finished, limits: Li
     """
     extracts = {each.extract.lower(): each.extract for each in deck.responses}
     printed = read_printed(finished.stdout, finished.stderr, extracts)
+    if finished.signal:
+        return unsuccessful(point, finished, limits)
     if printed.fatal:
         kind = Failure.NO_CONVERGENCE if printed.diverged else Failure.CRASHED
         return failed(point, kind, _explained(printed.fatal, printed), finished.seconds)
@@ -84,7 +86,7 @@ def outcome(deck: Deck, point: Point, work: Path, finished: Finished, limits: Li
     if finished.returncode != 0 and not (
         finished.returncode == 1 and (printed.unrun or printed.unsaved)
     ):
-        if finished.signal or not printed.error:
+        if not printed.error:
             return unsuccessful(point, finished, limits)
         message = _explained(f"exit status {finished.returncode}", printed)
         return failed(point, Failure.CRASHED, message, finished.seconds)

@@ -31,7 +31,7 @@ class Failure(StrEnum):
     INFEASIBLE = "INFEASIBLE"
     """No such device: a constraint is broken, or a response does not exist or is unphysical."""
     LICENSE = "LICENSE"
-    """The simulator could not get a licence; never stored, as it may get one later."""
+    """The simulator could not get a licence."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,22 @@
 """The store of evaluated points: nothing is computed twice, also after a restart.
 
-    <root>/<deck's digest>/<simulator>-<version>/points/<2 hex>/<key>.json    one run, one file
-                                                 chunks/<id>.jsonl            many cheap points
-                                                 locks/<key>                  runs in progress
+    <root>/<digest>/<simulator>-<version>/points/<2 hex>/<key>.json    one run, one file
+                                          chunks/<id>.jsonl            many cheap points
+                                          locks/<key>                  runs in progress
 
-The key is the SHA-256 of the canonical point. A file appears whole or not at all: it is written
-beside its place, synced and renamed. Failures are kept like results; only what may go otherwise
-next time, such as a missing licence, is not. A line or file that cannot be read counts as absent,
+The digest is of what the simulator is given, so that a deck with another timeout or other ranges
+has the same points. Before there was that digest, points lay under the deck's own: these are found
+too. The key is the SHA-256 of the canonical point. A file appears whole or not at all: it is
+written beside its place, synced and renamed. A line or file that cannot be read counts as absent,
 so that a damaged disk costs time and not results.
+
+| what came of a run       | stored | reused                                                     |
+|--------------------------|--------|------------------------------------------------------------|
+| responses                | yes    | yes, held against the deck's physical ranges as they are   |
+| INFEASIBLE               | yes    | while the physical ranges are those it was found with      |
+| NO_CONVERGENCE           | yes    | yes                                                        |
+| TIMEOUT, CRASHED, LICENSE| no     | no, also where an earlier release stored them: the machine |
+|                          |        | may be to blame, and may do better next time               |
 """
 
 from __future__ import annotations
@@ -20,14 +29,15 @@ import re
 import threading
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from vistaflow_services.core import files
 from vistaflow_services.decks.deck import Deck
 from vistaflow_services.decks.space import Point
 from vistaflow_services.simulators.locks import locked
-from vistaflow_services.simulators.outcome import Failure, Outcome
+from vistaflow_services.simulators.outcome import Failure, Outcome, gated
 from vistaflow_services.simulators.status import require_simulator
 
 _ENCODE = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
@@ -38,8 +48,12 @@ def point_key(point: Mapping[str, Any]) -> str:
     return hashlib.sha256(_ENCODE(point).encode()).hexdigest()
 
 
+LASTING: Final = frozenset((None, Failure.INFEASIBLE, Failure.NO_CONVERGENCE))
+"""What may come of a run that is a property of the point, and will come of every other run."""
+
+
 class PointStore:
-    """Outcomes by deck, simulator with version, and point; for threads and processes at once."""
+    """Outcomes by what a simulator was given, its version, and point; for threads and processes."""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
@@ -51,7 +65,7 @@ class PointStore:
         return PointStore, (self.root,)
 
     def get(self, deck: Deck, point: Mapping[str, Any]) -> Outcome | None:
-        """What came of a point, if it was ever run.
+        """What came of a point, if it was ever run and the point is to blame for it.
 
         Raises:
             InvalidError: If it is no point of the deck.
@@ -61,17 +75,25 @@ class PointStore:
 
     def put(self, deck: Deck, outcome: Outcome) -> None:
         """Keeps one outcome, durably; a later one of the same point takes its place."""
-        if not _lasting(outcome):
+        if outcome.failure not in LASTING:
             return
         key = point_key(outcome.point)
         path = self._folder(deck) / "points" / key[:2] / f"{key}.json"
-        files.write(path, _ENCODE(outcome.to_dict()).encode() + b"\n")
+        files.write(path, _ENCODE(_record(deck, outcome)).encode() + b"\n")
 
     def get_many(self, deck: Deck, points: Mapping[str, Point]) -> dict[str, Outcome]:
-        """The outcomes of those canonical points, given by their `point_key`, that were run."""
-        folder = self._folder(deck)
+        """The outcomes of those canonical points, given by their `point_key`, that are stored."""
+        outcomes: dict[str, Outcome] = {}
+        for folder in (self._folder(deck), *self._earlier_folders(deck)):
+            missing = {key: point for key, point in points.items() if key not in outcomes}
+            outcomes |= self._get_from(folder, deck, missing)
+        return outcomes
+
+    def _get_from(
+        self, folder: Path, deck: Deck, points: Mapping[str, Point]
+    ) -> dict[str, Outcome]:
         chunks = self._chunks_of(folder)
-        found: dict[str, Outcome] = {}
+        outcomes: dict[str, Outcome] = {}
         shelves: dict[str, set[str]] = {}
         for key, point in points.items():
             line = chunks.get(key)
@@ -83,17 +105,17 @@ class PointStore:
                     continue
                 with contextlib.suppress(OSError):
                     line = (folder / "points" / shelf / f"{key}.json").read_bytes()
-            outcome = _parsed(line, point)
+            outcome = _parsed(line, deck, point)
             if outcome is not None:
-                found[key] = outcome
-        return found
+                outcomes[key] = outcome
+        return outcomes
 
     def put_many(self, deck: Deck, outcomes: Mapping[str, Outcome]) -> None:
         """Keeps many outcomes of a cheap simulator, by `point_key`, in one file, all or none."""
         lines = [
-            _ENCODE({"key": key, **each.to_dict()})
+            _ENCODE({"key": key, **_record(deck, each)})
             for key, each in outcomes.items()
-            if _lasting(each)
+            if each.failure in LASTING
         ]
         if lines:
             path = self._folder(deck) / "chunks" / f"{uuid.uuid4().hex}.jsonl"
@@ -112,8 +134,12 @@ class PointStore:
         return locked(self._folder(deck) / "locks" / name, should_stop)
 
     def _folder(self, deck: Deck) -> Path:
-        version = re.sub(r"[^\w.+-]", "_", require_simulator(deck.simulator))
-        return self.root / deck.digest / f"{deck.simulator}-{version}"
+        return self.root / deck.simulation_digest / _version(deck)
+
+    def _earlier_folders(self, deck: Deck) -> list[Path]:
+        """Where points of the deck lie that earlier releases stored."""
+        # These wrote the netlist otherwise where signs meet: what they stored is of another one.
+        return [] if deck.folded_signs else [self.root / deck.digest / _version(deck)]
 
     def _chunks_of(self, folder: Path) -> dict[str, bytes]:
         """All lines of the chunk files, by key; each file is read once."""
@@ -132,21 +158,44 @@ class PointStore:
             return index
 
 
-def _lasting(outcome: Outcome) -> bool:
-    return outcome.failure is not Failure.LICENSE
+def _version(deck: Deck) -> str:
+    version = re.sub(r"[^\w.+-]", "_", require_simulator(deck.simulator))
+    return f"{deck.simulator}-{version}"
 
 
-def _parsed(line: bytes | None, point: Point) -> Outcome | None:
-    """The outcome that a line keeps, if it is one and of this point."""
+def _record(deck: Deck, outcome: Outcome) -> dict[str, Any]:
+    return {**outcome.to_dict(), "physical": _physical(deck)}
+
+
+def _physical(deck: Deck) -> dict[str, list[float | None]]:
+    """The physical range of each response that has one."""
+    return {
+        each.name: [each.low, each.high]
+        for each in deck.responses
+        if each.low is not None or each.high is not None
+    }
+
+
+def _parsed(line: bytes | None, deck: Deck, point: Point) -> Outcome | None:
+    """The outcome that a line keeps, if it is one of this point and still holds."""
     if line is None:
         return None
     try:
-        told = json.loads(line)
-        if told["point"] != point:
+        record = json.loads(line)
+        if record["point"] != point:
             return None
-        return Outcome.from_dict({**told, "point": point})
+        outcome = Outcome.from_dict({**record, "point": point})
+        physical = record.get("physical", _physical(deck))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+    if outcome.failure not in LASTING:
+        return None
+    if physical == _physical(deck):
+        return outcome
+    if outcome.ok:
+        figures = {each.extract: outcome.responses[each.name] for each in deck.responses}
+        return replace(gated(point, deck.responses, figures, outcome.seconds), cached=True)
+    return None if outcome.failure is Failure.INFEASIBLE else outcome
 
 
 def _names(folder: Path) -> set[str]:

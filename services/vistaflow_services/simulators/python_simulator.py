@@ -62,7 +62,7 @@ def environment(place: str) -> dict[str, str]:
 
 def prepare(deck: Deck, point: Point, work: Path) -> tuple[list[str], dict[str, str]]:
     """Writes the run's input into `work`; returns the command and its environment."""
-    (work / _REQUEST).write_text(json.dumps(point))
+    (work / _REQUEST).write_text(json.dumps(point), "utf-8")
     sandbox = this_sandbox()
     argv = [sys.executable, "-I", "-B", _RUNNER, _REQUEST, deck.entry]
     return sandbox.command(work, python_folders(), argv), environment(sandbox.place(work))

@@ -177,7 +177,7 @@ def _broken(leader: int, work: Path, limits: Limits) -> str:
     threads = resident = 0
     for each in _descendants(leader):
         try:
-            fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+            fields = Path(f"/proc/{each}/stat").read_bytes().rpartition(b")")[2].split()
         except OSError:
             continue
         threads += int(fields[17])
@@ -214,7 +214,7 @@ def _descendants(leader: int) -> list[int]:
     for name in names:
         if name.isdigit():
             try:
-                parent = int(Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[1])
+                parent = int(Path(f"/proc/{name}/stat").read_bytes().rpartition(b")")[2].split()[1])
             except (OSError, ValueError, IndexError):
                 continue
             children.setdefault(parent, []).append(int(name))

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import socket
 import sys
 import time
@@ -16,10 +15,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from vistaflow.credentials import TOKEN
+from vistaflow.encoding import degrade_output
+from vistaflow.interpreter import module_command
 from vistaflow.local import token_file
-from vistaflow_services.core import log
+from vistaflow_services.core import config, log
 from vistaflow_services.core.door import AUTH, AUTHS
+from vistaflow_services.core.errors import InvalidError
 from vistaflow_services.core.owner import make_token
+from vistaflow_services.core.server import signals
 from vistaflow_services.suite.home import Home
 from vistaflow_services.suite.supervisor import GaveUpError, Supervised
 
@@ -43,9 +46,11 @@ async def serve(home: Home, port: int, auth: str = DEFAULT_AUTH) -> None:
     """
     check_port(port)
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stop.set)
+    with signals(stop.set):
+        await _serve(home, port, auth, stop)
+
+
+async def _serve(home: Home, port: int, auth: str, stop: asyncio.Event) -> None:
     services = _services(home, port, auth)
     stopping: asyncio.Task[Any] = asyncio.create_task(stop.wait())
     tasks: list[asyncio.Task[Any]] = [stopping]
@@ -87,9 +92,7 @@ async def introduce(services: Sequence[Supervised], auth: str) -> None:
     if auth != "required" or os.environ.get(TOKEN):
         return
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "vistaflow_services.registry.tokens",
+        *module_command("vistaflow_services.registry.tokens"),
         "create",
         "--role=worker",
         f"--name=the suite on {socket.gethostname()}",
@@ -126,9 +129,12 @@ def _services(home: Home, port: int, auth: str) -> list[Supervised]:
     # Where the kernel does not tell whose a connection is, services need the token, too. One that
     # the environment has may be for another suite.
     file = token_file(home.path)
-    token = {TOKEN: make_token(file)} if auth == "owner" else {}
-    if not token:
-        file.unlink(missing_ok=True)  # clients would show it, and nobody would know it
+    try:
+        token = {TOKEN: make_token(file)} if auth == "owner" else {}
+        if not token:
+            file.unlink(missing_ok=True)  # clients would show it, and nobody would know it
+    except OSError as error:
+        raise GaveUpError(f"{error.filename or file}: {error.strerror}") from None
     services = []
     for name in SERVICES:
         each = Supervised(name, port=port if name == "registry" else 0, logs=home.logs)
@@ -146,16 +152,21 @@ def _services(home: Home, port: int, auth: str) -> list[Supervised]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parses the command line and runs; the exit code."""
+    degrade_output()
     parser = argparse.ArgumentParser(prog="vistaflow up", description=__doc__)
-    default_home = os.environ.get("VISTAFLOW_HOME", "") or "~/.vistaflow"
-    parser.add_argument("--home", type=Path, default=Path(default_home))
+    parser.add_argument("--home", type=Path, help="where everything is kept; $VISTAFLOW_HOME")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT)
     parser.add_argument("--auth", choices=AUTHS, default=os.environ.get(AUTH) or DEFAULT_AUTH)
     options = parser.parse_args(arguments)
     if options.auth not in AUTHS:  # argparse takes a default as it is
         parser.error(f"{AUTH} is one of {', '.join(AUTHS)}, not {options.auth}")
-    home = Home(options.home.expanduser().resolve())
-    home.create()
+    try:
+        path = config.home({"VISTAFLOW_HOME": str(options.home)} if options.home else os.environ)
+        home = Home(path.resolve())
+        home.create()
+    except InvalidError as error:
+        print(f"vistaflow cannot start: {error}", file=sys.stderr)
+        return 2
     if not home.hold(options.port):
         return _tell_holder(home)
     log.configure("suite", home=home.path)

@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
+from vistaflow.local import started_at
 from vistaflow_services.core import files
+from vistaflow_services.core.home import prepare_home
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +35,15 @@ class Home:
         self.logs = path / "logs"
         self.endpoints_file = self.run / "endpoints.json"
         self._state_file = self.run / "suite.json"
-        self._lock: IO[str] | None = None
+        self._lock: IO[bytes] | None = None
 
     def create(self) -> None:
-        """Makes the folders, readable by their owner only."""
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for name in ("artifacts", "logs", "run"):
-            (self.path / name).mkdir(mode=0o700, exist_ok=True)
+        """Makes the folders, readable by their owner only.
+
+        Raises:
+            HomeError: It is somebody else's, or cannot be made.
+        """
+        prepare_home(self.path)
 
     def holder(self) -> Running | None:
         """The suite that runs here now, if one does."""
@@ -51,7 +55,7 @@ class Home:
 
     def hold(self, port: int) -> bool:
         """Records that this process runs here; false if another one does."""
-        lock = (self.run / "suite.lock").open("w")
+        lock = (self.run / "suite.lock").open("wb")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -76,13 +80,3 @@ class Home:
     def publish(self, endpoints: Mapping[str, str]) -> None:
         """Tells where each service listens; made only when all of them serve."""
         files.write(self.endpoints_file, (json.dumps(dict(endpoints), indent=1) + "\n").encode())
-
-
-def started_at(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; none if it is gone or a zombie."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    fields = text.rpartition(")")[2].split()
-    return None if fields[0] == "Z" else int(fields[19])

@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from typing import IO, Any, Final
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from vistaflow.interpreter import module_command
 from vistaflow_services.core.dial import open_channel
 from vistaflow_services.core.errors import InvalidError
 
@@ -112,9 +112,7 @@ class Supervised:
             raise GaveUpError(f"{self.name} cannot be asked whether it serves: {error}") from None
         with self._output() as output:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "vistaflow_services.suite.child",
+                *module_command("vistaflow_services.suite.child"),
                 str(os.getpid()),
                 self._module,
                 env=self.environment,

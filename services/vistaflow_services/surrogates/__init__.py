@@ -8,6 +8,7 @@ polynomial.py        ridge regression on a full polynomial: few points, strong t
 forest.py            a fitted ensemble of trees as plain arrays
 trees.py             extremely randomised trees, gradient boosting: rough or tabular responses
 choice.py            the families by name, and their choice by cross-validation
+logarithms.py       whether logarithms predict better, by cross-validation
 transforms.py        log10 of responses that span decades, and back
 features.py          raw points checked and turned into the inputs of models
 dataset.py           rows of a design, rows to learn from, their Parquet files

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from vistaflow_services.core.errors import InvalidError
-from vistaflow_services.decks.space import Columns, Kind, Parameter, Point, Space
+from vistaflow_services.decks.space import Choice, Columns, Kind, Parameter, Point, Space
 from vistaflow_services.surrogates.surrogate import Floats, Integers
 from vistaflow_services.surrogates.transforms import Transform, forward
 
@@ -77,7 +77,7 @@ class Dataset:
     columns: Columns
     """Canonical parameter values by name."""
     responses: dict[str, Floats]
-    """Values by response name, in the response's unit."""
+    """Values by response name, in the response's unit; nan where a row lacks the response."""
     training: NDArray[np.bool_]
     """Whether a row is for training; the others are for the test."""
     transforms: dict[str, Transform]
@@ -98,8 +98,12 @@ class Dataset:
         """Inputs of models (n, p), named by `Space.feature_names`."""
         return np.ascontiguousarray(self.space.features_columns(self.columns)[0], np.float64)
 
+    def present(self, response: str) -> NDArray[np.bool_]:
+        """Which rows have a response (n,)."""
+        return np.isfinite(self.responses[response])
+
     def modelled(self, response: str) -> Floats:
-        """A response as the models see it (n,)."""
+        """A response as the models see it (n,); nan where it is missing."""
         return forward(self.transforms[response], self.responses[response])
 
     def take(self, rows: NDArray[np.bool_]) -> Dataset:
@@ -145,7 +149,10 @@ class Dataset:
             "split": np.where(self.training, "train", "test").tolist(),
         }
         table |= {f"x.{name}": self.columns[name].tolist() for name in self.space.names}
-        table |= {f"y.{name}": values for name, values in self.responses.items()}
+        table |= {
+            f"y.{name}": pa.array(values, from_pandas=True)  # missing is null, not a number
+            for name, values in self.responses.items()
+        }
         names = self.space.feature_names
         table |= {f"f.{name}": self.features[:, at] for at, name in enumerate(names)}
         made = pa.table(table).replace_schema_metadata({_METADATA: self._described()})
@@ -202,3 +209,13 @@ def dataset_of(
         transforms=dict(transforms),
         units={name: units.get(name, "") for name in responses},
     )
+
+
+def held_parameters(dataset: Dataset) -> dict[str, Choice]:
+    """The parameters that have one value in all training rows, with it."""
+    held = {}
+    for name, values in dataset.columns.items():
+        seen = values[dataset.training].tolist()
+        if seen and all(each == seen[0] for each in seen):
+            held[name] = seen[0]
+    return held

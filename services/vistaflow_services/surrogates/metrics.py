@@ -63,8 +63,9 @@ def held_out_figures(
     `resamples` bootstraps of the rows (Efron and Tibshirani, 1993), so they say nothing of a test
     set of one or two rows.
     """
-    error = y - predicted.median
-    modelled, centre, spread = _modelled_scale(y, predicted, transform)
+    unit = _unit(y)
+    error = y / unit - predicted.median / unit
+    modelled, centre, spread = _modelled_scale(y, predicted, transform, unit)
     z = np.abs(modelled - centre) / spread
     scale = float(modelled.std()) or 1.0
     density = 0.5 * z * z + np.log(spread / scale) + 0.5 * np.log(2.0 * np.pi)
@@ -72,16 +73,16 @@ def held_out_figures(
     rng = np.random.default_rng(seed)
     draws = rng.integers(0, len(y), (resamples, len(y)))
 
-    def figure(of: Callable[[Floats], Floats], *columns: Floats) -> Interval:
+    def figure(of: Callable[[Floats], Floats], *columns: Floats, unit: float = 1.0) -> Interval:
         value = float(of(np.stack(columns)[:, None])[0])
         spread_of = of(np.stack([each[draws] for each in columns]))
         low, high = np.quantile(spread_of, [0.025, 0.975])
-        return Interval(value=value, low=float(low), high=float(high))
+        return Interval(value=value * unit, low=float(low) * unit, high=float(high) * unit)
 
     return HeldOut(
         rows=len(y),
-        rmse=figure(lambda each: np.sqrt(np.mean(each[0], -1)), error**2),
-        mae=figure(lambda each: np.asarray(np.mean(each[0], -1)), np.abs(error)),
+        rmse=figure(lambda each: np.sqrt(np.mean(each[0], -1)), error**2, unit=unit),
+        mae=figure(lambda each: np.asarray(np.mean(each[0], -1)), np.abs(error), unit=unit),
         r2=figure(_r_squared, squared, modelled),
         coverage95=figure(
             lambda each: np.asarray(np.mean(each[0], -1)), (z <= ndtri(0.975)).astype(float)
@@ -93,16 +94,22 @@ def held_out_figures(
             else None
         ),
         calibration={level: float(np.mean(z <= ndtri(0.5 + 0.5 * level))) for level in LEVELS},
-        sharpness=float(np.mean(predicted.sd)),
+        sharpness=float(np.mean(predicted.sd / unit)) * unit,
     )
 
 
+def _unit(y: Floats) -> float:
+    """1, or the largest magnitude where squares of the values would overflow or vanish."""
+    largest = float(np.abs(y).max())
+    return 1.0 if largest == 0 or 1e-100 < largest < 1e100 else largest
+
+
 def _modelled_scale(
-    y: Floats, predicted: Prediction, transform: Transform
+    y: Floats, predicted: Prediction, transform: Transform, unit: float
 ) -> tuple[Floats, Floats, Floats]:
     """Response, centre and deviation on the scale on which the prediction is normal."""
     if transform is Transform.IDENTITY:
-        return y, predicted.mean, np.maximum(predicted.sd, 1e-300)
+        return y / unit, predicted.mean / unit, np.maximum(predicted.sd / unit, 1e-300)
     low, high = np.log10(predicted.low95), np.log10(predicted.high95)
     width = (high - low) / (2.0 * float(ndtri(0.975)))
     return np.log10(y), np.log10(predicted.median), np.maximum(width, 1e-15)

@@ -65,7 +65,7 @@ class Scaler:
             )
 
     def standardise(self, dataset: Dataset, response: str) -> Floats:
-        """A response of its dataset, transformed and standardised (n,)."""
+        """A response of its dataset, transformed and standardised (n,); nan where missing."""
         self.check(dataset)
         how = self.responses[response]
         return (dataset.modelled(response) - how.center) / how.scale
@@ -142,7 +142,7 @@ def fit_scaler(
         raise InvalidError("the dataset has no training rows")
     responses = {}
     for name in dataset.responses:
-        center, spread = center_and_spread(dataset.modelled(name)[chosen])
+        center, spread = center_and_spread(dataset.modelled(name)[chosen & dataset.present(name)])
         if not spread > 0:
             raise InvalidError(f"`{name}` is the same in every training row")
         responses[name] = ResponseScale(

@@ -60,9 +60,12 @@ def spans_decades(y: ArrayLike) -> bool:
 
 
 def _skewness(values: Floats) -> float:
-    centred = values - values.mean()
+    largest = float(np.abs(values).max())
+    # Divided first: the cube of a large number overflows, that of a small one vanishes.
+    scaled = values / largest if largest > 0 else values
+    centred = scaled - scaled.mean()
     spread = float(np.sqrt(np.mean(centred**2)))
-    return float(np.mean(centred**3)) / spread**3 if spread > 0 else 0.0
+    return float(np.mean(centred**3)) / spread**3 if spread > 1e-100 else 0.0
 
 
 def forward(transform: Transform, y: ArrayLike) -> Floats:

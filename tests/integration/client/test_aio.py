@@ -119,6 +119,20 @@ async def test_what_the_status_machine_refuses_is_raised_with_its_verdict(regist
         ]
 
 
+async def test_a_whole_number_that_would_be_changed_is_refused_and_a_measurement_comes_back(
+    registry: str,
+) -> None:
+    async with connect(registry) as client:
+        job_id = (await client.create_kit("x", ["DOE"])).jobs[0].job_id
+        with pytest.raises(vistaflow.InvalidArgumentError) as caught:
+            await client.append(job_id, "RUNNING", metadata={"a": [{"id": 2**53 + 1}]})
+        assert [each.field for each in caught.value.violations] == ["metadata.a[0].id"]
+        metadata = {"n": 2**53, "x": 1.2345678901234567e18, "id": str(2**53 + 1), "y": [7, 0.5]}
+        await client.append(job_id, "RUNNING", metadata=metadata)
+        rows = [each async for each in client.states(job_ids=[job_id], statuses=["RUNNING"])]
+        assert rows[0].metadata == metadata
+
+
 async def test_jobs_are_added_canceled_and_retried(registry: str) -> None:
     async with connect(registry) as client:
         kit = await client.create_kit("x")

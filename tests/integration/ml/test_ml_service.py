@@ -200,6 +200,26 @@ async def test_a_changed_model_is_not_predicted_with(suite: Suite) -> None:
     assert (await refused(suite.stub.Predict(request)))[0] is grpc.StatusCode.FAILED_PRECONDITION
 
 
+async def test_the_last_model_of_a_study_predicts_and_tells_how_it_was_made(suite: Suite) -> None:
+    told = struct_to_dict(suite.jobs["train"].result)
+    told.pop("space")
+    study = await external(suite.registry, "OPTIMIZE", {"kind": "design", "last_model": told})
+    request = pb.PredictRequest(model_id=study.job_id, points=[struct(GOOD)])
+    direct = pb.PredictRequest(model_id=suite.model_id, points=[struct(GOOD)])
+    assert await suite.stub.Predict(request) == await suite.stub.Predict(direct)
+    model = (await suite.stub.GetModel(pb.GetModelRequest(model_id=study.job_id))).model
+    assert (model.model_id, model.training_row_count) == (study.job_id, 48)
+    assert [each.name for each in model.parameters] == SPACE.names
+
+
+async def test_a_study_without_a_model_is_refused_with_what_to_name(suite: Suite) -> None:
+    study = await external(suite.registry, "OPTIMIZE", {"kind": "model", "last_model": None})
+    request = pb.PredictRequest(model_id=study.job_id, points=[struct(GOOD)])
+    code, details = (await refused(suite.stub.Predict(request)))[:2]
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "published no model" in details
+
+
 async def test_a_model_tells_how_it_was_made(suite: Suite) -> None:
     model = (await suite.stub.GetModel(pb.GetModelRequest(model_id=suite.model_id))).model
     assert (model.model_id, model.kit_id, model.deck_id) == (

@@ -74,6 +74,9 @@ class Bench:
         self.run(ml.JOBS, "ML_PREPROCESS", ml_pb2.PreprocessSpec(design="doe"), "preprocess")
         self.run(ml.JOBS, "ML_SCALE", ml_pb2.ScaleSpec(dataset="preprocess"), "scale")
 
+    def tested(self) -> dict[str, Any]:
+        return dict(self.run(ml.JOBS, "ML_TEST", ml_pb2.TestSpec(model="train"), "test").result)
+
     def train(self, **spec: Any) -> JobResult:
         parsed = ml_pb2.TrainSpec(**{"scaler": "scale", "folds": 3, **spec})
         return self.run(ml.JOBS, "ML_TRAIN", parsed, "train")

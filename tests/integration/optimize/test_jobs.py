@@ -24,6 +24,7 @@ from vistaflow_services.decks.space import Parameter, Space
 from vistaflow_services.optimize.bayes import BayesianSearch
 from vistaflow_services.optimize.study import Study
 from vistaflow_services.surrogates.choice import check_hyper_parameters
+from vistaflow_services.surrogates.model import Model
 
 BEAM_OPTIMUM = 1.724852
 SEEDS = range(5)
@@ -115,6 +116,8 @@ def test_the_result_tells_all_there_is_to_know_of_the_best_point(bench: Bench) -
     bench.design("welded_beam", 20, 1)
     bench.reports.clear()
     told = bench.study(WELDED_BEAM, budget=8, seed=1, batch_size=2)
+    last = told["last_model"]
+    assert (last["training_rows"], set(last["families"])) == (28, set(told["best"]["simulated"]))
     best, before = told["best"], told["doe_best"]
     assert set(best["point"]) == {"h", "l", "t", "b"}
     assert set(best["predicted"]) == set(best["simulated"]) == {
@@ -272,6 +275,12 @@ def test_a_trained_model_proposes_the_first_point_and_is_compared_at_the_best(
     rows = pq.read_table(bench.artifacts.path(told["trials"]["uri"])).to_pylist()
     first = next(each for each in rows if each["origin"] == "infill")
     assert first["objective"] > told["doe_best"]["objective"]
+    last = told["last_model"]
+    assert last["training_rows"] == 63
+    model = Model.load(bench.artifacts.path(last["model"]["uri"]), last["model"]["sha256"])
+    mean, sd = model.predict([told["best"]["point"]])["flow"]
+    assert mean[0] == pytest.approx(told["best"]["simulated"]["flow"], rel=1e-3)
+    assert sd[0] < 0.01 * mean[0]
     said = told["best"]["model_predicted"]["flow"]
     assert said["mean"] == pytest.approx(told["best"]["simulated"]["flow"], rel=0.1)
 

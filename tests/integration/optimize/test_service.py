@@ -93,6 +93,7 @@ async def test_a_design_is_optimised_told_and_its_trials_are_listed_in_pages(sui
     cost = study.comparisons[0]
     assert cost.simulated == study.best.objective
     assert cost.predicted.low95 < cost.predicted.mean < cost.predicted.high95
+    assert (study.model_id, study.model_row_count) == (job.job_id, 32)
     assert [each.name for each in study.plots] == ["convergence.png", "predicted.png"]
 
     trials: list[pb.Trial] = []

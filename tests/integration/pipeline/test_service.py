@@ -217,6 +217,22 @@ async def test_every_mistake_is_told_at_once_with_its_line_and_the_fix(suite: Su
     assert (code, told) == (grpc.StatusCode.INVALID_ARGUMENT, found)
 
 
+async def test_mistakes_name_the_file_as_its_caller_does(suite: Suite) -> None:
+    request = pb.ValidateKitRequest(
+        kit_yaml="name: x\ndeck: welded_beam\nsede: 3\ngoals: minimize price\n",
+        kit_file="my beams/first.yaml",
+    )
+    answer = await suite.pipeline.ValidateKit(request)
+    assert {mistake.field for mistake in answer.mistakes} == {
+        "my beams/first.yaml:3 sede",
+        "my beams/first.yaml:4 goals",
+    }
+    for name in ("x" * 201, "a\nb"):
+        request.kit_file = name
+        code, violations = await refused(suite.pipeline.ValidateKit(request))
+        assert (code, set(violations)) == (grpc.StatusCode.INVALID_ARGUMENT, {"kit_file"})
+
+
 @pytest.mark.parametrize(
     ("line", "field", "told"),
     [

@@ -18,11 +18,13 @@ from vistaflow_services.registry.hub import RING_ROWS, Hub
 from vistaflow_services.registry.journal import Journal
 from vistaflow_services.registry.leases import LeaseService
 from vistaflow_services.registry.ledger import Ledger
+from vistaflow_services.registry.raw_requests import serve_raw
 from vistaflow_services.registry.servicer import RegistryServicer
 from vistaflow_services.registry.services import ServiceDirectory
 from vistaflow_services.registry.store import Pool, Store, make_pool
 from vistaflow_services.registry.streams import StreamService
 from vistaflow_services.registry.tail import Tail
+from vistaflow_services.registry.unfinished import UnfinishedChanges
 from vistaflow_services.registry.watch import WatchService
 from vistaflow_services.registry.watch_bytes import serve_bytes
 from vistaflow_services.registry.watch_store import WatchStore
@@ -45,6 +47,7 @@ class Rig:
     leases: LeaseService
     watches: WatchService
     streams: StreamService
+    unfinished: UnfinishedChanges
     stub: RegistryServiceAsyncStub
     channel: grpc.aio.Channel
     server: Server
@@ -91,6 +94,7 @@ class Rig:
             ),
         )
         add_RegistryServiceServicer_to_server(servicer, server)
+        serve_raw(servicer, server)
         serve_bytes(watches, server)
         address = server.bind("127.0.0.1:0")
         await server.start()
@@ -111,6 +115,7 @@ class Rig:
             leases=leases,
             watches=watches,
             streams=streams,
+            unfinished=servicer.unfinished,
             stub=stub,
             channel=channel,
             server=server,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import LiteralString
 
 import grpc
 import psycopg
@@ -21,7 +23,7 @@ import pytest
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.core.callers import Role
-from vistaflow_services.core.migrations import migrate
+from vistaflow_services.core.migrations import load_migrations, migrate
 from vistaflow_services.registry.__main__ import PACKAGE
 from vistaflow_services.registry.backup import backup
 from vistaflow_services.registry.config import Config
@@ -204,6 +206,88 @@ def test_a_file_that_is_no_backup_changes_nothing(database: str, tmp_path: Path)
         restore(database, SCHEMA, file)
     with psycopg.connect(database) as connection:
         assert connection.execute(f"SELECT last_id FROM {SCHEMA}.head").fetchone() == (0,)
+
+
+def test_a_backup_of_which_one_bit_is_changed_or_the_end_is_missing_touches_nothing(
+    database: str, tmp_path: Path
+) -> None:
+    file, damaged = tmp_path / "registry.dump", tmp_path / "damaged.dump"
+    backup(database, SCHEMA, file)
+    whole = file.read_bytes()
+    chance = random.Random(7)
+    bits = [chance.randrange(8 * len(whole)) for _ in range(40)]
+    # The checksum itself can be damaged, too.
+    bits += [8 * len(whole) - 1 - each for each in range(0, 8 * 90, 37)]
+    cases = []
+    for bit in bits:
+        content = bytearray(whole)
+        content[bit // 8] ^= 1 << bit % 8
+        cases.append(bytes(content))
+    cases += [whole[:-1], whole[:-90], whole[:-91], whole[: len(whole) // 2], whole[:100], b""]
+    cases += [whole + b"\n", whole[:1000] + whole[1001:]]
+    for content in cases:
+        damaged.write_bytes(content)
+        with pytest.raises(DumpError):
+            restore("host=/nowhere", SCHEMA, damaged)
+    assert restore(database, SCHEMA, file).checked
+
+
+@pytest.fixture
+def of_first_release(fresh: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A database whose schema is that of the release whose backups had no checksum."""
+    every = load_migrations(PACKAGE)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "vistaflow_services.core.migrations.load_migrations", lambda package: every[:6]
+        )
+        migrate(fresh, SCHEMA, PACKAGE)
+    return fresh
+
+
+def test_a_backup_of_the_first_release_is_restored_with_a_warning(
+    of_first_release: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "registry.dump"
+    backup(of_first_release, SCHEMA, file)
+    file.write_bytes(file.read_bytes()[:-90])
+    command = [sys.executable, "-m", "vistaflow_services.registry.restore", str(file)]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "VISTAFLOW_REGISTRY_DATABASE": of_first_release},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "restored everything up to revision 0" in done.stdout
+    assert "have no checksum" in done.stderr
+    migrate(of_first_release, SCHEMA, PACKAGE)
+
+
+@pytest.mark.parametrize(
+    ("damage", "part"),
+    [
+        ("DROP INDEX kits_name", "missing: index CREATE INDEX kits_name"),
+        ("ALTER TABLE jobs RENAME COLUMN worker TO w_rker", "missing: column jobs.worker"),
+        ("ALTER TABLE kits ALTER paused SET DEFAULT true", "column kits.paused"),
+        ("ALTER TABLE kept_states DISABLE TRIGGER append_only", "trigger"),
+        ("DROP FUNCTION keep_states", "missing: function keep_states"),
+    ],
+)
+def test_a_restored_schema_that_no_migration_makes_is_taken_back(
+    of_first_release: str, tmp_path: Path, damage: LiteralString, part: str
+) -> None:
+    file = tmp_path / "registry.dump"
+    with psycopg.connect(of_first_release, autocommit=True) as connection:
+        connection.execute(f"SET search_path TO {SCHEMA}")
+        connection.execute("UPDATE head SET last_id = 7")
+        connection.execute(damage)
+        backup(of_first_release, SCHEMA, file)
+        connection.execute("UPDATE head SET last_id = 9")
+        with pytest.raises(DumpError, match=f"damaged: .*{part}"):
+            restore(of_first_release, SCHEMA, file)
+        assert connection.execute("SELECT last_id FROM head").fetchone() == (9,)
+        query = "SELECT nspname FROM pg_namespace WHERE nspname LIKE 'vista%'"
+        assert connection.execute(query).fetchall() == [(SCHEMA,)]
 
 
 def test_a_restore_that_is_interrupted_changes_nothing(database: str, tmp_path: Path) -> None:

@@ -330,7 +330,11 @@ async def test_lists_and_watches_are_filtered_by_project_and_time(rig: Rig) -> N
                 return found
         raise AssertionError
 
+    exactly = (await rig.stub.ListStates(pb.ListStatesRequest())).states[1].created_at
     for fields, wanted in (
+        # The moment itself is after, not before.
+        ({"recorded_before": exactly}, [1]),
+        ({"recorded_after": exactly}, [2, 3]),
         ({"project": "x"}, [1, 3]),
         ({"recorded_after": between}, [2, 3]),
         ({"recorded_before": between}, [1]),
@@ -346,6 +350,9 @@ async def test_lists_and_watches_are_filtered_by_project_and_time(rig: Rig) -> N
 
     assert await kits(created_after=between) == [3, 2]
     assert await kits(created_before=between) == [1]
+    exactly = (await rig.stub.ListKits(pb.ListKitsRequest())).kits[1].created_at
+    assert await kits(created_before=exactly) == [1]
+    assert await kits(created_after=exactly) == [3, 2]
     assert await kits(created_after=between, project="x") == [3]
     backwards = pb.ListKitsRequest(created_after=between, created_before=between)
     assert (await refused(rig.stub.ListKits(backwards)))[0] is grpc.StatusCode.INVALID_ARGUMENT

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import signal
 import stat
 import subprocess
@@ -19,7 +20,9 @@ from psycopg.conninfo import make_conninfo
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
+from vistaflow_services.core.home import HomeError
 from vistaflow_services.core.migrations import migrate
+from vistaflow_services.registry import pg_launcher
 from vistaflow_services.registry.__main__ import PACKAGE
 from vistaflow_services.registry.config import Config
 from vistaflow_services.registry.embedded import (
@@ -121,6 +124,79 @@ def test_a_folder_that_holds_something_else_is_left_alone(home: Path) -> None:
     with pytest.raises(EmbeddedError, match="no PostgreSQL data folder"):
         EmbeddedPostgres(home).start()
     assert [each.name for each in (home / "pg").iterdir()] == ["thesis.tex"]
+
+
+STARTED_AND_STOPPED = """
+import sys
+from pathlib import Path
+from vistaflow_services.registry.embedded import EmbeddedPostgres
+postgres = EmbeddedPostgres(Path(sys.argv[1]))
+postgres.start()
+print("answers:", postgres.answers())
+postgres.stop()
+"""
+ROOT = "root:x:0:0:root:/root:/bin/sh"
+
+
+@pytest.mark.parametrize(
+    ("uid", "users"),
+    [
+        pytest.param(0, [ROOT, "daemon:x:1:1::/:/bin/false"], id="root-where-nobody-is-1000"),
+        pytest.param(0, [ROOT], id="root-where-only-root-has-a-name"),
+        pytest.param(12345, [ROOT, "daemon:x:1:1::/:/bin/false"], id="a-user-without-a-name"),
+        pytest.param(12345, [ROOT], id="a-user-without-a-name-where-only-root-has-one"),
+    ],
+)
+def test_it_starts_whoever_has_a_name_on_the_machine(
+    home: Path, tmp_path: Path, uid: int, users: list[str]
+) -> None:
+    (tmp_path / "passwd").write_text("\n".join(users) + "\n", "ascii")
+    # First root, who may mount, then that number, as a container runs its process.
+    names = f"mount --bind {shlex.quote(str(tmp_path / 'passwd'))} /etc/passwd"
+    user = f"unshare --user --map-user={uid} --map-group={uid}"
+    told = subprocess.run(
+        [
+            *("unshare", "--user", "--map-root-user", "--mount"),
+            *("sh", "-c", f'{names} && exec {user} "$0" "$@"'),
+            *(sys.executable, "-c", STARTED_AND_STOPPED, str(home)),
+        ],
+        env={name: text for name, text in os.environ.items() if name != "HOME"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (told.stdout, told.returncode) == ("answers: True\n", 0), told.stderr
+
+
+def test_it_starts_in_a_closed_home_where_namespaces_are_not_allowed(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works = pg_launcher._works
+
+    def works_without_namespaces(*command: str) -> bool:
+        return "namespace" not in command and works(*command)
+
+    monkeypatch.setattr(pg_launcher, "_works", works_without_namespaces)
+    postgres = EmbeddedPostgres(home)
+    postgres.start()
+    assert postgres.answers()
+    postgres.stop()
+
+
+def test_root_leaves_the_home_of_another_user_as_it_is(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    postgres = EmbeddedPostgres(home)
+    postgres.start()
+    postgres.stop()
+    if os.geteuid() == 0:
+        for path in [home, *home.rglob("*")]:
+            os.chown(path, 4321, 4321, follow_symlinks=False)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    before = {path: path.lstat() for path in [home, *home.rglob("*")]}
+    with pytest.raises(HomeError, match=f"{home} belongs to user .* without sudo"):
+        EmbeddedPostgres(home).start()
+    assert {path: path.lstat() for path in [home, *home.rglob("*")]} == before
 
 
 def test_a_long_home_gets_a_short_socket() -> None:

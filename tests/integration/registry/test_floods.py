@@ -7,12 +7,14 @@ import contextlib
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.channel import call
@@ -159,34 +161,46 @@ async def test_whoever_else_calls_is_still_served(
     await appends_through(flooded, 0.5)
 
 
-async def outcome(stub: Any) -> grpc.StatusCode:
-    """How a call ends."""
-    call = stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=20)
-    with contextlib.suppress(grpc.aio.AioRpcError):
-        await call
-    return await call.code()
+async def begun(call: Any) -> grpc.StatusCode:
+    """With what a stream begins."""
+    try:
+        await call.read()
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
 
 
-async def test_past_the_limit_calls_are_refused_at_once_and_taken_again_when_there_is_room(
+async def test_idle_watches_past_the_limit_are_refused_and_calls_workers_and_health_are_not(
     flooded: Flooded,
 ) -> None:
     channel, stub = connect(flooded.registry.address)
     other, others = connect(flooded.registry.address)
-    watches: list[Any] = [stub.WatchStates(pb.WatchStatesRequest()) for _ in range(MAX_CALLS)]
-    for each in watches:
-        assert (await each.read()).HasField("synced")
-    assert await outcome(others) == grpc.StatusCode.RESOURCE_EXHAUSTED
-    with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await others.WatchStates(pb.WatchStatesRequest()).read()
-    assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-    watches.pop().cancel()
-    for _ in range(200):
-        if await outcome(others) == grpc.StatusCode.OK:
-            break
-        await asyncio.sleep(0.05)
-    assert await outcome(others) == grpc.StatusCode.OK
-    for each in watches:
-        assert not each.done(), "those who were in stay in"
+    request = pb.WatchStatesRequest()
+    watches: list[Any] = [stub.WatchStates(request) for _ in range(2 * MAX_CALLS)]
+    codes = Counter(await asyncio.gather(*map(begun, watches)))
+    most = MAX_CALLS * 3 // 4
+    assert codes == {grpc.StatusCode.OK: most, grpc.StatusCode.RESOURCE_EXHAUSTED: 200 - most}
+    health: Any = health_pb2_grpc.HealthStub(other)
+    silent = [health.Watch(health_pb2.HealthCheckRequest()) for _ in range(2 * MAX_CALLS)]
+    codes = Counter(await asyncio.gather(*map(begun, silent)))
+    assert codes[grpc.StatusCode.OK] == 3
+
+    await appends_through(flooded, 0.5)
+    assert (await health.Check(health_pb2.HealthCheckRequest())).status == 1
+    lease = others.LeaseJobs()
+    hello = pb.WorkerHello(worker="w", job_types=[2], capacity=1)
+    await lease.write(pb.LeaseJobsRequest(hello=hello))
+    assert (await lease.read()).HasField("welcome")
+    assert await begun(others.WatchStates(request)) == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    held = [each for each in watches if not each.done()]
+    assert len(held) == most, "those who were in stay in"
+    held.pop().cancel()
+    held.pop().cancel()
+    async with asyncio.timeout(60):
+        while (code := await begun(others.WatchStates(request))) != grpc.StatusCode.OK:
+            assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
+    for each in (*held, *silent, lease):
         each.cancel()
     await channel.close()
     await other.close()

@@ -38,7 +38,11 @@ UNARY: list[MethodDescriptor] = [
     and each.name not in CHANGES
 ]
 READS = [each for each in UNARY if each.name not in BESIDE_THE_LOG]
-LISTS = [each for each in UNARY if "page_size" in each.input_type.fields_by_name]
+PAGED = [each for each in UNARY if "page_size" in each.input_type.fields_by_name]
+TREES = [each for each in PAGED if {"kit_id", "job_id"} & set(each.input_type.fields_by_name)]
+"""What comes in pages only where it does not fit one answer."""
+
+LISTS = [each for each in PAGED if each not in TREES]
 
 
 def names(methods: list[MethodDescriptor]) -> list[str]:
@@ -73,6 +77,7 @@ def test_the_reads_are_those_that_are_known() -> None:
         "GetKit", "GetJob", "DiffKit", "ListKits", "ListJobs", "ListStates",
     }  # fmt: skip
     assert set(names(LISTS)) == {"ListKits", "ListJobs", "ListStates", "ListTokens"}
+    assert set(names(TREES)) == {"GetKit", "GetJob", "DiffKit"}
 
 
 @pytest.mark.parametrize("method", READS, ids=names(READS))
@@ -116,17 +121,17 @@ async def test_a_read_waits_for_the_revision_it_is_asked_for(
         assert told >= head + 1
 
 
-@pytest.mark.parametrize("method", LISTS, ids=names(LISTS))
+@pytest.mark.parametrize("method", PAGED, ids=names(PAGED))
 async def test_no_page_is_larger_than_its_cap(method: MethodDescriptor, running: Registry) -> None:
     channel, stub = connect(running.address)
     async with channel:
-        await external_job(stub)
+        fields = needed(method, *await external_job(stub)) if method in TREES else {}
         call = getattr(stub, method.name)
-        most = 5000 if method.name == "ListStates" else 1000
-        await call(request_of(method, page_size=most))
+        most = 100_000 if method in TREES else 5000 if method.name == "ListStates" else 1000
+        await call(request_of(method, page_size=most, **fields))
         for size in (most + 1, 2**31 - 1, -1):
             with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await call(request_of(method, page_size=size))
+                await call(request_of(method, page_size=size, **fields))
             assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
             assert f"{most:,}" in mistakes(refused.value)["page_size"]
 
@@ -155,6 +160,32 @@ async def test_a_page_token_is_good_for_its_own_query_only(
         elsewhere = next(each for each in LISTS if each is not method)
         with pytest.raises(grpc.aio.AioRpcError):
             await call(request_of(method, page_token=encode(10, request_of(elsewhere))))
+
+
+@pytest.mark.parametrize("method", TREES, ids=names(TREES))
+async def test_a_page_token_of_a_tree_is_good_for_that_tree_only(
+    method: MethodDescriptor, running: Registry
+) -> None:
+    channel, stub = connect(running.address)
+    async with channel:
+        made = [await external_job(stub) for _ in range(2)]
+        states = [common.State(job_id=made[0][1], status=3, task_name=name) for name in "abc"]
+        await stub.AppendStates(pb.AppendStatesRequest(states=states))
+        trees = [needed(method, *each) for each in made]
+        call = getattr(stub, method.name)
+        first = await call(request_of(method, page_size=1, **trees[0]))
+        token = first.next_page_token
+        assert token
+        await call(request_of(method, page_size=7, page_token=token, min_revision=1, **trees[0]))
+        for wrong in (
+            request_of(method, page_token=token, **trees[1]),
+            request_of(method, page_token="@@", **trees[0]),
+            request_of(method, page_token=token[:-2], **trees[0]),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await call(wrong)
+            assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+            assert "page_token" in mistakes(refused.value)
 
 
 def variations(method: MethodDescriptor) -> Iterator[Any]:

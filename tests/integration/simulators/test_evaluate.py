@@ -91,13 +91,37 @@ def test_a_point_that_stands_twice_runs_once(run: Evaluate) -> None:
     assert {each.responses["y"] for each in outcomes} == {16}
 
 
-def test_what_was_run_before_is_not_run_again_also_if_it_failed(run: Evaluate) -> None:
-    first = run(ODD_FAILS, numbers(1, 2))
-    second = run(ODD_FAILS, numbers(2, 3, 1))
-    assert [each.cached for each in first] == [False, False]
+def test_what_is_in_the_store_is_not_run_again_unless_the_machine_may_be_to_blame(
+    run: Evaluate,
+) -> None:
+    odd = deck(
+        "class Infeasible(Exception): pass\n"
+        "if point['n'] == 1: raise Infeasible('odd')\n"
+        "if point['n'] == 3: import a_module_that_is_missing\n"
+        "return {'y': point['n']}"
+    )
+    first = run(odd, numbers(1, 2, 3))
+    second = run(odd, numbers(2, 3, 1))
+    assert [each.cached for each in first] == [False, False, False]
     assert [each.cached for each in second] == [True, False, True]
-    assert [each.failure for each in second] == [None, Failure.CRASHED, Failure.CRASHED]
+    assert [each.failure for each in second] == [None, Failure.CRASHED, Failure.INFEASIBLE]
     assert second[2] == replace(first[0], cached=True)
+
+
+def test_a_longer_timeout_runs_what_timed_out_again_and_keeps_every_good_point(
+    run: Evaluate,
+) -> None:
+    slow = deck(
+        "import time\ntime.sleep(4 * (point['n'] == 2))\nreturn {'y': point['n']}",
+        timeout_seconds=2.0,
+    )
+    first = run(slow, numbers(1, 2))
+    longer = run(replace(slow, timeout_seconds=20.0), numbers(1, 2))
+    assert [each.failure for each in first] == [None, Failure.TIMEOUT]
+    assert [(each.responses, each.cached) for each in longer] == [
+        ({"y": 1.0}, True),
+        ({"y": 2.0}, False),
+    ]
 
 
 def test_a_point_is_kept_before_it_is_told(run: Evaluate, tmp_path: Path) -> None:

@@ -53,9 +53,6 @@ class ScriptedRegistry(rpc.RegistryServiceServicer):
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         return await answer(context) if callable(answer) else answer
 
-    GetServerInfo = CreateKit = GetKit = CancelKit = _answer
-    ListStates = ListKits = AppendStates = CreateJob = _answer
-
     async def WatchStates(
         self, request: pb.WatchStatesRequest, context: Any
     ) -> AsyncIterator[pb.WatchStatesResponse]:
@@ -68,6 +65,11 @@ class ScriptedRegistry(rpc.RegistryServiceServicer):
                 await asyncio.Event().wait()
             else:
                 yield step
+
+
+for method in pb.DESCRIPTOR.services_by_name["RegistryService"].methods:
+    if not (method.client_streaming or method.server_streaming):
+        setattr(ScriptedRegistry, method.name, ScriptedRegistry._answer)
 
 
 def refuse(

@@ -20,6 +20,7 @@ from vistaflow.models import (
     job_type_value,
     job_type_word,
     kit_of,
+    seen_at,
     state_of,
     status_value,
     status_word,
@@ -91,6 +92,15 @@ def test_a_job_knows_how_long_it_ran() -> None:
     assert job.elapsed == timedelta(seconds=3)
     assert job.progress is not None
     assert job.progress.completed == 4
+
+
+def test_a_job_shown_as_it_was_ran_until_then() -> None:
+    message = pb.Kit(jobs=[common_pb2.Job(job_type=common_pb2.JOB_TYPE_DOE)] * 2)
+    for job in message.jobs:
+        job.started_at.FromDatetime(AT)
+    message.jobs[1].finished_at.FromDatetime(AT + timedelta(seconds=3))
+    past = seen_at(kit_of(message), AT + timedelta(seconds=9))
+    assert [job.elapsed for job in past.jobs] == [timedelta(seconds=9), timedelta(seconds=3)]
 
 
 @pytest.mark.parametrize(

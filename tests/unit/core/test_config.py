@@ -33,7 +33,47 @@ def read(**environment: str) -> Settings:
 
 
 def test_what_is_not_set_keeps_its_default() -> None:
-    assert read(VISTAFLOW_DOEX="1", VISTAFLOW_DO_CAPACITY="x", PATH="/bin") == Settings()
+    assert read(VISTAFLOW_ML_CAPACITY="x", VISTAFLOW_HOME="/data", PATH="/bin") == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("VISTAFLOW_HOM", "VISTAFLOW_HOME"),
+        ("VISTAFLOW_AUHT", "VISTAFLOW_AUTH"),
+        ("VISTAFLOW_DO_CAPACITY", "no such setting"),
+        ("VISTAFLOW_TLS_CRT", "VISTAFLOW_TLS_CERT"),
+    ],
+)
+def test_a_misspelt_setting_of_several_services_is_refused_by_each(name: str, meant: str) -> None:
+    with pytest.raises(InvalidError, match=meant) as caught:
+        read(**{name: "1"})
+    assert [each.field for each in caught.value.violations] == [name]
+
+
+def test_what_kubernetes_sets_for_services_of_such_names_is_no_setting() -> None:
+    assert (
+        read(
+            VISTAFLOW_PORT="tcp://10.0.0.7:50051",
+            VISTAFLOW_SERVICE_HOST="10.0.0.7",
+            VISTAFLOW_DOE_SERVICE_PORT_GRPC="50053",
+            VISTAFLOW_DOE_PORT="tcp://10.0.0.7:50053",
+            VISTAFLOW_DOE_PORT_50053_TCP_ADDR="10.0.0.7",
+        )
+        == Settings()
+    )
+
+
+def test_a_user_without_a_home_folder_is_asked_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", _unknown)
+    with pytest.raises(InvalidError, match=r"no home folder .* set VISTAFLOW_HOME"):
+        home({})
+    assert home({"VISTAFLOW_HOME": "/data"}) == Path("/data")
+
+
+def _unknown(uid: int) -> None:
+    raise KeyError(uid)
 
 
 def test_each_kind_of_value_is_read() -> None:

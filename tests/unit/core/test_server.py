@@ -336,6 +336,7 @@ async def test_reflection_lists_every_service() -> None:
             names = [each.name for each in answer.list_services_response.service]
     assert sorted(names) == [
         "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
         NAME,
     ]

@@ -102,6 +102,28 @@ def test_rendering_fills_the_placeholders_of_templates_only() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("text", "rendered"),
+    [
+        ("v1 a 0 -@r@", "v1 a 0 +1.5"),
+        ("v1 a 0 @r@", "v1 a 0 -1.5"),
+        (".param q={-@r@*-@r@}", ".param q={1.5*1.5}"),
+        (".param q={3-@r@}", ".param q={3+1.5}"),
+        (".param q={(1)-@r@u}", ".param q={(1)+1.5u}"),
+        (".param q={2*@r@}", ".param q={2*-1.5}"),
+        (".param q={@r@^2}", ".param q={(-1.5)^2}"),
+        (".param q={-@r@**2}", ".param q={-(-1.5)**2}"),
+        (".param q={@r@-@r@}", ".param q={-1.5+1.5}"),
+        (".ic v(a)=-@r@", ".ic v(a)=1.5"),
+    ],
+)
+def test_a_negative_value_stays_one_value_beside_signs_and_powers(text: str, rendered: str) -> None:
+    yaml = YAML.replace(b"[100, 10000]", b"[-2, 2]")
+    deck = parse_deck(FILES | {"deck.yaml": yaml, "rc.cir": NETLIST + text.encode()})
+    point = {"r": -1.5, "c": 1e-12}
+    assert deck.render(point)["rc.cir"].decode().splitlines()[-1] == rendered
+
+
 def test_rendered_values_are_the_point_to_the_last_digit() -> None:
     point = parse_deck(FILES).space.decode([[0.1234567, 0.7654321]])[0]
     written = parse_deck(FILES).render(point)["rc.cir"].decode().split()

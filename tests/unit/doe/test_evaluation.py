@@ -52,7 +52,7 @@ def test_outcomes_become_arrays_in_their_order() -> None:
 def test_the_most_common_failure_is_told_by_its_last_line() -> None:
     told = most_common_failure(results_of(MIXED, ["ion"]))
     assert told == "; mostly CRASHED (3): ZeroDivisionError: division by zero"
-    assert hint_of(results_of(MIXED, ["ion"])).startswith("run the deck by hand")
+    assert hint_of(results_of(MIXED, ["ion"])).startswith("correct the deck")
 
 
 @pytest.mark.parametrize(

@@ -303,3 +303,30 @@ def test_the_same_seed_gives_the_same_design_in_another_process(generator: Gener
     )
     here = generate(recipe(generator), cube(4)).unit()
     assert told.stdout.decode().strip() == hashlib.sha256(here.tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("generator", SIZED)
+@pytest.mark.parametrize("size", [6, 7, 30])
+def test_a_space_of_no_more_points_than_asked_for_is_tried_whole_and_evenly(
+    generator: Generator, size: int
+) -> None:
+    region = Region(
+        space=space(
+            "width <= 2 * fingers + 1",
+            parameters=(
+                Parameter(name="fingers", kind=Kind.INTEGER, low=0, high=1),
+                Parameter(name="gate", kind=Kind.CATEGORICAL, choices=("poly", "metal")),
+                Parameter(name="width", kind=Kind.ORDINAL, choices=(1, 3, 5)),
+                Parameter(name="held", low=0.0, high=1.0),
+            ),
+        ),
+        fixed={"held": 0.25},
+    )
+    design = generate(recipe(generator, size=size), region)
+    points = [tuple(each.values()) for each in design.points()]
+    assert len(points) == size
+    assert len(set(points)) == 6
+    counts = {points.count(each) for each in points}
+    assert max(counts) - min(counts) <= 1
+    assert design.version.startswith("every_point/1")
+    assert assess(design).distinct_count == 6

@@ -49,7 +49,9 @@ def test_coinciding_points_are_told_and_leave_no_infinity_in_json() -> None:
     found = assess(design([(0.5, 0.5), (0.5, 0.5), (1, 0)]))
     assert found.minimum_distance == 0.0
     assert found.distinct_count == 2
-    assert found.notes == ("some points coincide: each is run once",)
+    assert found.notes == (
+        "some points coincide: 3 rows hold 2 different points, and each of them is run once",
+    )
     assert "phi_p" not in json.loads(json.dumps(found.to_dict(), allow_nan=False))
 
 

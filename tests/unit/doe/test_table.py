@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -167,3 +168,14 @@ def test_the_smallest_designs_are_drawn(tmp_path: Path, count: int) -> None:
     plot_design(tmp_path / "run.png", REGION, columns, results, units={})
     plot_responses(tmp_path / "responses.png", REGION, columns, results, units={})
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("value", [1e300, 1.7e308, -1.7e308, 5e-324])
+def test_a_value_that_no_response_has_spoils_no_picture(tmp_path: Path, value: float) -> None:
+    columns = generate(Recipe(generator=Generator.LHS, size=20, seed=1), REGION).columns
+    ion = np.linspace(0.1, 1.0, 20)
+    ion[[3, 7]] = value
+    results = replace(Results.not_run(20, ["ion"]), responses={"ion": ion}, seconds=np.ones(20))
+    plot_design(tmp_path / "design.png", REGION, columns, results, units={})
+    plot_responses(tmp_path / "responses.png", REGION, columns, results, units={})
+    assert (tmp_path / "responses.png").stat().st_size > 5_000

@@ -5,12 +5,18 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from matplotlib.figure import Figure
 
 from vistaflow_services.core.errors import InvalidError
 from vistaflow_services.decks.space import Parameter, Point, Space
 from vistaflow_services.optimize.bayes import latin
 from vistaflow_services.optimize.domain import Problem, StudyPlan, Trial, check_goals, made_trial
-from vistaflow_services.optimize.plots import best_so_far, plot_comparison, plot_convergence
+from vistaflow_services.optimize.plots import (
+    best_so_far,
+    plot_comparison,
+    plot_convergence,
+    plot_parity,
+)
 from vistaflow_services.optimize.study import Study, StudyResult
 from vistaflow_services.optimize.trials import named, read_trials, write_trials
 from vistaflow_services.simulators.outcome import Failure, Outcome
@@ -179,6 +185,24 @@ def test_the_best_so_far_never_gets_worse_and_is_unknown_before_the_first_feasib
     feasible = np.array([False, True, False, True, True])
     np.testing.assert_array_equal(best_so_far(values, feasible, -1.0), [np.nan, 7, 7, 7, 9])
     np.testing.assert_array_equal(best_so_far(values, feasible, 1.0), [np.nan, 7, 7, 6, 6])
+
+
+@pytest.mark.parametrize(
+    "simulated", [[1.0, 1.1, 1.2], [1e-9, 1e-6, 1e-3]], ids=["one decade", "many decades"]
+)
+@pytest.mark.parametrize("wrong", [-5.0, 0.0, 40.0])
+def test_every_prediction_is_in_the_picture_however_wrong(
+    simulated: list[float], wrong: float
+) -> None:
+    axes = Figure().subplots()
+    pairs = np.array([(value, value, 0.1 * value) for value in simulated])
+    pairs[1, 1] = wrong
+    plot_parity(axes, pairs)
+    low, high = axes.get_ylim()
+    (points, *_) = (line for line in axes.get_lines() if line.get_marker() == "o")
+    np.testing.assert_array_equal(points.get_ydata(), pairs[:, 1])
+    assert low < pairs[:, 1].min()
+    assert pairs[:, 1].max() < high
 
 
 @pytest.mark.parametrize("goals", [GOALS, "maximize gain", "minimize gain; power <= 0.5"])

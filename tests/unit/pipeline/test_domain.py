@@ -69,7 +69,6 @@ def test_a_sound_kit_has_no_mistakes_and_counts_its_runs() -> None:
         ({"failure_policy": "substitute"}, "evaluation.failure_policy", "no substitute values"),
         ({"failure_policy": "7"}, "evaluation.failure_policy", "none of abort, retry"),
         ({"responses": ("costs",)}, "ml.responses[0]", "did you mean `cost`"),
-        ({"responses": ("cost",)}, "ml.responses", "the goals read tau"),
         ({"test_fraction": 0.95}, "ml.test_fraction", "0.95"),
         ({"folds": 1}, "ml.folds", "1 is not from 2"),
         ({"goals": ""}, "goals", "say what is wanted"),
@@ -109,3 +108,52 @@ def test_mistakes_of_all_parts_come_together() -> None:
     fields = [each.field for each in examine(plan).mistakes]
 
     assert fields == ["name", "design.size", "goals", "optimize.budget"]
+
+
+GRID = replace(
+    DECK,
+    space=Space(
+        parameters=(
+            Parameter(name="i", kind=Kind.INTEGER, low=1, high=3),
+            Parameter(name="c", kind=Kind.CATEGORICAL, choices=("a", "b", "c")),
+        )
+    ),
+)
+
+
+@pytest.mark.parametrize("generator", ["lhs", "lhs_ese", "sobol", "halton"])
+def test_a_design_of_more_rows_than_the_space_has_points_is_told_what_to_do(generator: str) -> None:
+    found = examine(replace(PLAN, deck=GRID, size=30, generator=generator))
+
+    assert found.mistakes == ()
+    (warning,) = found.warnings
+    assert warning.field == "design.size"
+    assert "the space has 9 points, so 30 rows repeat them" in warning.description
+    assert "`size: 9`, or `generator: full_factorial`" in warning.description
+    assert found.simulation_count == 9 + 1
+
+
+def test_a_design_of_every_point_needs_no_rows_for_a_model() -> None:
+    found = examine(replace(PLAN, deck=GRID, size=9))
+
+    assert (found.mistakes, found.warnings, found.simulation_count) == ((), (), 10)
+
+
+def test_a_part_of_a_small_space_is_refused_with_what_to_run_instead() -> None:
+    (mistake,) = examine(replace(PLAN, deck=GRID, size=7)).mistakes
+
+    assert mistake.field == "design.size"
+    assert "7 of the 9 points of the space leave 5 to train on" in mistake.description
+    assert "`size: 9`" in mistake.description
+
+
+def test_a_noisy_deck_counts_the_runs_that_verify_its_best() -> None:
+    assert examine(replace(PLAN, deck=replace(DECK, noisy=True))).simulation_count == 40 + 20 + 10
+
+
+def test_a_goal_over_a_response_that_is_not_modelled_is_a_warning() -> None:
+    found = examine(replace(PLAN, responses=("cost",)))
+
+    assert found.mistakes == ()
+    (warning,) = found.warnings
+    assert "the goals read tau, which the kit does not model" in warning.description

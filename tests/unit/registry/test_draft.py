@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
 from vistaflow_services.core.errors import (
     ConflictError,
+    ExhaustedError,
     ExistsError,
     InvalidError,
     NotFoundError,
@@ -15,7 +17,7 @@ from vistaflow_services.registry import commands as c
 from vistaflow_services.registry.board import Board
 from vistaflow_services.registry.changes import Recorded
 from vistaflow_services.registry.domain import Head, Job, Kit, Status, Verdict
-from vistaflow_services.registry.draft import Draft
+from vistaflow_services.registry.draft import PIECE_JOBS, Draft, piece_jobs
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ACCEPTED, DUPLICATE, REJECTED, STALE = Verdict
@@ -31,9 +33,10 @@ class Log:
         )
         self.seqs: dict[tuple[uuid.UUID, int, int], Recorded] = {}
         self.rows = []
+        self.unfinished: dict[uuid.UUID, c.Change] = {}
 
     def do(self, command: c.Command):
-        draft = Draft(self.board, self.head, self.seqs)
+        draft = Draft(self.board, self.head, self.seqs, self.unfinished)
         answer = draft.apply(command)
         draft.settle(NOW)
         self.board.adopt(draft)
@@ -334,6 +337,69 @@ def test_a_canceled_kit_goes_on_from_where_it_was(log: Log) -> None:
         log.do(c.RetryKit(kit_id=1))
 
 
+def finished(log: Log, *names: str) -> None:
+    """Brings jobs, whose names are ours to choose, to FINISHED."""
+    for name in names:
+        job = log.board.kit(1).job_named(name)
+        log.do(c.Grant(job_id=job.job_id, worker="w", lease_seconds=9))
+        log.append(job.job_id, "FINISHED", attempt=1)
+
+
+def statuses(log: Log) -> dict[str, str]:
+    return {job.name: str(job.status) for job in log.board.kit(1).ordered_jobs()}
+
+
+def test_a_replaced_job_has_a_successor_for_which_retried_jobs_wait(log: Log) -> None:
+    log.kit(new("a"), new("b", "a"), new("c", "b"))
+    finished(log, "a")
+    (first,) = [job for job in log.board.kit(1).jobs.values() if job.name == "a"]
+    failing = log.board.kit(1).job_named("b")
+    log.do(c.Grant(job_id=failing.job_id, worker="w", lease_seconds=9))
+    log.append(failing.job_id, "FAILED", attempt=1)
+    other = c.Replacement(name="a", spec_type="t/x", spec=b"other")
+    change = log.do(c.RetryKit(kit_id=1, replacements=(other,), reason="corrected", actor="ann"))
+    assert statuses(log) == {"a": "FINISHED", "a@2": "QUEUED", "b": "INIT", "c": "INIT"}
+    successor = log.board.kit(1).job_named("a")
+    assert (successor.spec, successor.current_order, first.spec) == (b"other", 1, b"")
+    assert [(row.reason, row.actor, row.metadata) for row in log.rows[-2:]] == [
+        ("corrected", "ann", {"event": "REPLACES", "job_id": str(first.job_id)}),
+        ("corrected", "ann", {"event": "RETRIED"}),
+    ]
+    finished(log, "a")
+    assert (change.count, statuses(log)["b"]) == (2, "QUEUED")
+    granted = log.do(c.Grant(job_id=failing.job_id, worker="w", lease_seconds=9))
+    assert [(each.name, each.job_id) for each in granted.inputs] == [("a", successor.job_id)]
+
+
+def test_what_is_finished_and_depends_on_a_replaced_job_is_done_again(log: Log) -> None:
+    log.kit(new("a"), new("b", "a"), new("c", "a", "b"), new("d"))
+    finished(log, "a", "b", "c", "d")
+    replacement = (c.Replacement(name="a"),)
+    log.do(c.RetryKit(kit_id=1, replacements=replacement))
+    finished(log, "a", "b", "c")
+    log.do(c.RetryKit(kit_id=1, replacements=replacement))
+    assert statuses(log) == {
+        **{name: "FINISHED" for name in ("a", "a@2", "b", "b@2", "c", "c@2", "d")},
+        **{"a@3": "QUEUED", "b@3": "INIT", "c@3": "INIT"},
+    }
+    assert log.board.kit(1).status == Status.RUNNING
+    finished(log, "a", "b", "c")
+    assert log.board.kit(1).status == Status.FINISHED
+
+
+def test_a_job_is_replaced_only_when_it_and_what_depends_on_it_stand_still(log: Log) -> None:
+    log.kit(new("a"), new("b", "a"))
+    replacement = (c.Replacement(name="a"),)
+    with pytest.raises(ConflictError, match="'a' is QUEUED; only a FINISHED one is replaced"):
+        log.do(c.RetryKit(kit_id=1, replacements=replacement))
+    finished(log, "a")
+    with pytest.raises(ConflictError, match="'b' is QUEUED and depends on what is to be replaced"):
+        log.do(c.RetryKit(kit_id=1, replacements=replacement))
+    with pytest.raises(InvalidError, match="the kit has no job named 'x'"):
+        log.do(c.RetryKit(kit_id=1, replacements=(c.Replacement(name="x"),)))
+    assert statuses(log) == {"a": "FINISHED", "b": "QUEUED"}
+
+
 def test_a_refused_command_changes_nothing(log: Log) -> None:
     log.kit(new("a"))
     head = log.head.last_id
@@ -365,3 +431,77 @@ def test_the_board_forgets_what_was_touched_longest_ago() -> None:
         log.kit(new("a", external=True), new("b"))
         log.board.trim()
     assert [kit_id for kit_id in range(1, 6) if log.board.kit(kit_id)] == [3, 4, 5]
+
+
+def many(log: Log, number: int) -> Kit:
+    return log.kit(*(new(f"j{place}") for place in range(number)))
+
+
+def test_a_change_of_more_jobs_than_a_commit_takes_is_made_in_pieces() -> None:
+    log = Log()
+    kit = many(log, PIECE_JOBS * 2 + 1)
+    request = c.Request(
+        request_id=uuid.uuid4(),
+        method="CancelKit",
+        body_sha256="",
+        data_json="{}",
+        encode=lambda answer: b"",
+    )
+    sizes = []
+    before = len(log.rows)
+    answer = log.do(c.CancelKit(kit_id=kit.kit_id, request=request))
+    while isinstance(answer, c.Unfinished):
+        sizes.append(len(log.rows) - before)
+        before = len(log.rows)
+        log.unfinished = {answer.change.change_id: answer.change}
+        answer = log.do(c.GoOn(request=request))
+    sizes.append(len(log.rows) - before)
+    assert sizes == [PIECE_JOBS, PIECE_JOBS, 1]
+    assert (answer.count, answer.revision) == (len(kit.jobs), log.head.last_id)
+    assert all(job.status == "CANCELED" for job in answer.kit.jobs.values())
+
+
+@pytest.mark.parametrize(
+    ("reason", "jobs"),
+    [("", PIECE_JOBS), ("why", PIECE_JOBS), ("x" * 4096, 256), ("\U0001f600" * 4096, 64)],
+)
+def test_a_piece_holds_fewer_jobs_the_longer_the_reason_is(reason: str, jobs: int) -> None:
+    assert piece_jobs(reason) == jobs
+
+
+def test_a_job_that_moved_before_its_turn_is_left_alone_and_not_counted() -> None:
+    log = Log()
+    kit = many(log, PIECE_JOBS + 2)
+    jobs = kit.ordered_jobs()
+    answer = log.do(c.CancelKit(kit_id=kit.kit_id, reason="over"))
+    assert isinstance(answer, c.Unfinished)
+    change = answer.change
+    log.do(c.CancelJob(job_id=jobs[-1].job_id, reason="before its turn"))
+    log.unfinished = {change.change_id: change}
+    request = replace(change.request, request_id=change.change_id)
+    answer = log.do(c.GoOn(request=request))
+    assert answer.count == PIECE_JOBS + 1
+    assert log.job(jobs[-1].job_id).reason == "before its turn"
+    assert log.job(jobs[-2].job_id).reason == "over"
+
+
+def test_a_job_made_after_a_change_began_is_not_changed_by_it() -> None:
+    log = Log()
+    kit = many(log, PIECE_JOBS + 1)
+    answer = log.do(c.CancelKit(kit_id=kit.kit_id))
+    log.unfinished = {answer.change.change_id: answer.change}
+    later = log.do(c.CreateJob(kit_id=kit.kit_id, job=new("later"))).job
+    request = replace(answer.change.request, request_id=answer.change.change_id)
+    assert log.do(c.GoOn(request=request)).count == PIECE_JOBS + 1
+    assert log.job(later.job_id).status == "QUEUED"
+
+
+def test_the_jobs_of_a_kit_depend_on_a_bounded_number_of_others_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("vistaflow_services.registry.draft.MAX_NEEDS_A_KIT", 3)
+    log = Log()
+    kit = log.kit(new("a"), new("b"), new("c", "a", "b"))
+    log.do(c.CreateJob(kit_id=kit.kit_id, job=new("d", "a")))
+    with pytest.raises(ExhaustedError, match="3 are named already"):
+        log.do(c.CreateJob(kit_id=kit.kit_id, job=new("e", "a")))

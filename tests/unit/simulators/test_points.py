@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import pickle
 import threading
 from dataclasses import replace
@@ -13,6 +14,7 @@ from vistaflow_services.decks.deck import Deck, Response
 from vistaflow_services.decks.space import Kind, Parameter, Scale, Space
 from vistaflow_services.simulators import Failure, Outcome
 from vistaflow_services.simulators.canonical import canonical_points
+from vistaflow_services.simulators.function_simulator import VERSION
 from vistaflow_services.simulators.locks import locked
 from vistaflow_services.simulators.points import PointStore, point_key
 
@@ -48,20 +50,81 @@ def test_the_same_point_written_otherwise_is_the_same_point(tmp_path: Path) -> N
     assert PointStore(tmp_path).get(DECK, rewritten) == outcome(cached=True)
 
 
-def test_a_failure_is_kept_and_a_missing_licence_is_not(tmp_path: Path) -> None:
+@pytest.mark.parametrize("failure", [Failure.INFEASIBLE, Failure.NO_CONVERGENCE])
+def test_a_failure_that_is_the_points_own_is_stored(tmp_path: Path, failure: Failure) -> None:
     store = PointStore(tmp_path)
-    crashed = outcome(responses={}, failure=Failure.CRASHED, message="boom")
-    store.put(DECK, crashed)
-    assert store.get(DECK, POINT) == replace(crashed, cached=True)
+    store.put(DECK, outcome(responses={}, failure=failure, message="no such device"))
+    assert store.get(DECK, POINT) == outcome(
+        responses={}, failure=failure, message="no such device", cached=True
+    )
+
+
+@pytest.mark.parametrize("failure", [Failure.TIMEOUT, Failure.CRASHED, Failure.LICENSE])
+def test_a_failure_that_the_machine_may_be_to_blame_for_is_not_stored(
+    tmp_path: Path, failure: Failure
+) -> None:
+    store = PointStore(tmp_path)
+    store.put(DECK, outcome(responses={}, failure=failure))
+    store.put_many(DECK, {point_key(POINT): outcome(responses={}, failure=failure)})
+    assert (store.get(DECK, POINT), list(tmp_path.rglob("*.json*"))) == (None, [])
+
+
+def test_of_what_an_earlier_release_stored_good_points_count_and_failures_of_the_machine_do_not(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / DECK.digest / f"function-{VERSION}" / "points"
+    outcomes = [
+        outcome(point={**POINT, "n": 1}),
+        outcome(point={**POINT, "n": 2}, responses={}, failure=Failure.TIMEOUT),
+        outcome(point={**POINT, "n": 3}, responses={}, failure=Failure.CRASHED),
+        outcome(point={**POINT, "n": 4}, responses={}, failure=Failure.INFEASIBLE),
+    ]
+    for each in outcomes:
+        key = point_key(each.point)
+        path = folder / key[:2] / f"{key}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(each.to_dict()))
+    store = PointStore(tmp_path)
+    assert [store.get(DECK, each.point) for each in outcomes] == [
+        replace(outcomes[0], cached=True),
+        None,
+        None,
+        replace(outcomes[3], cached=True),
+    ]
+
+
+def test_a_deck_with_another_timeout_ranges_or_description_has_the_same_points(
+    tmp_path: Path,
+) -> None:
+    store = PointStore(tmp_path)
+    store.put(DECK, outcome())
+    narrowed = DECK.space.narrow({"x1": {"high": 5.0}})
+    changed = replace(DECK, timeout_seconds=9.0, description="changed", space=narrowed)
+    assert (changed.digest != DECK.digest, store.get(changed, POINT)) == (
+        True,
+        outcome(cached=True),
+    )
+
+
+def test_a_stored_point_is_held_against_the_physical_ranges_of_the_deck(tmp_path: Path) -> None:
+    store = PointStore(tmp_path)
+    narrow = replace(DECK, responses=(Response(name="y", high=1.0),))
+    store.put(DECK, outcome())
+    found = store.get(narrow, POINT)
+    assert found is not None
+    assert (found.failure, found.cached) == (Failure.INFEASIBLE, True)
     other = {**POINT, "n": 3}
-    store.put(DECK, outcome(point=other, responses={}, failure=Failure.LICENSE))
-    assert store.get(DECK, other) is None
+    store.put(narrow, outcome(point=other, responses={}, failure=Failure.INFEASIBLE))
+    assert (store.get(DECK, other), store.get(narrow, other)) == (
+        None,
+        outcome(point=other, responses={}, failure=Failure.INFEASIBLE, cached=True),
+    )
 
 
 def test_another_deck_does_not_see_it(tmp_path: Path) -> None:
     store = PointStore(tmp_path)
     store.put(DECK, outcome())
-    assert store.get(replace(DECK, description="changed"), POINT) is None
+    assert store.get(replace(DECK, function="booth"), POINT) is None
 
 
 def test_a_damaged_file_counts_as_absent(tmp_path: Path) -> None:

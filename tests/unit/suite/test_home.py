@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from vistaflow_services.suite.home import Home, started_at
+from vistaflow.local import started_at
+from vistaflow_services.suite.home import Home
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -36,6 +38,11 @@ def _rows(n: int, d: int, seed: int = 0) -> Floats:
 def _steps(X: Floats) -> Floats:
     """A response of plateaus, where smooth models ring."""
     return np.asarray(5.0 * (X[:, 0] > 0.8) + 3.0 * (X[:, 1] > 0.6))
+
+
+def _waves(X: Floats) -> Floats:
+    """A smooth response."""
+    return np.asarray(np.sin(5.0 * X[:, 0]) * X[:, 1])
 
 
 def _every_family() -> list[Surrogate]:
@@ -180,13 +187,42 @@ def test_a_process_too_sure_of_itself_is_widened() -> None:
     assert narrow < 0.9 <= wide
 
 
-def test_thousands_of_rows_go_to_the_trees() -> None:
+@pytest.mark.parametrize(
+    ("response", "best"),
+    [(_steps, "gradient_boosting"), (_waves, "gp")],
+    ids=["rough", "smooth"],
+)
+def test_of_thousands_of_rows_a_process_learns_from_some_and_competes(
+    response: Callable[[Floats], Floats], best: str
+) -> None:
     X = np.random.default_rng(0).random((1600, 2))
+    settings = {**QUICK, "gp": {"kernel": "rbf", "starts": 1, "max_iterations": 10}}
     chosen, scores = choose_family(
-        X, _steps(X), families=["gp", "gradient_boosting"], folds=2, hyper_parameters=QUICK
+        X, response(X), families=["gp", "gradient_boosting"], folds=2, hyper_parameters=settings
     )
-    assert family_of(chosen) == "gradient_boosting"
-    assert set(scores) == {"gradient_boosting"}
+    assert family_of(chosen) == best
+    assert set(scores) == {"gp", "gradient_boosting"}
+    if isinstance(chosen, GaussianProcess):
+        assert len(chosen.X) == 1500
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_trends_that_the_rows_cannot_tell_apart_give_the_simplest(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    X = rng.random((60, 6))
+    # No trend at all: smooth in two of the parameters, beside noise.
+    target = np.sin(6 * X[:, 0]) * np.cos(5 * X[:, 1]) + rng.normal(0, 0.3, 60)
+    chosen, _ = choose_family(X, target, families=["gp"], folds=5, seed=seed)
+    assert isinstance(chosen, GaussianProcess)
+    assert chosen.trend == 0
+
+
+def test_a_trend_that_the_rows_show_is_taken() -> None:
+    X = np.random.default_rng(1).random((60, 4))
+    target = (4 * (X - 0.5) ** 2).sum(1) + np.random.default_rng(2).normal(0, 0.01, 60)
+    chosen, _ = choose_family(X, target, families=["gp"], folds=5)
+    assert isinstance(chosen, GaussianProcess)
+    assert chosen.trend == 2
 
 
 def test_hyper_parameters_are_checked_all_at_once() -> None:

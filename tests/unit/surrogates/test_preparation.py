@@ -10,8 +10,10 @@ import pytest
 from vistaflow_services.core.errors import InvalidError
 from vistaflow_services.decks.space import Parameter, Space
 from vistaflow_services.surrogates.dataset import DesignRows
+from vistaflow_services.surrogates.gaussian_process import GaussianProcess
 from vistaflow_services.surrogates.metrics import held_out_figures
 from vistaflow_services.surrogates.preparation import Preparation, prepare, rows_needed
+from vistaflow_services.surrogates.scaling import fit_scaler
 from vistaflow_services.surrogates.transforms import (
     Transform,
     backward,
@@ -40,7 +42,7 @@ def _changed(rows: DesignRows, response: str, **values: float) -> DesignRows:
 
 
 def test_rows_are_dropped_for_named_reasons() -> None:
-    rows = _changed(_rows(), "leak", row1=np.nan)
+    rows = _changed(_changed(_rows(), "leak", row1=np.nan), "gain", row1=np.nan)
     points = list(rows.points)
     points[2] = {"a": None, "b": 0.5}
     points[3] = {"a": 7.0, "b": 0.5}
@@ -102,6 +104,48 @@ def test_responses_that_span_decades_are_modelled_in_their_logarithm() -> None:
     assert asked.transforms == {"gain": Transform.LOG10, "leak": Transform.IDENTITY}
 
 
+def test_logarithms_can_be_switched_off() -> None:
+    dataset, _ = prepare(_rows(), SPACE, Preparation(log_responses=("none",)))
+    assert set(dataset.transforms.values()) == {Transform.IDENTITY}
+    named = replace(_rows(), responses={"none": _rows().responses["gain"]})
+    dataset, _ = prepare(named, SPACE, Preparation(log_responses=("none",)))
+    assert dataset.transforms == {"none": Transform.LOG10}
+
+
+def test_a_logarithm_that_predicts_worse_is_not_taken() -> None:
+    rows = _rows(60)
+    bowl = np.array([(float(point["a"]) - 0.3) ** 2 + 1e-5 for point in rows.points])
+    assert spans_decades(bowl)
+    dataset, report = prepare(replace(rows, responses={"bowl": bowl}), SPACE, Preparation())
+    assert dataset.transforms == {"bowl": Transform.IDENTITY}
+    assert any("`bowl` spans decades" in note for note in report.notes)
+
+
+def test_a_row_that_lacks_one_response_stays_for_the_others() -> None:
+    rows = _changed(_rows(), "leak", row1=np.nan, row2=np.nan, row3=np.nan)
+    rows = _changed(rows, "gain", row3=np.nan)
+    dataset, report = prepare(rows, SPACE, Preparation())
+    # Nothing can be learnt from a row without any response.
+    assert report.dropped == {"missing": 1}
+    assert sorted(dataset.row_ids) == [row for row in range(100, 140) if row != 103]
+    assert dataset.row_ids[~dataset.present("leak")].tolist() == [101, 102]
+    assert dataset.present("gain").all()
+    assert "2 of 39 rows have no `leak`" in report.notes
+
+
+def test_a_response_that_too_few_rows_have_is_named() -> None:
+    rows = _rows()
+    leak = rows.responses["leak"].copy()
+    leak[5:] = np.nan
+    rows = replace(rows, responses={**rows.responses, "leak": leak})
+    with pytest.raises(InvalidError) as raised:
+        prepare(rows, SPACE, Preparation())
+    (violation,) = raised.value.violations
+    assert violation.field == "responses.leak"
+    assert violation.description.startswith("5 of 40 usable rows have this response")
+    prepare(rows, SPACE, Preparation(responses=("gain",)))
+
+
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
@@ -159,15 +203,60 @@ def test_as_many_rows_as_are_said_to_be_needed_do(dimension: int, fraction: floa
         prepare(fewer, space, how)
 
 
-def test_a_constant_response_is_refused_by_name() -> None:
+def test_a_constant_response_is_left_out_of_the_models_and_told() -> None:
     rows = _rows()
     rows = replace(rows, responses={**rows.responses, "gain": np.full(40, 3.0)})
-    with pytest.raises(InvalidError) as raised:
-        prepare(rows, SPACE, Preparation())
-    (violation,) = raised.value.violations
-    assert violation.field == "responses.gain"
-    assert "is 3 in every row" in violation.description
-    prepare(rows, SPACE, Preparation(responses=("leak",)))
+    dataset, report = prepare(rows, SPACE, Preparation(log_responses=("gain",)))
+    assert list(dataset.responses) == ["leak"]
+    assert report.constants == {"gain": 3.0}
+    assert report.notes == ["`gain` is 3 in every row: there is nothing to learn of it"]
+
+
+def test_with_every_response_constant_the_rows_are_still_a_dataset() -> None:
+    rows = replace(_rows(), responses={"drc": np.zeros(40), "fail": np.full(40, 1e-300)})
+    dataset, report = prepare(rows, SPACE, Preparation(drop_outliers=True))
+    assert (len(dataset), dataset.responses) == (40, {})
+    assert report.constants == {"drc": 0.0, "fail": 1e-300}
+    assert fit_scaler(dataset).responses == {}
+
+
+def test_a_response_that_varies_in_rows_held_out_only_is_left_out_and_told() -> None:
+    rows = _rows()
+    held = int(np.flatnonzero(~prepare(rows, SPACE, Preparation())[0].training)[0])
+    drc = np.zeros(40)
+    drc[held] = 2.0
+    rows = replace(rows, responses={**rows.responses, "drc": drc})
+    dataset, report = prepare(rows, SPACE, Preparation())
+    assert "drc" not in dataset.responses
+    assert report.constants == {"drc": 0.0}
+    assert "`drc` is 0 in all but 1 of 40 rows" in report.notes[0]
+
+
+@pytest.mark.parametrize("value", [1e300, 1.7e308, -1e300, 1e31])
+def test_a_run_whose_response_is_too_large_to_be_one_is_dropped_and_named(value: float) -> None:
+    rows = _changed(_rows(), "gain", row3=value, row9=value)
+    dataset, report = prepare(rows, SPACE, Preparation())
+    assert report.dropped == {"huge": 2}
+    assert {103, 109}.isdisjoint(dataset.row_ids)
+    (note,) = report.notes
+    assert f"`gain` is too large to learn from in row 103 ({value:g}), row 109" in note
+    assert ("`range: [null, 20]`" if value > 0 else "`range: [-20, null]`") in note
+
+
+@pytest.mark.parametrize("unit", [1e-300, 1e-160, 1e-15, 1e160, 1e200, 1e307])
+def test_a_response_of_any_magnitude_is_standardised_alike(unit: float) -> None:
+    rows = _rows()
+    rows = replace(rows, responses={"gain": rows.responses["gain"] * unit})
+    dataset, report = prepare(rows, SPACE, Preparation())
+    z = fit_scaler(dataset).standardise(dataset, "gain")[dataset.training]
+    assert report.notes == []
+    assert float(z.std()) == pytest.approx(1.0)
+    process = GaussianProcess().fit(
+        dataset.features[dataset.training], dataset.responses["gain"][dataset.training]
+    )
+    mean, sd = process.predict(dataset.features, noise=True)
+    assert mean == pytest.approx(dataset.responses["gain"], rel=1e-3)
+    assert (sd < 0.01 * unit).all()
 
 
 def test_all_runs_failed_is_said_plainly() -> None:

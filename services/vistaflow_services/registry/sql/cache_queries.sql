@@ -36,9 +36,11 @@ FROM leases
 WHERE job_id = ANY (%(job_ids)s::uuid[]) AND progress IS NOT NULL
 
 -- name: kit_is_large
--- Whether a kit has more tasks than so many, or its tasks and jobs more than so many bytes.
+-- Whether a kit has more tasks, jobs or dependencies than so many, or its tasks and jobs more than
+-- so many bytes.
 SELECT (SELECT count(*) > %(tasks)s OR coalesce(sum(octet_length(metadata::text)), 0) > %(bytes)s
           FROM (SELECT metadata FROM current_state
                  WHERE kit_id = %(kit_id)s LIMIT %(tasks)s::bigint + 1) AS some_rows)
-       OR (SELECT coalesce(sum(octet_length(spec)), 0) > %(bytes)s
+       OR (SELECT coalesce(sum(octet_length(spec)), 0) > %(bytes)s OR count(*) > %(jobs)s
+                  OR coalesce(sum(cardinality(depends_on)), 0) > %(needs)s
              FROM jobs WHERE kit_id = %(kit_id)s)

@@ -2,7 +2,7 @@
 
 -- name: write_rows
 -- The first part of the one statement that commits a batch: nothing happens unless the head is
--- where the batch was made for.
+-- where the batch was made for. Reasons are told by their place in `texts`: many rows share one.
 WITH cas AS (
     UPDATE head
        SET last_id = %(last_id)s, last_kit_id = %(last_kit_id)s, commit_id = %(commit_id)s
@@ -13,10 +13,11 @@ WITH cas AS (
       FROM cas WHERE replica = %(replica)s
 ), r AS MATERIALIZED (
     SELECT i, b, k, j, y, coalesce(t, '') AS t, s, o, a, coalesce(q, 0) AS q,
-           coalesce(w, '') AS w, coalesce(e, '') AS e, c, x IS NULL AS l, f, m AS metadata, cas.now
+           coalesce(w, '') AS w, coalesce(%(texts)s::jsonb ->> e, '') AS e, c, x IS NULL AS l, f,
+           m AS metadata, cas.now
       FROM cas, jsonb_to_recordset(%(rows)s::jsonb) AS told (
            i bigint, b bigint, k integer, j uuid, y text, t text, s text, o integer, a integer,
-           q bigint, m jsonb, w text, e text, c smallint[], x boolean, f bigint)
+           q bigint, m jsonb, w text, e integer, c smallint[], x boolean, f bigint)
 ), logged AS (
     INSERT INTO mlops_totalstate_table
            (id, batch, kit_id, job_id, job_type, task_name, status, current_order, attempt, seq,
@@ -58,13 +59,14 @@ WITH cas AS (
 , jobs_moved AS (
     UPDATE jobs
        SET status = x.status, attempt = x.attempt, last_seq = x.last_seq, failures = x.failures,
-           revision = x.revision, worker = x.worker, reason = x.reason, actor = x.actor,
+           revision = x.revision, worker = x.worker,
+           reason = coalesce(%(texts)s::jsonb ->> x.reason, ''), actor = x.actor,
            started_at = CASE WHEN x.started = 'infinity' THEN cas.now ELSE x.started END,
            finished_at = CASE WHEN x.finished = 'infinity' THEN cas.now ELSE x.finished END,
            result = coalesce(x.result::jsonb, jobs.result)
       FROM cas, jsonb_to_recordset(%(jobs)s::jsonb) AS x (
            job_id uuid, status text, attempt integer, last_seq bigint, failures integer,
-           revision bigint, worker text, reason text, actor text, started timestamptz,
+           revision bigint, worker text, reason integer, actor text, started timestamptz,
            finished timestamptz, result text)
      WHERE jobs.job_id = x.job_id
 )
@@ -91,13 +93,13 @@ WITH cas AS (
            x.status, x.attempt, x.last_seq, x.failures, x.revision,
            CASE WHEN x.started = 'infinity' THEN cas.now ELSE x.started END,
            CASE WHEN x.finished = 'infinity' THEN cas.now ELSE x.finished END,
-           x.worker, x.reason, x.actor, x.result::jsonb
+           x.worker, coalesce(%(texts)s::jsonb ->> x.reason, ''), x.actor, x.result::jsonb
       FROM cas, jsonb_to_recordset(%(new_jobs)s::jsonb) AS x (
            job_id uuid, kit_id integer, name text, job_type text, current_order integer,
            depends_on text[], spec_type text, spec text, external boolean, max_attempts integer,
            timeout double precision, priority integer, labels jsonb, first_revision bigint,
            status text, attempt integer, last_seq bigint, failures integer, revision bigint,
-           started timestamptz, finished timestamptz, worker text, reason text, actor text,
+           started timestamptz, finished timestamptz, worker text, reason integer, actor text,
            result text)
 ), tasks_gone AS (
     DELETE FROM current_state AS s
@@ -151,6 +153,26 @@ WITH cas AS (
            cas.now
       FROM cas, jsonb_to_recordset(%(requests)s::jsonb) AS x (
            data text, request_id uuid, method text, body_sha256 text, response text)
+), changes_begun AS (
+    INSERT INTO unfinished_changes
+           (change_id, method, body_sha256, data, retry, reason, actor, kit_id, job_ids, whole,
+            done, moved, revision, wanted)
+    SELECT x.change_id, x.method, x.body_sha256, x.data::jsonb, x.retry, x.reason, x.actor,
+           x.kit_id, x.job_ids, x.whole, x.done, x.moved, x.revision, x.wanted
+      FROM cas, jsonb_to_recordset(%(changes_begun)s::jsonb) AS x (
+           change_id uuid, method text, body_sha256 text, data text, retry boolean, reason text,
+           actor text, kit_id integer, job_ids uuid[], whole boolean, done integer, moved integer,
+           revision bigint, wanted jsonb)
+    ON CONFLICT (change_id) DO NOTHING
+), changes_moved AS (
+    UPDATE unfinished_changes AS u
+       SET done = x.done, moved = x.moved, revision = x.revision, touched_at = cas.now
+      FROM cas, jsonb_to_recordset(%(changes_moved)s::jsonb) AS x (
+           change_id uuid, done integer, moved integer, revision bigint)
+     WHERE u.change_id = x.change_id
+), changes_over AS (
+    DELETE FROM unfinished_changes USING cas
+     WHERE change_id = ANY (ARRAY(SELECT jsonb_array_elements_text(%(changes_over)s::jsonb)::uuid))
 )
 
 -- name: write_end
@@ -220,6 +242,24 @@ SELECT x.n
 -- What requests were answered.
 SELECT request_id, method, body_sha256, response, created_at
   FROM request_info WHERE request_id = ANY (%(request_ids)s)
+
+-- name: unfinished_changes
+-- Changes that are made in pieces, and how far they are.
+SELECT change_id, method, body_sha256, data::text, retry, reason, actor, kit_id, job_ids, whole,
+       done, moved, revision, wanted
+  FROM unfinished_changes WHERE change_id = ANY (%(change_ids)s)
+
+-- name: take_changes
+-- Changes that nobody has gone on with for some time: whoever asks does so from now on.
+UPDATE unfinished_changes SET touched_at = clock_timestamp()
+ WHERE touched_at < clock_timestamp() - make_interval(secs => %(seconds)s)
+RETURNING change_id, method, body_sha256, data::text, retry, reason, actor, kit_id, job_ids, whole,
+          done, moved, revision, wanted
+
+-- name: touch_change
+-- Keeps a change from being taken over.
+UPDATE unfinished_changes SET touched_at = clock_timestamp() WHERE change_id = %(change_id)s
+RETURNING change_id
 
 -- name: jobs_of_kits
 -- The jobs of kits with their leases' progress, in the order they were made.

@@ -423,7 +423,9 @@ class Job(_message.Message):
     job_id: _builtins.str
     """A UUID in its 36-character form. Assigned by the registry."""
     name: _builtins.str
-    """Its name, unique in the kit, such as "train"."""
+    """Its name, unique in the kit, such as "train"; of the successor of a job that
+    was replaced "train@2", see `RetryKit`.
+    """
     job_type: Global___JobType.ValueType
     """What kind of work it does."""
     status: Global___Status.ValueType

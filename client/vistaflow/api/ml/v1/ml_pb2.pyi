@@ -55,7 +55,9 @@ class _FamilyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Family.ValueTy
     FAMILY_UNSPECIFIED: _Family.ValueType  # 0
     """Not set. Rejected in lists."""
     FAMILY_GAUSSIAN_PROCESS: _Family.ValueType  # 1
-    """Gaussian process. Best on smooth simulators. At most 1,500 rows."""
+    """Gaussian process. Best on smooth simulators. Of more than 1,500 rows it
+    learns from that many.
+    """
     FAMILY_POLYNOMIAL_RIDGE: _Family.ValueType  # 2
     """Polynomial with ridge penalty."""
     FAMILY_EXTRA_TREES: _Family.ValueType  # 3
@@ -69,7 +71,9 @@ class Family(_Family, metaclass=_FamilyEnumTypeWrapper):
 FAMILY_UNSPECIFIED: Family.ValueType  # 0
 """Not set. Rejected in lists."""
 FAMILY_GAUSSIAN_PROCESS: Family.ValueType  # 1
-"""Gaussian process. Best on smooth simulators. At most 1,500 rows."""
+"""Gaussian process. Best on smooth simulators. Of more than 1,500 rows it
+learns from that many.
+"""
 FAMILY_POLYNOMIAL_RIDGE: Family.ValueType  # 2
 """Polynomial with ridge penalty."""
 FAMILY_EXTRA_TREES: Family.ValueType  # 3
@@ -104,7 +108,9 @@ class PreprocessSpec(_message.Message):
 
     @_builtins.property
     def log_responses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Responses to model in their logarithm. Empty: those that span decades."""
+        """Responses to model in their logarithm. Empty: those that span decades, where
+        cross-validation predicts them better so. "none" alone: no response.
+        """
 
     def __init__(
         self,

@@ -47,7 +47,9 @@ class MlSpec(_message.Message):
 
     @_builtins.property
     def log_responses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Responses to model in their logarithm. Empty: those that span decades."""
+        """Responses to model in their logarithm. Empty: those that span decades, where
+        cross-validation predicts them better so. "none" alone: no response.
+        """
 
     @_builtins.property
     def families(self) -> _containers.RepeatedScalarFieldContainer[_ml_pb2.Family.ValueType]:
@@ -244,11 +246,16 @@ class ValidateKitRequest(_message.Message):
     SPEC_FIELD_NUMBER: _builtins.int
     KIT_YAML_FIELD_NUMBER: _builtins.int
     DECK_ARCHIVE_FIELD_NUMBER: _builtins.int
+    KIT_FILE_FIELD_NUMBER: _builtins.int
     kit_yaml: _builtins.str
     """As the text of a kit.yaml, at most 256 KiB."""
     deck_archive: _builtins.bytes
     """The deck's archive, when `kit_yaml` names a folder of the caller's. At most
     1 MiB.
+    """
+    kit_file: _builtins.str
+    """How messages name the file of `kit_yaml`, such as its path. At most 200
+    characters; "kit.yaml" if unset.
     """
     @_builtins.property
     def spec(self) -> Global___KitSpec:
@@ -260,10 +267,11 @@ class ValidateKitRequest(_message.Message):
         spec: Global___KitSpec | None = ...,
         kit_yaml: _builtins.str = ...,
         deck_archive: _builtins.bytes = ...,
+        kit_file: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["kit_yaml", b"kit_yaml", "source", b"source", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deck_archive", b"deck_archive", "kit_yaml", b"kit_yaml", "source", b"source", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deck_archive", b"deck_archive", "kit_file", b"kit_file", "kit_yaml", b"kit_yaml", "source", b"source", "spec", b"spec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["spec", "kit_yaml"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
@@ -282,7 +290,9 @@ class ValidateKitResponse(_message.Message):
     WARNINGS_FIELD_NUMBER: _builtins.int
     MAX_SIMULATION_COUNT_FIELD_NUMBER: _builtins.int
     max_simulation_count: _builtins.int
-    """Simulator runs it would make at most."""
+    """Simulator runs it would make at most. Noise that the deck does not declare
+    takes up to 10 more to verify the best point.
+    """
     @_builtins.property
     def mistakes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mistake]:
         """Every mistake. Empty: the kit can run."""
@@ -322,6 +332,7 @@ class RunKitRequest(_message.Message):
     KIT_YAML_FIELD_NUMBER: _builtins.int
     DECK_ARCHIVE_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
+    KIT_FILE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call safe to repeat. A UUID. Optional."""
     kit_yaml: _builtins.str
@@ -332,6 +343,10 @@ class RunKitRequest(_message.Message):
     """
     actor: _builtins.str
     """Who asks, for the record."""
+    kit_file: _builtins.str
+    """How messages name the file of `kit_yaml`, such as its path. At most 200
+    characters; "kit.yaml" if unset.
+    """
     @_builtins.property
     def spec(self) -> Global___KitSpec:
         """As a message."""
@@ -344,10 +359,11 @@ class RunKitRequest(_message.Message):
         kit_yaml: _builtins.str = ...,
         deck_archive: _builtins.bytes = ...,
         actor: _builtins.str = ...,
+        kit_file: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["kit_yaml", b"kit_yaml", "source", b"source", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "deck_archive", b"deck_archive", "kit_yaml", b"kit_yaml", "request_id", b"request_id", "source", b"source", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "deck_archive", b"deck_archive", "kit_file", b"kit_file", "kit_yaml", b"kit_yaml", "request_id", b"request_id", "source", b"source", "spec", b"spec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["spec", "kit_yaml"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
@@ -386,3 +402,83 @@ class RunKitResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunKitResponse: _TypeAlias = RunKitResponse  # noqa: Y015
+
+@_typing.final
+class RetryKitRequest(_message.Message):
+    """Request for PipelineService.RetryKit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    KIT_ID_FIELD_NUMBER: _builtins.int
+    DECK_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call safe to repeat. A UUID. Optional."""
+    kit_id: _builtins.int
+    """The kit. At least 1."""
+    reason: _builtins.str
+    """Why, for the record."""
+    actor: _builtins.str
+    """Who asks, for the record."""
+    @_builtins.property
+    def deck(self) -> _ingestion_pb2.DeckSource:
+        """The deck to go on with. Required."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        kit_id: _builtins.int = ...,
+        deck: _ingestion_pb2.DeckSource | None = ...,
+        reason: _builtins.str = ...,
+        actor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deck", b"deck"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "deck", b"deck", "kit_id", b"kit_id", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryKitRequest: _TypeAlias = RetryKitRequest  # noqa: Y015
+
+@_typing.final
+class RetryKitResponse(_message.Message):
+    """Response for PipelineService.RetryKit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIT_FIELD_NUMBER: _builtins.int
+    RETRIED_COUNT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    DECK_ID_FIELD_NUMBER: _builtins.int
+    retried_count: _builtins.int
+    """How many jobs this queued again or put back to INIT, successors included."""
+    revision: _builtins.int
+    """Revision of the last row this made."""
+    replayed: _builtins.bool
+    """Whether this is the answer to an earlier request of the same id."""
+    deck_id: _builtins.str
+    """The deck's id."""
+    @_builtins.property
+    def kit(self) -> _registry_pb2.Kit:
+        """The kit as it is now."""
+
+    def __init__(
+        self,
+        *,
+        kit: _registry_pb2.Kit | None = ...,
+        retried_count: _builtins.int = ...,
+        revision: _builtins.int = ...,
+        replayed: _builtins.bool = ...,
+        deck_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kit", b"kit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deck_id", b"deck_id", "kit", b"kit", "replayed", b"replayed", "retried_count", b"retried_count", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryKitResponse: _TypeAlias = RetryKitResponse  # noqa: Y015

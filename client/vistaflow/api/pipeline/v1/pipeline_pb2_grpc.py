@@ -45,6 +45,11 @@ class PipelineServiceStub(object):
                 request_serializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.RunKitRequest.SerializeToString,
                 response_deserializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.RunKitResponse.FromString,
                 _registered_method=True)
+        self.RetryKit = channel.unary_unary(
+                '/vistaflow.api.pipeline.v1.PipelineService/RetryKit',
+                request_serializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.RetryKitRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.RetryKitResponse.FromString,
+                _registered_method=True)
 
 
 class PipelineServiceServicer(object):
@@ -71,6 +76,21 @@ class PipelineServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RetryKit(self, request, context):
+        """Goes on with a kit in another deck: the deck is collected, what depends on
+        it and is FINISHED gets a successor, and what is FAILED or CANCELED is queued
+        again; see `RegistryService.RetryKit`. Points that the deck's change does not
+        touch are not run again.
+
+        Errors: `INVALID_ARGUMENT` with every mistake of the kit in that deck;
+        `NOT_FOUND`; `FAILED_PRECONDITION` if the kit was not started by `RunKit`,
+        has not collected its deck, or has a job that is QUEUED or RUNNING;
+        `UNAVAILABLE` if the simulator is not there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PipelineServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -83,6 +103,11 @@ def add_PipelineServiceServicer_to_server(servicer, server):
                     servicer.RunKit,
                     request_deserializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.RunKitRequest.FromString,
                     response_serializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.RunKitResponse.SerializeToString,
+            ),
+            'RetryKit': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryKit,
+                    request_deserializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.RetryKitRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.RetryKitResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -140,6 +165,33 @@ class PipelineService(object):
             '/vistaflow.api.pipeline.v1.PipelineService/RunKit',
             vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.RunKitRequest.SerializeToString,
             vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.RunKitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryKit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vistaflow.api.pipeline.v1.PipelineService/RetryKit',
+            vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.RetryKitRequest.SerializeToString,
+            vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.RetryKitResponse.FromString,
             options,
             channel_credentials,
             insecure,

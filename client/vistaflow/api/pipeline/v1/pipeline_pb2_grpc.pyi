@@ -45,6 +45,17 @@ class PipelineServiceStub:
     Errors: `INVALID_ARGUMENT` with every mistake; `UNAVAILABLE` if the
     simulator is not there, with how to get it.
     """
+    RetryKit: _grpc.UnaryUnaryMultiCallable[_pipeline_pb2.RetryKitRequest, _pipeline_pb2.RetryKitResponse]
+    """Goes on with a kit in another deck: the deck is collected, what depends on
+    it and is FINISHED gets a successor, and what is FAILED or CANCELED is queued
+    again; see `RegistryService.RetryKit`. Points that the deck's change does not
+    touch are not run again.
+
+    Errors: `INVALID_ARGUMENT` with every mistake of the kit in that deck;
+    `NOT_FOUND`; `FAILED_PRECONDITION` if the kit was not started by `RunKit`,
+    has not collected its deck, or has a job that is QUEUED or RUNNING;
+    `UNAVAILABLE` if the simulator is not there.
+    """
 
 @_typing.type_check_only
 class PipelineServiceAsyncStub(PipelineServiceStub):
@@ -62,6 +73,17 @@ class PipelineServiceAsyncStub(PipelineServiceStub):
 
     Errors: `INVALID_ARGUMENT` with every mistake; `UNAVAILABLE` if the
     simulator is not there, with how to get it.
+    """
+    RetryKit: _aio.UnaryUnaryMultiCallable[_pipeline_pb2.RetryKitRequest, _pipeline_pb2.RetryKitResponse]  # type: ignore[assignment]
+    """Goes on with a kit in another deck: the deck is collected, what depends on
+    it and is FINISHED gets a successor, and what is FAILED or CANCELED is queued
+    again; see `RegistryService.RetryKit`. Points that the deck's change does not
+    touch are not run again.
+
+    Errors: `INVALID_ARGUMENT` with every mistake of the kit in that deck;
+    `NOT_FOUND`; `FAILED_PRECONDITION` if the kit was not started by `RunKit`,
+    has not collected its deck, or has a job that is QUEUED or RUNNING;
+    `UNAVAILABLE` if the simulator is not there.
     """
 
 class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -89,6 +111,23 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: `INVALID_ARGUMENT` with every mistake; `UNAVAILABLE` if the
         simulator is not there, with how to get it.
+        """
+
+    @_abc_1.abstractmethod
+    def RetryKit(
+        self,
+        request: _pipeline_pb2.RetryKitRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pipeline_pb2.RetryKitResponse, _abc.Awaitable[_pipeline_pb2.RetryKitResponse]]:
+        """Goes on with a kit in another deck: the deck is collected, what depends on
+        it and is FINISHED gets a successor, and what is FAILED or CANCELED is queued
+        again; see `RegistryService.RetryKit`. Points that the deck's change does not
+        touch are not run again.
+
+        Errors: `INVALID_ARGUMENT` with every mistake of the kit in that deck;
+        `NOT_FOUND`; `FAILED_PRECONDITION` if the kit was not started by `RunKit`,
+        has not collected its deck, or has a job that is QUEUED or RUNNING;
+        `UNAVAILABLE` if the simulator is not there.
         """
 
 def add_PipelineServiceServicer_to_server(servicer: PipelineServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

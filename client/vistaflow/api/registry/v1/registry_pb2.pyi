@@ -116,7 +116,8 @@ class _EndReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EndReason.V
     """The caller closed this watch of `WatchMany`."""
     END_REASON_INVALID: _EndReason.ValueType  # 6
     """This watch of `WatchMany` was asked for in a way that cannot be served;
-    `reason` names the fields.
+    `reason` names the fields. Where that is the name of a watch that is open,
+    only the second request to open ends, and the watch goes on.
     """
     END_REASON_UNAVAILABLE: _EndReason.ValueType  # 7
     """This watch of `WatchMany` cannot go on now; open it again."""
@@ -138,7 +139,8 @@ END_REASON_CLOSED: EndReason.ValueType  # 5
 """The caller closed this watch of `WatchMany`."""
 END_REASON_INVALID: EndReason.ValueType  # 6
 """This watch of `WatchMany` was asked for in a way that cannot be served;
-`reason` names the fields.
+`reason` names the fields. Where that is the name of a watch that is open,
+only the second request to open ends, and the watch goes on.
 """
 END_REASON_UNAVAILABLE: EndReason.ValueType  # 7
 """This watch of `WatchMany` cannot go on now; open it again."""
@@ -758,6 +760,7 @@ class RetryKitRequest(_message.Message):
     KIT_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
+    REPLACEMENTS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call safe to repeat. A UUID. Optional."""
     kit_id: _builtins.int
@@ -766,6 +769,10 @@ class RetryKitRequest(_message.Message):
     """Why, for the record."""
     actor: _builtins.str
     """Who asks, for the record."""
+    @_builtins.property
+    def replacements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Replacement]:
+        """FINISHED jobs that are to be done otherwise. At most 1,000."""
+
     def __init__(
         self,
         *,
@@ -773,14 +780,45 @@ class RetryKitRequest(_message.Message):
         kit_id: _builtins.int = ...,
         reason: _builtins.str = ...,
         actor: _builtins.str = ...,
+        replacements: _abc.Iterable[Global___Replacement] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "kit_id", b"kit_id", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "kit_id", b"kit_id", "reason", b"reason", "replacements", b"replacements", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RetryKitRequest: _TypeAlias = RetryKitRequest  # noqa: Y015
+
+@_typing.final
+class Replacement(_message.Message):
+    """A FINISHED job that is to be done otherwise."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name in the kit, without "@2" and the like. Required."""
+    @_builtins.property
+    def spec(self) -> _any_pb2.Any:
+        """What to do instead: the stage's own spec message, at most 2 MiB. Unset: the
+        same again.
+        """
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        spec: _any_pb2.Any | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Replacement: _TypeAlias = Replacement  # noqa: Y015
 
 @_typing.final
 class RetryKitResponse(_message.Message):
@@ -793,7 +831,7 @@ class RetryKitResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
     retried_count: _builtins.int
-    """How many jobs this queued again or put back to INIT."""
+    """How many jobs this queued again or put back to INIT, successors included."""
     revision: _builtins.int
     """Revision of the last row this made."""
     replayed: _builtins.bool
@@ -2639,7 +2677,9 @@ Global___AttemptProgress: _TypeAlias = AttemptProgress  # noqa: Y015
 
 @_typing.final
 class Release(_message.Message):
-    """An attempt given back: the job is queued for another attempt."""
+    """An attempt given back: the job is queued for another attempt. Without effect
+    unless this worker holds the attempt.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -3032,12 +3072,15 @@ class CreateTokenRequest(_message.Message):
     PROJECT_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     LIFETIME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """What it is for. Required."""
     project: _builtins.str
     """The project it is for."""
     role: _access_pb2.Role.ValueType
     """What its bearer may do there. Required."""
+    request_id: _builtins.str
+    """Makes the call safe to repeat. A UUID. Optional."""
     @_builtins.property
     def lifetime(self) -> _duration_pb2.Duration:
         """How long it is valid. From 1 minute to 10 years; unset: for good."""
@@ -3049,10 +3092,11 @@ class CreateTokenRequest(_message.Message):
         project: _builtins.str = ...,
         role: _access_pb2.Role.ValueType = ...,
         lifetime: _duration_pb2.Duration | None = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime", "name", b"name", "project", b"project", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime", "name", b"name", "project", b"project", "request_id", b"request_id", "role", b"role"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3066,9 +3110,14 @@ class CreateTokenResponse(_message.Message):
 
     TOKEN_FIELD_NUMBER: _builtins.int
     SECRET_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
     secret: _builtins.str
     """What its bearer sends as `authorization: Bearer …`. Told this once; only its
     SHA-256 is kept.
+    """
+    replayed: _builtins.bool
+    """Whether an earlier request of the same id made the token: the text that was
+    given for it then is no longer valid.
     """
     @_builtins.property
     def token(self) -> Global___Token:
@@ -3079,10 +3128,11 @@ class CreateTokenResponse(_message.Message):
         *,
         token: Global___Token | None = ...,
         secret: _builtins.str = ...,
+        replayed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["secret", b"secret", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replayed", b"replayed", "secret", b"secret", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3258,7 +3308,9 @@ class GetServerInfoResponse(_message.Message):
 
     @_builtins.property
     def limits(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Limits and settings worth knowing, by name."""
+        """Limits and settings worth knowing, by name. Callers of one project are told
+        the settings only: the rest tells of the work of all.
+        """
 
     @_builtins.property
     def now(self) -> _timestamp_pb2.Timestamp:

@@ -35,7 +35,8 @@ class RegistryServiceStub(object):
 
     Every mutating request has a `request_id`: a UUID chosen by the caller. The
     same id with the same body returns the first answer; with another body it is
-    refused with `ALREADY_EXISTS`. Kept for 7 days.
+    refused with `ALREADY_EXISTS`. Kept for 7 days. Callers of different projects
+    have ids of their own.
 
     Malformed requests are refused with `INVALID_ARGUMENT` and one
     google.rpc.BadRequest field violation a mistake.
@@ -189,7 +190,8 @@ class RegistryServiceServicer(object):
 
     Every mutating request has a `request_id`: a UUID chosen by the caller. The
     same id with the same body returns the first answer; with another body it is
-    refused with `ALREADY_EXISTS`. Kept for 7 days.
+    refused with `ALREADY_EXISTS`. Kept for 7 days. Callers of different projects
+    have ids of their own.
 
     Malformed requests are refused with `INVALID_ARGUMENT` and one
     google.rpc.BadRequest field violation a mistake.
@@ -265,7 +267,17 @@ class RegistryServiceServicer(object):
         """Queues the failed and canceled jobs of a kit again, each with a new attempt;
         what is FINISHED stays and what was computed is reused.
 
-        Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if no job is FAILED or CANCELED.
+        With `replacements`, FINISHED jobs that are to be done otherwise get a
+        successor in the kit, and so does every FINISHED job that depends on one of
+        them: all in one commit. The successor of "collect" is named "collect@2",
+        then "collect@3"; jobs that depend on "collect" wait for, and are given, the
+        latest. The job itself stays FINISHED, with its result.
+
+        Errors: `INVALID_ARGUMENT` if a replacement names no job; `NOT_FOUND`;
+        `FAILED_PRECONDITION` if no job is FAILED or CANCELED and nothing is
+        replaced, if a job to replace is not FINISHED, or if one that depends on it
+        is QUEUED or RUNNING; `RESOURCE_EXHAUSTED` if the kit would have too many
+        jobs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -404,9 +416,12 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CreateToken(self, request, context):
-        """Makes a token. Its text is in the answer and nowhere else.
+        """Makes a token. Its text is in the answer and nowhere else. Where the answer
+        was lost, the same request is answered with a new text for the token; the one
+        before is no longer valid.
 
-        Errors: `INVALID_ARGUMENT`.
+        Errors: `INVALID_ARGUMENT`; `ALREADY_EXISTS` for a reused `request_id`;
+        `FAILED_PRECONDITION` if the token that the request made has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -586,7 +601,8 @@ class RegistryService(object):
 
     Every mutating request has a `request_id`: a UUID chosen by the caller. The
     same id with the same body returns the first answer; with another body it is
-    refused with `ALREADY_EXISTS`. Kept for 7 days.
+    refused with `ALREADY_EXISTS`. Kept for 7 days. Callers of different projects
+    have ids of their own.
 
     Malformed requests are refused with `INVALID_ARGUMENT` and one
     google.rpc.BadRequest field violation a mistake.

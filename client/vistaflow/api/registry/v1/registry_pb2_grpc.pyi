@@ -36,7 +36,8 @@ class RegistryServiceStub:
 
     Every mutating request has a `request_id`: a UUID chosen by the caller. The
     same id with the same body returns the first answer; with another body it is
-    refused with `ALREADY_EXISTS`. Kept for 7 days.
+    refused with `ALREADY_EXISTS`. Kept for 7 days. Callers of different projects
+    have ids of their own.
 
     Malformed requests are refused with `INVALID_ARGUMENT` and one
     google.rpc.BadRequest field violation a mistake.
@@ -87,7 +88,17 @@ class RegistryServiceStub:
     """Queues the failed and canceled jobs of a kit again, each with a new attempt;
     what is FINISHED stays and what was computed is reused.
 
-    Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if no job is FAILED or CANCELED.
+    With `replacements`, FINISHED jobs that are to be done otherwise get a
+    successor in the kit, and so does every FINISHED job that depends on one of
+    them: all in one commit. The successor of "collect" is named "collect@2",
+    then "collect@3"; jobs that depend on "collect" wait for, and are given, the
+    latest. The job itself stays FINISHED, with its result.
+
+    Errors: `INVALID_ARGUMENT` if a replacement names no job; `NOT_FOUND`;
+    `FAILED_PRECONDITION` if no job is FAILED or CANCELED and nothing is
+    replaced, if a job to replace is not FINISHED, or if one that depends on it
+    is QUEUED or RUNNING; `RESOURCE_EXHAUSTED` if the kit would have too many
+    jobs.
     """
     CreateJob: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CreateJobRequest, _registry_pb2.CreateJobResponse]
     """Adds one job to a kit, or to a new kit of its own when `kit_id` is 0.
@@ -164,9 +175,12 @@ class RegistryServiceStub:
     service that falls silent for 15 s is listed as not serving.
     """
     CreateToken: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CreateTokenRequest, _registry_pb2.CreateTokenResponse]
-    """Makes a token. Its text is in the answer and nowhere else.
+    """Makes a token. Its text is in the answer and nowhere else. Where the answer
+    was lost, the same request is answered with a new text for the token; the one
+    before is no longer valid.
 
-    Errors: `INVALID_ARGUMENT`.
+    Errors: `INVALID_ARGUMENT`; `ALREADY_EXISTS` for a reused `request_id`;
+    `FAILED_PRECONDITION` if the token that the request made has ended.
     """
     ListTokens: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListTokensRequest, _registry_pb2.ListTokensResponse]
     """Lists tokens without their texts, newest first."""
@@ -189,7 +203,8 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
 
     Every mutating request has a `request_id`: a UUID chosen by the caller. The
     same id with the same body returns the first answer; with another body it is
-    refused with `ALREADY_EXISTS`. Kept for 7 days.
+    refused with `ALREADY_EXISTS`. Kept for 7 days. Callers of different projects
+    have ids of their own.
 
     Malformed requests are refused with `INVALID_ARGUMENT` and one
     google.rpc.BadRequest field violation a mistake.
@@ -237,7 +252,17 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """Queues the failed and canceled jobs of a kit again, each with a new attempt;
     what is FINISHED stays and what was computed is reused.
 
-    Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if no job is FAILED or CANCELED.
+    With `replacements`, FINISHED jobs that are to be done otherwise get a
+    successor in the kit, and so does every FINISHED job that depends on one of
+    them: all in one commit. The successor of "collect" is named "collect@2",
+    then "collect@3"; jobs that depend on "collect" wait for, and are given, the
+    latest. The job itself stays FINISHED, with its result.
+
+    Errors: `INVALID_ARGUMENT` if a replacement names no job; `NOT_FOUND`;
+    `FAILED_PRECONDITION` if no job is FAILED or CANCELED and nothing is
+    replaced, if a job to replace is not FINISHED, or if one that depends on it
+    is QUEUED or RUNNING; `RESOURCE_EXHAUSTED` if the kit would have too many
+    jobs.
     """
     CreateJob: _aio.UnaryUnaryMultiCallable[_registry_pb2.CreateJobRequest, _registry_pb2.CreateJobResponse]  # type: ignore[assignment]
     """Adds one job to a kit, or to a new kit of its own when `kit_id` is 0.
@@ -314,9 +339,12 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     service that falls silent for 15 s is listed as not serving.
     """
     CreateToken: _aio.UnaryUnaryMultiCallable[_registry_pb2.CreateTokenRequest, _registry_pb2.CreateTokenResponse]  # type: ignore[assignment]
-    """Makes a token. Its text is in the answer and nowhere else.
+    """Makes a token. Its text is in the answer and nowhere else. Where the answer
+    was lost, the same request is answered with a new text for the token; the one
+    before is no longer valid.
 
-    Errors: `INVALID_ARGUMENT`.
+    Errors: `INVALID_ARGUMENT`; `ALREADY_EXISTS` for a reused `request_id`;
+    `FAILED_PRECONDITION` if the token that the request made has ended.
     """
     ListTokens: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListTokensRequest, _registry_pb2.ListTokensResponse]  # type: ignore[assignment]
     """Lists tokens without their texts, newest first."""
@@ -338,7 +366,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Every mutating request has a `request_id`: a UUID chosen by the caller. The
     same id with the same body returns the first answer; with another body it is
-    refused with `ALREADY_EXISTS`. Kept for 7 days.
+    refused with `ALREADY_EXISTS`. Kept for 7 days. Callers of different projects
+    have ids of their own.
 
     Malformed requests are refused with `INVALID_ARGUMENT` and one
     google.rpc.BadRequest field violation a mistake.
@@ -432,7 +461,17 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Queues the failed and canceled jobs of a kit again, each with a new attempt;
         what is FINISHED stays and what was computed is reused.
 
-        Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if no job is FAILED or CANCELED.
+        With `replacements`, FINISHED jobs that are to be done otherwise get a
+        successor in the kit, and so does every FINISHED job that depends on one of
+        them: all in one commit. The successor of "collect" is named "collect@2",
+        then "collect@3"; jobs that depend on "collect" wait for, and are given, the
+        latest. The job itself stays FINISHED, with its result.
+
+        Errors: `INVALID_ARGUMENT` if a replacement names no job; `NOT_FOUND`;
+        `FAILED_PRECONDITION` if no job is FAILED or CANCELED and nothing is
+        replaced, if a job to replace is not FINISHED, or if one that depends on it
+        is QUEUED or RUNNING; `RESOURCE_EXHAUSTED` if the kit would have too many
+        jobs.
         """
 
     @_abc_1.abstractmethod
@@ -599,9 +638,12 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.CreateTokenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.CreateTokenResponse, _abc.Awaitable[_registry_pb2.CreateTokenResponse]]:
-        """Makes a token. Its text is in the answer and nowhere else.
+        """Makes a token. Its text is in the answer and nowhere else. Where the answer
+        was lost, the same request is answered with a new text for the token; the one
+        before is no longer valid.
 
-        Errors: `INVALID_ARGUMENT`.
+        Errors: `INVALID_ARGUMENT`; `ALREADY_EXISTS` for a reused `request_id`;
+        `FAILED_PRECONDITION` if the token that the request made has ended.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,151 @@
+"""How large a request may be, found out before it is parsed.
+
+Parsing holds the event loop up, and so does whatever reads the parsed message; the length of the
+bytes is known for nothing. So a request that is too large is refused by its length, and the few
+kinds of request that may be large can be looked at field by field first: `fields` walks over the
+bytes of a message without making objects of what they hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import Descriptor
+
+from vistaflow_services.core.errors import FieldViolation, InvalidError
+from vistaflow_services.core.message_limits import NESTING, REQUEST_BYTES
+
+FIELDS_SEEN = 2_000
+"""Fields looked at to find the largest one."""
+
+Check = Callable[[bytes], None]
+"""Looks at a request in wire form; raises `InvalidError` if it is not to be parsed."""
+
+_VARINT, _FIXED64, LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5
+
+
+class Malformed(InvalidError):
+    """The bytes are not the message that the method takes."""
+
+    reason = "MALFORMED"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the bytes are not the message this method takes, or one that is nested too deep to be "
+            f"read (JSON: {NESTING} levels at most); are both sides of one version?"
+        )
+
+
+def fields(
+    data: bytes, start: int = 0, end: int | None = None
+) -> Iterator[tuple[int, int, int, int]]:
+    """The length-delimited fields of a message in wire form.
+
+    Ends early where the bytes are no message: the parser says so.
+
+    Yields:
+        The field's number, where its tag begins, and where its content begins and ends.
+    """
+    end = len(data) if end is None else end
+    at = start
+    try:
+        while at < end:
+            place = at
+            tag = data[at]
+            at += 1
+            if tag > 0x7F:
+                tag, at = _varint(data, at - 1)
+            kind = tag & 7
+            if kind == LENGTH_DELIMITED:
+                size = data[at]
+                at += 1
+                if size > 0x7F:
+                    size, at = _varint(data, at - 1)
+                yield tag >> 3, place, at, min(at + size, end)
+                at += size
+            elif kind == _VARINT:
+                while data[at] > 0x7F:
+                    at += 1
+                at += 1
+            elif kind == _FIXED64:
+                at += 8
+            elif kind == _FIXED32:
+                at += 4
+            else:
+                return
+    except IndexError:
+        return
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte <= 0x7F:
+            return value, at
+        shift += 7
+
+
+def check_size(method: str, data: bytes, limit: int = REQUEST_BYTES) -> None:
+    """Refuses a request that is too large, under the name of its largest field.
+
+    Raises:
+        InvalidError: It is.
+    """
+    if len(data) <= limit:
+        return
+    kind = _request_type(method)
+    field = _largest_field(kind, data, 0, len(data)) if kind is not None else ""
+    text = (
+        f"the request is {len(data):,} bytes, and at most {limit:,} are taken: "
+        "send less in one, or several"
+    )
+    raise InvalidError(
+        f"{field}: {text}" if field else text,
+        reason="REQUEST_TOO_LARGE",
+        violations=[FieldViolation(field=field, description=text)] if field else (),
+    )
+
+
+def _largest_field(kind: Descriptor, data: bytes, start: int, end: int) -> str:
+    """The field that takes most of the first bytes of a message; empty if it is not known.
+
+    Where one message takes most of the field, it is the field in that: `states[2].metadata`.
+    """
+    sizes: dict[int, int] = {}
+    counts: dict[int, int] = {}
+    largest = (0, 0, 0, 0)
+    for seen, (number, _, begin, over) in enumerate(fields(data, start, end)):
+        sizes[number] = sizes.get(number, 0) + over - begin
+        largest = max(largest, (over - begin, counts.get(number, 0), begin, over))
+        counts[number] = counts.get(number, 0) + 1
+        if seen >= FIELDS_SEEN:
+            break
+    known = [number for number in sizes if number in kind.fields_by_number]
+    if not known:
+        return ""
+    number = max(known, key=sizes.__getitem__)
+    field = kind.fields_by_number[number]
+    size, place, begin, over = largest
+    below = field.message_type
+    if below is None or below.GetOptions().map_entry or 2 * size < sizes[number]:
+        return field.name
+    name = f"{field.name}[{place}]" if field.is_repeated else field.name
+    if below.full_name.startswith("google.protobuf."):
+        return name
+    inner = _largest_field(below, data, begin, over)
+    return f"{name}.{inner}" if inner else name
+
+
+def _request_type(method: str) -> Descriptor | None:
+    service, _, name = method.lstrip("/").rpartition("/")
+    try:
+        found: Descriptor = (
+            descriptor_pool.Default().FindServiceByName(service).methods_by_name[name].input_type
+        )
+    except KeyError:
+        return None
+    return found

@@ -1,0 +1,62 @@
+"""A kit that goes on in another deck: its spec again, from what the registry keeps of it."""
+
+from __future__ import annotations
+
+from google.protobuf import any_pb2, json_format
+
+from vistaflow.api.common.v1 import common_pb2
+from vistaflow.api.ingestion.v1 import ingestion_pb2
+from vistaflow.api.ml.v1 import ml_pb2
+from vistaflow.api.pipeline.v1 import pipeline_pb2 as pb
+from vistaflow.api.registry.v1 import registry_pb2
+from vistaflow_services.core.errors import ConflictError
+from vistaflow_services.decks.deck import Deck
+from vistaflow_services.pipeline.translate import COLLECT
+
+_BESIDE_SPEC = ("deck", "units")
+"""What the record of a spec has beside the spec's own fields."""
+
+
+def spec_in(kit: registry_pb2.Kit, deck: ingestion_pb2.DeckSource) -> pb.KitSpec:
+    """The spec that a kit was started with, in another deck.
+
+    Raises:
+        ConflictError: It was not started from a spec.
+    """
+    record = json_format.MessageToDict(kit.spec)
+    fields = {name: value for name, value in record.items() if name not in _BESIDE_SPEC}
+    spec = pb.KitSpec()
+    try:
+        json_format.ParseDict(fields, spec, ignore_unknown_fields=True)
+    except json_format.ParseError:
+        fields = {}
+    if not fields or all(job.name != COLLECT for job in kit.jobs):
+        raise ConflictError(
+            f"kit {kit.kit_id} was not started from a kit file, so that its deck cannot be "
+            "replaced: start what you need again in the new deck"
+        )
+    spec.deck.CopyFrom(deck)
+    if not spec.ml.responses:
+        # Jobs that are still to come keep their specs: the new deck has to have what they model.
+        spec.ml.responses.extend(_modelled(kit))
+    return spec
+
+
+def replacement(deck: Deck) -> registry_pb2.Replacement:
+    """What the kit collects instead.
+
+    The same deck gives the same bytes, so that it can be asked for again under one request id.
+    """
+    source = ingestion_pb2.DeckSource(archive=deck.to_archive())
+    packed = any_pb2.Any()
+    packed.Pack(ingestion_pb2.CollectDecksSpec(sources=[source]))
+    return registry_pb2.Replacement(name=COLLECT, spec=packed)
+
+
+def _modelled(kit: registry_pb2.Kit) -> list[str]:
+    """The responses that the kit's models are of."""
+    spec = ml_pb2.PreprocessSpec()
+    for job in kit.jobs:
+        if job.job_type == common_pb2.JOB_TYPE_ML_PREPROCESS and job.spec.Unpack(spec):
+            return list(spec.responses)
+    return []

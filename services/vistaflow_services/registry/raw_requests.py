@@ -1,0 +1,260 @@
+"""Requests in wire form, looked at before they are parsed.
+
+What the parser takes most time for is not size but number: a map of 300,000 short keys, which fits
+the largest request, keeps it busy for seconds. So of a request that could hold so many entries
+those are counted in its bytes, only as far as the limit of each field. Rows to append are parsed
+one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import grpc
+from google.protobuf import struct_pb2
+from google.protobuf.message import DecodeError
+
+from vistaflow.api.common.v1 import common_pb2 as common
+from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow.api.registry.v1 import registry_pb2_grpc as rpc
+from vistaflow_services.core.errors import FieldViolation, InvalidError
+from vistaflow_services.core.request_size import Check, Malformed, check_size, fields
+from vistaflow_services.core.server import Server
+from vistaflow_services.registry.domain import (
+    MAX_CAPACITY,
+    MAX_JOBS_A_REQUEST,
+    MAX_KIT_SPEC_BYTES,
+    MAX_LABELS,
+    MAX_METADATA_BYTES,
+    MAX_STATES_AN_APPEND,
+)
+
+SMALL_BYTES = 256 * 1024
+"""A request that is no larger is parsed as it is; of most methods none may be larger."""
+
+STRUCT_BYTES_A_JSON_BYTE = 6
+"""A Struct takes at most about so many bytes for one of JSON: `0,` takes 11."""
+
+MAX_ENTRIES = 30_000
+"""Entries of one object in a Struct: more JSON of 256 KiB cannot hold, less the keys repeat."""
+
+MAX_VALUES = 150_000
+"""Values of one Struct: JSON of 256 KiB holds 131,072 at most."""
+
+_OBJECT = struct_pb2.Value.STRUCT_VALUE_FIELD_NUMBER
+_ENTRY = b"\x0a"
+"""What every entry of a Struct's map begins with."""
+
+_METADATA = common.State.METADATA_FIELD_NUMBER
+_JOBS = pb.CreateKitRequest.JOBS_FIELD_NUMBER
+_KIT_LABELS = pb.CreateKitRequest.LABELS_FIELD_NUMBER
+_KIT_SPEC = pb.CreateKitRequest.SPEC_FIELD_NUMBER
+_JOB = pb.CreateJobRequest.JOB_FIELD_NUMBER
+_JOB_LABELS = pb.NewJob.LABELS_FIELD_NUMBER
+_REPLACEMENTS = pb.RetryKitRequest.REPLACEMENTS_FIELD_NUMBER
+_HEARTBEAT = pb.LeaseJobsRequest.HEARTBEAT_FIELD_NUMBER
+_SERVICE = pb.DESCRIPTOR.services_by_name["RegistryService"].full_name
+
+
+Append = TypeVar("Append", pb.AppendStatesRequest, pb.StreamStatesRequest)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows(Generic[Append]):
+    """A large request to append: its rows are parsed one by one, and not in the event loop."""
+
+    head: Append
+    """The request without its rows."""
+    data: bytes
+    """The request in wire form."""
+    places: tuple[tuple[int, int], ...]
+    """Where its rows begin and end there."""
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+        return len(self.places)
+
+    def states(self) -> Iterator[common.State]:
+        """The rows.
+
+        Raises:
+            InvalidError: One is not a row, or its metadata is too large to be parsed.
+        """
+        for place, (start, end) in enumerate(self.places):
+            for number, _, begin, over in fields(self.data, start, end):
+                if number == _METADATA:
+                    name = f"states[{place}].metadata"
+                    _check_struct(self.data, begin, over, name, MAX_METADATA_BYTES)
+            try:
+                yield common.State.FromString(self.data[start:end])
+            except DecodeError:
+                raise Malformed from None
+
+
+def read_rows(kind: type[Append]) -> Callable[[bytes], Append | Rows[Append]]:
+    """What parses requests to append: a small one as a whole, of a large one all but its rows."""
+    states = kind.DESCRIPTOR.fields_by_name["states"].number
+
+    def read(data: bytes) -> Append | Rows[Append]:
+        if len(data) <= SMALL_BYTES:
+            return kind.FromString(data)
+        places: list[tuple[int, int]] = []
+        head = bytearray()
+        copied = 0
+        for number, place, start, end in fields(data):
+            if number == states:
+                if len(places) == MAX_STATES_AN_APPEND:
+                    most = f"{MAX_STATES_AN_APPEND:,}"
+                    raise _refused("states", f"has more than {most} rows; append 1 to {most}")
+                head += data[copied:place]
+                copied = end
+                places.append((start, end))
+        head += data[copied:]
+        return Rows(head=kind.FromString(bytes(head)), data=data, places=tuple(places))
+
+    return read
+
+
+def checks() -> dict[str, Check]:
+    """What looks at the requests of each method of the service."""
+    service = pb.DESCRIPTOR.services_by_name["RegistryService"]
+    large: dict[str, Check] = {
+        # These are taken apart row by row; see `rows`.
+        "AppendStates": lambda data: None,
+        "StreamStates": lambda data: None,
+        "CreateKit": _check_kit,
+        "CreateJob": _check_job_request,
+        "LeaseJobs": _check_lease,
+        "RetryKit": _check_retry,
+    }
+    return {
+        f"/{_SERVICE}/{method.name}": large.get(method.name) or _small(method.name)
+        for method in service.methods
+    }
+
+
+def serve_raw(servicer: rpc.RegistryServiceServicer, server: Server) -> None:
+    """Has requests looked at before they are parsed; call it after the servicer was added."""
+    server.checks.update(checks())
+    handlers: dict[str, Any] = {
+        "AppendStates": grpc.unary_unary_rpc_method_handler(
+            servicer.AppendStates,
+            read_rows(pb.AppendStatesRequest),
+            pb.AppendStatesResponse.SerializeToString,
+        ),
+        "StreamStates": grpc.stream_stream_rpc_method_handler(
+            servicer.StreamStates,
+            read_rows(pb.StreamStatesRequest),
+            pb.StreamStatesResponse.SerializeToString,
+        ),
+    }
+    server.add_registered_method_handlers(_SERVICE, handlers)
+
+
+def _small(name: str) -> Check:
+    return lambda data: check_size(f"/{_SERVICE}/{name}", data, SMALL_BYTES)
+
+
+def _check_kit(data: bytes) -> None:
+    if len(data) <= SMALL_BYTES:
+        return
+    labels = jobs = 0
+    for number, _, start, end in fields(data):
+        if number == _KIT_LABELS:
+            labels += 1
+            _check_labels(labels, "labels")
+        elif number == _KIT_SPEC:
+            _check_struct(data, start, end, "spec", MAX_KIT_SPEC_BYTES)
+        elif number == _JOBS:
+            if jobs == MAX_JOBS_A_REQUEST:
+                raise _refused("jobs", f"has more jobs than {jobs:,}; create fewer at once")
+            _check_job(data, start, end, f"jobs[{jobs}]")
+            jobs += 1
+
+
+def _check_job_request(data: bytes) -> None:
+    if len(data) <= SMALL_BYTES:
+        return
+    for number, _, start, end in fields(data):
+        if number == _JOB:
+            _check_job(data, start, end, "job")
+
+
+def _check_retry(data: bytes) -> None:
+    """What replaces jobs has specs of its own, such as a deck."""
+    if len(data) <= SMALL_BYTES:
+        return
+    jobs = 0
+    for number, _, start, end in fields(data):
+        if number == _REPLACEMENTS:
+            jobs += 1
+            if jobs > MAX_JOBS_A_REQUEST:
+                most = f"{MAX_JOBS_A_REQUEST:,}"
+                raise _refused("replacements", f"has more jobs than {most}; replace fewer at once")
+        elif end - start > SMALL_BYTES:
+            check_size(f"/{_SERVICE}/RetryKit", data, SMALL_BYTES)
+
+
+def _check_lease(data: bytes) -> None:
+    """A sign of life of as many attempts as a worker may have is larger than most requests."""
+    if len(data) <= SMALL_BYTES:
+        return
+    for number, _, start, end in fields(data):
+        if number != _HEARTBEAT:
+            check_size(f"/{_SERVICE}/LeaseJobs", data, SMALL_BYTES)
+        for attempts, _ in enumerate(fields(data, start, end)):
+            if attempts == MAX_CAPACITY:
+                raise _refused("heartbeat.attempts", f"has more than {MAX_CAPACITY:,} entries")
+
+
+def _check_job(data: bytes, start: int, end: int, field: str) -> None:
+    # Each pair of labels has its tag: without many such bytes there are not many of them.
+    if data.count(bytes([_JOB_LABELS << 3 | 2]), start, end) <= MAX_ENTRIES:
+        return
+    labels = 0
+    for number, _, _, _ in fields(data, start, end):
+        if number == _JOB_LABELS:
+            labels += 1
+            _check_labels(labels, f"{field}.labels")
+
+
+def _check_labels(count: int, field: str) -> None:
+    if count > MAX_LABELS:
+        raise _refused(field, f"has more pairs than {MAX_LABELS}, which is the limit")
+
+
+def _check_struct(data: bytes, start: int, end: int, field: str, limit: int) -> None:
+    if end - start > limit * STRUCT_BYTES_A_JSON_BYTE:
+        raise _refused(field, f"is larger than {limit // 1024} KiB as JSON")
+    # Lists have the same tag, so many of these do not mean one large map.
+    if data.count(_ENTRY, start, end) > MAX_ENTRIES:
+        _check_entries(data, start, end, field)
+
+
+def _check_entries(data: bytes, start: int, end: int, field: str) -> None:
+    """Counts the entries of every object of a Struct, however it is nested."""
+    seen = 0
+    objects = [(start, end)]
+    while objects:
+        entries = fields(data, *objects.pop())
+        for entry, (_, _, begin, over) in enumerate(entries):
+            if entry == MAX_ENTRIES:
+                raise _refused(field, f"holds an object of more than {MAX_ENTRIES:,} entries")
+            seen += 1
+            inner = [(begin, over)] if over - begin > MAX_ENTRIES else []
+            while inner:
+                for number, _, first, last in fields(data, *inner.pop()):
+                    seen += 1
+                    if last - first > MAX_ENTRIES:
+                        # Of a Value, field 5 is an object; 6 is a list, of further Values.
+                        (objects if number == _OBJECT else inner).append((first, last))
+            if seen > MAX_VALUES:
+                raise _refused(field, f"holds more than {MAX_VALUES:,} values")
+
+
+def _refused(field: str, text: str) -> InvalidError:
+    return InvalidError(
+        f"{field}: {text}", violations=[FieldViolation(field=field, description=text)]
+    )

@@ -1,0 +1,67 @@
+"""Whether a restored schema is one that the migrations make."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import psycopg
+from psycopg import sql
+
+from vistaflow_services.core.migrations import load_migrations
+from vistaflow_services.registry.dumping import DumpError
+from vistaflow_services.registry.local import Connection
+from vistaflow_services.registry.reading import QUERIES
+
+_PACKAGE: Final = __package__ or ""
+_SCRATCH: Final = "vistaflow_schema_check"
+
+
+def check_schema(connection: Connection, schema: str) -> None:
+    """Compares a schema with what its migrations make in an empty one, which is then rolled back.
+
+    Args:
+        connection: Its search path is the schema.
+        schema: The name of the schema.
+
+    Raises:
+        DumpError: They differ, or the schema is of a newer version.
+    """
+    found = _objects(connection, schema)
+    rows = connection.execute("SELECT number, checksum FROM schema_migrations").fetchall()
+    applied: dict[int, str] = dict(rows)
+    migrations = [each for each in load_migrations(_PACKAGE) if each.number in applied]
+    if {each.number: each.checksum for each in migrations} != applied or not applied:
+        raise DumpError(
+            "the backup is of a newer version of vistaflow, or the list of its migrations is "
+            "damaged; restore it with the version that made it"
+        )
+    with connection.transaction(force_rollback=True):
+        connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(_SCRATCH)))
+        connection.execute(sql.SQL("SET LOCAL search_path TO {}").format(sql.Identifier(_SCRATCH)))
+        connection.execute("SET LOCAL client_min_messages TO warning")
+        # The guard of another schema has no say here, and that of the first release objects.
+        connection.execute(
+            "SELECT set_config(name, 'off', true) FROM pg_settings WHERE name = 'event_triggers' "
+            "AND (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)"
+        )
+        connection.execute(
+            "CREATE TABLE schema_migrations (number int PRIMARY KEY, name text NOT NULL, "
+            "checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT clock_timestamp())"
+        )
+        for each in migrations:
+            connection.execute(each.text)
+        made = _objects(connection, _SCRATCH)
+    if found != made:
+        differing = sorted(found ^ made)
+        shown = "; ".join(
+            f"{'missing' if each in made else 'unknown'}: {each[:200]}" for each in differing[:3]
+        )
+        raise DumpError(
+            f"the backup is damaged: {len(differing)} parts of its schema are not those that "
+            f"vistaflow makes ({shown}); restore another backup"
+        )
+
+
+def _objects(connection: psycopg.Connection[tuple[object, ...]], schema: str) -> set[str]:
+    rows = connection.execute(QUERIES["schema_objects"], {"schema": schema}).fetchall()
+    return {str(text) for (text,) in rows}

@@ -1,0 +1,129 @@
+"""Changes that are made in pieces: how they are kept, and gone on with after a crash.
+
+A change of many jobs takes several commits, between which others write. What is left of it is
+written with each: so whoever made it may die, and another registry, or the same one when it is
+back, goes on. That two do so at once is no harm: each piece is made of what the database holds of
+the change, and a commit fails if the log has moved.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
+from typing import Any, Protocol
+
+from vistaflow_services.core.errors import ServiceError
+from vistaflow_services.registry import commands as c
+from vistaflow_services.registry.domain import JobFilter
+from vistaflow_services.registry.watch_store import Row
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 2.0
+"""How often changes are looked for that nobody goes on with."""
+
+LEFT_ALONE_SECONDS = 5.0
+"""How long a change is left alone before another registry takes it over."""
+
+
+class Source(Protocol):
+    """Where unfinished changes are kept."""
+
+    async def fetch(self, name: str, parameters: Mapping[str, Any]) -> list[Row]:
+        """The rows of a named query."""
+
+
+class UnfinishedChanges:
+    """Goes on with changes that nobody makes any more.
+
+    Args:
+        source: Where they are kept.
+        go_on: Makes what is left of a change, and returns once that is done.
+    """
+
+    def __init__(
+        self, source: Source, go_on: Callable[[c.Change | c.ManyJobs], Awaitable[object]]
+    ) -> None:
+        self._source = source
+        self._go_on = go_on
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Looks for such changes until it is canceled."""
+        while True:
+            try:
+                await self.take(LEFT_ALONE_SECONDS)
+            except ServiceError as error:
+                logger.info("unfinished changes cannot be looked for now: %s", error)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def take(self, seconds: float) -> None:
+        """Begins to go on with the changes left alone for so long."""
+        for row in await self._source.fetch("take_changes", {"seconds": seconds}):
+            change = to_change(row)
+            logger.info("going on with %s of request %s", change.request.method, row[0])
+            task = asyncio.create_task(self._finish(change))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _finish(self, change: c.Change | c.ManyJobs) -> None:
+        try:
+            await self._go_on(change)
+        except ServiceError as error:
+            logger.info("%s is tried again later: %s", change.request.method, error)
+
+
+def to_change(row: Row) -> c.Change | c.ManyJobs:
+    """A row of the query `unfinished_changes`. What encodes its answer is still to be put in."""
+    change_id, method, body_sha256, data, retry, reason, actor, kit_id, job_ids, *progress = row
+    whole, done, moved, revision, wanted = progress
+    request = c.Request(
+        request_id=change_id,
+        method=method,
+        body_sha256=body_sha256,
+        data_json=data,
+        encode=lambda _: b"",
+    )
+    if kit_id is None:
+        return c.ManyJobs(
+            request=request,
+            filter=_filter(wanted if isinstance(wanted, dict) else json.loads(wanted)),
+            retry=retry,
+            dry_run=False,
+            reason=reason,
+            actor=actor,
+        )
+    return c.Change(
+        change_id=change_id,
+        request=request,
+        kit_id=kit_id,
+        job_ids=tuple(map(_uuid, job_ids)),
+        retry=retry,
+        whole=whole,
+        reason=reason,
+        actor=actor,
+        done=done,
+        count=moved,
+        revision=revision,
+    )
+
+
+def _uuid(value: uuid.UUID | str) -> uuid.UUID:
+    return value if isinstance(value, uuid.UUID) else uuid.UUID(value)
+
+
+def _filter(wanted: Mapping[str, Any]) -> JobFilter:
+    before = wanted["created_before"]
+    return JobFilter(
+        kit_ids=tuple(wanted["kit_ids"]),
+        job_types=frozenset(wanted["job_types"]),
+        statuses=frozenset(wanted["statuses"]),
+        project=wanted["project"],
+        kit_labels=tuple((key, value) for key, value in wanted["kit_labels"]),
+        labels=tuple((key, value) for key, value in wanted["labels"]),
+        created_before=datetime.fromisoformat(before) if before is not None else None,
+    )
