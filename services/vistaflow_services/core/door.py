@@ -285,7 +285,7 @@ class Door(grpc.aio.ServerInterceptor):
                 raise UnauthenticatedError(
                     "this suite is open to the user who runs it; others need a token, which that "
                     "user makes with `vistaflow token create`: set VISTAFLOW_TOKEN, or send "
-                    "`authorization: Bearer …`",
+                    "`authorization: Bearer …` (as that user, set VISTAFLOW_HOME to its home)",
                     reason=missing.reason,
                 ) from None
             await _write(context)
