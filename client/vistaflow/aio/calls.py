@@ -17,12 +17,12 @@ from vistaflow.api.optimize.v1 import optimize_pb2_grpc
 from vistaflow.api.pipeline.v1 import pipeline_pb2_grpc
 from vistaflow.api.registry.v1 import registry_pb2, registry_pb2_grpc
 from vistaflow.channel import call, open_channel
-from vistaflow.credentials import CA, TOKEN
+from vistaflow.credentials import CA
 from vistaflow.errors import UnavailableError
+from vistaflow.local import reach
 from vistaflow.replicas import Newest, addresses_of
 from vistaflow.unreachable import why
 
-DEFAULT_ADDRESS: Final = "127.0.0.1:50051"
 DEFAULT_TIMEOUT_SECONDS: Final = 10.0
 ANNOUNCED_SECONDS: Final = 4.0
 """How long a registry may have started ago and not know yet where every service is."""
@@ -55,9 +55,8 @@ class Calls:
     def __init__(
         self, address: str = "", *, timeout: float = DEFAULT_TIMEOUT_SECONDS, token: str = ""
     ) -> None:
-        self.address = address or os.environ.get("VISTAFLOW_REGISTRY", "") or DEFAULT_ADDRESS
+        self.address, self._token = reach(address, token)
         self._timeout = timeout
-        self._token = token or os.environ.get(TOKEN, "")
         self._channel = open_channel(self.address, self._token)
         self._registry = registry_pb2_grpc.RegistryServiceStub(self._channel)
         self._newest = Newest(len(addresses_of(self.address)))

@@ -66,10 +66,12 @@ def connect(
     """A client of the suite whose registry is at `address`.
 
     Args:
-        address: Such as `127.0.0.1:50051`; `VISTAFLOW_REGISTRY`, else the default, if empty.
-            Several divided by commas are replicas of one registry.
+        address: Such as `127.0.0.1:50051`; if empty `VISTAFLOW_REGISTRY`, else where the suite of
+            `VISTAFLOW_HOME` listens, else the default. Several divided by commas are replicas of
+            one registry.
         timeout: The longest one call may take with all its tries, in seconds.
-        token: Shown to the services; `VISTAFLOW_TOKEN` if empty.
+        token: Shown to the services; if empty `VISTAFLOW_TOKEN`, else the one that `vistaflow up`
+            made in that home, for its suite.
     """
     return AsyncClient(address, timeout=timeout, token=token)
 

@@ -260,7 +260,7 @@ def test_a_pid_of_somebody_else_is_not_taken_for_the_suite(tmp_path: Path) -> No
     (tmp_path / "run" / "suite.json").write_text(json.dumps(told))
 
     assert call("down", "--home", str(tmp_path)).stdout == "nothing is up\n"
-    assert local._started(os.getpid()) is not None
+    assert local.started_at(os.getpid()) is not None
 
 
 def test_the_doctor_says_what_is_wrong_and_how_to_mend_it(tmp_path: Path) -> None:

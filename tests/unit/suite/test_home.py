@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from vistaflow.local import started_at
 from vistaflow_services.core.home import HomeError
 from vistaflow_services.suite.__main__ import main
-from vistaflow_services.suite.home import Home, started_at
+from vistaflow_services.suite.home import Home
 
 
 @pytest.fixture
