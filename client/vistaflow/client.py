@@ -57,10 +57,12 @@ def connect(
     """A client of the suite whose registry is at `address`.
 
     Args:
-        address: Such as `127.0.0.1:50051`; `VISTAFLOW_REGISTRY`, else the default, if empty.
-            Several divided by commas are replicas of one registry.
+        address: Such as `127.0.0.1:50051`; if empty `VISTAFLOW_REGISTRY`, else where the suite of
+            `VISTAFLOW_HOME` listens, else the default. Several divided by commas are replicas of
+            one registry.
         timeout: The longest one call may take with all its tries, in seconds.
-        token: Shown to the services; `VISTAFLOW_TOKEN` if empty.
+        token: Shown to the services; if empty `VISTAFLOW_TOKEN`, else the one that `vistaflow up`
+            made in that home, for its suite.
     """
     return Client(address, timeout=timeout, token=token)
 
@@ -552,10 +554,12 @@ class Client:
         return self._run(self._client.trials(study_id))
 
     def create_token(
-        self, name: str, role: str, *, project: str = "", days: float = 0
+        self, name: str, role: str, *, project: str = "", days: float = 0, request_id: str = ""
     ) -> tuple[registry_pb2.Token, str]:
         """Makes a token; returns it and its text, which is told only now."""
-        return self._run(self._client.create_token(name, role, project=project, days=days))
+        return self._run(
+            self._client.create_token(name, role, project=project, days=days, request_id=request_id)
+        )
 
     def tokens(self) -> list[registry_pb2.Token]:
         """The tokens without their texts, newest first."""

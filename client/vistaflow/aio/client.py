@@ -25,6 +25,7 @@ from vistaflow.encoding import read_text
 from vistaflow.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
+    InvalidArgumentError,
     KitFailedError,
     UnavailableError,
 )
@@ -52,6 +53,9 @@ from vistaflow.structs import struct_of
 from vistaflow.watching import Watch, place_of, watch_filter
 from vistaflow.watching_many import ManyWatches
 
+MAX_DAYS = 3_660
+"""Longest time that a token may be valid which ends."""
+
 MAX_FILE_CHARACTERS = 200
 """Of the path of a kit file, how much its mistakes are named with at the most."""
 
@@ -62,10 +66,12 @@ def connect(
     """A client of the suite whose registry is at `address`.
 
     Args:
-        address: Such as `127.0.0.1:50051`; `VISTAFLOW_REGISTRY`, else the default, if empty.
-            Several divided by commas are replicas of one registry.
+        address: Such as `127.0.0.1:50051`; if empty `VISTAFLOW_REGISTRY`, else where the suite of
+            `VISTAFLOW_HOME` listens, else the default. Several divided by commas are replicas of
+            one registry.
         timeout: The longest one call may take with all its tries, in seconds.
-        token: Shown to the services; `VISTAFLOW_TOKEN` if empty.
+        token: Shown to the services; if empty `VISTAFLOW_TOKEN`, else the one that `vistaflow up`
+            made in that home, for its suite.
     """
     return AsyncClient(address, timeout=timeout, token=token)
 
@@ -651,21 +657,26 @@ class AsyncClient(StageCalls):
     # Tokens, for administrators
 
     async def create_token(
-        self, name: str, role: str, *, project: str = "", days: float = 0
+        self, name: str, role: str, *, project: str = "", days: float = 0, request_id: str = ""
     ) -> tuple[registry_pb2.Token, str]:
-        """Makes a token.
+        """Makes a token; again under the same `request_id` it has a new text, and the same id.
 
         Args:
             name: What it is for, for people.
             role: "VIEWER", "EDITOR", "ADMIN" or "WORKER".
             project: The project it is for; viewers and editors have one.
             days: How long it is valid; 0 for good.
+            request_id: Names the request, for a text that was lost; made up if empty.
 
         Returns:
             The token, and its text, which is told only now.
         """
-        request = registry_pb2.CreateTokenRequest(name=name, project=project, role=role_value(role))
+        request = registry_pb2.CreateTokenRequest(
+            name=name, project=project, role=role_value(role), request_id=request_id
+        )
         if days:
+            if not 0 < days <= MAX_DAYS:
+                raise InvalidArgumentError(f"days: is {days:g}; give up to {MAX_DAYS:,}, or 0")
             request.lifetime.FromNanoseconds(round(days * 86400e9))
         response = await self._call("registry", "CreateToken", request)
         return response.token, response.secret

@@ -43,6 +43,7 @@ def asked(
     question: Callable[[CommandClient], Awaitable[T]],
     *,
     timeout: float = DEFAULT_TIMEOUT_SECONDS,
+    token: str = "",
 ) -> T:
     """What the services answer a command; a refusal is told, and ends it.
 
@@ -50,10 +51,11 @@ def asked(
         address: As it was given.
         question: What is asked of a client.
         timeout: The longest one call may take with all its tries, in seconds.
+        token: Shown to the services; the one that a client finds if empty.
     """
 
     async def ask() -> T:
-        async with CommandClient(address, timeout=timeout) as client:
+        async with CommandClient(address, timeout=timeout, token=token) as client:
             return await question(client)
 
     with told():

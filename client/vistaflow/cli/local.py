@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,9 +21,10 @@ from rich.table import Table
 from vistaflow.cli.dialing import asked
 from vistaflow.cli.logs import LogLine, follow_lines, lines_of
 from vistaflow.cli.output import DETACHED, FAILED, USAGE, Address, AsJson, console, print_json, stop
-from vistaflow.cli.registries import check_registries
+from vistaflow.cli.registries import CALLERS, check_registries
 from vistaflow.encoding import encodable
 from vistaflow.interpreter import module_command
+from vistaflow.local import reach, started_at
 
 Home = Annotated[
     Path, typer.Option("--home", envvar="VISTAFLOW_HOME", help="Where everything is kept.")
@@ -30,6 +32,14 @@ Home = Annotated[
 DEFAULT_HOME = Path("~/.vistaflow")
 START_SECONDS = 120.0
 STOP_SECONDS = 60.0
+
+
+class Auth(StrEnum):
+    """Who is let in."""
+
+    OWNER = "owner"
+    OFF = "off"
+    REQUIRED = "required"
 
 
 def up(
@@ -40,6 +50,13 @@ def up(
             envvar="VISTAFLOW_PORT", help="Where the registry listens here.", min=1, max=65535
         ),
     ] = 50051,
+    auth: Annotated[
+        Auth,
+        typer.Option(
+            envvar="VISTAFLOW_AUTH",
+            help="Who is let in: this user, and others with a token; everybody; or tokens only.",
+        ),
+    ] = Auth.OWNER,
     detach: Annotated[bool, typer.Option("--detach", help="Return once it is up.")] = False,
 ) -> None:
     """Start PostgreSQL and every service on this machine."""
@@ -48,7 +65,7 @@ def up(
     home = folder_of(home)
     command = [
         *module_command("vistaflow_services.suite"),
-        *(f"--home={home}", f"--port={port}"),
+        *(f"--home={home}", f"--port={port}", f"--auth={auth}"),
     ]
     if not detach:
         os.execv(sys.executable, command)
@@ -119,7 +136,7 @@ def down(home: Home = DEFAULT_HOME) -> None:
     pid = int(running["pid"])
     os.kill(pid, signal.SIGTERM)
     end = time.monotonic() + STOP_SECONDS
-    while _started(pid) == running["started"]:
+    while started_at(pid) == running["started"]:
         if time.monotonic() > end:
             stop(f"process {pid} did not end in {STOP_SECONDS:.0f} s; see `vistaflow logs`", FAILED)
         time.sleep(0.1)
@@ -150,6 +167,8 @@ def status(address: Address = "", as_json: AsJson = False) -> None:
     else:
         console.print(f"vistaflow {info.version}, log at revision {info.revision}")
         console.print(_growth(info), markup=False, soft_wrap=True)
+        if callers := CALLERS.get(info.limits.get("auth", "")):
+            console.print(callers, markup=False, soft_wrap=True)
         slowest = info.limits.get("watches.slowest", "")
         if "watches" in info.limits:  # a token of one project is told nothing of the others'
             watches = info.limits["watches"]
@@ -202,7 +221,8 @@ def logs(
     folder = folder_of(home) / "logs"
     jobs: dict[str, str] = {}
     if of.isdigit():
-        found_kit = asked("", lambda client: client.kit(int(of)))
+        address, token = reach(home=folder.parent)
+        found_kit = asked(address, lambda client: client.kit(int(of)), token=token)
         jobs = {each.job_id: each.name for each in found_kit.jobs}
     elif len(of) == 36:
         jobs = {of: ""}
@@ -259,7 +279,8 @@ def _checks(home: Path, address: str) -> list[dict[str, str]]:
         f"up, process {running['pid']}" if running else "not up on this machine",
         "" if running else "start it with `vistaflow up`",
     )
-    check_registries(note, address, up_here=bool(running))
+    address, token = reach(address, home=home)
+    check_registries(note, address, token, up_here=bool(running))
     return found
 
 
@@ -311,7 +332,7 @@ def holder(home: Path) -> dict[str, Any] | None:
     """The suite that is up below a home, as its own file says; none if there is none."""
     try:
         running: dict[str, Any] = json.loads((home / "run" / "suite.json").read_bytes())
-        return running if _started(int(running["pid"])) == running["started"] else None
+        return running if started_at(int(running["pid"])) == running["started"] else None
     except (OSError, ValueError, KeyError):
         return None
 
@@ -321,15 +342,6 @@ def _is_up(home: Path, pid: int) -> bool:
     found = holder(home)
     ours = found is not None and found["pid"] == pid
     return ours and (home / "run" / "endpoints.json").is_file()
-
-
-def _started(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; none if it is gone or a zombie."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] == "Z" else int(fields[19])
 
 
 def _has(module: str) -> bool:

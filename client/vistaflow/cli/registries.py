@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from vistaflow.aio.calls import DEFAULT_ADDRESS
 from vistaflow.cli.dialing import CommandClient
 from vistaflow.errors import VistaError
 from vistaflow.replicas import addresses_of
@@ -19,20 +18,28 @@ OF_THE_DATABASE: Final = (
 )  # fmt: skip
 """What every replica finds alike."""
 
+CALLERS: Final = {
+    "off": "nobody is asked for a token",
+    "owner": "the user who started it needs no token, all others do",
+    "required": "everybody needs a token",
+}
+"""Who is let in, by the registry's word for it."""
+
 Note = Callable[..., None]
 """Takes down what was looked at, its state, what was found, and the fix."""
 
 
-def check_registries(note: Note, address: str, *, up_here: bool) -> None:
+def check_registries(note: Note, address: str, token: str, *, up_here: bool) -> None:
     """Looks at each replica of an address list.
 
     Args:
         note: Gets the findings.
-        address: As it was given; the default if empty.
+        address: Of one or several.
+        token: Shown to each.
         up_here: Whether a suite is up on this machine, so that none is wrong.
     """
-    addresses = addresses_of(address or DEFAULT_ADDRESS)
-    answers = asyncio.run(_ask_all(addresses))
+    addresses = addresses_of(address)
+    answers = asyncio.run(_ask_all(addresses, token))
     several = len(addresses) > 1
     shared: set[str] = set()
     for one, info in zip(addresses, answers, strict=True):
@@ -45,6 +52,8 @@ def check_registries(note: Note, address: str, *, up_here: bool) -> None:
             continue
         note(f"registry{where}", "ok", f"answers, log at revision {info.revision}")
         _check_clock(note, where, info)
+        if (auth := info.limits.get("auth")) in CALLERS:
+            note(f"callers{where}", "note" if auth == "off" else "ok", CALLERS[auth])
         if info.caller.project:
             told = "the checks of the database are for tokens of every project"
             note(f"database{where}", "note", told)
@@ -61,12 +70,12 @@ def check_registries(note: Note, address: str, *, up_here: bool) -> None:
     _check_services(note, [each for each in answers if not isinstance(each, VistaError)])
 
 
-async def _ask_all(addresses: list[str]) -> list[Any]:
+async def _ask_all(addresses: list[str], token: str) -> list[Any]:
     """What each registry says of itself, or the error."""
 
     async def ask(address: str) -> Any:
         try:
-            async with CommandClient(address, timeout=3) as client:
+            async with CommandClient(address, timeout=3, token=token) as client:
                 return await client.server_info()
         except VistaError as error:
             return error

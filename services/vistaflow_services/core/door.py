@@ -2,10 +2,11 @@
 
 Where tokens are required (`VISTAFLOW_AUTH=required`) it finds out whose the call is, before the
 request is read, and lets in whom the method's `access` option in the proto admits. What has no
-such option is refused to everybody. Streams are ended when their caller's token ends. It also
-keeps the limits a caller has: calls a second and streams at once. Callers without a valid token
-have their machine's limit: beyond it nobody is asked any more whose a token is that was never
-seen to be valid.
+such option is refused to everybody. With `VISTAFLOW_AUTH=owner` connections of the user who runs
+the service need no token (`core/owner.py`). Streams are ended when their caller's token ends. It
+also keeps the limits a caller has: calls a second and streams at once. Callers without a valid
+token have their machine's limit: beyond it nobody is asked any more whose a token is that was
+never seen to be valid.
 
 Whether the caller may see the kit, job or project that a call names is not decided here: the
 registry looks at `callers.current()`.
@@ -18,13 +19,15 @@ import contextlib
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import grpc
 
+from vistaflow.local import token_file
 from vistaflow_services.core import access, callers
 from vistaflow_services.core.callers import EVERYBODY, Caller, Role, Rule
+from vistaflow_services.core.config import home
 from vistaflow_services.core.errors import (
     ExhaustedError,
     InvalidError,
@@ -35,12 +38,15 @@ from vistaflow_services.core.errors import (
 )
 from vistaflow_services.core.handlers import Remade, behaving, behaviour_of
 from vistaflow_services.core.limits import Limits, Place, Places, Strangers
+from vistaflow_services.core.owner import Owner, read_token
 from vistaflow_services.core.status import status_of, unforeseen
 from vistaflow_services.core.tokens import Tokens
 
 logger = logging.getLogger(__name__)
 
 AUTH = "VISTAFLOW_AUTH"
+AUTHS = ("off", "owner", "required")
+"""Who is let in: everybody; the user who runs the service, and tokens; tokens."""
 RATE = "VISTAFLOW_RATE_PER_SECOND"
 STREAMS = "VISTAFLOW_STREAMS_PER_CALLER"
 REFUSALS = "VISTAFLOW_REFUSALS_PER_SECOND"
@@ -70,6 +76,12 @@ class DoorSettings:
     required: bool = False
     """Whether callers must show a token; without, everybody is an administrator."""
 
+    owner: bool = False
+    """Whether connections of the user who runs the service need none where others do."""
+
+    owner_token: str = field(default="", repr=False)
+    """Lets others in as that user; empty for none."""
+
     rate_per_second: float = 0.0
     """Calls a second that one caller may make, twice as many in a burst; 0 for any number."""
 
@@ -87,6 +99,11 @@ class DoorSettings:
             raise ValueError(f"{RATE}, {STREAMS} and {REFUSALS} are from 0 to {MOST:,}")
 
     @property
+    def auth(self) -> str:
+        """Who is let in, in the word of the setting."""
+        return "owner" if self.owner else "required" if self.required else "off"
+
+    @property
     def limited(self) -> bool:
         """Whether callers have limits."""
         return bool(self.rate_per_second or self.streams_per_caller)
@@ -99,8 +116,8 @@ def door_settings(environment: Mapping[str, str] = os.environ) -> DoorSettings:
         ValueError: One is malformed.
     """
     auth = environment.get(AUTH) or "off"
-    if auth not in ("off", "required"):
-        raise ValueError(f"{AUTH} is off or required, not {auth}")
+    if auth not in AUTHS:
+        raise ValueError(f"{AUTH} is {', '.join(AUTHS[:-1])} or {AUTHS[-1]}, not {auth}")
     try:
         rate = float(environment.get(RATE) or 0)
         streams = int(environment.get(STREAMS) or 0)
@@ -108,7 +125,9 @@ def door_settings(environment: Mapping[str, str] = os.environ) -> DoorSettings:
     except ValueError:
         raise ValueError(f"{RATE}, {STREAMS} and {REFUSALS} are numbers") from None
     return DoorSettings(
-        required=auth == "required",
+        required=auth != "off",
+        owner=auth == "owner",
+        owner_token=read_token(token_file(home(environment))) if auth == "owner" else "",
         rate_per_second=rate,
         streams_per_caller=streams,
         refusals_per_second=refusals,
@@ -120,6 +139,8 @@ class Door(grpc.aio.ServerInterceptor):
 
     def __init__(self, settings: DoorSettings, tokens: Tokens | None = None) -> None:
         self.settings = settings
+        self.owner = Owner(settings.owner_token) if settings.owner else None
+        """Whose connections need no token."""
         self.tokens = tokens
         """Knows the bearers of tokens; without it nobody can be let in who needs one."""
         self.admit: Admit | None = None
@@ -148,13 +169,15 @@ class Door(grpc.aio.ServerInterceptor):
             return self._opened.of(method, handler)
         rule = access.rule_of(method)
         if not self.settings.required:
-            if rule is access.NOBODY:
-                return self._refusal(method, _unruled(method))
-            return self._serving(method, handler, EVERYBODY)
+            return self._unbounded(method, rule, handler)
         try:
             text = _bearer(handler_call_details.invocation_metadata)
         except ServiceError as error:
+            if self.owner is not None:
+                return self._asking.of(method, handler)
             return self._refusal(method, error)
+        if self.owner is not None and self.owner.is_shown(text):
+            return self._unbounded(method, rule, handler)
         if self.tokens is None:
             return self._refusal(
                 method, UnavailableError("tokens cannot be checked yet; try again")
@@ -171,6 +194,12 @@ class Door(grpc.aio.ServerInterceptor):
         except Exception:
             return _ending(*unforeseen(method))
         return self._serving(method, handler, caller)
+
+    def _unbounded(self, method: str, rule: Rule | None, handler: Any) -> Any:
+        """The handler of a call of someone who may do everything."""
+        if rule is access.NOBODY:
+            return self._refusal(method, _unruled(method))
+        return self._serving(method, handler, EVERYBODY)
 
     def _serving(self, method: str, handler: Any, caller: Caller) -> Any:
         """The handler of a call that is allowed."""
@@ -213,12 +242,12 @@ class Door(grpc.aio.ServerInterceptor):
         return self.places.held(place, caller, context.peer())
 
     def _ask(self, method: str, handler: Any) -> Any:
-        """A handler that first asks whose a token is that was not seen before."""
+        """A handler that first asks whose a token is that was not seen before, or a connection."""
         guarded = self._guarded(method, handler)
 
         async def asking(requests: Any, context: Context) -> None:
             try:
-                caller = await self._stranger(context)
+                caller = await self._whose(context)
                 _check_role(method, access.rule_of(method), caller)
             except Exception as error:
                 await _end(error, method, context)
@@ -244,6 +273,24 @@ class Door(grpc.aio.ServerInterceptor):
                 await _end(error, method, context)
 
         return _as_stream(handler, opened)
+
+    async def _whose(self, context: Context) -> Caller:
+        """Who makes a call that nobody knows yet."""
+        try:
+            _bearer(context.invocation_metadata())
+        except UnauthenticatedError as missing:
+            peer = context.peer()
+            if self.owner is None or not await self.owner.made(peer):
+                self._strangers.look(peer, missing.reason)
+                raise UnauthenticatedError(
+                    "this suite is open to the user who runs it; others need a token, which that "
+                    "user makes with `vistaflow token create`: set VISTAFLOW_TOKEN, or send "
+                    "`authorization: Bearer …` (as that user, set VISTAFLOW_HOME to its home)",
+                    reason=missing.reason,
+                ) from None
+            await _write(context)
+            return EVERYBODY
+        return await self._stranger(context)
 
     async def _stranger(self, context: Context) -> Caller:
         """Whose a token is that was not seen before, or not to be valid."""
@@ -364,12 +411,29 @@ def _bearer(metadata: Iterable[tuple[str, Any]] | None) -> str:
 
 def _check_role(method: str, rule: Rule | None, caller: Caller) -> None:
     """Raises `PermissionDeniedError` if the caller's role does not admit it to a method."""
+    if caller is EVERYBODY:  # the owner, who has no role
+        if rule is access.NOBODY:
+            raise _unruled(method)
+        return
     if rule is None or not rule.admits(caller.role):
         needs = f"needs the role {rule.role}" if rule and rule.role else "is for nobody"
         raise PermissionDeniedError(
             f"{method.rpartition('/')[2]} {needs}; the token's role is {caller.role}",
             reason="ROLE_TOO_SMALL",
         )
+
+
+async def _write(context: Context) -> None:
+    """Writes to a call, so that nothing is read from it any more if its connection is gone.
+
+    The owner has the connection of this address and port now. But the call may have come over an
+    earlier one, whose client reset it and left the port. gRPC may not have noticed; then the write
+    fails and ends the call before this returns.
+    """
+    try:
+        await context.send_initial_metadata(())
+    except Exception as error:
+        raise UnavailableError("the connection of the call is gone") from error
 
 
 def _unruled(method: str) -> PermissionDeniedError:

@@ -161,13 +161,16 @@ class Server(grpc.aio.Server):
             if self._tls and host != "unix":
                 bound = self._server.add_secure_port(listen, self._tls.credentials())
             else:
-                bound = self._server.add_insecure_port(listen)
+                with _private_socket(host == "unix" and self.door.owner is not None):
+                    bound = self._server.add_insecure_port(listen)
         except TlsError as error:
             raise StartError(str(error)) from error
         except RuntimeError as error:
             raise StartError(
                 f"cannot listen on {listen}: is the port taken by another process?"
             ) from error
+        if self.door.owner is not None:
+            self.door.owner.listens(host, bound)
         if host == "unix":
             return listen
         return f"[{host}]:{bound}" if ":" in host else f"{host}:{bound or port}"
@@ -194,6 +197,8 @@ class Server(grpc.aio.Server):
 
     async def start(self) -> None:
         """Begins to serve, NOT_SERVING until told otherwise."""
+        if self.door.owner is not None:
+            await self.door.owner.prepare()
         await self.set_serving(False)
         await self._server.start()
 
@@ -202,6 +207,8 @@ class Server(grpc.aio.Server):
         await self._health.enter_graceful_shutdown()
         self._serving = False
         await self._server.stop(grace)
+        if self.door.owner is not None:
+            self.door.owner.close()
 
     async def wait_for_termination(self, timeout: float | None = None) -> bool:
         """Waits until the server has stopped."""
@@ -362,6 +369,19 @@ async def _readiness(server: Server, ready: Ready | None) -> AsyncIterator[None]
         yield
     finally:
         await ended([watching])
+
+
+@contextlib.contextmanager
+def _private_socket(private: bool) -> Iterator[None]:
+    """Only this user may open a socket's file that is made while the block runs."""
+    if not private:
+        yield
+        return
+    mask = os.umask(0o177)
+    try:
+        yield
+    finally:
+        os.umask(mask)
 
 
 def _split(listen: str) -> tuple[str, int]:

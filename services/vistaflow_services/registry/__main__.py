@@ -138,6 +138,7 @@ class Registry:
             leases=self.leases,
             directory=self.directory,
         )
+        self.limits["auth"] = self.server.door.settings.auth
         self.server.door.tokens = self.servicer.tokens.tokens
         self.server.door.admit = self.servicer.tenancy.admit
         rpc.add_RegistryServiceServicer_to_server(self.servicer, self.server)

@@ -17,9 +17,11 @@ from typing import Any, Final
 from vistaflow.credentials import TOKEN
 from vistaflow.encoding import degrade_output
 from vistaflow.interpreter import module_command
+from vistaflow.local import token_file
 from vistaflow_services.core import config, log
-from vistaflow_services.core.door import AUTH
+from vistaflow_services.core.door import AUTH, AUTHS
 from vistaflow_services.core.errors import InvalidError
+from vistaflow_services.core.owner import make_token
 from vistaflow_services.core.server import signals
 from vistaflow_services.suite.home import Home
 from vistaflow_services.suite.supervisor import GaveUpError, Supervised
@@ -32,7 +34,11 @@ SERVICES: Final = ("registry", "ingestion", "doe", "ml", "optimize", "pipeline")
 DEFAULT_PORT: Final = 50051
 
 
-async def serve(home: Home, port: int) -> None:
+DEFAULT_AUTH: Final = "owner"
+"""Who is let in unless the environment or the command says otherwise."""
+
+
+async def serve(home: Home, port: int, auth: str = DEFAULT_AUTH) -> None:
     """Runs all services until told to stop, then stops them, the registry last.
 
     Raises:
@@ -41,17 +47,17 @@ async def serve(home: Home, port: int) -> None:
     check_port(port)
     stop = asyncio.Event()
     with signals(stop.set):
-        await _serve(home, port, stop)
+        await _serve(home, port, auth, stop)
 
 
-async def _serve(home: Home, port: int, stop: asyncio.Event) -> None:
-    services = _services(home, port)
+async def _serve(home: Home, port: int, auth: str, stop: asyncio.Event) -> None:
+    services = _services(home, port, auth)
     stopping: asyncio.Task[Any] = asyncio.create_task(stop.wait())
     tasks: list[asyncio.Task[Any]] = [stopping]
     try:
         for group in (services[:1], services[1:]):
             if group[0].name != "registry":
-                await introduce(group)
+                await introduce(group, auth)
             tasks += [asyncio.create_task(each.run(), name=each.name) for each in group]
             serving: asyncio.Future[Any] = asyncio.gather(*(each.serving.wait() for each in group))
             await asyncio.wait({serving, *tasks}, return_when=asyncio.FIRST_COMPLETED)
@@ -77,14 +83,13 @@ async def _serve(home: Home, port: int, stop: asyncio.Event) -> None:
         each.result()
 
 
-async def introduce(services: Sequence[Supervised]) -> None:
+async def introduce(services: Sequence[Supervised], auth: str) -> None:
     """Gives services a token of their own where they need one and have none.
 
     The registry serves by now: its database is where the token is made. The one that an earlier
     suite made here is revoked.
     """
-    needed = os.environ.get(AUTH) == "required" and not os.environ.get(TOKEN)
-    if not needed:
+    if auth != "required" or os.environ.get(TOKEN):
         return
     process = await asyncio.create_subprocess_exec(
         *module_command("vistaflow_services.registry.tokens"),
@@ -119,13 +124,24 @@ def check_port(port: int) -> None:
             ) from None
 
 
-def _services(home: Home, port: int) -> list[Supervised]:
+def _services(home: Home, port: int, auth: str) -> list[Supervised]:
     registry = f"127.0.0.1:{port}"
+    # Where the kernel does not tell whose a connection is, services need the token, too. One that
+    # the environment has may be for another suite.
+    file = token_file(home.path)
+    try:
+        token = {TOKEN: make_token(file)} if auth == "owner" else {}
+        if not token:
+            file.unlink(missing_ok=True)  # clients would show it, and nobody would know it
+    except OSError as error:
+        raise GaveUpError(f"{error.filename or file}: {error.strerror}") from None
     services = []
     for name in SERVICES:
         each = Supervised(name, port=port if name == "registry" else 0, logs=home.logs)
         each.environment = {
             **os.environ,
+            **token,
+            AUTH: auth,
             "VISTAFLOW_HOME": str(home.path),
             "VISTAFLOW_REGISTRY": registry,
             f"VISTAFLOW_{name.upper()}_LISTEN": each.address,
@@ -140,7 +156,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="vistaflow up", description=__doc__)
     parser.add_argument("--home", type=Path, help="where everything is kept; $VISTAFLOW_HOME")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT)
+    parser.add_argument("--auth", choices=AUTHS, default=os.environ.get(AUTH) or DEFAULT_AUTH)
     options = parser.parse_args(arguments)
+    if options.auth not in AUTHS:  # argparse takes a default as it is
+        parser.error(f"{AUTH} is one of {', '.join(AUTHS)}, not {options.auth}")
     try:
         path = config.home({"VISTAFLOW_HOME": str(options.home)} if options.home else os.environ)
         home = Home(path.resolve())
@@ -152,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _tell_holder(home)
     log.configure("suite", home=home.path)
     try:
-        asyncio.run(serve(home, options.port))
+        asyncio.run(serve(home, options.port, options.auth))
     except GaveUpError as error:
         print(f"vistaflow stopped: {error}", file=sys.stderr)
         return 1

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
+from vistaflow.local import started_at
 from vistaflow_services.core import files
 from vistaflow_services.core.home import prepare_home
 
@@ -79,13 +80,3 @@ class Home:
     def publish(self, endpoints: Mapping[str, str]) -> None:
         """Tells where each service listens; made only when all of them serve."""
         files.write(self.endpoints_file, (json.dumps(dict(endpoints), indent=1) + "\n").encode())
-
-
-def started_at(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; none if it is gone or a zombie."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
-    except OSError:
-        return None
-    fields = text.rpartition(")")[2].split()
-    return None if fields[0] == "Z" else int(fields[19])

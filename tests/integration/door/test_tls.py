@@ -133,7 +133,7 @@ async def test_beyond_loopback_a_server_starts_with_tls_and_not_without(
         ("VISTAFLOW_TLS_CERT", "/nowhere/at/all", "No such file"),
         ("VISTAFLOW_TLS_CERT", "", "set both"),
         ("VISTAFLOW_TLS_KEY", "CERT", "holds no private key"),
-        ("VISTAFLOW_AUTH", "on", "off or required"),
+        ("VISTAFLOW_AUTH", "on", "off, owner or required"),
         ("VISTAFLOW_RATE_PER_SECOND", "many", "numbers"),
     ],
 )

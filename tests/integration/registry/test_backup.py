@@ -183,7 +183,7 @@ async def test_a_token_that_the_backup_knows_as_revoked_stays_revoked(
     pool = make_pool(database, schema=SCHEMA, size=1)
     await pool.open(wait=True, timeout=10)
     store = TokenStore(pool)
-    token, _ = await store.create(
+    token, *_ = await store.create(
         name="lost", project="", role=Role.ADMIN, created_by="test", seconds=None
     )
     await asyncio.to_thread(backup, database, SCHEMA, older)
@@ -334,7 +334,7 @@ async def test_tokens_revoked_after_the_backup_are_not_valid_again(
     store = TokenStore(pool)
 
     async def made(name: str) -> uuid.UUID:
-        token, _ = await store.create(
+        token, *_ = await store.create(
             name=name, project="", role=Role.ADMIN, created_by="test", seconds=None
         )
         return token.token_id

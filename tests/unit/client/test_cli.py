@@ -45,6 +45,36 @@ def call(*arguments: str, **environment: str) -> Result:
     return CliRunner().invoke(app, list(arguments), env=environment)
 
 
+@pytest.mark.parametrize("command", ["kits", "up", "backup x"])
+def test_a_misspelt_setting_is_refused_by_every_command(command: str) -> None:
+    told = call(*command.split(), VISTAFLOW_HOM="/data")
+    assert told.exit_code == 2
+    assert told.stderr == "VISTAFLOW_HOM: no such setting; did you mean VISTAFLOW_HOME?\n"
+
+
+@pytest.mark.parametrize("command", ["up --detach", "down", "doctor", "logs", "backup x"])
+def test_a_user_without_a_home_folder_is_told_to_name_one(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("VISTAFLOW_HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    told = call(*command.split())
+    assert told.exit_code == 2
+    assert "set VISTAFLOW_HOME" in told.stderr
+    assert told.stderr.count("\n") == 1
+
+
+def test_a_home_that_cannot_be_made_is_told_with_its_path(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    told = call("up", "--detach", f"--home={tmp_path / 'file' / 'home'}")
+    assert told.exit_code == 1
+    assert told.stderr.startswith(f"nothing can be kept in {tmp_path / 'file' / 'home'}: ")
+
+
 def kit(status: str = "FINISHED", **fields: Any) -> pb.Kit:
     value = common_pb2.Status.Value(f"STATUS_{status}")
     message = pb.Kit(
@@ -230,7 +260,7 @@ def test_a_pid_of_somebody_else_is_not_taken_for_the_suite(tmp_path: Path) -> No
     (tmp_path / "run" / "suite.json").write_text(json.dumps(told))
 
     assert call("down", "--home", str(tmp_path)).stdout == "nothing is up\n"
-    assert local._started(os.getpid()) is not None
+    assert local.started_at(os.getpid()) is not None
 
 
 def test_the_doctor_says_what_is_wrong_and_how_to_mend_it(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from tests.ports import free_port
+from vistaflow.local import started_at
 from vistaflow_services.suite import supervisor
 from vistaflow_services.suite.__main__ import check_port
-from vistaflow_services.suite.home import started_at
 from vistaflow_services.suite.supervisor import GaveUpError, Supervised, last_error
 
 SERVING = """

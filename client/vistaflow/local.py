@@ -1,0 +1,120 @@
+"""The suite of this machine: where the one of a home listens, and the token to show there."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from vistaflow.credentials import TOKEN
+
+ADDRESS: Final = "VISTAFLOW_REGISTRY"
+HOME: Final = "VISTAFLOW_HOME"
+DEFAULT_ADDRESS: Final = "127.0.0.1:50051"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """A suite that is up on this machine."""
+
+    address: str
+    """Where its registry listens."""
+    token: str
+    """Lets its bearer in as the user who started it; empty if this user may not read it."""
+
+
+def token_file(home: Path) -> Path:
+    """Where `vistaflow up` writes the token of its home."""
+    return home / "run" / "token"
+
+
+def home_of(environment: Mapping[str, str] = os.environ) -> Path:
+    """`$VISTAFLOW_HOME`, or `~/.vistaflow`.
+
+    Raises:
+        RuntimeError: This user has no home folder.
+    """
+    return Path(environment.get(HOME) or "~/.vistaflow").expanduser()
+
+
+def find_suite(home: Path) -> Suite | None:
+    """The suite that serves below a home now; None if there is none."""
+    try:
+        address = json.loads((home / "run" / "endpoints.json").read_bytes())["registry"]
+        running = json.loads((home / "run" / "suite.json").read_bytes())
+        # A suite that was killed leaves its files, and anybody may listen on its port by now: the
+        # token must not be shown there.
+        if not isinstance(address, str) or not _runs(running):
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    try:
+        token = token_file(home).read_text("ascii").strip()
+    except (OSError, ValueError):
+        token = ""
+    return Suite(address=address, token=token)
+
+
+def reach(
+    address: str = "",
+    token: str = "",
+    *,
+    home: Path | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> tuple[str, str]:
+    """Where to call and the token to show there.
+
+    Args:
+        address: As it was given; `$VISTAFLOW_REGISTRY` if empty, then where the suite of the home
+            listens, then the default.
+        token: As it was given; `$VISTAFLOW_TOKEN` if empty. The token of the home is shown to no
+            other suite than the one of the home.
+        home: Of which suite; `$VISTAFLOW_HOME` or `~/.vistaflow` if None.
+        environment: Where the settings are.
+    """
+    address = address or environment.get(ADDRESS, "")
+    token = token or environment.get(TOKEN, "")
+    if address and token:
+        return address, token
+    try:
+        suite = find_suite(home if home is not None else home_of(environment))
+    except RuntimeError:
+        suite = None
+    if suite is None:
+        return address or DEFAULT_ADDRESS, token
+    if not address or _same(address, suite.address):
+        return address or suite.address, token or suite.token
+    return address, token
+
+
+def started_at(pid: int) -> int | None:
+    """When a process started, in clock ticks since boot; none if it is gone or a zombie."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] == "Z" else int(fields[19])
+
+
+def _runs(running: Mapping[str, Any]) -> bool:
+    """Whether the process of a suite's record is there still."""
+    pid = int(running["pid"])
+    if sys.platform == "linux":
+        return started_at(pid) == int(running["started"])
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _same(address: str, other: str) -> bool:
+    """Whether two addresses of this machine are one, such as those of 127.0.0.1 and localhost."""
+    return address.replace("localhost:", "127.0.0.1:") == other
