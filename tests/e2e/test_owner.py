@@ -90,6 +90,21 @@ def test_another_user_cannot_list_cancel_or_submit(suite: Suite, other: Stranger
 
 
 @as_root
+def test_a_token_that_the_owner_made_counts_at_every_service(suite: Suite, other: Stranger) -> None:
+    addresses = endpoints(suite)
+    with vistaflow.connect(suite.address) as client:
+        _, token = client.create_token("the wall", "viewer", project="optics")
+    for service, method, stream in methods():
+        name = method.rpartition("/")[2]
+        if name in {"ListKits", "ListDecks", "ListGenerators", "ListModels", "ListTrials"}:
+            code, message = other.call(addresses[service], method, stream=stream, token=token)
+            assert code in {"OK", "INVALID_ARGUMENT"}, message
+        elif name in {"CreateKit", "RunKit", "CollectDecks", "Train", "OptimizeDesign"}:
+            code, message = other.call(addresses[service], method, stream=stream, token=token)
+            assert code == "PERMISSION_DENIED", message
+
+
+@as_root
 def test_health_is_for_everybody_and_reflection_is_not(suite: Suite, other: Stranger) -> None:
     for address in endpoints(suite).values():
         code, _ = other.call(address, "/grpc.health.v1.Health/Check")
