@@ -17,5 +17,5 @@ USER vistaflow
 WORKDIR /home/vistaflow
 ENV VISTAFLOW_HOME=/var/lib/vistaflow \
     PYTHONUNBUFFERED=1
-ENTRYPOINT ["python", "-m"]
+ENTRYPOINT ["python", "-P", "-m"]
 CMD ["vistaflow_services.registry"]

@@ -419,8 +419,8 @@ class Client:
         )
         try:
             yield Stream(stream, self._run)
-        except BaseException:
-            self._run(stream.abort())
+        except BaseException as error:
+            self._run(stream.__aexit__(type(error), error, None))
             raise
         self._run(stream.close())
 
@@ -554,10 +554,12 @@ class Client:
         return self._run(self._client.trials(study_id))
 
     def create_token(
-        self, name: str, role: str, *, project: str = "", days: float = 0
+        self, name: str, role: str, *, project: str = "", days: float = 0, request_id: str = ""
     ) -> tuple[registry_pb2.Token, str]:
         """Makes a token; returns it and its text, which is told only now."""
-        return self._run(self._client.create_token(name, role, project=project, days=days))
+        return self._run(
+            self._client.create_token(name, role, project=project, days=days, request_id=request_id)
+        )
 
     def tokens(self) -> list[registry_pb2.Token]:
         """The tokens without their texts, newest first."""

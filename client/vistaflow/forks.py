@@ -14,7 +14,7 @@ import os
 
 from vistaflow.errors import ForkedError
 
-_KEPT = frozenset({"grpc", "vistaflow", "asyncio", "_asyncio"})
+_PRESERVED = frozenset({"grpc", "vistaflow", "asyncio", "_asyncio"})
 
 _user = 0
 """The process that has opened the first channel; 0 if none has."""
@@ -53,6 +53,6 @@ def _keep_all() -> None:
     """Keeps gRPC's objects, and whatever may call them when it ends, to the end of this process."""
     for item in gc.get_objects():
         module = getattr(type(item), "__module__", None)
-        if isinstance(module, str) and module.partition(".")[0] in _KEPT:
+        if isinstance(module, str) and module.partition(".")[0] in _PRESERVED:
             # One reference more than there is, which nobody gives back.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(item))

@@ -139,12 +139,18 @@ class Kit:
     def job(self, name: str) -> Job:
         """The job of that name or type, such as `train` or `ML_TRAIN`.
 
+        Of a job that was replaced its latest successor, unless the name is one's own, such as
+        `train@2`.
+
         Raises:
             KeyError: If there is none.
         """
+        own = {each.name: each for each in self.jobs}
+        if "@" in name and name in own:
+            return own[name]
         for each in self.jobs:
             if name in (each.name, each.job_type):
-                return each
+                return [job for job in self.jobs if job.name.partition("@")[0] == each.name][-1]
         raise KeyError(name)
 
     def _repr_html_(self) -> str:

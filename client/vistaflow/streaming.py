@@ -101,10 +101,12 @@ class StateStream:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if exc is not None:
-            await self.abort()
-        else:
+        if exc is None:
             await self.close()
+            return
+        await self.abort()
+        if refused := self._take_refused():
+            exc.add_note(refused.message)
 
     async def send(self, states: Sequence[common_pb2.State]) -> asyncio.Future[Appended]:
         """Sends rows as one append, once there is room for them.

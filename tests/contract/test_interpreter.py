@@ -51,7 +51,7 @@ def test_what_lies_in_the_current_folder_is_not_imported_and_pythonpath_counts(
     for name in ("numpy", "types", "psycopg", "grpc", "typing"):
         (here / f"{name}.py").write_text("raise SystemExit('imported from the current folder')")
     (elsewhere / "sitecustomize.py").write_text("print('PYTHONPATH counts')")
-    told = subprocess.run(
+    done = subprocess.run(
         [*module_command(module), "--help"],
         cwd=here,
         env={**os.environ, "PYTHONPATH": str(elsewhere)},
@@ -59,8 +59,8 @@ def test_what_lies_in_the_current_folder_is_not_imported_and_pythonpath_counts(
         text=True,
         check=False,
     )
-    assert told.returncode == 0, told.stderr
-    assert told.stdout.startswith("PYTHONPATH counts\n")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("PYTHONPATH counts\n")
 
 
 def test_the_command_is_this_interpreter() -> None:

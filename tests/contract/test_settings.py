@@ -13,6 +13,7 @@ import pytest
 from vistaflow import credentials, settings
 from vistaflow_services.core import config as core
 from vistaflow_services.core import door, tls
+from vistaflow_services.core.errors import InvalidError
 from vistaflow_services.core.server import ALLOW_INSECURE
 from vistaflow_services.core.stage import StageConfig
 from vistaflow_services.suite.__main__ import DEFAULT_PORT, SERVICES
@@ -105,6 +106,15 @@ def test_a_setting_counts_as_misspelt_unless_it_is_documented() -> None:
     own = tuple(f"VISTAFLOW_{service.upper()}_" for service in SERVICES)
     assert {name for name in documented() if not name.startswith(own)} == settings.SHARED
     assert [service.upper() for service in SERVICES] == list(settings.SERVICES)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_misspelt_setting_is_refused_by_each_service(service: str) -> None:
+    kind, prefix = configs()[service], f"VISTAFLOW_{service.upper()}_"
+    wrong = {"VISTAFLOW_HOM": "/data", f"{prefix}LISTN": "127.0.0.1:0", "VISTAFLOW_TLS_CRT": "x"}
+    with pytest.raises(InvalidError) as caught:
+        core.read_config(kind, prefix, {**wrong, "VISTAFLOW_REGISTRY": "127.0.0.1:50051"})
+    assert {mistake.field for mistake in caught.value.violations} == set(wrong)
 
 
 def test_every_stage_service_can_be_told_the_same() -> None:

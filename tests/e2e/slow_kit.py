@@ -12,6 +12,7 @@ from typing import Any
 
 import vistaflow
 from vistaflow.api.common.v1 import common_pb2
+from vistaflow_services.decks.deck import read_archive
 
 DECK = """\
 name: slow_bowl
@@ -105,9 +106,9 @@ class Puts:
         self._stop.set()
         self._thread.join()
 
-    def of(self, deck_id: str) -> list[str]:
-        """The point of each put of a deck's; twice the same: evaluated twice."""
-        return sorted(path for path, _ in self.seen if f"/{deck_id}/" in path)
+    def of(self, folder: Path) -> list[str]:
+        """The point of each put below a folder; twice the same: evaluated twice."""
+        return sorted(path for path, _ in self.seen if Path(path).is_relative_to(folder))
 
     def _look(self) -> None:
         while not self._stop.wait(0.03):
@@ -205,6 +206,9 @@ def optimum(kit: vistaflow.Kit) -> dict[str, Any]:
     return {name: best[name] for name in ("point", "simulated", "objective", "feasible")}
 
 
-def deck_id(kit: vistaflow.Kit) -> str:
-    """The deck that it ran."""
-    return str(kit.job("collect").result["decks"][0]["deck_id"])
+def points_folder(home: Path, kit: vistaflow.Kit) -> Path:
+    """Where the points lie that the kit's deck was run at."""
+    deck_id = kit.job("collect").result["decks"][0]["deck_id"]
+    archive = home / "artifacts" / "decks" / f"{deck_id}.zip"
+    digest = read_archive(archive.read_bytes()).simulation_digest
+    return home / "artifacts" / "points" / digest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -12,7 +13,7 @@ import pytest
 
 import vistaflow
 from tests.e2e.conftest import Suite  # type: ignore[import-not-found]
-from tests.e2e.slow_kit import Puts, deck_id, write_kit  # type: ignore[import-not-found]
+from tests.e2e.slow_kit import Puts, points_folder, write_kit  # type: ignore[import-not-found]
 from tests.ports import free_port
 
 
@@ -53,12 +54,11 @@ def test_a_canceled_kit_stops_in_the_middle_of_its_runs_and_goes_on_when_retried
     hold = tmp_path / "hold"
     kit_file = write_kit(tmp_path / "kit", "canceled", size=24, budget=4, seconds=0.4, hold=hold)
     kit = client.run(kit_file)
-    points = suite.home / "artifacts" / "points"
     with Puts(suite.home) as puts:
         design = kit.job("DOE").job_id
         assert until(lambda: client.job(design).status == "RUNNING", 60)
-        deck = deck_id(client.kit(kit.kit_id))
-        assert until(lambda: len(list(points.glob(f"{deck}/*/points/*/*.json"))) >= 4, 60)
+        points = points_folder(suite.home, client.kit(kit.kit_id))
+        assert until(lambda: len(list(points.glob("*/points/*/*.json"))) >= 4, 60)
         hold.touch()  # whatever the machine does meanwhile, it does not finish
         assert until(lambda: simulators(suite.home), 60)
 
@@ -74,7 +74,7 @@ def test_a_canceled_kit_stops_in_the_middle_of_its_runs_and_goes_on_when_retried
             client.wait(kit.kit_id)
         suite.cli("watch", str(kit.kit_id), code=1)
         time.sleep(1)  # longer than a run and a look at the store
-        kept = len(puts.of(deck))
+        kept = len(puts.of(points))
         assert kept < 24
 
         suite.cli("retry", str(kit.kit_id))
@@ -85,8 +85,47 @@ def test_a_canceled_kit_stops_in_the_middle_of_its_runs_and_goes_on_when_retried
         assert result["cached_count"] >= kept - 1
         assert ended.job("collect").attempt == 1
         assert ended.job("design").attempt == 2
-        evaluated = puts.of(deck)
+        evaluated = puts.of(points)
         assert len(evaluated) == len(set(evaluated)) == 24 + 4
+
+
+def test_a_kit_goes_on_in_a_corrected_deck_and_keeps_the_points_that_are_still_valid(
+    suite: Suite, client: vistaflow.Client, tmp_path: Path
+) -> None:
+    slow = "time.sleep(12 * (parameters['x'] > 1.0))"
+    kit_file = write_kit(tmp_path / "kit", "impatient", size=12, seconds=0, first=slow, budget=2)
+    settings = kit_file.parent / "deck" / "deck.yaml"
+    text = settings.read_text()
+    settings.write_text(
+        text.replace("timeout: 120", "timeout: 5\nfailure: {max_failed_fraction: 0.1}")
+    )
+    done = suite.cli("run", str(kit_file), code=1)
+    (kit,) = client.kits(limit=1)
+    assert f"vistaflow retry {kit.kit_id} --deck FOLDER" in done.stdout
+    first = client.kit(kit.kit_id)
+    good = [
+        each
+        for each in points_folder(suite.home, first).glob("*/points/*/*.json")
+        if json.loads(each.read_bytes())["failure"] is None
+    ]
+    assert good
+    before = [(each.name, each.status, each.revision) for each in first.jobs[:1]]
+
+    settings.write_text(text)
+    suite.cli("retry", str(kit.kit_id), "--deck", str(settings.parent), "--reason", "impatient")
+    ended = client.wait(kit.kit_id, timeout=240)
+
+    assert ended.status == "FINISHED"
+    assert [(each.name, each.status, each.revision) for each in ended.jobs[:1]] == before
+    assert ended.job("collect").name == "collect@2"
+    deck_ids = [each.result["decks"][0]["deck_id"] for each in ended.jobs[:2]]
+    assert deck_ids[0] != deck_ids[1] == ended.job("design").result["deck_id"]
+    assert ended.job("design").result["cached_count"] == len(good)
+    assert ended.job("design").result["failed_count"] == 0
+    rows = list(client.states(kit_ids=[kit.kit_id]))
+    assert [each.reason for each in rows if each.metadata.get("event") == "REPLACES"] == [
+        "impatient"
+    ]
 
 
 def test_a_kit_whose_every_run_fails_ends_failed_with_the_reason(

@@ -17,9 +17,9 @@ from tests.e2e.conftest import Suite, start_suite  # type: ignore[import-not-fou
 from tests.e2e.slow_kit import (  # type: ignore[import-not-found]
     Puts,
     Reporter,
-    deck_id,
     ended,
     optimum,
+    points_folder,
     watching,
     write_kit,
 )
@@ -87,7 +87,7 @@ def disturb(
     assert seen.revisions == stored
     assert len(reporter.acked) > 10
     assert reporter.lost() == {}
-    evaluated = puts.of(deck_id(kit))
+    evaluated = puts.of(points_folder(suite.home, kit))
     assert len(evaluated) == len(set(evaluated))
     assert len(evaluated) == len(kit_points(suite, undisturbed.kit)) > 16
 
@@ -118,7 +118,7 @@ def freeze(suite: Suite, victim: str) -> int:
 
 def kit_points(suite: Suite, kit: vistaflow.Kit) -> list[Path]:
     """The points that a kit's deck was evaluated at."""
-    return list((suite.home / "artifacts" / "points" / deck_id(kit)).glob("*/points/*/*.json"))
+    return list(points_folder(suite.home, kit).glob("*/points/*/*.json"))
 
 
 def test_a_kit_survives_the_kill_of_one_service_after_another(

@@ -129,6 +129,27 @@ def test_what_a_killed_suite_leaves_is_taken_up_by_the_next(tmp_path: Path) -> N
     assert none_left(home, 30) == {}
 
 
+@pytest.mark.parametrize("sign", ["run/suite.json", "pg/postmaster.pid", "run/endpoints.json"])
+def test_a_suite_whose_terminal_is_closed_ends_with_all_it_has_started(
+    own_home: Suite, sign: str
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vistaflow.cli.app", "up"],
+        env=own_home.env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    end = time.monotonic() + START_SECONDS
+    while not (own_home.home / sign).exists() and time.monotonic() < end:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGHUP)
+    process.wait(START_SECONDS)
+    assert none_left(own_home.home, 30) == {}
+    assert own_home.cli("down").stdout == "nothing is up\n"
+
+
 def test_two_homes_at_once_know_nothing_of_each_other(suite: Suite, tmp_path: Path) -> None:
     with (
         up(tmp_path / "home") as second,

@@ -80,6 +80,13 @@ def database(postgres: str, template: str) -> Iterator[str]:
         yield conninfo
 
 
+@pytest.fixture(scope="module")
+def module_database(postgres: str, template: str) -> Iterator[str]:
+    """Connection string of a fresh database that the tests of a module share."""
+    with fresh_database(postgres, template) as conninfo:
+        yield conninfo
+
+
 @asynccontextmanager
 async def serving(conninfo: str, config: Config | None = None) -> AsyncIterator[Registry]:
     """A registry on a migrated database, listening on a free port."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any, Final, Self
-
-import grpc
 
 from vistaflow.api.doe.v1 import doe_pb2_grpc
 from vistaflow.api.ingestion.v1 import ingestion_pb2_grpc
@@ -37,6 +36,19 @@ _STUBS: Final[dict[str, Any]] = {
 }
 
 
+class _Stage:
+    """The connection to a stage service, which several calls share."""
+
+    def __init__(self, service: str, address: str, token: str) -> None:
+        self.address = address
+        self.channel = open_channel(address, token)
+        self.stub: Any = _STUBS[service](self.channel)
+        self.calls = 0
+        """Calls under way."""
+        self.left = False
+        """Whether the service is no longer there, so that the last call closes the channel."""
+
+
 class Calls:
     """The connections of a client; needs the registry's address only, the others it asks for."""
 
@@ -48,7 +60,7 @@ class Calls:
         self._channel = open_channel(self.address, self._token)
         self._registry = registry_pb2_grpc.RegistryServiceStub(self._channel)
         self._newest = Newest(len(addresses_of(self.address)))
-        self._others: dict[str, tuple[str, grpc.aio.Channel]] = {}
+        self._stages: dict[str, _Stage] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -63,8 +75,8 @@ class Calls:
 
     async def close(self) -> None:
         """Closes the connections."""
-        for _, channel in self._others.values():
-            await channel.close()
+        for stage in self._stages.values():
+            await stage.channel.close()
         await self._channel.close()
 
     async def server_info(self) -> registry_pb2.GetServerInfoResponse:
@@ -97,14 +109,14 @@ class Calls:
         if service == "registry":
             return await self._call_registry(method, request, timeout)
         for last in (False, True):
-            stub, address = await self._stub(service)
-            try:
-                return await call(getattr(stub, method), request, timeout=timeout)
-            except UnavailableError as error:
-                # It may have moved: another port after a restart.
-                await self._forget(service)
-                if last or error.reason or (await self._address(service)) == address:
-                    raise
+            async with self._stage(service) as stage:
+                try:
+                    return await call(getattr(stage.stub, method), request, timeout=timeout)
+                except UnavailableError as error:
+                    # It may have moved: another port after a restart.
+                    self._leave(service, stage)
+                    if last or error.reason or (await self._address(service)) == stage.address:
+                        raise
         raise AssertionError("unreachable")
 
     async def _call_registry(self, method: str, request: Any, timeout: float) -> Any:
@@ -124,16 +136,28 @@ class Calls:
                 reason="NOT_REACHED" if told else "",
             ) from None
 
-    async def _stub(self, service: str) -> tuple[Any, str]:
-        if service not in self._others:
+    @contextlib.asynccontextmanager
+    async def _stage(self, service: str) -> AsyncIterator[_Stage]:
+        """The connection to a stage service, open for as long as the block runs."""
+        if service not in self._stages:
             address = await self._address(service)
-            self._others[service] = (address, open_channel(address, self._token))
-        address, channel = self._others[service]
-        return _STUBS[service](channel), address
+            # Another call may have been quicker.
+            if service not in self._stages:
+                self._stages[service] = _Stage(service, address, self._token)
+        stage = self._stages[service]
+        stage.calls += 1
+        try:
+            yield stage
+        finally:
+            stage.calls -= 1
+            if stage.left and not stage.calls:
+                await stage.channel.close()
 
-    async def _forget(self, service: str) -> None:
-        _, channel = self._others.pop(service)
-        await channel.close()
+    def _leave(self, service: str, stage: _Stage) -> None:
+        """Has later calls ask where a service is; the last one under way closes the channel."""
+        stage.left = True
+        if self._stages.get(service) is stage:
+            del self._stages[service]
 
     async def _address(self, service: str) -> str:
         end = time.monotonic() + min(ANNOUNCED_SECONDS, self._timeout)

@@ -25,6 +25,7 @@ from vistaflow.encoding import read_text
 from vistaflow.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
+    InvalidArgumentError,
     KitFailedError,
     UnavailableError,
 )
@@ -51,6 +52,9 @@ from vistaflow.streaming import StateStream
 from vistaflow.structs import struct_of
 from vistaflow.watching import Watch, place_of, watch_filter
 from vistaflow.watching_many import ManyWatches
+
+MAX_DAYS = 3_660
+"""Longest time that a token may be valid which ends."""
 
 MAX_FILE_CHARACTERS = 200
 """Of the path of a kit file, how much its mistakes are named with at the most."""
@@ -653,21 +657,26 @@ class AsyncClient(StageCalls):
     # Tokens, for administrators
 
     async def create_token(
-        self, name: str, role: str, *, project: str = "", days: float = 0
+        self, name: str, role: str, *, project: str = "", days: float = 0, request_id: str = ""
     ) -> tuple[registry_pb2.Token, str]:
-        """Makes a token.
+        """Makes a token; again under the same `request_id` it has a new text, and the same id.
 
         Args:
             name: What it is for, for people.
             role: "VIEWER", "EDITOR", "ADMIN" or "WORKER".
             project: The project it is for; viewers and editors have one.
             days: How long it is valid; 0 for good.
+            request_id: Names the request, for a text that was lost; made up if empty.
 
         Returns:
             The token, and its text, which is told only now.
         """
-        request = registry_pb2.CreateTokenRequest(name=name, project=project, role=role_value(role))
+        request = registry_pb2.CreateTokenRequest(
+            name=name, project=project, role=role_value(role), request_id=request_id
+        )
         if days:
+            if not 0 < days <= MAX_DAYS:
+                raise InvalidArgumentError(f"days: is {days:g}; give up to {MAX_DAYS:,}, or 0")
             request.lifetime.FromNanoseconds(round(days * 86400e9))
         response = await self._call("registry", "CreateToken", request)
         return response.token, response.secret

@@ -64,13 +64,14 @@ class StageCalls(Calls):
     async def design_rows(self, design_id: str) -> list[dict[str, Any]]:
         """The rows of a design: `row_id`, parameters, responses and `failure` by name, in order."""
         design = await self.design(design_id)
-        stub, _ = await self._stub("doe")
+        request = doe_pb2.ReadDesignRequest(design_id=design_id)
         rows: list[dict[str, Any]] = []
-        try:
-            async for chunk in stub.ReadDesign(doe_pb2.ReadDesignRequest(design_id=design_id)):
-                rows += [_row(each, design) for each in chunk.rows]
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc(error) from None
+        async with self._stage("doe") as stage:
+            try:
+                async for chunk in stage.stub.ReadDesign(request):
+                    rows += [_row(each, design) for each in chunk.rows]
+            except grpc.aio.AioRpcError as error:
+                raise from_rpc(error) from None
         return rows
 
     async def model(self, model_id: str) -> ml_pb2.Model:

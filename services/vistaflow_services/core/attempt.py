@@ -255,6 +255,7 @@ def _spec(type_url: str, value: bytes) -> Any:
 
 def _result(result: Any) -> dict[str, Any]:
     from vistaflow_services.core.jobs import MAX_RESULT_BYTES, JobError, plain
+    from vistaflow_services.core.message_limits import NESTING, is_deep
 
     told = plain(result)
     size = len(json.dumps(told))
@@ -263,6 +264,13 @@ def _result(result: Any) -> dict[str, Any]:
             f"the job's result has {size:,} bytes of JSON, at most {MAX_RESULT_BYTES:,} fit",
             reason="RESULT_TOO_LARGE",
             hint="this is the stage's fault: what is large belongs into an artifact",
+        )
+    # It is recorded one level deeper, as `result`.
+    if is_deep(told, NESTING - 1):
+        raise JobError(
+            f"the job's result is nested more than {NESTING - 1} levels deep",
+            reason="RESULT_TOO_DEEP",
+            hint="this is the stage's fault: what is nested belongs into an artifact",
         )
     return {"kind": "result", "result": told}
 

@@ -300,7 +300,7 @@ def weighted_terms(node: Node) -> Terms:
                 return scaled(parts[0], factor)
             if factor:
                 return scaled(parts[0], 1.0 / factor)
-        if all(set(each) <= {None} for each in parts):
+        if next(names_in(node), None) is None:
             with np.errstate(all="ignore"):
                 return {None: float(evaluate(node, {}))}
     return {node: 1.0}

@@ -31,11 +31,12 @@ from google.protobuf.message import Message
 
 from vistaflow_services.core.artifacts import ArtifactStore
 from vistaflow_services.core.errors import ServiceError
+from vistaflow_services.core.message_limits import KIBIBYTE, METADATA_BYTES, NESTING, is_deep
 
 MAX_RESULT_BYTES = 48 * 1024
 """Largest result, as JSON; what is larger belongs into an artifact."""
 
-MAX_METADATA_BYTES = 60 * 1024
+MAX_METADATA_BYTES = METADATA_BYTES - 4 * KIBIBYTE
 """Largest metadata of a task row, as JSON."""
 
 PROGRESS_SECONDS = 0.1
@@ -207,7 +208,7 @@ class Attempt:
             reason: Why, for people.
 
         Raises:
-            JobError: The metadata is too large.
+            JobError: The metadata is too large, or nested too deep.
             ValueError: The name or the status is none.
         """
         if status not in TASK_STATUSES:
@@ -221,6 +222,12 @@ class Attempt:
                 f"the metadata of task {name} has {size:,} bytes of JSON",
                 reason="TOO_LARGE",
                 hint=f"at most {MAX_METADATA_BYTES:,} fit a row; write an artifact, name its URI",
+            )
+        if is_deep(told):
+            raise JobError(
+                f"the metadata of task {name} is nested more than {NESTING} levels deep",
+                reason="TOO_DEEP",
+                hint="make it flatter, or write an artifact and name its URI",
             )
         with self._lock:
             self.report(

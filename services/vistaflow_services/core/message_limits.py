@@ -8,7 +8,7 @@ what could make a larger one is refused where it comes in. docs/limits.md has th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
@@ -28,7 +28,7 @@ and not by the gRPC library, which knows neither the field nor what to do instea
 REQUEST_BYTES = MESSAGE_BYTES
 """Largest request."""
 
-NESTING = 30
+NESTING = 31
 """Levels of objects and lists in JSON, the outermost included. Protobuf readers give up after 100
 nested messages; a level takes up to three, and the messages around it up to six."""
 
@@ -88,3 +88,12 @@ def fitting(
 def size_of(texts: Iterable[str]) -> int:
     """Bytes that texts take in a message, each with its tag and length."""
     return sum(len(text.encode()) + 6 for text in texts)
+
+
+def is_deep(value: Any, levels: int = NESTING) -> bool:
+    """Whether objects and lists of JSON are nested more than so many levels deep."""
+    if isinstance(value, dict):
+        return not levels or any(is_deep(each, levels - 1) for each in value.values())
+    if isinstance(value, list):
+        return not levels or any(is_deep(each, levels - 1) for each in value)
+    return False

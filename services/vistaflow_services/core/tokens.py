@@ -44,7 +44,12 @@ Find = Callable[[str], Awaitable[Caller]]
 def new_token() -> tuple[uuid.UUID, str]:
     """The id and the text of a token that was never used before."""
     token_id = uuid.uuid4()
-    return token_id, f"vf1.{token_id.hex}.{secrets.token_urlsafe(SECRET_BYTES)}"
+    return token_id, text_of(token_id)
+
+
+def text_of(token_id: uuid.UUID) -> str:
+    """A text for a token that was never used before."""
+    return f"vf1.{token_id.hex}.{secrets.token_urlsafe(SECRET_BYTES)}"
 
 
 def digest_of(text: str) -> bytes:

@@ -230,7 +230,8 @@ class Deck:
 
         Decks that share it give the same figures at the same point. What a run may take of time
         and memory, which points are asked for, how failures are dealt with and which figures are
-        physical is not in it: changing these leaves every figure as it was.
+        physical is not in it: changing these leaves every figure as it was. The version is: who
+        changes it has everything run again.
         """
         files = {
             path: hashlib.sha256(content).hexdigest()
@@ -240,6 +241,7 @@ class Deck:
         text = json.dumps(
             {
                 "format": 2,
+                "version": self.version,
                 "simulator": self.simulator,
                 "template": list(self.templates),
                 "entry": self.entry,
@@ -270,6 +272,16 @@ class Deck:
             for content in (self.files[path],)
             for match in SIGNED.finditer(content)
             if match[2] in negative and (match[1] or _POWER.match(content, match.end()))
+        )
+
+    @cached_property
+    def warnings(self) -> tuple[str, ...]:
+        """What is allowed but looks unintended, for people."""
+        return tuple(
+            f"{path}:{line}: `@{name}@` stands beside a minus sign or a power and its range "
+            "reaches below 0: a negative value is written so that it stays one value (`-@x@` is "
+            "1.5 where x is -1.5, `@x@^2` is (-1.5)^2); make sure that this is what is meant"
+            for path, line, name in self.folded_signs
         )
 
     def render(self, point: Point) -> dict[str, bytes]:

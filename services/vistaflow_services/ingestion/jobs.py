@@ -14,6 +14,9 @@ from vistaflow_services.decks.origins import deck_of
 from vistaflow_services.ingestion.config import Config
 from vistaflow_services.simulators.run import check_deck
 
+MAX_WARNINGS: Final = 20
+"""Most warnings that are recorded of one deck."""
+
 
 def collect(attempt: Attempt) -> dict[str, Any]:
     """Collects the decks of a `CollectDecksSpec`; the result names each by its id."""
@@ -36,11 +39,17 @@ def collect(attempt: Attempt) -> dict[str, Any]:
             raise JobError(
                 f"sources[{at}]: {error.message}",
                 reason=error.reason,
-                hint="mend the deck and collect it again",
+                hint="correct the deck and collect it again",
                 details={"violations": [vars(each) for each in error.violations[:50]]},
             ) from None
         collected = library.put(deck)
-        attempt.task(deck.name, "FINISHED", {"deck_id": deck.digest, "version": deck.version})
+        warnings = list(deck.warnings[:MAX_WARNINGS])
+        attempt.task(
+            deck.name,
+            "FINISHED",
+            {"deck_id": deck.digest, "version": deck.version, "warnings": warnings},
+            reason="; ".join(f"warning: {each}" for each in warnings),
+        )
         decks.append(_manifest(attempt, collected))
     attempt.progress("collect", len(spec.sources), len(spec.sources), unit="decks")
     return {"decks": decks}

@@ -35,7 +35,7 @@ from vistaflow_services.ml.references import (
     open_model,
 )
 from vistaflow_services.ml.specs import plan_of, preparation_of
-from vistaflow_services.surrogates.dataset import Dataset, read_design
+from vistaflow_services.surrogates.dataset import read_design
 from vistaflow_services.surrogates.gaussian_process import GaussianProcess
 from vistaflow_services.surrogates.model import ResponseModel
 from vistaflow_services.surrogates.preparation import prepare
@@ -46,13 +46,13 @@ Job = Callable[[Attempt], Manifest]
 
 _PASSED_ON = (
     "design_id", "dataset", "deck_id", "deck_uri", "space", "responses", "transforms", "split",
-    "constants",
+    "constants", "whole_space",
 )  # fmt: skip
 _TOLD_OUTLIERS = 20
 
 UNMEASURED = (
-    "no row is held out, so nothing tells how good the model is beyond its cross-validation; a "
-    "test_fraction above 0, such as 0.2, would"
+    "no row is held out, so nothing tells how good the model is beyond its cross-validation; every "
+    "point of the space was run, so there is nothing to predict"
 )
 
 
@@ -122,6 +122,7 @@ def preprocess(attempt: Attempt) -> Manifest:
         },
         "constant_parameters": report.constant_parameters,
         "constants": report.constants,
+        "whole_space": report.whole,
         "notes": report.notes,
         "split": {"train": split["train"], "test": split["test"]},
         "test_fraction": how.test_fraction,
@@ -256,7 +257,10 @@ def test_model(attempt: Attempt) -> Manifest:
     dataset = open_dataset(source, attempt.artifacts)
     with attempt.part("measure") as told:
         attempt.progress("measure", 0, len(model.responses), unit="responses")
-        found = measure(model, dataset) if not dataset.training.all() else _unmeasured(dataset)
+        if source.get("whole_space") and dataset.training.all():
+            found = ModelTest(row_ids=dataset.row_ids[:0], responses=())
+        else:
+            found = measure(model, dataset)
         attempt.progress("measure", len(model.responses), len(model.responses), unit="responses")
         told["r2"] = {each.name: each.figures.r2.value for each in found.responses}
     rows = attempt.folder / "residuals.parquet"
@@ -289,11 +293,6 @@ def _untested(names: list[str], found: ModelTest) -> list[str]:
         for name in names
         if name not in tested
     ]
-
-
-def _unmeasured(dataset: Dataset) -> ModelTest:
-    """What is known of a model whose dataset holds no row out."""
-    return ModelTest(row_ids=dataset.row_ids[:0], responses=())
 
 
 def _metrics(figures: Any) -> dict[str, Any]:

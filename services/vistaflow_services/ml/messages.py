@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from google.protobuf import struct_pb2, timestamp_pb2
@@ -51,19 +51,23 @@ def points_of(points: Iterable[struct_pb2.Struct]) -> list[dict[str, Any]]:
     return told
 
 
-def check_answer(model: Model, count: int) -> None:
-    """Refuses so many points of which the predictions do not fit one answer.
+def check_answer(responses: Sequence[str], count: int) -> None:
+    """Refuses so many points that the predictions do not fit one answer.
+
+    Args:
+        responses: Names of the model's responses.
+        count: Points asked for.
 
     Raises:
-        InvalidError: They do not.
+        InvalidError: They do not fit.
     """
-    each = sum(PREDICTION_BYTES + len(response.name.encode()) for response in model.responses)
+    each = sum(PREDICTION_BYTES + len(name.encode()) for name in responses)
     most = MESSAGE_BYTES // (each + ENTRY_BYTES) - 1
     if count > most:
         found = Violations()
         found.add(
             "points",
-            f"{count:,} given; of a model of {len(model.responses)} responses the predictions at "
+            f"{count:,} given; of a model of {len(responses)} responses the predictions at "
             f"{most:,} points fit one answer: ask for fewer at once",
         )
         try:

@@ -77,7 +77,7 @@ class MlServicer(rpc.MlServiceServicer):
         """Predicts the responses at raw points."""
         points = messages.points_of(request.points)
         model = await self._model(request.model_id)
-        messages.check_answer(model, len(points))
+        messages.check_answer([each.name for each in model.responses], len(points))
         extrapolate = request.allow_extrapolation
 
         def predicted() -> pb.PredictResponse:
@@ -143,13 +143,16 @@ class MlServicer(rpc.MlServiceServicer):
         found = await self._stage.registry.result(model_id, field="model_id")
         if found.job_type == "ML_TRAIN":
             return found.result
-        model = found.result.get("last_model")
-        if not isinstance(model, Mapping):
-            kind = found.job_type
-            raise InvalidError(
-                f"model_id: job {model_id} is a {kind} job that published no model; give the id "
-                "of an ML_TRAIN job, or of a study that did"
+        model: Mapping[str, Any] | None = found.result.get("last_model")
+        if model is None:
+            wrong = Violations()
+            wrong.add(
+                "model_id",
+                f"job {model_id} is of type {found.job_type} and published no model; give the id "
+                "of an ML_TRAIN job, or of a study that did",
             )
+            wrong.check()
+        assert model is not None
         return model
 
     async def _model(self, model_id: str) -> Model:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack
 
 from vistaflow_services.surrogates.gaussian_process import cholesky_with_jitter
-from vistaflow_services.surrogates.surrogate import center_and_spread
+from vistaflow_services.surrogates.surrogate import center_and_spread, magnitude_unit
 
 Array = NDArray[np.float64]
 
@@ -56,9 +56,11 @@ class Posterior:
         self._base = np.empty((m, 1))
         self._mean = np.empty((m, 1))
         self._variance = np.empty((m, 1))
+        self._unit = np.array([magnitude_unit(each.values) for each in quantities])
         for j, each in enumerate(quantities):
-            centre, scale = _standard(each.values)
-            z = (each.values - centre) / scale
+            values = each.values / self._unit[j]
+            centre, scale = _standard(values)
+            z = (values - centre) / scale
             scaled = rows * self._inverse[j]
             norms = np.sum(scaled * scaled, axis=1)
             squares = np.maximum(norms[:, None] + norms[None] - 2.0 * scaled @ scaled.T, 0.0)
@@ -102,7 +104,7 @@ class Posterior:
                 if noise:
                     ratio = ratio + np.exp(self.quantities[j].log_noise)
                 deviations[j, part] = np.sqrt(self._variance[j] * ratio)
-        return means, deviations
+        return means * self._unit[:, None], deviations * self._unit[:, None]
 
     def gradient(self, point: Array) -> tuple[Array, Array, Array, Array]:
         """Mean (m,), deviation (m,) and the slopes of each (m, p), at one row (p,)."""
@@ -125,7 +127,8 @@ class Posterior:
         dratio = -2.0 * ((slope * inner) @ apart) * squared_inverse
         dratio[ratio[:, 0] <= _TINY] = 0.0
         dsd = 0.5 * self._variance * dratio / sd
-        return mean, sd[:, 0], dmean, dsd
+        unit = self._unit[:, None]
+        return mean * self._unit, sd[:, 0] * self._unit, dmean * unit, dsd * unit
 
     def believing(self, inputs: Array) -> Self:
         """These processes as if their own means had been observed at rows (k, p)."""

@@ -20,6 +20,10 @@ DECADE = 10.0
 """Ratio of largest to smallest positive value from which a logarithm is considered."""
 
 
+LARGEST = 1e300
+"""Largest difference of two sides that is told apart from a larger one."""
+
+
 class Warp(StrEnum):
     """A monotone increasing change of scale."""
 
@@ -104,7 +108,8 @@ def constraint_scale(left: Array, right: Array) -> Array:
     low = min(left.min(), right.min())
     if low > 0 and max(np.ptp(np.log(left)), np.ptp(np.log(right))) > np.log(DECADE):
         return np.asarray(np.log(left) - np.log(right), dtype=np.float64)
-    difference = left - right
+    with np.errstate(over="ignore"):
+        difference = np.clip(left - right, -LARGEST, LARGEST)
     scale = float(np.median(np.abs(difference)))
     if scale <= 0:
         scale = float(np.abs(difference).max()) or 1.0

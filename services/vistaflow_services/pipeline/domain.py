@@ -123,6 +123,8 @@ def examine(plan: KitPlan) -> Findings:
         _check_feasible(space, plan.fixed, found, warned)
     if plan.reaches("ML_PREPROCESS"):
         _check_ml(plan, space, points, cells, found, warned)
+    for warning in plan.deck.warnings:
+        warned.add("deck", warning)
     goals = _goals(plan, space, found)
     if plan.reaches("OPTIMIZE"):
         _check_optimize(plan, goals, found, warned)

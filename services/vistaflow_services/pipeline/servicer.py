@@ -38,13 +38,13 @@ class PipelineServicer(rpc.PipelineServiceServicer):
         source = Source.of(request)
         read = await self._reading.read(source)
         response = pb.ValidateKitResponse(
-            mistakes=_few(read.mistakes),
-            warnings=_few(read.warnings),
+            mistakes=mistake_messages(read.mistakes),
+            warnings=mistake_messages(read.warnings),
             max_simulation_count=read.simulation_count,
         )
         if read.plan and (missing := await self._missing(read.plan.deck.simulator)):
             located = source.located([FieldViolation(field="deck", description=missing)])
-            response.mistakes.extend(_few(located))
+            response.mistakes.extend(mistake_messages(located))
         if not response.mistakes:
             response.spec.CopyFrom(read.spec)
         return response
@@ -105,7 +105,7 @@ class PipelineServicer(rpc.PipelineServiceServicer):
         return f"the DOE service knows no simulator {simulator}"
 
 
-def _few(mistakes: Sequence[FieldViolation]) -> list[pb.Mistake]:
+def mistake_messages(mistakes: Sequence[FieldViolation]) -> list[pb.Mistake]:
     """Mistakes as messages, the first if they are very many."""
     told = fitting(mistakes, lambda each: pb.Mistake(**vars(each)), MISTAKES_BYTES)
     if len(told) < len(mistakes):

@@ -38,6 +38,7 @@ lease_messages.py  its messages, to and from the domain
 history.py         a kit as it was at a revision, and what changed between two; pure
 past.py            what is read for that, and the jobs a filter wants
 bulk.py            CancelJobs and RetryJobs: one command a kit
+connections.py     the pool's connections, and what to do when one is dead
 requests.py        requests to commands; every mistake under its field
 quick.py           rows to append that are plainly right, read the quick way
 raw_requests.py    requests in wire form: what would keep the parser busy is refused before it

@@ -115,7 +115,9 @@ class CachedReads:
             if page is not None:
                 return page
             answer = await self._servicer.GetKit(request, context)
-            return self._keep(request, answer, request.kit_id, answer.kit.jobs)
+            return self._keep(
+                request, answer, _KIT_REVISION, kit_id=request.kit_id, jobs=answer.kit.jobs
+            )
         return await self._servicer.GetKit(request, context)
 
     async def get_job(
@@ -134,7 +136,9 @@ class CachedReads:
             if page is not None:
                 return page
             answer = await self._servicer.GetJob(request, context)
-            return self._keep(request, answer, answer.job.kit_id, [answer.job])
+            return self._keep(
+                request, answer, _JOB_REVISION, kit_id=answer.job.kit_id, jobs=[answer.job]
+            )
         return await self._servicer.GetJob(request, context)
 
     def _page(
@@ -152,23 +156,29 @@ class CachedReads:
         self,
         request: pb.GetKitRequest | pb.GetJobRequest,
         answer: Page,
+        revision_tag: bytes,
+        *,
         kit_id: int,
         jobs: Sequence[common.Job],
-    ) -> Page:
+    ) -> Page | bytes:
         """The answer; kept for the next who asks the same, if it is a page of more."""
-        if answer.next_page_token or request.page_token:
-            page = type(answer)()
-            page.CopyFrom(answer)
-            if not request.page_token:
-                page.ClearField("revision")
-            self._pages.put(
-                key_of(request),
-                page.SerializeToString(),
-                kit_id=0 if request.page_token else kit_id,
-                revision=answer.revision,
-                jobs=jobs,
-            )
-        return answer
+        if not (answer.next_page_token or request.page_token):
+            return answer
+        revision = answer.revision
+        if not request.page_token:
+            # Of a first page it is told anew each time.
+            answer.ClearField("revision")
+        page = answer.SerializeToString()
+        self._pages.put(
+            key_of(request),
+            page,
+            kit_id=0 if request.page_token else kit_id,
+            revision=revision,
+            jobs=jobs,
+        )
+        if request.page_token:
+            return page
+        return b"".join((page, revision_tag, varint(revision)))
 
     async def _reached(
         self, request: pb.GetKitRequest | pb.GetJobRequest, context: Context

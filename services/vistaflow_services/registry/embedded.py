@@ -73,6 +73,11 @@ SOCKET_ROOTS = ("/tmp", "/var/tmp", "/dev/shm")
 PASSING = ("pre-existing shared memory block", "lock file", "already exists")
 """What PostgreSQL says while processes of its predecessor, which was killed, still end."""
 
+_GRAVE = re.compile(
+    r"\b(FATAL|PANIC|ERROR|error|DETAIL|HINT|detail|hint):"
+    r"|\bLOG:\s+(invalid|unrecognized|syntax|could not|parameter)"
+)
+
 OPTIONS = {
     "listen_addresses": "",
     "max_wal_size": "256MB",
@@ -109,6 +114,7 @@ class EmbeddedPostgres:
         self._refusal = ""
         self._starting = threading.Lock()
         self._stopping = False
+        self._interrupted = False
         self.restarts = 0
         """How often the server was started again after it had died."""
 
@@ -169,14 +175,15 @@ class EmbeddedPostgres:
         Raises:
             EmbeddedError: The server is to stop.
         """
-        if self._stopping:
+        if self._interrupted:
             raise EmbeddedError("PostgreSQL was stopped while it started")
         time.sleep(seconds)
 
     def stop(self) -> None:
         """Stops the server: open transactions are rolled back, what is committed is flushed."""
-        self._stopping = True
+        self._stopping = self._interrupted = True
         with self._starting:  # a start under way ends soon, now
+            self._interrupted = False
             self._stop()
 
     def _stop(self) -> None:
@@ -236,6 +243,8 @@ class EmbeddedPostgres:
         return int(row[0]) if row else 0
 
     def _connected(self, *, seconds: int) -> psycopg.Connection:
+        if self._socket.parent != self.home / "run" and self._socket.exists():
+            check_folder(self._socket)
         forget_environment()
         session = session_conninfo(
             self.conninfo, name="vistaflow start", dbname="postgres", connect_timeout=seconds
@@ -384,12 +393,9 @@ class EmbeddedPostgres:
                 lines = file.read().decode("utf-8", "replace").splitlines()
         except OSError:
             lines = []
-        grave = [
-            line.strip()
-            for line in lines
-            if re.search(r"\b(FATAL|PANIC|ERROR|error|DETAIL|HINT|detail|hint):", line)
-        ]
-        return " | ".join((grave or lines)[-4:])[-800:] or "it said nothing"
+        grave = [line for line in lines if _GRAVE.search(line)]
+        words = [re.sub(r"^\d{4}-.*? \[\d+\] ", "", line).strip() for line in grave or lines]
+        return " | ".join(words[-4:])[-800:] or "it said nothing"
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -459,10 +465,15 @@ def prepare_folder(folder: Path) -> None:
         EmbeddedError: Somebody else made it.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    check_folder(folder)
+    folder.chmod(0o700)
+
+
+def check_folder(folder: Path) -> None:
+    """Raises `EmbeddedError` if somebody else made the folder of a socket, to answer for us."""
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid not in pg_launcher.owners():
         raise EmbeddedError(f"{folder} is not ours; remove it")
-    folder.chmod(0o700)
 
 
 def _translated(error: BaseException) -> BaseException:

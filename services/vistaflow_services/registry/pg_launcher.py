@@ -131,9 +131,16 @@ def _fallback_uid() -> int:
 
 
 def _give(folder: Path, owner: int) -> None:
-    """Makes the folder belong to who the program runs as, if it does not yet."""
-    if os.geteuid() != 0 or folder.stat().st_uid == owner:
+    """Makes the folder belong to who the program runs as, if it does not yet.
+
+    Raises:
+        LaunchError: It belongs to a user who has nothing to do with this.
+    """
+    present = folder.stat().st_uid
+    if os.geteuid() != 0 or present == owner:
         return
+    if present not in owners():
+        raise LaunchError(f"{folder} belongs to user {present}: run vistaflow as that user")
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
             os.chown(os.path.join(parent, name), owner, owner, follow_symlinks=False)

@@ -48,6 +48,9 @@ from vistaflow_services.registry.varint import varint
 MAX_TOLD_BYTES = 8 * MAX_KIT_SPEC_BYTES
 """Largest Struct, in its binary form, that is looked into for `request_info.data`."""
 
+LONG_LIST = 100
+"""Most values of a list kept there."""
+
 LONG_BYTES = 4 * 1024
 """Longest bytes field kept as it is in `request_info.data`."""
 
@@ -413,7 +416,10 @@ def _text(message: Any) -> str:
         elif isinstance(value, str | bytes) or not hasattr(value, "__len__"):
             text = _one(field, value)
         elif field.message_type is None and field.enum_type is None:
-            text = _json(list(value))
+            kept = list(value[:LONG_LIST])
+            text = _json(
+                [*kept, f"and {len(value) - LONG_LIST:,} more"] if value[LONG_LIST:] else kept
+            )
         else:
             text = "[" + ",".join(_one(field, each) for each in value) + "]"
         parts.append(f'"{field.name}":{text}')

@@ -221,28 +221,26 @@ class RegistryServicer(rpc.RegistryServiceServicer):
             left = await off_loop.reading.do(_differences, before, after, told)
         else:
             left = _differences(before, after, told)
-        for change in await self._changes(left[: size or len(left)]):
-            answer.changes.append(change)
+        await self._put_changes(left[: size or len(left)], answer)
         if len(answer.changes) < len(left):
             told = left[len(answer.changes) - 1].revision
             answer.next_page_token = pages.encode_keys((end, told), request)
         return answer
 
-    async def _changes(self, left: Sequence[Difference]) -> list[pb.StateChange]:
-        """The first of what differs, as much as fits an answer."""
-        changes: list[pb.StateChange] = []
+    async def _put_changes(self, left: Sequence[Difference], answer: pb.DiffKitResponse) -> None:
+        """Puts in the first of what differs, as much as fits."""
+        changes = answer.changes
         room = translate_past.room_for_changes()
         while len(changes) < len(left) and room > 0:
             some = left[len(changes) : len(changes) + CHANGES_AT_ONCE]
             ids = [row.revision for each in some for row in (each.before, each.after) if row]
             rows = await self._store.rows(ids, listing.PAGE_BYTES)
-            fit = translate_past.changes_to_proto(some, rows, room)
+            fit = await off_loop.reading.do(translate_past.changes_to_proto, some, rows, room)
             size = sum(change.ByteSize() + ENTRY_BYTES for change in fit)
             if changes and size > room:
                 break
-            changes += fit
+            changes.extend(fit)
             room -= size
-        return changes
 
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
         """Gets a job with its tasks, or a page of them."""
@@ -525,8 +523,11 @@ def _job_created(answer: c.JobChange) -> pb.CreateJobResponse:
 
 
 def _kit_created_in_short(answer: c.KitChange) -> pb.CreateKitResponse:
-    """The answer as it is kept: a repeat of the request has the specs itself."""
-    jobs = {job_id: replace(job, spec_type="", spec=b"") for job_id, job in answer.kit.jobs.items()}
+    """The answer as it is kept: a repeat of the request has specs and dependencies itself."""
+    jobs = {
+        job_id: replace(job, spec_type="", spec=b"", depends_on=())
+        for job_id, job in answer.kit.jobs.items()
+    }
     kit = replace(answer.kit, jobs=jobs, spec_json="")
     return pb.CreateKitResponse(kit=translate.kit_to_proto(kit), revision=answer.revision)
 
@@ -541,6 +542,7 @@ def _with_specs(answer: pb.CreateKitResponse, request: pb.CreateKitRequest) -> p
         answer.kit.spec.CopyFrom(request.spec)
     asked = {requests.job_name(job): job for job in request.jobs}
     for job in answer.kit.jobs:
+        job.depends_on.extend(asked[job.name].depends_on)
         if asked[job.name].HasField("spec"):
             job.spec.CopyFrom(asked[job.name].spec)
     return answer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -14,6 +13,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from vistaflow_services.core.postgres import session_conninfo
 from vistaflow_services.registry import listing, past
+from vistaflow_services.registry.connections import Connections
 from vistaflow_services.registry.domain import (
     NO_COUNTS,
     Counts,
@@ -34,7 +34,6 @@ from vistaflow_services.registry.reading import (
     read_job,
     read_kit,
 )
-from vistaflow_services.registry.refusals import CONFLICTS, is_lost, told
 from vistaflow_services.registry.token_store import TokenStore
 from vistaflow_services.registry.tree_pages import Place, TreePage, Wanted, read_page
 from vistaflow_services.registry.watch_store import Row
@@ -48,9 +47,6 @@ SETTINGS = {
     "jit": "off",
     "max_parallel_workers_per_gather": "0",
 }
-DRAIN_SECONDS = 1.0
-"""Connections found dead within this time of one another are one incident."""
-
 MAX_WAITING = 1000
 """Readers that may wait for a connection; more are turned away at once."""
 
@@ -100,7 +96,7 @@ class Store:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self.tokens = TokenStore(pool)
-        self._drained = float("-inf")
+        self._connections = Connections(pool)
 
     async def head(self) -> Head:
         """Where the log ends."""
@@ -320,24 +316,7 @@ class Store:
             alone: Whether that takes a single statement, which needs no transaction to see one
                 moment only.
         """
-        moment = self._pool.connection if alone else self._snapshot
-        for last in (False, False, True):
-            try:
-                async with moment() as connection:
-                    return await read(connection)
-            except psycopg.Error as error:
-                if last or not (is_lost(error) or isinstance(error, CONFLICTS)):
-                    raise told(error) from error
-                if is_lost(error):
-                    await self._drain()
-        raise AssertionError
-
-    async def _drain(self) -> None:
-        """Lets the pool's connections go, once an incident: they are as dead as the one used."""
-        now = time.monotonic()
-        if now - self._drained > DRAIN_SECONDS:
-            self._drained = now
-            await self._pool.drain()
+        return await self._connections.use(read, moment=None if alone else self._snapshot)
 
     @asynccontextmanager
     async def _snapshot(self) -> AsyncIterator[Connection]:

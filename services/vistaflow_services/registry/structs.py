@@ -16,7 +16,7 @@ from typing import Any
 
 from google.protobuf import struct_pb2
 
-from vistaflow_services.core.message_limits import KIT_SPEC_BYTES, NESTING
+from vistaflow_services.core.message_limits import KIT_SPEC_BYTES, NESTING, is_deep
 from vistaflow_services.registry.numbers import InexactError, may_be_rounded
 from vistaflow_services.registry.varint import varint
 
@@ -79,15 +79,6 @@ def _text(value: struct_pb2.Value, levels: int, numbers_checked: bool) -> str:
         items = [_text(each, levels - 1, numbers_checked) for each in value.list_value.values]
         return "[" + ",".join(items) + "]"
     return "null"
-
-
-def is_deep(value: Any, levels: int = NESTING) -> bool:
-    """Whether objects and lists are nested more than so many levels deep."""
-    if isinstance(value, dict):
-        return not levels or any(is_deep(each, levels - 1) for each in value.values())
-    if isinstance(value, list):
-        return not levels or any(is_deep(each, levels - 1) for each in value)
-    return False
 
 
 def readable(text: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from vistaflow.api.common.v1 import common_pb2
+from vistaflow.api.ingestion.v1.ingestion_pb2 import CollectDecksSpec
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.core import callers
 from vistaflow_services.core.callers import Caller
@@ -75,6 +76,8 @@ class Tenancy:
             _place(caller, request)
             jobs = request.jobs if isinstance(request, pb.CreateKitRequest) else [request.job]
             await self._check_references(caller, jobs)
+        elif isinstance(request, pb.RetryKitRequest):
+            await self._check_references(caller, map(_successor, request.replacements))
         elif "project" in fields:
             _narrow(caller, request)
         # An empty filter of jobs is refused, and must not become one of a whole project.
@@ -115,6 +118,14 @@ class Tenancy:
             if project != caller.project:
                 raise NotFoundError(f"there is no job {job_id}")
             _remember(self._jobs, job_id, project)
+
+
+def _successor(replacement: pb.Replacement) -> pb.NewJob:
+    """The job that a replacement makes, as far as what it refers to goes."""
+    # No worker takes a spec for another message than the one that its type URL names.
+    collects = replacement.spec.type_url.endswith(f"/{CollectDecksSpec.DESCRIPTOR.full_name}")
+    kind = common_pb2.JOB_TYPE_DECK_COLLECTION if collects else common_pb2.JOB_TYPE_UNSPECIFIED
+    return pb.NewJob(job_type=kind, spec=replacement.spec)
 
 
 async def narrow_watch(request: pb.WatchStatesRequest, fetch: Fetch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import logging
 import uuid
@@ -14,7 +15,7 @@ from vistaflow_services.core.errors import NotFoundError, Violations
 from vistaflow_services.core.tokens import Tokens, digest_of, id_of, invalid
 from vistaflow_services.registry import pages, translate
 from vistaflow_services.registry.domain import MAX_PROJECT
-from vistaflow_services.registry.token_store import Token, TokenStore
+from vistaflow_services.registry.token_store import Asked, Token, TokenStore
 
 logger = logging.getLogger(__name__)
 
@@ -48,16 +49,24 @@ class TokenService:
         if request.HasField("lifetime"):
             seconds = request.lifetime.seconds + request.lifetime.nanos / 1e9
         check_lifetime(seconds, "lifetime", found)
+        asked = None
+        if request.request_id:
+            request_id = translate.uuid_from_proto(request.request_id, "request_id", found)
+            body = request.SerializeToString(deterministic=True)
+            asked = Asked(request_id=request_id, body_sha256=hashlib.sha256(body).hexdigest())
         found.check()
         assert role is not None
         by = callers.current()
-        token, text = await self._store.create(
+        token, text, replayed = await self._store.create(
             name=request.name,
             project=request.project,
             role=role,
             created_by=by.token_id,
             seconds=seconds,
+            request=asked,
         )
+        if replayed:
+            self.tokens.forget(str(token.token_id))
         logger.info(
             "made %s %s token %s for %r",
             token.project or "every project's",
@@ -65,7 +74,7 @@ class TokenService:
             token.token_id,
             token.name,
         )
-        return pb.CreateTokenResponse(token=token_to_proto(token), secret=text)
+        return pb.CreateTokenResponse(token=token_to_proto(token), secret=text, replayed=replayed)
 
     async def list(self, request: pb.ListTokensRequest) -> pb.ListTokensResponse:
         """Lists tokens, newest first."""

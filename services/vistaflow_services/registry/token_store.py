@@ -5,16 +5,20 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import psycopg
+from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
 from vistaflow_services.core.callers import Role
-from vistaflow_services.core.tokens import digest_of, new_token
+from vistaflow_services.core.errors import ConflictError, ExistsError
+from vistaflow_services.core.tokens import digest_of, new_token, text_of
+from vistaflow_services.registry.connections import Connections
 from vistaflow_services.registry.reading import QUERIES
-from vistaflow_services.registry.refusals import CONFLICTS, is_lost, told
 from vistaflow_services.registry.watch_store import Row
+
+METHOD: Final = "CreateToken"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +51,24 @@ class Standing:
     """For how long it is valid still, by the database's clock; None: for good."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A request for a token that may come again."""
+
+    request_id: uuid.UUID
+    body_sha256: str
+    """Of the whole request, so that another body under the same id is noticed."""
+
+
+class Made(NamedTuple):
+    """A token that was made."""
+
+    token: Token
+    text: str
+    replayed: bool
+    """Whether the same request had made it before: the text of then is no longer valid."""
+
+
 class TokenStore:
     """Makes, finds, lists and revokes tokens.
 
@@ -55,24 +77,76 @@ class TokenStore:
     """
 
     def __init__(self, pool: AsyncConnectionPool[psycopg.AsyncConnection[Row]]) -> None:
-        self._pool = pool
+        self._connections = Connections(pool)
 
     async def create(
-        self, *, name: str, project: str, role: Role, created_by: str, seconds: float | None
-    ) -> tuple[Token, str]:
-        """A new token and its text, which is nowhere else from here on."""
+        self,
+        *,
+        name: str,
+        project: str,
+        role: Role,
+        created_by: str,
+        seconds: float | None,
+        request: Asked | None = None,
+    ) -> Made:
+        """A new token and its text, which is nowhere else from here on.
+
+        Args:
+            name: What it is for.
+            project: The project of a viewer or an editor.
+            role: What its bearer may do.
+            created_by: The token of who asks.
+            seconds: How long it is valid; None: for good.
+            request: The request, if it may come again: then the token that it made has a new text.
+
+        Raises:
+            ExistsError: The request's id was used for something else.
+            ConflictError: The token that the request made has ended.
+        """
         token_id, text = new_token()
-        (row,) = await self._fetch(
-            "create_token",
-            token_id=token_id,
-            name=name,
-            project=project,
-            role=role,
-            digest=digest_of(text),
-            created_by=created_by,
-            seconds=seconds,
+        made = {
+            "token_id": token_id,
+            "name": name,
+            "project": project,
+            "role": role,
+            "digest": digest_of(text),
+            "created_by": created_by,
+            "seconds": seconds,
+        }
+        if request is None:
+            (row,) = await self._fetch("create_token", **made)
+            return Made(token=_token(row), text=text, replayed=False)
+        asked = {
+            "request_id": request.request_id,
+            "method": METHOD,
+            "body_sha256": request.body_sha256,
+            "data": Jsonb({"name": name, "project": project, "role": role}),
+        }
+        rows = await self._fetch("create_token_once", **made, **asked)
+        if rows:
+            return Made(token=_token(rows[0]), text=text, replayed=False)
+        return await self._made_again(request)
+
+    async def _made_again(self, request: Asked) -> Made:
+        """The token that a request made, with a new text in place of the one that was lost."""
+        ((method, body_sha256, response),) = await self._fetch(
+            "answered_request", request_id=request.request_id
         )
-        return _token(row), text
+        if (method, body_sha256) != (METHOD, request.body_sha256):
+            raise ExistsError(
+                f"the request_id was used for another {method}; choose a new one for each request",
+                reason="REQUEST_ID_REUSED",
+            )
+        token_id = uuid.UUID(bytes(response).decode())
+        text = text_of(token_id)
+        rows = await self._fetch("renew_token", token_id=token_id, digest=digest_of(text))
+        if not rows:
+            raise ConflictError(
+                "the token that this request made was revoked or has expired; make another with a "
+                "new request_id",
+                reason="TOKEN_ENDED",
+            )
+        return Made(token=_token(rows[0]), text=text, replayed=True)
 
     async def standing(self, token_id: uuid.UUID) -> Standing | None:
         """What a token's bearer may do, as of now."""
@@ -111,19 +185,9 @@ class TokenStore:
         return len(await self._fetch("revoke_tokens_named", **parameters))
 
     async def _fetch(self, query: str, **parameters: Any) -> list[Row]:
-        for last in (False, True):
-            try:
-                async with self._pool.connection() as connection:
-                    cursor = await connection.execute(QUERIES[query], parameters)
-                    return await cursor.fetchall()
-            except psycopg.Error as error:
-                # What was written may have been: a second token of the name is only one more.
-                if last or not (is_lost(error) or isinstance(error, CONFLICTS)):
-                    raise told(error) from error
-                if is_lost(error):
-                    # The others of the pool are as dead as this one was: let them go at once.
-                    await self._pool.drain()
-        raise AssertionError
+        # What was written may have been: then it is written once more, which changes nothing, or
+        # for a request without an id makes one more token of the name.
+        return await self._connections.fetch(QUERIES[query], parameters)
 
 
 def _token(row: Row) -> Token:

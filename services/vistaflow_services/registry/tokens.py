@@ -41,7 +41,7 @@ async def _create(store: TokenStore, arguments: argparse.Namespace) -> None:
     seconds = None if arguments.days is None else arguments.days * 86400
     check_lifetime(seconds, "days", found)
     found.check()
-    token, text = await store.create(
+    token, text, _ = await store.create(
         name=arguments.name,
         project=arguments.project,
         role=role,

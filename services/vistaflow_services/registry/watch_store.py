@@ -18,6 +18,8 @@ from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
 from vistaflow_services.core.errors import ExpiredError
+from vistaflow_services.registry.connections import Connections
+from vistaflow_services.registry.connections import Row as Row
 from vistaflow_services.registry.domain import (
     PROJECT_LABEL,
     Counts,
@@ -26,7 +28,6 @@ from vistaflow_services.registry.domain import (
     StateFilter,
     StateRow,
 )
-from vistaflow_services.registry.refusals import CONFLICTS, is_lost, told
 
 # How much of the log one statement may read through for a filter that few rows match.
 SCAN_ROWS = 200_000
@@ -34,8 +35,6 @@ SCAN_ROWS = 200_000
 FEW_ROWS = 10_000
 UNKNOWN = "?"
 """The status before of a row whose predecessor may no longer be kept."""
-
-Row = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +138,7 @@ class WatchStore:
         queries: Mapping[str, LiteralString],
     ) -> None:
         self._pool = pool
+        self._connections = Connections(pool)
         self._queries = queries
 
     async def ends(self) -> Ends:
@@ -320,18 +320,7 @@ class WatchStore:
 
     async def fetch(self, name: str, parameters: Mapping[str, Any]) -> list[Row]:
         """The rows of a query that may be asked again when its connection turns out dead."""
-        for last in (False, False, True):
-            try:
-                async with self._pool.connection() as connection:
-                    cursor = await connection.execute(self._queries[name], parameters)
-                    return await cursor.fetchall()
-            except psycopg.Error as error:
-                if last or not (is_lost(error) or isinstance(error, CONFLICTS)):
-                    raise told(error) from error
-                if is_lost(error):
-                    # The others of the pool are as dead as this one was: let them go at once.
-                    await self._pool.drain()
-        raise AssertionError
+        return await self._connections.fetch(self._queries[name], parameters)
 
 
 def filter_parameters(wanted: StateFilter) -> dict[str, Any]:

@@ -11,6 +11,7 @@ functions.py           the named analytic functions
 function_simulator.py  them as a simulator, in this process
 python_simulator.py    DEVSIM and other Python decks; python_deck.py is the program they run in
 ngspice_simulator.py   circuits; screening.py says what a circuit deck may not do
+ngspice_output.py      what ngspice printed, and the evidence for and against it
 supervise.py           a command under limits, all its processes gone afterwards
 launch.py              the program that sets the limits and becomes the command
 limits.py sandbox.py   what a run may use and see

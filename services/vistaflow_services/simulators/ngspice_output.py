@@ -33,7 +33,9 @@ MAX_OTHERS: Final = 20
 FAILED: Final = "failed"
 """Stands for the figure of a measure that failed."""
 
-_VALUE: Final = re.compile(r"^\s{0,4}([A-Za-z_][\w.#()]*)\s*=\s*(\S+)(.*)")
+_VALUE: Final = re.compile(r"^\s{0,4}([A-Za-z_][\w.#()]*)\s*=(\s*)(\S+)(.*)")
+_MEASURED: Final = "  "
+"""How the space between `=` and the figure of a measure begins; `print` leaves one blank."""
 _NUMBER: Final = re.compile(r"[+-]?(\d|\.\d|nan|inf)", re.IGNORECASE)
 _COMPLEX: Final = re.compile(r"[^,\s]+,\s*[^,\s]+")
 # ngspice ends a batch run with `Stack = 0 bytes.`
@@ -124,7 +126,10 @@ def _read_output(path: Path, names: Collection[str], printed: Printed) -> Counte
     failure_counts: Counter[str] = Counter()
     for line in _lines(path):
         if "=" in line and (match := _VALUE.match(line)):
-            _read_value(printed, names, match[1].lower(), match[2], match[3])
+            name, gap, value, rest = match[1].lower(), match[2], match[3], match[4]
+            # Printed again, what a failed measure leaves is the figure of an earlier one.
+            if printed.values.get(name) != FAILED or gap.startswith(_MEASURED):
+                _read_value(printed, names, name, value, rest)
         elif "failed" in line:
             if match := _FAILED.match(line):
                 name = (match[1] or match[2]).lower()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtri
 
-from vistaflow_services.surrogates.surrogate import Floats
+from vistaflow_services.surrogates.surrogate import Floats, magnitude_unit
 from vistaflow_services.surrogates.transforms import Prediction, Transform
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -63,7 +63,7 @@ def held_out_figures(
     `resamples` bootstraps of the rows (Efron and Tibshirani, 1993), so they say nothing of a test
     set of one or two rows.
     """
-    unit = _unit(y)
+    unit = magnitude_unit(y)
     error = y / unit - predicted.median / unit
     modelled, centre, spread = _modelled_scale(y, predicted, transform, unit)
     z = np.abs(modelled - centre) / spread
@@ -96,12 +96,6 @@ def held_out_figures(
         calibration={level: float(np.mean(z <= ndtri(0.5 + 0.5 * level))) for level in LEVELS},
         sharpness=float(np.mean(predicted.sd / unit)) * unit,
     )
-
-
-def _unit(y: Floats) -> float:
-    """1, or the largest magnitude where squares of the values would overflow or vanish."""
-    largest = float(np.abs(y).max())
-    return 1.0 if largest == 0 or 1e-100 < largest < 1e100 else largest
 
 
 def _modelled_scale(

@@ -77,6 +77,8 @@ class PreparationReport:
     """Parameters that never vary: the model cannot know what they do."""
     constants: dict[str, float] = field(default_factory=dict)
     """Responses that are the same in every row, with that value: there is nothing to learn."""
+    whole: bool = False
+    """Whether every point of the space was run: there is nothing left to predict."""
     notes: list[str] = field(default_factory=list)
     """Sentences about responses that are constant or too large in some rows."""
 
@@ -172,6 +174,7 @@ def prepare(
         outliers={name: each for name, each in outliers.items() if each},
         constant_parameters=constant,
         constants=constants,
+        whole=whole,
         notes=notes,
     )
 

@@ -80,14 +80,21 @@ def as_training(X: ArrayLike, y: ArrayLike) -> tuple[Floats, Floats]:
     return rows, target
 
 
+def magnitude_unit(values: Floats) -> float:
+    """What values (n,) are divided by before they are squared; 1 for usual magnitudes.
+
+    Squares of numbers beyond 1e154 overflow, and those of numbers below 1e-154 vanish.
+    """
+    largest = float(np.abs(values).max())
+    return 1.0 if largest == 0 or 1e-100 < largest < 1e100 else largest
+
+
 def center_and_spread(values: Floats) -> tuple[float, float]:
     """Mean and standard deviation of values (n,), of whatever magnitude.
 
-    Squares of numbers beyond 1e154 overflow and those below 1e-154 vanish, so such values are
-    divided by the largest first. The spread is 0 where values differ by rounding only.
+    The spread is 0 where values differ by rounding only.
     """
-    largest = float(np.abs(values).max())
-    unit = 1.0 if largest == 0 or 1e-100 < largest < 1e100 else largest
+    unit = magnitude_unit(values)
     scaled = values / unit
     center, spread = float(scaled.mean()), float(scaled.std())
     if spread <= 1e-13 * float(np.abs(scaled).max()):

@@ -12,14 +12,14 @@ from tests.integration.client.conftest import RegistryProcess  # type: ignore[im
 def test_a_client_in_a_fork_says_what_to_do_and_nobody_else_is_disturbed(
     process: RegistryProcess,
 ) -> None:
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("forking.py")), process.address],
         capture_output=True,
         text=True,
         check=False,
         timeout=120,
     )
-    assert told.stdout.splitlines() == [
+    assert done.stdout.splitlines() == [
         "the client: says what to do",
         "its watch: says what to do",
         "a new client: says what to do",
@@ -29,5 +29,5 @@ def test_a_client_in_a_fork_says_what_to_do_and_nobody_else_is_disturbed(
         "the parent: RUNNING",
         "a new client after it was closed: says what to do",
         "the asynchronous client: says what to do",
-    ], told.stderr
-    assert told.returncode == 0
+    ], done.stderr
+    assert done.returncode == 0

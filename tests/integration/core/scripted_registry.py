@@ -41,6 +41,10 @@ class ScriptedRegistry(registry_pb2_grpc.RegistryServiceServicer):
         self.jobs: dict[str, common_pb2.Job] = {}
         self.faults = 0
         self.refuse: Callable[[common_pb2.State], bool] = lambda row: False
+        self.breaks: Callable[[common_pb2.State], bool] = lambda row: False
+        """Which rows meet a bug of the registry."""
+        self.broken: list[list[int]] = []
+        """The seqs of the rows of each append that met one."""
         self.reject: Callable[[common_pb2.State], bool] = lambda row: False
         self.verdict = registry_pb2.VERDICT_ACCEPTED
         self._pending: list[registry_pb2.LeaseJobsResponse] = []
@@ -128,6 +132,9 @@ class ScriptedRegistry(registry_pb2_grpc.RegistryServiceServicer):
         if self.faults:
             self.faults -= 1
             raise UnavailableError("the database restarts")
+        if any(self.breaks(each) for each in request.states):
+            self.broken.append([each.seq for each in request.states])
+            raise RuntimeError("a bug")
         if any(self.refuse(each) for each in request.states):
             raise InvalidError("a row is malformed")
         await self._note(self.rows, *request.states)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from vistaflow.api.registry.v1 import registry_pb2
 sys.path.insert(0, str(Path(__file__).parent))
 from scripted_registry import ScriptedRegistry, words
 
+from vistaflow_services.core import running
 from vistaflow_services.core.artifacts import ArtifactStore
 from vistaflow_services.core.processes import descendants
 from vistaflow_services.core.registry_client import RegistryClient, struct_to_dict
@@ -107,6 +109,23 @@ async def test_a_jobs_tasks_and_result_are_recorded_in_order_with_a_seq(
     assert (row.attempt, row.actor, metadata["seconds"] > 0) == (1, "worker doe-1", True)
     await until_idle(worker)
     assert registry.releases == []
+
+
+async def test_a_row_that_meets_a_bug_of_the_registry_is_tried_eleven_times_and_no_more(
+    registry: ScriptedRegistry, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "backoff", lambda tried: 0.0)
+    registry.breaks = lambda row: row.task_name == "step-0"
+
+    job_id = await registry.grant(do="steps", count=2)
+    row = await ended(registry, job_id)
+
+    alone = Counter(seqs[0] for seqs in registry.broken if len(seqs) == 1)
+    assert alone == {1: 11, 2: 11}
+    assert row.status == common_pb2.STATUS_FINISHED
+    assert struct_to_dict(row.metadata)["refused_row_count"] == 2
+    assert [seq for seq, _, _ in words(registry.rows, job_id)] == [3, 4, 5]
+    await until_idle(worker)
 
 
 async def test_heartbeats_carry_progress_and_come_in_time(

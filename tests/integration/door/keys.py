@@ -25,7 +25,7 @@ class Keys:
 
     async def make(self, role: str, project: str = "", *, seconds: float | None = None) -> str:
         """The text of a new token."""
-        _, text = await self.store.create(
+        _, text, _ = await self.store.create(
             name=f"{role} of {project or 'everything'}",
             project=project,
             role=Role(role),

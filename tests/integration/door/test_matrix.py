@@ -42,7 +42,7 @@ TABLE = {
         frozenset({W}): "LeaseJobs AnnounceService",
         frozenset({A}): "CreateToken ListTokens RevokeToken",
     },
-    "PipelineService": {frozenset(READERS): "ValidateKit", frozenset(WRITERS): "RunKit"},
+    "PipelineService": {frozenset(READERS): "ValidateKit", frozenset(WRITERS): "RunKit RetryKit"},
     "IngestionService": {
         frozenset(READERS): "ListDecks GetDeck",
         frozenset(WRITERS): "CollectDecks",

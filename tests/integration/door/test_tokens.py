@@ -86,6 +86,71 @@ async def test_a_token_that_cannot_be_is_refused_field_by_field(
     assert all(f"{field}: " in (caught.value.details() or "") for field in fields)
 
 
+async def test_a_token_whose_text_was_lost_is_asked_for_again_and_the_lost_text_ends(
+    keys: Keys, database: str
+) -> None:
+    admin = await keys.stub("ADMIN")
+    request = pb.CreateTokenRequest(
+        name="ci", role=access_pb2.ROLE_VIEWER, project="mine", request_id=str(uuid.uuid4())
+    )
+    lost = await admin.CreateToken(request)
+    stub = pb_stub(keys.channel(lost.secret))
+    assert await code_of(stub.ListKits(pb.ListKitsRequest())) is grpc.StatusCode.OK
+    stream = await watch(stub)
+
+    again = await admin.CreateToken(request)
+
+    assert (lost.replayed, again.replayed) == (False, True)
+    assert again.token == lost.token
+    assert again.secret != lost.secret
+    assert id_of(again.secret) == id_of(lost.secret) == again.token.token_id
+    assert await code_of(stub.ListKits(pb.ListKitsRequest())) is UNAUTHENTICATED
+    async with asyncio.timeout(60):
+        assert (await stream.read()).end.code == pb.END_REASON_UNAUTHENTICATED
+    fresh = pb_stub(keys.channel(again.secret))
+    assert await code_of(fresh.ListKits(pb.ListKitsRequest())) is grpc.StatusCode.OK
+    listed = (await admin.ListTokens(pb.ListTokensRequest())).tokens
+    assert [each.name for each in listed] == ["ci", "ADMIN of everything"]
+    with psycopg.connect(database) as connection:
+        rows = connection.execute("SELECT r::text FROM vistadb_test.request_info r").fetchall()
+    secrets = [each.secret.rpartition(".")[2] for each in (lost, again)]
+    assert not [row for (row,) in rows if any(secret in row for secret in secrets)]
+
+
+async def test_a_request_for_a_token_stands_for_one_token_that_is_valid(keys: Keys) -> None:
+    admin = await keys.stub("ADMIN")
+    request = pb.CreateTokenRequest(
+        name="ci", role=access_pb2.ROLE_VIEWER, project="mine", request_id=str(uuid.uuid4())
+    )
+    made = await admin.CreateToken(request)
+    other = pb.CreateTokenRequest(
+        name="ci", role=access_pb2.ROLE_ADMIN, request_id=request.request_id
+    )
+    kit = pb.CreateKitRequest(name="a", request_id=request.request_id)
+    for call in (admin.CreateToken(other), admin.CreateKit(kit)):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+        assert caught.value.code() is grpc.StatusCode.ALREADY_EXISTS
+
+    await admin.RevokeToken(pb.RevokeTokenRequest(token_id=made.token.token_id))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await admin.CreateToken(request)
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert "revoked or has expired" in (caught.value.details() or "")
+
+
+async def test_the_client_asks_again_for_a_token_whose_answer_was_lost(keys: Keys) -> None:
+    token = await keys.make("ADMIN")
+    async with AsyncClient(keys.registry.address, token=token) as client:
+        request_id = str(uuid.uuid4())
+        first, _ = await client.create_token("ci", "ADMIN", request_id=request_id)
+        made, text = await client.create_token("ci", "ADMIN", request_id=request_id)
+        assert first == made
+        async with AsyncClient(keys.registry.address, token=text) as other:
+            (newest, *_) = await other.tokens()
+            assert newest.name == "ci"
+
+
 async def test_a_revoked_token_is_refused_within_seconds_here_and_at_another_replica(
     keys: Keys, serve: Any, database: str
 ) -> None:

@@ -14,10 +14,9 @@ from test_fields import base_of, good
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
+from vistaflow_services.core.message_limits import RECEIVE_BYTES, REQUEST_BYTES
 
 MEBIBYTE = 1024 * 1024
-LIMITS = {"RegistryService": 16 * MEBIBYTE}
-"""Largest message taken, in bytes; of the other services 4 MiB."""
 
 FLOODS = [64 * 1024, pytest.param(2 * MEBIBYTE, marks=pytest.mark.slow)]
 SECONDS_A_MEBIBYTE = 6
@@ -32,10 +31,13 @@ async def test_a_message_larger_than_the_limit_is_refused_by_every_service(suite
     wrong = []
     of_each = {(each.containing_service.name, each.client_streaming): each for each in methods()}
     for each in of_each.values():
-        limit = LIMITS.get(each.containing_service.name, 4 * MEBIBYTE)
-        outcome = await suite.call(each, b"\x7a" * (limit + 1), seconds=30)
-        if outcome.code is not Code.RESOURCE_EXHAUSTED or outcome.bad:
-            wrong.append(f"{each.name}: {outcome}")
+        for size, code in (
+            (REQUEST_BYTES + 1, Code.INVALID_ARGUMENT),
+            (RECEIVE_BYTES + 1, Code.RESOURCE_EXHAUSTED),
+        ):
+            outcome = await suite.call(each, b"\x7a" * size, seconds=30)
+            if outcome.code is not code or outcome.bad:
+                wrong.append(f"{each.name}: {outcome}")
     assert wrong == []
     await suite.smoke()
 

@@ -22,7 +22,7 @@ from vistaflow_services.decks.space import Kind, Parameter, Space
 BOWL = "(p['x'] - 0.3) ** 2 + (p['y'] - 0.6) ** 2"
 
 
-def _deck(z: str, g: str) -> Deck:
+def _deck(z: str, g: str, **fields: Any) -> Deck:
     source = f"def solve(p):\n    return {{'z': {z}, 'g': {g}}}\n"
     deck = Deck(
         name="extremes",
@@ -34,6 +34,7 @@ def _deck(z: str, g: str) -> Deck:
         ),
         responses=(Response(name="z"), Response(name="g")),
         timeout_seconds=20,
+        **fields,
     )
     return read_archive(deck.to_archive())
 
@@ -109,7 +110,7 @@ NOISY = "(p['x'] - 0.3) ** 2 + (p['y'] - 0.6) ** 2 + __import__('random').gauss(
 @pytest.mark.parametrize("noisy", [True, False])
 def test_the_store_does_not_verify_the_best_of_a_noisy_deck(tmp_path: Path, noisy: bool) -> None:
     bench = Bench(tmp_path)
-    deck = read_archive(replace(_deck(NOISY, "p['x']"), noisy=noisy).to_archive())
+    deck = _deck(NOISY, "p['x']", noisy=noisy)
     assert deck.noisy is noisy
     bench.design(bench.keep(deck), 16, 5)
     told = bench.study("minimize z", budget=4, seed=5, batch_size=2)
@@ -170,3 +171,16 @@ def test_a_design_with_too_few_usable_rows_names_the_values_that_spoil_it(tmp_pa
     bench.design(bench.keep(_deck("1e300 if p['x'] > 0.4 else p['x']", "p['y']")), 14, 5)
     with pytest.raises(InvalidError, match=r"`z` is too large to learn from in row .* `range: "):
         bench.scaled()
+
+
+@pytest.mark.parametrize(
+    "z",
+    [
+        f"1e300 if p['x'] > 0.2 else {BOWL}",
+        f"-1.7e308 if p['x'] > 0.9 else 1e300 * ({BOWL} - 1)",
+        f"1e-15 * ({BOWL} + 1)",
+    ],
+)
+def test_responses_of_any_magnitude_are_optimised(tmp_path: Path, z: str) -> None:
+    told = _study(tmp_path, z, "p['y']", "minimize z; g <= 2 * z + 1e308; z >= -1e308")
+    assert told["best"]["feasible"]

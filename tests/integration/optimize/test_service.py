@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,12 @@ from vistaflow.api.optimize.v1 import optimize_pb2 as pb
 from vistaflow.api.optimize.v1 import optimize_pb2_grpc as rpc
 from vistaflow.api.registry.v1 import registry_pb2
 from vistaflow_services.core.jobs import JobResult
+from vistaflow_services.core.message_limits import MESSAGE_BYTES
 from vistaflow_services.core.registry_client import RegistryClient
 from vistaflow_services.optimize.__main__ import SERVICE
 from vistaflow_services.optimize.config import Config
+from vistaflow_services.optimize.domain import Trial
+from vistaflow_services.optimize.trials import write_trials
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,35 @@ async def test_a_design_is_optimised_told_and_its_trials_are_listed_in_pages(sui
             break
     assert [each.number for each in trials] == list(range(33))
     assert trials[-1] == study.best
+
+
+async def test_trials_that_do_not_fit_one_answer_come_in_more_pages_than_asked_for(
+    suite: Suite,
+) -> None:
+    names = [f"parameter_{n:02}" for n in range(40)]
+    trials = [
+        Trial(number=number, origin="infill", point=dict.fromkeys(names, 0.5), responses={"y": 1.0})
+        for number in range(4_000)
+    ]
+    path = suite.bench.artifacts.open_prefix(str(uuid.uuid4()), 1) / "trials.parquet"
+    write_trials(path, trials, parameters=names, responses=["y"])
+    job = await external(
+        suite.registry, "OPTIMIZE", {"trials": suite.bench.artifacts.describe(path)}
+    )
+    numbers: list[int] = []
+    pages, token = 0, ""
+    while True:
+        page = await suite.stub.ListTrials(
+            pb.ListTrialsRequest(study_id=job.job_id, page_size=10_000, page_token=token)
+        )
+        assert page.ByteSize() <= MESSAGE_BYTES
+        numbers += [each.number for each in page.trials]
+        pages += 1
+        token = page.next_page_token
+        if not token:
+            break
+    assert numbers == list(range(4_000))
+    assert pages > 1
 
 
 async def test_every_mistake_is_found_before_anything_is_queued(suite: Suite) -> None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -20,9 +21,11 @@ from tests.integration.stages import refused, stage_serving
 from tests.ports import free_port
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.doe.v1 import doe_pb2
+from vistaflow.api.ingestion.v1 import ingestion_pb2
 from vistaflow.api.optimize.v1 import optimize_pb2
 from vistaflow.api.pipeline.v1 import pipeline_pb2 as pb
 from vistaflow.api.pipeline.v1 import pipeline_pb2_grpc as rpc
+from vistaflow.api.registry.v1 import registry_pb2
 from vistaflow_services.core.registry_client import RegistryClient
 from vistaflow_services.decks.deck import shipped_deck
 from vistaflow_services.doe.__main__ import SERVICE as DOE
@@ -314,6 +317,45 @@ async def test_mistakes_of_a_deck_that_came_along_are_told_with_its_file(
     found = await suite.mistakes("name: x\ndeck: ./divider\n", pack_deck(tmp_path))
 
     assert any(each.startswith("deck.yaml:7 parameters[0].range") for each in found)
+
+
+async def test_a_sign_beside_a_negative_value_is_warned_of(suite: Suite, tmp_path: Path) -> None:
+    from vistaflow.archive import pack_deck
+
+    (tmp_path / "deck.yaml").write_text(NGSPICE.replace("[100, 10000]", "[-2, 2]"))
+    (tmp_path / "divider.cir").write_text(NETLIST.replace("{@r@}", "{3-@r@}"))
+    request = pb.ValidateKitRequest(
+        kit_yaml="name: x\ndeck: ./divider\ndesign: {size: 20}\ngoals: maximize level\n",
+        deck_archive=pack_deck(tmp_path),
+    )
+
+    found = await suite.pipeline.ValidateKit(request)
+
+    assert not found.mistakes
+    (warning,) = [each for each in found.warnings if "minus sign" in each.description]
+    assert warning.description.startswith("divider.cir:3: `@r@` stands beside a minus sign")
+
+
+async def test_a_kit_goes_on_in_another_deck_only_if_the_deck_fits_and_nothing_runs(
+    suite: Suite,
+) -> None:
+    started = await suite.pipeline.RunKit(pb.RunKitRequest(kit_yaml=KIT))
+    beam, bowl = (ingestion_pb2.DeckSource(name=name) for name in ("welded_beam", "branin"))
+    bare = await suite.registry.create_kit(registry_pb2.CreateKitRequest(name="bare"))
+
+    def retry(kit_id: int, deck: ingestion_pb2.DeckSource) -> Any:
+        return refused(suite.pipeline.RetryKit(pb.RetryKitRequest(kit_id=kit_id, deck=deck)))
+
+    code, found = await retry(started.kit.kit_id, bowl)
+    assert (code, "ml.responses[0]" in found) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+    code, _ = await retry(started.kit.kit_id, beam)
+    assert code is grpc.StatusCode.FAILED_PRECONDITION
+    code, _ = await retry(bare.kit.kit_id, beam)
+    assert code is grpc.StatusCode.FAILED_PRECONDITION
+    code, _ = await retry(10**6, beam)
+    assert code is grpc.StatusCode.NOT_FOUND
+    code, found = await retry(started.kit.kit_id, ingestion_pb2.DeckSource())
+    assert (code, list(found)) == (grpc.StatusCode.INVALID_ARGUMENT, ["deck"])
 
 
 @asynccontextmanager

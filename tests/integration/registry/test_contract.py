@@ -19,6 +19,7 @@ from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.registry import bulk
 from vistaflow_services.registry.ledger import Ledger
+from vistaflow_services.registry.rebuild import rebuild
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -99,6 +100,59 @@ async def test_a_paused_kit_is_granted_to_nobody_until_it_is_resumed(start: Star
     assert all(not job.tasks for job in got.jobs)
     for task, _ in listening:
         task.cancel()
+
+
+async def test_a_replaced_job_is_seen_as_it_was_and_its_successor_everywhere(
+    start: Start, database: str
+) -> None:
+    one, two = await start(), await start()
+    jobs = [
+        pb.NewJob(name="a", job_type=DOE, spec=SPEC),
+        pb.NewJob(name="b", job_type=DOE, spec=SPEC, depends_on=["a"]),
+    ]
+    kit = (await one.stub.CreateKit(pb.CreateKitRequest(name="kit", jobs=jobs))).kit
+    task, grants = await leased(two)
+
+    async def finish(count: int) -> None:
+        await until(lambda: len(grants) == count)
+        job = grants[-1].job
+        row = common.State(
+            job_id=job.job_id, status=common.STATUS_FINISHED, attempt=job.attempt, seq=1
+        )
+        await two.stub.AppendStates(pb.AppendStatesRequest(states=[row]))
+
+    await finish(1)
+    await finish(2)
+    before = (await one.stub.GetKit(pb.GetKitRequest(kit_id=kit.kit_id))).kit
+    other = any_pb2.Any(type_url=SPEC.type_url, value=b"other")
+    request = pb.RetryKitRequest(
+        kit_id=kit.kit_id,
+        request_id=str(uuid.uuid4()),
+        replacements=[pb.Replacement(name="a", spec=other)],
+    )
+    changed = await one.stub.RetryKit(request)
+    assert (await two.stub.RetryKit(request)).replayed
+    await finish(3)
+    await finish(4)
+    after = (await two.stub.GetKit(pb.GetKitRequest(kit_id=kit.kit_id))).kit
+    past = pb.GetKitRequest(kit_id=kit.kit_id, as_of_revision=before.revision)
+
+    assert (changed.retried_count, before.status, after.status) == (
+        2,
+        common.STATUS_FINISHED,
+        common.STATUS_FINISHED,
+    )
+    assert [(each.name, each.spec.value) for each in after.jobs] == [
+        ("a", SPEC.value),
+        ("a@2", b"other"),
+        ("b", SPEC.value),
+        ("b@2", SPEC.value),
+    ]
+    assert [each.job_id for each in grants[-1].inputs] == [after.jobs[1].job_id]
+    assert [each.name for each in grants[-1].inputs] == ["a"]
+    assert [each.name for each in (await one.stub.GetKit(past)).kit.jobs] == ["a", "b"]
+    assert not any(rebuild(database, SCHEMA, check=True).values())
+    task.cancel()
 
 
 async def test_a_pause_is_a_row_of_the_kit_that_everyone_sees(rig: Rig) -> None:

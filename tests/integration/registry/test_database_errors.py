@@ -213,7 +213,7 @@ async def test_a_token_is_found_though_every_connection_of_the_pool_was_cut(
 ) -> None:
     async with make_pool(database, schema=SCHEMA, size=POOL_SIZE) as pool:
         store = TokenStore(pool)
-        token, _ = await store.create(
+        token, *_ = await store.create(
             name="n", project="", role=Role.ADMIN, created_by="test", seconds=None
         )
         async with contextlib.AsyncExitStack() as held:

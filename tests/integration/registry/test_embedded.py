@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shlex
 import signal
@@ -22,7 +23,7 @@ from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from vistaflow_services.core.home import HomeError
 from vistaflow_services.core.migrations import migrate
-from vistaflow_services.registry import pg_launcher
+from vistaflow_services.registry import embedded, pg_launcher
 from vistaflow_services.registry.__main__ import PACKAGE
 from vistaflow_services.registry.config import Config
 from vistaflow_services.registry.embedded import (
@@ -147,14 +148,14 @@ ROOT = "root:x:0:0:root:/root:/bin/sh"
         pytest.param(12345, [ROOT], id="a-user-without-a-name-where-only-root-has-one"),
     ],
 )
-def test_it_starts_whoever_has_a_name_on_the_machine(
+def test_it_starts_for_root_and_for_users_without_a_name(
     home: Path, tmp_path: Path, uid: int, users: list[str]
 ) -> None:
     (tmp_path / "passwd").write_text("\n".join(users) + "\n", "ascii")
     # First root, who may mount, then that number, as a container runs its process.
     names = f"mount --bind {shlex.quote(str(tmp_path / 'passwd'))} /etc/passwd"
     user = f"unshare --user --map-user={uid} --map-group={uid}"
-    told = subprocess.run(
+    done = subprocess.run(
         [
             *("unshare", "--user", "--map-root-user", "--mount"),
             *("sh", "-c", f'{names} && exec {user} "$0" "$@"'),
@@ -165,7 +166,7 @@ def test_it_starts_whoever_has_a_name_on_the_machine(
         text=True,
         check=False,
     )
-    assert (told.stdout, told.returncode) == ("answers: True\n", 0), told.stderr
+    assert (done.stdout, done.returncode) == ("answers: True\n", 0), done.stderr
 
 
 def test_it_starts_in_a_closed_home_where_namespaces_are_not_allowed(
@@ -181,6 +182,20 @@ def test_it_starts_in_a_closed_home_where_namespaces_are_not_allowed(
     postgres.start()
     assert postgres.answers()
     postgres.stop()
+
+
+def test_root_leaves_the_database_of_another_user_as_it_is(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    postgres = EmbeddedPostgres(home)
+    postgres.start()
+    postgres.stop()
+    monkeypatch.setattr(pg_launcher, "owners", lambda: {4322})
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    before = {path: path.lstat().st_uid for path in (home / "pg").rglob("*")}
+    with pytest.raises(pg_launcher.LaunchError, match="run vistaflow as that user"):
+        pg_launcher._give(home / "pg", 4322)
+    assert {path: path.lstat().st_uid for path in (home / "pg").rglob("*")} == before
 
 
 def test_root_leaves_the_home_of_another_user_as_it_is(
@@ -199,9 +214,85 @@ def test_root_leaves_the_home_of_another_user_as_it_is(
     assert {path: path.lstat() for path in [home, *home.rglob("*")]} == before
 
 
-def test_a_long_home_gets_a_short_socket() -> None:
-    data = Path("/") / ("long" * 40) / "pg"
-    assert len(str(socket_folder(data) / ".s.PGSQL.5432")) < 107
+@pytest.mark.parametrize(
+    "name", ["a,b", "long" * 40, 'qu"ote', "o'clock", "a b %s", "試験", os.fsdecode(b"\xfc")]
+)
+@pytest.mark.parametrize("temporary", ["", "nowhere", "long" * 60])
+def test_a_socket_lies_where_libpq_finds_it(
+    name: str, temporary: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / temporary))
+    folder = os.fsencode(socket_folder(Path("/data") / name / "pg"))
+    assert len(folder + b"/.s.PGSQL.5432") < 107
+    assert b"," not in folder
+    assert folder.decode()
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert os.fsencode(socket_folder(Path("/data") / name / "pg")) == folder
+
+
+@pytest.mark.parametrize("name", ["a, b", "d" * 150, os.fsdecode(b"\xfc")])
+def test_it_starts_in_a_home_of_any_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / ("t" * 200)).mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / ("t" * 200)))
+    postgres = EmbeddedPostgres(tmp_path / name)
+    postgres.start()
+    monkeypatch.delenv("TMPDIR")
+    again = EmbeddedPostgres(tmp_path / name)
+    assert again.answers()
+    postgres.stop()
+    assert not again.answers()
+
+
+def test_a_server_that_cannot_start_is_told_by_its_own_reason_and_leaves_nothing(
+    home: Path,
+) -> None:
+    postgres = EmbeddedPostgres(home)
+    postgres.start()
+    postgres.stop()
+    with (home / "pg" / "postgresql.conf").open("a") as file:
+        file.write("shared_buffers = nonsense\n")
+    with pytest.raises(EmbeddedError, match='invalid value for parameter "shared_buffers"'):
+        EmbeddedPostgres(home).start()
+    assert processes(home) == []
+
+
+def test_a_server_that_refuses_us_is_told_by_its_own_reason_and_leaves_nothing(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    postgres = EmbeddedPostgres(home)
+    postgres.start()
+    postgres.stop()
+    monkeypatch.setattr(embedded, "REFUSAL_SECONDS", 0.1)
+    (home / "pg" / "pg_hba.conf").write_text("local all all reject\n")
+    with pytest.raises(EmbeddedError, match=r"pg_hba\.conf rejects connection"):
+        EmbeddedPostgres(home).start()
+    assert processes(home) == []
+
+
+def test_a_server_left_behind_is_stopped_by_down(home: Path) -> None:
+    postgres = EmbeddedPostgres(home)
+    postgres.start()
+    command = [sys.executable, "-m", "vistaflow.cli.app", "down", f"--home={home}"]
+    runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(2)]
+    assert [run.stdout for run in runs] == [
+        "vistaflow is down: stopped the PostgreSQL that a suite had left behind\n",
+        "nothing is up\n",
+    ]
+    assert processes(home) == []
+    postgres.stop()
+
+
+def processes(home: Path) -> list[str]:
+    """The command lines of the PostgreSQL that runs below a home."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            line = entry.read_bytes()
+            if os.fsencode(home) in line and b"/bin/" in line.split(b"\0")[0]:
+                found.append(os.fsdecode(line))
+    return found
 
 
 class Process:
@@ -212,7 +303,7 @@ class Process:
         self.file = home / "address"
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> str:
+    def launch(self) -> None:
         self.file.unlink(missing_ok=True)
         environment = os.environ | {
             "VISTAFLOW_HOME": str(self.home),
@@ -225,6 +316,10 @@ class Process:
             env=environment,
             stderr=subprocess.DEVNULL,
         )
+
+    def start(self) -> str:
+        self.launch()
+        assert self.process is not None
         deadline = time.monotonic() + 60
         while not self.file.exists():
             assert self.process.poll() is None, "the registry did not start"
@@ -262,6 +357,32 @@ async def test_sigterm_ends_the_registry_and_its_postgres(process: Process) -> N
     async with grpc.aio.insecure_channel(address) as channel:
         await kit_of_one(RegistryServiceStub(channel))
     assert await asyncio.to_thread(process.end, signal.SIGTERM) == 0
+    assert EmbeddedPostgres(process.home).pid is None
+
+
+@pytest.mark.parametrize(
+    ("number", "sign"),
+    [
+        (signal.SIGTERM, "pg.new-*"),
+        (signal.SIGHUP, "pg/postmaster.pid"),
+        (signal.SIGINT, "pg/postmaster.pid"),
+    ],
+)
+def test_a_registry_that_is_ended_while_it_starts_leaves_nothing(
+    process: Process, number: signal.Signals, sign: str
+) -> None:
+    process.launch()
+    assert process.process is not None
+    while not list(process.home.glob(sign)):
+        assert process.process.poll() is None
+        time.sleep(0.01)
+    assert process.end(number) in (0, 130)
+    assert processes(process.home) == []
+
+
+async def test_sighup_ends_the_registry_as_sigterm_does(process: Process) -> None:
+    await asyncio.to_thread(process.start)
+    assert await asyncio.to_thread(process.end, signal.SIGHUP) == 0
     assert EmbeddedPostgres(process.home).pid is None
 
 

@@ -16,7 +16,7 @@ from vistaflow_services.registry import translate
 from vistaflow_services.registry.__main__ import Registry
 from vistaflow_services.registry.cached_reads import CachedReads, StoreSource
 from vistaflow_services.registry.config import Config
-from vistaflow_services.registry.domain import Kit, StateFilter, StateRow
+from vistaflow_services.registry.domain import Kit, StateFilter, StateRow, first_name
 from vistaflow_services.registry.kit_cache import KitCache
 from vistaflow_services.registry.trees import Tree
 
@@ -122,8 +122,8 @@ class History:
     def _command(self, kit_id: int, job: c.NewJob) -> c.Command:
         attempt = self.attempts.get(job.job_id, 0)
         kind = self.chance.choices(
-            ["task", "own", "grant", "release", "lose", "cancel", "retry", "all", "job"],
-            [30, 14, 6, 3, 3, 1, 4, 1, 1],
+            ["task", "own", "grant", "release", "lose", "cancel", "retry", "replace", "all", "job"],
+            [30, 14, 6, 3, 3, 1, 4, 2, 1, 1],
         )[0]
         match kind:
             case "grant":
@@ -136,6 +136,9 @@ class History:
                 return c.CancelJob(job_id=job.job_id, reason="no")
             case "retry":
                 return c.RetryKit(kit_id=kit_id)
+            case "replace":
+                replacement = c.Replacement(name=first_name(job.name))
+                return c.RetryKit(kit_id=kit_id, replacements=(replacement,))
             case "all":
                 return c.CancelKit(kit_id=kit_id)
             case "job":

@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
+import pytest_asyncio
 from google.protobuf import any_pb2, duration_pb2
 
 from vistaflow.api.common.v1 import common_pb2 as common
@@ -25,6 +26,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from process import RegistryProcess
 from rig import Rig, Start
 from traffic import connect, until
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 DOE, TRAIN = common.JOB_TYPE_DOE, common.JOB_TYPE_ML_TRAIN
 SPEC = any_pb2.Any(type_url="type.googleapis.com/vistaflow.test.Spec", value=b"\x08\x01")
@@ -110,7 +113,45 @@ class Worker:
 NewWorker = Callable[..., Worker]
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(module_database: str) -> AsyncIterator[Rig]:
+    """The replica of most tests; each leaves it without work and without workers."""
+    rig = await Rig.start(module_database, lease_seconds=1.0)
+    yield rig
+    await rig.stop()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def rig(shared: Rig) -> AsyncIterator[Rig]:
+    yield shared
+    await until(lambda: not shared.leases._sessions)
+    going = pb.JobFilter(statuses=[common.STATUS_INIT, common.STATUS_QUEUED, common.STATUS_RUNNING])
+    await shared.stub.CancelJobs(pb.CancelJobsRequest(filter=going))
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def beside(shared: Rig) -> AsyncIterator[Rig]:
+    """Another replica of the same log."""
+    rig = await Rig.start(shared.dsn, lease_seconds=1.0)
+    yield rig
+    await rig.stop()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def start(database: str) -> AsyncIterator[Start]:
+    """Starts replicas of a log of this test's own."""
+    started: list[Rig] = []
+
+    async def one(**settings: Any) -> Rig:
+        started.append(await Rig.start(database, **settings))
+        return started[-1]
+
+    yield one
+    for each in reversed(started):
+        await each.stop()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
 async def worker(rig: Rig) -> AsyncIterator[NewWorker]:
     made: list[Worker] = []
 
@@ -125,12 +166,7 @@ async def worker(rig: Rig) -> AsyncIterator[NewWorker]:
         await each.channel.close()
 
 
-@pytest.fixture
-async def rig(start: Start) -> Rig:
-    return await start(lease_seconds=1.0)
-
-
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def told(start: Start, monkeypatch: pytest.MonkeyPatch) -> Rig:
     """A replica that grants and ends leases as soon as it is told of a reason, or never."""
     monkeypatch.setattr(leases, "POLL_SECONDS", 3600.0)
@@ -259,13 +295,14 @@ async def test_an_attempt_nobody_hears_of_is_lost_and_run_again(
     rig: Rig, worker: NewWorker
 ) -> None:
     lost = await worker("lost").hello()
-    await create(rig, pb.NewJob(job_type=DOE))
+    kit = await create(rig, pb.NewJob(job_type=DOE))
     (first,) = await lost.granted()
     await lost.leave()
     other = await worker("other").hello()
     (again,) = await other.granted(seconds=20)
     assert (again.job.job_id, again.job.attempt) == (first.job.job_id, 2)
-    rows = (await rig.stub.ListStates(pb.ListStatesRequest())).states
+    of_kit = pb.ListStatesRequest(filter=pb.StateFilter(kit_ids=[kit.kit_id]))
+    rows = (await rig.stub.ListStates(of_kit)).states
     told = [row for row in rows if row.metadata.fields.get("event")]
     assert [row.metadata["event"] for row in told] == ["GRANTED", "LOST", "LOST", "GRANTED"]
     held = told[1].created_at.ToNanoseconds() - told[0].created_at.ToNanoseconds()
@@ -375,9 +412,10 @@ async def test_a_late_heartbeat_of_a_job_that_is_over_leaves_nothing_behind(
 
 
 async def test_a_worker_goes_on_with_its_attempt_at_a_restarted_registry(
-    rig: Rig, worker: NewWorker, start: Start
+    worker: NewWorker, start: Start
 ) -> None:
-    w = await worker().hello()
+    rig = await start(lease_seconds=1.0)
+    w = await worker(at=rig).hello()
     await create(rig, pb.NewJob(job_type=DOE))
     (grant,) = await w.granted()
     held = (grant.job.job_id, grant.job.attempt)
@@ -403,11 +441,11 @@ async def test_a_worker_keeps_its_attempt_when_the_registry_was_frozen_for_longe
     held = (kit.jobs[0].job_id, 1)
     (grant,) = await w.granted()
     await w.beat(held)
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(0.2)
     registry.freeze()
-    await asyncio.sleep(4.0)
+    await asyncio.sleep(3.5)  # longer than the lease
     registry.thaw()
-    for _ in range(10):
+    for _ in range(5):
         await w.beat(held)
         await asyncio.sleep(0.2)
     assert w.directives == []
@@ -439,8 +477,9 @@ async def test_a_worker_keeps_its_attempt_when_the_database_connections_are_cut(
 
 
 async def test_a_worker_that_comes_back_without_its_attempt_gives_it_up_at_once(
-    start: Start, worker: NewWorker
+    start: Start, worker: NewWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(leases, "RECLAIM_SECONDS", 0.1)
     rig = await start(lease_seconds=3600.0)
     w = await worker(at=rig).hello()
     await create(rig, pb.NewJob(job_type=DOE))
@@ -454,8 +493,9 @@ async def test_a_worker_that_comes_back_without_its_attempt_gives_it_up_at_once(
 
 
 async def test_a_worker_that_dies_of_every_grant_before_a_word_uses_the_attempts_up(
-    start: Start, worker: NewWorker
+    start: Start, worker: NewWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(leases, "RECLAIM_SECONDS", 0.1)
     rig = await start(lease_seconds=3600.0)
     kit = await create(rig, pb.NewJob(job_type=DOE, max_attempts=2))
     w = worker(at=rig)
@@ -478,8 +518,9 @@ async def test_a_worker_that_dies_of_every_grant_before_a_word_uses_the_attempts
 
 
 async def test_a_grant_that_a_dying_registry_did_not_deliver_costs_its_job_nothing(
-    rig: Rig, worker: NewWorker, start: Start
+    worker: NewWorker, start: Start
 ) -> None:
+    rig = await start(lease_seconds=1.0)
     kit = await create(rig, pb.NewJob(job_type=DOE, max_attempts=1))
     granted = await rig.ledger.submit(
         Grant(job_id=uuid.UUID(kit.jobs[0].job_id), worker="w1", lease_seconds=60.0)
@@ -509,8 +550,7 @@ async def test_of_a_hundred_zombies_no_late_word_counts(start: Start, worker: Ne
     assert {result.verdict for result in late} == {pb.VERDICT_STALE_ATTEMPT}
     on_time = await asyncio.gather(*(other.finish(grant, who="other") for grant in new))
     assert {result.verdict for result in on_time} == {pb.VERDICT_ACCEPTED}
-    for grant in new:
-        now = await job_of(rig, grant.job.job_id)
+    for now in await asyncio.gather(*(job_of(rig, grant.job.job_id) for grant in new)):
         assert (now.attempt, dict(now.result)) == (2, {"who": "other"})
 
 
@@ -537,10 +577,9 @@ async def test_a_draining_worker_is_granted_nothing_not_even_what_it_gives_back(
 
 
 async def test_what_a_draining_worker_holds_at_its_end_is_queued_again_uncounted(
-    start: Start, worker: NewWorker
+    rig: Rig, worker: NewWorker
 ) -> None:
-    rig = await start(lease_seconds=60.0)
-    leaving = await worker("leaving", at=rig).hello()
+    leaving = await worker("leaving").hello()
     kit = await create(rig, pb.NewJob(job_type=DOE, max_attempts=1))
     await leaving.granted()
     await leaving.say(heartbeat=pb.Heartbeat(draining=True))
@@ -590,13 +629,12 @@ async def test_a_canceled_attempt_is_told_to_its_worker_before_it_asks(
 
 
 async def test_a_cancel_by_another_replica_reaches_the_worker(
-    rig: Rig, worker: NewWorker, start: Start
+    rig: Rig, worker: NewWorker, beside: Rig
 ) -> None:
-    other = await start(lease_seconds=1.0)
     w = await worker().hello()
     await create(rig, pb.NewJob(job_type=DOE))
     (grant,) = await w.granted()
-    await other.stub.CancelJob(pb.CancelJobRequest(job_id=grant.job.job_id, reason="no"))
+    await beside.stub.CancelJob(pb.CancelJobRequest(job_id=grant.job.job_id, reason="no"))
     await until(lambda: bool(w.directives))
     assert w.directives[0].action == pb.ACTION_CANCEL
 
@@ -662,8 +700,8 @@ async def test_of_two_sessions_of_one_name_the_newer_wins(rig: Rig, worker: NewW
     assert old.grants == []
 
 
-async def test_two_replicas_grant_every_job_once(rig: Rig, worker: NewWorker, start: Start) -> None:
-    other = await start(lease_seconds=5.0)
+async def test_two_replicas_grant_every_job_once(start: Start, worker: NewWorker) -> None:
+    rig, other = await start(lease_seconds=60.0), await start(lease_seconds=60.0)
     workers = [
         await worker(f"w{n}", DOE, capacity=20, at=at).hello() for n, at in enumerate((rig, other))
     ]
@@ -692,9 +730,10 @@ async def test_an_attempt_that_runs_on_long_after_its_timeout_is_taken_away(
 
 
 async def test_a_draining_registry_ends_the_stream_and_keeps_the_lease(
-    rig: Rig, worker: NewWorker
+    start: Start, worker: NewWorker
 ) -> None:
-    w = await worker().hello()
+    rig = await start(lease_seconds=60.0)
+    w = await worker(at=rig).hello()
     await create(rig, pb.NewJob(job_type=DOE))
     await w.granted()
     rig.drain()

@@ -271,7 +271,7 @@ async def test_an_append_of_many_megabytes_is_refused_with_what_to_do_instead(
 @pytest.mark.parametrize(
     ("metadata", "wrong"),
     [
-        (nested(limits.NESTING + 1), "30 levels"),
+        (nested(limits.NESTING + 1), "31 levels"),
         (text(domain.MAX_METADATA_BYTES + 1), "64 KiB"),
         (numbers(domain.MAX_METADATA_BYTES + 2), "64 KiB"),
         (numbers(10 * domain.MAX_METADATA_BYTES), "64 KiB"),

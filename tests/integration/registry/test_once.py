@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
+from google.protobuf import any_pb2
 
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
@@ -195,3 +196,56 @@ async def test_of_a_hundred_who_end_a_job_at_once_one_does(rig: Rig) -> None:
 @pytest.mark.slow
 async def test_of_a_hundred_who_end_a_job_at_once_one_does_a_thousand_times(rig: Rig) -> None:
     await races(rig, 1000)
+
+
+async def test_what_is_kept_of_an_answer_is_what_a_repeat_needs(rig: Rig) -> None:
+    """Specs come again with a repeat; of tasks changes tell no more than their counts."""
+    spec = any_pb2.Any(type_url="a/b", value=bytes(1_000_000))
+    create = pb.CreateKitRequest(
+        request_id=str(uuid.uuid4()),
+        name="kept",
+        jobs=[
+            pb.NewJob(name="leased", job_type=9, spec=spec),
+            pb.NewJob(name="external", job_type=2, current_order=1),
+        ],
+    )
+    create.spec["note"] = "x" * 100_000
+    made = await rig.stub.CreateKit(create)
+    job = pb.CreateJobRequest(
+        request_id=str(uuid.uuid4()),
+        kit_id=made.kit.kit_id,
+        job=pb.NewJob(name="later", job_type=9, spec=spec),
+    )
+    added = await rig.stub.CreateJob(job)
+    job_id = next(each.job_id for each in made.kit.jobs if each.name == "external")
+    rows = [common.State(job_id=job_id, status=common.STATUS_RUNNING)]
+    for number in range(20):
+        row = common.State(job_id=job_id, status=common.STATUS_RUNNING, task_name=f"t{number}")
+        row.metadata["note"] = "x" * 60_000
+        rows.append(row)
+    await rig.stub.AppendStates(pb.AppendStatesRequest(states=rows))
+    cancel = pb.CancelKitRequest(request_id=str(uuid.uuid4()), kit_id=made.kit.kit_id)
+    canceled = await rig.stub.CancelKit(cancel)
+    retry = pb.RetryJobRequest(request_id=str(uuid.uuid4()), job_id=job_id)
+    retried = await rig.stub.RetryJob(retry)
+    for answer in (canceled.kit.jobs, [retried.job]):
+        assert not any(each.tasks or each.HasField("spec") for each in answer)
+    assert {each.name: each.task_counts.running_count for each in canceled.kit.jobs} == {
+        "external": 20, "leased": 0, "later": 0,
+    }  # fmt: skip
+    for call, request, answer in (
+        (rig.stub.CreateKit, create, made),
+        (rig.stub.CreateJob, job, added),
+        (rig.stub.CancelKit, cancel, canceled),
+        (rig.stub.RetryJob, retry, retried),
+    ):
+        again: Any = await call(request)  # type: ignore[operator]
+        assert again.replayed
+        again.replayed = False
+        assert again == answer
+    async with await psycopg.AsyncConnection.connect(
+        rig.dsn, options="-c search_path=vistadb_test"
+    ) as connection:
+        cursor = await connection.execute("SELECT max(octet_length(response)) FROM request_info")
+        ((largest,),) = await cursor.fetchall()
+    assert largest < 2_000

@@ -30,6 +30,7 @@ from vistaflow_services.registry.domain import (
     Kit,
     StateRow,
     Status,
+    first_name,
     kit_row_id,
 )
 from vistaflow_services.registry.history import Moment, differences
@@ -47,7 +48,7 @@ TYPES = ["DOE", "ML_TRAIN", "OPTIMIZE"]
 # What may happen, chosen at random: (what, to which kit, to which job, which detail).
 MOVES = [
     "go", "go", "go", "go", "task", "task", "task", "progress", "lose", "release", "cancel",
-    "retry", "cancel kit", "retry kit", "pause", "resume", "add", "many",
+    "retry", "cancel kit", "retry kit", "replace", "replace", "pause", "resume", "add", "many",
 ]  # fmt: skip
 STEPS = st.lists(
     st.tuples(st.sampled_from(MOVES), st.integers(0, 1), st.integers(0, 3), st.integers(0, 5)),
@@ -72,6 +73,9 @@ STORY = [
     ("go", 0, 3, 0), ("task", 0, 3, 4), ("go", 0, 3, 0), ("retry", 0, 0, 0), ("pause", 0, 0, 0),
     ("many", 0, 0, 0), ("go", 1, 0, 0), ("many", 0, 0, 5), ("add", 0, 0, 0), ("go", 0, 0, 0),
     ("pause", 1, 0, 0), ("go", 0, 0, 0),
+    ("go", 1, 3, 0), ("resume", 1, 0, 0), ("go", 1, 3, 0), ("go", 1, 3, 0), ("replace", 1, 3, 0),
+    ("go", 1, 4, 0), ("replace", 1, 0, 0), ("replace", 1, 3, 0), ("go", 1, 4, 0), ("go", 1, 4, 0),
+    ("replace", 1, 3, 0), ("cancel kit", 1, 0, 0), ("retry kit", 1, 0, 0),
 ]  # fmt: skip
 
 
@@ -162,6 +166,9 @@ class World:
             "retry": c.RetryJob(job_id=job.job_id),
             "cancel kit": c.CancelKit(kit_id=kit.kit_id),
             "retry kit": c.RetryKit(kit_id=kit.kit_id, reason="again"),
+            "replace": c.RetryKit(
+                kit_id=kit.kit_id, replacements=(c.Replacement(name=first_name(job.name)),)
+            ),
             "pause": c.PauseKit(kit_id=kit.kit_id, reason="lunch", actor="ada"),
             "resume": c.ResumeKit(kit_id=kit.kit_id, actor="bob"),
             "add": c.CreateJob(

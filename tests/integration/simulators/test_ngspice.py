@@ -153,13 +153,22 @@ c1 out 0 1p
             "out of interval",
         ),
         (
+            divider(
+                "ac dec 5 1 1meg\nmeas ac g find vm(out) at=10\n"
+                "meas ac g find vm(out) at=1g\nprint g",
+                measure="g",
+            ),
+            Failure.INFEASIBLE,
+            "out of interval",
+        ),
+        (
             divider("alter @v1[acmag] = 2\nalter r9 = 5\nprint vout"),
             Failure.CRASHED,
             "no such device or model name r9",
         ),
         (divider("op\nprint vout\nunlet vout\nprint vout"), Failure.CRASHED, "vector vout"),
     ],
-    ids=["transient", "transient in batch", "measure", "alteration", "print"],
+    ids=["transient", "transient in batch", "measure", "measure printed", "alteration", "print"],
 )
 def test_evidence_of_failure_counts_whatever_was_printed(
     run: Run, deck: Deck, failure: Failure, message: str

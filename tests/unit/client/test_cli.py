@@ -45,6 +45,36 @@ def call(*arguments: str, **environment: str) -> Result:
     return CliRunner().invoke(app, list(arguments), env=environment)
 
 
+@pytest.mark.parametrize("command", ["kits", "up", "backup x"])
+def test_a_misspelt_setting_is_refused_by_every_command(command: str) -> None:
+    told = call(*command.split(), VISTAFLOW_HOM="/data")
+    assert told.exit_code == 2
+    assert told.stderr == "VISTAFLOW_HOM: no such setting; did you mean VISTAFLOW_HOME?\n"
+
+
+@pytest.mark.parametrize("command", ["up --detach", "down", "doctor", "logs", "backup x"])
+def test_a_user_without_a_home_folder_is_told_to_name_one(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("VISTAFLOW_HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    told = call(*command.split())
+    assert told.exit_code == 2
+    assert "set VISTAFLOW_HOME" in told.stderr
+    assert told.stderr.count("\n") == 1
+
+
+def test_a_home_that_cannot_be_made_is_told_with_its_path(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    told = call("up", "--detach", f"--home={tmp_path / 'file' / 'home'}")
+    assert told.exit_code == 1
+    assert told.stderr.startswith(f"nothing can be kept in {tmp_path / 'file' / 'home'}: ")
+
+
 def kit(status: str = "FINISHED", **fields: Any) -> pb.Kit:
     value = common_pb2.Status.Value(f"STATUS_{status}")
     message = pb.Kit(
@@ -284,3 +314,34 @@ def test_times_are_written_as_people_do() -> None:
 def test_what_is_printed_as_json_is_plain() -> None:
     assert plain({1: (kit_of(kit()),)})["1"][0]["jobs"][0]["name"] == "design"
     assert plain(pb.Bookmark(head_revision=3)) == {"head_revision": "3"}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "field"),
+    [
+        ('{"a": [1, {"id": 9007199254740993}]}', "metadata.a[1].id"),
+        ('{"a": 9007199254740993.0}', "metadata.a"),
+        (f'{{"a": {"9" * 400}}}', "metadata.a"),
+    ],
+)
+def test_a_whole_number_that_would_be_changed_is_a_mistake_of_usage(
+    background: ScriptedRegistry, metadata: str, field: str
+) -> None:
+    told = call("append", JOB, "RUNNING", "--address", background.address, "--metadata", metadata)
+
+    assert told.exit_code == 2
+    assert f"{field}: " in told.stderr
+    assert background.requests == []
+
+
+@pytest.mark.parametrize("verdict", ["REJECTED", "STALE_ATTEMPT"])
+def test_a_row_that_is_refused_fails_the_command_and_says_why(
+    background: ScriptedRegistry, verdict: str
+) -> None:
+    result = pb.AppendResult(verdict=pb.Verdict.Value(f"VERDICT_{verdict}"), detail="it may not")
+    background.answers = [pb.AppendStatesResponse(results=[result])]
+
+    told = call("append", JOB, "RUNNING", "--address", background.address)
+
+    assert (told.exit_code, told.stdout) == (1, "")
+    assert "it may not" in told.stderr

@@ -147,8 +147,8 @@ class Command:
                 patch.setattr(sys, name, io.TextIOWrapper(pipe, encoding, write_through=True))
             with pytest.raises(SystemExit) as end:
                 main()
-            told = [pipe.getvalue().decode(encoding) for pipe in pipes.values()]
-        return Done(int(end.value.code or 0), *told)
+            texts = [pipe.getvalue().decode(encoding) for pipe in pipes.values()]
+        return Done(int(end.value.code or 0), *texts)
 
 
 @pytest.fixture

@@ -199,3 +199,26 @@ async def test_waiting_outlives_a_registry_that_is_down_for_longer_than_a_call(
 
     assert kit.status == "FINISHED"
     assert len(scripted.answers) == 1
+
+
+def part(*revisions: int, before: int) -> pb.WatchStatesResponse:
+    """Rows of an append that goes on in the next message."""
+    message = delta(*revisions)
+    message.delta.partial, message.revision = True, before
+    return message
+
+
+async def test_an_append_that_comes_in_parts_is_told_as_one_event_and_again_as_a_whole(
+    scripted: ScriptedRegistry,
+) -> None:
+    scripted.streams = [
+        [delta(1), part(2, 3, before=1), part(4, before=1), CUT],
+        [part(2, 3, before=1), part(4, before=1), delta(5), part(6, before=5), delta(7)],
+    ]
+
+    async with connect(scripted.address) as client:
+        found = await until(aiter(client.watch()), 7)
+
+    told = [[row.revision for row in each.states] for each in found if isinstance(each, Delta)]
+    assert told == [[1], [2, 3, 4, 5], [6, 7]]
+    assert [each.after_revision for each in scripted.watches] == [0, 1]

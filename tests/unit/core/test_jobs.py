@@ -10,6 +10,7 @@ from google.protobuf import wrappers_pb2
 from vistaflow_services.core import jobs
 from vistaflow_services.core.artifacts import ArtifactStore
 from vistaflow_services.core.jobs import Attempt, JobError, JobResult, plain
+from vistaflow_services.core.message_limits import NESTING
 
 
 def attempt(tmp_path: Path, said: list[dict[str, Any]] | None = None, **more: Any) -> Attempt:
@@ -60,6 +61,16 @@ def test_metadata_too_large_for_a_row_is_refused(tmp_path: Path) -> None:
     with pytest.raises(JobError) as caught:
         attempt(tmp_path).task("fit", "FINISHED", {"x": "y" * jobs.MAX_METADATA_BYTES})
     assert caught.value.reason == "TOO_LARGE"
+
+
+def test_metadata_nested_too_deep_for_every_reader_is_refused(tmp_path: Path) -> None:
+    value: Any = 1
+    for _ in range(NESTING):
+        value = [value]
+    with pytest.raises(JobError) as caught:
+        attempt(tmp_path).task("fit", "FINISHED", {"x": value})
+    assert caught.value.reason == "TOO_DEEP"
+    attempt(tmp_path).task("fit", "FINISHED", {"x": value[0]})
 
 
 def test_a_spec_is_handed_out_as_the_message_it_is(tmp_path: Path) -> None:

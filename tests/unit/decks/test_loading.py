@@ -509,3 +509,22 @@ def test_a_folder_without_deck_yaml_is_told(tmp_path: Path) -> None:
 def test_a_deck_that_is_no_mapping_is_told(yaml: str) -> None:
     found = mistakes(yaml)
     assert found[0][1] == "is no mapping of keys to values"
+
+
+@pytest.mark.parametrize(("text", "noisy"), [("", False), ("noisy: true", True)])
+def test_a_deck_may_say_that_its_simulator_is_noisy(text: str, noisy: bool) -> None:
+    files = {"deck.yaml": f"{PYTHON}{text}\n".encode(), "deck.py": b"def evaluate(p): return {}\n"}
+    assert parse_deck(files).noisy is noisy
+
+
+@pytest.mark.parametrize("value", ["'yes'", "1", "[true]", "maybe"])
+def test_noisy_is_true_or_false_and_nothing_else(value: str) -> None:
+    files = {
+        "deck.yaml": f"{PYTHON}noisy: {value}\n".encode(),
+        "deck.py": b"def evaluate(p): return {}\n",
+    }
+    with pytest.raises(InvalidError) as raised:
+        parse_deck(files)
+    (violation,) = raised.value.violations
+    assert violation.field.endswith("noisy")
+    assert "neither true nor false" in violation.description

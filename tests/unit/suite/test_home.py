@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from vistaflow.local import started_at
+from vistaflow_services.core.home import HomeError
+from vistaflow_services.suite.__main__ import main
 from vistaflow_services.suite.home import Home
 
 
@@ -21,6 +23,47 @@ def home(tmp_path: Path) -> Iterator[Home]:
     made.create()
     yield made
     made.release()
+
+
+def test_a_home_that_cannot_be_made_is_one_line_with_its_path(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("precious")
+    for place in ("file", "file/below"):
+        assert main(["--home", str(tmp_path / place)]) == 2
+        message = capsys.readouterr().err
+        assert f"cannot start: nothing can be kept in {tmp_path / place}" in message
+        assert "--home" in message
+        assert message.count("\n") == 1
+
+
+def test_a_user_without_a_home_folder_is_asked_for_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("VISTAFLOW_HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    assert main([]) == 2
+    assert "set VISTAFLOW_HOME" in capsys.readouterr().err
+
+
+def test_root_by_sudo_makes_no_home_in_the_folder_of_who_called_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    owner = tmp_path.stat().st_uid or 4321
+    os.chown(tmp_path, owner, -1)
+    monkeypatch.setenv("SUDO_UID", str(owner))
+    with pytest.raises(HomeError, match=r"belongs to user .* without sudo"):
+        Home(tmp_path / "home").create()
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.delenv("SUDO_UID")
+    with pytest.raises(HomeError, match=r"belongs to user .* without sudo"):
+        Home(tmp_path).create()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_folders_are_readable_by_their_owner_only(home: Home) -> None:

@@ -87,7 +87,8 @@ WITH cas AS (
                       external, max_attempts, timeout, priority, labels, first_revision,
                       created_at, status, attempt, last_seq, failures, revision, started_at,
                       finished_at, worker, reason, actor, result)
-    SELECT x.job_id, x.kit_id, x.name, x.job_type, x.current_order, x.depends_on, x.spec_type,
+    SELECT x.job_id, x.kit_id, x.name, x.job_type, x.current_order,
+           string_to_array(x.depends_on, ' '), x.spec_type,
            decode(x.spec, 'base64'), x.external, x.max_attempts,
            make_interval(secs => x.timeout), x.priority, x.labels, x.first_revision, cas.now,
            x.status, x.attempt, x.last_seq, x.failures, x.revision,
@@ -96,7 +97,7 @@ WITH cas AS (
            x.worker, coalesce(%(texts)s::jsonb ->> x.reason, ''), x.actor, x.result::jsonb
       FROM cas, jsonb_to_recordset(%(new_jobs)s::jsonb) AS x (
            job_id uuid, kit_id integer, name text, job_type text, current_order integer,
-           depends_on text[], spec_type text, spec text, external boolean, max_attempts integer,
+           depends_on text, spec_type text, spec text, external boolean, max_attempts integer,
            timeout double precision, priority integer, labels jsonb, first_revision bigint,
            status text, attempt integer, last_seq bigint, failures integer, revision bigint,
            started timestamptz, finished timestamptz, worker text, reason integer, actor text,

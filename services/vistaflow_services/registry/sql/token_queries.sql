@@ -7,6 +7,32 @@ VALUES (%(token_id)s, %(name)s, %(project)s, %(role)s, %(digest)s, %(created_by)
         clock_timestamp() + make_interval(secs => %(seconds)s::float8))
 RETURNING token_id, number, name, project, role, created_at, expires_at, revoked_at
 
+-- name: create_token_once
+-- The same for a request that may come again, of which the token's id is kept as the answer; returns
+-- nothing if it was answered before.
+WITH asked AS (
+    INSERT INTO request_info (data, request_id, method, body_sha256, response, created_at)
+    VALUES (%(data)s, %(request_id)s, %(method)s, %(body_sha256)s,
+            convert_to(%(token_id)s::text, 'UTF8'), clock_timestamp())
+    ON CONFLICT (request_id) DO NOTHING RETURNING request_id
+)
+INSERT INTO tokens (token_id, name, project, role, secret_sha256, created_by, expires_at)
+SELECT %(token_id)s, %(name)s, %(project)s, %(role)s, %(digest)s, %(created_by)s,
+       clock_timestamp() + make_interval(secs => %(seconds)s::float8)
+  FROM asked
+RETURNING token_id, number, name, project, role, created_at, expires_at, revoked_at
+
+-- name: answered_request
+-- The method, the body and the answer of a request.
+SELECT method, body_sha256, response FROM request_info WHERE request_id = %(request_id)s
+
+-- name: renew_token
+-- Puts the digest of another text in the place of a token's that is valid; returns the token.
+UPDATE tokens SET secret_sha256 = %(digest)s
+ WHERE token_id = %(token_id)s AND revoked_at IS NULL
+   AND (expires_at IS NULL OR expires_at > clock_timestamp())
+RETURNING token_id, number, name, project, role, created_at, expires_at, revoked_at
+
 -- name: token_by_id
 -- A token with its digest, whether it is revoked, and for how many seconds more it is valid.
 SELECT token_id, name, project, role, secret_sha256, revoked_at IS NOT NULL,

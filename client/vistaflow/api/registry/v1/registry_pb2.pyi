@@ -253,7 +253,7 @@ class Kit(_message.Message):
     @_builtins.property
     def spec(self) -> _struct_pb2.Struct:
         """What its creator asked for as a whole, such as the kit spec. At most 256
-        KiB as JSON, nested at most 30 levels deep.
+        KiB as JSON, nested at most 31 levels deep.
         """
 
     def __init__(
@@ -331,7 +331,9 @@ class NewJob(_message.Message):
     """Higher is granted first within a kit. From -100 to 100."""
     @_builtins.property
     def depends_on(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of jobs of this kit that must be FINISHED first. No cycles."""
+        """Names of jobs of this kit that must be FINISHED first. No cycles. All jobs of
+        a kit name at most 500,000 together.
+        """
 
     @_builtins.property
     def spec(self) -> _any_pb2.Any:

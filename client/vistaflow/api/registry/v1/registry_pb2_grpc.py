@@ -229,6 +229,11 @@ class RegistryServiceServicer(object):
         """Cancels every job of a kit that is not terminal. Running work is told to
         stop and ends within seconds.
 
+        Up to 500 jobs are one commit, or fewer with a long reason (1 MiB of reasons
+        in all). More are canceled in several commits, between which others write;
+        the answer comes after the last, with its revision. Once begun, the change is
+        made to its end, even if the caller goes or the registry dies.
+
         Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if every job is terminal.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -272,6 +277,9 @@ class RegistryServiceServicer(object):
         them: all in one commit. The successor of "collect" is named "collect@2",
         then "collect@3"; jobs that depend on "collect" wait for, and are given, the
         latest. The job itself stays FINISHED, with its result.
+
+        A large kit is retried in several commits, as `CancelKit` cancels it;
+        successors are made in the first.
 
         Errors: `INVALID_ARGUMENT` if a replacement names no job; `NOT_FOUND`;
         `FAILED_PRECONDITION` if no job is FAILED or CANCELED and nothing is
@@ -329,7 +337,9 @@ class RegistryServiceServicer(object):
 
     def CancelJobs(self, request, context):
         """Cancels every job that a filter matches and that is not terminal; a dry run
-        tells how many that would be.
+        tells how many that would be. Each kit is canceled as `CancelKit` does it;
+        of several, those that are left are canceled even if the caller goes or the
+        registry dies.
 
         Errors: `INVALID_ARGUMENT` if the filter is empty.
         """
@@ -339,7 +349,7 @@ class RegistryServiceServicer(object):
 
     def RetryJobs(self, request, context):
         """Queues every FAILED or CANCELED job that a filter matches again; a dry run
-        tells how many that would be.
+        tells how many that would be. Made to its end as `CancelJobs` is.
 
         Errors: `INVALID_ARGUMENT` if the filter is empty.
         """

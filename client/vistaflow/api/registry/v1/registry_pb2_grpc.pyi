@@ -66,6 +66,11 @@ class RegistryServiceStub:
     """Cancels every job of a kit that is not terminal. Running work is told to
     stop and ends within seconds.
 
+    Up to 500 jobs are one commit, or fewer with a long reason (1 MiB of reasons
+    in all). More are canceled in several commits, between which others write;
+    the answer comes after the last, with its revision. Once begun, the change is
+    made to its end, even if the caller goes or the registry dies.
+
     Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if every job is terminal.
     """
     PauseKit: _grpc.UnaryUnaryMultiCallable[_registry_pb2.PauseKitRequest, _registry_pb2.PauseKitResponse]
@@ -93,6 +98,9 @@ class RegistryServiceStub:
     them: all in one commit. The successor of "collect" is named "collect@2",
     then "collect@3"; jobs that depend on "collect" wait for, and are given, the
     latest. The job itself stays FINISHED, with its result.
+
+    A large kit is retried in several commits, as `CancelKit` cancels it;
+    successors are made in the first.
 
     Errors: `INVALID_ARGUMENT` if a replacement names no job; `NOT_FOUND`;
     `FAILED_PRECONDITION` if no job is FAILED or CANCELED and nothing is
@@ -125,13 +133,15 @@ class RegistryServiceStub:
     """
     CancelJobs: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CancelJobsRequest, _registry_pb2.CancelJobsResponse]
     """Cancels every job that a filter matches and that is not terminal; a dry run
-    tells how many that would be.
+    tells how many that would be. Each kit is canceled as `CancelKit` does it;
+    of several, those that are left are canceled even if the caller goes or the
+    registry dies.
 
     Errors: `INVALID_ARGUMENT` if the filter is empty.
     """
     RetryJobs: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RetryJobsRequest, _registry_pb2.RetryJobsResponse]
     """Queues every FAILED or CANCELED job that a filter matches again; a dry run
-    tells how many that would be.
+    tells how many that would be. Made to its end as `CancelJobs` is.
 
     Errors: `INVALID_ARGUMENT` if the filter is empty.
     """
@@ -230,6 +240,11 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """Cancels every job of a kit that is not terminal. Running work is told to
     stop and ends within seconds.
 
+    Up to 500 jobs are one commit, or fewer with a long reason (1 MiB of reasons
+    in all). More are canceled in several commits, between which others write;
+    the answer comes after the last, with its revision. Once begun, the change is
+    made to its end, even if the caller goes or the registry dies.
+
     Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if every job is terminal.
     """
     PauseKit: _aio.UnaryUnaryMultiCallable[_registry_pb2.PauseKitRequest, _registry_pb2.PauseKitResponse]  # type: ignore[assignment]
@@ -257,6 +272,9 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     them: all in one commit. The successor of "collect" is named "collect@2",
     then "collect@3"; jobs that depend on "collect" wait for, and are given, the
     latest. The job itself stays FINISHED, with its result.
+
+    A large kit is retried in several commits, as `CancelKit` cancels it;
+    successors are made in the first.
 
     Errors: `INVALID_ARGUMENT` if a replacement names no job; `NOT_FOUND`;
     `FAILED_PRECONDITION` if no job is FAILED or CANCELED and nothing is
@@ -289,13 +307,15 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """
     CancelJobs: _aio.UnaryUnaryMultiCallable[_registry_pb2.CancelJobsRequest, _registry_pb2.CancelJobsResponse]  # type: ignore[assignment]
     """Cancels every job that a filter matches and that is not terminal; a dry run
-    tells how many that would be.
+    tells how many that would be. Each kit is canceled as `CancelKit` does it;
+    of several, those that are left are canceled even if the caller goes or the
+    registry dies.
 
     Errors: `INVALID_ARGUMENT` if the filter is empty.
     """
     RetryJobs: _aio.UnaryUnaryMultiCallable[_registry_pb2.RetryJobsRequest, _registry_pb2.RetryJobsResponse]  # type: ignore[assignment]
     """Queues every FAILED or CANCELED job that a filter matches again; a dry run
-    tells how many that would be.
+    tells how many that would be. Made to its end as `CancelJobs` is.
 
     Errors: `INVALID_ARGUMENT` if the filter is empty.
     """
@@ -415,6 +435,11 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Cancels every job of a kit that is not terminal. Running work is told to
         stop and ends within seconds.
 
+        Up to 500 jobs are one commit, or fewer with a long reason (1 MiB of reasons
+        in all). More are canceled in several commits, between which others write;
+        the answer comes after the last, with its revision. Once begun, the change is
+        made to its end, even if the caller goes or the registry dies.
+
         Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if every job is terminal.
         """
 
@@ -466,6 +491,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         them: all in one commit. The successor of "collect" is named "collect@2",
         then "collect@3"; jobs that depend on "collect" wait for, and are given, the
         latest. The job itself stays FINISHED, with its result.
+
+        A large kit is retried in several commits, as `CancelKit` cancels it;
+        successors are made in the first.
 
         Errors: `INVALID_ARGUMENT` if a replacement names no job; `NOT_FOUND`;
         `FAILED_PRECONDITION` if no job is FAILED or CANCELED and nothing is
@@ -534,7 +562,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.CancelJobsResponse, _abc.Awaitable[_registry_pb2.CancelJobsResponse]]:
         """Cancels every job that a filter matches and that is not terminal; a dry run
-        tells how many that would be.
+        tells how many that would be. Each kit is canceled as `CancelKit` does it;
+        of several, those that are left are canceled even if the caller goes or the
+        registry dies.
 
         Errors: `INVALID_ARGUMENT` if the filter is empty.
         """
@@ -546,7 +576,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.RetryJobsResponse, _abc.Awaitable[_registry_pb2.RetryJobsResponse]]:
         """Queues every FAILED or CANCELED job that a filter matches again; a dry run
-        tells how many that would be.
+        tells how many that would be. Made to its end as `CancelJobs` is.
 
         Errors: `INVALID_ARGUMENT` if the filter is empty.
         """
