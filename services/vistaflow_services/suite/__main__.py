@@ -51,7 +51,7 @@ async def serve(home: Home, port: int, auth: str = DEFAULT_AUTH) -> None:
 
 
 async def _serve(home: Home, port: int, auth: str, stop: asyncio.Event) -> None:
-    services = _services(home, port, auth)
+    services = services_of(home, port, auth)
     stopping: asyncio.Task[Any] = asyncio.create_task(stop.wait())
     tasks: list[asyncio.Task[Any]] = [stopping]
     try:
@@ -124,7 +124,12 @@ def check_port(port: int) -> None:
             ) from None
 
 
-def _services(home: Home, port: int, auth: str) -> list[Supervised]:
+def services_of(home: Home, port: int, auth: str) -> list[Supervised]:
+    """The services of a suite, not yet started.
+
+    Raises:
+        GaveUpError: The token of the home cannot be made.
+    """
     registry = f"127.0.0.1:{port}"
     # Where the kernel does not tell whose a connection is, services need the token, too. One that
     # the environment has may be for another suite.
