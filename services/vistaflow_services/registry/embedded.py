@@ -446,7 +446,7 @@ def socket_folder(data: Path) -> Path:
         if os.access(root, os.W_OK | os.X_OK):
             return Path(root) / f"vistaflow-{os.geteuid()}-{digest}"
     raise EmbeddedError(
-        f"{beside} is no path for a socket, which is short, in ASCII and without commas, and none of "
+        f"{beside} is no path for a socket (short, ASCII, without commas), and none of "
         f"{', '.join(SOCKET_ROOTS)} can be written to; set VISTAFLOW_HOME to another folder"
     )
 
