@@ -150,6 +150,7 @@ class EmbeddedPostgres:
 
     def _bring_up(self) -> None:
         with self._locked():
+            self._reap()  # the end of a server of an earlier start says nothing of this one
             self._initialize()
             begun = time.monotonic()
             pause = 0.05
@@ -320,8 +321,8 @@ class EmbeddedPostgres:
             EmbeddedError: It would end again.
         """
         process, self._process = self._process, None
-        if process is None or process.poll() is None or process.returncode < 0:
-            return  # none was started, or somebody killed it
+        if process is None or process.poll() is None or process.returncode <= 0:
+            return  # none was started, or somebody stopped or killed it
         reason = self._reason()
         if not any(words in reason for words in PASSING):
             raise EmbeddedError(f"PostgreSQL does not start: {reason} (its log is {self._log})")
