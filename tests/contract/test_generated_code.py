@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 RPCS = {
     registry_pb2: "CreateKit GetKit ListKits CancelKit RetryKit CreateJob GetJob ListJobs "
     "CancelJob RetryJob AppendStates ListStates WatchStates LeaseJobs GetServerInfo",
-    pipeline_pb2: "RunKit ValidateKit",
+    pipeline_pb2: "RetryKit RunKit ValidateKit",
     ingestion_pb2: "CollectDecks ListDecks GetDeck",
     doe_pb2: "ListGenerators GenerateDesign EvaluateDesign GetDesign ReadDesign ListSimulators",
     ml_pb2: "Preprocess Scale Train Test Predict GetModel ListModels",
