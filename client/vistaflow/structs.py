@@ -34,7 +34,9 @@ def struct_of(value: Mapping[str, Any], field: str) -> struct_pb2.Struct:
         for path, number in _too_large(value, field)
     )
     if violations:
-        message = "; ".join(f"{each.field} {each.description}" for each in violations[:3])
+        message = "; ".join(
+            f"{violation.field} {violation.description}" for violation in violations[:3]
+        )
         raise InvalidArgumentError(message, violations=violations)
     struct = struct_pb2.Struct()
     struct.update(dict(value))
@@ -50,11 +52,11 @@ def _too_large(value: Any, path: str) -> Iterator[tuple[str, int]]:
     if isinstance(value, int) and abs(value) > MOST_WHOLE:
         yield path, value
     elif isinstance(value, Mapping):
-        for key, each in value.items():
-            yield from _too_large(each, f"{path}.{key}")
+        for key, item in value.items():
+            yield from _too_large(item, f"{path}.{key}")
     elif isinstance(value, list | tuple):
-        for place, each in enumerate(value):
-            yield from _too_large(each, f"{path}[{place}]")
+        for place, item in enumerate(value):
+            yield from _too_large(item, f"{path}[{place}]")
 
 
 def _shown(number: int) -> str:

@@ -31,14 +31,14 @@ def cell_count(space: Space, fixed: Mapping[str, Choice] | None = None) -> int |
 
 def every_point(space: Space, fixed: Mapping[str, Choice] | None = None) -> Columns | None:
     """The points that `cell_count` counts, the last parameter fastest; None as there."""
-    values = [_values(each, fixed or {}) for each in space.parameters]
-    counts = [len(each) for each in values]
+    values = [_values(parameter, fixed or {}) for parameter in space.parameters]
+    counts = [len(column) for column in values]
     if 0 in counts or math.prod(counts) > MOST_COUNTED:
         return None
     places = np.unravel_index(np.arange(math.prod(counts)), counts)
     columns = {
-        each.name: column[place]
-        for each, column, place in zip(space.parameters, values, places, strict=True)
+        parameter.name: column[place]
+        for parameter, column, place in zip(space.parameters, values, places, strict=True)
     }
     met = space.feasible_columns(columns)
     return {name: column[met] for name, column in columns.items()}

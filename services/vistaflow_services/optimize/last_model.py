@@ -56,12 +56,12 @@ def train_last_model(
     Raises:
         InvalidError: Too few rows to learn from.
     """
-    ran = [each for each in trials if each.responses]
+    ran = [trial for trial in trials if trial.responses]
     rows = DesignRows(
-        row_ids=np.array([each.number for each in ran], np.int64),
-        points=tuple(each.point for each in ran),
+        row_ids=np.array([trial.number for trial in ran], np.int64),
+        points=tuple(trial.point for trial in ran),
         responses={
-            name: np.array([(each.responses or {})[name] for each in ran]) for name in units
+            name: np.array([(trial.responses or {})[name] for trial in ran]) for name in units
         },
         failures=(None,) * len(ran),
     )
@@ -69,23 +69,24 @@ def train_last_model(
     dataset, _ = prepare(rows, space, how, dict(units), cell_count(space, fixed))
     scaler = fit_scaler(dataset)
     inputs = scaler.inputs(dataset.features)
-    made = []
+    models = []
     for name in dataset.responses:
         candidates = dict.fromkeys((FAMILY, families.get(name, FAMILY)))
-        surrogate, scores = choose_family(
+        surrogate, standardised = choose_family(
             inputs, scaler.standardise(dataset, name), tuple(candidates), FOLDS, seed
         )
         scale = scaler.responses[name].scale
-        told: Scores = {
-            family: {**each, "rmse": each["rmse"] * scale} for family, each in scores.items()
+        scores: Scores = {
+            family: {**figures, "rmse": figures["rmse"] * scale}
+            for family, figures in standardised.items()
         }
-        made.append(
-            ResponseModel(name=name, surrogate=surrogate, unit=units.get(name, ""), scores=told)
+        models.append(
+            ResponseModel(name=name, surrogate=surrogate, unit=units.get(name, ""), scores=scores)
         )
     return Model(
         space=space,
         scaler=scaler,
-        responses=tuple(made),
+        responses=tuple(models),
         deck_id=deck_id,
         held=held_parameters(dataset),
     )
@@ -108,7 +109,7 @@ def publish_last_model(
         What `MlService` needs to serve it; None where there are too few rows. What else goes wrong
         is written into the job's log: it does not take the study's result with it.
     """
-    families = {each.name: each.family for each in before.responses} if before else {}
+    families = {response.name: response.family for response in before.responses} if before else {}
     try:
         model = train_last_model(
             trials, space, units, deck_id=deck_id, families=families, seed=seed, fixed=fixed
@@ -129,10 +130,14 @@ def publish_last_model(
         "kit_id": attempt.kit_id,
         "deck_id": deck_id,
         "created_at": datetime.datetime.now(datetime.UTC).isoformat(),
-        "responses": [{"name": each.name, "unit": each.unit} for each in model.responses],
-        "families": {each.name: each.family for each in model.responses},
-        "cv": {each.name: each.scores for each in model.responses},
-        "transforms": {each.name: str(model.transform(each.name)) for each in model.responses},
+        "responses": [
+            {"name": response.name, "unit": response.unit} for response in model.responses
+        ],
+        "families": {response.name: response.family for response in model.responses},
+        "cv": {response.name: response.scores for response in model.responses},
+        "transforms": {
+            response.name: str(model.transform(response.name)) for response in model.responses
+        },
         "held_parameters": dict(model.held),
         "training_rows": model.scaler.fitted_on,
     }

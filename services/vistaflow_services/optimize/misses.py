@@ -44,7 +44,7 @@ class MissScale:
 
     def total(self, excesses: Sequence[float]) -> tuple[int, float]:
         """How far all constraints are missed: how many are undefined, then the sum of misses."""
-        defined = [max(each, 0.0) for each in self._scaled(excesses) if each < math.inf]
+        defined = [max(miss, 0.0) for miss in self._scaled(excesses) if miss < math.inf]
         return len(excesses) - len(defined), math.fsum(defined)
 
     def worst(self, excesses: Sequence[float]) -> int:
@@ -58,7 +58,7 @@ class MissScale:
 
 
 def _spread(column: Sequence[float]) -> float:
-    values = np.array([each for each in column if math.isfinite(each)])
+    values = np.array([excess for excess in column if math.isfinite(excess)])
     if not len(values):
         return 1.0
     # Halved, because the distance of two finite numbers may not be one.
@@ -76,7 +76,7 @@ def constraint_unit(constraint: Constraint, units: Mapping[str, str]) -> str:
         constraint: Such as `tau - 500 <= 0`.
         units: The unit of each name.
     """
-    sides = {_side_unit(each, units) for each in (constraint.left, constraint.right)} - {""}
+    sides = {_side_unit(side, units) for side in (constraint.left, constraint.right)} - {""}
     return sides.pop() if len(sides) == 1 else ""
 
 
@@ -95,6 +95,6 @@ def _node_unit(node: Node, units: Mapping[str, str]) -> str:
     if isinstance(node, Name):
         return units.get(node.name, "")
     if isinstance(node, Call) and node.name in ("abs", "min", "max"):
-        named = {_node_unit(each, units) for each in node.arguments} - {""}
+        named = {_node_unit(argument, units) for argument in node.arguments} - {""}
         return named.pop() if len(named) == 1 else ""
     return ""

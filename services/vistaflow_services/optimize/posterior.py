@@ -3,6 +3,19 @@
 A suggestion asks thousands of times for the mean, deviation and slopes of the objective and of
 every constraint at one point. Those processes share their points, so one set of distances and
 a few stacked products serve them all: several times cheaper than asking one by one.
+
+    symbol     shape   unit         meaning
+    X          (n, p)  1            rows of features at which the quantities were observed
+    y          (m, n)  quantity's   observed values; z = (y - centre) / scale, without a unit
+    l          (m, p)  1            length of each feature; r = |(x - x') / l|
+    k(r)               1            Matern 5/2: (1 + q + q^2 / 3) exp(-q), q = sqrt(5) r
+    g          (m,)    1            noise variance over process variance
+    L L' = K   (n, n)  1            K = k(X, X) + g I, and W = L^-1
+    b          (m,)    1            constant trend 1'K^-1 z / 1'K^-1 1
+    s^2        (m,)    1            process variance (z - b)'K^-1 (z - b) / (n - 1)
+    mean(x)    (m,)    quantity's   b + k(x, X) K^-1 (z - b), back on the scale of y
+    sd(x)^2    (m,)    its square   s^2 (1 - |W k|^2 + (1 - 1'K^-1 k)^2 / 1'K^-1 1);
+                                    of a new run s^2 g more
 """
 
 from __future__ import annotations

@@ -32,12 +32,12 @@ def groups(trials: Sequence[Trial]) -> list[list[Mapping[str, float]]]:
 
     A run that the point store answered is no second run.
     """
-    found: dict[PointKey, list[Mapping[str, float]]] = {}
-    for each in trials:
-        known = found.setdefault(point_key(dict(each.point)), [])
-        if each.responses and not (known and each.cached):
-            known.append(each.responses)
-    return [each for each in found.values() if len(each) > 1]
+    runs: dict[PointKey, list[Mapping[str, float]]] = {}
+    for trial in trials:
+        group = runs.setdefault(point_key(dict(trial.point)), [])
+        if trial.responses and not (group and trial.cached):
+            group.append(trial.responses)
+    return [group for group in runs.values() if len(group) > 1]
 
 
 def noise_of(trials: Sequence[Trial]) -> dict[str, float]:
@@ -46,7 +46,7 @@ def noise_of(trials: Sequence[Trial]) -> dict[str, float]:
     spreads = _spreads(trials)
     noise = {}
     for name in repeated[0][0] if repeated else ():
-        columns = [np.array([each[name] for each in group]) for group in repeated]
+        columns = [np.array([run[name] for run in group]) for group in repeated]
         squares = sum(float(np.sum((column - column.mean()) ** 2)) for column in columns)
         sd = math.sqrt(squares / sum(len(column) - 1 for column in columns))
         noise[name] = sd if sd > SAME * spreads[name] else 0.0
@@ -60,10 +60,10 @@ def is_noisy(trials: Sequence[Trial]) -> bool:
 
 def mean_responses(trials: Sequence[Trial]) -> dict[str, float]:
     """The mean of each response over runs that succeeded; empty of none."""
-    ran = [each.responses for each in trials if each.responses]
-    return {name: math.fsum(each[name] for each in ran) / len(ran) for name in (ran or [{}])[0]}
+    ran = [trial.responses for trial in trials if trial.responses]
+    return {name: math.fsum(run[name] for run in ran) / len(ran) for name in (ran or [{}])[0]}
 
 
 def _spreads(trials: Sequence[Trial]) -> dict[str, float]:
-    ran = [each.responses for each in trials if each.responses]
-    return {name: float(np.ptp([each[name] for each in ran])) for name in ran[0]} if ran else {}
+    ran = [trial.responses for trial in trials if trial.responses]
+    return {name: float(np.ptp([run[name] for run in ran])) for name in ran[0]} if ran else {}

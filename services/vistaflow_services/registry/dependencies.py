@@ -49,7 +49,8 @@ class Dependencies:
 
     def ready(self, job: Job) -> bool:
         """Whether all that a job depends on is FINISHED."""
-        return self._finished.issuperset(job.depends_on)
+        # Unlike `issuperset`, which makes a set of all of them, this ends at the first that is not.
+        return all(map(self._finished.__contains__, job.depends_on))
 
     def wait(self, job: Job) -> None:
         """A job is INIT from now on."""

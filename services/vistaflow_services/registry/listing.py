@@ -18,6 +18,7 @@ from vistaflow_services.registry.domain import (
     Job,
     JobType,
     StateFilter,
+    StateRow,
     Status,
 )
 from vistaflow_services.registry.reading import (
@@ -42,6 +43,9 @@ more room as a Struct: a page ends where its message is full."""
 
 METADATA_BYTES = 1024 * 1024
 """The same for rows."""
+
+FIRST_STATES = 200
+"""Rows read for a page before it is known how large they are."""
 
 CLOCK_STEP = timedelta(minutes=10)
 """How far the database's clock may have been set back; times are taken to rise otherwise."""
@@ -193,16 +197,24 @@ async def states(connection: Connection, wanted: StateFilter, *, after: int, lim
         through = end
     else:
         through = min(end, start + watch_store.SCAN_ROWS)
-    asked = filter_parameters(wanted) | {
-        "kit_ids": kit_ids,
-        "after": start,
-        "until": through,
-        "limit": limit + 1,
-        "bytes": METADATA_BYTES,
-    }
+    asked = filter_parameters(wanted) | {"kit_ids": kit_ids, "until": through}
     text = list_texts.states(kept=kept, by_kit=bool(kit_ids), walked=walked)
-    found, more = _cut(await fetch_planned(connection, text, asked), limit)
-    rows = [to_row(row) for row in found]
+    rows: list[StateRow] = []
+    room = METADATA_BYTES
+    # The database unpacks the metadata of as many rows as may be wanted, to see how many fit. So a
+    # few are read first, and then as many of their size as there is room for.
+    step = min(limit, FIRST_STATES)
+    while True:
+        asked |= {"after": start, "limit": step + 1, "bytes": room}
+        found, more = _cut(await fetch_planned(connection, text, asked), step)
+        some = [to_row(row) for row in found]
+        rows += some
+        room -= sum(len(row.metadata_json) + len(row.reason) for row in some)
+        if not more or len(some) < step or len(rows) == limit or room <= 0:
+            break
+        start = rows[-1].revision
+        each = (METADATA_BYTES - room) // len(rows)
+        step = min(limit - len(rows), max(FIRST_STATES, room // max(1, each)))
     next_key = rows[-1].revision if more else through if through < end else None
     return Page(entries=rows, next_key=next_key, revision=head.last_id)
 

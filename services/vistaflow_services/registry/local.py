@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,13 +27,37 @@ def database(config: Config) -> Iterator[str]:
         yield config.database
         return
     postgres = EmbeddedPostgres(config.home)
-    was_up = postgres.answers()
-    conninfo = postgres.start()
+    with _unwinding():
+        was_up = postgres.answers()
+        conninfo = postgres.start()
+        try:
+            yield conninfo
+        finally:
+            if not was_up:
+                postgres.stop()
+
+
+@contextmanager
+def _unwinding() -> Iterator[None]:
+    """Has SIGTERM and SIGHUP end the block as Ctrl-C does, not the process with what it started."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is signal.SIG_DFL
+    }
+    if threading.current_thread() is not threading.main_thread():
+        before = {}
+    for number in before:
+        signal.signal(number, end)
     try:
-        yield conninfo
+        yield
     finally:
-        if not was_up:
-            postgres.stop()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -57,5 +57,5 @@ def _rounded_in(value: struct_pb2.Value, path: str) -> Iterator[tuple[str, float
     elif kind == "struct_value":
         yield from _rounded(value.struct_value, path)
     elif kind == "list_value":
-        for place, each in enumerate(value.list_value.values):
-            yield from _rounded_in(each, f"{path}[{place}]")
+        for place, item in enumerate(value.list_value.values):
+            yield from _rounded_in(item, f"{path}[{place}]")

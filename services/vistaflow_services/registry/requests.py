@@ -48,7 +48,7 @@ from vistaflow_services.registry.varint import varint
 MAX_TOLD_BYTES = 8 * MAX_KIT_SPEC_BYTES
 """Largest Struct, in its binary form, that is looked into for `request_info.data`."""
 
-LONG_LIST = 100
+LONG_LIST = 20
 """Most values of a list kept there."""
 
 LONG_BYTES = 4 * 1024

@@ -26,11 +26,13 @@ def check_schema(connection: Connection, schema: str) -> None:
     Raises:
         DumpError: Something is missing or differs, or the schema is of a newer version.
     """
-    found = _objects(connection, schema)
+    restored = _objects(connection, schema)
     rows = connection.execute("SELECT number, checksum FROM schema_migrations").fetchall()
     applied: dict[int, str] = dict(rows)
-    migrations = [each for each in load_migrations(_PACKAGE) if each.number in applied]
-    if {each.number: each.checksum for each in migrations} != applied or not applied:
+    migrations = [
+        migration for migration in load_migrations(_PACKAGE) if migration.number in applied
+    ]
+    if {migration.number: migration.checksum for migration in migrations} != applied or not applied:
         raise DumpError(
             "the backup is of a newer version of vistaflow, or the list of its migrations is "
             "damaged; restore it with the version that made it"
@@ -48,12 +50,12 @@ def check_schema(connection: Connection, schema: str) -> None:
             "CREATE TABLE schema_migrations (number int PRIMARY KEY, name text NOT NULL, "
             "checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT clock_timestamp())"
         )
-        for each in migrations:
-            connection.execute(each.text)
-        made = _objects(connection, _SCRATCH)
+        for migration in migrations:
+            connection.execute(migration.text)
+        expected = _objects(connection, _SCRATCH)
     # What operators added, such as an index or a view of their own, does no harm.
-    if missing := sorted(made - found):
-        shown = "; ".join(each[:200] for each in missing[:3])
+    if missing := sorted(expected - restored):
+        shown = "; ".join(part[:200] for part in missing[:3])
         raise DumpError(
             f"the backup is damaged: its schema lacks {len(missing)} parts as vistaflow makes them "
             f"({shown}); restore another backup"

@@ -26,6 +26,7 @@ from vistaflow_services.registry import (
     translate_past,
 )
 from vistaflow_services.registry import commands as c
+from vistaflow_services.registry.domain import Kit, same
 from vistaflow_services.registry.history import Difference, Moment, differences
 from vistaflow_services.registry.hub import Hub
 from vistaflow_services.registry.leases import LeaseService
@@ -427,7 +428,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
             if len(answer.response) > INLINE_BYTES:
                 return await off_loop.reading.do(_replayed, response_type, answer)
             return _replayed(response_type, answer)
-        if isinstance(answer, c.KitChange) and len(answer.kit.jobs) > INLINE_JOBS:
+        if isinstance(answer, c.KitChange) and _is_large(answer.kit):
             return await off_loop.reading.do(respond, answer)
         return respond(answer)
 
@@ -498,6 +499,11 @@ def _differences(before: Moment | None, after: Moment, told: int) -> list[Differ
     return [each for each in differences(before, after) if each.revision > told]
 
 
+def _is_large(kit: Kit) -> bool:
+    """Whether it takes long to make a message of a kit."""
+    return len(kit.jobs) > INLINE_JOBS or len(kit.spec_json) > INLINE_BYTES // 4
+
+
 def _seconds(context: Context) -> float:
     """How long the call may wait for the database."""
     remaining = context.time_remaining()
@@ -525,7 +531,7 @@ def _job_created(answer: c.JobChange) -> pb.CreateJobResponse:
 def _kit_created_in_short(answer: c.KitChange) -> pb.CreateKitResponse:
     """The answer as it is kept: a repeat of the request has specs and dependencies itself."""
     jobs = {
-        job_id: replace(job, spec_type="", spec=b"", depends_on=())
+        job_id: same(job, spec_type="", spec=b"", depends_on=())
         for job_id, job in answer.kit.jobs.items()
     }
     kit = replace(answer.kit, jobs=jobs, spec_json="")

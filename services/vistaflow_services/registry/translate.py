@@ -24,6 +24,7 @@ from vistaflow_services.registry.domain import (
     MAX_LABELS,
     MAX_PROJECT,
     NAME_PATTERN,
+    NO_COUNTS,
     PENDING,
     Counts,
     Job,
@@ -33,6 +34,7 @@ from vistaflow_services.registry.domain import (
     StateFilter,
     StateRow,
     Status,
+    same,
 )
 from vistaflow_services.registry.numbers import InexactError, tell_rounded
 from vistaflow_services.registry.raw_requests import STRUCT_BYTES_A_JSON_BYTE
@@ -125,25 +127,35 @@ def state_to_proto(row: StateRow) -> common.State:
 
 def job_to_proto(job: Job, *, task_counts: Counts | None = None) -> common.Job:
     """A job with its tasks, or with their counts alone."""
-    message = common.Job(
-        kit_id=job.kit_id,
-        job_id=str(job.job_id),
-        name=job.name,
-        job_type=job_type_to_proto(job.job_type),
-        status=STATUSES[job.status],
-        current_order=job.current_order,
-        attempt=job.attempt,
-        max_attempts=job.max_attempts,
-        depends_on=job.depends_on,
-        priority=job.priority,
-        labels=job.labels,
-        revision=job.revision,
-        created_at=time_to_proto(job.created_at),
-        reason=job.reason,
-        actor=job.actor,
-        external=job.external,
-        worker=job.worker,
-    )
+    message = common.Job()
+    put_job(message, job, task_counts=task_counts)
+    return message
+
+
+def put_job(message: common.Job, job: Job, *, task_counts: Counts | None = None) -> None:
+    """Puts in a job. Field by field and only what is set: that takes a third of the time."""
+    message.kit_id = job.kit_id
+    message.job_id = str(job.job_id)
+    message.name = job.name
+    message.job_type = job_type_to_proto(job.job_type)
+    message.status = STATUSES[job.status]
+    message.current_order = job.current_order
+    message.attempt = job.attempt
+    message.max_attempts = job.max_attempts
+    message.priority = job.priority
+    message.revision = job.revision
+    message.external = job.external
+    put_time(message.created_at, job.created_at)
+    if job.depends_on:
+        message.depends_on.extend(job.depends_on)
+    if job.labels:
+        message.labels.update(job.labels)
+    if job.reason:
+        message.reason = job.reason
+    if job.actor:
+        message.actor = job.actor
+    if job.worker:
+        message.worker = job.worker
     if job.spec_type:
         message.spec.type_url, message.spec.value = job.spec_type, job.spec
     if job.timeout_seconds is not None:
@@ -156,11 +168,14 @@ def job_to_proto(job: Job, *, task_counts: Counts | None = None) -> common.Job:
         struct_to_proto(job.result_json, message.result)
     if job.progress is not None:
         message.progress.CopyFrom(progress_to_proto(job.progress))
-    tasks = sorted(job.tasks.values(), key=lambda row: row.revision)
-    message.tasks.extend(state_to_proto(row) for row in tasks)
+    if job.tasks:
+        tasks = sorted(job.tasks.values(), key=lambda row: row.revision)
+        message.tasks.extend(state_to_proto(row) for row in tasks)
     counts = task_counts or job.task_counts()
-    message.task_counts.CopyFrom(counts_to_proto(counts))
-    return message
+    if counts == NO_COUNTS:
+        message.task_counts.SetInParent()
+    else:
+        message.task_counts.CopyFrom(counts_to_proto(counts))
 
 
 def progress_to_proto(progress: Progress) -> common.Progress:
@@ -185,7 +200,6 @@ def kit_to_proto(kit: Kit) -> pb.Kit:
         project=kit.project,
         labels=kit.labels,
         status=STATUSES[kit.status],
-        jobs=[job_to_proto(job) for job in kit.ordered_jobs()],
         job_counts=counts_to_proto(kit.counts),
         revision=kit.revision,
         created_at=time_to_proto(kit.created_at),
@@ -195,13 +209,15 @@ def kit_to_proto(kit: Kit) -> pb.Kit:
     )
     if kit.spec_json:
         struct_to_proto(kit.spec_json, message.spec)
+    for job in kit.ordered_jobs():
+        put_job(message.jobs.add(), job)
     return message
 
 
 def job_in_short(job: Job, *, task_counts: Counts | None = None) -> common.Job:
     """A job as changes answer it: without its spec, result and tasks, of which the counts tell."""
     counts = task_counts or job.task_counts()
-    short = replace(job, spec_type="", spec=b"", result_json="", tasks={})
+    short = same(job, spec_type="", spec=b"", result_json="", tasks={})
     return job_to_proto(short, task_counts=counts)
 
 

@@ -84,6 +84,20 @@ def test_a_command_leaves_no_postgres_behind_that_was_not_up(
     assert (told.returncode, postgres.answers()) == (0, False)
 
 
+def test_a_command_that_is_ended_leaves_no_postgres_behind(home: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vistaflow_services.registry.backup", str(home / "file")],
+        env={**os.environ, "VISTAFLOW_HOME": str(home)},
+        stderr=subprocess.DEVNULL,
+    )
+    while not (home / "pg" / "postmaster.pid").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) in (1, 128 + signal.SIGTERM)
+    assert processes(home) == []
+
+
 def test_a_server_that_comes_up_and_refuses_is_told_as_one_that_cannot_run(home: Path) -> None:
     postgres = EmbeddedPostgres(home)
     conninfo = make_conninfo(postgres.start(), dbname="postgres")
@@ -225,7 +239,7 @@ def test_a_socket_lies_where_libpq_finds_it(
     folder = os.fsencode(socket_folder(Path("/data") / name / "pg"))
     assert len(folder + b"/.s.PGSQL.5432") < 107
     assert b"," not in folder
-    assert folder.decode()
+    assert folder.isascii()
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     assert os.fsencode(socket_folder(Path("/data") / name / "pg")) == folder
 
