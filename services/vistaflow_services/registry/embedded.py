@@ -150,6 +150,7 @@ class EmbeddedPostgres:
 
     def _bring_up(self) -> None:
         with self._locked():
+            self._reap()  # the end of a server of an earlier start says nothing of this one
             self._initialize()
             begun = time.monotonic()
             pause = 0.05
@@ -320,8 +321,8 @@ class EmbeddedPostgres:
             EmbeddedError: It would end again.
         """
         process, self._process = self._process, None
-        if process is None or process.poll() is None or process.returncode < 0:
-            return  # none was started, or somebody killed it
+        if process is None or process.poll() is None or process.returncode <= 0:
+            return  # none was started, or somebody stopped or killed it
         reason = self._reason()
         if not any(words in reason for words in PASSING):
             raise EmbeddedError(f"PostgreSQL does not start: {reason} (its log is {self._log})")
@@ -446,7 +447,7 @@ def socket_folder(data: Path) -> Path:
         if os.access(root, os.W_OK | os.X_OK):
             return Path(root) / f"vistaflow-{os.geteuid()}-{digest}"
     raise EmbeddedError(
-        f"{beside} is no path for a socket, which is short, in ASCII and without commas, and none of "
+        f"{beside} is no path for a socket (short, ASCII, without commas), and none of "
         f"{', '.join(SOCKET_ROOTS)} can be written to; set VISTAFLOW_HOME to another folder"
     )
 
