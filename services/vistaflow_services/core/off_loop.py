@@ -1,7 +1,7 @@
 """Work that would hold the event loop up, done in a thread beside it.
 
-Two threads of one Python process do not run at the same time, but they take turns every few
-milliseconds, so the event loop goes on serving. Each `Desk` is one thread: what is given to it is
+Two threads of one Python process do not run at the same time, but they take turns, so the event
+loop goes on serving. Each `Desk` is one thread: what is given to it is
 done one after another, and what several calls need at once does not make them wait on each other's
 turns.
 """
@@ -10,12 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+TURN_SECONDS = 0.0005
+"""How long a thread goes on while another waits for its turn. A call that is served meanwhile waits
+for twenty turns or more: of Python's 5 ms that would be 100 ms."""
 
 
 class Desk:
@@ -26,7 +32,12 @@ class Desk:
     """
 
     def __init__(self, name: str) -> None:
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+        self._thread = ThreadPoolExecutor(
+            max_workers=1,
+            thread_name_prefix=name,
+            initializer=sys.setswitchinterval,
+            initargs=(TURN_SECONDS,),
+        )
 
     async def do(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Does some work; it sees the context variables of whoever awaits it."""

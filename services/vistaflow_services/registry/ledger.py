@@ -700,9 +700,10 @@ def _size(command: c.Command) -> int:
         case c.CreateJob():
             return 1 + len(command.job.depends_on) // 100 + len(command.job.spec) // BYTES_A_ROW
         case c.CancelKit() | c.RetryKit() | c.GoOn():
-            return PIECE_JOBS
+            # It may be a whole piece, of which one a commit is enough.
+            return MAX_ROWS
         case c.ChangeJobs():
-            return min(len(command.job_ids), PIECE_JOBS)
+            return len(command.job_ids) if len(command.job_ids) < PIECE_JOBS else MAX_ROWS
     return 1
 
 
