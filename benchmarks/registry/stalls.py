@@ -103,7 +103,7 @@ class Measure:
             max(waits["info"], waits["append"]),
             "ms",
             against=waits["used"],
-            of=f"CPU, {turn:.1f} at once; {took:.1f} s",
+            of=f"CPU, {turn:.0f} at once; info {waits['info']:.0f}; {took:.1f} s",
             most=MOST_MS,
             absolute=True,
         )
