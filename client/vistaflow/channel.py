@@ -49,12 +49,12 @@ OPTIONS: Final = (
 """Settings of every channel."""
 
 
-def open_channel(address: str, token: str = "") -> grpc.aio.Channel:
+def open_channel(address: str, token: str | Callable[[], str] = "") -> grpc.aio.Channel:
     """A channel to `address`, such as `127.0.0.1:50051`; it connects at the first call.
 
     Args:
         address: Where to. Several divided by commas are replicas, of which any will do.
-        token: Shown with every call.
+        token: Shown with every call, or asked for at every call.
     """
     return replicated(address, lambda one: secured_channel(one, OPTIONS, token=token))
 

@@ -59,13 +59,50 @@ def find_suite(home: Path) -> Suite | None:
     return Suite(address=address, token=token)
 
 
+class HomeToken:
+    """The token of a home, for as long as its suite serves at an address.
+
+    Asked at every call: once the suite is down anybody may listen there, and a client that tries
+    to reach it again must not show them the token.
+
+    Args:
+        home: Whose token.
+        address: Where the suite's registry listens.
+    """
+
+    def __init__(self, home: Path, address: str) -> None:
+        self._home = home
+        self._address = address
+        self._token = ""
+        self._published: tuple[int, int] | None = None
+        self._running: Mapping[str, Any] = {}
+
+    def __str__(self) -> str:
+        return self()
+
+    def __call__(self) -> str:
+        """The token; empty if the suite is not up."""
+        try:
+            # Removed before the services stop, and written by each start.
+            status = (self._home / "run" / "endpoints.json").stat()
+            published = (status.st_ino, status.st_mtime_ns)
+            if published != self._published:
+                self._running = json.loads((self._home / "run" / "suite.json").read_bytes())
+                suite = find_suite(self._home)
+                self._token = suite.token if suite and suite.address == self._address else ""
+                self._published = published
+            return self._token if _runs(self._running) else ""
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
+
+
 def reach(
     address: str = "",
     token: str = "",
     *,
     home: Path | None = None,
     environment: Mapping[str, str] = os.environ,
-) -> tuple[str, str]:
+) -> tuple[str, str | HomeToken]:
     """Where to call and the token to show there.
 
     Args:
@@ -81,14 +118,13 @@ def reach(
     if address and token:
         return address, token
     try:
-        suite = find_suite(home if home is not None else home_of(environment))
+        home = home if home is not None else home_of(environment)
     except RuntimeError:
-        suite = None
-    if suite is None:
         return address or DEFAULT_ADDRESS, token
-    if not address or _same(address, suite.address):
-        return address or suite.address, token or suite.token
-    return address, token
+    suite = find_suite(home)
+    if suite is None or (address and not _same(address, suite.address)):
+        return address or DEFAULT_ADDRESS, token
+    return address or suite.address, token or HomeToken(home, suite.address)
 
 
 def started_at(pid: int) -> int | None:

@@ -23,7 +23,7 @@ RPCS = {
     "CreateJob GetJob ListJobs CancelJob RetryJob CancelJobs RetryJobs AppendStates StreamStates "
     "ListStates WatchStates WatchMany LeaseJobs AnnounceService CreateToken ListTokens RevokeToken "
     "GetServerInfo",
-    pipeline_pb2: "RunKit ValidateKit",
+    pipeline_pb2: "RetryKit RunKit ValidateKit",
     ingestion_pb2: "CollectDecks ListDecks GetDeck",
     doe_pb2: "ListGenerators GenerateDesign EvaluateDesign GetDesign ReadDesign ListSimulators",
     ml_pb2: "Preprocess Scale Train Test Predict GetModel ListModels",

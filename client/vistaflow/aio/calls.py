@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -39,7 +39,7 @@ _STUBS: Final[dict[str, Any]] = {
 class _Stage:
     """The connection to a stage service, which several calls share."""
 
-    def __init__(self, service: str, address: str, token: str) -> None:
+    def __init__(self, service: str, address: str, token: str | Callable[[], str]) -> None:
         self.address = address
         self.channel = open_channel(address, token)
         self.stub: Any = _STUBS[service](self.channel)

@@ -222,7 +222,7 @@ def logs(
     jobs: dict[str, str] = {}
     if of.isdigit():
         address, token = reach(home=folder.parent)
-        found_kit = asked(address, lambda client: client.kit(int(of)), token=token)
+        found_kit = asked(address, lambda client: client.kit(int(of)), token=str(token))
         jobs = {each.job_id: each.name for each in found_kit.jobs}
     elif len(of) == 36:
         jobs = {of: ""}
@@ -280,7 +280,7 @@ def _checks(home: Path, address: str) -> list[dict[str, str]]:
         "" if running else "start it with `vistaflow up`",
     )
     address, token = reach(address, home=home)
-    check_registries(note, address, token, up_here=bool(running))
+    check_registries(note, address, str(token), up_here=bool(running))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Runs the whole suite: `python -m vistaflow_services.suite [--home DIR] [--port N]`."""
+"""Runs the suite: `python -m vistaflow_services.suite [--home DIR] [--port N] [--auth WHO]`."""
 
 from __future__ import annotations
 

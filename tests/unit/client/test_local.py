@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,9 +31,15 @@ def up(home: Path, *, pid: int = 0, started: int | None = None, token: str = "se
     return home
 
 
+def found(**arguments: Any) -> tuple[str, str]:
+    """What a client takes, with the token as text."""
+    address, token = reach(**arguments)
+    return address, str(token)
+
+
 def test_the_suite_of_the_home_is_found_with_its_token(tmp_path: Path) -> None:
     up(tmp_path)
-    assert reach(environment={"VISTAFLOW_HOME": str(tmp_path)}) == (HERE, "secret")
+    assert found(environment={"VISTAFLOW_HOME": str(tmp_path)}) == (HERE, "secret")
 
 
 def test_the_home_is_below_the_users_own_unless_it_is_said(
@@ -40,11 +47,11 @@ def test_the_home_is_below_the_users_own_unless_it_is_said(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     up(tmp_path / ".vistaflow")
-    assert reach(environment={}) == (HERE, "secret")
+    assert found(environment={}) == (HERE, "secret")
 
 
 @pytest.mark.parametrize(
-    ("address", "token", "environment", "found"),
+    ("address", "token", "environment", "taken"),
     [
         ("other:1", "", {}, ("other:1", "")),
         ("", "mine", {}, (HERE, "mine")),
@@ -62,15 +69,15 @@ def test_what_is_given_wins_and_the_token_is_for_the_suite_of_the_home_alone(
     address: str,
     token: str,
     environment: dict[str, str],
-    found: tuple[str, str],
+    taken: tuple[str, str],
     tmp_path: Path,
 ) -> None:
     environment = {"VISTAFLOW_HOME": str(up(tmp_path)), **environment}
-    assert reach(address, token, environment=environment) == found
+    assert found(address=address, token=token, environment=environment) == taken
 
 
 def test_without_a_suite_the_address_is_the_default(tmp_path: Path) -> None:
-    assert reach(environment={"VISTAFLOW_HOME": str(tmp_path)}) == (DEFAULT_ADDRESS, "")
+    assert found(environment={"VISTAFLOW_HOME": str(tmp_path)}) == (DEFAULT_ADDRESS, "")
 
 
 def test_a_token_is_not_shown_where_a_suite_was_that_is_gone(tmp_path: Path) -> None:
@@ -79,7 +86,33 @@ def test_a_token_is_not_shown_where_a_suite_was_that_is_gone(tmp_path: Path) -> 
         process.wait()
         home = up(tmp_path, pid=process.pid, started=1)
     assert find_suite(home) is None
-    assert reach(home=home, environment={}) == (DEFAULT_ADDRESS, "")
+    assert found(home=home, environment={}) == (DEFAULT_ADDRESS, "")
+
+
+def test_a_client_shows_the_token_only_while_the_suite_is_up(tmp_path: Path) -> None:
+    up(tmp_path)
+    _, token = reach(home=tmp_path, environment={})
+    assert not isinstance(token, str)
+    endpoints = tmp_path / "run" / "endpoints.json"
+    content = endpoints.read_bytes()
+    assert token() == "secret"
+    endpoints.unlink()  # it goes down
+    assert token() == ""
+    token_file(tmp_path).write_text("another\n")
+    endpoints.write_bytes(content)  # it is up again
+    assert token() == "another"
+    endpoints.write_text(json.dumps({"registry": "127.0.0.1:61235"}))  # elsewhere
+    assert token() == ""
+
+
+def test_a_client_does_not_show_the_token_once_the_suite_was_killed(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        up(tmp_path, pid=process.pid, started=started_at(process.pid))
+        _, token = reach(home=tmp_path, environment={})
+        assert str(token) == "secret"
+        process.kill()
+        process.wait()
+    assert str(token) == ""
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"registry": 1}'])
@@ -90,7 +123,7 @@ def test_a_damaged_file_is_as_good_as_none(content: str, tmp_path: Path) -> None
 
 
 def test_a_home_of_a_release_without_tokens_has_none(tmp_path: Path) -> None:
-    assert reach(home=up(tmp_path, token=""), environment={}) == (HERE, "")
+    assert found(home=up(tmp_path, token=""), environment={}) == (HERE, "")
 
 
 def test_the_client_takes_what_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
