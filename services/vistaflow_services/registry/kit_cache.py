@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from vistaflow_services.core import off_loop
 from vistaflow_services.registry.domain import Kit, Progress, StateRow
 from vistaflow_services.registry.hub import Hub
 from vistaflow_services.registry.trees import Tree
@@ -22,6 +23,9 @@ from vistaflow_services.registry.trees import Tree
 CACHE_BYTES = 32 * 1024 * 1024
 PROGRESS_SECONDS = 0.5
 """How old the progress of running jobs may be; workers tell theirs once a second at most."""
+
+INLINE_BYTES = 32 * 1024
+"""Longest spec of which the wire form is made in the event loop."""
 
 MAX_LARGE = 1_000
 """How many kits too large to be held are remembered as such."""
@@ -171,6 +175,8 @@ class KitCache:
         # Before it is asked for as a whole, and with everyone else's work in between.
         for _ in tree.encode():
             await asyncio.sleep(0)
+        if len(kit.spec_json) > INLINE_BYTES:
+            await off_loop.reading.do(tree.spec_bytes)
         if tree.size > self.max_bytes // 4:
             self._large[kit_id] = None
             if len(self._large) > MAX_LARGE:

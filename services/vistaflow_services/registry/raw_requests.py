@@ -8,12 +8,12 @@ one by one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import grpc
-from google.protobuf import struct_pb2
 from google.protobuf.message import DecodeError
 
 from vistaflow.api.common.v1 import common_pb2 as common
@@ -40,12 +40,8 @@ STRUCT_BYTES_A_JSON_BYTE = 6
 MAX_ENTRIES = 30_000
 """Entries of one object in a Struct: more JSON of 256 KiB cannot hold, less the keys repeat."""
 
-MAX_VALUES = 150_000
-"""Values of one Struct: JSON of 256 KiB holds 131,072 at most."""
-
-_OBJECT = struct_pb2.Value.STRUCT_VALUE_FIELD_NUMBER
-_ENTRY = b"\x0a"
-"""What every entry of a Struct's map begins with."""
+_OBJECTS = re.compile(rb"\x2a[\x80-\xff]{2}[\x01-\x7f]").finditer
+"""The tag of an object in a Value, and a length of 16 KiB or more."""
 
 _METADATA = common.State.METADATA_FIELD_NUMBER
 _JOBS = pb.CreateKitRequest.JOBS_FIELD_NUMBER
@@ -228,30 +224,22 @@ def _check_labels(count: int, field: str) -> None:
 def _check_struct(data: bytes, start: int, end: int, field: str, limit: int) -> None:
     if end - start > limit * STRUCT_BYTES_A_JSON_BYTE:
         raise _refused(field, f"is larger than {limit // 1024} KiB as JSON")
-    # Lists have the same tag, so many of these do not mean one large map.
-    if data.count(_ENTRY, start, end) > MAX_ENTRIES:
-        _check_entries(data, start, end, field)
+    # An object below begins with its tag and a length; what else looks so holds no entries.
+    objects = [(start, end)] + [(found.end(), end) for found in _OBJECTS(data, start, end)]
+    if any(_has_many_entries(data, *each) for each in objects):
+        raise _refused(field, f"holds an object of more than {MAX_ENTRIES:,} entries")
 
 
-def _check_entries(data: bytes, start: int, end: int, field: str) -> None:
-    """Counts the entries of every object of a Struct, however it is nested."""
-    seen = 0
-    objects = [(start, end)]
-    while objects:
-        entries = fields(data, *objects.pop())
-        for entry, (_, _, begin, over) in enumerate(entries):
-            if entry == MAX_ENTRIES:
-                raise _refused(field, f"holds an object of more than {MAX_ENTRIES:,} entries")
-            seen += 1
-            inner = [(begin, over)] if over - begin > MAX_ENTRIES else []
-            while inner:
-                for number, _, first, last in fields(data, *inner.pop()):
-                    seen += 1
-                    if last - first > MAX_ENTRIES:
-                        # Of a Value, field 5 is an object; 6 is a list, of further Values.
-                        (objects if number == _OBJECT else inner).append((first, last))
-            if seen > MAX_VALUES:
-                raise _refused(field, f"holds more than {MAX_VALUES:,} values")
+def _has_many_entries(data: bytes, start: int, end: int) -> bool:
+    """Whether more entries of a map than may be follow one another from a place on."""
+    expected = start
+    for count, (number, place, _, over) in enumerate(fields(data, start, end)):
+        if number != 1 or place != expected:
+            return False
+        if count == MAX_ENTRIES:
+            return True
+        expected = over
+    return False
 
 
 def _refused(field: str, text: str) -> InvalidError:

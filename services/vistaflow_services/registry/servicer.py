@@ -26,7 +26,7 @@ from vistaflow_services.registry import (
     translate_past,
 )
 from vistaflow_services.registry import commands as c
-from vistaflow_services.registry.domain import Kit, same
+from vistaflow_services.registry.domain import Counts, Job, Kit, StateRow, same
 from vistaflow_services.registry.history import Difference, Moment, differences
 from vistaflow_services.registry.hub import Hub
 from vistaflow_services.registry.leases import LeaseService
@@ -478,11 +478,18 @@ async def _read(
     return read(request, encode)
 
 
+def _weight(entry: Kit | StateRow | tuple[Job, Counts]) -> int:
+    """Bytes of JSON in an entry of a list."""
+    if isinstance(entry, Kit):
+        return len(entry.spec_json)
+    return len(entry.metadata_json if isinstance(entry, StateRow) else entry[0].result_json)
+
+
 async def _filled(
     page: listing.Page, make: Callable[[Any], Part], key_of: Callable[[Any], int]
 ) -> tuple[list[Part], int | None]:
     """The messages of a page of a list; those of a long one are made beside the event loop."""
-    if len(page.entries) > INLINE_ROWS:
+    if len(page.entries) > INLINE_ROWS or sum(map(_weight, page.entries)) > INLINE_BYTES // 4:
         return await off_loop.reading.do(page.filled, make, key_of)
     return page.filled(make, key_of)
 

@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow_services.core import off_loop
 from vistaflow_services.core.message_limits import ENTRY_BYTES, KIBIBYTE, MEBIBYTE, MESSAGE_BYTES
 from vistaflow_services.registry import listing, translate
 from vistaflow_services.registry.domain import NO_COUNTS, Counts, Head, Job, Kit, StateRow, Status
@@ -98,7 +99,8 @@ async def read_page(connection: Connection, wanted: Wanted, head: Head) -> TreeP
         return None
     page = _Page(wanted)
     if wanted.after is None and wanted.job_id is None:
-        page.begin(branches.kit)
+        # Its spec may be 256 KiB of numbers.
+        await off_loop.reading.do(page.begin, branches.kit)
     place: Place | None = wanted.after or Place(task=WHOLE)
     while place is not None and not page.full:
         place = await _fill(page, branches, place)

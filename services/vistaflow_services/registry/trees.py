@@ -27,11 +27,13 @@ from vistaflow_services.registry.domain import (
     StateRow,
     Status,
 )
+from vistaflow_services.registry.structs import readable, struct_bytes
 from vistaflow_services.registry.varint import varint
 
 LENGTH_DELIMITED = 2
 
 _TASKS = varint(common.Job.TASKS_FIELD_NUMBER << 3 | LENGTH_DELIMITED)
+_SPEC = varint(pb.Kit.SPEC_FIELD_NUMBER << 3 | LENGTH_DELIMITED)
 _JOBS = varint(pb.Kit.JOBS_FIELD_NUMBER << 3 | LENGTH_DELIMITED)
 
 SLICE_BYTES = 64 * 1024
@@ -99,13 +101,14 @@ class _Branch:
 class Tree:
     """A kit, up to a revision of the log. It takes over what `kit` holds."""
 
-    __slots__ = ("_branches", "_kit", "_wire", "progress_at", "read_at", "size")
+    __slots__ = ("_branches", "_kit", "_spec", "_wire", "progress_at", "read_at", "size")
 
     def __init__(self, kit: Kit, read_at: int) -> None:
         ordered = kit.ordered_jobs()
         self._branches = {job.job_id: _Branch(job) for job in ordered}
         self._kit = replace(kit, jobs={})
         self._wire = b""
+        self._spec = b""
         self.read_at = read_at
         """The revision it was read at; rows up to it are in it already."""
         self.progress_at = float("-inf")
@@ -173,6 +176,12 @@ class Tree:
                 branch.job.progress = progress
                 branch.wire = self._wire = b""
 
+    def spec_bytes(self) -> bytes:
+        """The kit's spec in wire form, which never changes."""
+        if not self._spec and self._kit.spec_json:
+            self._spec = struct_bytes(readable(self._kit.spec_json))
+        return self._spec
+
     def encode(self) -> Iterator[None]:
         """Makes the wire form of the tasks, some at each step."""
         size = 0
@@ -187,7 +196,9 @@ class Tree:
     def kit_bytes(self) -> bytes:
         """The kit with its jobs and tasks, as `pb.Kit` in wire form."""
         if not self._wire:
-            parts = [translate.kit_to_proto(self._kit).SerializeToString()]
+            head = translate.kit_to_proto(replace(self._kit, spec_json="")).SerializeToString()
+            spec = self.spec_bytes()
+            parts = [head, _SPEC, varint(len(spec)), spec] if spec else [head]
             for branch in self._branches.values():
                 job = branch.bytes()
                 parts += (_JOBS, varint(len(job)), job)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import threading
 import uuid
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
@@ -240,6 +241,61 @@ async def test_a_commit_takes_about_so_many_rows_and_the_rest_the_next(
     journal.may_write.set()
     await asyncio.gather(first, *sent)
     assert journal.writes == begun + 3
+
+
+async def test_a_commit_takes_about_so_many_bytes_and_the_rest_the_next(
+    ledger: Ledger, journal: MemoryJournal, job_id: uuid.UUID
+) -> None:
+    first = await in_flight(ledger, journal, row(job_id, "first"))
+    # Four such rows are as much as the rows that one commit takes.
+    large = '{"a":"%s"}' % ("x" * (module.MAX_ROWS * module.BYTES_A_ROW // 4))
+    sent = [
+        ledger.queue(
+            c.Append(
+                items=(
+                    c.Item(job_id=job_id, status="RUNNING", task_name=f"t{n}", metadata_json=large),
+                )
+            ),
+            Lane(),
+        )
+        for n in range(10)
+    ]
+    begun = journal.writes
+    journal.may_write.set()
+    await asyncio.gather(first, *sent)
+    assert journal.writes == begun + 3
+
+
+async def test_commands_for_which_there_is_no_time_in_a_commit_are_the_next_ones_in_order(
+    ledger: Ledger, journal: MemoryJournal, job_id: uuid.UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAKE_SECONDS", -1.0)
+    first = await in_flight(ledger, journal, row(job_id, "first"))
+    sent = [ledger.queue(row(job_id, f"t{n}"), Lane()) for n in range(5)]
+    begun = journal.writes
+    journal.may_write.set()
+    answers = await asyncio.gather(first, *sent)
+    assert [answer.revision for answer in answers] == [3, 4, 5, 6, 7, 8]
+    assert journal.writes == begun + 5
+
+
+async def test_a_large_commit_is_made_beside_the_event_loop_and_a_small_one_in_it(
+    ledger: Ledger, job_id: uuid.UUID
+) -> None:
+    threads: list[int] = []
+
+    def encode(answer: Any) -> bytes:
+        threads.append(threading.get_ident())
+        return b""
+
+    for count in (1, module.LARGE_BATCH + 1):
+        items = tuple(
+            c.Item(job_id=job_id, status="RUNNING", task_name=f"t{n}") for n in range(count)
+        )
+        made = dataclasses.replace(request(uuid.uuid4()), encode=encode)
+        await ledger.submit(c.Append(items=items, request=made))
+    assert threads[0] == threading.get_ident()
+    assert threads[1] != threading.get_ident()
 
 
 async def test_what_a_caller_takes_back_before_its_commit_does_not_happen(
