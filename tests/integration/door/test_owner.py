@@ -152,7 +152,7 @@ async def test_a_call_of_another_user_is_not_the_owners_who_takes_over_its_port(
 
         owner.made = judge  # type: ignore[method-assign]
         port = server.address.rpartition(":")[2]
-        for _ in range(8):
+        for _ in range(40):
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "tests.integration.door.taking_over",
                 port, GET_KIT, str(UID), "300",
@@ -161,7 +161,7 @@ async def test_a_call_of_another_user_is_not_the_owners_who_takes_over_its_port(
             assert await process.wait() == 0
             assert served == []
             # How often the owner has the port by the time of asking depends on the machine.
-            if sum(judged) > 100:
+            if sum(judged) > 20:
                 break
         assert any(judged)
 
