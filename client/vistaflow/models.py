@@ -98,7 +98,7 @@ class Job:
     task_counts: Counts
     result: Mapping[str, Any]
     """The manifest that it published; empty before it is FINISHED."""
-    seen_at: datetime | None = None
+    seen_at: datetime | None = field(default=None, compare=False)
     """The moment in the past that this shows; None: it is as it is now."""
     pb: common_pb2.Job = field(repr=False, compare=False)
 

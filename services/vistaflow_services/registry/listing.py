@@ -44,7 +44,7 @@ more room as a Struct: a page ends where its message is full."""
 METADATA_BYTES = 1024 * 1024
 """The same for rows."""
 
-FIRST_STATES = 200
+FIRST_STATES = 50
 """Rows read for a page before it is known how large they are."""
 
 CLOCK_STEP = timedelta(minutes=10)

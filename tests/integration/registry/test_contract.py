@@ -238,7 +238,7 @@ async def test_the_board_is_read_as_it_was(rig: Rig, database: str) -> None:
     assert (await code(as_of_time=at(datetime.now(UTC) + timedelta(hours=1))))[0] is gone
     both = await code(as_of_revision=2, as_of_time=at(between))
     assert both[0] is grpc.StatusCode.INVALID_ARGUMENT
-    with psycopg.connect(database) as connection:
+    with psycopg.connect(database, application_name="vistaflow retention") as connection:
         # As retention does it.
         connection.execute(
             f"INSERT INTO {SCHEMA}.kept_states "
