@@ -49,6 +49,9 @@ MAX_ROWS = 2000
 MAX_WAITING = 20_000
 """Commands that may wait; more are turned away."""
 
+ALONE_ROWS = 1500
+"""A command of more rows begins a commit: those queued before it have one of their own."""
+
 BYTES_A_ROW = 2048
 """Bytes of metadata or specs that count as a row: one commit takes about 4 MiB."""
 
@@ -335,6 +338,8 @@ class Ledger:
         batch: list[_Waiting] = []
         rows = 0
         while self._queue and rows < MAX_ROWS:
+            if batch and _size(self._queue[0].command) > ALONE_ROWS:
+                break  # What came before it is not made to wait for it.
             waiting = self._queue.popleft()
             if _live(waiting):
                 batch.append(waiting)

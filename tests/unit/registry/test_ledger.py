@@ -266,6 +266,31 @@ async def test_a_commit_takes_about_so_many_bytes_and_the_rest_the_next(
     assert journal.writes == begun + 3
 
 
+async def test_what_was_queued_before_a_large_command_does_not_wait_for_it(
+    ledger: Ledger, journal: MemoryJournal, job_id: uuid.UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ALONE_ROWS", 3)
+    first = await in_flight(ledger, journal, row(job_id, "first"))
+    small = ledger.queue(row(job_id, "small"), Lane())
+    items = tuple(c.Item(job_id=job_id, status="RUNNING", task_name=f"t{n}") for n in range(4))
+    large = ledger.queue(c.Append(items=items), Lane())
+    after = ledger.queue(row(job_id, "after"), Lane())
+    begun = journal.writes
+    journal.may_write.set()
+    await first
+    await small
+    await asyncio.gather(large, after)
+    assert journal.writes == begun + 2
+    assert [each.task_name for each in journal.rows[3:]] == [
+        "small",
+        "t0",
+        "t1",
+        "t2",
+        "t3",
+        "after",
+    ]
+
+
 async def test_commands_for_which_there_is_no_time_in_a_commit_are_the_next_ones_in_order(
     ledger: Ledger, journal: MemoryJournal, job_id: uuid.UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
