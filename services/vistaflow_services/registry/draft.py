@@ -45,7 +45,7 @@ from vistaflow_services.registry.domain import (
 )
 from vistaflow_services.registry.verdicts import illegal, repeated, starts_attempt, unfit
 
-PIECE_JOBS = 500
+PIECE_JOBS = 200
 """Jobs that one commit cancels or retries at most."""
 
 PIECE_BYTES = 1 << 20

@@ -463,7 +463,7 @@ def test_a_change_of_more_jobs_than_a_commit_takes_is_made_in_pieces() -> None:
 
 @pytest.mark.parametrize(
     ("reason", "jobs"),
-    [("", PIECE_JOBS), ("why", PIECE_JOBS), ("x" * 4096, 256), ("\U0001f600" * 4096, 64)],
+    [("", PIECE_JOBS), ("why", PIECE_JOBS), ("x" * 8192, 128), ("\U0001f600" * 4096, 64)],
 )
 def test_a_piece_holds_fewer_jobs_the_longer_the_reason_is(reason: str, jobs: int) -> None:
     assert piece_jobs(reason) == jobs

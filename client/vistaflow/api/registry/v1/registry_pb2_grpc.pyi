@@ -66,7 +66,7 @@ class RegistryServiceStub:
     """Cancels every job of a kit that is not terminal. Running work is told to
     stop and ends within seconds.
 
-    Up to 500 jobs are one commit, or fewer with a long reason (1 MiB of reasons
+    Up to 200 jobs are one commit, or fewer with a long reason (1 MiB of reasons
     in all). More are canceled in several commits, between which others write;
     the answer comes after the last, with its revision. Once begun, the change is
     made to its end, even if the caller goes or the registry dies.
@@ -240,7 +240,7 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """Cancels every job of a kit that is not terminal. Running work is told to
     stop and ends within seconds.
 
-    Up to 500 jobs are one commit, or fewer with a long reason (1 MiB of reasons
+    Up to 200 jobs are one commit, or fewer with a long reason (1 MiB of reasons
     in all). More are canceled in several commits, between which others write;
     the answer comes after the last, with its revision. Once begun, the change is
     made to its end, even if the caller goes or the registry dies.
@@ -435,7 +435,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Cancels every job of a kit that is not terminal. Running work is told to
         stop and ends within seconds.
 
-        Up to 500 jobs are one commit, or fewer with a long reason (1 MiB of reasons
+        Up to 200 jobs are one commit, or fewer with a long reason (1 MiB of reasons
         in all). More are canceled in several commits, between which others write;
         the answer comes after the last, with its revision. Once begun, the change is
         made to its end, even if the caller goes or the registry dies.
