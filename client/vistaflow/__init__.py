@@ -14,8 +14,8 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-# Read by gRPC when it is imported. Its own handlers of forks run while its threads do, and crash
-# some of the children, also those that have nothing to do with it; see `forks`.
+# gRPC reads this when it is imported. Its own fork handlers run concurrently with its threads and
+# crash some children, even those that do not use gRPC; see `forks`.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 if TYPE_CHECKING:

@@ -79,7 +79,7 @@ class Stream:
         return Sent(self._run(self._stream.send(states)), self._run)
 
     def flush(self) -> int:
-        """Waits until all that was sent is durable; see `StateStream.flush` for what it raises."""
+        """Waits until all sent rows are durable; raises as `StateStream.flush` does."""
         revision: int = self._run(self._stream.flush())
         return revision
 
@@ -401,7 +401,7 @@ class Client:
         request_id: str = "",
         numbers_checked: bool = False,
     ) -> registry_pb2.AppendStatesResponse:
-        """Appends state rows; raises nothing for a refused one, which its verdict tells."""
+        """Appends state rows; a refused row raises nothing, so check the verdicts."""
         return self._run(
             self._client.append_states(
                 states, request_id=request_id, numbers_checked=numbers_checked
@@ -571,7 +571,7 @@ class Client:
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         try:
-            forks.check()  # in a fork nobody runs the loop
+            forks.check()  # in a fork no thread runs the loop
         except ForkedError:
             coroutine.close()
             raise

@@ -57,7 +57,7 @@ def secured_channel(
             # gRPC would break the call without a word of why.
             raise UnauthenticatedError(f"what {TOKEN} holds is no token", reason="TOKEN_INVALID")
     if stays_here(address):
-        # `http_proxy` and its kind are for the world outside.
+        # `http_proxy` and similar variables are for other machines only.
         options = [*options, ("grpc.enable_http_proxy", 0)]
     credentials = tls_credentials(environment)
     if credentials is not None:
@@ -114,7 +114,7 @@ def _pem(name: str, environment: Mapping[str, str], kind: str) -> bytes | None:
 
 
 class BearerChannel(grpc.aio.Channel):
-    """A channel whose calls show a token if there is one, for the process that opened it.
+    """A channel whose calls send a token if there is one, for the process that opened it.
 
     Not an interceptor: those wrap the calls, and streams behave differently then.
     """
@@ -140,7 +140,7 @@ class BearerChannel(grpc.aio.Channel):
         return self._shown(self._channel.stream_stream(*arguments, **named))
 
     async def close(self, grace: float | None = None) -> None:
-        """Closes the connection; that of another process is left to it."""
+        """Closes the connection, unless another process opened it."""
         if not forks.in_fork():
             await self._channel.close(grace)
 
@@ -190,7 +190,7 @@ def _is_loopback(address: str) -> bool:
     if name == "localhost" or name.endswith(".localhost"):
         return True
     try:
-        # As `connect` reads it: short forms such as 127.1, and 0.0.0.0 for this machine.
+        # As connect(2) reads it: short forms such as 127.1, and 0.0.0.0 for this machine.
         ip = ipaddress.ip_address(host if ":" in host else socket.inet_aton(host))
     except (OSError, ValueError):
         return False

@@ -1,8 +1,8 @@
-"""Text in and out where not everything is UTF-8.
+"""Text input and output where encodings other than UTF-8 occur.
 
-Files are read by one rule: they are UTF-8, with or without a byte order mark, or refused with the
-line. Output goes to whatever encoding the terminal or pipe has; what that lacks is replaced by
-what looks like it.
+Files have to be UTF-8, with or without a byte order mark; others are refused with the line number.
+Output uses the encoding of the terminal or pipe; characters that it lacks are replaced by similar
+ones.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _RESEMBLING: Final = {
 
 
 def degrade_output() -> None:
-    """Has stdout and stderr replace what their encoding lacks, instead of failing."""
+    """Makes stdout and stderr replace characters that their encoding lacks, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
@@ -35,7 +35,7 @@ def degrade_output() -> None:
 
 
 def encodable(text: str) -> bool:
-    """Whether stdout can say all of a text."""
+    """Whether the encoding of stdout has every character of a text."""
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:

@@ -55,7 +55,7 @@ class RefusedRow:
     detail: str
     """Why."""
     reason: str
-    """`detail` as a word for programs, such as `SEQ_REUSED`, where there is one."""
+    """The code for `detail`, such as `SEQ_REUSED`, if there is one."""
 
     def __str__(self) -> str:
         name = f"task {self.task_name!r}" if self.task_name else "the job's own row"
@@ -139,7 +139,7 @@ class UnimplementedError(VistaError):
 
 
 class ForkedError(VistaError):
-    """The process was forked from one that used the client; spawn it, or use a fork server."""
+    """The process was forked from one that used the client; use spawn or a fork server instead."""
 
 
 class InternalError(VistaError):
@@ -151,7 +151,7 @@ class KitFailedError(VistaError):
 
 
 class RowsRefusedError(VistaError):
-    """Rows that were sent over a stream are not recorded; all others are."""
+    """The registry refused some rows of a stream; all others are recorded."""
 
     def __init__(self, count: int, rows: tuple[RefusedRow, ...]) -> None:
         shown = "; ".join(map(str, rows[:3]))
@@ -159,7 +159,7 @@ class RowsRefusedError(VistaError):
         noun = "row is" if count == 1 else "rows are"
         super().__init__(f"{count:,} {noun} not recorded: {shown}{more}", reason="ROWS_REFUSED")
         self.count = count
-        """How many they are."""
+        """The number of refused rows."""
         self.rows = rows
         """The first of them, at most 1,000."""
 

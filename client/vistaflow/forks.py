@@ -1,9 +1,9 @@
-"""Processes forked from one that has used gRPC, in which gRPC waits for threads that are not there.
+"""Processes forked from one that has used gRPC.
 
-A process that was started by spawn, a fork server or `exec` is none of them. In a fork a client
-raises `ForkedError`, and what the parent had open is never finalized: to destroy a channel or a
-call means to wait for gRPC's threads, so that a child that has nothing to do with vistaflow would
-not end.
+The child has none of gRPC's threads, so gRPC would wait for them without end. In a fork a client
+raises `ForkedError`, and the parent's gRPC objects are never finalized: destroying a channel or
+a call waits for those threads, so that even a child that does not use vistaflow would not exit.
+Processes started by spawn, a fork server or `exec` are not affected.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from vistaflow.errors import ForkedError
 _PRESERVED = frozenset({"grpc", "vistaflow", "asyncio", "_asyncio"})
 
 _user = 0
-"""The process that has opened the first channel; 0 if none has."""
+"""The ID of the process that opened the first channel; 0 if none has."""
 
 
 def note_use() -> None:
-    """Notes that this process uses gRPC from now on.
+    """Records that this process uses gRPC.
 
     Raises:
-        ForkedError: It was forked from one that does.
+        ForkedError: The process was forked from one that uses gRPC.
     """
     global _user
     check()
@@ -39,20 +39,20 @@ def in_fork() -> bool:
 
 
 def check() -> None:
-    """Raises `ForkedError` where gRPC cannot be used."""
+    """Raises `ForkedError` if gRPC cannot be used in this process."""
     if in_fork():
         raise ForkedError(
-            "this process was forked from one that had used vistaflow, and gRPC does not survive "
-            "that; start it another way, such as multiprocessing.get_context('spawn') or "
+            "this process was forked from one that had used vistaflow, and gRPC does not support "
+            "that; start it with multiprocessing.get_context('spawn') or "
             "get_context('forkserver'), or connect only after the fork",
             reason="FORKED",
         )
 
 
 def _keep_all() -> None:
-    """Keeps gRPC's objects, and whatever may call them when it ends, to the end of this process."""
+    """Prevents that gRPC's objects, and objects that may use them, are finalized."""
     for item in gc.get_objects():
         module = getattr(type(item), "__module__", None)
         if isinstance(module, str) and module.partition(".")[0] in _PRESERVED:
-            # One reference more than there is, which nobody gives back.
+            # An extra reference that is never released, so the count cannot become 0.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(item))

@@ -6,9 +6,9 @@ import sys
 
 
 def module_command(module: str) -> list[str]:
-    """The command that runs a module of vistaflow; its arguments come after it.
+    """The command that runs a module of vistaflow, without the module's arguments.
 
-    `-m` alone puts the current folder before everything else, and whatever `numpy.py` or `types.py`
-    lies there would be imported. `PYTHONPATH` counts as always.
+    `-m` alone puts the current folder first on the path, so that a `numpy.py` or `types.py` in it
+    would be imported. `PYTHONPATH` has its usual effect.
     """
     return [sys.executable, "-P", "-m", module]

@@ -1,4 +1,4 @@
-"""The suite of this machine: where the one of a home listens, and the token to show there."""
+"""The suite of a home on this machine: its address and its token."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Suite:
     """A suite that is up on this machine."""
 
     address: str
-    """Where its registry listens."""
+    """The address of its registry."""
     token: str
-    """Lets its bearer in as the user who started it; empty if this user may not read it."""
+    """The owner's token; empty if this user may not read it."""
 
 
 def token_file(home: Path) -> Path:
-    """Where `vistaflow up` writes the token of its home."""
+    """The file in which `vistaflow up` stores the token of its home."""
     return home / "run" / "token"
 
 
@@ -42,12 +42,12 @@ def home_of(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def find_suite(home: Path) -> Suite | None:
-    """The suite that serves below a home now; None if there is none."""
+    """The running suite of a home; None if there is none."""
     try:
         address = json.loads((home / "run" / "endpoints.json").read_bytes())["registry"]
         running = json.loads((home / "run" / "suite.json").read_bytes())
-        # A suite that was killed leaves its files, and anybody may listen on its port by now: the
-        # token must not be shown there.
+        # A killed suite leaves its files, and another user may listen on its port by now: the
+        # token must not be sent there.
         if not isinstance(address, str) or not _runs(running):
             return None
     except (OSError, ValueError, KeyError, TypeError):
@@ -60,14 +60,14 @@ def find_suite(home: Path) -> Suite | None:
 
 
 class HomeToken:
-    """The token of a home, for as long as its suite serves at an address.
+    """The token of a home while its suite serves at an address.
 
-    Asked at every call: once the suite is down anybody may listen there, and a client that tries
-    to reach it again must not show them the token.
+    It is read for every call: once the suite is down, another user may listen at the address, and
+    a client that reconnects must not send the token there.
 
     Args:
-        home: Whose token.
-        address: Where the suite's registry listens.
+        home: The home of the suite.
+        address: The address of the suite's registry.
     """
 
     def __init__(self, home: Path, address: str) -> None:
@@ -83,7 +83,7 @@ class HomeToken:
     def __call__(self) -> str:
         """The token; empty if the suite is not up."""
         try:
-            # Removed before the services stop, and written by each start.
+            # The suite removes this file before the services stop and writes it at each start.
             status = (self._home / "run" / "endpoints.json").stat()
             published = (status.st_ino, status.st_mtime_ns)
             if published != self._published:
@@ -103,15 +103,15 @@ def reach(
     home: Path | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> tuple[str, str | HomeToken]:
-    """Where to call and the token to show there.
+    """The address to call and the token to send there.
 
     Args:
-        address: As it was given; `$VISTAFLOW_REGISTRY` if empty, then where the suite of the home
-            listens, then the default.
-        token: As it was given; `$VISTAFLOW_TOKEN` if empty. The token of the home is shown to no
-            other suite than the one of the home.
-        home: Of which suite; `$VISTAFLOW_HOME` or `~/.vistaflow` if None.
-        environment: Where the settings are.
+        address: An explicit address. If empty: `$VISTAFLOW_REGISTRY`, then the address of the
+            home's suite, then the default.
+        token: An explicit token. If empty: `$VISTAFLOW_TOKEN`, then the token of the home, which is
+            sent to the suite of the home only.
+        home: The home of the suite; `$VISTAFLOW_HOME` or `~/.vistaflow` if None.
+        environment: The environment variables.
     """
     address = address or environment.get(ADDRESS, "")
     token = token or environment.get(TOKEN, "")
@@ -128,7 +128,7 @@ def reach(
 
 
 def started_at(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; none if it is gone or a zombie."""
+    """Start time of a process in clock ticks since boot; None if it has ended or is a zombie."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
     except OSError:
@@ -138,7 +138,7 @@ def started_at(pid: int) -> int | None:
 
 
 def _runs(running: Mapping[str, Any]) -> bool:
-    """Whether the process of a suite's record is there still."""
+    """Whether the process of a suite's record is still running."""
     pid = int(running["pid"])
     if sys.platform == "linux":
         return started_at(pid) == int(running["started"])
@@ -152,5 +152,5 @@ def _runs(running: Mapping[str, Any]) -> bool:
 
 
 def _same(address: str, other: str) -> bool:
-    """Whether two addresses of this machine are one, such as those of 127.0.0.1 and localhost."""
+    """Whether two addresses of this machine are the same; localhost equals 127.0.0.1."""
     return address.replace("localhost:", "127.0.0.1:") == other

@@ -99,12 +99,12 @@ class Job:
     result: Mapping[str, Any]
     """The manifest that it published; empty before it is FINISHED."""
     seen_at: datetime | None = field(default=None, compare=False)
-    """The moment in the past that this shows; None: it is as it is now."""
+    """The time of the past state that this object shows; None for the current state."""
     pb: common_pb2.Job = field(repr=False, compare=False)
 
     @property
     def elapsed(self) -> timedelta | None:
-        """How long the current attempt ran, or has been running by the moment that this shows."""
+        """Duration of the current attempt, until now or the past time that the object shows."""
         if self.started_at is None:
             return None
         return (self.finished_at or self.seen_at or datetime.now(UTC)) - self.started_at
@@ -139,8 +139,8 @@ class Kit:
     def job(self, name: str) -> Job:
         """The job of that name or type, such as `train` or `ML_TRAIN`.
 
-        Of a job that was replaced its latest successor, unless the name is one's own, such as
-        `train@2`.
+        For a job that was replaced this is its latest successor, unless the name is an exact one
+        such as `train@2`.
 
         Raises:
             KeyError: If there is none.
@@ -252,7 +252,7 @@ class AppendResult:
     detail: str
     """Why it was not recorded."""
     reason: str = ""
-    """`detail` as a word for programs, such as `SEQ_REUSED`, where there is one."""
+    """The code for `detail`, such as `SEQ_REUSED`, if there is one."""
 
     @property
     def is_recorded(self) -> bool:
@@ -296,7 +296,7 @@ def status_word(value: int) -> str:
 
 
 def verdict_word(value: int) -> str:
-    """`ACCEPTED` of `VERDICT_ACCEPTED`; the number of one this client does not know."""
+    """`ACCEPTED` for `VERDICT_ACCEPTED`; the number of a verdict unknown to this client."""
     return _word(registry_pb2.Verdict, value, "VERDICT_")
 
 
@@ -418,7 +418,7 @@ def kit_of(message: registry_pb2.Kit) -> Kit:
 
 
 def seen_at(kit: Kit, moment: datetime | None) -> Kit:
-    """A kit as it was at a moment in the past: what ran then ran until then."""
+    """A kit as of a past time: the duration of a job that ran then ends at that time."""
     jobs = tuple(dataclasses.replace(job, seen_at=moment) for job in kit.jobs)
     return dataclasses.replace(kit, jobs=jobs)
 

@@ -1,4 +1,4 @@
-"""Trees and differences that come in pages, put together again."""
+"""Combines the pages of trees and differences."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from vistaflow.api.registry.v1 import registry_pb2 as pb
 
 
 async def whole(ask: Callable[[Any], Awaitable[Any]], request: Any) -> Any:
-    """The answer to a GetKit, GetJob or DiffKit with what all its pages hold.
+    """The answer to a GetKit, GetJob or DiffKit with the content of all its pages.
 
-    All pages are as of the revision of the first, which is that of the answer.
+    All pages are as of the revision of the first, which is the revision of the answer.
 
     Args:
         ask: Makes the call.
-        request: For the first page; its token is changed.
+        request: The request for the first page; its page token is changed.
     """
     answer = page = await ask(request)
     while page.next_page_token:

@@ -1,4 +1,4 @@
-"""The environment variables that vistaflow reads, and what looks like one of them and is none."""
+"""The environment variables that vistaflow reads, and the detection of misspelt ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 PREFIX: Final = "VISTAFLOW_"
 
 SERVICES: Final = ("REGISTRY", "INGESTION", "DOE", "ML", "OPTIMIZE", "PIPELINE")
-"""Who has settings of its own, as `VISTAFLOW_<SERVICE>_<SETTING>`; each service knows its own."""
+"""Services with settings `VISTAFLOW_<SERVICE>_<SETTING>`, which each service defines."""
 
 SHARED: Final = frozenset(
     {
@@ -31,7 +31,7 @@ SHARED: Final = frozenset(
         "VISTAFLOW_REFUSALS_PER_SECOND",
     }
 )
-"""The settings that several read."""
+"""The settings that several services or commands read."""
 
 OTHERS: Final = (
     # Of docker-compose.yml.
@@ -45,10 +45,10 @@ OTHERS: Final = (
     "VISTAFLOW_MODEL_EXAMPLES",
     "VISTAFLOW_TEST",
 )
-"""Variables that are no settings, or how their names begin."""
+"""Variables that are not settings, or the prefixes of their names."""
 
-# Kubernetes tells every container of a namespace where its services are; see its documentation on
-# the environment variables of services.
+# Kubernetes sets variables with the addresses of the services of a namespace in each of its
+# containers; see its documentation on the environment variables of services.
 _LINK = re.compile(
     r"VISTAFLOW_([A-Z0-9_]*_)?"
     r"(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
@@ -56,9 +56,9 @@ _LINK = re.compile(
 
 
 def misspelt(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables that look like settings and that nothing reads, with what is wrong.
+    """The variables with the prefix of settings that are no settings, each with a message.
 
-    Those of a single service are that service's to judge.
+    The variables of a single service are checked by that service.
     """
     return {
         name: f"no such setting{suggestion(name, SHARED)}"
@@ -72,12 +72,12 @@ def misspelt(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def is_link(name: str, text: str) -> bool:
-    """Whether Kubernetes made a variable for a service whose name begins with `vistaflow`."""
+    """Whether Kubernetes set the variable for a service whose name begins with `vistaflow`."""
     return bool(_LINK.fullmatch(name)) or (name.endswith("_PORT") and "://" in text)
 
 
 def suggestion(name: str, known: Collection[str]) -> str:
-    """What may have been meant by a name, as the end of a message."""
+    """The known name most similar to a name, as the end of a message."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if near:
         return f"; did you mean {near[0]}?"

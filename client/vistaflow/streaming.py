@@ -55,10 +55,10 @@ class StateStream:
                 await stream.send(chunk)
 
     `send` waits only for the registry's credit. Leaving the block waits until all rows are durable,
-    and raises if that cannot be or if the registry refused some of them. A connection that is lost
-    is opened again and what was not acknowledged is sent once more: by their `seq` the registry
-    knows the rows it has, whose verdict is DUPLICATE then. Rows without a `seq` are numbered from a
-    random number of 62 bits, so they are appended once too, and apart from those of other streams.
+    and raises if this fails or if the registry refused some of them. A lost connection is opened
+    again and rows without an acknowledgement are sent again: the registry recognises recorded rows
+    by their `seq` and answers DUPLICATE. Rows without a `seq` are numbered from a random number of
+    62 bits, so that they are appended once too and never share a `seq` with another stream.
     """
 
     def __init__(
@@ -67,8 +67,8 @@ class StateStream:
         self._stub = stub
         self._patience = patience
         self._numbers_checked = numbers_checked
-        # The kernel's random numbers: a clock or a seeded generator may repeat itself, in another
-        # process or in a machine that was restored.
+        # Random numbers of the kernel: a clock or a seeded generator may repeat its values in
+        # another process or in a restored machine.
         self._seqs = itertools.count(1 + secrets.randbits(62))
         self._row_count = 0
         self._refused_count = 0
@@ -115,7 +115,7 @@ class StateStream:
             states: 1 to 1,000 rows.
 
         Returns:
-            What becomes of them. Need not be awaited: `flush` and `close` raise what was refused.
+            Their verdicts. Need not be awaited: `flush` and `close` raise for refused rows.
 
         Raises:
             ValueError: There are none, or too many.
@@ -183,17 +183,17 @@ class StateStream:
             raise self._error
 
     def _take_refused(self) -> RowsRefusedError | None:
-        """What was refused and is not reported yet."""
+        """The error for refused rows that were not reported yet."""
         count, rows = self._refused_count, tuple(self._refused)
         self._refused_count, self._refused = 0, []
         return RowsRefusedError(count, rows) if count else None
 
     async def _run(self) -> None:
-        """Keeps the stream up until it is broken for good; nobody waits for it after its end."""
+        """Keeps the stream connected until it fails permanently; the task is not awaited."""
         try:
             await self._stay_connected()
         except asyncio.CancelledError:
-            # By `abort`, or because the client was closed under the stream.
+            # By `abort`, or because the client was closed while the stream was open.
             await self._fail(CanceledError("the stream was closed"))
             raise
         except Exception as error:
@@ -311,6 +311,6 @@ def _lasts(error: VistaError) -> bool:
 
 
 def _seen(answer: asyncio.Future[Appended]) -> None:
-    """Who does not await an answer learns of a failure from `flush` and `close`."""
+    """Marks a failure as handled: `flush` and `close` raise it if the answer is not awaited."""
     if not answer.cancelled():
         answer.exception()

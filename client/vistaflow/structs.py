@@ -10,7 +10,7 @@ from google.protobuf import struct_pb2
 from vistaflow.errors import FieldViolation, InvalidArgumentError
 
 MOST_WHOLE: Final = 2**53
-"""Up to here a double holds every whole number; beyond, the next one may look the same."""
+"""A double holds every whole number up to here; beyond, neighbours may have the same double."""
 
 
 def struct_of(value: Mapping[str, Any], field: str) -> struct_pb2.Struct:
@@ -27,7 +27,7 @@ def struct_of(value: Mapping[str, Any], field: str) -> struct_pb2.Struct:
         FieldViolation(
             field=path,
             description=(
-                f"{_shown(number)} is beyond 2**53, where numbers lose digits; give it as text, or "
+                f"{_shown(number)} is beyond 2**53, where numbers lose digits; pass it as text, or "
                 "a measurement as a float"
             ),
         )

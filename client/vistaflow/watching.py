@@ -102,7 +102,7 @@ class Place:
         self._snapshot_wanted = include_snapshot
         self._epoch = ""
         self._parts: list[pb.Delta] = []
-        """Of a delta that does not fit one message, what has come."""
+        """The parts received so far of a delta that does not fit one message."""
         self.revision = after_revision
 
     def request(self) -> pb.WatchStatesRequest:
@@ -140,7 +140,7 @@ class Place:
         return event
 
     def _whole(self, last: pb.WatchStatesResponse) -> pb.WatchStatesResponse:
-        """A delta that came in parts: its rows are told together, as those of any other."""
+        """Combines the parts of a delta, so that its rows form one event."""
         whole = pb.WatchStatesResponse(revision=last.revision)
         for part in (*self._parts, last.delta):
             whole.delta.MergeFrom(part)

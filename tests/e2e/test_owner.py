@@ -178,4 +178,4 @@ def test_the_environment_may_open_it_to_everybody(
     for suite in start_suite(home):
         method = "/vistaflow.api.registry.v1.RegistryService/ListKits"
         assert other.call(suite.address, method) == ("OK", "")
-        assert "nobody is asked for a token" in cli(home, "status").stdout
+        assert "no caller needs a token" in cli(home, "status").stdout

@@ -46,7 +46,7 @@ class _Stage:
         self.calls = 0
         """Calls under way."""
         self.left = False
-        """Whether the service is no longer there, so that the last call closes the channel."""
+        """Whether the service has moved or stopped; the last call then closes the channel."""
 
 
 class Calls:
@@ -141,7 +141,7 @@ class Calls:
         """The connection to a stage service, open for as long as the block runs."""
         if service not in self._stages:
             address = await self._address(service)
-            # Another call may have been quicker.
+            # A concurrent call may have opened it meanwhile.
             if service not in self._stages:
                 self._stages[service] = _Stage(service, address, self._token)
         stage = self._stages[service]
@@ -154,7 +154,7 @@ class Calls:
                 await stage.channel.close()
 
     def _leave(self, service: str, stage: _Stage) -> None:
-        """Has later calls ask where a service is; the last one under way closes the channel."""
+        """Makes later calls look the address up again; the last open call closes the channel."""
         stage.left = True
         if self._stages.get(service) is stage:
             del self._stages[service]

@@ -54,10 +54,10 @@ from vistaflow.watching import Watch, place_of, watch_filter
 from vistaflow.watching_many import ManyWatches
 
 MAX_DAYS = 3_660
-"""Longest time that a token may be valid which ends."""
+"""Longest lifetime of a token with an end."""
 
 MAX_FILE_CHARACTERS = 200
-"""Of the path of a kit file, how much its mistakes are named with at the most."""
+"""Longest end of a kit file's path that its mistakes are reported with."""
 
 
 def connect(
@@ -192,11 +192,11 @@ class AsyncClient(StageCalls):
         return await self._changed(await self._call("registry", "ResumeKit", request))
 
     async def _whole(self, method: str, request: Any) -> Any:
-        """An answer with all its pages: a large kit does not fit one."""
+        """The answer of a call with all its pages: a large kit does not fit one message."""
         return await paging.whole(lambda page: self._call("registry", method, page), request)
 
     async def _changed(self, answer: Any) -> Kit:
-        """The kit that a change answered, read again if its jobs did not fit the answer."""
+        """The kit in the answer to a change, read again if its jobs did not fit the answer."""
         if answer.kit.omitted_job_count:
             return await self.kit(answer.kit.kit_id, min_revision=answer.revision)
         return kit_of(answer.kit)
@@ -248,17 +248,17 @@ class AsyncClient(StageCalls):
     async def retry_kit(
         self, kit_id: int, *, deck: str | Path = "", reason: str = "", actor: str = ""
     ) -> Kit:
-        """Goes on from the failed or canceled jobs of a kit; what was computed is reused.
+        """Retries the failed or canceled jobs of a kit; finished jobs and points are reused.
 
         Args:
             kit_id: The kit.
-            deck: A folder or an archive with the deck to go on in, or a deck's name or id: what
-                depends on it is done again, except for points that the change does not touch.
-            reason: Why, for the record.
-            actor: Who asks, for the record.
+            deck: A folder or an archive with a corrected deck, or a deck's name or id: jobs that
+                depend on it run again, except for points that the change does not affect.
+            reason: The reason, for the log.
+            actor: The caller's name, for the log.
 
         Raises:
-            InvalidArgumentError: With every mistake of the kit in that deck in `violations`.
+            InvalidArgumentError: `violations` has every mistake of the kit with that deck.
         """
         if deck:
             return await self._retry_in(deck, kit_id, reason, actor)
@@ -285,7 +285,7 @@ class AsyncClient(StageCalls):
         """
         try:
             async with asyncio.timeout(timeout):
-                # Of a large kit the first page tells how it is.
+                # The first page of a large kit has its status.
                 request = registry_pb2.GetKitRequest(kit_id=kit_id)
                 answer = await self._call("registry", "GetKit", request)
                 kit = kit_of(answer.kit)
@@ -495,8 +495,8 @@ class AsyncClient(StageCalls):
 
         Raises:
             FailedPreconditionError: If the status machine does not allow it.
-            InvalidArgumentError: If it is malformed, such as a whole number in the metadata that
-                is beyond 2**53: give it as text.
+            InvalidArgumentError: If it is malformed, for example with a whole number beyond 2**53
+                in the metadata: pass such a number as text.
         """
         state = common_pb2.State(
             job_id=job_id,
@@ -525,12 +525,13 @@ class AsyncClient(StageCalls):
         Args:
             states: 1 to 1,000 rows.
             request_id: A UUID that makes it safe to repeat the call; one of its own if empty.
-            numbers_checked: Whether no number in their metadata was rounded on its way into the
-                Struct. Unset, whole numbers that may have been, 2**53 and more, are refused.
+            numbers_checked: Whether the caller has checked that no number in their metadata was
+                rounded in the Struct. If not, whole numbers from 2**53 on, which may have been
+                rounded, are refused.
 
         Returns:
-            What became of each row, which has to be looked at: a row whose verdict is REJECTED or
-            STALE_ATTEMPT is not recorded, and nothing is raised for it.
+            The verdict of each row. Check it: a row with the verdict REJECTED or STALE_ATTEMPT is
+            not recorded, and no exception is raised.
         """
         request = registry_pb2.AppendStatesRequest(
             request_id=request_id, states=states, numbers_checked=numbers_checked
@@ -659,14 +660,14 @@ class AsyncClient(StageCalls):
     async def create_token(
         self, name: str, role: str, *, project: str = "", days: float = 0, request_id: str = ""
     ) -> tuple[registry_pb2.Token, str]:
-        """Makes a token; again under the same `request_id` it has a new text, and the same id.
+        """Creates a token; a repeat with the same `request_id` replaces its text, not its id.
 
         Args:
             name: What it is for, for people.
             role: "VIEWER", "EDITOR", "ADMIN" or "WORKER".
             project: The project it is for; viewers and editors have one.
             days: How long it is valid; 0 for good.
-            request_id: Names the request, for a text that was lost; made up if empty.
+            request_id: Identifies the request, to repeat it after a lost answer; random if empty.
 
         Returns:
             The token, and its text, which is told only now.
@@ -676,7 +677,7 @@ class AsyncClient(StageCalls):
         )
         if days:
             if not 0 < days <= MAX_DAYS:
-                raise InvalidArgumentError(f"days: is {days:g}; give up to {MAX_DAYS:,}, or 0")
+                raise InvalidArgumentError(f"days: is {days:g}; at most {MAX_DAYS:,}, or 0")
             request.lifetime.FromNanoseconds(round(days * 86400e9))
         response = await self._call("registry", "CreateToken", request)
         return response.token, response.secret

@@ -21,7 +21,7 @@ from vistaflow.structs import struct_of
 
 POINTS_AT_ONCE: Final = 10_000
 POINTS_BYTES: Final = 3 * 1024 * 1024
-"""Points that one request for predictions has at most."""
+"""Largest size of the points in one request for predictions."""
 
 
 class StageCalls(Calls):
@@ -121,7 +121,7 @@ class StageCalls(Calls):
 
 
 def _first(points: Sequence[struct_pb2.Struct], most: int) -> Iterator[struct_pb2.Struct]:
-    """The first points, as many as one request takes; one in any case, if there is one."""
+    """The first points, as many as fit one request, but at least one if there is one."""
     room = POINTS_BYTES
     for number, point in enumerate(points[:most]):
         room -= point.ByteSize() + 8

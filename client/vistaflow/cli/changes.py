@@ -122,13 +122,13 @@ def retry(
     deck: Annotated[
         str,
         typer.Option(
-            help="Go on in this deck: a folder, an archive, a name or an id.", metavar="FOLDER"
+            help="Continue with this deck: a folder, an archive, a name or an id.", metavar="FOLDER"
         ),
     ] = "",
 ) -> None:
     """Go on from failed or canceled jobs, of a kit or by a filter; what was computed is reused.
 
-    With a corrected deck: what depends on it is done again, points that are still valid are not.
+    With a corrected deck, jobs that depend on it run again; points that are still valid do not.
 
     For example: vistaflow retry 7; vistaflow retry 7 --deck ./filter; vistaflow retry --type
     ML_TRAIN --project photonics

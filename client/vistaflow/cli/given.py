@@ -53,9 +53,9 @@ _SPANS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def number_of(text: str) -> int | float:
-    """A number as it was written: an integer if it is whole and a double would change it.
+    """The number in a text: an integer if it is whole and a double would change it.
 
-    With an exponent it is a measurement, of which a double keeps what there is to know.
+    A number with an exponent is a measurement, for which a double is precise enough.
 
     Raises:
         ValueError: It is no number.

@@ -35,7 +35,7 @@ STOP_SECONDS = 60.0
 
 
 class Auth(StrEnum):
-    """Who is let in."""
+    """The callers that the services accept."""
 
     OWNER = "owner"
     OFF = "off"
@@ -54,7 +54,7 @@ def up(
         Auth,
         typer.Option(
             envvar="VISTAFLOW_AUTH",
-            help="Who is let in: this user, and others with a token; everybody; or tokens only.",
+            help="Who may call: this user, and others with a token; everybody; or tokens only.",
         ),
     ] = Auth.OWNER,
     detach: Annotated[bool, typer.Option("--detach", help="Return once it is up.")] = False,
@@ -82,18 +82,18 @@ def up(
         code = _await_start(home, process)
     except KeyboardInterrupt:
         _end(process)
-        stop("interrupted while it started; nothing is up", DETACHED)
+        stop("interrupted during the start; nothing is running", DETACHED)
     words = _words(output)
     if code == 0 and words.startswith("already up"):
         console.print(words, markup=False, soft_wrap=True)
     elif code is None:
         console.print(f"vistaflow is up: registry at 127.0.0.1:{port}", markup=False)
     else:
-        stop(f"vistaflow did not come up:\n{words}", FAILED)
+        stop(f"vistaflow did not start:\n{words}", FAILED)
 
 
 def _prepared(home: Path) -> Path:
-    """A home that is there and that this user may use."""
+    """The home, created if it is missing and checked to belong to this user."""
     from vistaflow_services.core.home import HomeError, prepare_home
 
     try:
@@ -104,7 +104,7 @@ def _prepared(home: Path) -> Path:
 
 
 def _await_start(home: Path, process: subprocess.Popen[bytes]) -> int | None:
-    """Waits until all of a suite serves; its exit code if it ended instead."""
+    """Waits until all services of a suite serve; returns its exit code if it ended instead."""
     end = time.monotonic() + START_SECONDS
     while (code := process.poll()) is None and not _is_up(home, process.pid):
         if time.monotonic() > end:
@@ -114,14 +114,14 @@ def _await_start(home: Path, process: subprocess.Popen[bytes]) -> int | None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends a suite that has not come up, with all it has started."""
+    """Stops a suite that failed to start, with all its processes."""
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(STOP_SECONDS)
 
 
 def _words(output: Path) -> str:
-    """The end of what a suite printed, without its log, unless it printed nothing else."""
+    """The end of a suite's output, without its log lines if there are other lines."""
     lines = output.read_text("utf-8", "replace")[-4000:].splitlines()
     return "\n".join([line for line in lines if not line.startswith("{")] or lines).strip()
 
@@ -145,7 +145,7 @@ def down(home: Home = DEFAULT_HOME) -> None:
 
 
 def _stop_left_behind(home: Path) -> str:
-    """Stops a PostgreSQL that runs without its suite, which was killed; what was done about it."""
+    """Stops a PostgreSQL server whose suite was killed; returns a message about it."""
     if not (home / "pg" / "postmaster.pid").exists() or not _has("vistaflow_services"):
         return ""
     done = subprocess.run(
@@ -170,7 +170,7 @@ def status(address: Address = "", as_json: AsJson = False) -> None:
         if callers := CALLERS.get(info.limits.get("auth", "")):
             console.print(callers, markup=False, soft_wrap=True)
         slowest = info.limits.get("watches.slowest", "")
-        if "watches" in info.limits:  # a token of one project is told nothing of the others'
+        if "watches" in info.limits:  # a token of one project does not get the others'
             watches = info.limits["watches"]
             told = f"{watches} watches{', the slowest ' if slowest else ''}{slowest}"
             console.print(told, markup=False, soft_wrap=True)
@@ -317,12 +317,12 @@ def _growth(info: Any) -> str:
 
 
 def folder_of(home: Path) -> Path:
-    """A home as it was given, as an absolute path."""
+    """A home as an absolute path."""
     try:
         return home.expanduser().resolve()
     except RuntimeError:
         stop(
-            f"{home}: this user has no home folder (HOME is not set); give --home or set "
+            f"{home}: this user has no home folder (HOME is not set); use --home or set "
             "VISTAFLOW_HOME",
             USAGE,
         )

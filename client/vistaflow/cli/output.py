@@ -64,7 +64,7 @@ errors = Console(stderr=True, highlight=False)
 def print_json(value: Any) -> None:
     """Prints one value as one line of JSON."""
     text = json.dumps(plain(value), ensure_ascii=False)
-    # What stdout cannot encode must not be replaced: it is data.
+    # Characters that stdout cannot encode must not be replaced in data.
     sys.stdout.write((text if encodable(text) else json.dumps(plain(value))) + "\n")
     sys.stdout.flush()
 
@@ -122,7 +122,7 @@ def told() -> Iterator[None]:
         where = f" (error {error.error_id}; see `vistaflow logs`)" if error.error_id else ""
         stop(f"{error.message}{where}", FAILED)
     except UnicodeEncodeError as error:
-        # An argument whose bytes are no text in the encoding of this terminal.
+        # An argument whose bytes are not valid in the encoding of this terminal.
         stop(f"{error.object!a}: is not text; type it in this terminal's encoding", USAGE)
     except KeyboardInterrupt:
         raise typer.Exit(DETACHED) from None

@@ -19,11 +19,11 @@ OF_THE_DATABASE: Final = (
 """What every replica finds alike."""
 
 CALLERS: Final = {
-    "off": "nobody is asked for a token",
+    "off": "no caller needs a token",
     "owner": "the user who started it needs no token, all others do",
-    "required": "everybody needs a token",
+    "required": "every caller needs a token",
 }
-"""Who is let in, by the registry's word for it."""
+"""The callers that are accepted, by the value of `auth` that the registry reports."""
 
 Note = Callable[..., None]
 """Takes down what was looked at, its state, what was found, and the fix."""
@@ -55,7 +55,7 @@ def check_registries(note: Note, address: str, token: str, *, up_here: bool) -> 
         if (auth := info.limits.get("auth")) in CALLERS:
             note(f"callers{where}", "note" if auth == "off" else "ok", CALLERS[auth])
         if info.caller.project:
-            told = "the checks of the database are for tokens of every project"
+            told = "the checks of the database need a token for every project"
             note(f"database{where}", "note", told)
         for name, text in sorted(info.limits.items()):
             name = name.removeprefix("check.") if name.startswith("check.") else ""

@@ -117,7 +117,7 @@ def _proof(study: optimize_pb2.Study) -> str:
     runs = max((each.run_count for each in study.comparisons), default=1)
     if runs > 1:
         return f"by the mean of {runs} verifying runs"
-    return "proven by the simulator" if runs else "which no run verified"
+    return "verified by the simulator" if runs else "not verified by a run"
 
 
 def _comparison(study: optimize_pb2.Study) -> Table:
@@ -156,7 +156,7 @@ def _constraints(study: optimize_pb2.Study) -> Table:
 
 def _miss(constraint: optimize_pb2.ConstraintResult) -> str:
     if not math.isfinite(constraint.miss):
-        return "what has no value"
+        return "an undefined amount"
     return f"{number(constraint.miss)} {constraint.unit}".rstrip()
 
 

@@ -135,7 +135,7 @@ def predict(
         return f"model {model_id}{source}, trained on {rows}", found
 
     about, found = asked(address, ask)
-    # On stderr, so that what stands on stdout is the predictions alone.
+    # On stderr, so that stdout has the predictions only.
     typer.echo(about, err=True)
     if as_json:
         for one in found:
@@ -158,7 +158,7 @@ def predict(
 
 
 async def _model_of(client: CommandClient, kit: Kit) -> tuple[str, str]:
-    """The model of a kit that knows most: that of its study, else the one trained before it."""
+    """The kit's model with the most rows: that of its study, else the one of its training job."""
     finished = [each for each in kit.jobs if each.status == "FINISHED"]
     for job in reversed(finished):
         if job.job_type == "OPTIMIZE" and (study := await client.study(job.job_id)).model_id:

@@ -19,7 +19,7 @@ class Big(IntEnum):
 @pytest.mark.parametrize("number", [2**53 + 1, -(2**53) - 1, 2**64, 10**400, Big.ID])
 def test_a_whole_number_that_a_double_may_change_is_refused_under_its_path(number: int) -> None:
     value = {"n": 1, "a": {"b": [0, {"c": number}], "d": (number,)}}
-    with pytest.raises(InvalidArgumentError, match="give it as text") as refused:
+    with pytest.raises(InvalidArgumentError, match="pass it as text") as refused:
         struct_of(value, "metadata")
     fields = [each.field for each in refused.value.violations]
     assert fields == ["metadata.a.b[1].c", "metadata.a.d[0]"]
