@@ -209,8 +209,8 @@ def run(
             return _failed("STORAGE", told, hint, {})
         if isinstance(error, _REPEATABLE):
             log = f"vistaflow logs {header['job_id']}"
-            told = f"ended by an unforeseen {type(error).__name__}; see `{log}`"
-            hint = "this is a fault of the stage, and another attempt would end the same way"
+            told = f"ended by an unexpected {type(error).__name__}; see `{log}`"
+            hint = "this is a fault of the stage, and another attempt would fail in the same way"
             return _failed("INTERNAL", told, hint, {})
         return {"kind": "crashed", "error": type(error).__name__}
 
@@ -270,7 +270,7 @@ def _result(result: Any) -> dict[str, Any]:
         raise JobError(
             f"the job's result is nested more than {NESTING - 1} levels deep",
             reason="RESULT_TOO_DEEP",
-            hint="this is the stage's fault: what is nested belongs into an artifact",
+            hint="this is a fault of the stage: nested data belongs into an artifact",
         )
     return {"kind": "result", "result": told}
 

@@ -6,8 +6,8 @@
 
     config = read_config(DoeConfig, "VISTAFLOW_DOE_")     # VISTAFLOW_DOE_LISTEN=...
 
-A variable that looks like a setting and is none is refused, whatever follows `VISTAFLOW_`: a
-misspelt setting would otherwise be no setting at all.
+An unknown variable that begins with `VISTAFLOW_` is refused: a misspelt setting would otherwise
+have no effect.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ class Netlink:
                 if sequence == self._sequence:
                     break
         except OSError as error:
-            logger.debug("the kernel was not asked whose a connection is: %s", error)
+            logger.debug("the owner of a connection was not looked up: %s", error)
             return None
         if kind != _SOCK_DIAG_BY_FAMILY:
             return None  # the error that there is no such socket

@@ -283,8 +283,8 @@ class Door(grpc.aio.ServerInterceptor):
             if self.owner is None or not await self.owner.made(peer):
                 self._strangers.look(peer, missing.reason)
                 raise UnauthenticatedError(
-                    "this suite is open to the user who runs it; others need a token, which that "
-                    "user makes with `vistaflow token create`: set VISTAFLOW_TOKEN, or send "
+                    "this suite serves the user who runs it; others need a token, which that "
+                    "user creates with `vistaflow token create`: set VISTAFLOW_TOKEN, or send "
                     "`authorization: Bearer …` (as that user, set VISTAFLOW_HOME to its home)",
                     reason=missing.reason,
                 ) from None
@@ -388,7 +388,7 @@ async def _answer(
             async with asyncio.timeout(REQUEST_SECONDS):
                 requests = await context.read()
         except TimeoutError:
-            raise InvalidError(f"no request came within {REQUEST_SECONDS:g} s") from None
+            raise InvalidError(f"no request arrived within {REQUEST_SECONDS:g} s") from None
         if requests is grpc.aio.EOF:
             raise InvalidError("the call has no request")
     response = await behaviour(requests, context)
@@ -433,7 +433,7 @@ async def _write(context: Context) -> None:
     try:
         await context.send_initial_metadata(())
     except Exception as error:
-        raise UnavailableError("the connection of the call is gone") from error
+        raise UnavailableError("the connection of the call was closed") from error
 
 
 def _unruled(method: str) -> PermissionDeniedError:

@@ -35,8 +35,8 @@ def prepare_home(path: Path) -> None:
         reason = "a file is in its place" if isinstance(error, FileExistsError) else error.strerror
         what = Path(error.filename or path)
         raise HomeError(
-            f"nothing can be kept in {path}: {what if what != path else 'the folder'}: {reason}; "
-            "give another folder with --home or VISTAFLOW_HOME"
+            f"cannot store data in {path}: {what if what != path else 'the folder'}: {reason}; "
+            "choose another folder with --home or VISTAFLOW_HOME"
         ) from None
 
 
@@ -59,7 +59,7 @@ def check_owner(path: Path) -> None:
         name = _name(owner)
         raise HomeError(
             f"{path} belongs to {name}, and this is root: run vistaflow as {name}, without sudo, "
-            "or give another folder with --home or VISTAFLOW_HOME"
+            "or choose another folder with --home or VISTAFLOW_HOME"
         )
 
 

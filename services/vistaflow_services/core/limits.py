@@ -123,8 +123,7 @@ class Places:
         most = self._most[place]
         if taken >= most or (who and self._of[place, who] >= most // 2):
             raise ExhaustedError(
-                "as many streams are open here as there may be beside other calls; close some, "
-                "or try again",
+                "the limit of open streams is reached; close some, or try again",
                 reason="TOO_MANY_STREAMS",
                 retry_after=STREAM_RETRY_SECONDS,
             )

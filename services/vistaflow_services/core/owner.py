@@ -49,15 +49,15 @@ class Owner:
         self._has_private_socket = False
 
     async def prepare(self) -> None:
-        """Finds out how to ask the kernel; the service says so if it cannot."""
+        """Selects a way to look up connections; logs a warning if there is none."""
         self._way = await way_to_ask()
         if self._way is None:
             logger.warning(
-                "this system does not tell whose a connection is: everybody needs the token, the "
-                "user who runs the service too"
+                "this system does not report the owner of a connection: every caller needs a "
+                "token, including the user who runs the service"
             )
         else:
-            logger.info("%s tells whose connections are", type(self._way).__name__)
+            logger.info("owners of connections are looked up by %s", type(self._way).__name__)
 
     def close(self) -> None:
         """The service has stopped."""

@@ -34,5 +34,5 @@ def draw_pictures(
             described.append({"name": name, **attempt.artifacts.describe(path)})
         except Exception:
             traceback.print_exc()
-            print(f"{name} could not be drawn and is left out", file=sys.stderr, flush=True)
+            print(f"{name} could not be drawn and is omitted", file=sys.stderr, flush=True)
     return described

@@ -32,8 +32,8 @@ class Malformed(InvalidError):
 
     def __init__(self) -> None:
         super().__init__(
-            "the bytes are not the message this method takes, or one that is nested too deep to be "
-            f"read (JSON: {NESTING} levels at most); are both sides of one version?"
+            "the bytes are not a request message of this method, or are nested too deep "
+            f"(JSON: {NESTING} levels at most); client and service may have different versions"
         )
 
 
@@ -100,8 +100,8 @@ def check_size(method: str, data: bytes, limit: int = REQUEST_BYTES) -> None:
     kind = _request_type(method)
     field = _largest_field(kind, data, 0, len(data)) if kind is not None else ""
     text = (
-        f"the request is {len(data):,} bytes, and at most {limit:,} are taken: "
-        "send less in one, or several"
+        f"the request is {len(data):,} bytes; at most {limit:,} are allowed: "
+        "send several smaller requests"
     )
     raise InvalidError(
         f"{field}: {text}" if field else text,

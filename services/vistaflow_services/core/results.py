@@ -1,7 +1,7 @@
-"""What jobs published, read by services that did not make it.
+"""Results of jobs, read by services that did not write them.
 
-Whoever owns an external job publishes what they like, under any type of job, and another version of
-a service may have published in another form. So what is read may lack any key and hold anything.
+The owner of an external job can publish any result under any type of job, and another version of a
+service may use another format. So a result may lack any key and hold any value.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ UNREADABLE = (
     TypeError,
     ValueError,
 )
-"""What reading a result raises that is not of the form that was expected."""
+"""Exceptions that reading a result of an unexpected format may raise."""
 
 
 @contextmanager
 def readable(job_id: str, field: str) -> Iterator[None]:
-    """Reads what a job published for as long as the block runs.
+    """Translates errors of a block that reads the result of a job.
 
     Args:
         job_id: The job.
@@ -43,10 +43,10 @@ def readable(job_id: str, field: str) -> Iterator[None]:
     except ServiceError:
         raise
     except UNREADABLE as error:
-        # With its traceback: a mistake of ours in reading looks the same.
+        # With its traceback: a fault of the reading code looks the same.
         logger.warning("the result of job %s cannot be read", job_id, exc_info=True)
         raise ConflictError(
-            f"{field}: what job {job_id} published cannot be read here; it was made by hand, or by "
+            f"{field}: the result of job {job_id} cannot be read; it was written by hand or by "
             "another version of vistaflow: run the job again",
             reason="UNREADABLE_RESULT",
         ) from error

@@ -67,7 +67,7 @@ def invalid() -> UnauthenticatedError:
     """What the bearer of a token that is unknown, expired or revoked is told."""
     return UnauthenticatedError(
         "the token is not valid: it is unknown, expired or revoked; ask an administrator for "
-        "another and set VISTAFLOW_TOKEN, or unset it where none is needed",
+        "another and set VISTAFLOW_TOKEN, or unset it if none is needed",
         reason="TOKEN_INVALID",
     )
 

@@ -278,9 +278,9 @@ class Deck:
     def warnings(self) -> tuple[str, ...]:
         """What is allowed but looks unintended, for people."""
         return tuple(
-            f"{path}:{line}: `@{name}@` stands beside a minus sign or a power and its range "
-            "reaches below 0: a negative value is written so that it stays one value (`-@x@` is "
-            "1.5 where x is -1.5, `@x@^2` is (-1.5)^2); make sure that this is what is meant"
+            f"{path}:{line}: `@{name}@` is beside a minus sign or a power and its range "
+            "includes values below 0: a negative value is written as one value (`-@x@` is "
+            "1.5 where x is -1.5, `@x@^2` is (-1.5)^2); check that this is intended"
             for path, line, name in self.folded_signs
         )
 

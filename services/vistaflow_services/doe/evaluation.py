@@ -13,14 +13,14 @@ from vistaflow_services.simulators.outcome import Failure, Outcome
 
 _ANEW = "`vistaflow retry KIT --deck FOLDER`, which keeps the points that are still valid"
 HINTS = {
-    Failure.CRASHED: f"correct the deck where the message says, then {_ANEW}; what only the "
-    "machine was to blame for is run again by `vistaflow retry KIT`",
+    Failure.CRASHED: f"correct the deck as the message says, then {_ANEW}; if the machine caused "
+    "the failure, use `vistaflow retry KIT`",
     Failure.NO_CONVERGENCE: f"narrow the ranges, or loosen the deck's solver settings: {_ANEW}",
     Failure.TIMEOUT: "`vistaflow retry KIT` runs these points again, if the machine was busy; or "
     f"raise the deck's `timeout` or coarsen its mesh: {_ANEW}",
     Failure.INFEASIBLE: "narrow the ranges, add a constraint, or widen the responses' ranges: "
     f"{_ANEW}",
-    Failure.LICENSE: "free a licence, then `vistaflow retry KIT`: what is done is kept",
+    Failure.LICENSE: "free a licence, then `vistaflow retry KIT`: finished points are kept",
 }
 """What usually helps, by kind of failure."""
 

@@ -51,7 +51,7 @@ _PASSED_ON = (
 _TOLD_OUTLIERS = 20
 
 UNMEASURED = (
-    "no row is held out, so nothing tells how good the model is beyond its cross-validation; every "
+    "no row is held out, so cross-validation alone measures the model's accuracy; every "
     "point of the space was run, so there is nothing to predict"
 )
 
@@ -289,7 +289,7 @@ def _untested(names: list[str], found: ModelTest) -> list[str]:
     """A warning for each response that no test row has."""
     tested = {test.name for test in found.responses}
     return [
-        f"{name}: no row held out has this response, so nothing tells how good its model is"
+        f"{name}: no row held out has this response, so the accuracy of its model is not measured"
         for name in names
         if name not in tested
     ]

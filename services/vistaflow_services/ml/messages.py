@@ -67,8 +67,8 @@ def check_answer(responses: Sequence[str], count: int) -> None:
         found = Violations()
         found.add(
             "points",
-            f"{count:,} given; of a model of {len(responses)} responses the predictions at "
-            f"{most:,} points fit one answer: ask for fewer at once",
+            f"has {count:,} points; for a model of {len(responses)} responses the predictions at "
+            f"{most:,} points fit one answer: send fewer points per request",
         )
         try:
             found.check()

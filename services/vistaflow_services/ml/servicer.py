@@ -148,8 +148,8 @@ class MlServicer(rpc.MlServiceServicer):
             wrong = Violations()
             wrong.add(
                 "model_id",
-                f"job {model_id} is of type {found.job_type} and published no model; give the id "
-                "of an ML_TRAIN job, or of a study that did",
+                f"job {model_id} is of type {found.job_type} and published no model; use the id "
+                "of an ML_TRAIN job, or of a study that published one",
             )
             wrong.check()
         assert model is not None

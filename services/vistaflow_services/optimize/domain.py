@@ -236,7 +236,7 @@ class Problem:
     def describe_miss(self, at: int, miss: float) -> str:
         """By how much the constraint at place `at` is missed, for people."""
         unit = self.unit_of(self.goals.constraints[at])
-        return f"{miss:.4g} {unit}".rstrip() if math.isfinite(miss) else "what has no value"
+        return f"{miss:.4g} {unit}".rstrip() if math.isfinite(miss) else "an undefined amount"
 
     def assess(self, point: Mapping[str, Any], responses: Mapping[str, float]) -> Assessment:
         """What a point with these responses is worth."""
@@ -391,8 +391,8 @@ def notes_on(trials: Sequence[Trial], problem: Problem) -> list[str]:
     worth = {each.assessment.objective for each in trials if each.usable and each.assessment}
     if len(worth) == 1 and sum(each.usable for each in trials) > 1:
         notes.append(
-            f"`{problem.objective}` is {worth.pop():g} at every point that ran: nothing tells "
-            "the points apart"
+            f"`{problem.objective}` is {worth.pop():g} at every point that ran: the points cannot "
+            "be ranked"
         )
     return notes
 

@@ -288,9 +288,7 @@ def _noise_notes(deck: Deck, result: StudyResult) -> list[str]:
     """What a reader should know of the simulator's noise, if it has any."""
     units = {each.name: each.unit for each in deck.responses}
     if not result.run_count:
-        return [
-            "the runs that were to verify the best point failed: what is told of it is unproven"
-        ]
+        return ["all verifying runs of the best point failed: its values are not verified"]
     noise = {name: sd for name, sd in result.noise.items() if sd > 0}
     if not noise:
         return []
@@ -300,8 +298,8 @@ def _noise_notes(deck: Deck, result: StudyResult) -> list[str]:
     declare = "" if deck.noisy else "; declare `noisy: true` in the deck"
     return [
         f"the simulator is noisy: runs of one point vary, {amounts} (1 sd). The best point is the "
-        f"one expected to be best, and its values are means of {result.run_count} verifying "
-        f"runs{declare}"
+        f"one with the best expected value, and its values are means of {result.run_count} "
+        f"verifying runs{declare}"
     ]
 
 

@@ -277,8 +277,8 @@ def _check_cells(plan: KitPlan, cells: int, rows: int, warned: Violations) -> No
         return
     warned.add(
         "design.size" if plan.generator != "full_factorial" else "design.include_default",
-        f"the space has {cells} points, so {rows} rows repeat them: each is run once, and then all "
-        f"is known; give {_every_point(cells)} instead",
+        f"the space has {cells} points, so {rows} rows repeat them, and each point is run once; "
+        f"use {_every_point(cells)} instead",
     )
 
 
@@ -385,7 +385,7 @@ def _check_optimize(
         warned.add(
             "ml.responses",
             f"the goals read {', '.join(missing)}, which the kit does not model: the optimisation "
-            "learns what its own runs tell, and no model proposes its first point",
+            "learns from its own runs only, and no model proposes its first point",
         )
     if not goals.names & set(plan.deck.response_names):
         found.add("goals", "no response is in the goals: nothing to simulate for")

@@ -109,6 +109,6 @@ def mistake_messages(mistakes: Sequence[FieldViolation]) -> list[pb.Mistake]:
     """Mistakes as messages, the first if they are very many."""
     told = fitting(mistakes, lambda each: pb.Mistake(**vars(each)), MISTAKES_BYTES)
     if len(told) < len(mistakes):
-        more = f"and {len(mistakes) - len(told):,} more mistakes; mend these first"
+        more = f"and {len(mistakes) - len(told):,} more mistakes; correct these first"
         told.append(pb.Mistake(description=more))
     return told

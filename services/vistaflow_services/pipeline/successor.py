@@ -32,8 +32,8 @@ def spec_in(kit: registry_pb2.Kit, deck: ingestion_pb2.DeckSource) -> pb.KitSpec
         fields = {}
     if not fields or all(job.name != COLLECT for job in kit.jobs):
         raise ConflictError(
-            f"kit {kit.kit_id} was not started from a kit file, so that its deck cannot be "
-            "replaced: start what you need again in the new deck"
+            f"kit {kit.kit_id} was not started from a kit file, so its deck cannot be "
+            "replaced: start a new kit with the new deck"
         )
     spec.deck.CopyFrom(deck)
     if not spec.ml.responses:

@@ -286,7 +286,7 @@ def check_log_end(last: int, newest: int, optional: int) -> Finding:
             name=LOG_END,
             state=WRONG,
             critical=True,
-            found=f"rows up to {newest} lie beyond the head, {last}: something other than the "
+            found=f"rows up to {newest} are beyond the head, {last}: something other than the "
             "registry wrote them, and nothing can be recorded",
             fix="copy what you need of them, then remove them: DELETE FROM mlops_totalstate_table "
             f"WHERE id > {last}; append rows by AppendStates only (`vistaflow append`)",

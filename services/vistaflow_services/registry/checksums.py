@@ -44,7 +44,7 @@ def check_checksum(file: Path) -> bool:
         if line is not None:
             if _digest(content, size) != line[1].decode():
                 raise DumpError(
-                    f"{file} is damaged: it is not what was written, by its checksum; "
+                    f"{file} is damaged: its content does not match its checksum; "
                     "restore another backup"
                 )
             return True

@@ -130,8 +130,8 @@ class Draft(Changes):
                 raise ExhaustedError(f"a kit has at most {MAX_JOBS_A_KIT:,} jobs")
             if dependencies.count + len(new.depends_on) > MAX_NEEDS_A_KIT:
                 raise ExhaustedError(
-                    f"the jobs of a kit name at most {MAX_NEEDS_A_KIT:,} others together in "
-                    f"depends_on, and {dependencies.count:,} are named already"
+                    f"the jobs of a kit have at most {MAX_NEEDS_A_KIT:,} dependencies together, "
+                    f"and {dependencies.count:,} exist already"
                 )
         names = dependencies.job_ids.keys() if dependencies is not None else set()
         unknown = [
@@ -207,13 +207,13 @@ class Draft(Changes):
         for name in specs:
             if current[name].status != Status.FINISHED:
                 raise ConflictError(
-                    f"job {name!r} is {current[name].status}; only a FINISHED one is replaced"
+                    f"job {name!r} is {current[name].status}; only a FINISHED job can be replaced"
                 )
         touched = dependents(current, specs)
         for name in touched:
             if current[name].status in (Status.QUEUED, Status.RUNNING):
                 raise ConflictError(
-                    f"job {name!r} is {current[name].status} and depends on what is to be "
+                    f"job {name!r} is {current[name].status} and depends on a job to be "
                     "replaced: cancel the kit first"
                 )
         replaced = [

@@ -447,8 +447,8 @@ def socket_folder(data: Path) -> Path:
         if os.access(root, os.W_OK | os.X_OK):
             return Path(root) / f"vistaflow-{os.geteuid()}-{digest}"
     raise EmbeddedError(
-        f"{beside} is no path for a socket (short, ASCII, without commas), and none of "
-        f"{', '.join(SOCKET_ROOTS)} can be written to; set VISTAFLOW_HOME to another folder"
+        f"{beside} cannot be the path of a socket (short, ASCII, without commas), and none of "
+        f"{', '.join(SOCKET_ROOTS)} is writable; set VISTAFLOW_HOME to another folder"
     )
 
 
@@ -475,7 +475,7 @@ def _translated(error: BaseException) -> BaseException:
     if isinstance(error, pg_launcher.LaunchError):
         return EmbeddedError(str(error))
     if isinstance(error, psycopg.Error):
-        return EmbeddedError(f"PostgreSQL came up and refused: {error}")
+        return EmbeddedError(f"PostgreSQL started and refused: {error}")
     if isinstance(error, OSError):
         return EmbeddedError(f"{error.filename or 'PostgreSQL'}: {error.strerror or error}")
     return error
@@ -504,14 +504,14 @@ def main() -> int:
             return 0
         registries = postgres.registries()
         if registries:
-            print(f"a registry that was started by itself uses {postgres.data}; stop that one")
+            print(f"a registry outside a suite uses {postgres.data}; stop that registry")
             return 0
         check_owner(postgres.home)
         postgres.stop()
     except (ServiceError, psycopg.Error, OSError) as error:
         print(f"PostgreSQL still runs: {error}", file=sys.stderr)
         return 1
-    print("vistaflow is down: stopped the PostgreSQL that a suite had left behind")
+    print("vistaflow is down: stopped the PostgreSQL server that a suite had left running")
     return 0
 
 

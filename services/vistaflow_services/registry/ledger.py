@@ -662,7 +662,7 @@ def _answer(command: c.Command, batch: _Batch, known: dict[uuid.UUID, Answered])
             _check_same(change.request.method, change.request.body_sha256, request)
             command = c.GoOn(request=request)
         elif isinstance(command, c.GoOn):
-            raise UnavailableError("the change is over, and its answer is no longer kept")
+            raise UnavailableError("the change is complete, and its answer is no longer stored")
     answer = batch.draft.apply(command)
     if request is None or isinstance(answer, c.Unfinished) or isinstance(command, c.BeginJobs):
         return answer

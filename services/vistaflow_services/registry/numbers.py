@@ -1,10 +1,10 @@
-"""Whole numbers that may have been rounded on their way into a Struct, which holds doubles.
+"""Whole numbers that may have been rounded in a Struct, which holds doubles.
 
-A double holds every whole number up to 2^53. Of those beyond it holds some: a program that puts
-another one into a Struct gets the nearest, and nobody notices. What a double cannot tell is whether
-it was meant: 9007199254740992 stands for 9007199254740993 as well, and 1e18 for most that put it
-there. So numbers are taken for rounded where identifiers, hashes and times in nanoseconds lie, from
-2^53 to 2^64, and only if they have more digits than people give to measurements.
+A double holds every whole number up to 2^53. Beyond that it holds only some of them: a program that
+puts another one into a Struct gets the nearest, without an error. The double does not show whether
+it was rounded: 9007199254740992 may be the result of 9007199254740993, while 1e18 is usually exact.
+So numbers count as rounded only from 2^53 to 2^64, the range of identifiers, hashes and times in
+nanoseconds, and only if they have more digits than measurements have.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vistaflow_services.core.errors import Violations
 _FROM, _TO = 2.0**53, 2.0**64
 
 MAX_VIOLATIONS = 10
-"""Numbers of one Struct that are named."""
+"""Most numbers of one Struct that are reported."""
 
 
 class InexactError(ValueError):
@@ -26,22 +26,22 @@ class InexactError(ValueError):
 
 
 def may_be_rounded(number: float) -> bool:
-    """Whether a number of a Struct may stand for another whole number than was meant.
+    """Whether a number of a Struct may be another whole number that was rounded.
 
-    Decimals of up to 15 digits survive the way into a double and back.
+    Decimals of up to 15 digits survive the conversion to a double and back.
     """
     return _FROM <= abs(number) < _TO and float(f"{number:.15g}") != number
 
 
 def tell_rounded(struct: struct_pb2.Struct, field: str, violations: Violations) -> None:
-    """Notes the numbers that may have been rounded, each under its path."""
+    """Adds a violation for each number that may have been rounded, under its path."""
     for count, (path, number) in enumerate(_rounded(struct, field)):
         if count == MAX_VIOLATIONS:
             return
         violations.add(
             path,
             f"{number:.0f} may be another whole number that was rounded: beyond 2^53 a Struct "
-            "loses digits; send it as text, or set numbers_checked if it is meant",
+            "loses digits; send it as text, or set numbers_checked if it is exact",
         )
 
 

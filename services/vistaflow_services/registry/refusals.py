@@ -62,8 +62,8 @@ def told(error: psycopg.Error) -> ServiceError | psycopg.Error:
             )
         case errors.UniqueViolation() if is_blocked(error):
             return UnavailableError(
-                "the log has rows beyond its end, so nothing can be recorded; the operator finds "
-                "what to do in `vistaflow doctor`",
+                "the log has rows beyond its end, so nothing can be recorded; `vistaflow doctor` "
+                "tells the operator what to do",
                 reason="LOG_BLOCKED",
             )
         case errors.DataCorrupted() | errors.IndexCorrupted():

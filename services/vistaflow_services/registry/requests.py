@@ -275,8 +275,8 @@ def _check_delivered(size: int, found: Violations) -> None:
     if size > APPEND_BYTES:
         found.add(
             "states",
-            f"are {size:,} bytes as watchers get them, in one message; at most {APPEND_BYTES:,} "
-            "are taken at once: append them in several calls",
+            f"are {size:,} bytes in the message that watchers get; at most {APPEND_BYTES:,} "
+            "are allowed: append them in several calls",
         )
         found.check()
 
@@ -473,8 +473,8 @@ def _check_kit_size(request: pb.CreateKitRequest, found: Violations) -> None:
         if not found and size > KIT_BYTES:
             found.add(
                 "jobs",
-                f"and the rest of the kit are {size:,} bytes; at most {KIT_BYTES:,} are taken at "
-                "once: create the kit with fewer jobs and add the others by CreateJob",
+                f"and the rest of the kit are {size:,} bytes; at most {KIT_BYTES:,} are allowed "
+                "at once: create the kit with fewer jobs and add the others by CreateJob",
             )
     found.check()
 

@@ -249,8 +249,8 @@ def main() -> int:
     print(f"restored everything up to revision {made.revision} in {made.seconds:.1f} s")
     if not made.checked:
         print(
-            f"warning: {arguments.file} is of a release whose backups have no checksum, so that "
-            "nobody can tell whether it is damaged; `python -m vistaflow_services.registry.rebuild "
+            f"warning: {arguments.file} is of a release whose backups have no checksum, so damage "
+            "cannot be detected; `python -m vistaflow_services.registry.rebuild "
             "--check` compares the restored tables with the log",
             file=sys.stderr,
         )

@@ -1,8 +1,8 @@
 """Between a protobuf Struct and JSON, straight: the library takes three to five times as long.
 
 Equal Structs give equal texts: keys are sorted, whole numbers are written as such (`17`, not
-`17.0`), and -0.0, which the database cannot keep, as `0`. What the log holds beyond the limits of
-today comes out cut, and says so: it must not keep anyone from reading.
+`17.0`), and -0.0, which the database cannot store, as `0`. Recorded JSON beyond today's limits is
+truncated and marked, so that it does not prevent reading.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vistaflow_services.registry.varint import varint
 quoted: Callable[[str], str] = json.encoder.encode_basestring
 
 TRUNCATED = "_truncated"
-"""The key under which JSON that comes cut says so."""
+"""The key that marks truncated JSON."""
 
 # The database writes a blank after every comma and colon, which the limit does not count.
 _LONGEST = 2 * KIT_SPEC_BYTES
@@ -42,7 +42,7 @@ def struct_text(
     Args:
         message: The Struct.
         levels: How deep objects and lists may be nested.
-        numbers_checked: Whether its numbers are known to be what was meant.
+        numbers_checked: Whether its numbers are known not to be rounded.
 
     Raises:
         InexactError: One of them may have been rounded.
@@ -64,7 +64,7 @@ def _text(value: struct_pb2.Value, levels: int, numbers_checked: bool) -> str:
     if kind == "number_value":
         number = value.number_value
         if number - number != 0.0:
-            raise ValueError("holds NaN or an infinity, which JSON has not")
+            raise ValueError("holds NaN or an infinity, which JSON does not allow")
         if not numbers_checked and may_be_rounded(number):
             raise InexactError
         # Adding 0.0 makes -0.0 0.0 and leaves all others as they are.
@@ -82,14 +82,14 @@ def _text(value: struct_pb2.Value, levels: int, numbers_checked: bool) -> str:
 
 
 def readable(text: str) -> dict[str, Any]:
-    """A JSON object as everybody can read it: cut where it is beyond the limits, and saying so."""
+    """A JSON object that every client can read: truncated and marked if it is beyond the limits."""
     if len(text) > _LONGEST:
         return {TRUNCATED: f"{len(text):,} characters are too many to send; the database has them"}
     value: dict[str, Any] = json.loads(text)
     # Few have as many brackets as it takes to nest too deep.
     if text.count("{") + text.count("[") > NESTING and is_deep(value):
         value = _shallow(value, NESTING)
-        value[TRUNCATED] = f"what is nested more than {NESTING} levels deep is null here"
+        value[TRUNCATED] = f"values nested more than {NESTING} levels deep are null here"
     return value
 
 

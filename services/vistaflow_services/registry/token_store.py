@@ -142,8 +142,8 @@ class TokenStore:
         rows = await self._fetch("renew_token", token_id=token_id, digest=digest_of(text))
         if not rows:
             raise ConflictError(
-                "the token that this request made was revoked or has expired; make another with a "
-                "new request_id",
+                "the token that this request created was revoked or has expired; create another "
+                "with a new request_id",
                 reason="TOKEN_ENDED",
             )
         return Made(token=_token(rows[0]), text=text, replayed=True)

@@ -58,14 +58,14 @@ class UnfinishedChanges:
             try:
                 await self.take(LEFT_ALONE_SECONDS)
             except ServiceError as error:
-                logger.info("unfinished changes cannot be looked for now: %s", error)
+                logger.info("unfinished changes cannot be looked up now: %s", error)
             await asyncio.sleep(LOOK_SECONDS)
 
     async def take(self, seconds: float) -> None:
         """Begins to go on with the changes left alone for so long."""
         for row in await self._source.fetch("take_changes", {"seconds": seconds}):
             change = to_change(row)
-            logger.info("going on with %s of request %s", change.request.method, row[0])
+            logger.info("continuing %s of request %s", change.request.method, row[0])
             task = asyncio.create_task(self._finish(change))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)

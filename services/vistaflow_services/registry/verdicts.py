@@ -50,14 +50,14 @@ def unfit(job: Job, item: Item) -> Result | None:
 
 
 def repeated(item: Item, attempt: int, recorded: Recorded) -> Result:
-    """The answer to a row whose seq is recorded: a duplicate only if it says the same."""
+    """The answer to a row whose seq is recorded: a duplicate only if its content is the same."""
     if content_of(item) in recorded.contents:
         return Result(verdict=Verdict.DUPLICATE, revision=recorded.revision)
     return Result(
         verdict=Verdict.REJECTED,
         detail=(
-            f"seq {item.seq} of attempt {attempt} is that of another row, recorded at revision "
-            f"{recorded.revision}; give each row a seq of its own"
+            f"seq {item.seq} of attempt {attempt} belongs to another row, recorded at revision "
+            f"{recorded.revision}; use a different seq for each row"
         ),
         reason=SEQ_REUSED,
     )

@@ -102,7 +102,7 @@ class WatchMany:
         if name in self._watches:
             found.add(
                 "open.name",
-                f"{name!r} is the name of a watch that is open and goes on; choose another",
+                f"{name!r} is the name of an open watch, which continues; choose another",
             )
         try:
             found.check()

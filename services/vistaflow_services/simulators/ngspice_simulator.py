@@ -98,8 +98,8 @@ def outcome(deck: Deck, point: Point, work: Path, finished: Finished, limits: Li
             return _unmeasured(point, extract, printed, finished)
         if is_complex(value):
             message = (
-                f"`{extract}` is complex ({value}), not a number: print one of its parts, as "
-                f"`let {extract} = mag(...)`, db(), ph(), real() or imag() of it"
+                f"`{extract}` is complex ({value}), not a number: print a real value of it, with "
+                f"`let {extract} = mag(...)`, db(), ph(), real() or imag()"
             )
             return failed(point, Failure.CRASHED, message, finished.seconds)
     figures = {extracts.get(name, name): value for name, value in printed.values.items()}
@@ -112,7 +112,7 @@ def _unmeasured(point: Point, extract: str, printed: Printed, finished: Finished
     if _IMPOSSIBLE.search(reason or printed.error):
         message = _explained(f"the measure `{extract}` failed", printed)
         return failed(point, Failure.CRASHED, message, finished.seconds)
-    message = f"the measure `{extract}` found nothing at this point"
+    message = f"the measure `{extract}` has no result at this point"
     return failed(
         point, Failure.INFEASIBLE, f"{message}: {reason}" if reason else message, finished.seconds
     )
@@ -124,8 +124,8 @@ def _missing(extract: str, printed: Printed) -> str:
         return _explained(f"no `{extract}` was printed", printed)
     if printed.unsaved:
         return (
-            f"no `{extract}`: {printed.unsaved}; name what it reads in a `.save` line, such as "
-            "`.save all`, or print it"
+            f"no `{extract}`: {printed.unsaved}; list the vectors that it reads in a `.save` line, "
+            "such as `.save all`, or print them"
         )
     if extract.lower() in printed.columns:
         return (
@@ -134,13 +134,13 @@ def _missing(extract: str, printed: Printed) -> str:
         )
     if not printed.analysed:
         return (
-            f"no `{extract}`: the netlist runs no analysis; give it `.op`, `.dc`, `.ac` or `.tran` "
+            f"no `{extract}`: the netlist runs no analysis; add `.op`, `.dc`, `.ac` or `.tran` "
             "with a `.print` line, or run one in its control block"
         )
     others = ", ".join(sorted(printed.values)[:20]) or "no figure"
     return (
-        f"ngspice printed no `{extract}`; it printed {others}. A `.meas` is of the analysis that "
-        "it names, and only where that one is run"
+        f"ngspice printed no `{extract}`; it printed {others}. A `.meas` has a result only if the "
+        "analysis that it names is run"
     )
 
 

@@ -222,8 +222,8 @@ def _command_problems(line: str) -> Iterator[str]:
     word = words[0].lower()
     if word in _WRITERS:
         yield (
-            f"the command `{word}` writes files, which are thrown away after a run: remove the "
-            "line; figures are read from what `meas`, `print` and `echo` print"
+            f"the command `{word}` writes files, which are deleted after a run: remove the "
+            "line; figures are read from the output of `meas`, `print` and `echo`"
         )
     elif word not in COMMANDS:
         yield (

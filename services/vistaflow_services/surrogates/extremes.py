@@ -50,8 +50,8 @@ def huge_note(
     low = f"{-bound:g}" if False in signs else "null"
     high = f"{bound:g}" if True in signs else "null"
     return (
-        f"`{name}` is too large to learn from in {named}{more}: left out as failed runs; give the "
-        f"response a range in the deck, such as `range: [{low}, {high}]`, so that such a run fails"
+        f"`{name}` is too large for a model in {named}{more}: omitted as failed runs; declare a "
+        f"range of the response in the deck, such as `range: [{low}, {high}]`, so that they fail"
     )
 
 

@@ -323,7 +323,7 @@ def _drop_constants(
         off = int(np.count_nonzero(values[np.isfinite(values)] != seen[0]))
         off = 0 if rows.all() else off
         where = "every row" if not off else f"all but {off} of {len(values)} rows"
-        notes.append(f"`{name}` is {seen[0]:g} in {where}: there is nothing to learn of it")
+        notes.append(f"`{name}` is {seen[0]:g} in {where}: it is not modelled")
     return constants
 
 

@@ -202,7 +202,7 @@ async def test_a_fault_that_another_attempt_would_repeat_fails_the_job_at_once(
 ) -> None:
     said, _, log = await do(do="raise", fault=fault)
     assert (said[-1]["kind"], said[-1]["reason"]) == ("failed", "INTERNAL")
-    assert f"ended by an unforeseen {fault}; see `vistaflow logs " in said[-1]["message"]
+    assert f"ended by an unexpected {fault}; see `vistaflow logs " in said[-1]["message"]
     assert "deadbeef" not in json.dumps(said)
     assert "Traceback" in log
     assert "deadbeef" in log

@@ -77,7 +77,7 @@ def test_an_objective_that_never_varies_is_told(tmp_path: Path) -> None:
     told = _study(tmp_path, "-2.0", "p['x']", "minimize z; g <= 0.5", budget=2)
     assert told["best"]["feasible"]
     assert told["notes"] == [
-        "`minimize z` is -2 at every point that ran: nothing tells the points apart"
+        "`minimize z` is -2 at every point that ran: the points cannot be ranked"
     ]
 
 
@@ -92,8 +92,8 @@ def test_runs_that_diverged_are_failures_that_name_response_trial_and_range(
     assert abs(told["best"]["objective"]) < 0.01
     assert told["evaluations"]["failed"] >= 4
     (note,) = told["notes"]
-    assert "`z` is too large to learn from in trial" in note
-    assert "give the response a range in the deck" in note
+    assert "`z` is too large for a model in trial" in note
+    assert "a range of the response in the deck" in note
 
 
 def test_a_limit_whose_other_side_has_no_value_is_missed_and_no_fault(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_an_objective_without_a_value_anywhere_is_refused_with_its_formula(tmp_p
 def test_a_design_with_too_few_usable_rows_names_the_values_that_spoil_it(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.design(bench.keep(_deck("1e300 if p['x'] > 0.4 else p['x']", "p['y']")), 14, 5)
-    with pytest.raises(InvalidError, match=r"`z` is too large to learn from in row .* `range: "):
+    with pytest.raises(InvalidError, match=r"`z` is too large for a model in row .* `range: "):
         bench.scaled()
 
 

@@ -333,7 +333,7 @@ async def test_a_sign_beside_a_negative_value_is_warned_of(suite: Suite, tmp_pat
 
     assert not found.mistakes
     (warning,) = [each for each in found.warnings if "minus sign" in each.description]
-    assert warning.description.startswith("divider.cir:3: `@r@` stands beside a minus sign")
+    assert warning.description.startswith("divider.cir:3: `@r@` is beside a minus sign")
 
 
 async def test_a_kit_goes_on_in_another_deck_only_if_the_deck_fits_and_nothing_runs(

@@ -291,7 +291,7 @@ def test_a_server_left_behind_is_stopped_by_down(home: Path) -> None:
     command = [sys.executable, "-m", "vistaflow.cli.app", "down", f"--home={home}"]
     runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(2)]
     assert [run.stdout for run in runs] == [
-        "vistaflow is down: stopped the PostgreSQL that a suite had left behind\n",
+        "vistaflow is down: stopped the PostgreSQL server that a suite had left running\n",
         "nothing is up\n",
     ]
     assert processes(home) == []

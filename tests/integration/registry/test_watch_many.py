@@ -158,7 +158,7 @@ async def test_what_is_wrong_with_one_watch_ends_that_one_with_its_reason(
         ("", "open.name: is required"),
         ("n" * 101, "open.name: is 101 characters long"),
         ("a\x00b", "open.name: must not hold control characters"),
-        ("taken", "open.name: 'taken' is the name of a watch that is open and goes on"),
+        ("taken", "open.name: 'taken' is the name of an open watch, which continues"),
     ],
     ids=["no name", "a long name", "a control character", "a taken name"],
 )

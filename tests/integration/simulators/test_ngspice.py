@@ -81,7 +81,7 @@ def test_measures_are_found_whatever_their_case(run: Run) -> None:
         (
             divider("ac dec 5 1 1k\nmeas ac never when vm(out)=0.9", measure="never"),
             Failure.INFEASIBLE,
-            "`never` found nothing",
+            "`never` has no result",
         ),
         (divider(measure="absent"), Failure.CRASHED, "no `absent`"),
         (divider("let vout = -3\nprint vout"), Failure.INFEASIBLE, "physical range 0 to 1"),
@@ -229,7 +229,7 @@ def test_the_resources_that_ngspice_tells_of_are_no_figures(run: Run) -> None:
         ),
         (
             divider("ac lin 1 1k 1k\nlet z = v(out)\nprint z", measure="z"),
-            "`z` is complex (4.999951e-01,-1.57078e-03), not a number: print one of its parts",
+            "`z` is complex (4.999951e-01,-1.57078e-03), not a number: print a real value of it",
         ),
         (
             divider("ac dec 5 1 1k\nmeas ac peak max vm(nowhere)", measure="peak"),
@@ -250,7 +250,7 @@ def test_the_resources_that_ngspice_tells_of_are_no_figures(run: Run) -> None:
                 measure="peak",
             ),
             "no `peak`: Error: no data saved for A.C. Small signal analysis; analysis not run; "
-            "name what it reads in a `.save` line",
+            "list the vectors that it reads in a `.save` line",
         ),
     ],
     ids=[

@@ -72,7 +72,7 @@ def test_a_home_that_cannot_be_made_is_told_with_its_path(tmp_path: Path) -> Non
     (tmp_path / "file").write_text("precious")
     told = call("up", "--detach", f"--home={tmp_path / 'file' / 'home'}")
     assert told.exit_code == 1
-    assert told.stderr.startswith(f"nothing can be kept in {tmp_path / 'file' / 'home'}: ")
+    assert told.stderr.startswith(f"cannot store data in {tmp_path / 'file' / 'home'}: ")
 
 
 def kit(status: str = "FINISHED", **fields: Any) -> pb.Kit:

@@ -31,4 +31,4 @@ def test_a_picture_that_cannot_be_drawn_is_left_out_and_the_others_are_there(
     assert [each.name for each in attempt.folder.iterdir()] == ["good.png"]
     log = capsys.readouterr().err
     assert "OverflowError" in log
-    assert "broken.png could not be drawn and is left out" in log
+    assert "broken.png could not be drawn and is omitted" in log

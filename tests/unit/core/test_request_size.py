@@ -57,7 +57,7 @@ def test_a_request_that_is_too_large_is_refused_under_its_largest_field(
     data = request_.SerializeToString()
     method = f"{SERVICE}/{type(request_).__name__.removesuffix('Request')}"
     check_size(method, data, len(data))
-    with pytest.raises(InvalidError, match="are taken: send less") as caught:
+    with pytest.raises(InvalidError, match="are allowed: send several") as caught:
         check_size(method, data, 5000)
     assert [each.field for each in caught.value.violations] == [field]
     assert caught.value.reason == "REQUEST_TOO_LARGE"

@@ -196,8 +196,8 @@ def test_another_row_under_a_seq_that_is_taken_is_refused_and_names_the_first(
     for result in (together[1], later):
         assert (result.verdict, result.revision, result.reason) == (REJECTED, 0, "SEQ_REUSED")
         assert result.detail == (
-            f"seq 7 of attempt 1 is that of another row, recorded at revision {head}; "
-            "give each row a seq of its own"
+            f"seq 7 of attempt 1 belongs to another row, recorded at revision {head}; "
+            "use a different seq for each row"
         )
     assert log.head.last_id == head
 
@@ -390,10 +390,10 @@ def test_what_is_finished_and_depends_on_a_replaced_job_is_done_again(log: Log) 
 def test_a_job_is_replaced_only_when_it_and_what_depends_on_it_stand_still(log: Log) -> None:
     log.kit(new("a"), new("b", "a"))
     replacement = (c.Replacement(name="a"),)
-    with pytest.raises(ConflictError, match="'a' is QUEUED; only a FINISHED one is replaced"):
+    with pytest.raises(ConflictError, match="'a' is QUEUED; only a FINISHED job can be replaced"):
         log.do(c.RetryKit(kit_id=1, replacements=replacement))
     finished(log, "a")
-    with pytest.raises(ConflictError, match="'b' is QUEUED and depends on what is to be replaced"):
+    with pytest.raises(ConflictError, match="'b' is QUEUED and depends on a job to be replaced"):
         log.do(c.RetryKit(kit_id=1, replacements=replacement))
     with pytest.raises(InvalidError, match="the kit has no job named 'x'"):
         log.do(c.RetryKit(kit_id=1, replacements=(c.Replacement(name="x"),)))
@@ -503,5 +503,5 @@ def test_the_jobs_of_a_kit_depend_on_a_bounded_number_of_others_together(
     log = Log()
     kit = log.kit(new("a"), new("b"), new("c", "a", "b"))
     log.do(c.CreateJob(kit_id=kit.kit_id, job=new("d", "a")))
-    with pytest.raises(ExhaustedError, match="3 are named already"):
+    with pytest.raises(ExhaustedError, match="3 exist already"):
         log.do(c.CreateJob(kit_id=kit.kit_id, job=new("e", "a")))

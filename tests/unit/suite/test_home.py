@@ -32,7 +32,7 @@ def test_a_home_that_cannot_be_made_is_one_line_with_its_path(
     for place in ("file", "file/below"):
         assert main(["--home", str(tmp_path / place)]) == 2
         message = capsys.readouterr().err
-        assert f"cannot start: nothing can be kept in {tmp_path / place}" in message
+        assert f"cannot start: cannot store data in {tmp_path / place}" in message
         assert "--home" in message
         assert message.count("\n") == 1
 

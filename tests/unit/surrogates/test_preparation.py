@@ -209,7 +209,7 @@ def test_a_constant_response_is_left_out_of_the_models_and_told() -> None:
     dataset, report = prepare(rows, SPACE, Preparation(log_responses=("gain",)))
     assert list(dataset.responses) == ["leak"]
     assert report.constants == {"gain": 3.0}
-    assert report.notes == ["`gain` is 3 in every row: there is nothing to learn of it"]
+    assert report.notes == ["`gain` is 3 in every row: it is not modelled"]
 
 
 def test_with_every_response_constant_the_rows_are_still_a_dataset() -> None:
@@ -239,7 +239,7 @@ def test_a_run_whose_response_is_too_large_to_be_one_is_dropped_and_named(value:
     assert report.dropped == {"huge": 2}
     assert {103, 109}.isdisjoint(dataset.row_ids)
     (note,) = report.notes
-    assert f"`gain` is too large to learn from in row 103 ({value:g}), row 109" in note
+    assert f"`gain` is too large for a model in row 103 ({value:g}), row 109" in note
     assert ("`range: [null, 20]`" if value > 0 else "`range: [-20, null]`") in note
 
 
