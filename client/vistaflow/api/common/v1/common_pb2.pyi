@@ -249,9 +249,9 @@ class State(_message.Message):
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
         """Free JSON kept with the row. At most 64 KiB as JSON, nested at most 31
-        levels deep. A row of an older log that is beyond that comes cut, and says
-        so under the key `_truncated`. Numbers are doubles: a whole number beyond
-        2^53 is sent as text. -0.0 is kept as 0.
+        levels deep. A row of an older log beyond these limits is truncated and
+        marked with the key `_truncated`. Numbers are doubles: send a whole number
+        beyond 2^53 as text. -0.0 is recorded as 0.
         """
 
     def __init__(

@@ -55,8 +55,8 @@ class _FamilyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Family.ValueTy
     FAMILY_UNSPECIFIED: _Family.ValueType  # 0
     """Not set. Rejected in lists."""
     FAMILY_GAUSSIAN_PROCESS: _Family.ValueType  # 1
-    """Gaussian process. Best on smooth simulators. Of more than 1,500 rows it
-    learns from that many.
+    """Gaussian process. Best on smooth simulators. With more than 1,500 rows it is
+    trained on 1,500 of them.
     """
     FAMILY_POLYNOMIAL_RIDGE: _Family.ValueType  # 2
     """Polynomial with ridge penalty."""
@@ -71,8 +71,8 @@ class Family(_Family, metaclass=_FamilyEnumTypeWrapper):
 FAMILY_UNSPECIFIED: Family.ValueType  # 0
 """Not set. Rejected in lists."""
 FAMILY_GAUSSIAN_PROCESS: Family.ValueType  # 1
-"""Gaussian process. Best on smooth simulators. Of more than 1,500 rows it
-learns from that many.
+"""Gaussian process. Best on smooth simulators. With more than 1,500 rows it is
+trained on 1,500 of them.
 """
 FAMILY_POLYNOMIAL_RIDGE: Family.ValueType  # 2
 """Polynomial with ridge penalty."""

@@ -429,11 +429,11 @@ class Study(_message.Message):
     stop_reason: _builtins.str
     """Why it ended, such as "budget" or "tolerance"."""
     model_id: _builtins.str
-    """The model of all that the study knows, for MlService.Predict and GetModel.
+    """The model of all points of the study, for MlService.Predict and GetModel.
     Empty: there were too few usable rows, or it is a tuning study.
     """
     model_row_count: _builtins.int
-    """Rows that model learnt from."""
+    """Rows that this model was trained on."""
     @_builtins.property
     def best(self) -> Global___Trial:
         """The best point, proven by the simulator."""
@@ -464,8 +464,8 @@ class Study(_message.Message):
 
     @_builtins.property
     def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What a reader of the result should know, a sentence each: responses that
-        never vary, values too large to learn from, noise.
+        """Notes on the result, a sentence each: constant responses, values too large
+        for a model, noise.
         """
 
     def __init__(

@@ -424,7 +424,7 @@ class RetryKitRequest(_message.Message):
     """Who asks, for the record."""
     @_builtins.property
     def deck(self) -> _ingestion_pb2.DeckSource:
-        """The deck to go on with. Required."""
+        """The deck to continue with. Required."""
 
     def __init__(
         self,

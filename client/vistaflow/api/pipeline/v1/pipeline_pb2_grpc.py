@@ -77,10 +77,10 @@ class PipelineServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RetryKit(self, request, context):
-        """Goes on with a kit in another deck: the deck is collected, what depends on
-        it and is FINISHED gets a successor, and what is FAILED or CANCELED is queued
-        again; see `RegistryService.RetryKit`. Points that the deck's change does not
-        touch are not run again.
+        """Continues a kit with another deck: the deck is collected, FINISHED jobs that
+        depend on it get a successor, and FAILED or CANCELED jobs are queued again;
+        see `RegistryService.RetryKit`. Points that the change of the deck does not
+        affect are not run again.
 
         Errors: `INVALID_ARGUMENT` with every mistake of the kit in that deck;
         `NOT_FOUND`; `FAILED_PRECONDITION` if the kit was not started by `RunKit`,

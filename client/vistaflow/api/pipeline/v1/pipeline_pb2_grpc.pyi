@@ -46,10 +46,10 @@ class PipelineServiceStub:
     simulator is not there, with how to get it.
     """
     RetryKit: _grpc.UnaryUnaryMultiCallable[_pipeline_pb2.RetryKitRequest, _pipeline_pb2.RetryKitResponse]
-    """Goes on with a kit in another deck: the deck is collected, what depends on
-    it and is FINISHED gets a successor, and what is FAILED or CANCELED is queued
-    again; see `RegistryService.RetryKit`. Points that the deck's change does not
-    touch are not run again.
+    """Continues a kit with another deck: the deck is collected, FINISHED jobs that
+    depend on it get a successor, and FAILED or CANCELED jobs are queued again;
+    see `RegistryService.RetryKit`. Points that the change of the deck does not
+    affect are not run again.
 
     Errors: `INVALID_ARGUMENT` with every mistake of the kit in that deck;
     `NOT_FOUND`; `FAILED_PRECONDITION` if the kit was not started by `RunKit`,
@@ -75,10 +75,10 @@ class PipelineServiceAsyncStub(PipelineServiceStub):
     simulator is not there, with how to get it.
     """
     RetryKit: _aio.UnaryUnaryMultiCallable[_pipeline_pb2.RetryKitRequest, _pipeline_pb2.RetryKitResponse]  # type: ignore[assignment]
-    """Goes on with a kit in another deck: the deck is collected, what depends on
-    it and is FINISHED gets a successor, and what is FAILED or CANCELED is queued
-    again; see `RegistryService.RetryKit`. Points that the deck's change does not
-    touch are not run again.
+    """Continues a kit with another deck: the deck is collected, FINISHED jobs that
+    depend on it get a successor, and FAILED or CANCELED jobs are queued again;
+    see `RegistryService.RetryKit`. Points that the change of the deck does not
+    affect are not run again.
 
     Errors: `INVALID_ARGUMENT` with every mistake of the kit in that deck;
     `NOT_FOUND`; `FAILED_PRECONDITION` if the kit was not started by `RunKit`,
@@ -119,10 +119,10 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pipeline_pb2.RetryKitRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pipeline_pb2.RetryKitResponse, _abc.Awaitable[_pipeline_pb2.RetryKitResponse]]:
-        """Goes on with a kit in another deck: the deck is collected, what depends on
-        it and is FINISHED gets a successor, and what is FAILED or CANCELED is queued
-        again; see `RegistryService.RetryKit`. Points that the deck's change does not
-        touch are not run again.
+        """Continues a kit with another deck: the deck is collected, FINISHED jobs that
+        depend on it get a successor, and FAILED or CANCELED jobs are queued again;
+        see `RegistryService.RetryKit`. Points that the change of the deck does not
+        affect are not run again.
 
         Errors: `INVALID_ARGUMENT` with every mistake of the kit in that deck;
         `NOT_FOUND`; `FAILED_PRECONDITION` if the kit was not started by `RunKit`,

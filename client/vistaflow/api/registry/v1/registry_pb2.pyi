@@ -773,7 +773,7 @@ class RetryKitRequest(_message.Message):
     """Who asks, for the record."""
     @_builtins.property
     def replacements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Replacement]:
-        """FINISHED jobs that are to be done otherwise. At most 1,000."""
+        """FINISHED jobs to replace by successors. At most 1,000."""
 
     def __init__(
         self,
@@ -794,7 +794,7 @@ Global___RetryKitRequest: _TypeAlias = RetryKitRequest  # noqa: Y015
 
 @_typing.final
 class Replacement(_message.Message):
-    """A FINISHED job that is to be done otherwise."""
+    """A FINISHED job to replace by a successor."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -804,8 +804,8 @@ class Replacement(_message.Message):
     """Its name in the kit, without "@2" and the like. Required."""
     @_builtins.property
     def spec(self) -> _any_pb2.Any:
-        """What to do instead: the stage's own spec message, at most 2 MiB. Unset: the
-        same again.
+        """The successor's spec: the stage's own spec message, at most 2 MiB. Unset: the
+        spec of the replaced job.
         """
 
     def __init__(
@@ -1762,10 +1762,10 @@ class AppendStatesRequest(_message.Message):
     request_id: _builtins.str
     """Makes the call safe to repeat. A UUID. Optional."""
     numbers_checked: _builtins.bool
-    """Whether the caller made sure that no number in `metadata` was rounded on its
-    way into the Struct. That holds doubles, which do not tell 2^53 from 2^53 + 1.
-    Unset, a whole number from 2^53 to 2^64 with more than 15 digits is refused:
-    send it as text, or set this if it is a measurement.
+    """Whether the caller has checked that no number in `metadata` was rounded in
+    the Struct. A Struct holds doubles, in which 2^53 + 1 equals 2^53. Unset, a
+    whole number from 2^53 to 2^64 with more than 15 digits is refused: send it
+    as text, or set this if it is a measurement.
     """
     @_builtins.property
     def states(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.State]:
@@ -1807,9 +1807,9 @@ class AppendResult(_message.Message):
     detail: _builtins.str
     """Why it was not recorded, for people to read."""
     reason: _builtins.str
-    """The same as a word for programs: "SEQ_REUSED" where the row's job, attempt
-    and seq are those of a recorded row with another task, status, reason or
-    metadata. Empty in all other cases.
+    """The same as a code for programs: "SEQ_REUSED" if a recorded row has the same
+    job, attempt and seq but another task, status, reason or metadata. Empty in
+    all other cases.
     """
     def __init__(
         self,
@@ -2278,10 +2278,10 @@ class Delta(_message.Message):
     folded_count: _builtins.int
     """Rows folded into later ones of the same task; for LATEST_PER_TASK."""
     partial: _builtins.bool
-    """Whether what does not fit one message goes on in the next: the message's
-    revision is that of before, and only the last of them tells the new one and
-    `kit_counts`. An append of more than `AppendStates` takes today, or a change
-    of very many jobs.
+    """Whether the delta continues in the next message because it does not fit one.
+    A partial message has the previous revision; only the last message has the
+    new revision and `kit_counts`. This occurs for an append larger than today's
+    limit of `AppendStates`, or for a change of very many jobs.
     """
     @_builtins.property
     def states(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.State]:
@@ -2679,8 +2679,8 @@ Global___AttemptProgress: _TypeAlias = AttemptProgress  # noqa: Y015
 
 @_typing.final
 class Release(_message.Message):
-    """An attempt given back: the job is queued for another attempt. Without effect
-    unless this worker holds the attempt.
+    """Releases an attempt: the job is queued for another attempt. No effect unless
+    this worker holds the attempt.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -3118,8 +3118,8 @@ class CreateTokenResponse(_message.Message):
     SHA-256 is kept.
     """
     replayed: _builtins.bool
-    """Whether an earlier request of the same id made the token: the text that was
-    given for it then is no longer valid.
+    """Whether an earlier request of the same id created the token: the text in its
+    answer is no longer valid.
     """
     @_builtins.property
     def token(self) -> Global___Token:
@@ -3310,8 +3310,8 @@ class GetServerInfoResponse(_message.Message):
 
     @_builtins.property
     def limits(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Limits and settings worth knowing, by name. Callers of one project are told
-        the settings only: the rest tells of the work of all.
+        """Limits and settings, by name. Callers with a token of one project get the
+        settings only, because the rest describes the work of all projects.
         """
 
     @_builtins.property

@@ -232,7 +232,7 @@ class RegistryServiceServicer(object):
         Up to 200 jobs are one commit, or fewer with a long reason (1 MiB of reasons
         in all). More are canceled in several commits, between which others write;
         the answer comes after the last, with its revision. Once begun, the change is
-        made to its end, even if the caller goes or the registry dies.
+        completed, even if the caller disconnects or the registry crashes.
 
         Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if every job is terminal.
         """
@@ -272,11 +272,11 @@ class RegistryServiceServicer(object):
         """Queues the failed and canceled jobs of a kit again, each with a new attempt;
         what is FINISHED stays and what was computed is reused.
 
-        With `replacements`, FINISHED jobs that are to be done otherwise get a
-        successor in the kit, and so does every FINISHED job that depends on one of
-        them: all in one commit. The successor of "collect" is named "collect@2",
-        then "collect@3"; jobs that depend on "collect" wait for, and are given, the
-        latest. The job itself stays FINISHED, with its result.
+        With `replacements`, the FINISHED jobs named there get a successor in the
+        kit, and so does every FINISHED job that depends on one of them: all in one
+        commit. The successor of "collect" is named "collect@2", then "collect@3";
+        jobs that depend on "collect" wait for the latest and get its result. The
+        replaced job stays FINISHED, with its result.
 
         A large kit is retried in several commits, as `CancelKit` cancels it;
         successors are made in the first.
@@ -338,8 +338,8 @@ class RegistryServiceServicer(object):
     def CancelJobs(self, request, context):
         """Cancels every job that a filter matches and that is not terminal; a dry run
         tells how many that would be. Each kit is canceled as `CancelKit` does it;
-        of several, those that are left are canceled even if the caller goes or the
-        registry dies.
+        of several, the rest are canceled even if the caller disconnects or the
+        registry crashes.
 
         Errors: `INVALID_ARGUMENT` if the filter is empty.
         """
@@ -426,9 +426,9 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CreateToken(self, request, context):
-        """Makes a token. Its text is in the answer and nowhere else. Where the answer
-        was lost, the same request is answered with a new text for the token; the one
-        before is no longer valid.
+        """Creates a token. Its text is in the answer only and is not stored. If the
+        answer was lost, a repeat of the request returns a new text for the token;
+        the former text is then no longer valid.
 
         Errors: `INVALID_ARGUMENT`; `ALREADY_EXISTS` for a reused `request_id`;
         `FAILED_PRECONDITION` if the token that the request made has ended.

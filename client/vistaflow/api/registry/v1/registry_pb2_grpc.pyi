@@ -69,7 +69,7 @@ class RegistryServiceStub:
     Up to 200 jobs are one commit, or fewer with a long reason (1 MiB of reasons
     in all). More are canceled in several commits, between which others write;
     the answer comes after the last, with its revision. Once begun, the change is
-    made to its end, even if the caller goes or the registry dies.
+    completed, even if the caller disconnects or the registry crashes.
 
     Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if every job is terminal.
     """
@@ -93,11 +93,11 @@ class RegistryServiceStub:
     """Queues the failed and canceled jobs of a kit again, each with a new attempt;
     what is FINISHED stays and what was computed is reused.
 
-    With `replacements`, FINISHED jobs that are to be done otherwise get a
-    successor in the kit, and so does every FINISHED job that depends on one of
-    them: all in one commit. The successor of "collect" is named "collect@2",
-    then "collect@3"; jobs that depend on "collect" wait for, and are given, the
-    latest. The job itself stays FINISHED, with its result.
+    With `replacements`, the FINISHED jobs named there get a successor in the
+    kit, and so does every FINISHED job that depends on one of them: all in one
+    commit. The successor of "collect" is named "collect@2", then "collect@3";
+    jobs that depend on "collect" wait for the latest and get its result. The
+    replaced job stays FINISHED, with its result.
 
     A large kit is retried in several commits, as `CancelKit` cancels it;
     successors are made in the first.
@@ -134,8 +134,8 @@ class RegistryServiceStub:
     CancelJobs: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CancelJobsRequest, _registry_pb2.CancelJobsResponse]
     """Cancels every job that a filter matches and that is not terminal; a dry run
     tells how many that would be. Each kit is canceled as `CancelKit` does it;
-    of several, those that are left are canceled even if the caller goes or the
-    registry dies.
+    of several, the rest are canceled even if the caller disconnects or the
+    registry crashes.
 
     Errors: `INVALID_ARGUMENT` if the filter is empty.
     """
@@ -185,9 +185,9 @@ class RegistryServiceStub:
     service that falls silent for 15 s is listed as not serving.
     """
     CreateToken: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CreateTokenRequest, _registry_pb2.CreateTokenResponse]
-    """Makes a token. Its text is in the answer and nowhere else. Where the answer
-    was lost, the same request is answered with a new text for the token; the one
-    before is no longer valid.
+    """Creates a token. Its text is in the answer only and is not stored. If the
+    answer was lost, a repeat of the request returns a new text for the token;
+    the former text is then no longer valid.
 
     Errors: `INVALID_ARGUMENT`; `ALREADY_EXISTS` for a reused `request_id`;
     `FAILED_PRECONDITION` if the token that the request made has ended.
@@ -243,7 +243,7 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     Up to 200 jobs are one commit, or fewer with a long reason (1 MiB of reasons
     in all). More are canceled in several commits, between which others write;
     the answer comes after the last, with its revision. Once begun, the change is
-    made to its end, even if the caller goes or the registry dies.
+    completed, even if the caller disconnects or the registry crashes.
 
     Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if every job is terminal.
     """
@@ -267,11 +267,11 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """Queues the failed and canceled jobs of a kit again, each with a new attempt;
     what is FINISHED stays and what was computed is reused.
 
-    With `replacements`, FINISHED jobs that are to be done otherwise get a
-    successor in the kit, and so does every FINISHED job that depends on one of
-    them: all in one commit. The successor of "collect" is named "collect@2",
-    then "collect@3"; jobs that depend on "collect" wait for, and are given, the
-    latest. The job itself stays FINISHED, with its result.
+    With `replacements`, the FINISHED jobs named there get a successor in the
+    kit, and so does every FINISHED job that depends on one of them: all in one
+    commit. The successor of "collect" is named "collect@2", then "collect@3";
+    jobs that depend on "collect" wait for the latest and get its result. The
+    replaced job stays FINISHED, with its result.
 
     A large kit is retried in several commits, as `CancelKit` cancels it;
     successors are made in the first.
@@ -308,8 +308,8 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     CancelJobs: _aio.UnaryUnaryMultiCallable[_registry_pb2.CancelJobsRequest, _registry_pb2.CancelJobsResponse]  # type: ignore[assignment]
     """Cancels every job that a filter matches and that is not terminal; a dry run
     tells how many that would be. Each kit is canceled as `CancelKit` does it;
-    of several, those that are left are canceled even if the caller goes or the
-    registry dies.
+    of several, the rest are canceled even if the caller disconnects or the
+    registry crashes.
 
     Errors: `INVALID_ARGUMENT` if the filter is empty.
     """
@@ -359,9 +359,9 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     service that falls silent for 15 s is listed as not serving.
     """
     CreateToken: _aio.UnaryUnaryMultiCallable[_registry_pb2.CreateTokenRequest, _registry_pb2.CreateTokenResponse]  # type: ignore[assignment]
-    """Makes a token. Its text is in the answer and nowhere else. Where the answer
-    was lost, the same request is answered with a new text for the token; the one
-    before is no longer valid.
+    """Creates a token. Its text is in the answer only and is not stored. If the
+    answer was lost, a repeat of the request returns a new text for the token;
+    the former text is then no longer valid.
 
     Errors: `INVALID_ARGUMENT`; `ALREADY_EXISTS` for a reused `request_id`;
     `FAILED_PRECONDITION` if the token that the request made has ended.
@@ -438,7 +438,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         Up to 200 jobs are one commit, or fewer with a long reason (1 MiB of reasons
         in all). More are canceled in several commits, between which others write;
         the answer comes after the last, with its revision. Once begun, the change is
-        made to its end, even if the caller goes or the registry dies.
+        completed, even if the caller disconnects or the registry crashes.
 
         Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if every job is terminal.
         """
@@ -486,11 +486,11 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Queues the failed and canceled jobs of a kit again, each with a new attempt;
         what is FINISHED stays and what was computed is reused.
 
-        With `replacements`, FINISHED jobs that are to be done otherwise get a
-        successor in the kit, and so does every FINISHED job that depends on one of
-        them: all in one commit. The successor of "collect" is named "collect@2",
-        then "collect@3"; jobs that depend on "collect" wait for, and are given, the
-        latest. The job itself stays FINISHED, with its result.
+        With `replacements`, the FINISHED jobs named there get a successor in the
+        kit, and so does every FINISHED job that depends on one of them: all in one
+        commit. The successor of "collect" is named "collect@2", then "collect@3";
+        jobs that depend on "collect" wait for the latest and get its result. The
+        replaced job stays FINISHED, with its result.
 
         A large kit is retried in several commits, as `CancelKit` cancels it;
         successors are made in the first.
@@ -563,8 +563,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_registry_pb2.CancelJobsResponse, _abc.Awaitable[_registry_pb2.CancelJobsResponse]]:
         """Cancels every job that a filter matches and that is not terminal; a dry run
         tells how many that would be. Each kit is canceled as `CancelKit` does it;
-        of several, those that are left are canceled even if the caller goes or the
-        registry dies.
+        of several, the rest are canceled even if the caller disconnects or the
+        registry crashes.
 
         Errors: `INVALID_ARGUMENT` if the filter is empty.
         """
@@ -668,9 +668,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.CreateTokenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.CreateTokenResponse, _abc.Awaitable[_registry_pb2.CreateTokenResponse]]:
-        """Makes a token. Its text is in the answer and nowhere else. Where the answer
-        was lost, the same request is answered with a new text for the token; the one
-        before is no longer valid.
+        """Creates a token. Its text is in the answer only and is not stored. If the
+        answer was lost, a repeat of the request returns a new text for the token;
+        the former text is then no longer valid.
 
         Errors: `INVALID_ARGUMENT`; `ALREADY_EXISTS` for a reused `request_id`;
         `FAILED_PRECONDITION` if the token that the request made has ended.
