@@ -41,8 +41,8 @@ GRACE_SECONDS = 3.0
 _REPEATABLE = (
     ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError, ValueError
 )  # fmt: skip
-"""What a fault of the code or of its input raises. A job depends on its inputs and its seed alone,
-so another attempt would end the same way."""
+"""Exceptions caused by a fault of the code or of its input. A job depends only on its inputs and
+its seed, so another attempt would fail in the same way."""
 
 _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 

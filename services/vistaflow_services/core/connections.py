@@ -1,15 +1,15 @@
-"""Which user made a connection on this machine, as the kernel tells.
+"""Looks up in the kernel which user opened a connection on this machine.
 
-Both ends of a loopback connection are sockets of this machine, and Linux knows who made each of
-them. A socket is found by its addresses and ports, and counts only while
+Both ends of a loopback connection are sockets of this machine, and Linux records the user of each.
+A socket is found by its addresses and ports, and counts only while
 
-* it is ESTABLISHED: the kernel also finds sockets that listen or were closed, which are of others;
-* a file refers to it: of one that was closed before all was sent Linux says that it is root's.
+* it is ESTABLISHED: the kernel also finds listening and closed sockets, which may belong to others;
+* a file refers to it: Linux reports root as the user of a socket closed before all data was sent.
 
-`Netlink` asks the kernel for one socket (inet_diag; 4 µs). Where that is not allowed or not built
-in, `ProcFiles` reads the tables of all sockets (2 ms and more). Other systems than Linux, and
-containers that show neither, have no way to ask: `way_to_ask` tries each on a connection of its
-own and returns what works.
+`Netlink` requests one socket from the kernel (inet_diag; 4 µs). If that is not permitted or not
+built in, `ProcFiles` reads the tables of all sockets (2 ms and more). On systems other than Linux,
+and in containers that allow neither, no look-up is possible: `way_to_ask` tries each way on a
+connection of its own and returns the first that works.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Connection:
 
 
 class WayToAsk(Protocol):
-    """Tells which user made the client's end of a connection."""
+    """Looks up the user of the client's end of a connection."""
 
     async def uid(self, connection: Connection) -> int | None:
         """The user; None if there is no such socket, or not any more."""
@@ -72,7 +72,7 @@ class WayToAsk(Protocol):
 
 
 class Netlink:
-    """Asks the kernel for one socket."""
+    """Requests one socket from the kernel."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
@@ -159,7 +159,7 @@ def _hexadecimal(address: bytes) -> str:
 
 
 async def way_to_ask() -> WayToAsk | None:
-    """The first way that tells the truth of a connection of this process; None if none does."""
+    """The first way that returns this process's user for its own connection; None if none does."""
     if sys.platform != "linux" or is_ambiguous(os.geteuid()):
         return None
     with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
@@ -181,10 +181,10 @@ async def way_to_ask() -> WayToAsk | None:
 
 
 def is_ambiguous(uid: int) -> bool:
-    """Whether other users have the same number here.
+    """Whether other users have the same ID here.
 
-    In a user namespace all users that it does not know have the number 65534: a service that runs
-    under it there cannot tell its own connections from theirs.
+    In a user namespace all unmapped users have the ID 65534: a service that runs under this ID
+    cannot distinguish its own connections from theirs.
     """
     try:
         if uid != int(Path("/proc/sys/kernel/overflowuid").read_text()):

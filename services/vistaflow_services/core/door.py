@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 AUTH = "VISTAFLOW_AUTH"
 AUTHS = ("off", "owner", "required")
-"""Who is let in: everybody; the user who runs the service, and tokens; tokens."""
+"""The accepted callers: everybody; the user who runs the service, and tokens; tokens only."""
 RATE = "VISTAFLOW_RATE_PER_SECOND"
 STREAMS = "VISTAFLOW_STREAMS_PER_CALLER"
 REFUSALS = "VISTAFLOW_REFUSALS_PER_SECOND"
@@ -58,7 +58,7 @@ PLACES = 2_000
 """Calls at once of a server that does not say how many it serves."""
 
 REQUEST_SECONDS = 10.0
-"""How long the request of a call that streams none may take to come."""
+"""Longest time for the request of a unary call to arrive."""
 
 END_SECONDS = 1.0
 """How long a stream may take to say why it ends, once its caller's token has ended."""
@@ -140,7 +140,7 @@ class Door(grpc.aio.ServerInterceptor):
     def __init__(self, settings: DoorSettings, tokens: Tokens | None = None) -> None:
         self.settings = settings
         self.owner = Owner(settings.owner_token) if settings.owner else None
-        """Whose connections need no token."""
+        """The user whose connections need no token."""
         self.tokens = tokens
         """Knows the bearers of tokens; without it nobody can be let in who needs one."""
         self.admit: Admit | None = None
@@ -242,7 +242,7 @@ class Door(grpc.aio.ServerInterceptor):
         return self.places.held(place, caller, context.peer())
 
     def _ask(self, method: str, handler: Any) -> Any:
-        """A handler that first asks whose a token is that was not seen before, or a connection."""
+        """A handler that first looks up the caller of an unknown token, or of a connection."""
         guarded = self._guarded(method, handler)
 
         async def asking(requests: Any, context: Context) -> None:
@@ -260,7 +260,7 @@ class Door(grpc.aio.ServerInterceptor):
         return _as_stream(handler, asking)
 
     def _open(self, method: str, handler: Any) -> Any:
-        """A handler of a service that answers whoever asks, as many at once as there may be."""
+        """A handler of a service without authentication, with a limit of concurrent calls."""
         behaviour = behaviour_of(handler)
         streams = handler.request_streaming or handler.response_streaming
         place = Place.OPEN if streams else Place.CHECK
@@ -275,7 +275,7 @@ class Door(grpc.aio.ServerInterceptor):
         return _as_stream(handler, opened)
 
     async def _whose(self, context: Context) -> Caller:
-        """Who makes a call that nobody knows yet."""
+        """Looks up the caller of a call whose token is not cached."""
         try:
             _bearer(context.invocation_metadata())
         except UnauthenticatedError as missing:
@@ -424,11 +424,11 @@ def _check_role(method: str, rule: Rule | None, caller: Caller) -> None:
 
 
 async def _write(context: Context) -> None:
-    """Writes to a call, so that nothing is read from it any more if its connection is gone.
+    """Writes to a call, which ends the call if its connection was closed.
 
-    The owner has the connection of this address and port now. But the call may have come over an
-    earlier one, whose client reset it and left the port. gRPC may not have noticed; then the write
-    fails and ends the call before this returns.
+    The owner has the current connection of this address and port. But the call may have come over
+    an earlier connection, which its client reset to release the port. gRPC may not have noticed;
+    then the write fails and ends the call before this function returns.
     """
     try:
         await context.send_initial_metadata(())

@@ -155,11 +155,11 @@ class UnavailableError(ServiceError):
 
 
 MAX_VIOLATIONS = 1_000
-"""Mistakes of one request that are noted: of more nobody reads."""
+"""Most mistakes of one request that are reported."""
 
 
 class Violations:
-    """Collects the mistakes of a request, so that they are told at once."""
+    """Collects the mistakes of a request, so that one error reports all of them."""
 
     def __init__(self) -> None:
         self._found: list[FieldViolation] = []

@@ -32,7 +32,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class _Refused:
-    """Stands for a request that was not parsed, or could not be."""
+    """Replaces a request that was refused before parsing, or could not be parsed."""
 
     def __init__(self, error: InvalidError) -> None:
         self.error = error

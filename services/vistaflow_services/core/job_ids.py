@@ -1,7 +1,7 @@
-"""Ids of jobs: what is one, and which a packed spec names.
+"""Recognises the ids of jobs, and finds them in packed specs.
 
-The registry asks this before it lets a caller of one project refer to jobs, and the workers ask it
-to find what they hand to an attempt: both must find the same ids in the same bytes.
+The registry uses this to check the jobs that a caller of one project refers to, and workers use it
+to find the results for an attempt: both must find the same ids in the same bytes.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def slices(spec: bytes) -> Iterator[bytes]:
 
 
 def job_ids_in(spec: bytes) -> set[str]:
-    """Whatever may be a job's id in a packed spec, whichever case its letters have.
+    """All texts in a packed spec that may be a job's id, in upper or lower case.
 
-    The strings of a message lie in its bytes as they are, so its type need not be known.
+    The bytes of a message contain its strings unchanged, so its type need not be known.
     """
     return {match[1].decode().lower() for match in _IDS.finditer(spec)}

@@ -73,7 +73,7 @@ class Limits:
 
 
 class Place(StrEnum):
-    """What kind of call holds a place for as long as it likes."""
+    """The kinds of calls that may stay open."""
 
     STREAM = "STREAM"
     """A watch, a writer, or any other stream."""
@@ -82,21 +82,21 @@ class Place(StrEnum):
     """A worker that leases jobs."""
 
     OPEN = "OPEN"
-    """A stream of a service that answers whoever asks: health, reflection."""
+    """A stream of a service without authentication: health, reflection."""
 
     CHECK = "CHECK"
-    """A single call of such a service, whose request may be long in coming."""
+    """A single call of such a service, whose request may arrive late."""
 
 
 SHARES = {Place.STREAM: 0.75, Place.WORKER: 0.85, Place.OPEN: 0.06, Place.CHECK: 0.04}
-"""Of the calls that a server serves at once. Workers share theirs with the streams."""
+"""Shares of the concurrent calls of a server. Workers share theirs with the streams."""
 
 
 class Places:
-    """Who holds the places of a server, so that no kind of call takes all of them.
+    """Counts the open calls of a server by kind, so that no kind takes all of its capacity.
 
-    Each kind has its share, of which one token, or one machine of open services, has half at most.
-    What no kind may have is for calls that are over soon: they never wait for a stream to end.
+    Each kind has a share. One token, or one machine for open services, gets at most half of it. The
+    rest is reserved for short calls, which therefore never wait for a stream to end.
 
     Args:
         count: Calls that the server serves at once.

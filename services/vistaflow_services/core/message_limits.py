@@ -1,8 +1,8 @@
 """How large a message may be, in and out: one rule for every service.
 
-A gRPC client refuses messages of more than 4 MiB unless it is told otherwise. So no message that
-the suite sends is larger than `MESSAGE_BYTES`, which is less by a margin for what wraps it, and
-what could make a larger one is refused where it comes in. docs/limits.md has the table.
+By default a gRPC client refuses messages of more than 4 MiB. So no message that the suite sends is
+larger than `MESSAGE_BYTES`, which leaves a margin for the enclosing message, and requests that
+could lead to a larger one are refused. docs/limits.md has the table.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ KIBIBYTE = 1024
 MEBIBYTE = 1024 * KIBIBYTE
 
 STOCK_BYTES = 4 * MEBIBYTE
-"""Largest message that a gRPC client takes unless it is told otherwise."""
+"""Largest message that a gRPC client accepts by default."""
 
 MESSAGE_BYTES = STOCK_BYTES - 256 * KIBIBYTE
-"""Largest message sent. The rest is for what wraps it, such as the name of a watch."""
+"""Largest message sent. The rest is for the enclosing message, such as the name of a watch."""
 
 RECEIVE_BYTES = 20 * MEBIBYTE
-"""Largest message read. One that is larger than it may be is so refused with what is wrong in it,
-and not by the gRPC library, which knows neither the field nor what to do instead."""
+"""Largest message received. So the suite itself refuses a request beyond its limit, under the
+field; the gRPC library knows neither the field nor the remedy."""
 
 REQUEST_BYTES = MESSAGE_BYTES
 """Largest request."""

@@ -1,9 +1,8 @@
-"""Work that would hold the event loop up, done in a thread beside it.
+"""Runs work that would block the event loop in a thread beside it.
 
-Two threads of one Python process do not run at the same time, but they take turns, so the event
-loop goes on serving. Each `Desk` is one thread: what is given to it is
-done one after another, and what several calls need at once does not make them wait on each other's
-turns.
+Two threads of one Python process do not run at the same time, but they alternate, so the event loop
+continues to serve calls. Each `Desk` is one thread, which does its work in sequence: concurrent
+calls add no further threads that compete with the loop.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ T = TypeVar("T")
 
 
 TURN_SECONDS = 0.0005
-"""How long a thread goes on while another waits for its turn. A call that is served meanwhile waits
-for twenty turns or more: of Python's 5 ms that would be 100 ms."""
+"""How long a thread runs while another waits. A call that is served meanwhile waits for twenty
+switches or more: with Python's default of 5 ms that would be 100 ms."""
 
 
 class Desk:
-    """One thread that does what is given to it.
+    """One thread that runs functions in sequence.
 
     Args:
         name: The thread's name.
@@ -40,7 +39,7 @@ class Desk:
         )
 
     async def do(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Does some work; it sees the context variables of whoever awaits it."""
+        """Runs a function in the thread, with the context variables of the caller."""
         context = contextvars.copy_context()
         call = self._thread.submit(lambda: context.run(work, *args, **kwargs))
         return await asyncio.wrap_future(call)

@@ -1,17 +1,17 @@
 """The user who runs the suite, and the token of everybody else (`VISTAFLOW_AUTH=owner`).
 
-A call that shows no token is the owner's if the kernel says that the owner's user made the
-connection, from this machine (`core/connections.py`). Root is nobody special: it can read the
-token. An owner that cannot be found is a stranger; so is everybody on systems that do not tell.
+A call without a token is the owner's if the kernel reports that the owner's user opened the
+connection on this machine (`core/connections.py`). Root has no exception: it can read the token.
+If the look-up finds no user, or the system does not support it, the call needs a token.
 
-The kernel is asked at every call that shows no token, and nothing is remembered: all that gRPC
-tells of a connection is the client's address and port, which another user's connection may have a
-moment later. What the kernel says is of the connection that has this address and port at the time
-of asking. The call may have come over an earlier one, whose client sent it, reset the connection
-and left the port to the owner: the kernel forgets a connection at once, gRPC notices a little
-later. So the door does not believe the answer before it has written to the call: the kernel has
-one connection between two addresses and ports at a time, a write to one that was reset fails, and
-a call whose connection failed brings no request any more (`Door._whose`).
+The look-up is made for every call without a token, and the result is not cached: gRPC exposes only
+the client's address and port, which may belong to another user's connection a moment later. The
+kernel reports on the connection that has this address and port at the time of the look-up. The call
+may have come over an earlier connection: its client sent the call, reset the connection and left
+the port to the owner. The kernel removes a connection at once, gRPC notices a little later. So the
+door accepts the result only after it has written to the call: the kernel has one connection between
+two addresses and ports at a time, a write to a connection that was reset fails, and a call whose
+connection failed delivers no request (`Door._whose`).
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class Owner:
-    """Knows the calls of the user who runs this service.
+    """Recognises the calls of the user who runs this service.
 
     Args:
-        token: Lets in whoever shows it as the owner; empty for none.
+        token: A token that authenticates its bearer as the owner; empty for none.
     """
 
     def __init__(self, token: str = "") -> None:
@@ -124,7 +124,7 @@ def make_token(file: Path) -> str:
     _, text = new_token()
     with (
         files.appearing(file) as temporary,
-        # With its mode from the start: nobody can have opened it before.
+        # Created with its final mode, so that no other user can open it in between.
         open(temporary, "x", opener=lambda path, flags: os.open(path, flags, 0o600)) as output,
     ):
         output.write(f"{text}\n")

@@ -1,4 +1,4 @@
-"""Reflection: tells tools what the calls and messages are, with the comments of the protos.
+"""Reflection: describes calls and messages to tools, with the comments of the protos.
 
 The generated code has descriptors without comments; those come from a file beside it. Version 1 of
 the protocol and its forerunner v1alpha differ in their name alone, so one servicer serves both.

@@ -25,7 +25,7 @@ SIMULATORS: Final = ("devsim", "ngspice", "function")
 """The simulators that a deck may name."""
 
 NO_RESPONSE: Final = "none"
-"""Stands alone in a list of responses for none of them, where an empty list means a default."""
+"""As the only entry of a list of responses it means none; an empty list means a default."""
 
 PLACEHOLDER: Final = re.compile(rb"@([A-Za-z_][A-Za-z0-9_]*)@")
 """Where a template takes a parameter's value."""

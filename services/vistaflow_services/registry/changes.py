@@ -111,7 +111,7 @@ class Changes:
         self._batch = 0
         self._graphs: dict[int, Dependencies] = {}
         self._unexplained: set[int] = set()
-        """Kits whose waiting jobs may wait for something else than is told of them."""
+        """Kits in which the reasons of waiting jobs may be out of date."""
 
     def jobs_moved(self) -> list[Job]:
         """The jobs that were there before and of which more than tasks changed."""
@@ -271,16 +271,16 @@ class Changes:
         return not job.depends_on or self._dependencies(kit).ready(job)
 
     def _dependencies(self, kit: Kit) -> Dependencies:
-        """Who waits for whom in a kit, in step with this draft."""
+        """The dependencies of a kit, as this draft has changed them."""
         found = self._graphs.get(kit.kit_id)
         if found is None:
             found = self._graphs[kit.kit_id] = Dependencies(kit)
         return found
 
     def explain(self) -> None:
-        """Names what each waiting job waits for in vain, of the kits where that may have changed.
+        """Sets the reasons of jobs blocked by a failed job, in kits where they may have changed.
 
-        Called before jobs are told and before they are written: once for many rows.
+        Called once for many rows, before jobs are answered and before they are written.
         """
         for kit_id in sorted(self._unexplained):
             kit = self.kits[kit_id]

@@ -122,7 +122,7 @@ class CancelKit(OfKit):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replacement:
-    """A FINISHED job that is to be done otherwise."""
+    """A FINISHED job to replace by a successor."""
 
     name: str
     spec_type: str = ""
@@ -267,7 +267,7 @@ class Grant(Command):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release(Command):
-    """The worker that holds an attempt gives it back. Answer: whether it did hold it."""
+    """The worker that holds an attempt releases it. Answer: whether it held it."""
 
     job_id: uuid.UUID
     attempt: int
@@ -338,7 +338,7 @@ class Result:
     revision: int = 0
     detail: str = ""
     reason: str = ""
-    """`detail` as a word for programs, where there is one."""
+    """The code for `detail`, if there is one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

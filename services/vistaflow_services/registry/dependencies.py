@@ -89,7 +89,7 @@ class Dependencies:
 
 
 def blocked(kit: Kit) -> dict[uuid.UUID, str]:
-    """Why each INIT job waits in vain, empty while it does not.
+    """The reason why each INIT job is blocked; empty for a job that is not.
 
     The cause is the nearest job before it that is FAILED or CANCELED.
     """
@@ -99,7 +99,7 @@ def blocked(kit: Kit) -> dict[uuid.UUID, str]:
     if not failed:
         return reasons
     waiting = {name: job for name, job in current.items() if job.status == Status.INIT}
-    # Of each job that is looked at, who is to blame; None while it is not known to be blocked.
+    # The job that blocks each visited job; a missing entry means not known to be blocked.
     causes: dict[str, Job] = dict(failed)
     for job in _in_order(waiting):
         need = next(filter(causes.__contains__, job.depends_on), None)

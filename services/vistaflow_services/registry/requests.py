@@ -216,7 +216,7 @@ def _states(request: Appended) -> Iterable[common.State]:
 def _items(
     request: Appended, states: Iterable[common.State], found: Violations
 ) -> tuple[c.Item, ...]:
-    """The rows; the first mistakes of theirs, and what was found before, are told at once."""
+    """The rows; one error reports their first mistakes and those found before."""
     items = []
     size = _delivered_bytes(request)
     close = size > APPEND_BYTES // 3
@@ -295,7 +295,7 @@ def of_kit(kind: type[OfKit], request: KitRequest, encode: Encode) -> OfKit:
 
 
 def retry_kit(request: pb.RetryKitRequest, encode: Encode) -> c.RetryKit:
-    """Jobs of a kit to queue again, and some to be done otherwise."""
+    """Jobs of a kit to queue again, and jobs to replace by successors."""
     found = Violations()
     if len(request.replacements) > MAX_JOBS_A_REQUEST:
         count = len(request.replacements)

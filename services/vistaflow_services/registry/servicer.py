@@ -206,7 +206,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         )
 
     async def DiffKit(self, request: pb.DiffKitRequest, context: Context) -> pb.DiffKitResponse:
-        """Tells what changed in a kit between two revisions, or a page of it."""
+        """The differences of a kit between two revisions, or a page of them."""
         found = Violations()
         requests.kit_id(request.kit_id, found)
         first, last = selecting.between(request, found)

@@ -1,8 +1,8 @@
 """A kit or a job in pages, each no larger than a message, all as of the revision of the first.
 
-A kit that has not moved since that revision is read from its tables, a page at a time, whatever
-its size. Of one that has, it is found first which row of each job and task was the latest then;
-only the rows of the page itself are read whole.
+A kit without changes since that revision is read from its tables, a page at a time, whatever its
+size. For a changed kit, the latest row of each job and task as of that revision is found first;
+only the rows of the page itself are read in full.
 """
 
 from __future__ import annotations

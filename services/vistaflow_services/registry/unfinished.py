@@ -1,9 +1,9 @@
-"""Changes that are made in pieces: how they are kept, and gone on with after a crash.
+"""Changes that are made in pieces: their storage, and their continuation after a crash.
 
-A change of many jobs takes several commits, between which others write. What is left of it is
-written with each: so whoever made it may die, and another registry, or the same one when it is
-back, goes on. That two do so at once is no harm: each piece is made of what the database holds of
-the change, and a commit fails if the log has moved.
+A change of many jobs takes several commits, between which others write. Each commit also writes the
+remaining work: if the registry crashes, another replica continues the change, or the same one after
+its restart. Two may do so at the same time: each piece is made from the recorded state of the
+change, and a commit fails if the log has moved.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from vistaflow_services.registry.watch_store import Row
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 2.0
-"""How often changes are looked for that nobody goes on with."""
+"""Interval of the search for interrupted changes."""
 
 LEFT_ALONE_SECONDS = 5.0
-"""How long a change is left alone before another registry takes it over."""
+"""Time without a commit after which another registry takes a change over."""
 
 
 class Source(Protocol):
-    """Where unfinished changes are kept."""
+    """The storage of unfinished changes."""
 
     async def fetch(self, name: str, parameters: Mapping[str, Any]) -> list[Row]:
         """The rows of a named query."""
 
 
 class UnfinishedChanges:
-    """Goes on with changes that nobody makes any more.
+    """Continues interrupted changes.
 
     Args:
-        source: Where they are kept.
-        go_on: Makes what is left of a change, and returns once that is done.
+        source: The storage of the changes.
+        go_on: Makes the remaining pieces of a change, and returns after the last.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class UnfinishedChanges:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Looks for such changes until it is canceled."""
+        """Searches for such changes until it is canceled."""
         while True:
             try:
                 await self.take(LEFT_ALONE_SECONDS)
@@ -62,7 +62,7 @@ class UnfinishedChanges:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def take(self, seconds: float) -> None:
-        """Begins to go on with the changes left alone for so long."""
+        """Continues the changes that had no commit for so long."""
         for row in await self._source.fetch("take_changes", {"seconds": seconds}):
             change = to_change(row)
             logger.info("continuing %s of request %s", change.request.method, row[0])

@@ -103,7 +103,7 @@ class Fold:
         )
 
     def messages(self, before: int, through: int) -> list[bytes]:
-        """The delta, in several messages if it does not fit one; none if there is nothing to tell.
+        """The delta, in several messages if it does not fit one; none if it has no content.
 
         Args:
             before: How far the watcher is.

@@ -68,10 +68,10 @@ def evaluate(
 ) -> list[Outcome]:
     """Runs what is not in the store, and returns the outcome of each point in the points' order.
 
-    An outcome that is a property of its point is stored before it is told; a point whose outcome
-    is in the store, or that stands twice in `points`, is not run and comes back `cached`. What the
-    machine may be to blame for, such as a TIMEOUT, is run again. The same point asked for by
-    several threads or processes at the same time runs once.
+    An outcome that is a property of its point is stored before it is returned; a point whose
+    outcome is stored, or that occurs twice in `points`, is not run and is returned as `cached`.
+    Failures that the machine may have caused, such as a TIMEOUT, are run again. A point that
+    several threads or processes request at the same time runs once.
 
     Args:
         deck: What to run.

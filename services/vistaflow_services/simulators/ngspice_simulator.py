@@ -71,9 +71,9 @@ def prepare(deck: Deck, point: Point, work: Path) -> tuple[list[str], dict[str, 
 def outcome(deck: Deck, point: Point, work: Path, finished: Finished, limits: Limits) -> Outcome:
     """What ngspice printed, judged.
 
-    It exits with 0 when analyses break off and measures fail, and with 1 when nothing is wrong but
-    that the control block has no `quit`: evidence of failure counts whatever was printed and
-    whatever the exit status, then the figures count.
+    ngspice exits with 0 when analyses abort and measures fail, and with 1 when the control block
+    only lacks a `quit`. So evidence of failure is decisive, whatever the output and the exit
+    status; without it the figures count.
     """
     extracts = {each.extract.lower(): each.extract for each in deck.responses}
     printed = read_printed(finished.stdout, finished.stderr, extracts)

@@ -49,7 +49,7 @@ def point_key(point: Mapping[str, Any]) -> str:
 
 
 LASTING: Final = frozenset((None, Failure.INFEASIBLE, Failure.NO_CONVERGENCE))
-"""What may come of a run that is a property of the point, and will come of every other run."""
+"""Outcomes of a run that are properties of the point, so that every other run has them too."""
 
 
 class PointStore:

@@ -35,7 +35,7 @@ DEFAULT_PORT: Final = 50051
 
 
 DEFAULT_AUTH: Final = "owner"
-"""Who is let in unless the environment or the command says otherwise."""
+"""The default of `--auth` and `VISTAFLOW_AUTH`."""
 
 
 async def serve(home: Home, port: int, auth: str = DEFAULT_AUTH) -> None:
