@@ -13,7 +13,7 @@ request_size.py     how large a request may be, found out before it is parsed
 metrics.py          Prometheus: calls, event loop; health checks; listener.py serves them over HTTP
 door.py             who is let in: tokens, roles, limits; access.py reads the protos for it
 owner.py            the user who runs the suite, and the token of everybody else;
-                    connections.py asks the kernel whose a connection is
+                    connections.py looks up the user of a connection
 callers.py          whose call is being served, and what that caller may do
 tokens.py           bearer tokens; vouching.py asks the registry whose they are
 limits.py           how often callers may call; buckets.py counts for each of many

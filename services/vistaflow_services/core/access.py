@@ -40,7 +40,7 @@ def rule_of(method: str) -> Rule | None:
 def _read(method: str) -> Rule | None:
     service_name, _, name = method.lstrip("/").rpartition("/")
     if service_name in REFLECTION:
-        # What the calls are is no secret, and tools that show messages need it.
+        # Descriptions of calls are not secret, and tools that show messages need them.
         return Rule(role=Role.VIEWER, worker=True)
     try:
         service = descriptor_pool.Default().FindServiceByName(service_name)

@@ -100,7 +100,7 @@ class DoorSettings:
 
     @property
     def auth(self) -> str:
-        """Who is let in, in the word of the setting."""
+        """The value of the setting `VISTAFLOW_AUTH`."""
         return "owner" if self.owner else "required" if self.required else "off"
 
     @property
@@ -196,7 +196,7 @@ class Door(grpc.aio.ServerInterceptor):
         return self._serving(method, handler, caller)
 
     def _unbounded(self, method: str, rule: Rule | None, handler: Any) -> Any:
-        """The handler of a call of someone who may do everything."""
+        """The handler of a call whose caller has every right."""
         if rule is access.NOBODY:
             return self._refusal(method, _unruled(method))
         return self._serving(method, handler, EVERYBODY)

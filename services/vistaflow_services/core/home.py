@@ -41,7 +41,7 @@ def prepare_home(path: Path) -> None:
 
 
 def check_owner(path: Path) -> None:
-    """Keeps root, who may write everywhere, from making another user's files its own.
+    """Prevents root, who can write everywhere, from taking over another user's files.
 
     A home that is not there yet is that of who called sudo if it would lie in a folder of theirs.
 

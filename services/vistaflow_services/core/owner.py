@@ -76,7 +76,7 @@ class Owner:
             except ValueError:
                 address = None
             # Of a listener at every address connections may differ in the server's address alone,
-            # which gRPC does not tell: its callers cannot be told from one another.
+            # which gRPC does not expose: its callers cannot be distinguished.
             if address is not None and address.is_loopback:
                 self._listeners.append((address, port))
 

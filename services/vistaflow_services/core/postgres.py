@@ -1,4 +1,4 @@
-"""How every session with PostgreSQL is opened, whatever the environment and the server say.
+"""Opens sessions with PostgreSQL, independent of the settings of the environment and the server.
 
 libpq takes what a connection string leaves out from `PG*` variables, and the server takes what a
 session leaves out from its own configuration and from that of the role and the database. Neither
@@ -38,7 +38,7 @@ SETTINGS: Final[Mapping[str, str]] = {
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
 }
-"""What the meaning of a statement hangs on. A kind of session may set more, and other timeouts."""
+"""Settings that the meaning of statements depends on. Sessions may set more, and other timeouts."""
 
 # libpq sends these as settings of the session, after those of the connection string.
 _SESSION_VARIABLES: Final = ("PGDATESTYLE", "PGTZ", "PGGEQO")
@@ -109,7 +109,7 @@ def libpq_variables() -> tuple[str, ...]:
 
 
 def quoted(identifier: str) -> str:
-    """An identifier as SQL writes it, whatever is in it."""
+    """An identifier quoted for SQL, with any characters."""
     return '"' + identifier.replace('"', '""') + '"'
 
 

@@ -87,7 +87,7 @@ class RegistryClient:
     async def retry_kit(
         self, request: registry_pb2.RetryKitRequest
     ) -> registry_pb2.RetryKitResponse:
-        """Queues what of a kit is FAILED or CANCELED again, and what is to be done otherwise."""
+        """Queues FAILED and CANCELED jobs of a kit again, and replaces jobs by successors."""
         return await self.call(self.stub.RetryKit, _signed(request, self.actor))
 
     async def get_kit(self, kit_id: int, *, min_revision: int = 0) -> registry_pb2.Kit:

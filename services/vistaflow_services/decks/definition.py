@@ -166,7 +166,7 @@ class Deck:
     memory_limit_bytes: int = 2 * 1024**3
     """The address space that one run may take."""
     noisy: bool = False
-    """Whether two runs of one point may differ: what is found best is verified by several runs."""
+    """Whether two runs of one point may differ; several runs then verify the best point."""
 
     @property
     def response_names(self) -> list[str]:

@@ -137,7 +137,7 @@ class MlServicer(rpc.MlServiceServicer):
         return found_job.result
 
     async def _manifest(self, model_id: str) -> Mapping[str, Any]:
-        """What the job that trained a model says of it: an ML_TRAIN job, or a study."""
+        """The result of the job that trained a model: an ML_TRAIN job, or a study."""
         if not is_job_id(model_id):
             return await self._result(model_id, "ML_TRAIN", "model_id")
         found = await self._stage.registry.result(model_id, field="model_id")

@@ -93,7 +93,7 @@ class _Models:
     """What one unit of the warped objective is worth at the best point, in the objective's unit."""
 
     best_row: int
-    """The place of the best point among all that was told."""
+    """The place of the best point among all observations."""
 
     second: Array
     """Where the best point outside the surroundings of the incumbent lies (d,)."""
@@ -120,7 +120,7 @@ class BayesianSearch:
     """Fixes every random choice."""
 
     noisy: bool = False
-    """Whether a point is worth what is predicted of it, instead of the one reading it gave."""
+    """Whether a point is ranked by its predicted value instead of its single result."""
 
     observations: list[Observation] = field(default_factory=list)
     """All that was told, in order."""

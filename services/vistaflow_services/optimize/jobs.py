@@ -163,7 +163,7 @@ def _search(attempt: Attempt, setting: _Setting) -> StudyResult:
         )
 
     def simulate_anew(points: Sequence[Point]) -> list[Outcome]:
-        """Runs points past the store, which would answer with what it has."""
+        """Runs points without the store, which would return the stored results."""
         runs = [executor.submit(run_point, deck, each, scratch_root=scratch) for each in points]
         return [each.result() for each in runs]
 
@@ -198,7 +198,7 @@ def _search(attempt: Attempt, setting: _Setting) -> StudyResult:
 
 
 def _first_suggestions(setting: _Setting) -> list[Point]:
-    """What the trained model would try first, if there is one."""
+    """The first point that the trained model proposes, if there is a model."""
     if setting.model is None:
         return []
     return predicted_best(

@@ -256,7 +256,7 @@ class Study:
     def _take_verifying(
         self, points: Sequence[Point], run: Callable[[Sequence[Point]], Sequence[Outcome]]
     ) -> list[Trial]:
-        """Runs points to verify them, and takes in what comes of it."""
+        """Runs points to verify them, and adds the results."""
         expected = {point_key(dict(each.point)): dict(each.predicted) for each in self.trials}
         taken = []
         for point, outcome in zip(points, run(points), strict=True):

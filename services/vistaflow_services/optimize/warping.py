@@ -21,7 +21,7 @@ DECADE = 10.0
 
 
 LARGEST = 1e300
-"""Largest difference of two sides that is told apart from a larger one."""
+"""Largest difference of two sides that is distinguished from larger ones."""
 
 
 class Warp(StrEnum):

@@ -72,7 +72,7 @@ class PipelineServicer(rpc.PipelineServiceServicer):
         )
 
     async def RetryKit(self, request: pb.RetryKitRequest, context: Context) -> pb.RetryKitResponse:
-        """Goes on with a kit in another deck. See the proto for the contract."""
+        """Continues a kit with another deck. See the proto for the contract."""
         kit = await self._registry.get_kit(request.kit_id)
         read = await self._reading.read(Source(spec=successor.spec_in(kit, request.deck)))
         deck = read.checked().deck

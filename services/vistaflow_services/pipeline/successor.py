@@ -1,4 +1,4 @@
-"""A kit that goes on in another deck: its spec again, from what the registry keeps of it."""
+"""Continuing a kit with another deck: restores its spec from the registry's record."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vistaflow_services.decks.deck import Deck
 from vistaflow_services.pipeline.translate import COLLECT
 
 _BESIDE_SPEC = ("deck", "units")
-"""What the record of a spec has beside the spec's own fields."""
+"""Keys in the record of a spec that are not fields of the spec."""
 
 
 def spec_in(kit: registry_pb2.Kit, deck: ingestion_pb2.DeckSource) -> pb.KitSpec:

@@ -42,7 +42,7 @@ class Told:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Running:
-    """A change that is being made, for when its request comes again meanwhile."""
+    """A change in progress, for repeats of its request."""
 
     body_sha256: str
     task: asyncio.Task[Told | c.Replayed]
@@ -63,7 +63,7 @@ class BulkService:
         self._tasks: set[asyncio.Task[Told | c.Replayed]] = set()
 
     async def stop(self) -> None:
-        """Leaves what is under way for the next start to go on with."""
+        """Stops changes in progress; the next start continues them."""
         await ended(list(self._tasks))
 
     async def count(self, wanted: c.ManyJobs) -> Told:
@@ -112,13 +112,13 @@ class BulkService:
             task.add_done_callback(self._over)
         elif running.body_sha256 != wanted.request.body_sha256:
             raise _reused(wanted.request)
-        # It goes on when the caller has gone.
+        # It continues after the caller has disconnected.
         return await asyncio.shield(running.task)
 
     def _over(self, task: asyncio.Task[Told | c.Replayed]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # or asyncio tells that nobody looked
+            task.exception()  # or asyncio logs an exception that was never retrieved
 
     async def _change(
         self, wanted: c.ManyJobs, seconds: float, decode: Callable[[bytes], Told]

@@ -161,12 +161,12 @@ class CachedReads:
         kit_id: int,
         jobs: Sequence[common.Job],
     ) -> Page | bytes:
-        """The answer; kept for the next who asks the same, if it is a page of more."""
+        """The answer; cached for the same request if it is one of several pages."""
         if not (answer.next_page_token or request.page_token):
             return answer
         revision = answer.revision
         if not request.page_token:
-            # Of a first page it is told anew each time.
+            # The revision of a first page is set for each answer.
             answer.ClearField("revision")
         page = answer.SerializeToString()
         self._pages.put(

@@ -42,7 +42,7 @@ Content = tuple[str, str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A row of the log whose seq comes again."""
+    """A row of the log whose seq is repeated."""
 
     revision: int
     contents: frozenset[Content]
@@ -54,7 +54,7 @@ Seqs = Mapping[tuple[uuid.UUID, int, int], Recorded]
 
 
 def content_of(item: c.Item) -> Content:
-    """What the row would say."""
+    """The content of the row."""
     return item.task_name, item.status, item.reason, item.metadata_json
 
 

@@ -23,7 +23,7 @@ SEALED_SINCE: Final = "mlops_totalstate_seq"
 
 
 def add_checksum(file: Path) -> None:
-    """Ends an archive with the checksum of what it holds."""
+    """Appends the checksum of an archive's content to it."""
     with file.open("rb") as content:
         digest = _digest(content, file.stat().st_size)
     with file.open("ab") as content:

@@ -1,4 +1,4 @@
-"""Connections of a pool, and the one way to go on when one of them turns out to be dead."""
+"""Connections of a pool, and the retry of work whose connection is dead."""
 
 from __future__ import annotations
 

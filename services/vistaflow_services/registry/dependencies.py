@@ -35,7 +35,7 @@ class Dependencies:
         """How many dependencies the jobs have together."""
         self._finished = {name for name, job in current.items() if job.status == Status.FINISHED}
         self._watchers: dict[str, list[tuple[uuid.UUID, Iterator[str]]]] | None = None
-        """Who waits for a job, by its name; None until somebody asks for the first time."""
+        """The jobs that wait for a job, by its name; None until the first use."""
 
     def add(self, job: Job) -> None:
         """A job is new, and takes the place of the one before of its name."""

@@ -272,7 +272,7 @@ _BESIDE_TASKS = attrgetter(
 
 SUCCESSOR = "@"
 """In the name of a job that took the place of another: `train@2`. No name that is asked for has
-it, so that the relation lies in the name alone."""
+it, so that the name alone defines the relation."""
 
 
 def first_name(name: str) -> str:

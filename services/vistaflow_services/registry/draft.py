@@ -421,7 +421,7 @@ class Draft(Changes):
         )
         named = self._dependencies(kit).job_ids
         inputs = tuple(
-            # Under the name that is depended on: a successor stands for what it took the place of.
+            # Under the name in `depends_on`: a successor replaces the job of that name.
             same(kit.jobs[named[name]].copy(), name=name)
             for name in job.depends_on
             if name in named

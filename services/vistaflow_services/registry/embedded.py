@@ -387,7 +387,7 @@ class EmbeddedPostgres:
         return Path(lines[4]) if there else None
 
     def _reason(self) -> str:
-        """What the program started last said of its end."""
+        """The output of the last program about its failure."""
         try:
             with self._log.open("rb") as file:
                 file.seek(max(self._logged, self._log.stat().st_size - 16_384))

@@ -339,7 +339,7 @@ class Ledger:
         rows = 0
         while self._queue and rows < MAX_ROWS:
             if batch and _size(self._queue[0].command) > ALONE_ROWS:
-                break  # What came before it is not made to wait for it.
+                break  # Earlier commands do not wait for a large one.
             waiting = self._queue.popleft()
             if _live(waiting):
                 batch.append(waiting)
@@ -460,7 +460,7 @@ class Ledger:
         return batch
 
     async def _changes(self, commands: list[c.Command]) -> dict[uuid.UUID, c.Change]:
-        """The changes that commands go on with, or are repeated requests for."""
+        """The changes that commands continue or repeat."""
         wanted = [
             each.request.request_id
             for each in commands
@@ -717,7 +717,7 @@ def _live(waiting: _Waiting) -> bool:
     if waiting.lane is not None and waiting.lane.broken:
         _fail(waiting, UnavailableError("what came before it was not recorded; send both again"))
     if isinstance(waiting.command, c.GoOn) and waiting.answer.done():
-        # What was begun is brought to its end, whether or not somebody still waits for that.
+        # A change that was begun is completed, even if no caller waits for it any more.
         waiting.answer = asyncio.get_running_loop().create_future()
         waiting.answer.add_done_callback(lambda answer: answer.cancelled() or answer.exception())
     return not waiting.answer.done()

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import IO
 
 INSIDE_UID = 1000
-"""The user inside a namespace on a machine that names nobody but root."""
+"""The user inside a namespace on a machine whose only named user is root."""
 
 UNPRIVILEGED_UID = 65534
 
@@ -74,7 +74,7 @@ def start(
 
 
 def owners() -> set[int]:
-    """Who may own what belongs to a PostgreSQL that this process started."""
+    """The users that may own files of a PostgreSQL server that this process started."""
     return {os.geteuid(), *([_fallback_uid()] if os.geteuid() == 0 else [])}
 
 
@@ -118,14 +118,14 @@ def _has_name(uid: int) -> bool:
 
 @functools.cache
 def _inside_uid() -> int:
-    """Who to be inside a namespace: one with a name, and not the user that stands for strangers."""
+    """The user ID inside a namespace: a user with a name, but not the overflow user."""
     named = [INSIDE_UID] if _has_name(INSIDE_UID) else [entry.pw_uid for entry in pwd.getpwall()]
     return next((uid for uid in named if uid not in (0, UNPRIVILEGED_UID)), INSIDE_UID)
 
 
 @functools.cache
 def _fallback_uid() -> int:
-    """Who to be without a namespace."""
+    """The user ID without a namespace."""
     named = [entry.pw_uid for entry in pwd.getpwall() if entry.pw_name == "nobody"]
     return next((uid for uid in (UNPRIVILEGED_UID, *named) if _has_name(uid)), UNPRIVILEGED_UID)
 
@@ -154,7 +154,7 @@ def _environment() -> dict[str, str]:
 
 
 def enter_namespace(uid: int) -> None:
-    """Enters a user namespace in which the present user is another one, who has a name.
+    """Enters a user namespace in which the current user is mapped to one with a name.
 
     Raises:
         OSError: The system does not allow it.

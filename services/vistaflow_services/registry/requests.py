@@ -58,7 +58,7 @@ JOB_FIXED_BYTES = 160
 """What the registry adds to a job beside its actor: ids, counts, times."""
 
 INPUT_BYTES = 64 + ENTRY_BYTES
-"""What a worker is told of a job that another depends on, beside its name and result."""
+"""Size of a dependency in a grant to a worker, beside its name and result."""
 
 MAX_TYPE_URL = 500
 MAX_ATTEMPTS = 100
@@ -480,14 +480,14 @@ def _check_kit_size(request: pb.CreateKitRequest, found: Violations) -> None:
 
 
 def _check_job_size(job: pb.NewJob, field: str, found: Violations) -> None:
-    """Notes a job that does not fit a message with what a worker is told of it."""
+    """Adds a violation for a job that does not fit the message that grants it to a worker."""
     if len(job.spec.value) > MAX_JOB_SPEC_BYTES:
         told = f"is {len(job.spec.value):,} bytes; at most {MAX_JOB_SPEC_BYTES:,} are allowed"
         found.add(f"{field}.spec", told)
         return
     size = job.ByteSize() + JOB_FIXED_BYTES
     if JOB_BYTES // 8 < size <= JOB_BYTES:
-        # A worker is told of each dependency twice, with its id and more.
+        # A grant names each dependency twice, with its id and more.
         size += len(job.depends_on) * INPUT_BYTES + size_of(job.depends_on)
     if size > JOB_BYTES:
         found.add(

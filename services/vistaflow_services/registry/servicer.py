@@ -55,7 +55,7 @@ INLINE_ROWS = 20
 """Entries of lists, some of which may be 64 KiB of numbers."""
 
 GO_ON_SECONDS = 300.0
-"""How long to wait for the end of a change that is gone on with, before trying again."""
+"""How long to wait for the end of a continued change before trying again."""
 
 # A caller who waits is told what is the matter rather than left to his own deadline.
 _MARGIN_SECONDS = 0.2
@@ -94,7 +94,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         self._ledger = ledger
         self._bulk = bulk.BulkService(ledger=ledger, store=store)
         self.unfinished = UnfinishedChanges(store, self._go_on)
-        """Goes on with changes that a crash interrupted."""
+        """Continues changes that a crash interrupted."""
         self._store = store
         self._hub = hub
         self._watches = watches
@@ -229,7 +229,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         return answer
 
     async def _put_changes(self, left: Sequence[Difference], answer: pb.DiffKitResponse) -> None:
-        """Puts in the first of what differs, as much as fits."""
+        """Adds the first differences, as many as fit."""
         changes = answer.changes
         room = translate_past.room_for_changes()
         while len(changes) < len(left) and room > 0:
@@ -399,7 +399,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         return await self.tokens.revoke(request)
 
     async def _go_on(self, change: c.Change | c.ManyJobs) -> None:
-        """Makes what is left of a change; its caller may come again for the answer."""
+        """Makes the rest of a change; its caller may repeat the request for the answer."""
         method = change.request.method
         request = replace(change.request, encode=_encoded(_CHANGES[method]))
         if isinstance(change, c.Change):
@@ -413,7 +413,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         )
 
     async def close(self) -> None:
-        """Ends what the servicer does beside calls."""
+        """Ends the background tasks of the servicer."""
         await self._bulk.stop()
 
     async def _submit(

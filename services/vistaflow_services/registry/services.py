@@ -61,7 +61,7 @@ class ServiceDirectory:
         self._address = address
         self._limits = limits
         self._settings = frozenset(limits)
-        """What is there from the start; what comes later tells of all projects' watches."""
+        """The initial limits; limits added later describe the watches of all projects."""
         self._clock = clock
         self._heard: dict[tuple[str, str], tuple[float, pb.ServiceInfo]] = {}
 

@@ -33,7 +33,7 @@ MOST_REFERENCES = 100
 """Jobs that those made by one call may refer to by their ids."""
 
 NO_KIT = 2**31 - 1
-"""Stands for kits of other projects in filters; kits are numbered from 1 and never come so far."""
+"""Replaces kits of other projects in filters: kits are numbered from 1 and never get this id."""
 
 NO_JOB = str(uuid.UUID(int=0))
 """The same for jobs."""

@@ -136,7 +136,7 @@ def check_name(name: str, found: Violations) -> None:
 
 
 def check_lifetime(seconds: float | None, field: str, found: Violations) -> None:
-    """A token is valid for a time that the database's clock can tell, or for good."""
+    """A token is valid for a time within the range of the database's clock, or without end."""
     if seconds is not None and not MIN_LIFETIME_SECONDS <= seconds <= MAX_LIFETIME_SECONDS:
         found.add(field, f"is {seconds:g} s; give 1 minute to 10 years, or none")
 

@@ -53,7 +53,7 @@ class Standing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """A request for a token that may come again."""
+    """A request for a token that may be repeated."""
 
     request_id: uuid.UUID
     body_sha256: str

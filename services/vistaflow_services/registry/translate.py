@@ -215,7 +215,7 @@ def kit_to_proto(kit: Kit) -> pb.Kit:
 
 
 def job_in_short(job: Job, *, task_counts: Counts | None = None) -> common.Job:
-    """A job as changes answer it: without its spec, result and tasks, of which the counts tell."""
+    """A job in the answer to a change: without its spec, result and tasks, but with counts."""
     counts = task_counts or job.task_counts()
     short = same(job, spec_type="", spec=b"", result_json="", tasks={})
     return job_to_proto(short, task_counts=counts)

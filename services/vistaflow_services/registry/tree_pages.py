@@ -122,25 +122,25 @@ class _Page:
         self._left = wanted.size or WHOLE
 
     def begin(self, kit: Kit) -> None:
-        """Puts in what the kit is beside its jobs."""
+        """Adds the kit's own fields."""
         self._empty = False
         self.kit = translate.kit_to_proto(replace(kit, jobs={}))
         self._room -= self.kit.ByteSize()
 
     def add_job(self, job: common.Job) -> bool:
-        """Puts in a job without tasks, if there is room for it."""
+        """Adds a job without tasks, if there is room for it."""
         if self._fits(job):
             self.kit.jobs.append(job)
         return not self.full
 
     def go_on_with(self, job_id: uuid.UUID) -> None:
-        """Puts in a job that an earlier page began."""
+        """Adds a job that an earlier page began."""
         if not self.kit.jobs or self.kit.jobs[-1].job_id != str(job_id):
             self._room -= 64
             self.kit.jobs.append(common.Job(job_id=str(job_id)))
 
     def add_task(self, row: StateRow) -> bool:
-        """Puts in a task of the last job, if there is room for it."""
+        """Adds a task of the last job, if there is room for it."""
         state = translate.state_to_proto(row)
         if self._fits(state):
             self.kit.jobs[-1].tasks.append(state)
@@ -212,7 +212,7 @@ class _Branches:
 
 
 class _PastBranches(_Branches):
-    """The jobs of a kit as they were, with rows that tell no metadata yet."""
+    """The jobs of a kit as of the revision, with rows whose metadata is not read yet."""
 
     def __init__(self, connection: Connection, kit: Kit, job_id: uuid.UUID | None) -> None:
         super().__init__(connection, kit, job_id)

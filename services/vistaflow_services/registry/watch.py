@@ -271,7 +271,7 @@ class WatchService:
     async def _messages(
         self, watch: Watch, place: Subscription
     ) -> AsyncGenerator[tuple[int, bytes | None], None]:
-        """The next messages, if there is anything to tell, and how far the watch is with each."""
+        """The next messages, if there are any, each with the position of the watch after it."""
         stretches = await self._next(watch, place, watch.at)
         await wire.encode(stretches)
         lone = len(stretches) == 1 and stretches[0].through >= self._hub.head

@@ -109,7 +109,7 @@ class WatchMany:
             if len(self._watches) >= MAX_WATCHES:
                 raise InvalidError(f"at most {MAX_WATCHES:,} watches are open at once")
         except InvalidError as error:
-            # Only this request to open ends. A watch that already has the name goes on.
+            # Only this request to open ends. An open watch of the same name continues.
             message = end(pb.END_REASON_INVALID, request.watch.after_revision, error.message)
             await self._outbox.put(_named(name[:MAX_NAME], message))
             return

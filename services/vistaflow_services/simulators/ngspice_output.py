@@ -31,7 +31,7 @@ MAX_OTHERS: Final = 20
 """Figures beside those that the deck asks for that are remembered, for messages."""
 
 FAILED: Final = "failed"
-"""Stands for the figure of a measure that failed."""
+"""The value of a measure that failed."""
 
 _VALUE: Final = re.compile(r"^\s{0,4}([A-Za-z_][\w.#()]*)\s*=(\s*)(\S+)(.*)")
 _MEASURED: Final = "  "
@@ -57,7 +57,7 @@ _FATAL: Final = re.compile(
     r"|command '\w+' skipped|load aborted|too many iteration passes",
     re.IGNORECASE,
 )
-"""Evidence that what is printed is not of the circuit as the deck has it, or not of all of it."""
+"""Evidence that the output does not describe the whole circuit of the deck."""
 
 _DIVERGED: Final = re.compile(
     r"time ?step too small|no convergence|convergence problem|iteration limit|singular matrix"

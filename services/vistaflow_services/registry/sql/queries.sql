@@ -2,7 +2,7 @@
 
 -- name: write_rows
 -- The first part of the one statement that commits a batch: nothing happens unless the head is
--- where the batch was made for. Reasons are told by their place in `texts`: many rows share one.
+-- where the batch was made for. Reasons are given by their place in `texts`: many rows share one.
 WITH cas AS (
     UPDATE head
        SET last_id = %(last_id)s, last_kit_id = %(last_kit_id)s, commit_id = %(commit_id)s
@@ -251,7 +251,7 @@ SELECT change_id, method, body_sha256, data::text, retry, reason, actor, kit_id,
   FROM unfinished_changes WHERE change_id = ANY (%(change_ids)s)
 
 -- name: take_changes
--- Changes that nobody has gone on with for some time: whoever asks does so from now on.
+-- Changes without a commit for some time: the caller of this query takes them over.
 UPDATE unfinished_changes SET touched_at = clock_timestamp()
  WHERE touched_at < clock_timestamp() - make_interval(secs => %(seconds)s)
 RETURNING change_id, method, body_sha256, data::text, retry, reason, actor, kit_id, job_ids, whole,
