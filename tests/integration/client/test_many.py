@@ -30,7 +30,7 @@ async def test_each_watch_of_a_stream_goes_on_after_the_registry_was_killed(
             all={}, failed={"statuses": ["FAILED"], "kit_ids": [one.kit_id]}, b={"project": "b"}
         )
         rows: dict[str, list[int]] = {"all": [], "failed": [], "b": [], "late": []}
-        with pytest.raises(ValueError, match="'b' is the name of an open watch"):
+        with pytest.raises(ValueError, match="'b' is the name of a watch that is open"):
             many.open("b")
 
         async def until(name: str, count: int) -> None:
