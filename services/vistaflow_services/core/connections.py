@@ -144,7 +144,7 @@ class ProcFiles:
                 f"{_hexadecimal(other)}:{connection.server_port:04X} {_TCP_ESTABLISHED:02X} "
             )
             with contextlib.suppress(OSError):
-                _, found, rest = Path("/proc/net", table).read_text().partition(row)
+                _, found, rest = Path("/proc/net", table).read_text("ascii").partition(row)
                 if found:
                     # Queues, timer, retransmits, uid, timeout, inode.
                     fields = rest.split(maxsplit=6)
@@ -187,8 +187,8 @@ def is_ambiguous(uid: int) -> bool:
     cannot distinguish its own connections from theirs.
     """
     try:
-        if uid != int(Path("/proc/sys/kernel/overflowuid").read_text()):
+        if uid != int(Path("/proc/sys/kernel/overflowuid").read_text("ascii")):
             return False
-        return Path("/proc/self/uid_map").read_text().split() != _OWN_NAMESPACE
+        return Path("/proc/self/uid_map").read_text("ascii").split() != _OWN_NAMESPACE
     except (OSError, ValueError):
         return True

@@ -125,7 +125,12 @@ def make_token(file: Path) -> str:
     with (
         files.appearing(file) as temporary,
         # Created with its final mode, so that no other user can open it in between.
-        open(temporary, "x", opener=lambda path, flags: os.open(path, flags, 0o600)) as output,
+        open(
+            temporary,
+            "x",
+            encoding="ascii",
+            opener=lambda path, flags: os.open(path, flags, 0o600),
+        ) as output,
     ):
         output.write(f"{text}\n")
     return text
