@@ -51,7 +51,7 @@ def read_config(
 ) -> Config:
     """A `kind` from the variables that begin with `prefix`; unset ones keep their default.
 
-    Fields may be str, int, float, bool, Path, `X | None` and `tuple[str, ...]` (by commas).
+    Fields may be str, int, float, bool, Path, `X | None` and tuples of one of them (by commas).
 
     Raises:
         InvalidError: One violation for each variable that is unknown, missing or malformed.

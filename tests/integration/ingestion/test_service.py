@@ -90,7 +90,7 @@ async def suite(
 ) -> AsyncIterator[Suite]:
     home, shelf = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("shelf")
     registry = RegistryClient(module_registry)
-    config = Config(listen="127.0.0.1:0", deck_folders=(str(shelf),))
+    config = Config(listen="127.0.0.1:0", deck_folders=(shelf,))
     # The job's process reads its settings from the environment, as in production.
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VISTAFLOW_INGESTION_DECK_FOLDERS", str(shelf))
