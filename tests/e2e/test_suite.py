@@ -122,10 +122,11 @@ def test_what_a_killed_suite_leaves_is_taken_up_by_the_next(tmp_path: Path) -> N
                 os.kill(pid, signum)
         assert suite.pid("postgres") == postgres  # it alone is left
 
-    with up(home) as suite:
-        assert suite.pid("postgres") == postgres
-        with vistaflow.connect(suite.address) as client:
-            assert client.job(job.job_id).status == "FINISHED"
+        # Before `down`, which would stop it.
+        with up(home) as following:
+            assert following.pid("postgres") == postgres
+            with vistaflow.connect(following.address) as client:
+                assert client.job(job.job_id).status == "FINISHED"
     assert none_left(home, 30) == {}
 
 

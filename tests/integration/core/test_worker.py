@@ -221,7 +221,7 @@ async def test_a_stale_attempt_is_stopped_and_says_nothing_more(
     [
         ({"do": "crash"}, "its process ended: SIGSEGV"),
         ({"do": "exit", "code": 3}, "its process ended: exit code 3"),
-        ({"do": "raise"}, "ended by an unexpected RuntimeError"),
+        ({"do": "raise"}, "ended by an unforeseen RuntimeError"),
     ],
 )
 async def test_a_fault_gives_the_attempt_back_and_names_the_log(
