@@ -136,6 +136,11 @@ def refused(method: MethodDescriptor, attack: Attack, outcome: Outcome) -> bool:
         return True
     if method.containing_service.name != "RegistryService":
         return outcome.code in {Code.INVALID_ARGUMENT, *ELSEWISE}
+    whole = attack.path.removesuffix("[0]")
+    if outcome.code is Code.INVALID_ARGUMENT and any(
+        name.startswith(whole) for name in outcome.fields
+    ):
+        return True
     if attack.path.startswith(TAMED):
         return outcome.code is Code.OK
     if attack.path.endswith("epoch"):
