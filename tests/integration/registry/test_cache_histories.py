@@ -32,6 +32,7 @@ class Eventful(History):
                 c.ResumeKit(kit_id=kit_id),
                 c.ResumeKit(kit_id=kit_id),
                 c.RetryJob(job_id=job.job_id),
+                c.RetryKit(kit_id=kit_id),
                 c.ChangeJobs(
                     kit_id=kit_id, job_ids=ids[:2], statuses=frozenset({"RUNNING"}), retry=False
                 ),
@@ -47,7 +48,7 @@ class Eventful(History):
 
 @pytest.mark.parametrize(
     ("seed", "steps"),
-    [(11, 90), *(pytest.param(seed, 600, marks=pytest.mark.slow) for seed in range(12, 18))],
+    [(19, 120), *(pytest.param(seed, 600, marks=pytest.mark.slow) for seed in range(12, 18))],
 )
 async def test_pauses_retries_and_old_revisions_are_answered_as_sql_does(
     database, serve, seed, steps
