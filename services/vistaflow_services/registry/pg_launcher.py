@@ -40,6 +40,10 @@ CAPABILITY_VERSION_3 = 0x20080522
 _SCRIPT = (sys.executable, "-I", "-S", __file__)
 _NOTHING = (sys.executable, "-I", "-S", "-c", "")
 
+# A server outlives the object that started it. Python warns when the handle of a process that
+# still runs is collected, so the handles are kept until their processes have ended.
+_started: list[subprocess.Popen[bytes]] = []
+
 
 class LaunchError(Exception):
     """PostgreSQL cannot be run as somebody else than root here."""
@@ -62,7 +66,7 @@ def start(
     prefix, owner = _way(owner_of, asks_for_name=Path(command[0]).name == "initdb")
     for folder in (owner_of, *also):
         _give(folder, owner)
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [*prefix, *command],
         stdin=subprocess.DEVNULL,
         stdout=output,
@@ -71,6 +75,9 @@ def start(
         start_new_session=True,
         env=_environment(),
     )
+    _started[:] = [running for running in _started if running.poll() is None]
+    _started.append(process)
+    return process
 
 
 def owners() -> set[int]:
