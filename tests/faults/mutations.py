@@ -54,15 +54,19 @@ def id_cursor() -> None:
             job.revision += shift
         changes.last_id += shift
         changes.shift = shift
+        texts = journal.Texts()
         parameters = {
             "commit_id": row[1],
             "replica": self._replica,
             "last_id": changes.last_id,
-            "rows": journal.rows_text(changes),
+            "rows": journal.rows_text(changes, texts),
             "kits": "[]",
-            "jobs": journal.json.dumps([journal._job(j, False) for j in changes.jobs.values()]),
-            **journal._rest(changes, answers),
+            "jobs": journal.json.dumps(
+                [journal._job(job, texts, with_result=False) for job in changes.jobs.values()]
+            ),
+            **journal._rest(changes, answers, texts),
         }
+        parameters["texts"] = texts.json()
         await connection.execute("BEGIN")
         cursor = await connection.execute(loose, parameters)
         told = await cursor.fetchone()

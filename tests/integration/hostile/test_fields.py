@@ -137,8 +137,11 @@ def refused(method: MethodDescriptor, attack: Attack, outcome: Outcome) -> bool:
     if method.containing_service.name != "RegistryService":
         return outcome.code in {Code.INVALID_ARGUMENT, *ELSEWISE}
     whole = attack.path.removesuffix("[0]")
-    if outcome.code is Code.INVALID_ARGUMENT and any(
-        name.startswith(whole) for name in outcome.fields
+    # A request that is too large as a whole is refused by its length, under the full name.
+    if (
+        attack.what.startswith("long")
+        and outcome.code is Code.INVALID_ARGUMENT
+        and any(name.startswith(whole) for name in outcome.fields)
     ):
         return True
     if attack.path.startswith(TAMED):
