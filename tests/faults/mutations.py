@@ -15,13 +15,15 @@ from typing import Any
 
 from psycopg_pool import AsyncConnectionPool
 
+from vistaflow_services.core.postgres import session_conninfo
 from vistaflow_services.registry import __main__ as main
 from vistaflow_services.registry import draft, journal
+from vistaflow_services.registry.connections import Connections
 from vistaflow_services.registry.domain import StateRow
 from vistaflow_services.registry.hub import Hub, Stretch, Subscription
 from vistaflow_services.registry.journal import Journal
 from vistaflow_services.registry.ledger import Ledger, _Waiting
-from vistaflow_services.registry.store import SETTINGS, Store
+from vistaflow_services.registry.store import SETTINGS
 from vistaflow_services.registry.tail import Tail
 
 
@@ -164,19 +166,18 @@ def naive_pool() -> None:
 
     def make_pool(conninfo: str, *, schema: str = "vistadb_test", size: int = 10) -> Any:
         return AsyncConnectionPool(
-            conninfo,
+            session_conninfo(conninfo, name="vistaflow registry", schema=schema, settings=SETTINGS),
             min_size=40,
             max_size=40,
             open=False,
             check=AsyncConnectionPool.check_connection,
-            kwargs={"options": f"{SETTINGS} -c search_path={schema}"},
         )
 
     async def never(self: Any) -> None:
         return None
 
     main.make_pool = make_pool  # type: ignore[attr-defined]
-    Store._drain = never  # type: ignore[method-assign]
+    Connections._drain = never  # type: ignore[method-assign]
     AsyncConnectionPool.drain = never  # type: ignore[method-assign]
 
 
