@@ -19,6 +19,6 @@ PATH=$PWD/$gen/bin:$PATH $gen/bin/python -m grpc_tools.protoc -Iprotos -Iprotos/
     --mypy_out=quiet:"$out" --mypy_grpc_out=quiet:"$out" \
     --include_source_info --descriptor_set_out=$gen/descriptors.binpb \
     $(cd protos && find vistaflow -name '*.proto' | LC_ALL=C sort)
-# What reflection tells beside the descriptors, which the generated code has without comments.
+# The comments, which reflection serves with the descriptors; the generated code has none.
 $gen/bin/python protos/strip_comments.py $gen/descriptors.binpb "$out/vistaflow/api/comments.binpb.gz"
 find "$out/vistaflow/api" -type d -exec touch {}/__init__.py \;

@@ -1,9 +1,9 @@
-"""Keeps of descriptors with source info what reflection adds to those in the generated code.
+"""Reduces descriptors to the comments that reflection adds to the generated code.
 
     python protos/strip_comments.py DESCRIPTOR_SET COMMENTS
 
-Writes a FileDescriptorSet, compressed, whose files have their name and the places that have a
-comment, and nothing else.
+Writes a compressed FileDescriptorSet whose files have only a name and the locations that have a
+comment.
 """
 
 import gzip
@@ -15,14 +15,14 @@ from google.protobuf import descriptor_pb2
 
 def stripped(whole: descriptor_pb2.FileDescriptorSet) -> descriptor_pb2.FileDescriptorSet:
     """The names and comments of the files."""
-    made = descriptor_pb2.FileDescriptorSet()
+    comments = descriptor_pb2.FileDescriptorSet()
     for file in whole.file:
-        kept = made.file.add(name=file.name)
+        reduced = comments.file.add(name=file.name)
         for location in file.source_code_info.location:
             if location.leading_comments or location.trailing_comments:
                 del location.leading_detached_comments[:]
-                kept.source_code_info.location.append(location)
-    return made
+                reduced.source_code_info.location.append(location)
+    return comments
 
 
 def main(source: str, target: str) -> None:

@@ -1,13 +1,13 @@
-"""Messages that tell of what several services have: parameters, responses, files."""
+"""Messages of what several services have: parameters, responses, files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from google.protobuf import struct_pb2
 
 from vistaflow.api.common.v1 import common_pb2
+from vistaflow_services.core.results import PublishedFile
 from vistaflow_services.decks.definition import Response
 from vistaflow_services.decks.space import Choice, Kind, Parameter, Scale
 
@@ -30,6 +30,7 @@ def parameter_message(parameter: Parameter, *, fixed: Choice | None = None) -> c
         kind=_KINDS[parameter.kind],
         unit=parameter.unit,
         description=parameter.description,
+        title=parameter.title,
     )
     if parameter.choices:
         choices = parameter.choices if fixed is None else (fixed,)
@@ -37,7 +38,7 @@ def parameter_message(parameter: Parameter, *, fixed: Choice | None = None) -> c
     else:
         message.scale = _SCALES[parameter.scale]
         ends = (parameter.low, parameter.high) if fixed is None else (fixed, fixed)
-        message.low, message.high = (float(each or 0) for each in ends)
+        message.low, message.high = (float(end or 0) for end in ends)
     if parameter.default is not None:
         message.default_value.CopyFrom(value_message(parameter.default))
     return message
@@ -51,16 +52,14 @@ def response_message(response: Response) -> common_pb2.Response:
         description=response.description,
         low=response.low,
         high=response.high,
+        title=response.title,
     )
 
 
-def artifact_message(name: str, described: Mapping[str, Any]) -> common_pb2.Artifact:
-    """A file of the artifact store, from what `ArtifactStore.describe` told of it."""
+def artifact_message(name: str, file: PublishedFile) -> common_pb2.Artifact:
+    """A file of the artifact store that a result describes."""
     return common_pb2.Artifact(
-        name=name,
-        uri=described["uri"],
-        size_bytes=described["bytes"],
-        sha256=described["sha256"],
+        name=name, uri=file.uri, size_bytes=file.bytes or 0, sha256=file.sha256
     )
 
 

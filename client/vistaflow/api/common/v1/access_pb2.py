@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$vistaflow/api/common/v1/access.proto\x12\x17vistaflow.api.common.v1\x1a google/protobuf/descriptor.proto\"E\n\x06\x41\x63\x63\x65ss\x12+\n\x04role\x18\x01 \x01(\x0e\x32\x1d.vistaflow.api.common.v1.Role\x12\x0e\n\x06worker\x18\x02 \x01(\x08*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_VIEWER\x10\x01\x12\x0f\n\x0bROLE_EDITOR\x10\x02\x12\x0e\n\nROLE_ADMIN\x10\x03\x12\x0f\n\x0bROLE_WORKER\x10\x04:Q\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xdf\x88\x03 \x01(\x0b\x32\x1f.vistaflow.api.common.v1.Accessb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$vistaflow/api/common/v1/access.proto\x12\x17vistaflow.api.common.v1\x1a google/protobuf/descriptor.proto\"U\n\x06\x41\x63\x63\x65ss\x12+\n\x04role\x18\x01 \x01(\x0e\x32\x1d.vistaflow.api.common.v1.Role\x12\x0e\n\x06worker\x18\x02 \x01(\x08\x12\x0e\n\x06reader\x18\x03 \x01(\x08*p\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_VIEWER\x10\x01\x12\x0f\n\x0bROLE_EDITOR\x10\x02\x12\x0e\n\nROLE_ADMIN\x10\x03\x12\x0f\n\x0bROLE_WORKER\x10\x04\x12\x0f\n\x0bROLE_READER\x10\x05:Q\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xdf\x88\x03 \x01(\x0b\x32\x1f.vistaflow.api.common.v1.Accessb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vistaflow.api.common.v1.access_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=170
-  _globals['_ROLE']._serialized_end=265
+  _globals['_ROLE']._serialized_start=186
+  _globals['_ROLE']._serialized_end=298
   _globals['_ACCESS']._serialized_start=99
-  _globals['_ACCESS']._serialized_end=168
+  _globals['_ACCESS']._serialized_end=184
 # @@protoc_insertion_point(module_scope)

@@ -35,6 +35,8 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     """Hands out tokens; sees every project."""
     ROLE_WORKER: _Role.ValueType  # 4
     """Leases jobs and reports their states, in every project."""
+    ROLE_READER: _Role.ValueType  # 5
+    """Reads the datasets that the token's scopes name, and sees nothing else."""
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
     """What a caller may do in a project. Each role may do what those before it may,
@@ -51,6 +53,8 @@ ROLE_ADMIN: Role.ValueType  # 3
 """Hands out tokens; sees every project."""
 ROLE_WORKER: Role.ValueType  # 4
 """Leases jobs and reports their states, in every project."""
+ROLE_READER: Role.ValueType  # 5
+"""Reads the datasets that the token's scopes name, and sees nothing else."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
 @_typing.final
@@ -61,19 +65,23 @@ class Access(_message.Message):
 
     ROLE_FIELD_NUMBER: _builtins.int
     WORKER_FIELD_NUMBER: _builtins.int
+    READER_FIELD_NUMBER: _builtins.int
     role: Global___Role.ValueType
     """The least role. Where callers need no token, everybody has it."""
     worker: _builtins.bool
     """Whether a worker may make it, too."""
+    reader: _builtins.bool
+    """Whether a reader may make it, too."""
     def __init__(
         self,
         *,
         role: Global___Role.ValueType = ...,
         worker: _builtins.bool = ...,
+        reader: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["role", b"role", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reader", b"reader", "role", b"role", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -49,6 +49,20 @@ class _JobTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobType.Value
     """Converting JSON to tables."""
     JOB_TYPE_QUERY: _JobType.ValueType  # 9
     """Running SQL over datasets."""
+    JOB_TYPE_IMPORT: _JobType.ValueType  # 10
+    """Making a version of a dataset: of files, of what jobs made, or without the
+    rows that are to be forgotten.
+    """
+    JOB_TYPE_COLLECT: _JobType.ValueType  # 11
+    """Collecting pages from the web, and rows from them."""
+    JOB_TYPE_BACKUP: _JobType.ValueType  # 13
+    """Saving the log, the datasets and the artifacts to the operator's targets."""
+    JOB_TYPE_CLEANUP: _JobType.ValueType  # 14
+    """Removing what is no longer needed."""
+    JOB_TYPE_REPAIR: _JobType.ValueType  # 15
+    """Restoring copies of files that are missing or damaged."""
+    JOB_TYPE_DELIVER: _JobType.ValueType  # 12
+    """Delivering a version of a dataset: giving it an alias, writing its tables."""
 
 class JobType(_JobType, metaclass=_JobTypeEnumTypeWrapper):
     """What kind of work a job does. More values may be added."""
@@ -73,6 +87,20 @@ JOB_TYPE_CONVERT: JobType.ValueType  # 8
 """Converting JSON to tables."""
 JOB_TYPE_QUERY: JobType.ValueType  # 9
 """Running SQL over datasets."""
+JOB_TYPE_IMPORT: JobType.ValueType  # 10
+"""Making a version of a dataset: of files, of what jobs made, or without the
+rows that are to be forgotten.
+"""
+JOB_TYPE_COLLECT: JobType.ValueType  # 11
+"""Collecting pages from the web, and rows from them."""
+JOB_TYPE_BACKUP: JobType.ValueType  # 13
+"""Saving the log, the datasets and the artifacts to the operator's targets."""
+JOB_TYPE_CLEANUP: JobType.ValueType  # 14
+"""Removing what is no longer needed."""
+JOB_TYPE_REPAIR: JobType.ValueType  # 15
+"""Restoring copies of files that are missing or damaged."""
+JOB_TYPE_DELIVER: JobType.ValueType  # 12
+"""Delivering a version of a dataset: giving it an alias, writing its tables."""
 Global___JobType: _TypeAlias = JobType  # noqa: Y015
 
 class _Status:
@@ -544,8 +572,9 @@ class Parameter(_message.Message):
     SCALE_FIELD_NUMBER: _builtins.int
     DEFAULT_VALUE_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
+    TITLE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name: `[a-z][a-z0-9_]*`, at most 63 characters."""
+    """Its name: `[A-Za-z][A-Za-z0-9_]*`, at most 63 characters."""
     kind: Global___ParameterKind.ValueType
     """The kind of values it takes."""
     low: _builtins.float
@@ -558,6 +587,8 @@ class Parameter(_message.Message):
     """How the range is spaced."""
     description: _builtins.str
     """What it is, for people to read."""
+    title: _builtins.str
+    """What people call it, in any script. Empty: by its name."""
     @_builtins.property
     def choices(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.Value]:
         """The values to choose from. For categorical and ordinal; at least 2."""
@@ -578,10 +609,11 @@ class Parameter(_message.Message):
         scale: Global___ParameterScale.ValueType = ...,
         default_value: _struct_pb2.Value | None = ...,
         description: _builtins.str = ...,
+        title: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_high", b"_high", "_low", b"_low", "default_value", b"default_value", "high", b"high", "low", b"low"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_high", b"_high", "_low", b"_low", "choices", b"choices", "default_value", b"default_value", "description", b"description", "high", b"high", "kind", b"kind", "low", b"low", "name", b"name", "scale", b"scale", "unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_high", b"_high", "_low", b"_low", "choices", b"choices", "default_value", b"default_value", "description", b"description", "high", b"high", "kind", b"kind", "low", b"low", "name", b"name", "scale", b"scale", "title", b"title", "unit", b"unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__high: _TypeAlias = _typing.Literal["high"]  # noqa: Y015
     _WhichOneofArgType__high: _TypeAlias = _typing.Literal["_high", b"_high"]  # noqa: Y015
@@ -605,8 +637,9 @@ class Response(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     LOW_FIELD_NUMBER: _builtins.int
     HIGH_FIELD_NUMBER: _builtins.int
+    TITLE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name: `[a-z][a-z0-9_]*`, at most 63 characters."""
+    """Its name: `[A-Za-z][A-Za-z0-9_]*`, at most 63 characters."""
     unit: _builtins.str
     """Unit of the values, such as "A/um". Empty: none."""
     description: _builtins.str
@@ -615,6 +648,8 @@ class Response(_message.Message):
     """Least physical value; a run below it has failed."""
     high: _builtins.float
     """Greatest physical value; a run above it has failed."""
+    title: _builtins.str
+    """What people call it, in any script. Empty: by its name."""
     def __init__(
         self,
         *,
@@ -623,10 +658,11 @@ class Response(_message.Message):
         description: _builtins.str = ...,
         low: _builtins.float | None = ...,
         high: _builtins.float | None = ...,
+        title: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_high", b"_high", "_low", b"_low", "high", b"high", "low", b"low"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_high", b"_high", "_low", b"_low", "description", b"description", "high", b"high", "low", b"low", "name", b"name", "unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_high", b"_high", "_low", b"_low", "description", b"description", "high", b"high", "low", b"low", "name", b"name", "title", b"title", "unit", b"unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__high: _TypeAlias = _typing.Literal["high"]  # noqa: Y015
     _WhichOneofArgType__high: _TypeAlias = _typing.Literal["_high", b"_high"]  # noqa: Y015
@@ -721,3 +757,69 @@ class Artifact(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Artifact: _TypeAlias = Artifact  # noqa: Y015
+
+@_typing.final
+class JobValue(_message.Message):
+    """A value of a job's request that an earlier job of the kit publishes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """Where it goes: a path such as "tables[0].source.query.job_id"."""
+    job: _builtins.str
+    """The earlier job, by its name in the kit."""
+    key: _builtins.str
+    """The key of that job's result. Empty: the job's id."""
+    type: _builtins.str
+    """What the value must be: VARCHAR, BIGINT, DOUBLE or BOOLEAN."""
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        job: _builtins.str = ...,
+        key: _builtins.str = ...,
+        type: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "job", b"job", "key", b"key", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobValue: _TypeAlias = JobValue  # noqa: Y015
+
+@_typing.final
+class JobTemplate(_message.Message):
+    """The spec of a job of a data kit: a request, completed when the job starts by
+    what earlier jobs published.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def request(self) -> _any_pb2.Any:
+        """The request of the service that runs the job, without these values."""
+
+    @_builtins.property
+    def values(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobValue]:
+        """The values."""
+
+    def __init__(
+        self,
+        *,
+        request: _any_pb2.Any | None = ...,
+        values: _abc.Iterable[Global___JobValue] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobTemplate: _TypeAlias = JobTemplate  # noqa: Y015

@@ -584,6 +584,7 @@ class Design(_message.Message):
     QUALITY_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     PLOTS_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
     design_id: _builtins.str
     """The id of the job that made it."""
     deck_id: _builtins.str
@@ -628,6 +629,10 @@ class Design(_message.Message):
     def plots(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Artifact]:
         """Its pictures."""
 
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___FailureReason]:
+        """Why runs failed, the most common reason first; at most 5."""
+
     def __init__(
         self,
         *,
@@ -646,14 +651,223 @@ class Design(_message.Message):
         quality: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         data: _common_pb2.Artifact | None = ...,
         plots: _abc.Iterable[_common_pb2.Artifact] | None = ...,
+        reasons: _abc.Iterable[Global___FailureReason] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_count", b"cached_count", "constraints", b"constraints", "data", b"data", "deck_id", b"deck_id", "design_id", b"design_id", "evaluated_count", b"evaluated_count", "failed_count", b"failed_count", "generator", b"generator", "generator_version", b"generator_version", "parameters", b"parameters", "plots", b"plots", "quality", b"quality", "responses", b"responses", "seed", b"seed", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_count", b"cached_count", "constraints", b"constraints", "data", b"data", "deck_id", b"deck_id", "design_id", b"design_id", "evaluated_count", b"evaluated_count", "failed_count", b"failed_count", "generator", b"generator", "generator_version", b"generator_version", "parameters", b"parameters", "plots", b"plots", "quality", b"quality", "reasons", b"reasons", "responses", b"responses", "seed", b"seed", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Design: _TypeAlias = Design  # noqa: Y015
+
+@_typing.final
+class FailureReason(_message.Message):
+    """Failed runs with the same reason, but for the numbers in it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FAILURE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    ROW_ID_FIELD_NUMBER: _builtins.int
+    failure: _builtins.str
+    """Their kind, such as "TIMEOUT"."""
+    message: _builtins.str
+    """What was said of one of them."""
+    count: _builtins.int
+    """How many there are."""
+    row_id: _builtins.int
+    """The row of one of them."""
+    def __init__(
+        self,
+        *,
+        failure: _builtins.str = ...,
+        message: _builtins.str = ...,
+        count: _builtins.int = ...,
+        row_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "failure", b"failure", "message", b"message", "row_id", b"row_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FailureReason: _TypeAlias = FailureReason  # noqa: Y015
+
+@_typing.final
+class TryPointRequest(_message.Message):
+    """Request for DoeService.TryPoint."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECK_FIELD_NUMBER: _builtins.int
+    DECK_ARCHIVE_FIELD_NUMBER: _builtins.int
+    DESIGN_ID_FIELD_NUMBER: _builtins.int
+    ROW_ID_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    RANGES_FIELD_NUMBER: _builtins.int
+    deck: _builtins.str
+    """The deck: a deck id or a deck's name."""
+    deck_archive: _builtins.bytes
+    """A deck's folder as a zip, tar or tar.gz. At most 1 MiB. Instead of `deck`."""
+    design_id: _builtins.str
+    """A finished design, whose deck is run. Instead of `deck`."""
+    row_id: _builtins.int
+    """The row of that design."""
+    @_builtins.property
+    def parameters(self) -> _struct_pb2.Struct:
+        """Values of the parameters by name. Others have their default or their middle."""
+
+    @_builtins.property
+    def ranges(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.ParameterOverride]:
+        """Narrower ranges, whose middle is run, and values to hold parameters at."""
+
+    def __init__(
+        self,
+        *,
+        deck: _builtins.str = ...,
+        deck_archive: _builtins.bytes = ...,
+        design_id: _builtins.str = ...,
+        row_id: _builtins.int = ...,
+        parameters: _struct_pb2.Struct | None = ...,
+        ranges: _abc.Iterable[_common_pb2.ParameterOverride] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deck", b"deck", "deck_archive", b"deck_archive", "design_id", b"design_id", "parameters", b"parameters", "ranges", b"ranges", "row_id", b"row_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TryPointRequest: _TypeAlias = TryPointRequest  # noqa: Y015
+
+@_typing.final
+class RunFile(_message.Message):
+    """A file of a run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Its path in the run's folder."""
+    content: _builtins.bytes
+    """Its content, at most 256 KiB."""
+    input: _builtins.bool
+    """Whether it is of the deck, with values in the place of placeholders; else the
+    run wrote it.
+    """
+    truncated: _builtins.bool
+    """Whether there is more of it."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        content: _builtins.bytes = ...,
+        input: _builtins.bool = ...,
+        truncated: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "input", b"input", "path", b"path", "truncated", b"truncated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunFile: _TypeAlias = RunFile  # noqa: Y015
+
+@_typing.final
+class TryPointResponse(_message.Message):
+    """Response for DoeService.TryPoint."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ResponsesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    DECK_FIELD_NUMBER: _builtins.int
+    SIMULATOR_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    PARAMETER_INFOS_FIELD_NUMBER: _builtins.int
+    RESPONSE_INFOS_FIELD_NUMBER: _builtins.int
+    RESPONSES_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    LOG_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    deck: _builtins.str
+    """The deck's name."""
+    simulator: _builtins.str
+    """Its simulator, such as "ngspice"."""
+    failure: _builtins.str
+    """How the run failed, such as "TIMEOUT". Empty: it did not."""
+    message: _builtins.str
+    """The reason of the failure."""
+    seconds: _builtins.float
+    """Wall-clock time of the run."""
+    log: _builtins.str
+    """The end of what the run printed, at most 64 KiB."""
+    @_builtins.property
+    def parameters(self) -> _struct_pb2.Struct:
+        """The point that was run."""
+
+    @_builtins.property
+    def parameter_infos(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Parameter]:
+        """The deck's parameters."""
+
+    @_builtins.property
+    def response_infos(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Response]:
+        """The deck's responses."""
+
+    @_builtins.property
+    def responses(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Values of the responses by name. Empty: the run failed."""
+
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunFile]:
+        """The files that it was given and those that it wrote, at most 64 and 1 MiB."""
+
+    def __init__(
+        self,
+        *,
+        deck: _builtins.str = ...,
+        simulator: _builtins.str = ...,
+        parameters: _struct_pb2.Struct | None = ...,
+        parameter_infos: _abc.Iterable[_common_pb2.Parameter] | None = ...,
+        response_infos: _abc.Iterable[_common_pb2.Response] | None = ...,
+        responses: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        failure: _builtins.str = ...,
+        message: _builtins.str = ...,
+        seconds: _builtins.float = ...,
+        log: _builtins.str = ...,
+        files: _abc.Iterable[Global___RunFile] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deck", b"deck", "failure", b"failure", "files", b"files", "log", b"log", "message", b"message", "parameter_infos", b"parameter_infos", "parameters", b"parameters", "response_infos", b"response_infos", "responses", b"responses", "seconds", b"seconds", "simulator", b"simulator"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TryPointResponse: _TypeAlias = TryPointResponse  # noqa: Y015
 
 @_typing.final
 class GetDesignRequest(_message.Message):
@@ -765,10 +979,16 @@ class DesignRow(_message.Message):
     PARAMETERS_FIELD_NUMBER: _builtins.int
     RESPONSES_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    LOG_FIELD_NUMBER: _builtins.int
     row_id: _builtins.int
     """Its number in the design, from 0."""
     failure: _builtins.str
     """How the run failed, such as "TIMEOUT". Empty: it did not."""
+    message: _builtins.str
+    """The reason of the failure."""
+    log: _builtins.str
+    """The end of what the failed run printed, at most 8 KiB."""
     @_builtins.property
     def parameters(self) -> _struct_pb2.Struct:
         """Values of the parameters by name."""
@@ -784,10 +1004,12 @@ class DesignRow(_message.Message):
         parameters: _struct_pb2.Struct | None = ...,
         responses: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         failure: _builtins.str = ...,
+        message: _builtins.str = ...,
+        log: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "parameters", b"parameters", "responses", b"responses", "row_id", b"row_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "log", b"log", "message", b"message", "parameters", b"parameters", "responses", b"responses", "row_id", b"row_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

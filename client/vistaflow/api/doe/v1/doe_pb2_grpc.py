@@ -61,6 +61,11 @@ class DoeServiceStub(object):
                 request_serializer=vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.ReadDesignRequest.SerializeToString,
                 response_deserializer=vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.ReadDesignResponse.FromString,
                 _registered_method=True)
+        self.TryPoint = channel.unary_unary(
+                '/vistaflow.api.doe.v1.DoeService/TryPoint',
+                request_serializer=vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.TryPointRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.TryPointResponse.FromString,
+                _registered_method=True)
         self.ListSimulators = channel.unary_unary(
                 '/vistaflow.api.doe.v1.DoeService/ListSimulators',
                 request_serializer=vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.ListSimulatorsRequest.SerializeToString,
@@ -121,6 +126,19 @@ class DoeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TryPoint(self, request, context):
+        """Runs one point now and returns what the simulator was given, what it printed
+        and what came of it. Nothing is stored. The run ends with the call's deadline,
+        and when the call is canceled.
+
+        Errors: `INVALID_ARGUMENT`; `NOT_FOUND` for the deck or design;
+        `FAILED_PRECONDITION` if the design is not finished; `UNAVAILABLE` if the
+        simulator is not there, with how to get it. A failed run is no error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListSimulators(self, request, context):
         """Lists the simulators, which are there, and how to get those that are not.
         """
@@ -155,6 +173,11 @@ def add_DoeServiceServicer_to_server(servicer, server):
                     servicer.ReadDesign,
                     request_deserializer=vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.ReadDesignRequest.FromString,
                     response_serializer=vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.ReadDesignResponse.SerializeToString,
+            ),
+            'TryPoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.TryPoint,
+                    request_deserializer=vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.TryPointRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.TryPointResponse.SerializeToString,
             ),
             'ListSimulators': grpc.unary_unary_rpc_method_handler(
                     servicer.ListSimulators,
@@ -299,6 +322,33 @@ class DoeService(object):
             '/vistaflow.api.doe.v1.DoeService/ReadDesign',
             vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.ReadDesignRequest.SerializeToString,
             vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.ReadDesignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TryPoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vistaflow.api.doe.v1.DoeService/TryPoint',
+            vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.TryPointRequest.SerializeToString,
+            vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.TryPointResponse.FromString,
             options,
             channel_credentials,
             insecure,

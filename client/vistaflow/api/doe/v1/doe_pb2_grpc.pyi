@@ -62,6 +62,15 @@ class DoeServiceStub:
 
     Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if its job is not finished.
     """
+    TryPoint: _grpc.UnaryUnaryMultiCallable[_doe_pb2.TryPointRequest, _doe_pb2.TryPointResponse]
+    """Runs one point now and returns what the simulator was given, what it printed
+    and what came of it. Nothing is stored. The run ends with the call's deadline,
+    and when the call is canceled.
+
+    Errors: `INVALID_ARGUMENT`; `NOT_FOUND` for the deck or design;
+    `FAILED_PRECONDITION` if the design is not finished; `UNAVAILABLE` if the
+    simulator is not there, with how to get it. A failed run is no error.
+    """
     ListSimulators: _grpc.UnaryUnaryMultiCallable[_doe_pb2.ListSimulatorsRequest, _doe_pb2.ListSimulatorsResponse]
     """Lists the simulators, which are there, and how to get those that are not."""
 
@@ -98,6 +107,15 @@ class DoeServiceAsyncStub(DoeServiceStub):
     """Streams the rows of a design in chunks of about 1 MiB.
 
     Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if its job is not finished.
+    """
+    TryPoint: _aio.UnaryUnaryMultiCallable[_doe_pb2.TryPointRequest, _doe_pb2.TryPointResponse]  # type: ignore[assignment]
+    """Runs one point now and returns what the simulator was given, what it printed
+    and what came of it. Nothing is stored. The run ends with the call's deadline,
+    and when the call is canceled.
+
+    Errors: `INVALID_ARGUMENT`; `NOT_FOUND` for the deck or design;
+    `FAILED_PRECONDITION` if the design is not finished; `UNAVAILABLE` if the
+    simulator is not there, with how to get it. A failed run is no error.
     """
     ListSimulators: _aio.UnaryUnaryMultiCallable[_doe_pb2.ListSimulatorsRequest, _doe_pb2.ListSimulatorsResponse]  # type: ignore[assignment]
     """Lists the simulators, which are there, and how to get those that are not."""
@@ -162,6 +180,21 @@ class DoeServiceServicer(metaclass=_abc_1.ABCMeta):
         """Streams the rows of a design in chunks of about 1 MiB.
 
         Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if its job is not finished.
+        """
+
+    @_abc_1.abstractmethod
+    def TryPoint(
+        self,
+        request: _doe_pb2.TryPointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_doe_pb2.TryPointResponse, _abc.Awaitable[_doe_pb2.TryPointResponse]]:
+        """Runs one point now and returns what the simulator was given, what it printed
+        and what came of it. Nothing is stored. The run ends with the call's deadline,
+        and when the call is canceled.
+
+        Errors: `INVALID_ARGUMENT`; `NOT_FOUND` for the deck or design;
+        `FAILED_PRECONDITION` if the design is not finished; `UNAVAILABLE` if the
+        simulator is not there, with how to get it. A failed run is no error.
         """
 
     @_abc_1.abstractmethod

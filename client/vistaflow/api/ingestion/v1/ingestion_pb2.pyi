@@ -9,7 +9,9 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from vistaflow.api.common.v1 import common_pb2 as _common_pb2
+from vistaflow.api.datasets.v1 import datasets_pb2 as _datasets_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -20,6 +22,690 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _TableFormat:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TableFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TableFormat.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TABLE_FORMAT_UNSPECIFIED: _TableFormat.ValueType  # 0
+    """Not set: CSV."""
+    TABLE_FORMAT_CSV: _TableFormat.ValueType  # 1
+    """CSV."""
+    TABLE_FORMAT_PARQUET: _TableFormat.ValueType  # 2
+    """Parquet."""
+    TABLE_FORMAT_BOTH: _TableFormat.ValueType  # 3
+    """Both."""
+
+class TableFormat(_TableFormat, metaclass=_TableFormatEnumTypeWrapper):
+    """The files that a conversion writes."""
+
+TABLE_FORMAT_UNSPECIFIED: TableFormat.ValueType  # 0
+"""Not set: CSV."""
+TABLE_FORMAT_CSV: TableFormat.ValueType  # 1
+"""CSV."""
+TABLE_FORMAT_PARQUET: TableFormat.ValueType  # 2
+"""Parquet."""
+TABLE_FORMAT_BOTH: TableFormat.ValueType  # 3
+"""Both."""
+Global___TableFormat: _TypeAlias = TableFormat  # noqa: Y015
+
+class _CsvCompression:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CsvCompressionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CsvCompression.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CSV_COMPRESSION_UNSPECIFIED: _CsvCompression.ValueType  # 0
+    """Not set: not at all."""
+    CSV_COMPRESSION_NONE: _CsvCompression.ValueType  # 1
+    """Not at all."""
+    CSV_COMPRESSION_GZIP: _CsvCompression.ValueType  # 2
+    """gzip."""
+    CSV_COMPRESSION_ZSTD: _CsvCompression.ValueType  # 3
+    """Zstandard."""
+
+class CsvCompression(_CsvCompression, metaclass=_CsvCompressionEnumTypeWrapper):
+    """How CSV files are compressed. Parquet is always compressed with zstd."""
+
+CSV_COMPRESSION_UNSPECIFIED: CsvCompression.ValueType  # 0
+"""Not set: not at all."""
+CSV_COMPRESSION_NONE: CsvCompression.ValueType  # 1
+"""Not at all."""
+CSV_COMPRESSION_GZIP: CsvCompression.ValueType  # 2
+"""gzip."""
+CSV_COMPRESSION_ZSTD: CsvCompression.ValueType  # 3
+"""Zstandard."""
+Global___CsvCompression: _TypeAlias = CsvCompression  # noqa: Y015
+
+class _JsonEngine:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _JsonEngineEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JsonEngine.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    JSON_ENGINE_UNSPECIFIED: _JsonEngine.ValueType  # 0
+    """Not set: chosen by what the service has and the data allows."""
+    JSON_ENGINE_DUCKDB: _JsonEngine.ValueType  # 1
+    """DuckDB: fast where the shape of the records is known."""
+    JSON_ENGINE_TEXT: _JsonEngine.ValueType  # 2
+    """chDB, with every value as text; needs the extra vistaflow[chdb]."""
+    JSON_ENGINE_PYTHON: _JsonEngine.ValueType  # 3
+    """Python: exact, everywhere."""
+
+class JsonEngine(_JsonEngine, metaclass=_JsonEngineEnumTypeWrapper):
+    """What reads the records of a conversion. The result does not depend on it."""
+
+JSON_ENGINE_UNSPECIFIED: JsonEngine.ValueType  # 0
+"""Not set: chosen by what the service has and the data allows."""
+JSON_ENGINE_DUCKDB: JsonEngine.ValueType  # 1
+"""DuckDB: fast where the shape of the records is known."""
+JSON_ENGINE_TEXT: JsonEngine.ValueType  # 2
+"""chDB, with every value as text; needs the extra vistaflow[chdb]."""
+JSON_ENGINE_PYTHON: JsonEngine.ValueType  # 3
+"""Python: exact, everywhere."""
+Global___JsonEngine: _TypeAlias = JsonEngine  # noqa: Y015
+
+class _RowFormat:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RowFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RowFormat.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ROW_FORMAT_UNSPECIFIED: _RowFormat.ValueType  # 0
+    """Not set: by the name and the content of the first file."""
+    ROW_FORMAT_CSV: _RowFormat.ValueType  # 1
+    """CSV, also compressed by gzip or zstd."""
+    ROW_FORMAT_PARQUET: _RowFormat.ValueType  # 2
+    """Parquet."""
+    ROW_FORMAT_JSON: _RowFormat.ValueType  # 3
+    """JSON: an array of objects, or one object a line."""
+    ROW_FORMAT_ARROW: _RowFormat.ValueType  # 4
+    """An Arrow IPC file."""
+
+class RowFormat(_RowFormat, metaclass=_RowFormatEnumTypeWrapper):
+    """What is in the files of a source."""
+
+ROW_FORMAT_UNSPECIFIED: RowFormat.ValueType  # 0
+"""Not set: by the name and the content of the first file."""
+ROW_FORMAT_CSV: RowFormat.ValueType  # 1
+"""CSV, also compressed by gzip or zstd."""
+ROW_FORMAT_PARQUET: RowFormat.ValueType  # 2
+"""Parquet."""
+ROW_FORMAT_JSON: RowFormat.ValueType  # 3
+"""JSON: an array of objects, or one object a line."""
+ROW_FORMAT_ARROW: RowFormat.ValueType  # 4
+"""An Arrow IPC file."""
+Global___RowFormat: _TypeAlias = RowFormat  # noqa: Y015
+
+class _DedupeKeep:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DedupeKeepEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DedupeKeep.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DEDUPE_KEEP_UNSPECIFIED: _DedupeKeep.ValueType  # 0
+    """Not set: the first one."""
+    DEDUPE_KEEP_FIRST: _DedupeKeep.ValueType  # 1
+    """The first one."""
+    DEDUPE_KEEP_NEWEST: _DedupeKeep.ValueType  # 2
+    """The one with the largest value of `by`, the later of equal ones."""
+    DEDUPE_KEEP_BEST: _DedupeKeep.ValueType  # 3
+    """The one with the largest value of `by`, the earlier of equal ones."""
+
+class DedupeKeep(_DedupeKeep, metaclass=_DedupeKeepEnumTypeWrapper):
+    """Which row of a key stays."""
+
+DEDUPE_KEEP_UNSPECIFIED: DedupeKeep.ValueType  # 0
+"""Not set: the first one."""
+DEDUPE_KEEP_FIRST: DedupeKeep.ValueType  # 1
+"""The first one."""
+DEDUPE_KEEP_NEWEST: DedupeKeep.ValueType  # 2
+"""The one with the largest value of `by`, the later of equal ones."""
+DEDUPE_KEEP_BEST: DedupeKeep.ValueType  # 3
+"""The one with the largest value of `by`, the earlier of equal ones."""
+Global___DedupeKeep: _TypeAlias = DedupeKeep  # noqa: Y015
+
+class _RowEncoding:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RowEncodingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RowEncoding.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ROW_ENCODING_UNSPECIFIED: _RowEncoding.ValueType  # 0
+    """Not set: as an Arrow IPC stream."""
+    ROW_ENCODING_ARROW: _RowEncoding.ValueType  # 1
+    """An Arrow IPC stream."""
+    ROW_ENCODING_CSV: _RowEncoding.ValueType  # 2
+    """CSV with a header, in UTF-8."""
+    ROW_ENCODING_JSON: _RowEncoding.ValueType  # 3
+    """One JSON object a line."""
+
+class RowEncoding(_RowEncoding, metaclass=_RowEncodingEnumTypeWrapper):
+    """How ReadDataset sends rows."""
+
+ROW_ENCODING_UNSPECIFIED: RowEncoding.ValueType  # 0
+"""Not set: as an Arrow IPC stream."""
+ROW_ENCODING_ARROW: RowEncoding.ValueType  # 1
+"""An Arrow IPC stream."""
+ROW_ENCODING_CSV: RowEncoding.ValueType  # 2
+"""CSV with a header, in UTF-8."""
+ROW_ENCODING_JSON: RowEncoding.ValueType  # 3
+"""One JSON object a line."""
+Global___RowEncoding: _TypeAlias = RowEncoding  # noqa: Y015
+
+class _PageValue:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PageValueEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PageValue.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PAGE_VALUE_UNSPECIFIED: _PageValue.ValueType  # 0
+    """Not set: text."""
+    PAGE_VALUE_TEXT: _PageValue.ValueType  # 1
+    """Text, with single spaces. Of JSON: any value."""
+    PAGE_VALUE_NUMBER: _PageValue.ValueType  # 2
+    """The first number in the text, without thousands separators: 12500 of
+    "₩12,500".
+    """
+    PAGE_VALUE_URL: _PageValue.ValueType  # 3
+    """An absolute address."""
+    PAGE_VALUE_PAGE: _PageValue.ValueType  # 4
+    """The address of the page itself; without a selector."""
+
+class PageValue(_PageValue, metaclass=_PageValueEnumTypeWrapper):
+    """What the value of a column is."""
+
+PAGE_VALUE_UNSPECIFIED: PageValue.ValueType  # 0
+"""Not set: text."""
+PAGE_VALUE_TEXT: PageValue.ValueType  # 1
+"""Text, with single spaces. Of JSON: any value."""
+PAGE_VALUE_NUMBER: PageValue.ValueType  # 2
+"""The first number in the text, without thousands separators: 12500 of
+"₩12,500".
+"""
+PAGE_VALUE_URL: PageValue.ValueType  # 3
+"""An absolute address."""
+PAGE_VALUE_PAGE: PageValue.ValueType  # 4
+"""The address of the page itself; without a selector."""
+Global___PageValue: _TypeAlias = PageValue  # noqa: Y015
+
+@_typing.final
+class ConvertJsonRequest(_message.Message):
+    """Request for IngestionService.ConvertJson."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    FILE_NAMES_FIELD_NUMBER: _builtins.int
+    OUTPUT_FILE_NAME_FIELD_NUMBER: _builtins.int
+    MERGE_FIELD_NUMBER: _builtins.int
+    AES256CBCKEY_FIELD_NUMBER: _builtins.int
+    IV_FIELD_NUMBER: _builtins.int
+    KEY_REF_FIELD_NUMBER: _builtins.int
+    FILE_SEP_SIZE_FIELD_NUMBER: _builtins.int
+    MAX_CSV_ROWS_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    COMPRESSION_FIELD_NUMBER: _builtins.int
+    DELIMITER_FIELD_NUMBER: _builtins.int
+    BYTE_ORDER_MARK_FIELD_NUMBER: _builtins.int
+    FORMULA_GUARD_FIELD_NUMBER: _builtins.int
+    MAP_PATHS_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    DOWNLOAD_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call safe to repeat. A UUID. Optional."""
+    output_file_name: _builtins.str
+    """First part of every output file: `NAME_1.csv`, `NAME.orders_1.csv`."""
+    merge: _builtins.bool
+    """Whether all files feed one numbered sequence of parts. Unset: each file
+    has its own, `NAME-1_1.csv`, `NAME-2_1.csv`.
+    """
+    aes256cbckey: _builtins.str
+    """Key of AES-256-CBC, 64 hexadecimal digits, if the files are encrypted.
+    Sealed before it is recorded; never logged, stored in clear or returned.
+    """
+    iv: _builtins.str
+    """Its initialisation vector, 32 hexadecimal digits."""
+    key_ref: _builtins.str
+    """Instead of both: the name of a secret that the operator keeps."""
+    file_sep_size: _builtins.int
+    """Most records that are converted at once. 0: the service's default."""
+    max_csv_rows: _builtins.int
+    """Rows of every part but the last one of its table. 0: the service's default,
+    300,000 unless its operator sets another.
+    """
+    format: Global___TableFormat.ValueType
+    """The files to write."""
+    compression: Global___CsvCompression.ValueType
+    """How CSV files are compressed."""
+    delimiter: _builtins.str
+    """Between the cells: a comma (also if empty), a semicolon, a tab or |."""
+    byte_order_mark: _builtins.bool
+    """Whether CSV files begin with a byte order mark, by which Excel knows UTF-8."""
+    formula_guard: _builtins.bool
+    """Whether cells that a spreadsheet would run as a formula get a `'` in front.
+    Unset: they do.
+    """
+    engine: Global___JsonEngine.ValueType
+    """What reads the records."""
+    output: _builtins.str
+    """A folder of a data root for the files: `ROOT` or `ROOT/FOLDER`, a URL below
+    a root's, or an absolute path in a root as the service sees it. Empty: the
+    artifact store.
+    """
+    download: _builtins.bool
+    """Whether the caller reads the files by ArtifactService afterwards. An output
+    in a folder of a data root, where that is not possible, is then refused.
+    """
+    validate_only: _builtins.bool
+    """Whether the request is only checked: no job is made."""
+    @_builtins.property
+    def file_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The files, 1 to 1,000: `ROOT/PATH`, a path in the only data root, an
+        absolute path in a root as the service sees it, a URL below a root's, or
+        `upload:ID` for a file that UploadFile took.
+        JSON arrays, NDJSON or concatenated JSON, also gzip or zstd of these.
+        """
+
+    @_builtins.property
+    def map_paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Paths of objects whose keys are ids, such as "accounts": each becomes a
+        child table with a `_key` column. Objects with over 100 keys of one shape
+        are found without it.
+        """
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        file_names: _abc.Iterable[_builtins.str] | None = ...,
+        output_file_name: _builtins.str = ...,
+        merge: _builtins.bool = ...,
+        aes256cbckey: _builtins.str = ...,
+        iv: _builtins.str = ...,
+        key_ref: _builtins.str = ...,
+        file_sep_size: _builtins.int = ...,
+        max_csv_rows: _builtins.int = ...,
+        format: Global___TableFormat.ValueType = ...,
+        compression: Global___CsvCompression.ValueType = ...,
+        delimiter: _builtins.str = ...,
+        byte_order_mark: _builtins.bool = ...,
+        formula_guard: _builtins.bool | None = ...,
+        map_paths: _abc.Iterable[_builtins.str] | None = ...,
+        engine: Global___JsonEngine.ValueType = ...,
+        output: _builtins.str = ...,
+        download: _builtins.bool = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_formula_guard", b"_formula_guard", "formula_guard", b"formula_guard"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_formula_guard", b"_formula_guard", "aes256cbckey", b"aes256cbckey", "byte_order_mark", b"byte_order_mark", "compression", b"compression", "delimiter", b"delimiter", "download", b"download", "engine", b"engine", "file_names", b"file_names", "file_sep_size", b"file_sep_size", "format", b"format", "formula_guard", b"formula_guard", "iv", b"iv", "key_ref", b"key_ref", "map_paths", b"map_paths", "max_csv_rows", b"max_csv_rows", "merge", b"merge", "output", b"output", "output_file_name", b"output_file_name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__formula_guard: _TypeAlias = _typing.Literal["formula_guard"]  # noqa: Y015
+    _WhichOneofArgType__formula_guard: _TypeAlias = _typing.Literal["_formula_guard", b"_formula_guard"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__formula_guard) -> _WhichOneofReturnType__formula_guard | None: ...
+
+Global___ConvertJsonRequest: _TypeAlias = ConvertJsonRequest  # noqa: Y015
+
+@_typing.final
+class ConvertSpec(_message.Message):
+    """What a CONVERT job does. ConvertJson makes it; no other spec is accepted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    SEALED_FIELD_NUMBER: _builtins.int
+    sealed: _builtins.bytes
+    """The project whose data roots are read, and the key, sealed by the service."""
+    @_builtins.property
+    def request(self) -> Global___ConvertJsonRequest:
+        """The request, without its id and its key."""
+
+    def __init__(
+        self,
+        *,
+        request: Global___ConvertJsonRequest | None = ...,
+        sealed: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "sealed", b"sealed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConvertSpec: _TypeAlias = ConvertSpec  # noqa: Y015
+
+@_typing.final
+class ConvertJsonResponse(_message.Message):
+    """Response for IngestionService.ConvertJson."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """Its id once more, as clients of the former API read it."""
+    @_builtins.property
+    def job(self) -> _common_pb2.Job:
+        """The job that converts."""
+
+    def __init__(
+        self,
+        *,
+        job: _common_pb2.Job | None = ...,
+        job_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConvertJsonResponse: _TypeAlias = ConvertJsonResponse  # noqa: Y015
+
+@_typing.final
+class GetConversionRequest(_message.Message):
+    """Request for IngestionService.GetConversion."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The job."""
+    page_size: _builtins.int
+    """Most files to return. 1 to 1,000; 1,000 if unset."""
+    page_token: _builtins.str
+    """From the previous answer."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetConversionRequest: _TypeAlias = GetConversionRequest  # noqa: Y015
+
+@_typing.final
+class ConvertedFile(_message.Message):
+    """One file that a conversion wrote."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILE_NAME_FIELD_NUMBER: _builtins.int
+    TABLE_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    file_name: _builtins.str
+    """Its name."""
+    table: _builtins.str
+    """Path of the table; empty for the records themselves."""
+    part: _builtins.int
+    """Its number in the table, from 1."""
+    rows: _builtins.int
+    """Its rows."""
+    size_bytes: _builtins.int
+    """Its size."""
+    sha256: _builtins.str
+    """SHA-256 of its content, in hex."""
+    def __init__(
+        self,
+        *,
+        file_name: _builtins.str = ...,
+        table: _builtins.str = ...,
+        part: _builtins.int = ...,
+        rows: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file_name", b"file_name", "part", b"part", "rows", b"rows", "sha256", b"sha256", "size_bytes", b"size_bytes", "table", b"table"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConvertedFile: _TypeAlias = ConvertedFile  # noqa: Y015
+
+@_typing.final
+class ConvertedTable(_message.Message):
+    """A table that a conversion made."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TABLE_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    table: _builtins.str
+    """Its path; empty for the records themselves."""
+    rows: _builtins.int
+    """Its rows."""
+    files: _builtins.int
+    """Its files."""
+    @_builtins.property
+    def columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Its columns, in order."""
+
+    def __init__(
+        self,
+        *,
+        table: _builtins.str = ...,
+        columns: _abc.Iterable[_builtins.str] | None = ...,
+        rows: _builtins.int = ...,
+        files: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "files", b"files", "rows", b"rows", "table", b"table"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConvertedTable: _TypeAlias = ConvertedTable  # noqa: Y015
+
+@_typing.final
+class GetConversionResponse(_message.Message):
+    """Response for IngestionService.GetConversion."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class EnginesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    JOB_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    MSG_FIELD_NUMBER: _builtins.int
+    JOB_START_TIME_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    TABLES_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    ENGINES_FIELD_NUMBER: _builtins.int
+    status: _builtins.str
+    """In the words of the former API: WORKING, DONE or FAILED."""
+    msg: _builtins.str
+    """Why it is FAILED; otherwise empty."""
+    job_start_time: _builtins.int
+    """When it was created, in whole seconds since 1970."""
+    records: _builtins.int
+    """Records read. Once it is FINISHED."""
+    next_page_token: _builtins.str
+    """Where the next page of files starts. Empty on the last."""
+    output: _builtins.str
+    """Where the files are: a URI of the artifact store, or `ROOT/FOLDER`."""
+    @_builtins.property
+    def job(self) -> _common_pb2.Job:
+        """The job."""
+
+    @_builtins.property
+    def request(self) -> Global___ConvertJsonRequest:
+        """What it was asked for, without the key."""
+
+    @_builtins.property
+    def tables(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConvertedTable]:
+        """The tables, at most 1,000. Once it is FINISHED."""
+
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConvertedFile]:
+        """The files, by table and part. Once it is FINISHED."""
+
+    @_builtins.property
+    def engines(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Records that each engine converted."""
+
+    def __init__(
+        self,
+        *,
+        job: _common_pb2.Job | None = ...,
+        request: Global___ConvertJsonRequest | None = ...,
+        status: _builtins.str = ...,
+        msg: _builtins.str = ...,
+        job_start_time: _builtins.int = ...,
+        records: _builtins.int = ...,
+        tables: _abc.Iterable[Global___ConvertedTable] | None = ...,
+        files: _abc.Iterable[Global___ConvertedFile] | None = ...,
+        next_page_token: _builtins.str = ...,
+        output: _builtins.str = ...,
+        engines: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engines", b"engines", "files", b"files", "job", b"job", "job_start_time", b"job_start_time", "msg", b"msg", "next_page_token", b"next_page_token", "output", b"output", "records", b"records", "request", b"request", "status", b"status", "tables", b"tables"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetConversionResponse: _TypeAlias = GetConversionResponse  # noqa: Y015
+
+@_typing.final
+class SummarizeShoppingRequest(_message.Message):
+    """Request for IngestionService.SummarizeShopping."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    PROPOSAL_ID_FIELD_NUMBER: _builtins.int
+    FILE_NAME_FIELD_NUMBER: _builtins.int
+    AES256CBCKEY_FIELD_NUMBER: _builtins.int
+    IV_FIELD_NUMBER: _builtins.int
+    KEY_REF_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The user."""
+    proposal_id: _builtins.str
+    """The proposal."""
+    file_name: _builtins.str
+    """The file, as in ConvertJsonRequest.file_names."""
+    aes256cbckey: _builtins.str
+    """Key of AES-256-CBC, 64 hexadecimal digits, if the file is encrypted."""
+    iv: _builtins.str
+    """Its initialisation vector, 32 hexadecimal digits."""
+    key_ref: _builtins.str
+    """Instead of both: the name of a secret that the operator keeps."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        proposal_id: _builtins.str = ...,
+        file_name: _builtins.str = ...,
+        aes256cbckey: _builtins.str = ...,
+        iv: _builtins.str = ...,
+        key_ref: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aes256cbckey", b"aes256cbckey", "file_name", b"file_name", "iv", b"iv", "key_ref", b"key_ref", "proposal_id", b"proposal_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SummarizeShoppingRequest: _TypeAlias = SummarizeShoppingRequest  # noqa: Y015
+
+@_typing.final
+class ShoppingCategory(_message.Message):
+    """A category and the ones below it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SUB_CATEGORIES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The category."""
+    @_builtins.property
+    def sub_categories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The ones below it, in the order of the file."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        sub_categories: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "sub_categories", b"sub_categories"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShoppingCategory: _TypeAlias = ShoppingCategory  # noqa: Y015
+
+@_typing.final
+class SummarizeShoppingResponse(_message.Message):
+    """Response for IngestionService.SummarizeShopping."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MONTHS_FIELD_NUMBER: _builtins.int
+    CATEGORIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def months(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Months with an order, "01" to "12", ascending."""
+
+    @_builtins.property
+    def categories(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShoppingCategory]:
+        """The categories, in the order of the file."""
+
+    def __init__(
+        self,
+        *,
+        months: _abc.Iterable[_builtins.str] | None = ...,
+        categories: _abc.Iterable[Global___ShoppingCategory] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["categories", b"categories", "months", b"months"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SummarizeShoppingResponse: _TypeAlias = SummarizeShoppingResponse  # noqa: Y015
 
 @_typing.final
 class DeckSource(_message.Message):
@@ -322,16 +1008,20 @@ class GetDeckRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DECK_FIELD_NUMBER: _builtins.int
+    INCLUDE_ARCHIVE_FIELD_NUMBER: _builtins.int
     deck: _builtins.str
     """A deck id, or a name (newest version)."""
+    include_archive: _builtins.bool
+    """Whether the answer has the archive, too."""
     def __init__(
         self,
         *,
         deck: _builtins.str = ...,
+        include_archive: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deck", b"deck"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deck", b"deck", "include_archive", b"include_archive"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -344,6 +1034,9 @@ class GetDeckResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DECK_FIELD_NUMBER: _builtins.int
+    ARCHIVE_FIELD_NUMBER: _builtins.int
+    archive: _builtins.bytes
+    """Its folder as a zip file, if it was asked for."""
     @_builtins.property
     def deck(self) -> Global___Deck:
         """The deck with its files."""
@@ -352,11 +1045,1595 @@ class GetDeckResponse(_message.Message):
         self,
         *,
         deck: Global___Deck | None = ...,
+        archive: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["deck", b"deck"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deck", b"deck"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["archive", b"archive", "deck", b"deck"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetDeckResponse: _TypeAlias = GetDeckResponse  # noqa: Y015
+
+@_typing.final
+class UploadHeader(_message.Message):
+    """What a file is that UploadFile takes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPLOAD_ID_FIELD_NUMBER: _builtins.int
+    FILE_NAME_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    upload_id: _builtins.str
+    """Its id: 32 of 0-9 a-f that the caller makes; the same to go on with it."""
+    file_name: _builtins.str
+    """Its name: its last part is kept, and tells what is in the file."""
+    size_bytes: _builtins.int
+    """Its size."""
+    sha256: _builtins.str
+    """SHA-256 of its content, in hex."""
+    project: _builtins.str
+    """The project that it is for. Empty: the caller's."""
+    offset: _builtins.int
+    """Where this call goes on: what GetUpload says is there. 0 for a new one."""
+    def __init__(
+        self,
+        *,
+        upload_id: _builtins.str = ...,
+        file_name: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        sha256: _builtins.str = ...,
+        project: _builtins.str = ...,
+        offset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file_name", b"file_name", "offset", b"offset", "project", b"project", "sha256", b"sha256", "size_bytes", b"size_bytes", "upload_id", b"upload_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadHeader: _TypeAlias = UploadHeader  # noqa: Y015
+
+@_typing.final
+class UploadFileRequest(_message.Message):
+    """Request for IngestionService.UploadFile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """Bytes, at most 1 MiB."""
+    @_builtins.property
+    def header(self) -> Global___UploadHeader:
+        """What it is. In the first message only."""
+
+    def __init__(
+        self,
+        *,
+        header: Global___UploadHeader | None = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "header", b"header"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadFileRequest: _TypeAlias = UploadFileRequest  # noqa: Y015
+
+@_typing.final
+class Upload(_message.Message):
+    """A file that UploadFile took, or takes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPLOAD_ID_FIELD_NUMBER: _builtins.int
+    FILE_NAME_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    RECEIVED_BYTES_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    upload_id: _builtins.str
+    """Its id. `upload:ID` names it in other calls."""
+    file_name: _builtins.str
+    """Its name."""
+    size_bytes: _builtins.int
+    """Its size in the end."""
+    received_bytes: _builtins.int
+    """Bytes that are there."""
+    sha256: _builtins.str
+    """SHA-256 of its content, in hex."""
+    complete: _builtins.bool
+    """Whether all of it is there and has that SHA-256."""
+    project: _builtins.str
+    """Its project."""
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """When it is deleted."""
+
+    def __init__(
+        self,
+        *,
+        upload_id: _builtins.str = ...,
+        file_name: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        received_bytes: _builtins.int = ...,
+        sha256: _builtins.str = ...,
+        complete: _builtins.bool = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+        project: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "expires_at", b"expires_at", "file_name", b"file_name", "project", b"project", "received_bytes", b"received_bytes", "sha256", b"sha256", "size_bytes", b"size_bytes", "upload_id", b"upload_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Upload: _TypeAlias = Upload  # noqa: Y015
+
+@_typing.final
+class UploadFileResponse(_message.Message):
+    """Response for IngestionService.UploadFile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPLOAD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def upload(self) -> Global___Upload:
+        """The upload, complete."""
+
+    def __init__(
+        self,
+        *,
+        upload: Global___Upload | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["upload", b"upload"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["upload", b"upload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadFileResponse: _TypeAlias = UploadFileResponse  # noqa: Y015
+
+@_typing.final
+class GetUploadRequest(_message.Message):
+    """Request for IngestionService.GetUpload."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPLOAD_ID_FIELD_NUMBER: _builtins.int
+    upload_id: _builtins.str
+    """The upload."""
+    def __init__(
+        self,
+        *,
+        upload_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["upload_id", b"upload_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUploadRequest: _TypeAlias = GetUploadRequest  # noqa: Y015
+
+@_typing.final
+class GetUploadResponse(_message.Message):
+    """Response for IngestionService.GetUpload."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPLOAD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def upload(self) -> Global___Upload:
+        """The upload."""
+
+    def __init__(
+        self,
+        *,
+        upload: Global___Upload | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["upload", b"upload"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["upload", b"upload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUploadResponse: _TypeAlias = GetUploadResponse  # noqa: Y015
+
+@_typing.final
+class DeleteUploadRequest(_message.Message):
+    """Request for IngestionService.DeleteUpload."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPLOAD_ID_FIELD_NUMBER: _builtins.int
+    upload_id: _builtins.str
+    """The upload."""
+    def __init__(
+        self,
+        *,
+        upload_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["upload_id", b"upload_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteUploadRequest: _TypeAlias = DeleteUploadRequest  # noqa: Y015
+
+@_typing.final
+class DeleteUploadResponse(_message.Message):
+    """Response for IngestionService.DeleteUpload."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteUploadResponse: _TypeAlias = DeleteUploadResponse  # noqa: Y015
+
+@_typing.final
+class RowSource(_message.Message):
+    """What the rows of a table are read from."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILES_FIELD_NUMBER: _builtins.int
+    CONVERSION_FIELD_NUMBER: _builtins.int
+    DESIGN_FIELD_NUMBER: _builtins.int
+    QUERY_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def files(self) -> Global___RowFiles:
+        """Files of one format with the same columns."""
+
+    @_builtins.property
+    def conversion(self) -> Global___JobTable:
+        """A table of a conversion."""
+
+    @_builtins.property
+    def design(self) -> Global___JobTable:
+        """The rows of a design: its DOE job."""
+
+    @_builtins.property
+    def query(self) -> Global___JobTable:
+        """The result of a query: its QUERY job."""
+
+    @_builtins.property
+    def dataset(self) -> Global___DatasetRows:
+        """A table of a dataset: `NAME`, `NAME@3`, `NAME@ALIAS`; `table` names it."""
+
+    @_builtins.property
+    def collection(self) -> Global___JobTable:
+        """The rows of collected pages: their COLLECT job."""
+
+    def __init__(
+        self,
+        *,
+        files: Global___RowFiles | None = ...,
+        conversion: Global___JobTable | None = ...,
+        design: Global___JobTable | None = ...,
+        query: Global___JobTable | None = ...,
+        dataset: Global___DatasetRows | None = ...,
+        collection: Global___JobTable | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "conversion", b"conversion", "dataset", b"dataset", "design", b"design", "files", b"files", "query", b"query", "source", b"source"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "conversion", b"conversion", "dataset", b"dataset", "design", b"design", "files", b"files", "query", b"query", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["files", "conversion", "design", "query", "dataset", "collection"]  # noqa: Y015
+    _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
+
+Global___RowSource: _TypeAlias = RowSource  # noqa: Y015
+
+@_typing.final
+class RowFiles(_message.Message):
+    """Files with rows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILE_NAMES_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    DELIMITER_FIELD_NUMBER: _builtins.int
+    NULL_TEXTS_FIELD_NUMBER: _builtins.int
+    COLUMN_NAMES_FIELD_NUMBER: _builtins.int
+    format: Global___RowFormat.ValueType
+    """What is in them."""
+    delimiter: _builtins.str
+    """Of CSV: a comma, a semicolon, a tab or |. Empty: the most frequent one in
+    the first line.
+    """
+    @_builtins.property
+    def file_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Their names, as in ConvertJsonRequest.file_names. 1 to 1,000."""
+
+    @_builtins.property
+    def null_texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Texts in CSV that mean a missing value, such as NA. Empty cells do if none
+        is given.
+        """
+
+    @_builtins.property
+    def column_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the columns of CSV without a header."""
+
+    def __init__(
+        self,
+        *,
+        file_names: _abc.Iterable[_builtins.str] | None = ...,
+        format: Global___RowFormat.ValueType = ...,
+        delimiter: _builtins.str = ...,
+        null_texts: _abc.Iterable[_builtins.str] | None = ...,
+        column_names: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["column_names", b"column_names", "delimiter", b"delimiter", "file_names", b"file_names", "format", b"format", "null_texts", b"null_texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RowFiles: _TypeAlias = RowFiles  # noqa: Y015
+
+@_typing.final
+class JobTable(_message.Message):
+    """A table that a job made."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    TABLE_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The job, which must be FINISHED."""
+    table: _builtins.str
+    """The table. Empty: the first or only one."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        table: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "table", b"table"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobTable: _TypeAlias = JobTable  # noqa: Y015
+
+@_typing.final
+class DatasetRows(_message.Message):
+    """A table of a dataset."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_FIELD_NUMBER: _builtins.int
+    TABLE_FIELD_NUMBER: _builtins.int
+    dataset: _builtins.str
+    """`NAME`, `NAME@3`, `NAME@ALIAS`, or these after `PROJECT.`."""
+    table: _builtins.str
+    """The table. Empty: the first or only one."""
+    def __init__(
+        self,
+        *,
+        dataset: _builtins.str = ...,
+        table: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "table", b"table"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DatasetRows: _TypeAlias = DatasetRows  # noqa: Y015
+
+@_typing.final
+class RuleValue(_message.Message):
+    """A value that a rule compares with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    WHOLE_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    FLAG_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """Text, dates and times in ISO 8601."""
+    whole: _builtins.int
+    """A whole number."""
+    number: _builtins.float
+    """A number."""
+    flag: _builtins.bool
+    """Yes or no."""
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        whole: _builtins.int = ...,
+        number: _builtins.float = ...,
+        flag: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["flag", b"flag", "number", b"number", "text", b"text", "value", b"value", "whole", b"whole"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["flag", b"flag", "number", b"number", "text", b"text", "value", b"value", "whole", b"whole"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_value: _TypeAlias = _typing.Literal["text", "whole", "number", "flag"]  # noqa: Y015
+    _WhichOneofArgType_value: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_value) -> _WhichOneofReturnType_value | None: ...
+
+Global___RuleValue: _TypeAlias = RuleValue  # noqa: Y015
+
+@_typing.final
+class QualityRule(_message.Message):
+    """What every accepted row fulfils: an expression, or conditions on a column."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    EXPRESSION_FIELD_NUMBER: _builtins.int
+    COLUMN_FIELD_NUMBER: _builtins.int
+    MINIMUM_FIELD_NUMBER: _builtins.int
+    MAXIMUM_FIELD_NUMBER: _builtins.int
+    PATTERN_FIELD_NUMBER: _builtins.int
+    MIN_LENGTH_FIELD_NUMBER: _builtins.int
+    MAX_LENGTH_FIELD_NUMBER: _builtins.int
+    ALLOWED_FIELD_NUMBER: _builtins.int
+    NOT_NULL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name; rejected rows have it."""
+    expression: _builtins.str
+    """An SQL expression over the columns, such as "price > 0"."""
+    column: _builtins.str
+    """Or a column with the conditions below."""
+    pattern: _builtins.str
+    """A regular expression (RE2) that the whole value matches."""
+    min_length: _builtins.int
+    """Fewest characters."""
+    max_length: _builtins.int
+    """Most characters."""
+    not_null: _builtins.bool
+    """Whether the value must be there."""
+    @_builtins.property
+    def minimum(self) -> Global___RuleValue:
+        """Smallest value, inclusive."""
+
+    @_builtins.property
+    def maximum(self) -> Global___RuleValue:
+        """Largest value, inclusive."""
+
+    @_builtins.property
+    def allowed(self) -> _containers.RepeatedCompositeFieldContainer[Global___RuleValue]:
+        """The only values. At most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        expression: _builtins.str = ...,
+        column: _builtins.str = ...,
+        minimum: Global___RuleValue | None = ...,
+        maximum: Global___RuleValue | None = ...,
+        pattern: _builtins.str = ...,
+        min_length: _builtins.int | None = ...,
+        max_length: _builtins.int | None = ...,
+        allowed: _abc.Iterable[Global___RuleValue] | None = ...,
+        not_null: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_length", b"_max_length", "_min_length", b"_min_length", "max_length", b"max_length", "maximum", b"maximum", "min_length", b"min_length", "minimum", b"minimum"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_length", b"_max_length", "_min_length", b"_min_length", "allowed", b"allowed", "column", b"column", "expression", b"expression", "max_length", b"max_length", "maximum", b"maximum", "min_length", b"min_length", "minimum", b"minimum", "name", b"name", "not_null", b"not_null", "pattern", b"pattern"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_length: _TypeAlias = _typing.Literal["max_length"]  # noqa: Y015
+    _WhichOneofArgType__max_length: _TypeAlias = _typing.Literal["_max_length", b"_max_length"]  # noqa: Y015
+    _WhichOneofReturnType__min_length: _TypeAlias = _typing.Literal["min_length"]  # noqa: Y015
+    _WhichOneofArgType__min_length: _TypeAlias = _typing.Literal["_min_length", b"_min_length"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_length) -> _WhichOneofReturnType__max_length | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_length) -> _WhichOneofReturnType__min_length | None: ...
+
+Global___QualityRule: _TypeAlias = QualityRule  # noqa: Y015
+
+@_typing.final
+class Dedupe(_message.Message):
+    """How duplicates are found and which row stays."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEEP_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    DROP_FIELD_NUMBER: _builtins.int
+    keep: Global___DedupeKeep.ValueType
+    """Which row stays."""
+    by: _builtins.str
+    """An SQL expression over the columns; for NEWEST and BEST."""
+    drop: _builtins.bool
+    """Whether the other rows are only counted, not kept as rejected rows."""
+    @_builtins.property
+    def key(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The columns that are equal in duplicates. Empty: the primary key."""
+
+    def __init__(
+        self,
+        *,
+        keep: Global___DedupeKeep.ValueType = ...,
+        by: _builtins.str = ...,
+        key: _abc.Iterable[_builtins.str] | None = ...,
+        drop: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "drop", b"drop", "keep", b"keep", "key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Dedupe: _TypeAlias = Dedupe  # noqa: Y015
+
+@_typing.final
+class ImportTable(_message.Message):
+    """A table of a dataset to import."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class TypesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    PRIMARY_KEY_FIELD_NUMBER: _builtins.int
+    REFERENCES_FIELD_NUMBER: _builtins.int
+    DEDUPE_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    TYPES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name: 1 to 63 of a-z 0-9 _, beginning with a letter. Empty: the
+    dataset's, if it is the only one.
+    """
+    @_builtins.property
+    def source(self) -> Global___RowSource:
+        """Where its rows come from."""
+
+    @_builtins.property
+    def primary_key(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Columns that name a row; at most 16."""
+
+    @_builtins.property
+    def references(self) -> _containers.RepeatedCompositeFieldContainer[_datasets_pb2.DatasetReference]:
+        """Columns that refer to other tables of the dataset; orphans are counted."""
+
+    @_builtins.property
+    def dedupe(self) -> Global___Dedupe:
+        """Which row of a key stays. Unset: the first one of a primary key."""
+
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___QualityRule]:
+        """What every accepted row fulfils. At most 100."""
+
+    @_builtins.property
+    def types(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Types of columns instead of those found, such as DECIMAL(18,2); rows whose
+        values do not fit are rejected.
+        """
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        source: Global___RowSource | None = ...,
+        primary_key: _abc.Iterable[_builtins.str] | None = ...,
+        references: _abc.Iterable[_datasets_pb2.DatasetReference] | None = ...,
+        dedupe: Global___Dedupe | None = ...,
+        rules: _abc.Iterable[Global___QualityRule] | None = ...,
+        types: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dedupe", b"dedupe", "source", b"source"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dedupe", b"dedupe", "name", b"name", "primary_key", b"primary_key", "references", b"references", "rules", b"rules", "source", b"source", "types", b"types"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportTable: _TypeAlias = ImportTable  # noqa: Y015
+
+@_typing.final
+class ImportSpec(_message.Message):
+    """What a version of a dataset is made from. An IMPORT job does it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_FIELD_NUMBER: _builtins.int
+    TABLES_FIELD_NUMBER: _builtins.int
+    CONVERSION_FIELD_NUMBER: _builtins.int
+    ALIAS_FIELD_NUMBER: _builtins.int
+    SKIP_PROFILE_FIELD_NUMBER: _builtins.int
+    dataset: _builtins.str
+    """The dataset: `NAME`. It is made if it is not there."""
+    conversion: _builtins.str
+    """Instead of tables: a conversion, with all its tables and their references."""
+    alias: _builtins.str
+    """An alias for the new version. Optional."""
+    skip_profile: _builtins.bool
+    """Whether to leave out the profile."""
+    @_builtins.property
+    def tables(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImportTable]:
+        """Its tables. 1 to 100. Or `conversion`."""
+
+    def __init__(
+        self,
+        *,
+        dataset: _builtins.str = ...,
+        tables: _abc.Iterable[Global___ImportTable] | None = ...,
+        conversion: _builtins.str = ...,
+        alias: _builtins.str = ...,
+        skip_profile: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "conversion", b"conversion", "dataset", b"dataset", "skip_profile", b"skip_profile", "tables", b"tables"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportSpec: _TypeAlias = ImportSpec  # noqa: Y015
+
+@_typing.final
+class ImportDatasetRequest(_message.Message):
+    """Request for IngestionService.ImportDataset."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call safe to repeat. A UUID. Optional."""
+    validate_only: _builtins.bool
+    """Whether the request is only checked: no job is made. A job id or a dataset
+    that is empty then stands for one that is still to come.
+    """
+    @_builtins.property
+    def spec(self) -> Global___ImportSpec:
+        """What to import."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        spec: Global___ImportSpec | None = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "spec", b"spec", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportDatasetRequest: _TypeAlias = ImportDatasetRequest  # noqa: Y015
+
+@_typing.final
+class ImportDatasetResponse(_message.Message):
+    """Response for IngestionService.ImportDataset."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> _common_pb2.Job:
+        """The job that imports."""
+
+    def __init__(
+        self,
+        *,
+        job: _common_pb2.Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportDatasetResponse: _TypeAlias = ImportDatasetResponse  # noqa: Y015
+
+@_typing.final
+class ReadDatasetRequest(_message.Message):
+    """Request for IngestionService.ReadDataset."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_FIELD_NUMBER: _builtins.int
+    TABLE_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    REJECTS_FIELD_NUMBER: _builtins.int
+    ENCODING_FIELD_NUMBER: _builtins.int
+    FORMULA_GUARD_FIELD_NUMBER: _builtins.int
+    dataset: _builtins.str
+    """`NAME`, `NAME@3`, `NAME@ALIAS`, or these after `PROJECT.`."""
+    table: _builtins.str
+    """The table. Empty: the first or only one."""
+    filter: _builtins.str
+    """An SQL expression that the rows fulfil. Optional."""
+    offset: _builtins.int
+    """Rows to leave out first."""
+    limit: _builtins.int
+    """Most rows. 0: all."""
+    rejects: _builtins.bool
+    """Whether to read the rejected rows, with the columns _rule, _row and _value."""
+    encoding: Global___RowEncoding.ValueType
+    """How the rows are sent."""
+    formula_guard: _builtins.bool
+    """Of CSV: whether text that a spreadsheet would run as a formula gets a `'` in
+    front. Unset: it does.
+    """
+    @_builtins.property
+    def columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Which columns, in this order. Empty: all."""
+
+    def __init__(
+        self,
+        *,
+        dataset: _builtins.str = ...,
+        table: _builtins.str = ...,
+        columns: _abc.Iterable[_builtins.str] | None = ...,
+        filter: _builtins.str = ...,
+        offset: _builtins.int = ...,
+        limit: _builtins.int = ...,
+        rejects: _builtins.bool = ...,
+        encoding: Global___RowEncoding.ValueType = ...,
+        formula_guard: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_formula_guard", b"_formula_guard", "formula_guard", b"formula_guard"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_formula_guard", b"_formula_guard", "columns", b"columns", "dataset", b"dataset", "encoding", b"encoding", "filter", b"filter", "formula_guard", b"formula_guard", "limit", b"limit", "offset", b"offset", "rejects", b"rejects", "table", b"table"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__formula_guard: _TypeAlias = _typing.Literal["formula_guard"]  # noqa: Y015
+    _WhichOneofArgType__formula_guard: _TypeAlias = _typing.Literal["_formula_guard", b"_formula_guard"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__formula_guard) -> _WhichOneofReturnType__formula_guard | None: ...
+
+Global___ReadDatasetRequest: _TypeAlias = ReadDatasetRequest  # noqa: Y015
+
+@_typing.final
+class ReadDatasetResponse(_message.Message):
+    """Response for IngestionService.ReadDataset."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """Bytes of the stream, at most 1 MiB: append them."""
+    version: _builtins.int
+    """The version that is read. In the first message only."""
+    def __init__(
+        self,
+        *,
+        data: _builtins.bytes = ...,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadDatasetResponse: _TypeAlias = ReadDatasetResponse  # noqa: Y015
+
+@_typing.final
+class RecordKey(_message.Message):
+    """The values of the columns of a key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """One a column, as text."""
+
+    def __init__(
+        self,
+        *,
+        values: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordKey: _TypeAlias = RecordKey  # noqa: Y015
+
+@_typing.final
+class ForgetRecordsRequest(_message.Message):
+    """Request for IngestionService.ForgetRecords."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
+    TABLE_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    PURGE_AFTER_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call safe to repeat. A UUID. Optional."""
+    dataset: _builtins.str
+    """`NAME`."""
+    table: _builtins.str
+    """The table that the keys are of. Empty: the first or only one."""
+    @_builtins.property
+    def columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The columns of the keys. Empty: the primary key."""
+
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecordKey]:
+        """The keys, at most 10,000. Sealed before they are recorded; never logged."""
+
+    @_builtins.property
+    def purge_after(self) -> _duration_pb2.Duration:
+        """How long the files of older versions stay. Unset: the service's default,
+        one day unless its operator sets another.
+        """
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        dataset: _builtins.str = ...,
+        table: _builtins.str = ...,
+        columns: _abc.Iterable[_builtins.str] | None = ...,
+        keys: _abc.Iterable[Global___RecordKey] | None = ...,
+        purge_after: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["purge_after", b"purge_after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "dataset", b"dataset", "keys", b"keys", "purge_after", b"purge_after", "request_id", b"request_id", "table", b"table"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetRecordsRequest: _TypeAlias = ForgetRecordsRequest  # noqa: Y015
+
+@_typing.final
+class ForgetSpec(_message.Message):
+    """What an IMPORT job does that forgets records. ForgetRecords makes it; no other
+    spec is accepted.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    SEALED_FIELD_NUMBER: _builtins.int
+    sealed: _builtins.bytes
+    """The keys, sealed by the service."""
+    @_builtins.property
+    def request(self) -> Global___ForgetRecordsRequest:
+        """The request, without its id and its keys."""
+
+    def __init__(
+        self,
+        *,
+        request: Global___ForgetRecordsRequest | None = ...,
+        sealed: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "sealed", b"sealed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetSpec: _TypeAlias = ForgetSpec  # noqa: Y015
+
+@_typing.final
+class ForgetRecordsResponse(_message.Message):
+    """Response for IngestionService.ForgetRecords."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> _common_pb2.Job:
+        """The job that makes the version."""
+
+    def __init__(
+        self,
+        *,
+        job: _common_pb2.Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetRecordsResponse: _TypeAlias = ForgetRecordsResponse  # noqa: Y015
+
+@_typing.final
+class PageNumbers(_message.Message):
+    """Numbered pages."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """Their address with `{page}` in the path or the query, such as
+    "https://shop.example/list?page={page}".
+    """
+    first: _builtins.int
+    """The first number. 1 if unset."""
+    last: _builtins.int
+    """The last number. Unset: until a page has no rows or is not there (404)."""
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+        first: _builtins.int | None = ...,
+        last: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_first", b"_first", "_last", b"_last", "first", b"first", "last", b"last"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first", b"_first", "_last", b"_last", "first", b"first", "last", b"last", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__first: _TypeAlias = _typing.Literal["first"]  # noqa: Y015
+    _WhichOneofArgType__first: _TypeAlias = _typing.Literal["_first", b"_first"]  # noqa: Y015
+    _WhichOneofReturnType__last: _TypeAlias = _typing.Literal["last"]  # noqa: Y015
+    _WhichOneofArgType__last: _TypeAlias = _typing.Literal["_last", b"_last"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first) -> _WhichOneofReturnType__first | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last) -> _WhichOneofReturnType__last | None: ...
+
+Global___PageNumbers: _TypeAlias = PageNumbers  # noqa: Y015
+
+@_typing.final
+class PageColumn(_message.Message):
+    """A column of the rows of pages."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SELECTOR_FIELD_NUMBER: _builtins.int
+    ATTRIBUTE_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    PATTERN_FIELD_NUMBER: _builtins.int
+    OPTIONAL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    selector: _builtins.str
+    """HTML: a CSS selector; its first match in the row. Empty: the row itself.
+    JSON: the path of a field, such as "maker.name". Empty: the column's name.
+    """
+    attribute: _builtins.str
+    """HTML: the attribute with the value, such as "href". Empty: the text."""
+    type: Global___PageValue.ValueType
+    """What the value is."""
+    pattern: _builtins.str
+    """A regular expression (Python). The value is its first group, or the whole
+    match; null if it does not match.
+    """
+    optional: _builtins.bool
+    """Whether it may be without a value on all pages. Unset: the job fails then,
+    as its selector has to be corrected.
+    """
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        selector: _builtins.str = ...,
+        attribute: _builtins.str = ...,
+        type: Global___PageValue.ValueType = ...,
+        pattern: _builtins.str = ...,
+        optional: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribute", b"attribute", "name", b"name", "optional", b"optional", "pattern", b"pattern", "selector", b"selector", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PageColumn: _TypeAlias = PageColumn  # noqa: Y015
+
+@_typing.final
+class HtmlRows(_message.Message):
+    """Rows of pages in HTML."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    NEXT_FIELD_NUMBER: _builtins.int
+    rows: _builtins.str
+    """A CSS selector of the elements that are rows."""
+    next: _builtins.str
+    """A CSS selector of the link to the next page. Optional."""
+    @_builtins.property
+    def columns(self) -> _containers.RepeatedCompositeFieldContainer[Global___PageColumn]:
+        """The columns. 1 to 200."""
+
+    def __init__(
+        self,
+        *,
+        rows: _builtins.str = ...,
+        columns: _abc.Iterable[Global___PageColumn] | None = ...,
+        next: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "next", b"next", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HtmlRows: _TypeAlias = HtmlRows  # noqa: Y015
+
+@_typing.final
+class JsonRows(_message.Message):
+    """Rows of answers in JSON."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    NEXT_FIELD_NUMBER: _builtins.int
+    NEXT_PARAMETER_FIELD_NUMBER: _builtins.int
+    NEXT_LINK_FIELD_NUMBER: _builtins.int
+    records: _builtins.str
+    """The path of the list of records, such as "data.items". Empty: the answer."""
+    next: _builtins.str
+    """The path of the field with the address of the next page. Optional."""
+    next_parameter: _builtins.str
+    """What the field has is no address but the value of this parameter of the
+    query. Optional.
+    """
+    next_link: _builtins.bool
+    """Whether the address of the next page is in the header `Link`."""
+    @_builtins.property
+    def columns(self) -> _containers.RepeatedCompositeFieldContainer[Global___PageColumn]:
+        """The columns, at most 200. Empty: all fields."""
+
+    def __init__(
+        self,
+        *,
+        records: _builtins.str = ...,
+        columns: _abc.Iterable[Global___PageColumn] | None = ...,
+        next: _builtins.str = ...,
+        next_parameter: _builtins.str = ...,
+        next_link: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "next", b"next", "next_link", b"next_link", "next_parameter", b"next_parameter", "records", b"records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JsonRows: _TypeAlias = JsonRows  # noqa: Y015
+
+@_typing.final
+class CollectSpec(_message.Message):
+    """What a COLLECT job does."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    URLS_FIELD_NUMBER: _builtins.int
+    PAGES_FIELD_NUMBER: _builtins.int
+    HTML_FIELD_NUMBER: _builtins.int
+    JSON_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    MAX_PAGES_FIELD_NUMBER: _builtins.int
+    MAX_PAGE_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_FAILED_SHARE_FIELD_NUMBER: _builtins.int
+    DELAY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """A name by which the next collection finds this one in its project and asks
+    for changed pages only. Optional.
+    """
+    format: Global___RowFormat.ValueType
+    """How the rows are written: JSON (the default, one object a line), or
+    PARQUET, which needs columns.
+    """
+    max_pages: _builtins.int
+    """Most pages. 1 to 100,000; 1,000 if unset."""
+    max_page_bytes: _builtins.int
+    """Largest page, decompressed. 1 to 100,000,000; 10,000,000 if unset."""
+    max_failed_share: _builtins.float
+    """Share of the pages that may fail, from 0 to 1. 0.1 if unset. The job fails
+    if more do, or all.
+    """
+    @_builtins.property
+    def urls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Pages to begin with. At most 10,000, of at most 100 hosts."""
+
+    @_builtins.property
+    def pages(self) -> Global___PageNumbers:
+        """Instead: numbered pages."""
+
+    @_builtins.property
+    def html(self) -> Global___HtmlRows:
+        """HTML."""
+
+    @_builtins.property
+    def json(self) -> Global___JsonRows:
+        """JSON."""
+
+    @_builtins.property
+    def delay(self) -> _duration_pb2.Duration:
+        """Shortest time between two requests to one host; the operator's setting and
+        robots.txt may make it longer. At most an hour.
+        """
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        urls: _abc.Iterable[_builtins.str] | None = ...,
+        pages: Global___PageNumbers | None = ...,
+        html: Global___HtmlRows | None = ...,
+        json: Global___JsonRows | None = ...,
+        format: Global___RowFormat.ValueType = ...,
+        max_pages: _builtins.int = ...,
+        max_page_bytes: _builtins.int = ...,
+        max_failed_share: _builtins.float | None = ...,
+        delay: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_failed_share", b"_max_failed_share", "content", b"content", "delay", b"delay", "html", b"html", "json", b"json", "max_failed_share", b"max_failed_share", "pages", b"pages"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_failed_share", b"_max_failed_share", "content", b"content", "delay", b"delay", "format", b"format", "html", b"html", "json", b"json", "max_failed_share", b"max_failed_share", "max_page_bytes", b"max_page_bytes", "max_pages", b"max_pages", "name", b"name", "pages", b"pages", "urls", b"urls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_failed_share: _TypeAlias = _typing.Literal["max_failed_share"]  # noqa: Y015
+    _WhichOneofArgType__max_failed_share: _TypeAlias = _typing.Literal["_max_failed_share", b"_max_failed_share"]  # noqa: Y015
+    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["html", "json"]  # noqa: Y015
+    _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_failed_share) -> _WhichOneofReturnType__max_failed_share | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
+
+Global___CollectSpec: _TypeAlias = CollectSpec  # noqa: Y015
+
+@_typing.final
+class CollectPagesRequest(_message.Message):
+    """Request for IngestionService.CollectPages."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call safe to repeat. A UUID. Optional."""
+    validate_only: _builtins.bool
+    """Whether the request is only checked: no job is made. A job id or a dataset
+    that is empty then stands for one that is still to come.
+    """
+    @_builtins.property
+    def spec(self) -> Global___CollectSpec:
+        """What to collect."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        spec: Global___CollectSpec | None = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "spec", b"spec", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollectPagesRequest: _TypeAlias = CollectPagesRequest  # noqa: Y015
+
+@_typing.final
+class CollectPagesResponse(_message.Message):
+    """Response for IngestionService.CollectPages."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> _common_pb2.Job:
+        """The job that collects."""
+
+    def __init__(
+        self,
+        *,
+        job: _common_pb2.Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollectPagesResponse: _TypeAlias = CollectPagesResponse  # noqa: Y015
+
+@_typing.final
+class BackUpSpec(_message.Message):
+    """What a BACKUP job does."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGETS_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
+    keep: _builtins.int
+    """How many backups of this log a target keeps. 1 to 1,000; 3 if unset."""
+    @_builtins.property
+    def targets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names or URLs of targets, as the operator declares them. 1 to 20."""
+
+    def __init__(
+        self,
+        *,
+        targets: _abc.Iterable[_builtins.str] | None = ...,
+        keep: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keep", b"keep", "targets", b"targets"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackUpSpec: _TypeAlias = BackUpSpec  # noqa: Y015
+
+@_typing.final
+class BackUpRequest(_message.Message):
+    """Request for IngestionService.BackUp."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call safe to repeat. A UUID. Optional."""
+    @_builtins.property
+    def spec(self) -> Global___BackUpSpec:
+        """What to save where. Required."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        spec: Global___BackUpSpec | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackUpRequest: _TypeAlias = BackUpRequest  # noqa: Y015
+
+@_typing.final
+class BackUpResponse(_message.Message):
+    """Response for IngestionService.BackUp."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> _common_pb2.Job:
+        """The job, in the project "system"."""
+
+    def __init__(
+        self,
+        *,
+        job: _common_pb2.Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackUpResponse: _TypeAlias = BackUpResponse  # noqa: Y015
+
+@_typing.final
+class CleanUpSpec(_message.Message):
+    """What a CLEANUP job does."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DAYS_FIELD_NUMBER: _builtins.int
+    days: _builtins.int
+    """How old a thing is that is removed. 1 to 3,650 days; 7 if unset."""
+    def __init__(
+        self,
+        *,
+        days: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["days", b"days"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CleanUpSpec: _TypeAlias = CleanUpSpec  # noqa: Y015
+
+@_typing.final
+class CleanUpRequest(_message.Message):
+    """Request for IngestionService.CleanUp."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call safe to repeat. A UUID. Optional."""
+    @_builtins.property
+    def spec(self) -> Global___CleanUpSpec:
+        """What to remove."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        spec: Global___CleanUpSpec | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CleanUpRequest: _TypeAlias = CleanUpRequest  # noqa: Y015
+
+@_typing.final
+class CleanUpResponse(_message.Message):
+    """Response for IngestionService.CleanUp."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> _common_pb2.Job:
+        """The job, in the project "system"."""
+
+    def __init__(
+        self,
+        *,
+        job: _common_pb2.Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CleanUpResponse: _TypeAlias = CleanUpResponse  # noqa: Y015
+
+@_typing.final
+class RepairSpec(_message.Message):
+    """What a REPAIR job does."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERIFY_FIELD_NUMBER: _builtins.int
+    verify: _builtins.bool
+    """Whether every copy is read and compared with its hash; otherwise copies that
+    are missing or of another size are restored.
+    """
+    def __init__(
+        self,
+        *,
+        verify: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["verify", b"verify"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RepairSpec: _TypeAlias = RepairSpec  # noqa: Y015
+
+@_typing.final
+class RepairStoresRequest(_message.Message):
+    """Request for IngestionService.RepairStores."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call safe to repeat. A UUID. Optional."""
+    @_builtins.property
+    def spec(self) -> Global___RepairSpec:
+        """How."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        spec: Global___RepairSpec | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RepairStoresRequest: _TypeAlias = RepairStoresRequest  # noqa: Y015
+
+@_typing.final
+class RepairStoresResponse(_message.Message):
+    """Response for IngestionService.RepairStores."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> _common_pb2.Job:
+        """The job, in the project "system"."""
+
+    def __init__(
+        self,
+        *,
+        job: _common_pb2.Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RepairStoresResponse: _TypeAlias = RepairStoresResponse  # noqa: Y015
+
+@_typing.final
+class DeliverSpec(_message.Message):
+    """What a DELIVER job does."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class RequireEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    DATASET_FIELD_NUMBER: _builtins.int
+    ALIAS_FIELD_NUMBER: _builtins.int
+    REQUIRE_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    dataset: _builtins.str
+    """`NAME`, `NAME@3` or `NAME@ALIAS`, in the project of the job. The version is
+    looked up once, when the job starts.
+    """
+    alias: _builtins.str
+    """The alias that names the version from then on. "final" if unset."""
+    output: _builtins.str
+    """A folder of a data root for the tables, as in ConvertJsonRequest.output.
+    Empty: they are not written.
+    """
+    format: Global___TableFormat.ValueType
+    """The files to write: `NAME.csv`, or `NAME.TABLE.csv` if there are several
+    tables.
+    """
+    @_builtins.property
+    def require(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What the version must fulfil, or the job fails and nothing changes: a figure,
+        `accepted`, `rejected`, `rejected_share` or `bytes`, and a comparison such as
+        ">= 100".
+        """
+
+    def __init__(
+        self,
+        *,
+        dataset: _builtins.str = ...,
+        alias: _builtins.str = ...,
+        require: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        output: _builtins.str = ...,
+        format: Global___TableFormat.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "dataset", b"dataset", "format", b"format", "output", b"output", "require", b"require"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeliverSpec: _TypeAlias = DeliverSpec  # noqa: Y015
+
+@_typing.final
+class DeliverDatasetRequest(_message.Message):
+    """Request for IngestionService.DeliverDataset."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call safe to repeat. A UUID. Optional."""
+    validate_only: _builtins.bool
+    """Whether the request is only checked: no job is made. A dataset that is empty
+    then stands for one that is still to come.
+    """
+    @_builtins.property
+    def spec(self) -> Global___DeliverSpec:
+        """What to deliver."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        spec: Global___DeliverSpec | None = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "spec", b"spec", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeliverDatasetRequest: _TypeAlias = DeliverDatasetRequest  # noqa: Y015
+
+@_typing.final
+class DeliverDatasetResponse(_message.Message):
+    """Response for IngestionService.DeliverDataset."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> _common_pb2.Job:
+        """The job that delivers."""
+
+    def __init__(
+        self,
+        *,
+        job: _common_pb2.Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeliverDatasetResponse: _TypeAlias = DeliverDatasetResponse  # noqa: Y015

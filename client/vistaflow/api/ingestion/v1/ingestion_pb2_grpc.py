@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class IngestionServiceStub(object):
-    """Collects decks, the simulator inputs that everything else starts from.
+    """Collects decks, the simulator inputs that everything else starts from, and
+    converts JSON to tables.
     """
 
     def __init__(self, channel):
@@ -50,10 +51,81 @@ class IngestionServiceStub(object):
                 request_serializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.GetDeckRequest.SerializeToString,
                 response_deserializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.GetDeckResponse.FromString,
                 _registered_method=True)
+        self.ConvertJson = channel.unary_unary(
+                '/vistaflow.api.ingestion.v1.IngestionService/ConvertJson',
+                request_serializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.ConvertJsonRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.ConvertJsonResponse.FromString,
+                _registered_method=True)
+        self.GetConversion = channel.unary_unary(
+                '/vistaflow.api.ingestion.v1.IngestionService/GetConversion',
+                request_serializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.GetConversionRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.GetConversionResponse.FromString,
+                _registered_method=True)
+        self.SummarizeShopping = channel.unary_unary(
+                '/vistaflow.api.ingestion.v1.IngestionService/SummarizeShopping',
+                request_serializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.SummarizeShoppingRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.SummarizeShoppingResponse.FromString,
+                _registered_method=True)
+        self.UploadFile = channel.stream_unary(
+                '/vistaflow.api.ingestion.v1.IngestionService/UploadFile',
+                request_serializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.UploadFileRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.UploadFileResponse.FromString,
+                _registered_method=True)
+        self.GetUpload = channel.unary_unary(
+                '/vistaflow.api.ingestion.v1.IngestionService/GetUpload',
+                request_serializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.GetUploadRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.GetUploadResponse.FromString,
+                _registered_method=True)
+        self.DeleteUpload = channel.unary_unary(
+                '/vistaflow.api.ingestion.v1.IngestionService/DeleteUpload',
+                request_serializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.DeleteUploadRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.DeleteUploadResponse.FromString,
+                _registered_method=True)
+        self.ImportDataset = channel.unary_unary(
+                '/vistaflow.api.ingestion.v1.IngestionService/ImportDataset',
+                request_serializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.ImportDatasetRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.ImportDatasetResponse.FromString,
+                _registered_method=True)
+        self.ReadDataset = channel.unary_stream(
+                '/vistaflow.api.ingestion.v1.IngestionService/ReadDataset',
+                request_serializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.ReadDatasetRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.ReadDatasetResponse.FromString,
+                _registered_method=True)
+        self.ForgetRecords = channel.unary_unary(
+                '/vistaflow.api.ingestion.v1.IngestionService/ForgetRecords',
+                request_serializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.ForgetRecordsRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.ForgetRecordsResponse.FromString,
+                _registered_method=True)
+        self.CollectPages = channel.unary_unary(
+                '/vistaflow.api.ingestion.v1.IngestionService/CollectPages',
+                request_serializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.CollectPagesRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.CollectPagesResponse.FromString,
+                _registered_method=True)
+        self.BackUp = channel.unary_unary(
+                '/vistaflow.api.ingestion.v1.IngestionService/BackUp',
+                request_serializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.BackUpRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.BackUpResponse.FromString,
+                _registered_method=True)
+        self.CleanUp = channel.unary_unary(
+                '/vistaflow.api.ingestion.v1.IngestionService/CleanUp',
+                request_serializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.CleanUpRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.CleanUpResponse.FromString,
+                _registered_method=True)
+        self.RepairStores = channel.unary_unary(
+                '/vistaflow.api.ingestion.v1.IngestionService/RepairStores',
+                request_serializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.RepairStoresRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.RepairStoresResponse.FromString,
+                _registered_method=True)
+        self.DeliverDataset = channel.unary_unary(
+                '/vistaflow.api.ingestion.v1.IngestionService/DeliverDataset',
+                request_serializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.DeliverDatasetRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.DeliverDatasetResponse.FromString,
+                _registered_method=True)
 
 
 class IngestionServiceServicer(object):
-    """Collects decks, the simulator inputs that everything else starts from.
+    """Collects decks, the simulator inputs that everything else starts from, and
+    converts JSON to tables.
     """
 
     def CollectDecks(self, request, context):
@@ -84,6 +156,157 @@ class IngestionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ConvertJson(self, request, context):
+        """Starts converting JSON files of any size to CSV or Parquet. Returns at once
+        with the job, which goes on where it stopped if its process is killed.
+
+        Errors: `INVALID_ARGUMENT` with every option that is not valid; `NOT_FOUND`
+        for a file that is in no data root of the caller's project.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetConversion(self, request, context):
+        """Gets a conversion: how far it is and which files it has written.
+
+        Errors: `NOT_FOUND` for an id of no job; `INVALID_ARGUMENT` for another job.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SummarizeShopping(self, request, context):
+        """Summarizes the purchases of one user under one proposal in a file of any
+        size. Answers in the call itself; the caller's deadline and cancellation
+        apply.
+
+        Errors: `NOT_FOUND` for a file or a user that is not there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UploadFile(self, request_iterator, context):
+        """Takes a file into the caller's project, for calls that name their files.
+        The first message has the header, the others have the bytes. If the call
+        breaks off, GetUpload tells where to go on.
+
+        Errors: `INVALID_ARGUMENT` for another size or SHA-256 than the header
+        says; `RESOURCE_EXHAUSTED` with the reason `UPLOAD_QUOTA` or `DISK_FULL`;
+        `ALREADY_EXISTS` if the id is that of another file; `ABORTED` if another
+        call sends the same file or `offset` is not where it goes on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetUpload(self, request, context):
+        """Gets an upload: how much of it is there.
+
+        Errors: `NOT_FOUND`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteUpload(self, request, context):
+        """Deletes an upload.
+
+        Errors: `NOT_FOUND`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportDataset(self, request, context):
+        """Starts making a version of a dataset: reads the sources, rejects rows by
+        the rules, drops duplicates, and records the version. Returns at once with
+        the job. See DatasetService for what is there.
+
+        Errors: `INVALID_ARGUMENT` with every mistake; `NOT_FOUND` for a file or a
+        job that is not there for the caller's project.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadDataset(self, request, context):
+        """Streams rows of a table of a dataset, in the order of the table.
+
+        Errors: `NOT_FOUND`; `INVALID_ARGUMENT` for a column or a filter that does
+        not fit; `DATA_LOSS` for a file that is damaged in every store.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForgetRecords(self, request, context):
+        """Starts making a version without the rows of some keys, in other tables that
+        refer to them and in the rejected rows, too. Older versions that hold such
+        rows are deleted, pinned ones too, and their files purged after a time.
+
+        Errors: `INVALID_ARGUMENT`; `NOT_FOUND`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CollectPages(self, request, context):
+        """Starts collecting pages from the web: fetches them as robots.txt of their
+        hosts allows, keeps them, and reads rows from them. Returns at once with the
+        job, which goes on where it stopped if its process is killed.
+
+        Errors: `INVALID_ARGUMENT` with every mistake, among them hosts that the
+        operator does not let be collected from.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BackUp(self, request, context):
+        """Starts a backup of the log, the datasets and the artifacts to targets that
+        the operator declares. Returns at once with the job, which goes on where it
+        stopped if its process is killed.
+
+        Errors: `INVALID_ARGUMENT` for a target that is not declared.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CleanUp(self, request, context):
+        """Starts removing what is no longer needed. Returns at once with the job, whose
+        result says what went and how many bytes.
+
+        Errors: `INVALID_ARGUMENT`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RepairStores(self, request, context):
+        """Starts restoring the copies of files that are missing or damaged in one of
+        the stores. Returns at once with the job.
+
+        Errors: `INVALID_ARGUMENT`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeliverDataset(self, request, context):
+        """Starts delivering a version of a dataset: if it meets the conditions, its
+        tables are written to `output`, and then the alias names it. Returns at once
+        with the job.
+
+        Errors: `INVALID_ARGUMENT` with every mistake; `NOT_FOUND` for a dataset or
+        a version that is not there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_IngestionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -102,6 +325,76 @@ def add_IngestionServiceServicer_to_server(servicer, server):
                     request_deserializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.GetDeckRequest.FromString,
                     response_serializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.GetDeckResponse.SerializeToString,
             ),
+            'ConvertJson': grpc.unary_unary_rpc_method_handler(
+                    servicer.ConvertJson,
+                    request_deserializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.ConvertJsonRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.ConvertJsonResponse.SerializeToString,
+            ),
+            'GetConversion': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetConversion,
+                    request_deserializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.GetConversionRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.GetConversionResponse.SerializeToString,
+            ),
+            'SummarizeShopping': grpc.unary_unary_rpc_method_handler(
+                    servicer.SummarizeShopping,
+                    request_deserializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.SummarizeShoppingRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.SummarizeShoppingResponse.SerializeToString,
+            ),
+            'UploadFile': grpc.stream_unary_rpc_method_handler(
+                    servicer.UploadFile,
+                    request_deserializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.UploadFileRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.UploadFileResponse.SerializeToString,
+            ),
+            'GetUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUpload,
+                    request_deserializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.GetUploadRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.GetUploadResponse.SerializeToString,
+            ),
+            'DeleteUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteUpload,
+                    request_deserializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.DeleteUploadRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.DeleteUploadResponse.SerializeToString,
+            ),
+            'ImportDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportDataset,
+                    request_deserializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.ImportDatasetRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.ImportDatasetResponse.SerializeToString,
+            ),
+            'ReadDataset': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadDataset,
+                    request_deserializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.ReadDatasetRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.ReadDatasetResponse.SerializeToString,
+            ),
+            'ForgetRecords': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForgetRecords,
+                    request_deserializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.ForgetRecordsRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.ForgetRecordsResponse.SerializeToString,
+            ),
+            'CollectPages': grpc.unary_unary_rpc_method_handler(
+                    servicer.CollectPages,
+                    request_deserializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.CollectPagesRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.CollectPagesResponse.SerializeToString,
+            ),
+            'BackUp': grpc.unary_unary_rpc_method_handler(
+                    servicer.BackUp,
+                    request_deserializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.BackUpRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.BackUpResponse.SerializeToString,
+            ),
+            'CleanUp': grpc.unary_unary_rpc_method_handler(
+                    servicer.CleanUp,
+                    request_deserializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.CleanUpRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.CleanUpResponse.SerializeToString,
+            ),
+            'RepairStores': grpc.unary_unary_rpc_method_handler(
+                    servicer.RepairStores,
+                    request_deserializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.RepairStoresRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.RepairStoresResponse.SerializeToString,
+            ),
+            'DeliverDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeliverDataset,
+                    request_deserializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.DeliverDatasetRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.DeliverDatasetResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'vistaflow.api.ingestion.v1.IngestionService', rpc_method_handlers)
@@ -111,7 +404,8 @@ def add_IngestionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class IngestionService(object):
-    """Collects decks, the simulator inputs that everything else starts from.
+    """Collects decks, the simulator inputs that everything else starts from, and
+    converts JSON to tables.
     """
 
     @staticmethod
@@ -185,6 +479,384 @@ class IngestionService(object):
             '/vistaflow.api.ingestion.v1.IngestionService/GetDeck',
             vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.GetDeckRequest.SerializeToString,
             vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.GetDeckResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ConvertJson(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vistaflow.api.ingestion.v1.IngestionService/ConvertJson',
+            vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.ConvertJsonRequest.SerializeToString,
+            vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.ConvertJsonResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetConversion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vistaflow.api.ingestion.v1.IngestionService/GetConversion',
+            vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.GetConversionRequest.SerializeToString,
+            vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.GetConversionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SummarizeShopping(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vistaflow.api.ingestion.v1.IngestionService/SummarizeShopping',
+            vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.SummarizeShoppingRequest.SerializeToString,
+            vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.SummarizeShoppingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadFile(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/vistaflow.api.ingestion.v1.IngestionService/UploadFile',
+            vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.UploadFileRequest.SerializeToString,
+            vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.UploadFileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vistaflow.api.ingestion.v1.IngestionService/GetUpload',
+            vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.GetUploadRequest.SerializeToString,
+            vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.GetUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vistaflow.api.ingestion.v1.IngestionService/DeleteUpload',
+            vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.DeleteUploadRequest.SerializeToString,
+            vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.DeleteUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vistaflow.api.ingestion.v1.IngestionService/ImportDataset',
+            vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.ImportDatasetRequest.SerializeToString,
+            vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.ImportDatasetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/vistaflow.api.ingestion.v1.IngestionService/ReadDataset',
+            vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.ReadDatasetRequest.SerializeToString,
+            vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.ReadDatasetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForgetRecords(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vistaflow.api.ingestion.v1.IngestionService/ForgetRecords',
+            vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.ForgetRecordsRequest.SerializeToString,
+            vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.ForgetRecordsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CollectPages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vistaflow.api.ingestion.v1.IngestionService/CollectPages',
+            vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.CollectPagesRequest.SerializeToString,
+            vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.CollectPagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BackUp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vistaflow.api.ingestion.v1.IngestionService/BackUp',
+            vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.BackUpRequest.SerializeToString,
+            vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.BackUpResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CleanUp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vistaflow.api.ingestion.v1.IngestionService/CleanUp',
+            vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.CleanUpRequest.SerializeToString,
+            vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.CleanUpResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RepairStores(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vistaflow.api.ingestion.v1.IngestionService/RepairStores',
+            vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.RepairStoresRequest.SerializeToString,
+            vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.RepairStoresResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeliverDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vistaflow.api.ingestion.v1.IngestionService/DeliverDataset',
+            vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.DeliverDatasetRequest.SerializeToString,
+            vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2.DeliverDatasetResponse.FromString,
             options,
             channel_credentials,
             insecure,

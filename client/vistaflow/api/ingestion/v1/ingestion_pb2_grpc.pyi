@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class IngestionServiceStub:
-    """Collects decks, the simulator inputs that everything else starts from."""
+    """Collects decks, the simulator inputs that everything else starts from, and
+    converts JSON to tables.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -49,10 +51,107 @@ class IngestionServiceStub:
 
     Errors: `NOT_FOUND`.
     """
+    ConvertJson: _grpc.UnaryUnaryMultiCallable[_ingestion_pb2.ConvertJsonRequest, _ingestion_pb2.ConvertJsonResponse]
+    """Starts converting JSON files of any size to CSV or Parquet. Returns at once
+    with the job, which goes on where it stopped if its process is killed.
+
+    Errors: `INVALID_ARGUMENT` with every option that is not valid; `NOT_FOUND`
+    for a file that is in no data root of the caller's project.
+    """
+    GetConversion: _grpc.UnaryUnaryMultiCallable[_ingestion_pb2.GetConversionRequest, _ingestion_pb2.GetConversionResponse]
+    """Gets a conversion: how far it is and which files it has written.
+
+    Errors: `NOT_FOUND` for an id of no job; `INVALID_ARGUMENT` for another job.
+    """
+    SummarizeShopping: _grpc.UnaryUnaryMultiCallable[_ingestion_pb2.SummarizeShoppingRequest, _ingestion_pb2.SummarizeShoppingResponse]
+    """Summarizes the purchases of one user under one proposal in a file of any
+    size. Answers in the call itself; the caller's deadline and cancellation
+    apply.
+
+    Errors: `NOT_FOUND` for a file or a user that is not there.
+    """
+    UploadFile: _grpc.StreamUnaryMultiCallable[_ingestion_pb2.UploadFileRequest, _ingestion_pb2.UploadFileResponse]
+    """Takes a file into the caller's project, for calls that name their files.
+    The first message has the header, the others have the bytes. If the call
+    breaks off, GetUpload tells where to go on.
+
+    Errors: `INVALID_ARGUMENT` for another size or SHA-256 than the header
+    says; `RESOURCE_EXHAUSTED` with the reason `UPLOAD_QUOTA` or `DISK_FULL`;
+    `ALREADY_EXISTS` if the id is that of another file; `ABORTED` if another
+    call sends the same file or `offset` is not where it goes on.
+    """
+    GetUpload: _grpc.UnaryUnaryMultiCallable[_ingestion_pb2.GetUploadRequest, _ingestion_pb2.GetUploadResponse]
+    """Gets an upload: how much of it is there.
+
+    Errors: `NOT_FOUND`.
+    """
+    DeleteUpload: _grpc.UnaryUnaryMultiCallable[_ingestion_pb2.DeleteUploadRequest, _ingestion_pb2.DeleteUploadResponse]
+    """Deletes an upload.
+
+    Errors: `NOT_FOUND`.
+    """
+    ImportDataset: _grpc.UnaryUnaryMultiCallable[_ingestion_pb2.ImportDatasetRequest, _ingestion_pb2.ImportDatasetResponse]
+    """Starts making a version of a dataset: reads the sources, rejects rows by
+    the rules, drops duplicates, and records the version. Returns at once with
+    the job. See DatasetService for what is there.
+
+    Errors: `INVALID_ARGUMENT` with every mistake; `NOT_FOUND` for a file or a
+    job that is not there for the caller's project.
+    """
+    ReadDataset: _grpc.UnaryStreamMultiCallable[_ingestion_pb2.ReadDatasetRequest, _ingestion_pb2.ReadDatasetResponse]
+    """Streams rows of a table of a dataset, in the order of the table.
+
+    Errors: `NOT_FOUND`; `INVALID_ARGUMENT` for a column or a filter that does
+    not fit; `DATA_LOSS` for a file that is damaged in every store.
+    """
+    ForgetRecords: _grpc.UnaryUnaryMultiCallable[_ingestion_pb2.ForgetRecordsRequest, _ingestion_pb2.ForgetRecordsResponse]
+    """Starts making a version without the rows of some keys, in other tables that
+    refer to them and in the rejected rows, too. Older versions that hold such
+    rows are deleted, pinned ones too, and their files purged after a time.
+
+    Errors: `INVALID_ARGUMENT`; `NOT_FOUND`.
+    """
+    CollectPages: _grpc.UnaryUnaryMultiCallable[_ingestion_pb2.CollectPagesRequest, _ingestion_pb2.CollectPagesResponse]
+    """Starts collecting pages from the web: fetches them as robots.txt of their
+    hosts allows, keeps them, and reads rows from them. Returns at once with the
+    job, which goes on where it stopped if its process is killed.
+
+    Errors: `INVALID_ARGUMENT` with every mistake, among them hosts that the
+    operator does not let be collected from.
+    """
+    BackUp: _grpc.UnaryUnaryMultiCallable[_ingestion_pb2.BackUpRequest, _ingestion_pb2.BackUpResponse]
+    """Starts a backup of the log, the datasets and the artifacts to targets that
+    the operator declares. Returns at once with the job, which goes on where it
+    stopped if its process is killed.
+
+    Errors: `INVALID_ARGUMENT` for a target that is not declared.
+    """
+    CleanUp: _grpc.UnaryUnaryMultiCallable[_ingestion_pb2.CleanUpRequest, _ingestion_pb2.CleanUpResponse]
+    """Starts removing what is no longer needed. Returns at once with the job, whose
+    result says what went and how many bytes.
+
+    Errors: `INVALID_ARGUMENT`.
+    """
+    RepairStores: _grpc.UnaryUnaryMultiCallable[_ingestion_pb2.RepairStoresRequest, _ingestion_pb2.RepairStoresResponse]
+    """Starts restoring the copies of files that are missing or damaged in one of
+    the stores. Returns at once with the job.
+
+    Errors: `INVALID_ARGUMENT`.
+    """
+    DeliverDataset: _grpc.UnaryUnaryMultiCallable[_ingestion_pb2.DeliverDatasetRequest, _ingestion_pb2.DeliverDatasetResponse]
+    """Starts delivering a version of a dataset: if it meets the conditions, its
+    tables are written to `output`, and then the alias names it. Returns at once
+    with the job.
+
+    Errors: `INVALID_ARGUMENT` with every mistake; `NOT_FOUND` for a dataset or
+    a version that is not there.
+    """
 
 @_typing.type_check_only
 class IngestionServiceAsyncStub(IngestionServiceStub):
-    """Collects decks, the simulator inputs that everything else starts from."""
+    """Collects decks, the simulator inputs that everything else starts from, and
+    converts JSON to tables.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CollectDecks: _aio.UnaryUnaryMultiCallable[_ingestion_pb2.CollectDecksRequest, _ingestion_pb2.CollectDecksResponse]  # type: ignore[assignment]
@@ -71,9 +170,106 @@ class IngestionServiceAsyncStub(IngestionServiceStub):
 
     Errors: `NOT_FOUND`.
     """
+    ConvertJson: _aio.UnaryUnaryMultiCallable[_ingestion_pb2.ConvertJsonRequest, _ingestion_pb2.ConvertJsonResponse]  # type: ignore[assignment]
+    """Starts converting JSON files of any size to CSV or Parquet. Returns at once
+    with the job, which goes on where it stopped if its process is killed.
+
+    Errors: `INVALID_ARGUMENT` with every option that is not valid; `NOT_FOUND`
+    for a file that is in no data root of the caller's project.
+    """
+    GetConversion: _aio.UnaryUnaryMultiCallable[_ingestion_pb2.GetConversionRequest, _ingestion_pb2.GetConversionResponse]  # type: ignore[assignment]
+    """Gets a conversion: how far it is and which files it has written.
+
+    Errors: `NOT_FOUND` for an id of no job; `INVALID_ARGUMENT` for another job.
+    """
+    SummarizeShopping: _aio.UnaryUnaryMultiCallable[_ingestion_pb2.SummarizeShoppingRequest, _ingestion_pb2.SummarizeShoppingResponse]  # type: ignore[assignment]
+    """Summarizes the purchases of one user under one proposal in a file of any
+    size. Answers in the call itself; the caller's deadline and cancellation
+    apply.
+
+    Errors: `NOT_FOUND` for a file or a user that is not there.
+    """
+    UploadFile: _aio.StreamUnaryMultiCallable[_ingestion_pb2.UploadFileRequest, _ingestion_pb2.UploadFileResponse]  # type: ignore[assignment]
+    """Takes a file into the caller's project, for calls that name their files.
+    The first message has the header, the others have the bytes. If the call
+    breaks off, GetUpload tells where to go on.
+
+    Errors: `INVALID_ARGUMENT` for another size or SHA-256 than the header
+    says; `RESOURCE_EXHAUSTED` with the reason `UPLOAD_QUOTA` or `DISK_FULL`;
+    `ALREADY_EXISTS` if the id is that of another file; `ABORTED` if another
+    call sends the same file or `offset` is not where it goes on.
+    """
+    GetUpload: _aio.UnaryUnaryMultiCallable[_ingestion_pb2.GetUploadRequest, _ingestion_pb2.GetUploadResponse]  # type: ignore[assignment]
+    """Gets an upload: how much of it is there.
+
+    Errors: `NOT_FOUND`.
+    """
+    DeleteUpload: _aio.UnaryUnaryMultiCallable[_ingestion_pb2.DeleteUploadRequest, _ingestion_pb2.DeleteUploadResponse]  # type: ignore[assignment]
+    """Deletes an upload.
+
+    Errors: `NOT_FOUND`.
+    """
+    ImportDataset: _aio.UnaryUnaryMultiCallable[_ingestion_pb2.ImportDatasetRequest, _ingestion_pb2.ImportDatasetResponse]  # type: ignore[assignment]
+    """Starts making a version of a dataset: reads the sources, rejects rows by
+    the rules, drops duplicates, and records the version. Returns at once with
+    the job. See DatasetService for what is there.
+
+    Errors: `INVALID_ARGUMENT` with every mistake; `NOT_FOUND` for a file or a
+    job that is not there for the caller's project.
+    """
+    ReadDataset: _aio.UnaryStreamMultiCallable[_ingestion_pb2.ReadDatasetRequest, _ingestion_pb2.ReadDatasetResponse]  # type: ignore[assignment]
+    """Streams rows of a table of a dataset, in the order of the table.
+
+    Errors: `NOT_FOUND`; `INVALID_ARGUMENT` for a column or a filter that does
+    not fit; `DATA_LOSS` for a file that is damaged in every store.
+    """
+    ForgetRecords: _aio.UnaryUnaryMultiCallable[_ingestion_pb2.ForgetRecordsRequest, _ingestion_pb2.ForgetRecordsResponse]  # type: ignore[assignment]
+    """Starts making a version without the rows of some keys, in other tables that
+    refer to them and in the rejected rows, too. Older versions that hold such
+    rows are deleted, pinned ones too, and their files purged after a time.
+
+    Errors: `INVALID_ARGUMENT`; `NOT_FOUND`.
+    """
+    CollectPages: _aio.UnaryUnaryMultiCallable[_ingestion_pb2.CollectPagesRequest, _ingestion_pb2.CollectPagesResponse]  # type: ignore[assignment]
+    """Starts collecting pages from the web: fetches them as robots.txt of their
+    hosts allows, keeps them, and reads rows from them. Returns at once with the
+    job, which goes on where it stopped if its process is killed.
+
+    Errors: `INVALID_ARGUMENT` with every mistake, among them hosts that the
+    operator does not let be collected from.
+    """
+    BackUp: _aio.UnaryUnaryMultiCallable[_ingestion_pb2.BackUpRequest, _ingestion_pb2.BackUpResponse]  # type: ignore[assignment]
+    """Starts a backup of the log, the datasets and the artifacts to targets that
+    the operator declares. Returns at once with the job, which goes on where it
+    stopped if its process is killed.
+
+    Errors: `INVALID_ARGUMENT` for a target that is not declared.
+    """
+    CleanUp: _aio.UnaryUnaryMultiCallable[_ingestion_pb2.CleanUpRequest, _ingestion_pb2.CleanUpResponse]  # type: ignore[assignment]
+    """Starts removing what is no longer needed. Returns at once with the job, whose
+    result says what went and how many bytes.
+
+    Errors: `INVALID_ARGUMENT`.
+    """
+    RepairStores: _aio.UnaryUnaryMultiCallable[_ingestion_pb2.RepairStoresRequest, _ingestion_pb2.RepairStoresResponse]  # type: ignore[assignment]
+    """Starts restoring the copies of files that are missing or damaged in one of
+    the stores. Returns at once with the job.
+
+    Errors: `INVALID_ARGUMENT`.
+    """
+    DeliverDataset: _aio.UnaryUnaryMultiCallable[_ingestion_pb2.DeliverDatasetRequest, _ingestion_pb2.DeliverDatasetResponse]  # type: ignore[assignment]
+    """Starts delivering a version of a dataset: if it meets the conditions, its
+    tables are written to `output`, and then the alias names it. Returns at once
+    with the job.
+
+    Errors: `INVALID_ARGUMENT` with every mistake; `NOT_FOUND` for a dataset or
+    a version that is not there.
+    """
 
 class IngestionServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Collects decks, the simulator inputs that everything else starts from."""
+    """Collects decks, the simulator inputs that everything else starts from, and
+    converts JSON to tables.
+    """
 
     @_abc_1.abstractmethod
     def CollectDecks(
@@ -107,6 +303,185 @@ class IngestionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Gets one deck with its parameters, responses and files.
 
         Errors: `NOT_FOUND`.
+        """
+
+    @_abc_1.abstractmethod
+    def ConvertJson(
+        self,
+        request: _ingestion_pb2.ConvertJsonRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingestion_pb2.ConvertJsonResponse, _abc.Awaitable[_ingestion_pb2.ConvertJsonResponse]]:
+        """Starts converting JSON files of any size to CSV or Parquet. Returns at once
+        with the job, which goes on where it stopped if its process is killed.
+
+        Errors: `INVALID_ARGUMENT` with every option that is not valid; `NOT_FOUND`
+        for a file that is in no data root of the caller's project.
+        """
+
+    @_abc_1.abstractmethod
+    def GetConversion(
+        self,
+        request: _ingestion_pb2.GetConversionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingestion_pb2.GetConversionResponse, _abc.Awaitable[_ingestion_pb2.GetConversionResponse]]:
+        """Gets a conversion: how far it is and which files it has written.
+
+        Errors: `NOT_FOUND` for an id of no job; `INVALID_ARGUMENT` for another job.
+        """
+
+    @_abc_1.abstractmethod
+    def SummarizeShopping(
+        self,
+        request: _ingestion_pb2.SummarizeShoppingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingestion_pb2.SummarizeShoppingResponse, _abc.Awaitable[_ingestion_pb2.SummarizeShoppingResponse]]:
+        """Summarizes the purchases of one user under one proposal in a file of any
+        size. Answers in the call itself; the caller's deadline and cancellation
+        apply.
+
+        Errors: `NOT_FOUND` for a file or a user that is not there.
+        """
+
+    @_abc_1.abstractmethod
+    def UploadFile(
+        self,
+        request_iterator: _MaybeAsyncIterator[_ingestion_pb2.UploadFileRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingestion_pb2.UploadFileResponse, _abc.Awaitable[_ingestion_pb2.UploadFileResponse]]:
+        """Takes a file into the caller's project, for calls that name their files.
+        The first message has the header, the others have the bytes. If the call
+        breaks off, GetUpload tells where to go on.
+
+        Errors: `INVALID_ARGUMENT` for another size or SHA-256 than the header
+        says; `RESOURCE_EXHAUSTED` with the reason `UPLOAD_QUOTA` or `DISK_FULL`;
+        `ALREADY_EXISTS` if the id is that of another file; `ABORTED` if another
+        call sends the same file or `offset` is not where it goes on.
+        """
+
+    @_abc_1.abstractmethod
+    def GetUpload(
+        self,
+        request: _ingestion_pb2.GetUploadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingestion_pb2.GetUploadResponse, _abc.Awaitable[_ingestion_pb2.GetUploadResponse]]:
+        """Gets an upload: how much of it is there.
+
+        Errors: `NOT_FOUND`.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteUpload(
+        self,
+        request: _ingestion_pb2.DeleteUploadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingestion_pb2.DeleteUploadResponse, _abc.Awaitable[_ingestion_pb2.DeleteUploadResponse]]:
+        """Deletes an upload.
+
+        Errors: `NOT_FOUND`.
+        """
+
+    @_abc_1.abstractmethod
+    def ImportDataset(
+        self,
+        request: _ingestion_pb2.ImportDatasetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingestion_pb2.ImportDatasetResponse, _abc.Awaitable[_ingestion_pb2.ImportDatasetResponse]]:
+        """Starts making a version of a dataset: reads the sources, rejects rows by
+        the rules, drops duplicates, and records the version. Returns at once with
+        the job. See DatasetService for what is there.
+
+        Errors: `INVALID_ARGUMENT` with every mistake; `NOT_FOUND` for a file or a
+        job that is not there for the caller's project.
+        """
+
+    @_abc_1.abstractmethod
+    def ReadDataset(
+        self,
+        request: _ingestion_pb2.ReadDatasetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_ingestion_pb2.ReadDatasetResponse], _abc.AsyncIterator[_ingestion_pb2.ReadDatasetResponse]]:
+        """Streams rows of a table of a dataset, in the order of the table.
+
+        Errors: `NOT_FOUND`; `INVALID_ARGUMENT` for a column or a filter that does
+        not fit; `DATA_LOSS` for a file that is damaged in every store.
+        """
+
+    @_abc_1.abstractmethod
+    def ForgetRecords(
+        self,
+        request: _ingestion_pb2.ForgetRecordsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingestion_pb2.ForgetRecordsResponse, _abc.Awaitable[_ingestion_pb2.ForgetRecordsResponse]]:
+        """Starts making a version without the rows of some keys, in other tables that
+        refer to them and in the rejected rows, too. Older versions that hold such
+        rows are deleted, pinned ones too, and their files purged after a time.
+
+        Errors: `INVALID_ARGUMENT`; `NOT_FOUND`.
+        """
+
+    @_abc_1.abstractmethod
+    def CollectPages(
+        self,
+        request: _ingestion_pb2.CollectPagesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingestion_pb2.CollectPagesResponse, _abc.Awaitable[_ingestion_pb2.CollectPagesResponse]]:
+        """Starts collecting pages from the web: fetches them as robots.txt of their
+        hosts allows, keeps them, and reads rows from them. Returns at once with the
+        job, which goes on where it stopped if its process is killed.
+
+        Errors: `INVALID_ARGUMENT` with every mistake, among them hosts that the
+        operator does not let be collected from.
+        """
+
+    @_abc_1.abstractmethod
+    def BackUp(
+        self,
+        request: _ingestion_pb2.BackUpRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingestion_pb2.BackUpResponse, _abc.Awaitable[_ingestion_pb2.BackUpResponse]]:
+        """Starts a backup of the log, the datasets and the artifacts to targets that
+        the operator declares. Returns at once with the job, which goes on where it
+        stopped if its process is killed.
+
+        Errors: `INVALID_ARGUMENT` for a target that is not declared.
+        """
+
+    @_abc_1.abstractmethod
+    def CleanUp(
+        self,
+        request: _ingestion_pb2.CleanUpRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingestion_pb2.CleanUpResponse, _abc.Awaitable[_ingestion_pb2.CleanUpResponse]]:
+        """Starts removing what is no longer needed. Returns at once with the job, whose
+        result says what went and how many bytes.
+
+        Errors: `INVALID_ARGUMENT`.
+        """
+
+    @_abc_1.abstractmethod
+    def RepairStores(
+        self,
+        request: _ingestion_pb2.RepairStoresRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingestion_pb2.RepairStoresResponse, _abc.Awaitable[_ingestion_pb2.RepairStoresResponse]]:
+        """Starts restoring the copies of files that are missing or damaged in one of
+        the stores. Returns at once with the job.
+
+        Errors: `INVALID_ARGUMENT`.
+        """
+
+    @_abc_1.abstractmethod
+    def DeliverDataset(
+        self,
+        request: _ingestion_pb2.DeliverDatasetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingestion_pb2.DeliverDatasetResponse, _abc.Awaitable[_ingestion_pb2.DeliverDatasetResponse]]:
+        """Starts delivering a version of a dataset: if it meets the conditions, its
+        tables are written to `output`, and then the alias names it. Returns at once
+        with the job.
+
+        Errors: `INVALID_ARGUMENT` with every mistake; `NOT_FOUND` for a dataset or
+        a version that is not there.
         """
 
 def add_IngestionServiceServicer_to_server(servicer: IngestionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -22,13 +22,14 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from vistaflow.api.common.v1 import access_pb2 as vistaflow_dot_api_dot_common_dot_v1_dot_access__pb2
 from vistaflow.api.common.v1 import common_pb2 as vistaflow_dot_api_dot_common_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cvistaflow/api/ml/v1/ml.proto\x12\x13vistaflow.api.ml.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$vistaflow/api/common/v1/access.proto\x1a$vistaflow/api/common/v1/common.proto\"\xbc\x01\n\x0ePreprocessSpec\x12\x0e\n\x06\x64\x65sign\x18\x01 \x01(\t\x12\x11\n\tresponses\x18\x02 \x03(\t\x12\x1a\n\rtest_fraction\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04seed\x18\x04 \x01(\x03\x12\x34\n\x08outliers\x18\x05 \x01(\x0e\x32\".vistaflow.api.ml.v1.OutlierPolicy\x12\x15\n\rlog_responses\x18\x06 \x03(\tB\x10\n\x0e_test_fraction\"\x1c\n\tScaleSpec\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\"\x99\x01\n\tTrainSpec\x12\x0e\n\x06scaler\x18\x01 \x01(\t\x12-\n\x08\x66\x61milies\x18\x02 \x03(\x0e\x32\x1b.vistaflow.api.ml.v1.Family\x12\r\n\x05\x66olds\x18\x03 \x01(\x05\x12\x0c\n\x04seed\x18\x04 \x01(\x03\x12\x30\n\x0fhyperparameters\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\"\x19\n\x08TestSpec\x12\r\n\x05model\x18\x01 \x01(\t\"Z\n\x11PreprocessRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x31\n\x04spec\x18\x02 \x01(\x0b\x32#.vistaflow.api.ml.v1.PreprocessSpec\"?\n\x12PreprocessResponse\x12)\n\x03job\x18\x01 \x01(\x0b\x32\x1c.vistaflow.api.common.v1.Job\"P\n\x0cScaleRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\x04spec\x18\x02 \x01(\x0b\x32\x1e.vistaflow.api.ml.v1.ScaleSpec\":\n\rScaleResponse\x12)\n\x03job\x18\x01 \x01(\x0b\x32\x1c.vistaflow.api.common.v1.Job\"P\n\x0cTrainRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\x04spec\x18\x02 \x01(\x0b\x32\x1e.vistaflow.api.ml.v1.TrainSpec\":\n\rTrainResponse\x12)\n\x03job\x18\x01 \x01(\x0b\x32\x1c.vistaflow.api.common.v1.Job\"N\n\x0bTestRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12+\n\x04spec\x18\x02 \x01(\x0b\x32\x1d.vistaflow.api.ml.v1.TestSpec\"9\n\x0cTestResponse\x12)\n\x03job\x18\x01 \x01(\x0b\x32\x1c.vistaflow.api.common.v1.Job\"h\n\x0ePredictRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\'\n\x06points\x18\x02 \x03(\x0b\x32\x17.google.protobuf.Struct\x12\x1b\n\x13\x61llow_extrapolation\x18\x03 \x01(\x08\"U\n\nPrediction\x12\x0c\n\x04mean\x18\x01 \x01(\x01\x12\x1a\n\x12standard_deviation\x18\x02 \x01(\x01\x12\r\n\x05low95\x18\x03 \x01(\x01\x12\x0e\n\x06high95\x18\x04 \x01(\x01\"\xac\x01\n\x0fPointPrediction\x12\x46\n\tresponses\x18\x01 \x03(\x0b\x32\x33.vistaflow.api.ml.v1.PointPrediction.ResponsesEntry\x1aQ\n\x0eResponsesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12.\n\x05value\x18\x02 \x01(\x0b\x32\x1f.vistaflow.api.ml.v1.Prediction:\x02\x38\x01\"\x82\x01\n\x0fPredictResponse\x12\x39\n\x0bpredictions\x18\x01 \x03(\x0b\x32$.vistaflow.api.ml.v1.PointPrediction\x12\x34\n\tresponses\x18\x02 \x03(\x0b\x32!.vistaflow.api.common.v1.Response\"\x9c\x02\n\rResponseModel\x12\x33\n\x08response\x18\x01 \x01(\x0b\x32!.vistaflow.api.common.v1.Response\x12+\n\x06\x66\x61mily\x18\x02 \x01(\x0e\x32\x1b.vistaflow.api.ml.v1.Family\x12Z\n\x15\x63ross_validation_rmse\x18\x03 \x03(\x0b\x32;.vistaflow.api.ml.v1.ResponseModel.CrossValidationRmseEntry\x12\x11\n\tlog_scale\x18\x04 \x01(\x08\x1a:\n\x18\x43rossValidationRmseEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xa7\x02\n\x05Model\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x0e\n\x06kit_id\x18\x02 \x01(\x05\x12\x0f\n\x07\x64\x65\x63k_id\x18\x03 \x01(\t\x12\x36\n\nparameters\x18\x04 \x03(\x0b\x32\".vistaflow.api.common.v1.Parameter\x12\x35\n\tresponses\x18\x05 \x03(\x0b\x32\".vistaflow.api.ml.v1.ResponseModel\x12\x1a\n\x12training_row_count\x18\x06 \x01(\x05\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x05\x66iles\x18\x08 \x03(\x0b\x32!.vistaflow.api.common.v1.Artifact\"#\n\x0fGetModelRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"=\n\x10GetModelResponse\x12)\n\x05model\x18\x01 \x01(\x0b\x32\x1a.vistaflow.api.ml.v1.Model\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Y\n\x12ListModelsResponse\x12*\n\x06models\x18\x01 \x03(\x0b\x32\x1a.vistaflow.api.ml.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*a\n\rOutlierPolicy\x12\x1e\n\x1aOUTLIER_POLICY_UNSPECIFIED\x10\x00\x12\x17\n\x13OUTLIER_POLICY_FLAG\x10\x01\x12\x17\n\x13OUTLIER_POLICY_DROP\x10\x02*\x90\x01\n\x06\x46\x61mily\x12\x16\n\x12\x46\x41MILY_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x46\x41MILY_GAUSSIAN_PROCESS\x10\x01\x12\x1b\n\x17\x46\x41MILY_POLYNOMIAL_RIDGE\x10\x02\x12\x16\n\x12\x46\x41MILY_EXTRA_TREES\x10\x03\x12\x1c\n\x18\x46\x41MILY_GRADIENT_BOOSTING\x10\x04\x32\x9d\x05\n\tMlService\x12\x65\n\nPreprocess\x12&.vistaflow.api.ml.v1.PreprocessRequest\x1a\'.vistaflow.api.ml.v1.PreprocessResponse\"\x06\xfa\xc5\x18\x02\x08\x02\x12V\n\x05Scale\x12!.vistaflow.api.ml.v1.ScaleRequest\x1a\".vistaflow.api.ml.v1.ScaleResponse\"\x06\xfa\xc5\x18\x02\x08\x02\x12V\n\x05Train\x12!.vistaflow.api.ml.v1.TrainRequest\x1a\".vistaflow.api.ml.v1.TrainResponse\"\x06\xfa\xc5\x18\x02\x08\x02\x12S\n\x04Test\x12 .vistaflow.api.ml.v1.TestRequest\x1a!.vistaflow.api.ml.v1.TestResponse\"\x06\xfa\xc5\x18\x02\x08\x02\x12\\\n\x07Predict\x12#.vistaflow.api.ml.v1.PredictRequest\x1a$.vistaflow.api.ml.v1.PredictResponse\"\x06\xfa\xc5\x18\x02\x08\x01\x12_\n\x08GetModel\x12$.vistaflow.api.ml.v1.GetModelRequest\x1a%.vistaflow.api.ml.v1.GetModelResponse\"\x06\xfa\xc5\x18\x02\x08\x01\x12\x65\n\nListModels\x12&.vistaflow.api.ml.v1.ListModelsRequest\x1a\'.vistaflow.api.ml.v1.ListModelsResponse\"\x06\xfa\xc5\x18\x02\x08\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cvistaflow/api/ml/v1/ml.proto\x12\x13vistaflow.api.ml.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$vistaflow/api/common/v1/access.proto\x1a$vistaflow/api/common/v1/common.proto\"\xbc\x01\n\x0ePreprocessSpec\x12\x0e\n\x06\x64\x65sign\x18\x01 \x01(\t\x12\x11\n\tresponses\x18\x02 \x03(\t\x12\x1a\n\rtest_fraction\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04seed\x18\x04 \x01(\x03\x12\x34\n\x08outliers\x18\x05 \x01(\x0e\x32\".vistaflow.api.ml.v1.OutlierPolicy\x12\x15\n\rlog_responses\x18\x06 \x03(\tB\x10\n\x0e_test_fraction\"\x1c\n\tScaleSpec\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\"\x99\x01\n\tTrainSpec\x12\x0e\n\x06scaler\x18\x01 \x01(\t\x12-\n\x08\x66\x61milies\x18\x02 \x03(\x0e\x32\x1b.vistaflow.api.ml.v1.Family\x12\r\n\x05\x66olds\x18\x03 \x01(\x05\x12\x0c\n\x04seed\x18\x04 \x01(\x03\x12\x30\n\x0fhyperparameters\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\"\x19\n\x08TestSpec\x12\r\n\x05model\x18\x01 \x01(\t\"Z\n\x11PreprocessRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x31\n\x04spec\x18\x02 \x01(\x0b\x32#.vistaflow.api.ml.v1.PreprocessSpec\"?\n\x12PreprocessResponse\x12)\n\x03job\x18\x01 \x01(\x0b\x32\x1c.vistaflow.api.common.v1.Job\"P\n\x0cScaleRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\x04spec\x18\x02 \x01(\x0b\x32\x1e.vistaflow.api.ml.v1.ScaleSpec\":\n\rScaleResponse\x12)\n\x03job\x18\x01 \x01(\x0b\x32\x1c.vistaflow.api.common.v1.Job\"P\n\x0cTrainRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\x04spec\x18\x02 \x01(\x0b\x32\x1e.vistaflow.api.ml.v1.TrainSpec\":\n\rTrainResponse\x12)\n\x03job\x18\x01 \x01(\x0b\x32\x1c.vistaflow.api.common.v1.Job\"N\n\x0bTestRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12+\n\x04spec\x18\x02 \x01(\x0b\x32\x1d.vistaflow.api.ml.v1.TestSpec\"9\n\x0cTestResponse\x12)\n\x03job\x18\x01 \x01(\x0b\x32\x1c.vistaflow.api.common.v1.Job\"h\n\x0ePredictRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\'\n\x06points\x18\x02 \x03(\x0b\x32\x17.google.protobuf.Struct\x12\x1b\n\x13\x61llow_extrapolation\x18\x03 \x01(\x08\"U\n\nPrediction\x12\x0c\n\x04mean\x18\x01 \x01(\x01\x12\x1a\n\x12standard_deviation\x18\x02 \x01(\x01\x12\r\n\x05low95\x18\x03 \x01(\x01\x12\x0e\n\x06high95\x18\x04 \x01(\x01\"\xac\x01\n\x0fPointPrediction\x12\x46\n\tresponses\x18\x01 \x03(\x0b\x32\x33.vistaflow.api.ml.v1.PointPrediction.ResponsesEntry\x1aQ\n\x0eResponsesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12.\n\x05value\x18\x02 \x01(\x0b\x32\x1f.vistaflow.api.ml.v1.Prediction:\x02\x38\x01\"\x82\x01\n\x0fPredictResponse\x12\x39\n\x0bpredictions\x18\x01 \x03(\x0b\x32$.vistaflow.api.ml.v1.PointPrediction\x12\x34\n\tresponses\x18\x02 \x03(\x0b\x32!.vistaflow.api.common.v1.Response\"\x9c\x02\n\rResponseModel\x12\x33\n\x08response\x18\x01 \x01(\x0b\x32!.vistaflow.api.common.v1.Response\x12+\n\x06\x66\x61mily\x18\x02 \x01(\x0e\x32\x1b.vistaflow.api.ml.v1.Family\x12Z\n\x15\x63ross_validation_rmse\x18\x03 \x03(\x0b\x32;.vistaflow.api.ml.v1.ResponseModel.CrossValidationRmseEntry\x12\x11\n\tlog_scale\x18\x04 \x01(\x08\x1a:\n\x18\x43rossValidationRmseEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xa7\x02\n\x05Model\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x0e\n\x06kit_id\x18\x02 \x01(\x05\x12\x0f\n\x07\x64\x65\x63k_id\x18\x03 \x01(\t\x12\x36\n\nparameters\x18\x04 \x03(\x0b\x32\".vistaflow.api.common.v1.Parameter\x12\x35\n\tresponses\x18\x05 \x03(\x0b\x32\".vistaflow.api.ml.v1.ResponseModel\x12\x1a\n\x12training_row_count\x18\x06 \x01(\x05\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x05\x66iles\x18\x08 \x03(\x0b\x32!.vistaflow.api.common.v1.Artifact\"#\n\x0fGetModelRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"=\n\x10GetModelResponse\x12)\n\x05model\x18\x01 \x01(\x0b\x32\x1a.vistaflow.api.ml.v1.Model\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Y\n\x12ListModelsResponse\x12*\n\x06models\x18\x01 \x03(\x0b\x32\x1a.vistaflow.api.ml.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*a\n\rOutlierPolicy\x12\x1e\n\x1aOUTLIER_POLICY_UNSPECIFIED\x10\x00\x12\x17\n\x13OUTLIER_POLICY_FLAG\x10\x01\x12\x17\n\x13OUTLIER_POLICY_DROP\x10\x02*\x90\x01\n\x06\x46\x61mily\x12\x16\n\x12\x46\x41MILY_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x46\x41MILY_GAUSSIAN_PROCESS\x10\x01\x12\x1b\n\x17\x46\x41MILY_POLYNOMIAL_RIDGE\x10\x02\x12\x16\n\x12\x46\x41MILY_EXTRA_TREES\x10\x03\x12\x1c\n\x18\x46\x41MILY_GRADIENT_BOOSTING\x10\x04\x32\xf5\x05\n\tMlService\x12\x65\n\nPreprocess\x12&.vistaflow.api.ml.v1.PreprocessRequest\x1a\'.vistaflow.api.ml.v1.PreprocessResponse\"\x06\xfa\xc5\x18\x02\x08\x02\x12V\n\x05Scale\x12!.vistaflow.api.ml.v1.ScaleRequest\x1a\".vistaflow.api.ml.v1.ScaleResponse\"\x06\xfa\xc5\x18\x02\x08\x02\x12V\n\x05Train\x12!.vistaflow.api.ml.v1.TrainRequest\x1a\".vistaflow.api.ml.v1.TrainResponse\"\x06\xfa\xc5\x18\x02\x08\x02\x12S\n\x04Test\x12 .vistaflow.api.ml.v1.TestRequest\x1a!.vistaflow.api.ml.v1.TestResponse\"\x06\xfa\xc5\x18\x02\x08\x02\x12\x84\x01\n\x07Predict\x12#.vistaflow.api.ml.v1.PredictRequest\x1a$.vistaflow.api.ml.v1.PredictResponse\".\xfa\xc5\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\"\"\x1d/v1/models/{model_id}/predict:\x01*\x12|\n\x08GetModel\x12$.vistaflow.api.ml.v1.GetModelRequest\x1a%.vistaflow.api.ml.v1.GetModelResponse\"#\xfa\xc5\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/models/{model_id}\x12w\n\nListModels\x12&.vistaflow.api.ml.v1.ListModelsRequest\x1a\'.vistaflow.api.ml.v1.ListModelsResponse\"\x18\xfa\xc5\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/modelsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,63 +49,63 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MLSERVICE'].methods_by_name['Test']._loaded_options = None
   _globals['_MLSERVICE'].methods_by_name['Test']._serialized_options = b'\372\305\030\002\010\002'
   _globals['_MLSERVICE'].methods_by_name['Predict']._loaded_options = None
-  _globals['_MLSERVICE'].methods_by_name['Predict']._serialized_options = b'\372\305\030\002\010\001'
+  _globals['_MLSERVICE'].methods_by_name['Predict']._serialized_options = b'\372\305\030\002\010\001\202\323\344\223\002\"\"\035/v1/models/{model_id}/predict:\001*'
   _globals['_MLSERVICE'].methods_by_name['GetModel']._loaded_options = None
-  _globals['_MLSERVICE'].methods_by_name['GetModel']._serialized_options = b'\372\305\030\002\010\001'
+  _globals['_MLSERVICE'].methods_by_name['GetModel']._serialized_options = b'\372\305\030\002\010\001\202\323\344\223\002\027\022\025/v1/models/{model_id}'
   _globals['_MLSERVICE'].methods_by_name['ListModels']._loaded_options = None
-  _globals['_MLSERVICE'].methods_by_name['ListModels']._serialized_options = b'\372\305\030\002\010\001'
-  _globals['_OUTLIERPOLICY']._serialized_start=2513
-  _globals['_OUTLIERPOLICY']._serialized_end=2610
-  _globals['_FAMILY']._serialized_start=2613
-  _globals['_FAMILY']._serialized_end=2757
-  _globals['_PREPROCESSSPEC']._serialized_start=193
-  _globals['_PREPROCESSSPEC']._serialized_end=381
-  _globals['_SCALESPEC']._serialized_start=383
-  _globals['_SCALESPEC']._serialized_end=411
-  _globals['_TRAINSPEC']._serialized_start=414
-  _globals['_TRAINSPEC']._serialized_end=567
-  _globals['_TESTSPEC']._serialized_start=569
-  _globals['_TESTSPEC']._serialized_end=594
-  _globals['_PREPROCESSREQUEST']._serialized_start=596
-  _globals['_PREPROCESSREQUEST']._serialized_end=686
-  _globals['_PREPROCESSRESPONSE']._serialized_start=688
-  _globals['_PREPROCESSRESPONSE']._serialized_end=751
-  _globals['_SCALEREQUEST']._serialized_start=753
-  _globals['_SCALEREQUEST']._serialized_end=833
-  _globals['_SCALERESPONSE']._serialized_start=835
-  _globals['_SCALERESPONSE']._serialized_end=893
-  _globals['_TRAINREQUEST']._serialized_start=895
-  _globals['_TRAINREQUEST']._serialized_end=975
-  _globals['_TRAINRESPONSE']._serialized_start=977
-  _globals['_TRAINRESPONSE']._serialized_end=1035
-  _globals['_TESTREQUEST']._serialized_start=1037
-  _globals['_TESTREQUEST']._serialized_end=1115
-  _globals['_TESTRESPONSE']._serialized_start=1117
-  _globals['_TESTRESPONSE']._serialized_end=1174
-  _globals['_PREDICTREQUEST']._serialized_start=1176
-  _globals['_PREDICTREQUEST']._serialized_end=1280
-  _globals['_PREDICTION']._serialized_start=1282
-  _globals['_PREDICTION']._serialized_end=1367
-  _globals['_POINTPREDICTION']._serialized_start=1370
-  _globals['_POINTPREDICTION']._serialized_end=1542
-  _globals['_POINTPREDICTION_RESPONSESENTRY']._serialized_start=1461
-  _globals['_POINTPREDICTION_RESPONSESENTRY']._serialized_end=1542
-  _globals['_PREDICTRESPONSE']._serialized_start=1545
-  _globals['_PREDICTRESPONSE']._serialized_end=1675
-  _globals['_RESPONSEMODEL']._serialized_start=1678
-  _globals['_RESPONSEMODEL']._serialized_end=1962
-  _globals['_RESPONSEMODEL_CROSSVALIDATIONRMSEENTRY']._serialized_start=1904
-  _globals['_RESPONSEMODEL_CROSSVALIDATIONRMSEENTRY']._serialized_end=1962
-  _globals['_MODEL']._serialized_start=1965
-  _globals['_MODEL']._serialized_end=2260
-  _globals['_GETMODELREQUEST']._serialized_start=2262
-  _globals['_GETMODELREQUEST']._serialized_end=2297
-  _globals['_GETMODELRESPONSE']._serialized_start=2299
-  _globals['_GETMODELRESPONSE']._serialized_end=2360
-  _globals['_LISTMODELSREQUEST']._serialized_start=2362
-  _globals['_LISTMODELSREQUEST']._serialized_end=2420
-  _globals['_LISTMODELSRESPONSE']._serialized_start=2422
-  _globals['_LISTMODELSRESPONSE']._serialized_end=2511
-  _globals['_MLSERVICE']._serialized_start=2760
-  _globals['_MLSERVICE']._serialized_end=3429
+  _globals['_MLSERVICE'].methods_by_name['ListModels']._serialized_options = b'\372\305\030\002\010\001\202\323\344\223\002\014\022\n/v1/models'
+  _globals['_OUTLIERPOLICY']._serialized_start=2543
+  _globals['_OUTLIERPOLICY']._serialized_end=2640
+  _globals['_FAMILY']._serialized_start=2643
+  _globals['_FAMILY']._serialized_end=2787
+  _globals['_PREPROCESSSPEC']._serialized_start=223
+  _globals['_PREPROCESSSPEC']._serialized_end=411
+  _globals['_SCALESPEC']._serialized_start=413
+  _globals['_SCALESPEC']._serialized_end=441
+  _globals['_TRAINSPEC']._serialized_start=444
+  _globals['_TRAINSPEC']._serialized_end=597
+  _globals['_TESTSPEC']._serialized_start=599
+  _globals['_TESTSPEC']._serialized_end=624
+  _globals['_PREPROCESSREQUEST']._serialized_start=626
+  _globals['_PREPROCESSREQUEST']._serialized_end=716
+  _globals['_PREPROCESSRESPONSE']._serialized_start=718
+  _globals['_PREPROCESSRESPONSE']._serialized_end=781
+  _globals['_SCALEREQUEST']._serialized_start=783
+  _globals['_SCALEREQUEST']._serialized_end=863
+  _globals['_SCALERESPONSE']._serialized_start=865
+  _globals['_SCALERESPONSE']._serialized_end=923
+  _globals['_TRAINREQUEST']._serialized_start=925
+  _globals['_TRAINREQUEST']._serialized_end=1005
+  _globals['_TRAINRESPONSE']._serialized_start=1007
+  _globals['_TRAINRESPONSE']._serialized_end=1065
+  _globals['_TESTREQUEST']._serialized_start=1067
+  _globals['_TESTREQUEST']._serialized_end=1145
+  _globals['_TESTRESPONSE']._serialized_start=1147
+  _globals['_TESTRESPONSE']._serialized_end=1204
+  _globals['_PREDICTREQUEST']._serialized_start=1206
+  _globals['_PREDICTREQUEST']._serialized_end=1310
+  _globals['_PREDICTION']._serialized_start=1312
+  _globals['_PREDICTION']._serialized_end=1397
+  _globals['_POINTPREDICTION']._serialized_start=1400
+  _globals['_POINTPREDICTION']._serialized_end=1572
+  _globals['_POINTPREDICTION_RESPONSESENTRY']._serialized_start=1491
+  _globals['_POINTPREDICTION_RESPONSESENTRY']._serialized_end=1572
+  _globals['_PREDICTRESPONSE']._serialized_start=1575
+  _globals['_PREDICTRESPONSE']._serialized_end=1705
+  _globals['_RESPONSEMODEL']._serialized_start=1708
+  _globals['_RESPONSEMODEL']._serialized_end=1992
+  _globals['_RESPONSEMODEL_CROSSVALIDATIONRMSEENTRY']._serialized_start=1934
+  _globals['_RESPONSEMODEL_CROSSVALIDATIONRMSEENTRY']._serialized_end=1992
+  _globals['_MODEL']._serialized_start=1995
+  _globals['_MODEL']._serialized_end=2290
+  _globals['_GETMODELREQUEST']._serialized_start=2292
+  _globals['_GETMODELREQUEST']._serialized_end=2327
+  _globals['_GETMODELRESPONSE']._serialized_start=2329
+  _globals['_GETMODELRESPONSE']._serialized_end=2390
+  _globals['_LISTMODELSREQUEST']._serialized_start=2392
+  _globals['_LISTMODELSREQUEST']._serialized_end=2450
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2452
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2541
+  _globals['_MLSERVICE']._serialized_start=2790
+  _globals['_MLSERVICE']._serialized_end=3547
 # @@protoc_insertion_point(module_scope)

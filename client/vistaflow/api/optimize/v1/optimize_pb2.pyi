@@ -349,6 +349,8 @@ class Trial(_message.Message):
     OBJECTIVE_FIELD_NUMBER: _builtins.int
     FEASIBLE_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    LOG_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Its number in the study, from 0."""
     origin: _builtins.str
@@ -359,6 +361,10 @@ class Trial(_message.Message):
     """Whether every constraint is met."""
     failure: _builtins.str
     """How the run failed, such as "TIMEOUT". Empty: it did not."""
+    message: _builtins.str
+    """The reason of the failure."""
+    log: _builtins.str
+    """The end of what the failed run printed, at most 8 KiB."""
     @_builtins.property
     def parameters(self) -> _struct_pb2.Struct:
         """Values of the parameters, or of the hyper-parameters, by name."""
@@ -377,10 +383,12 @@ class Trial(_message.Message):
         objective: _builtins.float | None = ...,
         feasible: _builtins.bool = ...,
         failure: _builtins.str = ...,
+        message: _builtins.str = ...,
+        log: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_objective", b"_objective", "objective", b"objective", "parameters", b"parameters"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_objective", b"_objective", "failure", b"failure", "feasible", b"feasible", "number", b"number", "objective", b"objective", "origin", b"origin", "parameters", b"parameters", "responses", b"responses"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_objective", b"_objective", "failure", b"failure", "feasible", b"feasible", "log", b"log", "message", b"message", "number", b"number", "objective", b"objective", "origin", b"origin", "parameters", b"parameters", "responses", b"responses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__objective: _TypeAlias = _typing.Literal["objective"]  # noqa: Y015
     _WhichOneofArgType__objective: _TypeAlias = _typing.Literal["_objective", b"_objective"]  # noqa: Y015

@@ -22,15 +22,20 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from vistaflow.api.common.v1 import access_pb2 as vistaflow_dot_api_dot_common_dot_v1_dot_access__pb2
 from vistaflow.api.common.v1 import common_pb2 as vistaflow_dot_api_dot_common_dot_v1_dot_common__pb2
 from vistaflow.api.doe.v1 import doe_pb2 as vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2
 from vistaflow.api.ingestion.v1 import ingestion_pb2 as vistaflow_dot_api_dot_ingestion_dot_v1_dot_ingestion__pb2
 from vistaflow.api.ml.v1 import ml_pb2 as vistaflow_dot_api_dot_ml_dot_v1_dot_ml__pb2
+from vistaflow.api.outbox.v1 import outbox_pb2 as vistaflow_dot_api_dot_outbox_dot_v1_dot_outbox__pb2
 from vistaflow.api.registry.v1 import registry_pb2 as vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2
+from vistaflow.api.schedules.v1 import schedules_pb2 as vistaflow_dot_api_dot_schedules_dot_v1_dot_schedules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(vistaflow/api/pipeline/v1/pipeline.proto\x12\x19vistaflow.api.pipeline.v1\x1a$vistaflow/api/common/v1/access.proto\x1a$vistaflow/api/common/v1/common.proto\x1a\x1evistaflow/api/doe/v1/doe.proto\x1a*vistaflow/api/ingestion/v1/ingestion.proto\x1a\x1cvistaflow/api/ml/v1/ml.proto\x1a(vistaflow/api/registry/v1/registry.proto\"\xd4\x01\n\x06MlSpec\x12\x11\n\tresponses\x18\x01 \x03(\t\x12\x1a\n\rtest_fraction\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x34\n\x08outliers\x18\x03 \x01(\x0e\x32\".vistaflow.api.ml.v1.OutlierPolicy\x12\x15\n\rlog_responses\x18\x04 \x03(\t\x12-\n\x08\x66\x61milies\x18\x05 \x03(\x0e\x32\x1b.vistaflow.api.ml.v1.Family\x12\r\n\x05\x66olds\x18\x06 \x01(\x05\x42\x10\n\x0e_test_fraction\"E\n\x0cOptimizeSpec\x12\x0e\n\x06\x62udget\x18\x01 \x01(\x05\x12\x12\n\nbatch_size\x18\x02 \x01(\x05\x12\x11\n\ttolerance\x18\x03 \x01(\x01\"\x8c\x04\n\x07KitSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12>\n\x06labels\x18\x03 \x03(\x0b\x32..vistaflow.api.pipeline.v1.KitSpec.LabelsEntry\x12\x34\n\x04\x64\x65\x63k\x18\x04 \x01(\x0b\x32&.vistaflow.api.ingestion.v1.DeckSource\x12\x30\n\x06\x64\x65sign\x18\x05 \x01(\x0b\x32 .vistaflow.api.doe.v1.DesignSpec\x12\x38\n\nevaluation\x18\x06 \x01(\x0b\x32$.vistaflow.api.doe.v1.EvaluationSpec\x12-\n\x02ml\x18\x07 \x01(\x0b\x32!.vistaflow.api.pipeline.v1.MlSpec\x12\r\n\x05goals\x18\x08 \x01(\t\x12\x39\n\x08optimize\x18\t \x01(\x0b\x32\'.vistaflow.api.pipeline.v1.OptimizeSpec\x12\x34\n\nstop_after\x18\n \x01(\x0e\x32 .vistaflow.api.common.v1.JobType\x12\x0c\n\x04seed\x18\x0b \x01(\x03\x12\x14\n\x0cmax_attempts\x18\x0c \x01(\x05\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"-\n\x07Mistake\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\"\x8e\x01\n\x12ValidateKitRequest\x12\x32\n\x04spec\x18\x01 \x01(\x0b\x32\".vistaflow.api.pipeline.v1.KitSpecH\x00\x12\x12\n\x08kit_yaml\x18\x02 \x01(\tH\x00\x12\x14\n\x0c\x64\x65\x63k_archive\x18\x03 \x01(\x0c\x12\x10\n\x08kit_file\x18\x04 \x01(\tB\x08\n\x06source\"\xd1\x01\n\x13ValidateKitResponse\x12\x34\n\x08mistakes\x18\x01 \x03(\x0b\x32\".vistaflow.api.pipeline.v1.Mistake\x12\x30\n\x04spec\x18\x02 \x01(\x0b\x32\".vistaflow.api.pipeline.v1.KitSpec\x12\x34\n\x08warnings\x18\x03 \x03(\x0b\x32\".vistaflow.api.pipeline.v1.Mistake\x12\x1c\n\x14max_simulation_count\x18\x04 \x01(\x03\"\xac\x01\n\rRunKitRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x32\n\x04spec\x18\x02 \x01(\x0b\x32\".vistaflow.api.pipeline.v1.KitSpecH\x00\x12\x12\n\x08kit_yaml\x18\x03 \x01(\tH\x00\x12\x14\n\x0c\x64\x65\x63k_archive\x18\x04 \x01(\x0c\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12\x10\n\x08kit_file\x18\x06 \x01(\tB\x08\n\x06source\"a\n\x0eRunKitResponse\x12+\n\x03kit\x18\x01 \x01(\x0b\x32\x1e.vistaflow.api.registry.v1.Kit\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"\x8a\x01\n\x0fRetryKitRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06kit_id\x18\x02 \x01(\x05\x12\x34\n\x04\x64\x65\x63k\x18\x03 \x01(\x0b\x32&.vistaflow.api.ingestion.v1.DeckSource\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\"\x8b\x01\n\x10RetryKitResponse\x12+\n\x03kit\x18\x01 \x01(\x0b\x32\x1e.vistaflow.api.registry.v1.Kit\x12\x15\n\rretried_count\x18\x02 \x01(\x05\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x10\n\x08replayed\x18\x04 \x01(\x08\x12\x0f\n\x07\x64\x65\x63k_id\x18\x05 \x01(\t2\xdb\x02\n\x0fPipelineService\x12t\n\x0bValidateKit\x12-.vistaflow.api.pipeline.v1.ValidateKitRequest\x1a..vistaflow.api.pipeline.v1.ValidateKitResponse\"\x06\xfa\xc5\x18\x02\x08\x01\x12\x65\n\x06RunKit\x12(.vistaflow.api.pipeline.v1.RunKitRequest\x1a).vistaflow.api.pipeline.v1.RunKitResponse\"\x06\xfa\xc5\x18\x02\x08\x02\x12k\n\x08RetryKit\x12*.vistaflow.api.pipeline.v1.RetryKitRequest\x1a+.vistaflow.api.pipeline.v1.RetryKitResponse\"\x06\xfa\xc5\x18\x02\x08\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(vistaflow/api/pipeline/v1/pipeline.proto\x12\x19vistaflow.api.pipeline.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$vistaflow/api/common/v1/access.proto\x1a$vistaflow/api/common/v1/common.proto\x1a\x1evistaflow/api/doe/v1/doe.proto\x1a*vistaflow/api/ingestion/v1/ingestion.proto\x1a\x1cvistaflow/api/ml/v1/ml.proto\x1a$vistaflow/api/outbox/v1/outbox.proto\x1a(vistaflow/api/registry/v1/registry.proto\x1a*vistaflow/api/schedules/v1/schedules.proto\"\xd4\x01\n\x06MlSpec\x12\x11\n\tresponses\x18\x01 \x03(\t\x12\x1a\n\rtest_fraction\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x34\n\x08outliers\x18\x03 \x01(\x0e\x32\".vistaflow.api.ml.v1.OutlierPolicy\x12\x15\n\rlog_responses\x18\x04 \x03(\t\x12-\n\x08\x66\x61milies\x18\x05 \x03(\x0e\x32\x1b.vistaflow.api.ml.v1.Family\x12\r\n\x05\x66olds\x18\x06 \x01(\x05\x42\x10\n\x0e_test_fraction\"E\n\x0cOptimizeSpec\x12\x0e\n\x06\x62udget\x18\x01 \x01(\x05\x12\x12\n\nbatch_size\x18\x02 \x01(\x05\x12\x11\n\ttolerance\x18\x03 \x01(\x01\"\xbd\x04\n\x07KitSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12>\n\x06labels\x18\x03 \x03(\x0b\x32..vistaflow.api.pipeline.v1.KitSpec.LabelsEntry\x12\x34\n\x04\x64\x65\x63k\x18\x04 \x01(\x0b\x32&.vistaflow.api.ingestion.v1.DeckSource\x12\x30\n\x06\x64\x65sign\x18\x05 \x01(\x0b\x32 .vistaflow.api.doe.v1.DesignSpec\x12\x38\n\nevaluation\x18\x06 \x01(\x0b\x32$.vistaflow.api.doe.v1.EvaluationSpec\x12-\n\x02ml\x18\x07 \x01(\x0b\x32!.vistaflow.api.pipeline.v1.MlSpec\x12\r\n\x05goals\x18\x08 \x01(\t\x12\x39\n\x08optimize\x18\t \x01(\x0b\x32\'.vistaflow.api.pipeline.v1.OptimizeSpec\x12\x34\n\nstop_after\x18\n \x01(\x0e\x32 .vistaflow.api.common.v1.JobType\x12\x0c\n\x04seed\x18\x0b \x01(\x03\x12\x14\n\x0cmax_attempts\x18\x0c \x01(\x05\x12/\n\x06notify\x18\r \x03(\x0b\x32\x1f.vistaflow.api.outbox.v1.Notify\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"-\n\x07Mistake\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\"\xff\x03\n\x12ValidateKitRequest\x12\x32\n\x04spec\x18\x01 \x01(\x0b\x32\".vistaflow.api.pipeline.v1.KitSpecH\x00\x12\x12\n\x08kit_yaml\x18\x02 \x01(\tH\x00\x12\x14\n\x0c\x64\x65\x63k_archive\x18\x03 \x01(\x0c\x12\x10\n\x08kit_file\x18\x04 \x01(\t\x12G\n\x05\x66iles\x18\x05 \x03(\x0b\x32\x38.vistaflow.api.pipeline.v1.ValidateKitRequest.FilesEntry\x12M\n\x08settings\x18\x06 \x03(\x0b\x32;.vistaflow.api.pipeline.v1.ValidateKitRequest.SettingsEntry\x12I\n\x06labels\x18\x07 \x03(\x0b\x32\x39.vistaflow.api.pipeline.v1.ValidateKitRequest.LabelsEntry\x1a,\n\nFilesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06source\"\x82\x02\n\x13ValidateKitResponse\x12\x34\n\x08mistakes\x18\x01 \x03(\x0b\x32\".vistaflow.api.pipeline.v1.Mistake\x12\x30\n\x04spec\x18\x02 \x01(\x0b\x32\".vistaflow.api.pipeline.v1.KitSpec\x12\x34\n\x08warnings\x18\x03 \x03(\x0b\x32\".vistaflow.api.pipeline.v1.Mistake\x12\x1c\n\x14max_simulation_count\x18\x04 \x01(\x03\x12/\n\x04jobs\x18\x05 \x03(\x0b\x32!.vistaflow.api.registry.v1.NewJob\"\x8e\x04\n\rRunKitRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x32\n\x04spec\x18\x02 \x01(\x0b\x32\".vistaflow.api.pipeline.v1.KitSpecH\x00\x12\x12\n\x08kit_yaml\x18\x03 \x01(\tH\x00\x12\x14\n\x0c\x64\x65\x63k_archive\x18\x04 \x01(\x0c\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12\x10\n\x08kit_file\x18\x06 \x01(\t\x12\x42\n\x05\x66iles\x18\x07 \x03(\x0b\x32\x33.vistaflow.api.pipeline.v1.RunKitRequest.FilesEntry\x12H\n\x08settings\x18\x08 \x03(\x0b\x32\x36.vistaflow.api.pipeline.v1.RunKitRequest.SettingsEntry\x12\x44\n\x06labels\x18\t \x03(\x0b\x32\x34.vistaflow.api.pipeline.v1.RunKitRequest.LabelsEntry\x1a,\n\nFilesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06source\"a\n\x0eRunKitResponse\x12+\n\x03kit\x18\x01 \x01(\x0b\x32\x1e.vistaflow.api.registry.v1.Kit\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"\x8a\x01\n\x0fRetryKitRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06kit_id\x18\x02 \x01(\x05\x12\x34\n\x04\x64\x65\x63k\x18\x03 \x01(\x0b\x32&.vistaflow.api.ingestion.v1.DeckSource\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\"\x8b\x01\n\x10RetryKitResponse\x12+\n\x03kit\x18\x01 \x01(\x0b\x32\x1e.vistaflow.api.registry.v1.Kit\x12\x15\n\rretried_count\x18\x02 \x01(\x05\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x10\n\x08replayed\x18\x04 \x01(\x08\x12\x0f\n\x07\x64\x65\x63k_id\x18\x05 \x01(\t\"\xc2\x01\n\tSystemJob\x12\x38\n\x06\x62\x61\x63kup\x18\x01 \x01(\x0b\x32&.vistaflow.api.ingestion.v1.BackUpSpecH\x00\x12:\n\x07\x63leanup\x18\x02 \x01(\x0b\x32\'.vistaflow.api.ingestion.v1.CleanUpSpecH\x00\x12\x38\n\x06repair\x18\x03 \x01(\x0b\x32&.vistaflow.api.ingestion.v1.RepairSpecH\x00\x42\x05\n\x03job\"\xf6\x04\n\x15\x43reateScheduleRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x32\n\x06timing\x18\x04 \x01(\x0b\x32\".vistaflow.api.schedules.v1.Timing\x12\x34\n\x07overlap\x18\x05 \x01(\x0e\x32#.vistaflow.api.schedules.v1.Overlap\x12\x32\n\x0f\x63\x61tch_up_window\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06paused\x18\x07 \x01(\x08\x12\x0c\n\x04note\x18\x08 \x01(\t\x12\x32\n\x04spec\x18\t \x01(\x0b\x32\".vistaflow.api.pipeline.v1.KitSpecH\x00\x12\x12\n\x08kit_yaml\x18\n \x01(\tH\x00\x12:\n\nsystem_job\x18\x0f \x01(\x0b\x32$.vistaflow.api.pipeline.v1.SystemJobH\x00\x12\x14\n\x0c\x64\x65\x63k_archive\x18\x0b \x01(\x0c\x12\x10\n\x08kit_file\x18\x0c \x01(\t\x12\r\n\x05\x61\x63tor\x18\r \x01(\t\x12/\n\x06notify\x18\x0e \x03(\x0b\x32\x1f.vistaflow.api.outbox.v1.Notify\x12J\n\x05\x66iles\x18\x10 \x03(\x0b\x32;.vistaflow.api.pipeline.v1.CreateScheduleRequest.FilesEntry\x1a,\n\nFilesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06source\"P\n\x16\x43reateScheduleResponse\x12\x36\n\x08schedule\x18\x01 \x01(\x0b\x32$.vistaflow.api.schedules.v1.Schedule\"[\n\x12GetScheduleRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nfire_count\x18\x03 \x01(\x05\x12\x12\n\nnext_count\x18\x04 \x01(\x05\"\xae\x01\n\x13GetScheduleResponse\x12\x36\n\x08schedule\x18\x01 \x01(\x0b\x32$.vistaflow.api.schedules.v1.Schedule\x12/\n\x05\x66ires\x18\x02 \x03(\x0b\x32 .vistaflow.api.schedules.v1.Fire\x12.\n\nnext_times\x18\x03 \x03(\x0b\x32\x1a.google.protobuf.Timestamp\"N\n\x14ListSchedulesRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"i\n\x15ListSchedulesResponse\x12\x37\n\tschedules\x18\x01 \x03(\x0b\x32$.vistaflow.api.schedules.v1.Schedule\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8b\x05\n\x15UpdateScheduleRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x32\n\x06timing\x18\x04 \x01(\x0b\x32\".vistaflow.api.schedules.v1.Timing\x12\x34\n\x07overlap\x18\x05 \x01(\x0e\x32#.vistaflow.api.schedules.v1.Overlap\x12\x32\n\x0f\x63\x61tch_up_window\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\x04note\x18\x07 \x01(\tH\x01\x88\x01\x01\x12\x32\n\x04spec\x18\x08 \x01(\x0b\x32\".vistaflow.api.pipeline.v1.KitSpecH\x00\x12\x12\n\x08kit_yaml\x18\t \x01(\tH\x00\x12:\n\nsystem_job\x18\x0f \x01(\x0b\x32$.vistaflow.api.pipeline.v1.SystemJobH\x00\x12\x14\n\x0c\x64\x65\x63k_archive\x18\n \x01(\x0c\x12\x10\n\x08kit_file\x18\x0b \x01(\t\x12\r\n\x05\x61\x63tor\x18\x0c \x01(\t\x12/\n\x06notify\x18\r \x03(\x0b\x32\x1f.vistaflow.api.outbox.v1.Notify\x12\x15\n\rchange_notify\x18\x0e \x01(\x08\x12J\n\x05\x66iles\x18\x10 \x03(\x0b\x32;.vistaflow.api.pipeline.v1.UpdateScheduleRequest.FilesEntry\x1a,\n\nFilesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06sourceB\x07\n\x05_note\"P\n\x16UpdateScheduleResponse\x12\x36\n\x08schedule\x18\x01 \x01(\x0b\x32$.vistaflow.api.schedules.v1.Schedule\"f\n\x14PauseScheduleRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0c\n\x04note\x18\x04 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\"O\n\x15PauseScheduleResponse\x12\x36\n\x08schedule\x18\x01 \x01(\x0b\x32$.vistaflow.api.schedules.v1.Schedule\"g\n\x15ResumeScheduleRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0c\n\x04note\x18\x04 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\"P\n\x16ResumeScheduleResponse\x12\x36\n\x08schedule\x18\x01 \x01(\x0b\x32$.vistaflow.api.schedules.v1.Schedule\"V\n\x12RunScheduleRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\"E\n\x13RunScheduleResponse\x12.\n\x04\x66ire\x18\x01 \x01(\x0b\x32 .vistaflow.api.schedules.v1.Fire\"Y\n\x15\x44\x65leteScheduleRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\"\x18\n\x16\x44\x65leteScheduleResponse2\x95\x0b\n\x0fPipelineService\x12\x90\x01\n\x0bValidateKit\x12-.vistaflow.api.pipeline.v1.ValidateKitRequest\x1a..vistaflow.api.pipeline.v1.ValidateKitResponse\"\"\xfa\xc5\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x16\"\x11/v1/kits/validate:\x01*\x12|\n\x06RunKit\x12(.vistaflow.api.pipeline.v1.RunKitRequest\x1a).vistaflow.api.pipeline.v1.RunKitResponse\"\x1d\xfa\xc5\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/kits/run:\x01*\x12\x90\x01\n\x08RetryKit\x12*.vistaflow.api.pipeline.v1.RetryKitRequest\x1a+.vistaflow.api.pipeline.v1.RetryKitResponse\"+\xfa\xc5\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/kits/{kit_id}/continue:\x01*\x12}\n\x0e\x43reateSchedule\x12\x30.vistaflow.api.pipeline.v1.CreateScheduleRequest\x1a\x31.vistaflow.api.pipeline.v1.CreateScheduleResponse\"\x06\xfa\xc5\x18\x02\x08\x02\x12t\n\x0bGetSchedule\x12-.vistaflow.api.pipeline.v1.GetScheduleRequest\x1a..vistaflow.api.pipeline.v1.GetScheduleResponse\"\x06\xfa\xc5\x18\x02\x08\x01\x12z\n\rListSchedules\x12/.vistaflow.api.pipeline.v1.ListSchedulesRequest\x1a\x30.vistaflow.api.pipeline.v1.ListSchedulesResponse\"\x06\xfa\xc5\x18\x02\x08\x01\x12}\n\x0eUpdateSchedule\x12\x30.vistaflow.api.pipeline.v1.UpdateScheduleRequest\x1a\x31.vistaflow.api.pipeline.v1.UpdateScheduleResponse\"\x06\xfa\xc5\x18\x02\x08\x02\x12z\n\rPauseSchedule\x12/.vistaflow.api.pipeline.v1.PauseScheduleRequest\x1a\x30.vistaflow.api.pipeline.v1.PauseScheduleResponse\"\x06\xfa\xc5\x18\x02\x08\x02\x12}\n\x0eResumeSchedule\x12\x30.vistaflow.api.pipeline.v1.ResumeScheduleRequest\x1a\x31.vistaflow.api.pipeline.v1.ResumeScheduleResponse\"\x06\xfa\xc5\x18\x02\x08\x02\x12t\n\x0bRunSchedule\x12-.vistaflow.api.pipeline.v1.RunScheduleRequest\x1a..vistaflow.api.pipeline.v1.RunScheduleResponse\"\x06\xfa\xc5\x18\x02\x08\x02\x12}\n\x0e\x44\x65leteSchedule\x12\x30.vistaflow.api.pipeline.v1.DeleteScheduleRequest\x1a\x31.vistaflow.api.pipeline.v1.DeleteScheduleResponse\"\x06\xfa\xc5\x18\x02\x08\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,34 +44,116 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_KITSPEC_LABELSENTRY']._loaded_options = None
   _globals['_KITSPEC_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_VALIDATEKITREQUEST_FILESENTRY']._loaded_options = None
+  _globals['_VALIDATEKITREQUEST_FILESENTRY']._serialized_options = b'8\001'
+  _globals['_VALIDATEKITREQUEST_SETTINGSENTRY']._loaded_options = None
+  _globals['_VALIDATEKITREQUEST_SETTINGSENTRY']._serialized_options = b'8\001'
+  _globals['_VALIDATEKITREQUEST_LABELSENTRY']._loaded_options = None
+  _globals['_VALIDATEKITREQUEST_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_RUNKITREQUEST_FILESENTRY']._loaded_options = None
+  _globals['_RUNKITREQUEST_FILESENTRY']._serialized_options = b'8\001'
+  _globals['_RUNKITREQUEST_SETTINGSENTRY']._loaded_options = None
+  _globals['_RUNKITREQUEST_SETTINGSENTRY']._serialized_options = b'8\001'
+  _globals['_RUNKITREQUEST_LABELSENTRY']._loaded_options = None
+  _globals['_RUNKITREQUEST_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_CREATESCHEDULEREQUEST_FILESENTRY']._loaded_options = None
+  _globals['_CREATESCHEDULEREQUEST_FILESENTRY']._serialized_options = b'8\001'
+  _globals['_UPDATESCHEDULEREQUEST_FILESENTRY']._loaded_options = None
+  _globals['_UPDATESCHEDULEREQUEST_FILESENTRY']._serialized_options = b'8\001'
   _globals['_PIPELINESERVICE'].methods_by_name['ValidateKit']._loaded_options = None
-  _globals['_PIPELINESERVICE'].methods_by_name['ValidateKit']._serialized_options = b'\372\305\030\002\010\001'
+  _globals['_PIPELINESERVICE'].methods_by_name['ValidateKit']._serialized_options = b'\372\305\030\002\010\001\202\323\344\223\002\026\"\021/v1/kits/validate:\001*'
   _globals['_PIPELINESERVICE'].methods_by_name['RunKit']._loaded_options = None
-  _globals['_PIPELINESERVICE'].methods_by_name['RunKit']._serialized_options = b'\372\305\030\002\010\002'
+  _globals['_PIPELINESERVICE'].methods_by_name['RunKit']._serialized_options = b'\372\305\030\002\010\002\202\323\344\223\002\021\"\014/v1/kits/run:\001*'
   _globals['_PIPELINESERVICE'].methods_by_name['RetryKit']._loaded_options = None
-  _globals['_PIPELINESERVICE'].methods_by_name['RetryKit']._serialized_options = b'\372\305\030\002\010\002'
-  _globals['_MLSPEC']._serialized_start=296
-  _globals['_MLSPEC']._serialized_end=508
-  _globals['_OPTIMIZESPEC']._serialized_start=510
-  _globals['_OPTIMIZESPEC']._serialized_end=579
-  _globals['_KITSPEC']._serialized_start=582
-  _globals['_KITSPEC']._serialized_end=1106
-  _globals['_KITSPEC_LABELSENTRY']._serialized_start=1061
-  _globals['_KITSPEC_LABELSENTRY']._serialized_end=1106
-  _globals['_MISTAKE']._serialized_start=1108
-  _globals['_MISTAKE']._serialized_end=1153
-  _globals['_VALIDATEKITREQUEST']._serialized_start=1156
-  _globals['_VALIDATEKITREQUEST']._serialized_end=1298
-  _globals['_VALIDATEKITRESPONSE']._serialized_start=1301
-  _globals['_VALIDATEKITRESPONSE']._serialized_end=1510
-  _globals['_RUNKITREQUEST']._serialized_start=1513
-  _globals['_RUNKITREQUEST']._serialized_end=1685
-  _globals['_RUNKITRESPONSE']._serialized_start=1687
-  _globals['_RUNKITRESPONSE']._serialized_end=1784
-  _globals['_RETRYKITREQUEST']._serialized_start=1787
-  _globals['_RETRYKITREQUEST']._serialized_end=1925
-  _globals['_RETRYKITRESPONSE']._serialized_start=1928
-  _globals['_RETRYKITRESPONSE']._serialized_end=2067
-  _globals['_PIPELINESERVICE']._serialized_start=2070
-  _globals['_PIPELINESERVICE']._serialized_end=2417
+  _globals['_PIPELINESERVICE'].methods_by_name['RetryKit']._serialized_options = b'\372\305\030\002\010\002\202\323\344\223\002\037\"\032/v1/kits/{kit_id}/continue:\001*'
+  _globals['_PIPELINESERVICE'].methods_by_name['CreateSchedule']._loaded_options = None
+  _globals['_PIPELINESERVICE'].methods_by_name['CreateSchedule']._serialized_options = b'\372\305\030\002\010\002'
+  _globals['_PIPELINESERVICE'].methods_by_name['GetSchedule']._loaded_options = None
+  _globals['_PIPELINESERVICE'].methods_by_name['GetSchedule']._serialized_options = b'\372\305\030\002\010\001'
+  _globals['_PIPELINESERVICE'].methods_by_name['ListSchedules']._loaded_options = None
+  _globals['_PIPELINESERVICE'].methods_by_name['ListSchedules']._serialized_options = b'\372\305\030\002\010\001'
+  _globals['_PIPELINESERVICE'].methods_by_name['UpdateSchedule']._loaded_options = None
+  _globals['_PIPELINESERVICE'].methods_by_name['UpdateSchedule']._serialized_options = b'\372\305\030\002\010\002'
+  _globals['_PIPELINESERVICE'].methods_by_name['PauseSchedule']._loaded_options = None
+  _globals['_PIPELINESERVICE'].methods_by_name['PauseSchedule']._serialized_options = b'\372\305\030\002\010\002'
+  _globals['_PIPELINESERVICE'].methods_by_name['ResumeSchedule']._loaded_options = None
+  _globals['_PIPELINESERVICE'].methods_by_name['ResumeSchedule']._serialized_options = b'\372\305\030\002\010\002'
+  _globals['_PIPELINESERVICE'].methods_by_name['RunSchedule']._loaded_options = None
+  _globals['_PIPELINESERVICE'].methods_by_name['RunSchedule']._serialized_options = b'\372\305\030\002\010\002'
+  _globals['_PIPELINESERVICE'].methods_by_name['DeleteSchedule']._loaded_options = None
+  _globals['_PIPELINESERVICE'].methods_by_name['DeleteSchedule']._serialized_options = b'\372\305\030\002\010\002'
+  _globals['_MLSPEC']._serialized_start=473
+  _globals['_MLSPEC']._serialized_end=685
+  _globals['_OPTIMIZESPEC']._serialized_start=687
+  _globals['_OPTIMIZESPEC']._serialized_end=756
+  _globals['_KITSPEC']._serialized_start=759
+  _globals['_KITSPEC']._serialized_end=1332
+  _globals['_KITSPEC_LABELSENTRY']._serialized_start=1287
+  _globals['_KITSPEC_LABELSENTRY']._serialized_end=1332
+  _globals['_MISTAKE']._serialized_start=1334
+  _globals['_MISTAKE']._serialized_end=1379
+  _globals['_VALIDATEKITREQUEST']._serialized_start=1382
+  _globals['_VALIDATEKITREQUEST']._serialized_end=1893
+  _globals['_VALIDATEKITREQUEST_FILESENTRY']._serialized_start=1743
+  _globals['_VALIDATEKITREQUEST_FILESENTRY']._serialized_end=1787
+  _globals['_VALIDATEKITREQUEST_SETTINGSENTRY']._serialized_start=1789
+  _globals['_VALIDATEKITREQUEST_SETTINGSENTRY']._serialized_end=1836
+  _globals['_VALIDATEKITREQUEST_LABELSENTRY']._serialized_start=1287
+  _globals['_VALIDATEKITREQUEST_LABELSENTRY']._serialized_end=1332
+  _globals['_VALIDATEKITRESPONSE']._serialized_start=1896
+  _globals['_VALIDATEKITRESPONSE']._serialized_end=2154
+  _globals['_RUNKITREQUEST']._serialized_start=2157
+  _globals['_RUNKITREQUEST']._serialized_end=2683
+  _globals['_RUNKITREQUEST_FILESENTRY']._serialized_start=1743
+  _globals['_RUNKITREQUEST_FILESENTRY']._serialized_end=1787
+  _globals['_RUNKITREQUEST_SETTINGSENTRY']._serialized_start=1789
+  _globals['_RUNKITREQUEST_SETTINGSENTRY']._serialized_end=1836
+  _globals['_RUNKITREQUEST_LABELSENTRY']._serialized_start=1287
+  _globals['_RUNKITREQUEST_LABELSENTRY']._serialized_end=1332
+  _globals['_RUNKITRESPONSE']._serialized_start=2685
+  _globals['_RUNKITRESPONSE']._serialized_end=2782
+  _globals['_RETRYKITREQUEST']._serialized_start=2785
+  _globals['_RETRYKITREQUEST']._serialized_end=2923
+  _globals['_RETRYKITRESPONSE']._serialized_start=2926
+  _globals['_RETRYKITRESPONSE']._serialized_end=3065
+  _globals['_SYSTEMJOB']._serialized_start=3068
+  _globals['_SYSTEMJOB']._serialized_end=3262
+  _globals['_CREATESCHEDULEREQUEST']._serialized_start=3265
+  _globals['_CREATESCHEDULEREQUEST']._serialized_end=3895
+  _globals['_CREATESCHEDULEREQUEST_FILESENTRY']._serialized_start=1743
+  _globals['_CREATESCHEDULEREQUEST_FILESENTRY']._serialized_end=1787
+  _globals['_CREATESCHEDULERESPONSE']._serialized_start=3897
+  _globals['_CREATESCHEDULERESPONSE']._serialized_end=3977
+  _globals['_GETSCHEDULEREQUEST']._serialized_start=3979
+  _globals['_GETSCHEDULEREQUEST']._serialized_end=4070
+  _globals['_GETSCHEDULERESPONSE']._serialized_start=4073
+  _globals['_GETSCHEDULERESPONSE']._serialized_end=4247
+  _globals['_LISTSCHEDULESREQUEST']._serialized_start=4249
+  _globals['_LISTSCHEDULESREQUEST']._serialized_end=4327
+  _globals['_LISTSCHEDULESRESPONSE']._serialized_start=4329
+  _globals['_LISTSCHEDULESRESPONSE']._serialized_end=4434
+  _globals['_UPDATESCHEDULEREQUEST']._serialized_start=4437
+  _globals['_UPDATESCHEDULEREQUEST']._serialized_end=5088
+  _globals['_UPDATESCHEDULEREQUEST_FILESENTRY']._serialized_start=1743
+  _globals['_UPDATESCHEDULEREQUEST_FILESENTRY']._serialized_end=1787
+  _globals['_UPDATESCHEDULERESPONSE']._serialized_start=5090
+  _globals['_UPDATESCHEDULERESPONSE']._serialized_end=5170
+  _globals['_PAUSESCHEDULEREQUEST']._serialized_start=5172
+  _globals['_PAUSESCHEDULEREQUEST']._serialized_end=5274
+  _globals['_PAUSESCHEDULERESPONSE']._serialized_start=5276
+  _globals['_PAUSESCHEDULERESPONSE']._serialized_end=5355
+  _globals['_RESUMESCHEDULEREQUEST']._serialized_start=5357
+  _globals['_RESUMESCHEDULEREQUEST']._serialized_end=5460
+  _globals['_RESUMESCHEDULERESPONSE']._serialized_start=5462
+  _globals['_RESUMESCHEDULERESPONSE']._serialized_end=5542
+  _globals['_RUNSCHEDULEREQUEST']._serialized_start=5544
+  _globals['_RUNSCHEDULEREQUEST']._serialized_end=5630
+  _globals['_RUNSCHEDULERESPONSE']._serialized_start=5632
+  _globals['_RUNSCHEDULERESPONSE']._serialized_end=5701
+  _globals['_DELETESCHEDULEREQUEST']._serialized_start=5703
+  _globals['_DELETESCHEDULEREQUEST']._serialized_end=5792
+  _globals['_DELETESCHEDULERESPONSE']._serialized_start=5794
+  _globals['_DELETESCHEDULERESPONSE']._serialized_end=5818
+  _globals['_PIPELINESERVICE']._serialized_start=5821
+  _globals['_PIPELINESERVICE']._serialized_end=7250
 # @@protoc_insertion_point(module_scope)

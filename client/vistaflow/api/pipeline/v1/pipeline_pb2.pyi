@@ -5,13 +5,17 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from vistaflow.api.common.v1 import common_pb2 as _common_pb2
 from vistaflow.api.doe.v1 import doe_pb2 as _doe_pb2
 from vistaflow.api.ingestion.v1 import ingestion_pb2 as _ingestion_pb2
 from vistaflow.api.ml.v1 import ml_pb2 as _ml_pb2
+from vistaflow.api.outbox.v1 import outbox_pb2 as _outbox_pb2
 from vistaflow.api.registry.v1 import registry_pb2 as _registry_pb2
+from vistaflow.api.schedules.v1 import schedules_pb2 as _schedules_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -147,6 +151,7 @@ class KitSpec(_message.Message):
     STOP_AFTER_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    NOTIFY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, for people. Required, 1 to 200 characters."""
     project: _builtins.str
@@ -187,6 +192,10 @@ class KitSpec(_message.Message):
     def optimize(self) -> Global___OptimizeSpec:
         """How the design is optimised."""
 
+    @_builtins.property
+    def notify(self) -> _containers.RepeatedCompositeFieldContainer[_outbox_pb2.Notify]:
+        """Webhooks of the project that get the end of the kit. At most 20."""
+
     def __init__(
         self,
         *,
@@ -202,10 +211,11 @@ class KitSpec(_message.Message):
         stop_after: _common_pb2.JobType.ValueType = ...,
         seed: _builtins.int = ...,
         max_attempts: _builtins.int = ...,
+        notify: _abc.Iterable[_outbox_pb2.Notify] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["deck", b"deck", "design", b"design", "evaluation", b"evaluation", "ml", b"ml", "optimize", b"optimize"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deck", b"deck", "design", b"design", "evaluation", b"evaluation", "goals", b"goals", "labels", b"labels", "max_attempts", b"max_attempts", "ml", b"ml", "name", b"name", "optimize", b"optimize", "project", b"project", "seed", b"seed", "stop_after", b"stop_after"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deck", b"deck", "design", b"design", "evaluation", b"evaluation", "goals", b"goals", "labels", b"labels", "max_attempts", b"max_attempts", "ml", b"ml", "name", b"name", "notify", b"notify", "optimize", b"optimize", "project", b"project", "seed", b"seed", "stop_after", b"stop_after"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -222,7 +232,7 @@ class Mistake(_message.Message):
     field: _builtins.str
     """Path of the field, such as "design.size"."""
     description: _builtins.str
-    """What is wrong with its value, and how to mend it."""
+    """What is wrong with its value, and how to fix it."""
     def __init__(
         self,
         *,
@@ -243,10 +253,73 @@ class ValidateKitRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class FilesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class SettingsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     SPEC_FIELD_NUMBER: _builtins.int
     KIT_YAML_FIELD_NUMBER: _builtins.int
     DECK_ARCHIVE_FIELD_NUMBER: _builtins.int
     KIT_FILE_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     kit_yaml: _builtins.str
     """As the text of a kit.yaml, at most 256 KiB."""
     deck_archive: _builtins.bytes
@@ -261,6 +334,22 @@ class ValidateKitRequest(_message.Message):
     def spec(self) -> Global___KitSpec:
         """As a message."""
 
+    @_builtins.property
+    def files(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Texts of the other files that `kit_yaml` names, by the names it uses. At most
+        20, and 256 KiB together.
+        """
+
+    @_builtins.property
+    def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Values that replace those of `kit_yaml`, each as YAML, by path, such as
+        `design.size`. At most 100.
+        """
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels beside those of the kit."""
+
     def __init__(
         self,
         *,
@@ -268,10 +357,13 @@ class ValidateKitRequest(_message.Message):
         kit_yaml: _builtins.str = ...,
         deck_archive: _builtins.bytes = ...,
         kit_file: _builtins.str = ...,
+        files: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        settings: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["kit_yaml", b"kit_yaml", "source", b"source", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deck_archive", b"deck_archive", "kit_file", b"kit_file", "kit_yaml", b"kit_yaml", "source", b"source", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deck_archive", b"deck_archive", "files", b"files", "kit_file", b"kit_file", "kit_yaml", b"kit_yaml", "labels", b"labels", "settings", b"settings", "source", b"source", "spec", b"spec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["spec", "kit_yaml"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
@@ -289,6 +381,7 @@ class ValidateKitResponse(_message.Message):
     SPEC_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     MAX_SIMULATION_COUNT_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
     max_simulation_count: _builtins.int
     """Simulator runs it would make at most. Noise that the deck does not declare
     takes up to 10 more to verify the best point.
@@ -299,11 +392,17 @@ class ValidateKitResponse(_message.Message):
 
     @_builtins.property
     def spec(self) -> Global___KitSpec:
-        """What would run, with the defaults filled in. Unset if there are mistakes."""
+        """What would run, with the defaults filled in. Unset if there are mistakes, and
+        for a data kit.
+        """
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mistake]:
         """What is allowed but looks unintended, such as a seldom feasible constraint."""
+
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[_registry_pb2.NewJob]:
+        """Of a data kit, in place of `spec`: its jobs, without their specs."""
 
     def __init__(
         self,
@@ -312,10 +411,11 @@ class ValidateKitResponse(_message.Message):
         spec: Global___KitSpec | None = ...,
         warnings: _abc.Iterable[Global___Mistake] | None = ...,
         max_simulation_count: _builtins.int = ...,
+        jobs: _abc.Iterable[_registry_pb2.NewJob] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_simulation_count", b"max_simulation_count", "mistakes", b"mistakes", "spec", b"spec", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs", "max_simulation_count", b"max_simulation_count", "mistakes", b"mistakes", "spec", b"spec", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -327,12 +427,75 @@ class RunKitRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class FilesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class SettingsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
     KIT_YAML_FIELD_NUMBER: _builtins.int
     DECK_ARCHIVE_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
     KIT_FILE_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call safe to repeat. A UUID. Optional."""
     kit_yaml: _builtins.str
@@ -342,7 +505,7 @@ class RunKitRequest(_message.Message):
     1 MiB.
     """
     actor: _builtins.str
-    """Who asks, for the record."""
+    """Who makes the request, for the record."""
     kit_file: _builtins.str
     """How messages name the file of `kit_yaml`, such as its path. At most 200
     characters; "kit.yaml" if unset.
@@ -350,6 +513,22 @@ class RunKitRequest(_message.Message):
     @_builtins.property
     def spec(self) -> Global___KitSpec:
         """As a message."""
+
+    @_builtins.property
+    def files(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Texts of the other files that `kit_yaml` names, by the names it uses. At most
+        20, and 256 KiB together.
+        """
+
+    @_builtins.property
+    def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Values that replace those of `kit_yaml`, each as YAML, by path, such as
+        `design.size`. At most 100.
+        """
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels beside those of the kit."""
 
     def __init__(
         self,
@@ -360,10 +539,13 @@ class RunKitRequest(_message.Message):
         deck_archive: _builtins.bytes = ...,
         actor: _builtins.str = ...,
         kit_file: _builtins.str = ...,
+        files: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        settings: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["kit_yaml", b"kit_yaml", "source", b"source", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "deck_archive", b"deck_archive", "kit_file", b"kit_file", "kit_yaml", b"kit_yaml", "request_id", b"request_id", "source", b"source", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "deck_archive", b"deck_archive", "files", b"files", "kit_file", b"kit_file", "kit_yaml", b"kit_yaml", "labels", b"labels", "request_id", b"request_id", "settings", b"settings", "source", b"source", "spec", b"spec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["spec", "kit_yaml"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
@@ -421,7 +603,7 @@ class RetryKitRequest(_message.Message):
     reason: _builtins.str
     """Why, for the record."""
     actor: _builtins.str
-    """Who asks, for the record."""
+    """Who makes the request, for the record."""
     @_builtins.property
     def deck(self) -> _ingestion_pb2.DeckSource:
         """The deck to continue with. Required."""
@@ -455,7 +637,9 @@ class RetryKitResponse(_message.Message):
     REPLAYED_FIELD_NUMBER: _builtins.int
     DECK_ID_FIELD_NUMBER: _builtins.int
     retried_count: _builtins.int
-    """How many jobs this queued again or put back to INIT, successors included."""
+    """How many jobs this queued again or put back to INIT, successors included; of
+    a new kit, all.
+    """
     revision: _builtins.int
     """Revision of the last row this made."""
     replayed: _builtins.bool
@@ -464,7 +648,7 @@ class RetryKitResponse(_message.Message):
     """The deck's id."""
     @_builtins.property
     def kit(self) -> _registry_pb2.Kit:
-        """The kit as it is now."""
+        """The kit as it is now, or the new kit in its place."""
 
     def __init__(
         self,
@@ -482,3 +666,703 @@ class RetryKitResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RetryKitResponse: _TypeAlias = RetryKitResponse  # noqa: Y015
+
+@_typing.final
+class SystemJob(_message.Message):
+    """A job of the system itself, for administrators. Its schedules and kits are in
+    the project "system".
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BACKUP_FIELD_NUMBER: _builtins.int
+    CLEANUP_FIELD_NUMBER: _builtins.int
+    REPAIR_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def backup(self) -> _ingestion_pb2.BackUpSpec:
+        """Saves the log, the datasets and the artifacts."""
+
+    @_builtins.property
+    def cleanup(self) -> _ingestion_pb2.CleanUpSpec:
+        """Removes what is no longer needed."""
+
+    @_builtins.property
+    def repair(self) -> _ingestion_pb2.RepairSpec:
+        """Restores copies of files that are missing."""
+
+    def __init__(
+        self,
+        *,
+        backup: _ingestion_pb2.BackUpSpec | None = ...,
+        cleanup: _ingestion_pb2.CleanUpSpec | None = ...,
+        repair: _ingestion_pb2.RepairSpec | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["backup", b"backup", "cleanup", b"cleanup", "job", b"job", "repair", b"repair"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backup", b"backup", "cleanup", b"cleanup", "job", b"job", "repair", b"repair"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_job: _TypeAlias = _typing.Literal["backup", "cleanup", "repair"]  # noqa: Y015
+    _WhichOneofArgType_job: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_job) -> _WhichOneofReturnType_job | None: ...
+
+Global___SystemJob: _TypeAlias = SystemJob  # noqa: Y015
+
+@_typing.final
+class CreateScheduleRequest(_message.Message):
+    """Request for PipelineService.CreateSchedule."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class FilesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    TIMING_FIELD_NUMBER: _builtins.int
+    OVERLAP_FIELD_NUMBER: _builtins.int
+    CATCH_UP_WINDOW_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    KIT_YAML_FIELD_NUMBER: _builtins.int
+    SYSTEM_JOB_FIELD_NUMBER: _builtins.int
+    DECK_ARCHIVE_FIELD_NUMBER: _builtins.int
+    KIT_FILE_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    NOTIFY_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call safe to repeat. A UUID. Optional."""
+    project: _builtins.str
+    """The project of the schedule and its kits. The kit's if unset."""
+    name: _builtins.str
+    """Unique in the project: 1 to 63 of a-z, 0-9, `_`, `.` and `-`."""
+    overlap: _schedules_pb2.Overlap.ValueType
+    """What happens while an earlier kit is at work. SKIP if unset."""
+    paused: _builtins.bool
+    """Whether it begins paused."""
+    note: _builtins.str
+    """A note. At most 1,000 characters."""
+    kit_yaml: _builtins.str
+    """As the text of a kit.yaml, at most 256 KiB."""
+    deck_archive: _builtins.bytes
+    """The deck's archive, when `kit_yaml` names a folder of the caller's. At most
+    1 MiB.
+    """
+    kit_file: _builtins.str
+    """How messages name the file of `kit_yaml`, such as its path. At most 200
+    characters; "kit.yaml" if unset.
+    """
+    actor: _builtins.str
+    """Who makes the request, for the record."""
+    @_builtins.property
+    def timing(self) -> _schedules_pb2.Timing:
+        """When it fires. Required."""
+
+    @_builtins.property
+    def catch_up_window(self) -> _duration_pb2.Duration:
+        """How late a fire may be made after an outage. From 1 minute to 366 days; 1 day
+        if unset.
+        """
+
+    @_builtins.property
+    def spec(self) -> Global___KitSpec:
+        """As a message."""
+
+    @_builtins.property
+    def system_job(self) -> Global___SystemJob:
+        """Not a kit but a job of the system."""
+
+    @_builtins.property
+    def notify(self) -> _containers.RepeatedCompositeFieldContainer[_outbox_pb2.Notify]:
+        """See Schedule.notify."""
+
+    @_builtins.property
+    def files(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Texts of the other files that `kit_yaml` names, by the names it uses. At most
+        20, and 256 KiB together.
+        """
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        project: _builtins.str = ...,
+        name: _builtins.str = ...,
+        timing: _schedules_pb2.Timing | None = ...,
+        overlap: _schedules_pb2.Overlap.ValueType = ...,
+        catch_up_window: _duration_pb2.Duration | None = ...,
+        paused: _builtins.bool = ...,
+        note: _builtins.str = ...,
+        spec: Global___KitSpec | None = ...,
+        kit_yaml: _builtins.str = ...,
+        system_job: Global___SystemJob | None = ...,
+        deck_archive: _builtins.bytes = ...,
+        kit_file: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        notify: _abc.Iterable[_outbox_pb2.Notify] | None = ...,
+        files: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["catch_up_window", b"catch_up_window", "kit_yaml", b"kit_yaml", "source", b"source", "spec", b"spec", "system_job", b"system_job", "timing", b"timing"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "catch_up_window", b"catch_up_window", "deck_archive", b"deck_archive", "files", b"files", "kit_file", b"kit_file", "kit_yaml", b"kit_yaml", "name", b"name", "note", b"note", "notify", b"notify", "overlap", b"overlap", "paused", b"paused", "project", b"project", "request_id", b"request_id", "source", b"source", "spec", b"spec", "system_job", b"system_job", "timing", b"timing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["spec", "kit_yaml", "system_job"]  # noqa: Y015
+    _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
+
+Global___CreateScheduleRequest: _TypeAlias = CreateScheduleRequest  # noqa: Y015
+
+@_typing.final
+class CreateScheduleResponse(_message.Message):
+    """Response for PipelineService.CreateSchedule."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def schedule(self) -> _schedules_pb2.Schedule:
+        """The schedule."""
+
+    def __init__(
+        self,
+        *,
+        schedule: _schedules_pb2.Schedule | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["schedule", b"schedule"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["schedule", b"schedule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateScheduleResponse: _TypeAlias = CreateScheduleResponse  # noqa: Y015
+
+@_typing.final
+class GetScheduleRequest(_message.Message):
+    """Request for PipelineService.GetSchedule."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    FIRE_COUNT_FIELD_NUMBER: _builtins.int
+    NEXT_COUNT_FIELD_NUMBER: _builtins.int
+    project: _builtins.str
+    """The project. The caller's if unset, else "default"."""
+    name: _builtins.str
+    """The schedule."""
+    fire_count: _builtins.int
+    """How many of the latest fires to return. 0 to 1,000."""
+    next_count: _builtins.int
+    """How many of the next times to return. 0 to 100."""
+    def __init__(
+        self,
+        *,
+        project: _builtins.str = ...,
+        name: _builtins.str = ...,
+        fire_count: _builtins.int = ...,
+        next_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fire_count", b"fire_count", "name", b"name", "next_count", b"next_count", "project", b"project"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetScheduleRequest: _TypeAlias = GetScheduleRequest  # noqa: Y015
+
+@_typing.final
+class GetScheduleResponse(_message.Message):
+    """Response for PipelineService.GetSchedule."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    FIRES_FIELD_NUMBER: _builtins.int
+    NEXT_TIMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def schedule(self) -> _schedules_pb2.Schedule:
+        """The schedule."""
+
+    @_builtins.property
+    def fires(self) -> _containers.RepeatedCompositeFieldContainer[_schedules_pb2.Fire]:
+        """Its latest fires, newest first."""
+
+    @_builtins.property
+    def next_times(self) -> _containers.RepeatedCompositeFieldContainer[_timestamp_pb2.Timestamp]:
+        """Its next times; none while it is paused."""
+
+    def __init__(
+        self,
+        *,
+        schedule: _schedules_pb2.Schedule | None = ...,
+        fires: _abc.Iterable[_schedules_pb2.Fire] | None = ...,
+        next_times: _abc.Iterable[_timestamp_pb2.Timestamp] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["schedule", b"schedule"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fires", b"fires", "next_times", b"next_times", "schedule", b"schedule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetScheduleResponse: _TypeAlias = GetScheduleResponse  # noqa: Y015
+
+@_typing.final
+class ListSchedulesRequest(_message.Message):
+    """Request for PipelineService.ListSchedules."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    project: _builtins.str
+    """Only of this project. Every project, or the caller's, if unset."""
+    page_size: _builtins.int
+    """Most schedules to return. 1 to 1,000; 100 if unset."""
+    page_token: _builtins.str
+    """From the previous answer."""
+    def __init__(
+        self,
+        *,
+        project: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "project", b"project"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSchedulesRequest: _TypeAlias = ListSchedulesRequest  # noqa: Y015
+
+@_typing.final
+class ListSchedulesResponse(_message.Message):
+    """Response for PipelineService.ListSchedules."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Where the next page starts. Empty on the last."""
+    @_builtins.property
+    def schedules(self) -> _containers.RepeatedCompositeFieldContainer[_schedules_pb2.Schedule]:
+        """The schedules, without `kit_spec`."""
+
+    def __init__(
+        self,
+        *,
+        schedules: _abc.Iterable[_schedules_pb2.Schedule] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "schedules", b"schedules"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSchedulesResponse: _TypeAlias = ListSchedulesResponse  # noqa: Y015
+
+@_typing.final
+class UpdateScheduleRequest(_message.Message):
+    """Request for PipelineService.UpdateSchedule."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class FilesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    TIMING_FIELD_NUMBER: _builtins.int
+    OVERLAP_FIELD_NUMBER: _builtins.int
+    CATCH_UP_WINDOW_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    KIT_YAML_FIELD_NUMBER: _builtins.int
+    SYSTEM_JOB_FIELD_NUMBER: _builtins.int
+    DECK_ARCHIVE_FIELD_NUMBER: _builtins.int
+    KIT_FILE_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    NOTIFY_FIELD_NUMBER: _builtins.int
+    CHANGE_NOTIFY_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call safe to repeat. A UUID. Optional."""
+    project: _builtins.str
+    """The project. The caller's if unset, else "default"."""
+    name: _builtins.str
+    """The schedule."""
+    overlap: _schedules_pb2.Overlap.ValueType
+    """What happens while an earlier kit is at work."""
+    note: _builtins.str
+    """Replaces the note."""
+    kit_yaml: _builtins.str
+    """As the text of a kit.yaml, at most 256 KiB."""
+    deck_archive: _builtins.bytes
+    """The deck's archive, when `kit_yaml` names a folder of the caller's. At most
+    1 MiB.
+    """
+    kit_file: _builtins.str
+    """How messages name the file of `kit_yaml`, such as its path. At most 200
+    characters; "kit.yaml" if unset.
+    """
+    actor: _builtins.str
+    """Who makes the request, for the record."""
+    change_notify: _builtins.bool
+    """Whether `notify` replaces what is there."""
+    @_builtins.property
+    def timing(self) -> _schedules_pb2.Timing:
+        """When it fires from now on. Unset: as before, as all below."""
+
+    @_builtins.property
+    def catch_up_window(self) -> _duration_pb2.Duration:
+        """How late a fire may be made after an outage."""
+
+    @_builtins.property
+    def spec(self) -> Global___KitSpec:
+        """As a message."""
+
+    @_builtins.property
+    def system_job(self) -> Global___SystemJob:
+        """Not a kit but a job of the system."""
+
+    @_builtins.property
+    def notify(self) -> _containers.RepeatedCompositeFieldContainer[_outbox_pb2.Notify]:
+        """See Schedule.notify. With `change_notify`."""
+
+    @_builtins.property
+    def files(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Texts of the other files that `kit_yaml` names, by the names it uses. At most
+        20, and 256 KiB together.
+        """
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        project: _builtins.str = ...,
+        name: _builtins.str = ...,
+        timing: _schedules_pb2.Timing | None = ...,
+        overlap: _schedules_pb2.Overlap.ValueType = ...,
+        catch_up_window: _duration_pb2.Duration | None = ...,
+        note: _builtins.str | None = ...,
+        spec: Global___KitSpec | None = ...,
+        kit_yaml: _builtins.str = ...,
+        system_job: Global___SystemJob | None = ...,
+        deck_archive: _builtins.bytes = ...,
+        kit_file: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        notify: _abc.Iterable[_outbox_pb2.Notify] | None = ...,
+        change_notify: _builtins.bool = ...,
+        files: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_note", b"_note", "catch_up_window", b"catch_up_window", "kit_yaml", b"kit_yaml", "note", b"note", "source", b"source", "spec", b"spec", "system_job", b"system_job", "timing", b"timing"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_note", b"_note", "actor", b"actor", "catch_up_window", b"catch_up_window", "change_notify", b"change_notify", "deck_archive", b"deck_archive", "files", b"files", "kit_file", b"kit_file", "kit_yaml", b"kit_yaml", "name", b"name", "note", b"note", "notify", b"notify", "overlap", b"overlap", "project", b"project", "request_id", b"request_id", "source", b"source", "spec", b"spec", "system_job", b"system_job", "timing", b"timing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__note: _TypeAlias = _typing.Literal["note"]  # noqa: Y015
+    _WhichOneofArgType__note: _TypeAlias = _typing.Literal["_note", b"_note"]  # noqa: Y015
+    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["spec", "kit_yaml", "system_job"]  # noqa: Y015
+    _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__note) -> _WhichOneofReturnType__note | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
+
+Global___UpdateScheduleRequest: _TypeAlias = UpdateScheduleRequest  # noqa: Y015
+
+@_typing.final
+class UpdateScheduleResponse(_message.Message):
+    """Response for PipelineService.UpdateSchedule."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def schedule(self) -> _schedules_pb2.Schedule:
+        """The schedule as it is now."""
+
+    def __init__(
+        self,
+        *,
+        schedule: _schedules_pb2.Schedule | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["schedule", b"schedule"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["schedule", b"schedule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateScheduleResponse: _TypeAlias = UpdateScheduleResponse  # noqa: Y015
+
+@_typing.final
+class PauseScheduleRequest(_message.Message):
+    """Request for PipelineService.PauseSchedule."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call safe to repeat. A UUID. Optional."""
+    project: _builtins.str
+    """The project. The caller's if unset, else "default"."""
+    name: _builtins.str
+    """The schedule."""
+    note: _builtins.str
+    """Why. Replaces the note, unless unset."""
+    actor: _builtins.str
+    """Who makes the request, for the record."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        project: _builtins.str = ...,
+        name: _builtins.str = ...,
+        note: _builtins.str = ...,
+        actor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "name", b"name", "note", b"note", "project", b"project", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseScheduleRequest: _TypeAlias = PauseScheduleRequest  # noqa: Y015
+
+@_typing.final
+class PauseScheduleResponse(_message.Message):
+    """Response for PipelineService.PauseSchedule."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def schedule(self) -> _schedules_pb2.Schedule:
+        """The schedule as it is now."""
+
+    def __init__(
+        self,
+        *,
+        schedule: _schedules_pb2.Schedule | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["schedule", b"schedule"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["schedule", b"schedule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseScheduleResponse: _TypeAlias = PauseScheduleResponse  # noqa: Y015
+
+@_typing.final
+class ResumeScheduleRequest(_message.Message):
+    """Request for PipelineService.ResumeSchedule."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call safe to repeat. A UUID. Optional."""
+    project: _builtins.str
+    """The project. The caller's if unset, else "default"."""
+    name: _builtins.str
+    """The schedule."""
+    note: _builtins.str
+    """Why. Replaces the note, unless unset."""
+    actor: _builtins.str
+    """Who makes the request, for the record."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        project: _builtins.str = ...,
+        name: _builtins.str = ...,
+        note: _builtins.str = ...,
+        actor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "name", b"name", "note", b"note", "project", b"project", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeScheduleRequest: _TypeAlias = ResumeScheduleRequest  # noqa: Y015
+
+@_typing.final
+class ResumeScheduleResponse(_message.Message):
+    """Response for PipelineService.ResumeSchedule."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def schedule(self) -> _schedules_pb2.Schedule:
+        """The schedule as it is now."""
+
+    def __init__(
+        self,
+        *,
+        schedule: _schedules_pb2.Schedule | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["schedule", b"schedule"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["schedule", b"schedule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeScheduleResponse: _TypeAlias = ResumeScheduleResponse  # noqa: Y015
+
+@_typing.final
+class RunScheduleRequest(_message.Message):
+    """Request for PipelineService.RunSchedule."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call safe to repeat. A UUID. Optional."""
+    project: _builtins.str
+    """The project. The caller's if unset, else "default"."""
+    name: _builtins.str
+    """The schedule."""
+    actor: _builtins.str
+    """Who makes the request, for the record."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        project: _builtins.str = ...,
+        name: _builtins.str = ...,
+        actor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "name", b"name", "project", b"project", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunScheduleRequest: _TypeAlias = RunScheduleRequest  # noqa: Y015
+
+@_typing.final
+class RunScheduleResponse(_message.Message):
+    """Response for PipelineService.RunSchedule."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def fire(self) -> _schedules_pb2.Fire:
+        """The fire, with the number of its kit."""
+
+    def __init__(
+        self,
+        *,
+        fire: _schedules_pb2.Fire | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fire", b"fire"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fire", b"fire"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunScheduleResponse: _TypeAlias = RunScheduleResponse  # noqa: Y015
+
+@_typing.final
+class DeleteScheduleRequest(_message.Message):
+    """Request for PipelineService.DeleteSchedule."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call safe to repeat. A UUID. Optional."""
+    project: _builtins.str
+    """The project. The caller's if unset, else "default"."""
+    name: _builtins.str
+    """The schedule."""
+    actor: _builtins.str
+    """Who makes the request, for the record."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        project: _builtins.str = ...,
+        name: _builtins.str = ...,
+        actor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "name", b"name", "project", b"project", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteScheduleRequest: _TypeAlias = DeleteScheduleRequest  # noqa: Y015
+
+@_typing.final
+class DeleteScheduleResponse(_message.Message):
+    """Response for PipelineService.DeleteSchedule."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteScheduleResponse: _TypeAlias = DeleteScheduleResponse  # noqa: Y015

@@ -50,6 +50,46 @@ class PipelineServiceStub(object):
                 request_serializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.RetryKitRequest.SerializeToString,
                 response_deserializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.RetryKitResponse.FromString,
                 _registered_method=True)
+        self.CreateSchedule = channel.unary_unary(
+                '/vistaflow.api.pipeline.v1.PipelineService/CreateSchedule',
+                request_serializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.CreateScheduleRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.CreateScheduleResponse.FromString,
+                _registered_method=True)
+        self.GetSchedule = channel.unary_unary(
+                '/vistaflow.api.pipeline.v1.PipelineService/GetSchedule',
+                request_serializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.GetScheduleRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.GetScheduleResponse.FromString,
+                _registered_method=True)
+        self.ListSchedules = channel.unary_unary(
+                '/vistaflow.api.pipeline.v1.PipelineService/ListSchedules',
+                request_serializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.ListSchedulesRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.ListSchedulesResponse.FromString,
+                _registered_method=True)
+        self.UpdateSchedule = channel.unary_unary(
+                '/vistaflow.api.pipeline.v1.PipelineService/UpdateSchedule',
+                request_serializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.UpdateScheduleRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.UpdateScheduleResponse.FromString,
+                _registered_method=True)
+        self.PauseSchedule = channel.unary_unary(
+                '/vistaflow.api.pipeline.v1.PipelineService/PauseSchedule',
+                request_serializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.PauseScheduleRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.PauseScheduleResponse.FromString,
+                _registered_method=True)
+        self.ResumeSchedule = channel.unary_unary(
+                '/vistaflow.api.pipeline.v1.PipelineService/ResumeSchedule',
+                request_serializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.ResumeScheduleRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.ResumeScheduleResponse.FromString,
+                _registered_method=True)
+        self.RunSchedule = channel.unary_unary(
+                '/vistaflow.api.pipeline.v1.PipelineService/RunSchedule',
+                request_serializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.RunScheduleRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.RunScheduleResponse.FromString,
+                _registered_method=True)
+        self.DeleteSchedule = channel.unary_unary(
+                '/vistaflow.api.pipeline.v1.PipelineService/DeleteSchedule',
+                request_serializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.DeleteScheduleRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.DeleteScheduleResponse.FromString,
+                _registered_method=True)
 
 
 class PipelineServiceServicer(object):
@@ -67,7 +107,8 @@ class PipelineServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RunKit(self, request, context):
-        """Validates a kit and starts its seven jobs. Returns at once with the kit.
+        """Validates a kit and starts its jobs: the seven of a design kit, or those of a
+        data kit (`jobs:`). Returns at once with the kit.
 
         Errors: `INVALID_ARGUMENT` with every mistake; `UNAVAILABLE` if the
         simulator is not there, with how to get it.
@@ -82,10 +123,93 @@ class PipelineServiceServicer(object):
         see `RegistryService.RetryKit`. Points that the change of the deck does not
         affect are not run again.
 
+        If collecting the deck FAILED or was CANCELED, a new kit with the other deck
+        takes the kit's place, as `RunKit` starts it; the answer has the new kit.
+
         Errors: `INVALID_ARGUMENT` with every mistake of the kit in that deck;
-        `NOT_FOUND`; `FAILED_PRECONDITION` if the kit was not started by `RunKit`,
-        has not collected its deck, or has a job that is QUEUED or RUNNING;
+        `NOT_FOUND`; `FAILED_PRECONDITION` if the kit was not started by `RunKit`, is
+        collecting its deck, or has a job that is QUEUED or RUNNING;
         `UNAVAILABLE` if the simulator is not there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateSchedule(self, request, context):
+        """Creates a schedule: each fire makes one kit, with the fire time added to its
+        name and the labels `schedule` and `fire_time`. The deck is pinned: what was
+        validated is what will run.
+
+        Errors: `INVALID_ARGUMENT` with every mistake, such as a cron expression that
+        never fires; `ALREADY_EXISTS` for a name that is taken in the project;
+        `RESOURCE_EXHAUSTED` if the project has 1,000 schedules; `UNAVAILABLE` if the
+        simulator is not there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSchedule(self, request, context):
+        """One schedule, its latest fires and its next times.
+
+        Errors: `INVALID_ARGUMENT`; `NOT_FOUND`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSchedules(self, request, context):
+        """Lists schedules, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateSchedule(self, request, context):
+        """Changes what is set in the request. After a change of the timing a schedule
+        fires from now on; what it did not fire until then is not caught up.
+
+        Errors: `INVALID_ARGUMENT` with every mistake; `NOT_FOUND`; `UNAVAILABLE` if
+        the simulator is not there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseSchedule(self, request, context):
+        """Pauses a schedule: it does not fire, and a fire that waits keeps waiting.
+        Idempotent.
+
+        Errors: `INVALID_ARGUMENT`; `NOT_FOUND`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeSchedule(self, request, context):
+        """Resumes a schedule: it fires from now on; fires of the pause are not caught
+        up. Idempotent.
+
+        Errors: `INVALID_ARGUMENT`; `NOT_FOUND`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RunSchedule(self, request, context):
+        """Makes a kit of a schedule now, whatever the overlap policy, also while it is
+        paused.
+
+        Errors: `INVALID_ARGUMENT`; `NOT_FOUND`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSchedule(self, request, context):
+        """Deletes a schedule with its fires. Its kits stay.
+
+        Errors: `INVALID_ARGUMENT`; `NOT_FOUND`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,6 +232,46 @@ def add_PipelineServiceServicer_to_server(servicer, server):
                     servicer.RetryKit,
                     request_deserializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.RetryKitRequest.FromString,
                     response_serializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.RetryKitResponse.SerializeToString,
+            ),
+            'CreateSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateSchedule,
+                    request_deserializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.CreateScheduleRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.CreateScheduleResponse.SerializeToString,
+            ),
+            'GetSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSchedule,
+                    request_deserializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.GetScheduleRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.GetScheduleResponse.SerializeToString,
+            ),
+            'ListSchedules': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSchedules,
+                    request_deserializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.ListSchedulesRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.ListSchedulesResponse.SerializeToString,
+            ),
+            'UpdateSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateSchedule,
+                    request_deserializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.UpdateScheduleRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.UpdateScheduleResponse.SerializeToString,
+            ),
+            'PauseSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseSchedule,
+                    request_deserializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.PauseScheduleRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.PauseScheduleResponse.SerializeToString,
+            ),
+            'ResumeSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeSchedule,
+                    request_deserializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.ResumeScheduleRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.ResumeScheduleResponse.SerializeToString,
+            ),
+            'RunSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.RunSchedule,
+                    request_deserializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.RunScheduleRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.RunScheduleResponse.SerializeToString,
+            ),
+            'DeleteSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSchedule,
+                    request_deserializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.DeleteScheduleRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.DeleteScheduleResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -192,6 +356,222 @@ class PipelineService(object):
             '/vistaflow.api.pipeline.v1.PipelineService/RetryKit',
             vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.RetryKitRequest.SerializeToString,
             vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.RetryKitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vistaflow.api.pipeline.v1.PipelineService/CreateSchedule',
+            vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.CreateScheduleRequest.SerializeToString,
+            vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.CreateScheduleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vistaflow.api.pipeline.v1.PipelineService/GetSchedule',
+            vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.GetScheduleRequest.SerializeToString,
+            vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.GetScheduleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSchedules(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vistaflow.api.pipeline.v1.PipelineService/ListSchedules',
+            vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.ListSchedulesRequest.SerializeToString,
+            vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.ListSchedulesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vistaflow.api.pipeline.v1.PipelineService/UpdateSchedule',
+            vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.UpdateScheduleRequest.SerializeToString,
+            vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.UpdateScheduleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vistaflow.api.pipeline.v1.PipelineService/PauseSchedule',
+            vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.PauseScheduleRequest.SerializeToString,
+            vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.PauseScheduleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vistaflow.api.pipeline.v1.PipelineService/ResumeSchedule',
+            vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.ResumeScheduleRequest.SerializeToString,
+            vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.ResumeScheduleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RunSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vistaflow.api.pipeline.v1.PipelineService/RunSchedule',
+            vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.RunScheduleRequest.SerializeToString,
+            vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.RunScheduleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vistaflow.api.pipeline.v1.PipelineService/DeleteSchedule',
+            vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.DeleteScheduleRequest.SerializeToString,
+            vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.DeleteScheduleResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,7 +40,8 @@ class PipelineServiceStub:
     A mistake is an answer here, not an error.
     """
     RunKit: _grpc.UnaryUnaryMultiCallable[_pipeline_pb2.RunKitRequest, _pipeline_pb2.RunKitResponse]
-    """Validates a kit and starts its seven jobs. Returns at once with the kit.
+    """Validates a kit and starts its jobs: the seven of a design kit, or those of a
+    data kit (`jobs:`). Returns at once with the kit.
 
     Errors: `INVALID_ARGUMENT` with every mistake; `UNAVAILABLE` if the
     simulator is not there, with how to get it.
@@ -51,10 +52,60 @@ class PipelineServiceStub:
     see `RegistryService.RetryKit`. Points that the change of the deck does not
     affect are not run again.
 
+    If collecting the deck FAILED or was CANCELED, a new kit with the other deck
+    takes the kit's place, as `RunKit` starts it; the answer has the new kit.
+
     Errors: `INVALID_ARGUMENT` with every mistake of the kit in that deck;
-    `NOT_FOUND`; `FAILED_PRECONDITION` if the kit was not started by `RunKit`,
-    has not collected its deck, or has a job that is QUEUED or RUNNING;
+    `NOT_FOUND`; `FAILED_PRECONDITION` if the kit was not started by `RunKit`, is
+    collecting its deck, or has a job that is QUEUED or RUNNING;
     `UNAVAILABLE` if the simulator is not there.
+    """
+    CreateSchedule: _grpc.UnaryUnaryMultiCallable[_pipeline_pb2.CreateScheduleRequest, _pipeline_pb2.CreateScheduleResponse]
+    """Creates a schedule: each fire makes one kit, with the fire time added to its
+    name and the labels `schedule` and `fire_time`. The deck is pinned: what was
+    validated is what will run.
+
+    Errors: `INVALID_ARGUMENT` with every mistake, such as a cron expression that
+    never fires; `ALREADY_EXISTS` for a name that is taken in the project;
+    `RESOURCE_EXHAUSTED` if the project has 1,000 schedules; `UNAVAILABLE` if the
+    simulator is not there.
+    """
+    GetSchedule: _grpc.UnaryUnaryMultiCallable[_pipeline_pb2.GetScheduleRequest, _pipeline_pb2.GetScheduleResponse]
+    """One schedule, its latest fires and its next times.
+
+    Errors: `INVALID_ARGUMENT`; `NOT_FOUND`.
+    """
+    ListSchedules: _grpc.UnaryUnaryMultiCallable[_pipeline_pb2.ListSchedulesRequest, _pipeline_pb2.ListSchedulesResponse]
+    """Lists schedules, oldest first."""
+    UpdateSchedule: _grpc.UnaryUnaryMultiCallable[_pipeline_pb2.UpdateScheduleRequest, _pipeline_pb2.UpdateScheduleResponse]
+    """Changes what is set in the request. After a change of the timing a schedule
+    fires from now on; what it did not fire until then is not caught up.
+
+    Errors: `INVALID_ARGUMENT` with every mistake; `NOT_FOUND`; `UNAVAILABLE` if
+    the simulator is not there.
+    """
+    PauseSchedule: _grpc.UnaryUnaryMultiCallable[_pipeline_pb2.PauseScheduleRequest, _pipeline_pb2.PauseScheduleResponse]
+    """Pauses a schedule: it does not fire, and a fire that waits keeps waiting.
+    Idempotent.
+
+    Errors: `INVALID_ARGUMENT`; `NOT_FOUND`.
+    """
+    ResumeSchedule: _grpc.UnaryUnaryMultiCallable[_pipeline_pb2.ResumeScheduleRequest, _pipeline_pb2.ResumeScheduleResponse]
+    """Resumes a schedule: it fires from now on; fires of the pause are not caught
+    up. Idempotent.
+
+    Errors: `INVALID_ARGUMENT`; `NOT_FOUND`.
+    """
+    RunSchedule: _grpc.UnaryUnaryMultiCallable[_pipeline_pb2.RunScheduleRequest, _pipeline_pb2.RunScheduleResponse]
+    """Makes a kit of a schedule now, whatever the overlap policy, also while it is
+    paused.
+
+    Errors: `INVALID_ARGUMENT`; `NOT_FOUND`.
+    """
+    DeleteSchedule: _grpc.UnaryUnaryMultiCallable[_pipeline_pb2.DeleteScheduleRequest, _pipeline_pb2.DeleteScheduleResponse]
+    """Deletes a schedule with its fires. Its kits stay.
+
+    Errors: `INVALID_ARGUMENT`; `NOT_FOUND`.
     """
 
 @_typing.type_check_only
@@ -69,7 +120,8 @@ class PipelineServiceAsyncStub(PipelineServiceStub):
     A mistake is an answer here, not an error.
     """
     RunKit: _aio.UnaryUnaryMultiCallable[_pipeline_pb2.RunKitRequest, _pipeline_pb2.RunKitResponse]  # type: ignore[assignment]
-    """Validates a kit and starts its seven jobs. Returns at once with the kit.
+    """Validates a kit and starts its jobs: the seven of a design kit, or those of a
+    data kit (`jobs:`). Returns at once with the kit.
 
     Errors: `INVALID_ARGUMENT` with every mistake; `UNAVAILABLE` if the
     simulator is not there, with how to get it.
@@ -80,10 +132,60 @@ class PipelineServiceAsyncStub(PipelineServiceStub):
     see `RegistryService.RetryKit`. Points that the change of the deck does not
     affect are not run again.
 
+    If collecting the deck FAILED or was CANCELED, a new kit with the other deck
+    takes the kit's place, as `RunKit` starts it; the answer has the new kit.
+
     Errors: `INVALID_ARGUMENT` with every mistake of the kit in that deck;
-    `NOT_FOUND`; `FAILED_PRECONDITION` if the kit was not started by `RunKit`,
-    has not collected its deck, or has a job that is QUEUED or RUNNING;
+    `NOT_FOUND`; `FAILED_PRECONDITION` if the kit was not started by `RunKit`, is
+    collecting its deck, or has a job that is QUEUED or RUNNING;
     `UNAVAILABLE` if the simulator is not there.
+    """
+    CreateSchedule: _aio.UnaryUnaryMultiCallable[_pipeline_pb2.CreateScheduleRequest, _pipeline_pb2.CreateScheduleResponse]  # type: ignore[assignment]
+    """Creates a schedule: each fire makes one kit, with the fire time added to its
+    name and the labels `schedule` and `fire_time`. The deck is pinned: what was
+    validated is what will run.
+
+    Errors: `INVALID_ARGUMENT` with every mistake, such as a cron expression that
+    never fires; `ALREADY_EXISTS` for a name that is taken in the project;
+    `RESOURCE_EXHAUSTED` if the project has 1,000 schedules; `UNAVAILABLE` if the
+    simulator is not there.
+    """
+    GetSchedule: _aio.UnaryUnaryMultiCallable[_pipeline_pb2.GetScheduleRequest, _pipeline_pb2.GetScheduleResponse]  # type: ignore[assignment]
+    """One schedule, its latest fires and its next times.
+
+    Errors: `INVALID_ARGUMENT`; `NOT_FOUND`.
+    """
+    ListSchedules: _aio.UnaryUnaryMultiCallable[_pipeline_pb2.ListSchedulesRequest, _pipeline_pb2.ListSchedulesResponse]  # type: ignore[assignment]
+    """Lists schedules, oldest first."""
+    UpdateSchedule: _aio.UnaryUnaryMultiCallable[_pipeline_pb2.UpdateScheduleRequest, _pipeline_pb2.UpdateScheduleResponse]  # type: ignore[assignment]
+    """Changes what is set in the request. After a change of the timing a schedule
+    fires from now on; what it did not fire until then is not caught up.
+
+    Errors: `INVALID_ARGUMENT` with every mistake; `NOT_FOUND`; `UNAVAILABLE` if
+    the simulator is not there.
+    """
+    PauseSchedule: _aio.UnaryUnaryMultiCallable[_pipeline_pb2.PauseScheduleRequest, _pipeline_pb2.PauseScheduleResponse]  # type: ignore[assignment]
+    """Pauses a schedule: it does not fire, and a fire that waits keeps waiting.
+    Idempotent.
+
+    Errors: `INVALID_ARGUMENT`; `NOT_FOUND`.
+    """
+    ResumeSchedule: _aio.UnaryUnaryMultiCallable[_pipeline_pb2.ResumeScheduleRequest, _pipeline_pb2.ResumeScheduleResponse]  # type: ignore[assignment]
+    """Resumes a schedule: it fires from now on; fires of the pause are not caught
+    up. Idempotent.
+
+    Errors: `INVALID_ARGUMENT`; `NOT_FOUND`.
+    """
+    RunSchedule: _aio.UnaryUnaryMultiCallable[_pipeline_pb2.RunScheduleRequest, _pipeline_pb2.RunScheduleResponse]  # type: ignore[assignment]
+    """Makes a kit of a schedule now, whatever the overlap policy, also while it is
+    paused.
+
+    Errors: `INVALID_ARGUMENT`; `NOT_FOUND`.
+    """
+    DeleteSchedule: _aio.UnaryUnaryMultiCallable[_pipeline_pb2.DeleteScheduleRequest, _pipeline_pb2.DeleteScheduleResponse]  # type: ignore[assignment]
+    """Deletes a schedule with its fires. Its kits stay.
+
+    Errors: `INVALID_ARGUMENT`; `NOT_FOUND`.
     """
 
 class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -107,7 +209,8 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pipeline_pb2.RunKitRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pipeline_pb2.RunKitResponse, _abc.Awaitable[_pipeline_pb2.RunKitResponse]]:
-        """Validates a kit and starts its seven jobs. Returns at once with the kit.
+        """Validates a kit and starts its jobs: the seven of a design kit, or those of a
+        data kit (`jobs:`). Returns at once with the kit.
 
         Errors: `INVALID_ARGUMENT` with every mistake; `UNAVAILABLE` if the
         simulator is not there, with how to get it.
@@ -124,10 +227,108 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
         see `RegistryService.RetryKit`. Points that the change of the deck does not
         affect are not run again.
 
+        If collecting the deck FAILED or was CANCELED, a new kit with the other deck
+        takes the kit's place, as `RunKit` starts it; the answer has the new kit.
+
         Errors: `INVALID_ARGUMENT` with every mistake of the kit in that deck;
-        `NOT_FOUND`; `FAILED_PRECONDITION` if the kit was not started by `RunKit`,
-        has not collected its deck, or has a job that is QUEUED or RUNNING;
+        `NOT_FOUND`; `FAILED_PRECONDITION` if the kit was not started by `RunKit`, is
+        collecting its deck, or has a job that is QUEUED or RUNNING;
         `UNAVAILABLE` if the simulator is not there.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateSchedule(
+        self,
+        request: _pipeline_pb2.CreateScheduleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pipeline_pb2.CreateScheduleResponse, _abc.Awaitable[_pipeline_pb2.CreateScheduleResponse]]:
+        """Creates a schedule: each fire makes one kit, with the fire time added to its
+        name and the labels `schedule` and `fire_time`. The deck is pinned: what was
+        validated is what will run.
+
+        Errors: `INVALID_ARGUMENT` with every mistake, such as a cron expression that
+        never fires; `ALREADY_EXISTS` for a name that is taken in the project;
+        `RESOURCE_EXHAUSTED` if the project has 1,000 schedules; `UNAVAILABLE` if the
+        simulator is not there.
+        """
+
+    @_abc_1.abstractmethod
+    def GetSchedule(
+        self,
+        request: _pipeline_pb2.GetScheduleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pipeline_pb2.GetScheduleResponse, _abc.Awaitable[_pipeline_pb2.GetScheduleResponse]]:
+        """One schedule, its latest fires and its next times.
+
+        Errors: `INVALID_ARGUMENT`; `NOT_FOUND`.
+        """
+
+    @_abc_1.abstractmethod
+    def ListSchedules(
+        self,
+        request: _pipeline_pb2.ListSchedulesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pipeline_pb2.ListSchedulesResponse, _abc.Awaitable[_pipeline_pb2.ListSchedulesResponse]]:
+        """Lists schedules, oldest first."""
+
+    @_abc_1.abstractmethod
+    def UpdateSchedule(
+        self,
+        request: _pipeline_pb2.UpdateScheduleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pipeline_pb2.UpdateScheduleResponse, _abc.Awaitable[_pipeline_pb2.UpdateScheduleResponse]]:
+        """Changes what is set in the request. After a change of the timing a schedule
+        fires from now on; what it did not fire until then is not caught up.
+
+        Errors: `INVALID_ARGUMENT` with every mistake; `NOT_FOUND`; `UNAVAILABLE` if
+        the simulator is not there.
+        """
+
+    @_abc_1.abstractmethod
+    def PauseSchedule(
+        self,
+        request: _pipeline_pb2.PauseScheduleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pipeline_pb2.PauseScheduleResponse, _abc.Awaitable[_pipeline_pb2.PauseScheduleResponse]]:
+        """Pauses a schedule: it does not fire, and a fire that waits keeps waiting.
+        Idempotent.
+
+        Errors: `INVALID_ARGUMENT`; `NOT_FOUND`.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeSchedule(
+        self,
+        request: _pipeline_pb2.ResumeScheduleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pipeline_pb2.ResumeScheduleResponse, _abc.Awaitable[_pipeline_pb2.ResumeScheduleResponse]]:
+        """Resumes a schedule: it fires from now on; fires of the pause are not caught
+        up. Idempotent.
+
+        Errors: `INVALID_ARGUMENT`; `NOT_FOUND`.
+        """
+
+    @_abc_1.abstractmethod
+    def RunSchedule(
+        self,
+        request: _pipeline_pb2.RunScheduleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pipeline_pb2.RunScheduleResponse, _abc.Awaitable[_pipeline_pb2.RunScheduleResponse]]:
+        """Makes a kit of a schedule now, whatever the overlap policy, also while it is
+        paused.
+
+        Errors: `INVALID_ARGUMENT`; `NOT_FOUND`.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteSchedule(
+        self,
+        request: _pipeline_pb2.DeleteScheduleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pipeline_pb2.DeleteScheduleResponse, _abc.Awaitable[_pipeline_pb2.DeleteScheduleResponse]]:
+        """Deletes a schedule with its fires. Its kits stay.
+
+        Errors: `INVALID_ARGUMENT`; `NOT_FOUND`.
         """
 
 def add_PipelineServiceServicer_to_server(servicer: PipelineServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -74,10 +74,10 @@ class _WatchModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WatchMode.V
     """Every row, however late."""
     WATCH_MODE_LATEST_PER_TASK: _WatchMode.ValueType  # 2
     """Of rows that wait, only the latest of each task and of each job, and how
-    many were folded into them. The latest is never folded, whatever it says,
-    so that a watcher always ends with the truth; what came before it may be,
-    a FAILED too when a retry has followed. Whoever has to see every failure
-    watches EVERY_ROW, which costs little with a filter by status.
+    many were folded into them. The latest is never folded, so a watcher always
+    ends with the current status. Earlier rows may be folded, also a FAILED
+    that a retry has followed. To see every failure, watch EVERY_ROW: with a
+    filter by status it costs little.
     """
 
 class WatchMode(_WatchMode, metaclass=_WatchModeEnumTypeWrapper):
@@ -89,10 +89,10 @@ WATCH_MODE_EVERY_ROW: WatchMode.ValueType  # 1
 """Every row, however late."""
 WATCH_MODE_LATEST_PER_TASK: WatchMode.ValueType  # 2
 """Of rows that wait, only the latest of each task and of each job, and how
-many were folded into them. The latest is never folded, whatever it says,
-so that a watcher always ends with the truth; what came before it may be,
-a FAILED too when a retry has followed. Whoever has to see every failure
-watches EVERY_ROW, which costs little with a filter by status.
+many were folded into them. The latest is never folded, so a watcher always
+ends with the current status. Earlier rows may be folded, also a FAILED
+that a retry has followed. To see every failure, watch EVERY_ROW: with a
+filter by status it costs little.
 """
 Global___WatchMode: _TypeAlias = WatchMode  # noqa: Y015
 
@@ -169,6 +169,34 @@ ACTION_CANCEL: Action.ValueType  # 1
 ACTION_ABANDON: Action.ValueType  # 2
 """Stop it and say nothing more: the attempt is no longer the current one."""
 Global___Action: _TypeAlias = Action  # noqa: Y015
+
+class _CheckState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CheckStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CheckState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CHECK_STATE_UNSPECIFIED: _CheckState.ValueType  # 0
+    """Never sent."""
+    CHECK_STATE_OK: _CheckState.ValueType  # 1
+    """As it should be."""
+    CHECK_STATE_NOTE: _CheckState.ValueType  # 2
+    """Worth knowing; nothing is broken."""
+    CHECK_STATE_WRONG: _CheckState.ValueType  # 3
+    """Broken or about to break; see `fix`."""
+
+class CheckState(_CheckState, metaclass=_CheckStateEnumTypeWrapper):
+    """The result of a check."""
+
+CHECK_STATE_UNSPECIFIED: CheckState.ValueType  # 0
+"""Never sent."""
+CHECK_STATE_OK: CheckState.ValueType  # 1
+"""As it should be."""
+CHECK_STATE_NOTE: CheckState.ValueType  # 2
+"""Worth knowing; nothing is broken."""
+CHECK_STATE_WRONG: CheckState.ValueType  # 3
+"""Broken or about to break; see `fix`."""
+Global___CheckState: _TypeAlias = CheckState  # noqa: Y015
 
 @_typing.final
 class Kit(_message.Message):
@@ -332,7 +360,7 @@ class NewJob(_message.Message):
     @_builtins.property
     def depends_on(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of jobs of this kit that must be FINISHED first. No cycles. All jobs of
-        a kit name at most 500,000 together.
+        a kit name at most 500,000 together, those of one request at most 200,000.
         """
 
     @_builtins.property
@@ -413,7 +441,7 @@ class CreateKitRequest(_message.Message):
     "default" if unset.
     """
     actor: _builtins.str
-    """Who asks, for the record."""
+    """Who makes the request, for the record."""
     numbers_checked: _builtins.bool
     """As in AppendStatesRequest, for `spec`."""
     @_builtins.property
@@ -699,7 +727,7 @@ class CancelKitRequest(_message.Message):
     reason: _builtins.str
     """Why, for the record."""
     actor: _builtins.str
-    """Who asks, for the record."""
+    """Who makes the request, for the record."""
     def __init__(
         self,
         *,
@@ -770,7 +798,7 @@ class RetryKitRequest(_message.Message):
     reason: _builtins.str
     """Why, for the record."""
     actor: _builtins.str
-    """Who asks, for the record."""
+    """Who makes the request, for the record."""
     @_builtins.property
     def replacements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Replacement]:
         """FINISHED jobs to replace by successors. At most 1,000."""
@@ -875,7 +903,7 @@ class PauseKitRequest(_message.Message):
     reason: _builtins.str
     """Why, for the record."""
     actor: _builtins.str
-    """Who asks, for the record."""
+    """Who makes the request, for the record."""
     def __init__(
         self,
         *,
@@ -941,7 +969,7 @@ class ResumeKitRequest(_message.Message):
     reason: _builtins.str
     """Why, for the record."""
     actor: _builtins.str
-    """Who asks, for the record."""
+    """Who makes the request, for the record."""
     def __init__(
         self,
         *,
@@ -1234,7 +1262,7 @@ class CancelJobsRequest(_message.Message):
     reason: _builtins.str
     """Why, for the record."""
     actor: _builtins.str
-    """Who asks, for the record."""
+    """Who makes the request, for the record."""
     @_builtins.property
     def filter(self) -> Global___JobFilter:
         """Which jobs."""
@@ -1310,7 +1338,7 @@ class RetryJobsRequest(_message.Message):
     reason: _builtins.str
     """Why, for the record."""
     actor: _builtins.str
-    """Who asks, for the record."""
+    """Who makes the request, for the record."""
     @_builtins.property
     def filter(self) -> Global___JobFilter:
         """Which jobs."""
@@ -1386,7 +1414,7 @@ class CreateJobRequest(_message.Message):
     project: _builtins.str
     """Project of the new kit; must be unset when `kit_id` is given."""
     actor: _builtins.str
-    """Who asks, for the record."""
+    """Who makes the request, for the record."""
     @_builtins.property
     def job(self) -> Global___NewJob:
         """The job."""
@@ -1635,7 +1663,7 @@ class CancelJobRequest(_message.Message):
     reason: _builtins.str
     """Why, for the record."""
     actor: _builtins.str
-    """Who asks, for the record."""
+    """Who makes the request, for the record."""
     def __init__(
         self,
         *,
@@ -1701,7 +1729,7 @@ class RetryJobRequest(_message.Message):
     reason: _builtins.str
     """Why, for the record."""
     actor: _builtins.str
-    """Who asks, for the record."""
+    """Who makes the request, for the record."""
     def __init__(
         self,
         *,
@@ -2165,7 +2193,7 @@ class WatchStatesRequest(_message.Message):
     mode: Global___WatchMode.ValueType
     """What is sent when rows come faster than they are taken."""
     include_left: _builtins.bool
-    """Whether a row that leaves the filter is told in `Delta.left`: a job or task
+    """Whether a row that leaves the filter is sent in `Delta.left`: a job or task
     that matched `statuses` before and does not now.
     """
     snapshot_if_expired: _builtins.bool
@@ -3025,6 +3053,7 @@ class Token(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     REVOKED_AT_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
     token_id: _builtins.str
     """Names it, assigned by the registry."""
     name: _builtins.str
@@ -3045,6 +3074,10 @@ class Token(_message.Message):
     def revoked_at(self) -> _timestamp_pb2.Timestamp:
         """When it was made invalid. Unset: it was not."""
 
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What a READER reads: `dataset:PROJECT.NAME@ALIAS:read`."""
+
     def __init__(
         self,
         *,
@@ -3055,10 +3088,11 @@ class Token(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         expires_at: _timestamp_pb2.Timestamp | None = ...,
         revoked_at: _timestamp_pb2.Timestamp | None = ...,
+        scopes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "revoked_at", b"revoked_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "name", b"name", "project", b"project", "revoked_at", b"revoked_at", "role", b"role", "token_id", b"token_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "name", b"name", "project", b"project", "revoked_at", b"revoked_at", "role", b"role", "scopes", b"scopes", "token_id", b"token_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3074,6 +3108,7 @@ class CreateTokenRequest(_message.Message):
     PROJECT_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     LIFETIME_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """What it is for. Required."""
@@ -3087,6 +3122,13 @@ class CreateTokenRequest(_message.Message):
     def lifetime(self) -> _duration_pb2.Duration:
         """How long it is valid. From 1 minute to 10 years; unset: for good."""
 
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What a READER reads, of one project: `dataset:PROJECT.NAME:read` is the version
+        that the alias `final` names, `dataset:PROJECT.NAME@ALIAS:read` that of
+        another alias. 1 to 100; for other roles none.
+        """
+
     def __init__(
         self,
         *,
@@ -3094,11 +3136,12 @@ class CreateTokenRequest(_message.Message):
         project: _builtins.str = ...,
         role: _access_pb2.Role.ValueType = ...,
         lifetime: _duration_pb2.Duration | None = ...,
+        scopes: _abc.Iterable[_builtins.str] | None = ...,
         request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime", "name", b"name", "project", b"project", "request_id", b"request_id", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime", "name", b"name", "project", b"project", "request_id", b"request_id", "role", b"role", "scopes", b"scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3241,6 +3284,313 @@ class RevokeTokenResponse(_message.Message):
 Global___RevokeTokenResponse: _TypeAlias = RevokeTokenResponse  # noqa: Y015
 
 @_typing.final
+class RequestRecord(_message.Message):
+    """A mutating request, with its answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    ANSWERED_AT_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    KIT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Counts requests in the order in which they were answered."""
+    actor: _builtins.str
+    """Who asked: the name of the token, else the name that the request gives."""
+    method: _builtins.str
+    """The call, such as `CancelKit`."""
+    kit_id: _builtins.int
+    """The kit that it made or changed, if it is one."""
+    @_builtins.property
+    def answered_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was answered."""
+
+    @_builtins.property
+    def request(self) -> _struct_pb2.Struct:
+        """The request, without secrets and the content of specs."""
+
+    @_builtins.property
+    def answer(self) -> _struct_pb2.Struct:
+        """The answer, without the jobs of a kit."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        answered_at: _timestamp_pb2.Timestamp | None = ...,
+        actor: _builtins.str = ...,
+        method: _builtins.str = ...,
+        kit_id: _builtins.int = ...,
+        request: _struct_pb2.Struct | None = ...,
+        answer: _struct_pb2.Struct | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "answered_at", b"answered_at", "request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "answer", b"answer", "answered_at", b"answered_at", "kit_id", b"kit_id", "method", b"method", "number", b"number", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestRecord: _TypeAlias = RequestRecord  # noqa: Y015
+
+@_typing.final
+class ListRequestsRequest(_message.Message):
+    """Request for RegistryService.ListRequests."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTOR_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    KIT_ID_FIELD_NUMBER: _builtins.int
+    ANSWERED_AFTER_FIELD_NUMBER: _builtins.int
+    ANSWERED_BEFORE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    actor: _builtins.str
+    """Only requests of this actor."""
+    method: _builtins.str
+    """Only calls of this method, such as `CancelKit`. Unset: all but
+    `AppendStates`.
+    """
+    kit_id: _builtins.int
+    """Only requests that made or changed this kit."""
+    page_size: _builtins.int
+    """Most requests to return. 1 to 200; 50 if unset."""
+    page_token: _builtins.str
+    """From the previous answer."""
+    @_builtins.property
+    def answered_after(self) -> _timestamp_pb2.Timestamp:
+        """Only requests answered from then on."""
+
+    @_builtins.property
+    def answered_before(self) -> _timestamp_pb2.Timestamp:
+        """Only requests answered before then."""
+
+    def __init__(
+        self,
+        *,
+        actor: _builtins.str = ...,
+        method: _builtins.str = ...,
+        kit_id: _builtins.int = ...,
+        answered_after: _timestamp_pb2.Timestamp | None = ...,
+        answered_before: _timestamp_pb2.Timestamp | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answered_after", b"answered_after", "answered_before", b"answered_before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "answered_after", b"answered_after", "answered_before", b"answered_before", "kit_id", b"kit_id", "method", b"method", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRequestsRequest: _TypeAlias = ListRequestsRequest  # noqa: Y015
+
+@_typing.final
+class ListRequestsResponse(_message.Message):
+    """Response for RegistryService.ListRequests."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Where the next page starts. Empty on the last."""
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___RequestRecord]:
+        """The requests."""
+
+    def __init__(
+        self,
+        *,
+        requests: _abc.Iterable[Global___RequestRecord] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRequestsResponse: _TypeAlias = ListRequestsResponse  # noqa: Y015
+
+@_typing.final
+class DumpLogRequest(_message.Message):
+    """Request for RegistryService.DumpLog."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DumpLogRequest: _TypeAlias = DumpLogRequest  # noqa: Y015
+
+@_typing.final
+class DumpedLog(_message.Message):
+    """The moment of a dump."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    DATABASE_SCHEMA_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.str
+    """Names the log."""
+    revision: _builtins.int
+    """Everything up to it, and nothing after it, is in the dump."""
+    database_schema: _builtins.str
+    """Schema of the tables in the database."""
+    version: _builtins.str
+    """Version of vistaflow."""
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        database_schema: _builtins.str = ...,
+        version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["database_schema", b"database_schema", "epoch", b"epoch", "revision", b"revision", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DumpedLog: _TypeAlias = DumpedLog  # noqa: Y015
+
+@_typing.final
+class DumpedFile(_message.Message):
+    """A file that a version of a dataset refers to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    sha256: _builtins.str
+    """SHA-256 of its content, as 64 hexadecimal digits."""
+    size_bytes: _builtins.int
+    """Its size."""
+    def __init__(
+        self,
+        *,
+        sha256: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DumpedFile: _TypeAlias = DumpedFile  # noqa: Y015
+
+@_typing.final
+class DumpedFiles(_message.Message):
+    """Files that versions of datasets refer to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___DumpedFile]:
+        """At most 1,000, in the order of their hashes."""
+
+    def __init__(
+        self,
+        *,
+        files: _abc.Iterable[Global___DumpedFile] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DumpedFiles: _TypeAlias = DumpedFiles  # noqa: Y015
+
+@_typing.final
+class DumpLogResponse(_message.Message):
+    """Response for RegistryService.DumpLog."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOG_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """The next bytes of the dump, at most 1 MiB."""
+    @_builtins.property
+    def log(self) -> Global___DumpedLog:
+        """The moment; in the first message only."""
+
+    @_builtins.property
+    def files(self) -> Global___DumpedFiles:
+        """Files that versions of datasets refer to, each once."""
+
+    def __init__(
+        self,
+        *,
+        log: Global___DumpedLog | None = ...,
+        files: Global___DumpedFiles | None = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "files", b"files", "log", b"log", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "files", b"files", "log", b"log", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["log", "files", "data"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___DumpLogResponse: _TypeAlias = DumpLogResponse  # noqa: Y015
+
+@_typing.final
+class CheckFinding(_message.Message):
+    """What one check of the registry or its database found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    FIX_FIELD_NUMBER: _builtins.int
+    CRITICAL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """What was checked, such as `disk`. Unique among the findings of one registry."""
+    state: Global___CheckState.ValueType
+    """Whether it is as it should be."""
+    summary: _builtins.str
+    """What was seen, for people."""
+    fix: _builtins.str
+    """What to do about it, for people. Empty if there is nothing to do."""
+    critical: _builtins.bool
+    """Whether the registry cannot do its work until it is fixed."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        state: Global___CheckState.ValueType = ...,
+        summary: _builtins.str = ...,
+        fix: _builtins.str = ...,
+        critical: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["critical", b"critical", "fix", b"fix", "name", b"name", "state", b"state", "summary", b"summary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckFinding: _TypeAlias = CheckFinding  # noqa: Y015
+
+@_typing.final
 class GetServerInfoRequest(_message.Message):
     """Request for RegistryService.GetServerInfo."""
 
@@ -3294,6 +3644,7 @@ class GetServerInfoResponse(_message.Message):
     BAD_REQUEST_FIELD_NUMBER: _builtins.int
     ERROR_INFO_FIELD_NUMBER: _builtins.int
     CALLER_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version of vistaflow."""
     epoch: _builtins.str
@@ -3334,6 +3685,14 @@ class GetServerInfoResponse(_message.Message):
     def caller(self) -> Global___Token:
         """The token that the call showed. Unset where tokens are not required."""
 
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckFinding]:
+        """What the latest checks of the registry and its database found, every few
+        seconds. Empty for callers with a token of one project, because the
+        findings describe the work of all projects. `limits` repeats them as JSON,
+        under `check.` and the name, for clients of version 0.1.
+        """
+
     def __init__(
         self,
         *,
@@ -3348,10 +3707,11 @@ class GetServerInfoResponse(_message.Message):
         bad_request: _error_details_pb2.BadRequest | None = ...,
         error_info: _error_details_pb2.ErrorInfo | None = ...,
         caller: Global___Token | None = ...,
+        findings: _abc.Iterable[Global___CheckFinding] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["bad_request", b"bad_request", "caller", b"caller", "error_info", b"error_info", "now", b"now"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_request", b"bad_request", "caller", b"caller", "database_schema", b"database_schema", "epoch", b"epoch", "error_info", b"error_info", "limits", b"limits", "now", b"now", "oldest_revision", b"oldest_revision", "revision", b"revision", "services", b"services", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_request", b"bad_request", "caller", b"caller", "database_schema", b"database_schema", "epoch", b"epoch", "error_info", b"error_info", "findings", b"findings", "limits", b"limits", "now", b"now", "oldest_revision", b"oldest_revision", "revision", b"revision", "services", b"services", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

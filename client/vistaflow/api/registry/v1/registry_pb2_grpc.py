@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class RegistryServiceStub(object):
-    """Records what every job of every kit is doing, tells whoever is watching, and
-    hands jobs to workers.
+    """Records the states of the jobs of all kits, streams them to watchers, and
+    leases jobs to workers.
 
     The registry is one append-only log. A row's place in it is its revision: a
     dense integer in commit order, so a reader who remembers the last revision it
@@ -173,6 +173,16 @@ class RegistryServiceStub(object):
                 request_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.RevokeTokenRequest.SerializeToString,
                 response_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.RevokeTokenResponse.FromString,
                 _registered_method=True)
+        self.ListRequests = channel.unary_unary(
+                '/vistaflow.api.registry.v1.RegistryService/ListRequests',
+                request_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListRequestsRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListRequestsResponse.FromString,
+                _registered_method=True)
+        self.DumpLog = channel.unary_stream(
+                '/vistaflow.api.registry.v1.RegistryService/DumpLog',
+                request_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.DumpLogRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.DumpLogResponse.FromString,
+                _registered_method=True)
         self.GetServerInfo = channel.unary_unary(
                 '/vistaflow.api.registry.v1.RegistryService/GetServerInfo',
                 request_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.GetServerInfoRequest.SerializeToString,
@@ -181,8 +191,8 @@ class RegistryServiceStub(object):
 
 
 class RegistryServiceServicer(object):
-    """Records what every job of every kit is doing, tells whoever is watching, and
-    hands jobs to workers.
+    """Records the states of the jobs of all kits, streams them to watchers, and
+    leases jobs to workers.
 
     The registry is one append-only log. A row's place in it is its revision: a
     dense integer in commit order, so a reader who remembers the last revision it
@@ -226,8 +236,8 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CancelKit(self, request, context):
-        """Cancels every job of a kit that is not terminal. Running work is told to
-        stop and ends within seconds.
+        """Cancels every job of a kit that is not terminal. Workers stop running jobs
+        within seconds.
 
         Up to 200 jobs are one commit, or fewer with a long reason (1 MiB of reasons
         in all). More are canceled in several commits, between which others write;
@@ -453,8 +463,34 @@ class RegistryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListRequests(self, request, context):
+        """Lists mutating requests with their answers, newest first: who asked for what.
+        They are kept for 365 days, unless the operator set another time. Rows that
+        were appended are in the log; of `AppendStates` only requests with a
+        `request_id` are here, for as long as that is recognised.
+
+        Errors: `INVALID_ARGUMENT`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DumpLog(self, request, context):
+        """Streams a backup of the registry's tables as of one moment: first the moment,
+        then the files that versions of datasets refer to, then the file that
+        `vistaflow backup` would write, which ends with its checksum. A call that is
+        cancelled ends the dump.
+
+        Errors: `ABORTED` while another dump is made; `UNAVAILABLE` if PostgreSQL
+        cannot dump; `DEADLINE_EXCEEDED` if the caller takes nothing for a minute.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetServerInfo(self, request, context):
-        """Tells what this registry is: version, log, limits and the services known.
+        """Tells what this registry is: version, log, limits and the services known. To
+        a reader, only where the services are and what its token is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -588,6 +624,16 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     request_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.RevokeTokenRequest.FromString,
                     response_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.RevokeTokenResponse.SerializeToString,
             ),
+            'ListRequests': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRequests,
+                    request_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListRequestsRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListRequestsResponse.SerializeToString,
+            ),
+            'DumpLog': grpc.unary_stream_rpc_method_handler(
+                    servicer.DumpLog,
+                    request_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.DumpLogRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.DumpLogResponse.SerializeToString,
+            ),
             'GetServerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServerInfo,
                     request_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.GetServerInfoRequest.FromString,
@@ -602,8 +648,8 @@ def add_RegistryServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RegistryService(object):
-    """Records what every job of every kit is doing, tells whoever is watching, and
-    hands jobs to workers.
+    """Records the states of the jobs of all kits, streams them to watchers, and
+    leases jobs to workers.
 
     The registry is one append-only log. A row's place in it is its revision: a
     dense integer in commit order, so a reader who remembers the last revision it
@@ -1283,6 +1329,60 @@ class RegistryService(object):
             '/vistaflow.api.registry.v1.RegistryService/RevokeToken',
             vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.RevokeTokenRequest.SerializeToString,
             vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.RevokeTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRequests(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vistaflow.api.registry.v1.RegistryService/ListRequests',
+            vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListRequestsRequest.SerializeToString,
+            vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListRequestsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DumpLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/vistaflow.api.registry.v1.RegistryService/DumpLog',
+            vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.DumpLogRequest.SerializeToString,
+            vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.DumpLogResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RegistryServiceStub:
-    """Records what every job of every kit is doing, tells whoever is watching, and
-    hands jobs to workers.
+    """Records the states of the jobs of all kits, streams them to watchers, and
+    leases jobs to workers.
 
     The registry is one append-only log. A row's place in it is its revision: a
     dense integer in commit order, so a reader who remembers the last revision it
@@ -63,8 +63,8 @@ class RegistryServiceStub:
     ListKits: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListKitsRequest, _registry_pb2.ListKitsResponse]
     """Lists kits, newest first."""
     CancelKit: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CancelKitRequest, _registry_pb2.CancelKitResponse]
-    """Cancels every job of a kit that is not terminal. Running work is told to
-    stop and ends within seconds.
+    """Cancels every job of a kit that is not terminal. Workers stop running jobs
+    within seconds.
 
     Up to 200 jobs are one commit, or fewer with a long reason (1 MiB of reasons
     in all). More are canceled in several commits, between which others write;
@@ -199,13 +199,32 @@ class RegistryServiceStub:
 
     Errors: `NOT_FOUND`.
     """
+    ListRequests: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListRequestsRequest, _registry_pb2.ListRequestsResponse]
+    """Lists mutating requests with their answers, newest first: who asked for what.
+    They are kept for 365 days, unless the operator set another time. Rows that
+    were appended are in the log; of `AppendStates` only requests with a
+    `request_id` are here, for as long as that is recognised.
+
+    Errors: `INVALID_ARGUMENT`.
+    """
+    DumpLog: _grpc.UnaryStreamMultiCallable[_registry_pb2.DumpLogRequest, _registry_pb2.DumpLogResponse]
+    """Streams a backup of the registry's tables as of one moment: first the moment,
+    then the files that versions of datasets refer to, then the file that
+    `vistaflow backup` would write, which ends with its checksum. A call that is
+    cancelled ends the dump.
+
+    Errors: `ABORTED` while another dump is made; `UNAVAILABLE` if PostgreSQL
+    cannot dump; `DEADLINE_EXCEEDED` if the caller takes nothing for a minute.
+    """
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetServerInfoRequest, _registry_pb2.GetServerInfoResponse]
-    """Tells what this registry is: version, log, limits and the services known."""
+    """Tells what this registry is: version, log, limits and the services known. To
+    a reader, only where the services are and what its token is.
+    """
 
 @_typing.type_check_only
 class RegistryServiceAsyncStub(RegistryServiceStub):
-    """Records what every job of every kit is doing, tells whoever is watching, and
-    hands jobs to workers.
+    """Records the states of the jobs of all kits, streams them to watchers, and
+    leases jobs to workers.
 
     The registry is one append-only log. A row's place in it is its revision: a
     dense integer in commit order, so a reader who remembers the last revision it
@@ -237,8 +256,8 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     ListKits: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListKitsRequest, _registry_pb2.ListKitsResponse]  # type: ignore[assignment]
     """Lists kits, newest first."""
     CancelKit: _aio.UnaryUnaryMultiCallable[_registry_pb2.CancelKitRequest, _registry_pb2.CancelKitResponse]  # type: ignore[assignment]
-    """Cancels every job of a kit that is not terminal. Running work is told to
-    stop and ends within seconds.
+    """Cancels every job of a kit that is not terminal. Workers stop running jobs
+    within seconds.
 
     Up to 200 jobs are one commit, or fewer with a long reason (1 MiB of reasons
     in all). More are canceled in several commits, between which others write;
@@ -373,12 +392,31 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
 
     Errors: `NOT_FOUND`.
     """
+    ListRequests: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListRequestsRequest, _registry_pb2.ListRequestsResponse]  # type: ignore[assignment]
+    """Lists mutating requests with their answers, newest first: who asked for what.
+    They are kept for 365 days, unless the operator set another time. Rows that
+    were appended are in the log; of `AppendStates` only requests with a
+    `request_id` are here, for as long as that is recognised.
+
+    Errors: `INVALID_ARGUMENT`.
+    """
+    DumpLog: _aio.UnaryStreamMultiCallable[_registry_pb2.DumpLogRequest, _registry_pb2.DumpLogResponse]  # type: ignore[assignment]
+    """Streams a backup of the registry's tables as of one moment: first the moment,
+    then the files that versions of datasets refer to, then the file that
+    `vistaflow backup` would write, which ends with its checksum. A call that is
+    cancelled ends the dump.
+
+    Errors: `ABORTED` while another dump is made; `UNAVAILABLE` if PostgreSQL
+    cannot dump; `DEADLINE_EXCEEDED` if the caller takes nothing for a minute.
+    """
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetServerInfoRequest, _registry_pb2.GetServerInfoResponse]  # type: ignore[assignment]
-    """Tells what this registry is: version, log, limits and the services known."""
+    """Tells what this registry is: version, log, limits and the services known. To
+    a reader, only where the services are and what its token is.
+    """
 
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Records what every job of every kit is doing, tells whoever is watching, and
-    hands jobs to workers.
+    """Records the states of the jobs of all kits, streams them to watchers, and
+    leases jobs to workers.
 
     The registry is one append-only log. A row's place in it is its revision: a
     dense integer in commit order, so a reader who remembers the last revision it
@@ -432,8 +470,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.CancelKitRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.CancelKitResponse, _abc.Awaitable[_registry_pb2.CancelKitResponse]]:
-        """Cancels every job of a kit that is not terminal. Running work is told to
-        stop and ends within seconds.
+        """Cancels every job of a kit that is not terminal. Workers stop running jobs
+        within seconds.
 
         Up to 200 jobs are one commit, or fewer with a long reason (1 MiB of reasons
         in all). More are canceled in several commits, between which others write;
@@ -696,11 +734,42 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def ListRequests(
+        self,
+        request: _registry_pb2.ListRequestsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ListRequestsResponse, _abc.Awaitable[_registry_pb2.ListRequestsResponse]]:
+        """Lists mutating requests with their answers, newest first: who asked for what.
+        They are kept for 365 days, unless the operator set another time. Rows that
+        were appended are in the log; of `AppendStates` only requests with a
+        `request_id` are here, for as long as that is recognised.
+
+        Errors: `INVALID_ARGUMENT`.
+        """
+
+    @_abc_1.abstractmethod
+    def DumpLog(
+        self,
+        request: _registry_pb2.DumpLogRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_registry_pb2.DumpLogResponse], _abc.AsyncIterator[_registry_pb2.DumpLogResponse]]:
+        """Streams a backup of the registry's tables as of one moment: first the moment,
+        then the files that versions of datasets refer to, then the file that
+        `vistaflow backup` would write, which ends with its checksum. A call that is
+        cancelled ends the dump.
+
+        Errors: `ABORTED` while another dump is made; `UNAVAILABLE` if PostgreSQL
+        cannot dump; `DEADLINE_EXCEEDED` if the caller takes nothing for a minute.
+        """
+
+    @_abc_1.abstractmethod
     def GetServerInfo(
         self,
         request: _registry_pb2.GetServerInfoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.GetServerInfoResponse, _abc.Awaitable[_registry_pb2.GetServerInfoResponse]]:
-        """Tells what this registry is: version, log, limits and the services known."""
+        """Tells what this registry is: version, log, limits and the services known. To
+        a reader, only where the services are and what its token is.
+        """
 
 def add_RegistryServiceServicer_to_server(servicer: RegistryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
