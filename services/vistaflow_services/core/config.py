@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vistaflow.settings import is_link, misspelt, suggestion
+from vistaflow._machine.settings import is_link, misspelt, suggestion
 from vistaflow_services.core.errors import InvalidError, Violations, cut
 
 Config = TypeVar("Config")
@@ -46,6 +46,48 @@ def registry_address(environment: Mapping[str, str] = os.environ) -> str:
     return environment.get("VISTAFLOW_REGISTRY") or DEFAULT_REGISTRY
 
 
+def data_roots(environment: Mapping[str, str] = os.environ) -> str:
+    """The folders and buckets that inputs are read from: `$VISTAFLOW_DATA_ROOTS`, unparsed."""
+    return environment.get("VISTAFLOW_DATA_ROOTS", "")
+
+
+def stores(environment: Mapping[str, str] = os.environ) -> str:
+    """The stores of blobs: `$VISTAFLOW_STORES`, unparsed; empty for the default one."""
+    return environment.get("VISTAFLOW_STORES", "")
+
+
+def backups(environment: Mapping[str, str] = os.environ) -> str:
+    """The targets of backups: `$VISTAFLOW_BACKUPS`, unparsed; empty for none."""
+    return environment.get("VISTAFLOW_BACKUPS", "")
+
+
+def copies(environment: Mapping[str, str] = os.environ) -> int:
+    """How many stores have each blob: `$VISTAFLOW_COPIES`, or 1.
+
+    Raises:
+        InvalidError: It is not a whole number.
+    """
+    try:
+        return int(_convert(environment.get("VISTAFLOW_COPIES") or "1", int))
+    except ValueError as error:
+        raise InvalidError(f"VISTAFLOW_COPIES: {error}") from None
+
+
+def webhook_hosts(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """The hosts that events may be sent to: `$VISTAFLOW_WEBHOOK_HOSTS`."""
+    return tuple(filter(None, environment.get("VISTAFLOW_WEBHOOK_HOSTS", "").split(",")))
+
+
+def openlineage_url(environment: Mapping[str, str] = os.environ) -> str:
+    """Where lineage is sent: `$VISTAFLOW_OPENLINEAGE_URL`; empty: nowhere."""
+    return environment.get("VISTAFLOW_OPENLINEAGE_URL", "").rstrip("/")
+
+
+def public_url(environment: Mapping[str, str] = os.environ) -> str:
+    """Where people reach the gateway, for links: `$VISTAFLOW_PUBLIC_URL`; empty: not known."""
+    return environment.get("VISTAFLOW_PUBLIC_URL", "").rstrip("/")
+
+
 def read_config(
     kind: type[Config], prefix: str, environment: Mapping[str, str] = os.environ
 ) -> Config:
@@ -57,28 +99,28 @@ def read_config(
         InvalidError: One violation for each variable that is unknown, missing or malformed.
     """
     hints = typing.get_type_hints(kind)
-    fields = {f"{prefix}{each.name.upper()}": each for each in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    found = Violations()
+    fields = {f"{prefix}{field.name.upper()}": field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    violations = Violations()
     values: dict[str, Any] = {}
     for name, problem in misspelt(environment).items():
-        found.add(name, problem)
+        violations.add(name, problem)
     for name, text in environment.items():
         if not name.startswith(prefix) or is_link(name, text):
             continue
         if name not in fields:
-            found.add(name, f"no such setting{suggestion(name, list(fields))}")
+            violations.add(name, f"no such setting{suggestion(name, list(fields))}")
             continue
         try:
             values[fields[name].name] = _convert(text, hints[fields[name].name])
         except ValueError as error:
-            found.add(name, str(error))
+            violations.add(name, str(error))
     for name, field in fields.items():
         required = (
             field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         )
         if required and name not in environment:
-            found.add(name, "must be set")
-    found.check()
+            violations.add(name, "must be set")
+    violations.check()
     try:
         return kind(**values)
     except InvalidError:
@@ -97,10 +139,10 @@ def _path(text: str) -> Path:
 def _convert(text: str, kind: Any) -> Any:
     arguments = typing.get_args(kind)
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
-        inner = [each for each in arguments if each is not type(None)]
+        inner = [argument for argument in arguments if argument is not type(None)]
         return None if not text else _convert(text, inner[0])
     if typing.get_origin(kind) is tuple:
-        return tuple(_convert(each.strip(), arguments[0]) for each in text.split(",") if each)
+        return tuple(_convert(part.strip(), arguments[0]) for part in text.split(",") if part)
     if kind is bool:
         word = text.strip().lower()
         if word in ("1", "true", "yes", "on"):

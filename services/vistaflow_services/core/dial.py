@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import grpc
 
-from vistaflow.credentials import (
+from vistaflow._rpc.credentials import (
     CLIENT_CERT,
     CLIENT_KEY,
     TOKEN,
@@ -22,9 +22,10 @@ from vistaflow.credentials import (
     tls_credentials,
 )
 from vistaflow.errors import VistaError
-from vistaflow_services.core import callers, tls
-from vistaflow_services.core.channels import client_arguments
+from vistaflow_services.core.door import callers
 from vistaflow_services.core.errors import InvalidError
+from vistaflow_services.core.rpc import tls
+from vistaflow_services.core.rpc.channels import client_arguments
 
 
 def open_channel(
@@ -52,12 +53,12 @@ def open_channel(
         raise InvalidError(error.message, reason=error.reason) from None
 
 
-def environment(given: Mapping[str, str] = os.environ) -> dict[str, str]:
+def environment(variables: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The environment of a service that calls others."""
-    found = dict(given)
-    if not found.get(CLIENT_CERT) and found.get(tls.CERT) and found.get(tls.KEY):
-        found |= {CLIENT_CERT: found[tls.CERT], CLIENT_KEY: found[tls.KEY]}
-    return found
+    result = dict(variables)
+    if not result.get(CLIENT_CERT) and result.get(tls.CERT) and result.get(tls.KEY):
+        result |= {CLIENT_CERT: result[tls.CERT], CLIENT_KEY: result[tls.KEY]}
+    return result
 
 
 def sync_channel(address: str) -> grpc.Channel:

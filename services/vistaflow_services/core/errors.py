@@ -8,13 +8,14 @@
     ├── ExpiredError       OUT_OF_RANGE         no longer kept
     ├── ExhaustedError     RESOURCE_EXHAUSTED   over a limit
     ├── StaleAttemptError  ABORTED              a lost worker's late word
+    ├── BusyError          ABORTED              another call does the same now
     ├── UnauthenticatedError   UNAUTHENTICATED    no valid token
     ├── PermissionDeniedError  PERMISSION_DENIED  the token's role is too small
     ├── TooSlowError       DEADLINE_EXCEEDED    it took longer than it may
     ├── DataLossError      DATA_LOSS            what is stored is damaged
     └── UnavailableError   UNAVAILABLE          a dependency is down, try again
 
-Raise these anywhere below the servicer. `vistaflow_services.core.server` turns
+Raise these anywhere below the servicer. `vistaflow_services.core.server.shell` turns
 them into gRPC statuses with details; nothing else knows about status codes.
 """
 
@@ -32,7 +33,7 @@ class FieldViolation:
     """Path of the field, such as `jobs[2].depends_on[0]`."""
 
     description: str
-    """What is wrong with its value, and how to mend it."""
+    """What is wrong with its value, and how to correct it."""
 
 
 MAX_TEXT = 4_000
@@ -119,6 +120,13 @@ class StaleAttemptError(ServiceError):
     reason = "STALE_ATTEMPT"
 
 
+class BusyError(ServiceError):
+    """Another call does the same now, or has gone on meanwhile; look again, then try again."""
+
+    code = "ABORTED"
+    reason = "BUSY"
+
+
 class UnauthenticatedError(ServiceError):
     """The caller showed no token, or one that is not valid."""
 
@@ -154,6 +162,13 @@ class UnavailableError(ServiceError):
     reason = "UNAVAILABLE"
 
 
+def field_error(field: str, problem: str) -> InvalidError:
+    """The error of a request with one mistake, under the path of its field."""
+    return InvalidError(
+        f"{field}: {problem}", violations=[FieldViolation(field=field, description=problem)]
+    )
+
+
 MAX_VIOLATIONS = 1_000
 """Most mistakes of one request that are reported."""
 
@@ -162,35 +177,41 @@ class Violations:
     """Collects the mistakes of a request, so that one error reports all of them."""
 
     def __init__(self) -> None:
-        self._found: list[FieldViolation] = []
+        self._violations: list[FieldViolation] = []
 
     def add(self, field: str, description: str) -> None:
         """Notes one mistake; none beyond `MAX_VIOLATIONS`."""
-        if len(self._found) < MAX_VIOLATIONS:
-            self._found.append(
+        if len(self._violations) < MAX_VIOLATIONS:
+            self._violations.append(
                 FieldViolation(field=cut(field, MAX_TEXT), description=cut(description, MAX_TEXT))
             )
 
     def extend(self, prefix: str, error: ServiceError) -> None:
         """Notes the mistakes of `error` with `prefix` before each field path."""
-        for each in error.violations:
-            field = f"{prefix}.{each.field}" if prefix and each.field else prefix or each.field
-            self.add(field, each.description)
+        for violation in error.violations:
+            field = (
+                f"{prefix}.{violation.field}"
+                if prefix and violation.field
+                else prefix or violation.field
+            )
+            self.add(field, violation.description)
         if not error.violations:
             self.add(prefix, error.message)
 
     def __bool__(self) -> bool:
-        return bool(self._found)
+        return bool(self._violations)
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len(self._violations)
 
     def __iter__(self) -> Iterator[FieldViolation]:
-        return iter(self._found)
+        return iter(self._violations)
 
     def check(self) -> None:
-        """Raises `InvalidError` with all that was noted, if anything was."""
-        if self._found:
-            told = "; ".join(f"{each.field}: {each.description}" for each in self._found[:5])
-            more = f" (and {len(self._found) - 5} more)" if len(self._found) > 5 else ""
-            raise InvalidError(told + more, violations=self._found)
+        """Raises `InvalidError` with all mistakes, if there are any."""
+        if self._violations:
+            texts = "; ".join(
+                f"{violation.field}: {violation.description}" for violation in self._violations[:5]
+            )
+            more = f" (and {len(self._violations) - 5} more)" if len(self._violations) > 5 else ""
+            raise InvalidError(texts + more, violations=self._violations)

@@ -33,11 +33,19 @@ POINTS = (
     "append.after_answer",
     "artifact.before_rename",
     "artifact.after_rename",
+    "delivery.before_report",
+    "backup.after_dump",
+    "backup.after_file",
+    "backup.before_manifest",
+    "backup.before_remove",
     "lease.before_grant",
     "lease.after_grant",
     "lease.before_renew",
     "lease.after_renew",
     "lease.before_lose",
+    "schedule.before_plan",
+    "schedule.before_start",
+    "schedule.after_start",
     "watch.before_send",
     "watch.after_send",
 )
@@ -74,21 +82,21 @@ def parse(text: str) -> dict[str, Rule]:
         ValueError: It is malformed, or names a point that is not there.
     """
     rules: dict[str, Rule] = {}
-    for part in filter(None, (each.strip() for each in text.split(";"))):
-        found = _RULE.fullmatch(part)
-        if found is None:
+    for part in filter(None, (part.strip() for part in text.split(";"))):
+        match = _RULE.fullmatch(part)
+        if match is None:
             raise ValueError(f"VISTAFLOW_FAILPOINT: {part!r} is not <point>=<action>")
-        name = found["name"]
+        name = match["name"]
         if name != "*" and name not in POINTS:
             raise ValueError(
                 f"VISTAFLOW_FAILPOINT: there is no point {name!r}; there are {', '.join(POINTS)}"
             )
         rules[name] = Rule(
             name=name,
-            action=found["action"],
-            seconds=float(found["seconds"] or 0),
-            nth=int(found["nth"] or 0),
-            chance=float(found["chance"] or 1),
+            action=match["action"],
+            seconds=float(match["seconds"] or 0),
+            nth=int(match["nth"] or 0),
+            chance=float(match["chance"] or 1),
         )
     return rules
 

@@ -22,7 +22,8 @@ def prepare_home(path: Path) -> None:
     """Makes a home and the folders in it, readable by their owner only.
 
     Raises:
-        HomeError: It is somebody else's, or cannot be made. Nothing was touched if the former.
+        HomeError: It belongs to another user, in which case nothing was changed, or cannot be
+            made.
     """
     check_owner(path)
     try:

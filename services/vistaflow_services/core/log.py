@@ -41,7 +41,9 @@ _SECRET_TEXT = re.compile(
     r"(?i)(\b[\w\-]*(?:password|passwd|passphrase|secret|token|api_?key|cbc_?key|private_?key|"
     r"access_?key|authorization)[\"']?\s*[=:]\s*)(?:bearer\s+)?(\"[^\"]*\"|'[^']*'|[^\s,;&\"']+)"
 )
-_SECRET_TOKEN = re.compile(r"\bvf1\.[0-9a-f]{32}\.[A-Za-z0-9_-]+")
+_SECRET_TOKEN = re.compile(
+    r"\bvf1\.[0-9a-f]{32}\.[A-Za-z0-9_-]+|\beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"
+)
 _SECRET_URL = re.compile(r"(\b[a-z][a-z0-9+.\-]*://[^\s:/@]*):[^\s/@]+@")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -117,9 +119,9 @@ def safe(value: Any, *, name: str = "") -> Any:
     if hasattr(value, "DESCRIPTOR") and hasattr(value, "ListFields"):
         return _safe_message(value)
     if isinstance(value, Mapping):
-        return {str(key): safe(each, name=str(key)) for key, each in value.items()}
+        return {str(key): safe(item, name=str(key)) for key, item in value.items()}
     if _is_repeated(value):
-        return [safe(each) for each in value]
+        return [safe(item) for item in value]
     if isinstance(value, bytes | bytearray | memoryview):
         return f"<{len(value)} bytes>"
     return _clip(redact_text(str(value)))
@@ -139,9 +141,9 @@ def _without_secret(match: re.Match[str]) -> str:
 def _message(record: logging.LogRecord) -> str:
     """The record's message; protobuf messages among its arguments lose their secrets first."""
     if isinstance(record.args, Mapping):
-        record.args = {key: _argument(each) for key, each in record.args.items()}
+        record.args = {key: _argument(argument) for key, argument in record.args.items()}
     elif record.args:
-        record.args = tuple(_argument(each) for each in record.args)
+        record.args = tuple(_argument(argument) for argument in record.args)
     if hasattr(record.msg, "DESCRIPTOR"):
         return json.dumps(safe(record.msg), default=str)
     return record.getMessage()
@@ -155,17 +157,19 @@ def _argument(value: Any) -> Any:
 
 def _safe_message(message: Any) -> dict[str, Any]:
     """The set fields of a protobuf message. Python's own printing ignores `debug_redact`."""
-    told: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for field, value in message.ListFields():
         if field.GetOptions().debug_redact:
-            told[field.name] = REDACTED
+            fields[field.name] = REDACTED
         elif hasattr(value, "items"):
-            told[field.name] = {str(key): safe(each, name=str(key)) for key, each in value.items()}
+            fields[field.name] = {
+                str(key): safe(item, name=str(key)) for key, item in value.items()
+            }
         elif _is_repeated(value):
-            told[field.name] = [safe(each, name=field.name) for each in value]
+            fields[field.name] = [safe(item, name=field.name) for item in value]
         else:
-            told[field.name] = safe(value, name=field.name)
-    return told
+            fields[field.name] = safe(value, name=field.name)
+    return fields
 
 
 def _is_repeated(value: Any) -> bool:

@@ -54,8 +54,17 @@ APPEND_BYTES = MESSAGE_BYTES - 64 * KIBIBYTE
 ROW_BYTES = 64
 """What the registry adds to a row, beside its actor: revision, kit, order, attempt, time."""
 
-ANSWER_BYTES = MEBIBYTE
-"""The answer to a change, which is kept for repeats of the request."""
+MANIFEST_BYTES = 2 * MEBIBYTE
+"""The manifest of a version of a dataset, as JSON, in and out."""
+
+PROFILE_BYTES = MEBIBYTE + 256 * KIBIBYTE
+"""The profile of a version, as JSON. A manifest, a profile and a report fit one request."""
+
+REPORT_BYTES = 256 * KIBIBYTE
+"""The report on a version, as JSON."""
+
+ANSWER_BYTES = 128 * KIBIBYTE
+"""The answer to a change, which is made and kept, for repeats of the request, with its commit."""
 
 ENTRY_BYTES = 12
 """What a part of a message takes beside its own bytes: its tag and length, with room to spare."""
@@ -93,7 +102,7 @@ def size_of(texts: Iterable[str]) -> int:
 def is_deep(value: Any, levels: int = NESTING) -> bool:
     """Whether objects and lists of JSON are nested more than so many levels deep."""
     if isinstance(value, dict):
-        return not levels or any(is_deep(each, levels - 1) for each in value.values())
+        return not levels or any(is_deep(item, levels - 1) for item in value.values())
     if isinstance(value, list):
-        return not levels or any(is_deep(each, levels - 1) for each in value)
+        return not levels or any(is_deep(item, levels - 1) for item in value)
     return False

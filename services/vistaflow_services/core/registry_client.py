@@ -8,7 +8,6 @@ that it raised itself.
 from __future__ import annotations
 
 import asyncio
-import random
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, TypeVar
@@ -17,16 +16,20 @@ import grpc
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from vistaflow import paging
+from vistaflow._rpc import paging
+from vistaflow._rpc.channel import Backoff
+from vistaflow._rpc.replicas import Newest, ReplicaChannel, addresses_of, replica_count, replicated
+from vistaflow._rpc.structs import MOST_WHOLE, whole
 from vistaflow.api.common.v1 import common_pb2
+from vistaflow.api.datasets.v1 import datasets_pb2_grpc
+from vistaflow.api.outbox.v1 import outbox_pb2_grpc
 from vistaflow.api.registry.v1 import registry_pb2, registry_pb2_grpc
-from vistaflow.replicas import Newest, ReplicaChannel, addresses_of, replica_count, replicated
-from vistaflow.structs import MOST_WHOLE, whole
+from vistaflow.api.schedules.v1 import schedules_pb2_grpc
 from vistaflow_services.core.config import registry_address
 from vistaflow_services.core.dial import open_channel
 from vistaflow_services.core.errors import ConflictError, InvalidError, ServiceError
-from vistaflow_services.core.jobs import JobResult
-from vistaflow_services.core.status import error_of
+from vistaflow_services.core.results import JobResult
+from vistaflow_services.core.rpc.status import error_of
 
 Answer = TypeVar("Answer")
 
@@ -47,9 +50,12 @@ _AGAIN = (
 )
 
 
-def backoff(tried: int, *, first: float = 0.1, most: float = 2.0) -> float:
-    """Seconds to wait before try number `tried` + 1, with jitter so that many do not agree."""
-    return min(most, first * 2.0**tried) * random.uniform(0.5, 1.0)
+_BACKOFF = Backoff(first=0.1, longest=2.0, growth=2.0, spread=(0.5, 1.0))
+
+
+def backoff(tried: int) -> float:
+    """Seconds to wait before try number `tried` + 1."""
+    return _BACKOFF.pause(tried)
 
 
 class RegistryClient:
@@ -67,6 +73,9 @@ class RegistryClient:
         self._channel = replicated(self.address, open_channel)
         self._newest = Newest(len(addresses_of(self.address)))
         self.stub = registry_pb2_grpc.RegistryServiceStub(self._channel)
+        self.datasets = datasets_pb2_grpc.DatasetServiceStub(self._channel)
+        self.outbox = outbox_pb2_grpc.OutboxServiceStub(self._channel)
+        self.schedules = schedules_pb2_grpc.ScheduleServiceStub(self._channel)
 
     async def close(self) -> None:
         """Ends the connection."""
@@ -104,20 +113,31 @@ class RegistryClient:
         job: common_pb2.Job = answer.job
         return job
 
+    async def job_without_tasks(self, job_id: str) -> common_pb2.Job:
+        """A job alone, however many tasks it has.
+
+        Raises:
+            NotFoundError: There is no such job.
+        """
+        request = registry_pb2.GetJobRequest(job_id=job_id, page_size=1)
+        return (await self.call(self.stub.GetJob, request)).job
+
     async def list_jobs(
         self,
         *,
         job_types: Iterable[str] = (),
         statuses: Iterable[str] = (),
         kit_ids: Iterable[int] = (),
+        labels: Mapping[str, str] | None = None,
         page_size: int = 100,
         page_token: str = "",
     ) -> registry_pb2.ListJobsResponse:
         """One page of jobs, newest first; types and statuses as words, such as `DOE`."""
         request = registry_pb2.ListJobsRequest(
             kit_ids=list(kit_ids),
-            job_types=[job_type_number(each) for each in job_types],
-            statuses=[common_pb2.Status.Value(f"STATUS_{each}") for each in statuses],
+            job_types=[job_type_number(job_kind) for job_kind in job_types],
+            statuses=[common_pb2.Status.Value(f"STATUS_{status}") for status in statuses],
+            labels=labels or {},
             page_size=page_size,
             page_token=page_token,
         )
@@ -139,17 +159,17 @@ class RegistryClient:
         # The first page has all but tasks, of which there may be many.
         request = registry_pb2.GetJobRequest(job_id=job_id)
         job = (await self.call(self.stub.GetJob, request)).job
-        found = result_of(job)
-        if job_type and found.job_type != job_type:
+        result = result_of(job)
+        if job_type and result.job_type != job_type:
             raise InvalidError(
-                f"{field}: job {job_id} is a {found.job_type} job; give the id of a {job_type} job"
+                f"{field}: job {job_id} is a {result.job_type} job; give the id of a {job_type} job"
             )
         if job.status != common_pb2.STATUS_FINISHED:
             raise ConflictError(
                 f"{field}: job {job_id} is {status_word(job.status)}; it has no result before it "
                 "is FINISHED"
             )
-        return found
+        return result
 
     async def append(
         self, states: Iterable[common_pb2.State], *, patience: float = PATIENCE_SECONDS
@@ -169,15 +189,15 @@ class RegistryClient:
         request = registry_pb2.AnnounceServiceRequest(service=service)
         channel = self._channel
         # Each replica keeps its own list. One that is away has it from the next announcement.
-        each_of = channel.channels if isinstance(channel, ReplicaChannel) else [channel]
-        stubs = map(registry_pb2_grpc.RegistryServiceStub, each_of)
-        told = [self.call(stub.AnnounceService, request, patience=0) for stub in stubs]
+        channels = channel.channels if isinstance(channel, ReplicaChannel) else [channel]
+        stubs = map(registry_pb2_grpc.RegistryServiceStub, channels)
+        calls = [self.call(stub.AnnounceService, request, patience=0) for stub in stubs]
         failures = [
-            each
-            for each in await asyncio.gather(*told, return_exceptions=True)
-            if isinstance(each, BaseException)
+            outcome
+            for outcome in await asyncio.gather(*calls, return_exceptions=True)
+            if isinstance(outcome, BaseException)
         ]
-        if len(failures) == len(told):
+        if len(failures) == len(calls):
             raise failures[0]
 
     async def server_info(self, *, patience: float = 0) -> registry_pb2.GetServerInfoResponse:
@@ -202,6 +222,7 @@ class RegistryClient:
         loop = asyncio.get_running_loop()
         give_up = loop.time() + patience
         tried = 0
+        # Where there is another replica, a frozen one is given up sooner.
         seconds = TRY_REPLICA_SECONDS if replica_count(method) > 1 else TRY_SECONDS
         waits = self._newest.ask(request)
         while True:
@@ -210,15 +231,16 @@ class RegistryClient:
                 self._newest.note(answer)
                 return answer
             except grpc.aio.AioRpcError as failure:
+                # The replica that answered is behind the others: the next try asks for less.
                 if waits and error_of(failure).reason == "REVISION_NOT_REACHED":
                     self._newest.forget()
                 wait = backoff(tried)
                 if failure.code() not in _AGAIN or loop.time() + wait >= give_up:
-                    raise self._told(failure) from None
+                    raise self._error_of(failure) from None
             tried += 1
             await asyncio.sleep(wait)
 
-    def _told(self, failure: grpc.aio.AioRpcError) -> ServiceError:
+    def _error_of(self, failure: grpc.aio.AioRpcError) -> ServiceError:
         error = error_of(failure)
         if failure.code() in _AGAIN:
             error.message = f"the registry at {self.address} does not answer"
@@ -263,9 +285,9 @@ def exact(value: Any) -> Any:
     if isinstance(value, int) and abs(value) > MOST_WHOLE:
         return str(value)
     if isinstance(value, Mapping):
-        return {key: exact(each) for key, each in value.items()}
+        return {key: exact(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [exact(each) for each in value]
+        return [exact(item) for item in value]
     return value
 
 
@@ -279,9 +301,9 @@ def _whole(value: Any) -> Any:
     if isinstance(value, float):
         return whole(value)
     if isinstance(value, dict):
-        return {key: _whole(each) for key, each in value.items()}
+        return {key: _whole(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_whole(each) for each in value]
+        return [_whole(item) for item in value]
     return value
 
 

@@ -35,18 +35,22 @@ from typing import Any
 from google.protobuf import any_pb2
 from google.protobuf.message import Message
 
+from vistaflow.api.artifacts.v1.artifacts_pb2_grpc import add_ArtifactServiceServicer_to_server
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.registry.v1 import registry_pb2
 from vistaflow_services.core import config as configuration
 from vistaflow_services.core import files, log
-from vistaflow_services.core.artifacts import ArtifactStore
 from vistaflow_services.core.errors import ServiceError
 from vistaflow_services.core.home import prepare_home
-from vistaflow_services.core.metrics import served
 from vistaflow_services.core.registry_client import RegistryClient, job_type_number
-from vistaflow_services.core.server import Server, ServerSettings, main, make_server, run
+from vistaflow_services.core.server.metrics import Metrics, served
+from vistaflow_services.core.server.shell import Server, ServerSettings, main, make_server, run
 from vistaflow_services.core.vouching import vouched
-from vistaflow_services.core.worker import Worker
+from vistaflow_services.core.work import artifact_service
+from vistaflow_services.core.work.artifact_service import ArtifactServicer
+from vistaflow_services.core.work.artifacts import ArtifactStore
+from vistaflow_services.core.work.templates import Complete
+from vistaflow_services.core.work.worker import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +60,7 @@ ANNOUNCE_SECONDS = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig:
-    """What every stage service can be told, as `VISTAFLOW_<SERVICE>_<FIELD>`."""
+    """The settings of every stage service, read from `VISTAFLOW_<SERVICE>_<FIELD>`."""
 
     listen: str = "127.0.0.1:0"
     """Where it listens; port 0 takes a free one."""
@@ -65,7 +69,7 @@ class StageConfig:
     """The address others reach it by, if it is not the one it listens on."""
 
     address_file: Path | None = None
-    """Written with the address once it is known, for whoever started the service."""
+    """A file to write the address to once it is known, for the program that started the service."""
 
     capacity: int = 1
     """Jobs run at once."""
@@ -109,6 +113,12 @@ class Stage:
         self.registry = registry
         self.home = home
         self.artifacts = ArtifactStore(home / "artifacts")
+        self.closing = contextlib.ExitStack()
+        """What the servicers hold; closed when the service has stopped."""
+        self.metrics: Metrics | None = None
+        """Set while it serves, if it has metrics."""
+        self.complete: Complete | None = None
+        """Makes specs of requests of data kits; set with the servicers."""
 
     async def submit(
         self,
@@ -121,6 +131,7 @@ class Stage:
         depends_on: Sequence[str] = (),
         timeout: float = 0.0,
         max_attempts: int = 0,
+        project: str = "",
     ) -> common_pb2.Job:
         """Starts a job: in a kit of its own, or in the one given.
 
@@ -133,6 +144,7 @@ class Stage:
             depends_on: Names of jobs of the kit that must be FINISHED first.
             timeout: Seconds one attempt may take; 0 for no limit.
             max_attempts: Attempts that may be lost; the registry's default if 0.
+            project: Of a new kit; the caller's, else the default one, if empty.
 
         Returns:
             The job as the registry recorded it, queued.
@@ -148,7 +160,9 @@ class Stage:
         )
         if timeout:
             job.timeout.FromNanoseconds(round(timeout * 1e9))
-        request = registry_pb2.CreateJobRequest(request_id=request_id, kit_id=kit_id, job=job)
+        request = registry_pb2.CreateJobRequest(
+            request_id=request_id, kit_id=kit_id, job=job, project=project
+        )
         return (await self.registry.create_job(request)).job
 
 
@@ -174,8 +188,28 @@ class StageService:
     job_types: tuple[str, ...] = ()
     """The types of job it runs; empty for a service without a worker."""
 
+    credentials: tuple[str, ...] = ()
+    """Variables with secrets that its jobs may read; for jobs that run no code of users."""
+
+    loops: tuple[Callable[[Stage], Coroutine[Any, Any, None]], ...] = ()
+    """What runs beside its server, without end; the process ends if one of them raises."""
+
     settings: ServerSettings = field(default_factory=ServerSettings)
     """Limits of its server."""
+
+    @property
+    def all_service_names(self) -> tuple[str, ...]:
+        """Full names of its services, and of the one that reads artifacts and logs."""
+        return (*self.service_names, artifact_service.SERVICE_NAME)
+
+    def add_to(self, server: Server, stage: Stage) -> ArtifactServicer:
+        """Adds all its servicers to a server; returns the one that reads artifacts and logs."""
+        self.add_servicers(stage, server)
+        reading = ArtifactServicer(
+            stage.registry, stage.artifacts.root, stage.home / "logs" / "jobs"
+        )
+        add_ArtifactServiceServicer_to_server(reading, server)
+        return reading
 
 
 def serve_stage(service: StageService) -> None:
@@ -216,10 +250,12 @@ async def serve(
         registry = RegistryClient(registry_address, actor=service.name)
         stack.push_async_callback(registry.close)
         stage = Stage(service.name, config, registry, home)
+        stack.enter_context(stage.closing)
         metrics = await stack.enter_async_context(served(config.metrics_listen))
-        server = make_server(*service.service_names, settings=service.settings, metrics=metrics)
+        stage.metrics = metrics
+        server = make_server(*service.all_service_names, settings=service.settings, metrics=metrics)
         server.door.tokens = vouched(registry)
-        service.add_servicers(stage, server)
+        reading = service.add_to(server, stage)
         address = server.bind(config.listen)
         logger.info("listening on %s", address, extra={"address": address})
         _tell(address, config.address_file, on_bound)
@@ -233,15 +269,21 @@ async def serve(
             await registry.server_info()
             return True
 
-        told = advertised(config, address)
-        async with (
-            _beside(worker.run() if worker is not None else None),
-            _beside(_announce(service.name, registry, server, told)),
-        ):
-            drain = worker.drain if worker is not None else None
+        announced_address = advertised(config, address)
+
+        async def drain() -> None:
+            await reading.drain()
+            if worker is not None:
+                await worker.drain()
+
+        async with contextlib.AsyncExitStack() as parts:
+            announcing = _announce(service.name, registry, server, announced_address)
+            running = [worker.run()] if worker is not None else []
+            for part in (*running, announcing, *(loop(stage) for loop in service.loops)):
+                await parts.enter_async_context(_beside(part))
             await run(server, ready=ready, on_drain=drain, stop=stop)
         with contextlib.suppress(ServiceError):
-            await registry.announce(service.name, told, version(), "NOT_SERVING")
+            await registry.announce(service.name, announced_address, version(), "NOT_SERVING")
 
 
 def _tell(address: str, file: Path | None, on_bound: Callable[[str], None] | None) -> None:
@@ -263,20 +305,22 @@ def _worker(service: StageService, stage: Stage, name: str) -> Worker:
         cores=stage.config.cores,
         memory_bytes=stage.config.memory_mib << 20,
         warm=stage.config.warm,
+        credentials=service.credentials,
+        complete=stage.complete,
     )
 
 
 async def _announce(name: str, registry: RegistryClient, server: Server, address: str) -> None:
-    """Tells the registry where the service listens, for ever, and at once when health changes."""
-    told: tuple[float, bool] = (-ANNOUNCE_SECONDS, False)
+    """Announces the service's address to the registry, again and again and when health changes."""
+    announced_at, announced_health = -ANNOUNCE_SECONDS, False
     loop = asyncio.get_running_loop()
     while True:
-        if loop.time() - told[0] >= ANNOUNCE_SECONDS or told[1] != server.serving:
+        if loop.time() - announced_at >= ANNOUNCE_SECONDS or announced_health != server.serving:
             serving = server.serving
             try:
                 status = "SERVING" if serving else "NOT_SERVING"
                 await registry.announce(name, address, version(), status)
-                told = (loop.time(), serving)
+                announced_at, announced_health = loop.time(), serving
             except ServiceError as error:
                 logger.debug("not announced: %s", error)
                 await asyncio.sleep(1.0)
@@ -284,11 +328,8 @@ async def _announce(name: str, registry: RegistryClient, server: Server, address
 
 
 @contextlib.asynccontextmanager
-async def _beside(work: Coroutine[Any, Any, None] | None) -> AsyncIterator[None]:
+async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Does `work` for as long as the block runs; should it fail, the process must not go on."""
-    if work is None:
-        yield
-        return
     task = asyncio.create_task(work)
     task.add_done_callback(_end_if_broken)
     try:
@@ -301,7 +342,7 @@ async def _beside(work: Coroutine[Any, Any, None] | None) -> AsyncIterator[None]
 def _end_if_broken(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and task.exception() is not None:
         logger.critical("a part of the service broke; it ends", exc_info=task.exception())
-        # Whoever supervises the service starts it anew; half a service helps nobody.
+        # The supervisor starts the service again; a service without this part is of no use.
         os._exit(70)
 
 

@@ -10,7 +10,7 @@ PATIENCE_SECONDS = 2.0
 
 
 async def ended(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancels tasks and waits until they have ended; how they did is theirs to tell.
+    """Cancels tasks and waits until they have ended; their results and errors are dropped.
 
     They are asked again after 2 s: `asyncio.wait_for` of Python 3.11, which drivers use, loses a
     cancellation that comes together with what it waits for.

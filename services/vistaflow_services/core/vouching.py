@@ -1,19 +1,19 @@
-"""Whose a token is, as the registry tells the other services."""
+"""Asks the registry for the bearers of tokens, in the services that do not store them."""
 
 from __future__ import annotations
 
 import grpc
 
 from vistaflow.api.registry.v1 import registry_pb2
-from vistaflow_services.core.access import role_of
-from vistaflow_services.core.callers import Caller, Validity
+from vistaflow_services.core.door.access import role_of
+from vistaflow_services.core.door.callers import Caller, Validity
+from vistaflow_services.core.door.tokens import Tokens, invalid
 from vistaflow_services.core.errors import UnavailableError
 from vistaflow_services.core.registry_client import TRY_SECONDS, RegistryClient
-from vistaflow_services.core.tokens import Tokens, invalid
 
 
 def vouched(registry: RegistryClient) -> Tokens:
-    """The bearers of tokens, as the registry knows them."""
+    """The bearers of tokens, looked up in the registry."""
 
     async def find(text: str) -> Caller:
         try:
@@ -48,6 +48,7 @@ def _caller(info: registry_pb2.GetServerInfoResponse, text: str) -> Caller:
         name=info.caller.name,
         project=info.caller.project,
         role=role,
+        scopes=tuple(info.caller.scopes),
         secret=text,
         validity=Validity(seconds),
     )
