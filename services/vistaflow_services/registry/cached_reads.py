@@ -7,22 +7,19 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-import grpc
-from google.protobuf.message import Message
-
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.core.message_limits import MESSAGE_BYTES
-from vistaflow_services.core.server import Context
+from vistaflow_services.core.server.shell import Context
+from vistaflow_services.registry.database.rows import progress_from_json
 from vistaflow_services.registry.domain import Kit, Progress
-from vistaflow_services.registry.hub import Hub
-from vistaflow_services.registry.kit_cache import KitCache
-from vistaflow_services.registry.page_cache import PageCache, key_of
+from vistaflow_services.registry.log.hub import Hub
+from vistaflow_services.registry.messages.translate import uuid_of
+from vistaflow_services.registry.messages.varint import varint
+from vistaflow_services.registry.reads.cache import KitCache
+from vistaflow_services.registry.reads.page_cache import PageCache, key_of
+from vistaflow_services.registry.reads.store import Store
 from vistaflow_services.registry.servicer import RegistryServicer
-from vistaflow_services.registry.store import Store
-from vistaflow_services.registry.translate import uuid_of
-from vistaflow_services.registry.varint import varint
-from vistaflow_services.registry.watch_store import progress_from_json
 
 _KIT = varint(pb.GetKitResponse.KIT_FIELD_NUMBER << 3 | 2)
 _KIT_REVISION = varint(pb.GetKitResponse.REVISION_FIELD_NUMBER << 3)
@@ -60,14 +57,14 @@ class StoreSource:
 
     async def kit(self, kit_id: int) -> tuple[Kit | None, int]:
         """A kit with jobs and tasks, and the revision up to which that is complete."""
-        asked = {
+        parameters = {
             "kit_id": kit_id,
             "tasks": MANY_TASKS,
             "jobs": MANY_JOBS,
             "needs": MANY_NEEDS,
             "bytes": 2 * MESSAGE_BYTES,
         }
-        ((large,),) = await self._store.fetch("kit_is_large", asked)
+        ((large,),) = await self._store.fetch("kit_is_large", parameters)
         return (None, 0) if large else await self._store.kit(kit_id)
 
     async def kit_of(self, job_id: uuid.UUID) -> int | None:
@@ -80,8 +77,8 @@ class StoreSource:
         """What running jobs last said of their progress, by job and attempt."""
         rows = await self._store.fetch("progress_of_attempts", {"job_ids": list(job_ids)})
         return {
-            (job_id, attempt): progress_from_json(kept, told_at)
-            for job_id, attempt, kept, told_at in rows
+            (job_id, attempt): progress_from_json(progress_json, progress_at)
+            for job_id, attempt, progress_json, progress_at in rows
         }
 
 
@@ -105,9 +102,9 @@ class CachedReads:
     ) -> pb.GetKitResponse | bytes:
         """A kit with its jobs and tasks, or a page of it."""
         if request.kit_id > 0 and await self._reached(request, context):
-            found = await self._cache.kit(request.kit_id) if _is_whole(request) else None
-            if found is not None:
-                tree, revision = found
+            cached = await self._cache.kit(request.kit_id) if _is_whole(request) else None
+            if cached is not None:
+                tree, revision = cached
                 kit = tree.kit_bytes()
                 if len(kit) <= WHOLE_BYTES:
                     return b"".join((_KIT, varint(len(kit)), kit, _KIT_REVISION, varint(revision)))
@@ -126,9 +123,9 @@ class CachedReads:
         """A job with its tasks, or a page of it."""
         job_id = uuid_of(request.job_id)
         if job_id is not None and await self._reached(request, context):
-            found = await self._cache.job(job_id) if _is_whole(request) else None
-            if found is not None:
-                tree, revision = found
+            cached = await self._cache.job(job_id) if _is_whole(request) else None
+            if cached is not None:
+                tree, revision = cached
                 job = tree.job_bytes(job_id)
                 if len(job) <= WHOLE_BYTES:
                     return b"".join((_JOB, varint(len(job)), job, _JOB_REVISION, varint(revision)))
@@ -184,8 +181,8 @@ class CachedReads:
         self, request: pb.GetKitRequest | pb.GetJobRequest, context: Context
     ) -> bool:
         """Whether the request asks for the present; waits until the hub knows that much of it."""
-        asked = {field.name for field, _ in request.ListFields()}
-        if request.min_revision < 0 or not asked <= {*WHOLE_FIELDS, "page_size", "page_token"}:
+        names = {field.name for field, _ in request.ListFields()}
+        if request.min_revision < 0 or not names <= {*WHOLE_FIELDS, "page_size", "page_token"}:
             return False
         if request.min_revision > self._hub.head:
             remaining = context.time_remaining()
@@ -193,26 +190,10 @@ class CachedReads:
                 async with asyncio.timeout(None if remaining is None else remaining / 2):
                     await self._hub.reached(request.min_revision)
             except TimeoutError:
-                return False  # the servicer waits for the rest, and says what is the matter
+                return False  # the servicer waits longer, and raises an error that says why
         return True
 
 
 def _is_whole(request: pb.GetKitRequest | pb.GetJobRequest) -> bool:
     """Whether all of the tree is asked for, as far as it fits."""
     return not request.page_size and not request.page_token
-
-
-def serve_cached(reads: CachedReads, server: grpc.aio.Server) -> None:
-    """Lets GetKit and GetJob answer from memory; call it after the servicer was added."""
-
-    def serialize(message: Message | bytes) -> bytes:
-        return message if isinstance(message, bytes) else message.SerializeToString()
-
-    get_kit = grpc.unary_unary_rpc_method_handler(
-        reads.get_kit, pb.GetKitRequest.FromString, serialize
-    )
-    get_job = grpc.unary_unary_rpc_method_handler(
-        reads.get_job, pb.GetJobRequest.FromString, serialize
-    )
-    name = pb.DESCRIPTOR.services_by_name["RegistryService"].full_name
-    server.add_registered_method_handlers(name, {"GetKit": get_kit, "GetJob": get_job})

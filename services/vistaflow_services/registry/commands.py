@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from vistaflow_services.registry.domain import Job, JobFilter, Kit, Verdict
+from vistaflow_services.core.errors import ExistsError
+from vistaflow_services.core.names import DEFAULT_PROJECT
+from vistaflow_services.registry.domain import Job, JobChangeFilter, Kit, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +29,18 @@ class Request:
     """The request as JSON text, for people."""
     encode: Callable[[Any], bytes]
     """The answer's wire form; its pending times are filled in when it is replayed."""
+    actor: str = ""
+    """Who asks: the name of the token, else the name that the request gives."""
+    kit_id: int | None = None
+    """The kit that it made or changed."""
+
+    def check_repeated(self, method: str, body_sha256: str) -> None:
+        """Raises `ExistsError` if its id was used before for another method or body."""
+        if (method, body_sha256) != (self.method, self.body_sha256):
+            raise ExistsError(
+                f"the request_id was used for another {method}; choose a new one for each request",
+                reason="REQUEST_ID_REUSED",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +74,7 @@ class CreateKit(Command):
     """Creates a kit with its jobs. Answer: `KitChange`."""
 
     name: str
-    project: str = "default"
+    project: str = DEFAULT_PROJECT
     labels: Mapping[str, str] | None = None
     jobs: tuple[NewJob, ...] = ()
     spec_json: str = ""
@@ -73,13 +87,13 @@ class CreateJob(Command):
 
     kit_id: int
     job: NewJob
-    project: str = "default"
+    project: str = DEFAULT_PROJECT
     actor: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
 class Item:
-    """One row to append. Not changed; frozen it would cost twice as much to make."""
+    """One row to append. Never changed; not frozen, because a frozen object is slower to make."""
 
     job_id: uuid.UUID
     status: str
@@ -92,11 +106,11 @@ class Item:
     actor: str = ""
     reason: str = ""
     kit_id: int = 0
-    """0: whichever the job's is; else refused if it is not the job's."""
+    """0: that of the job; any other than the job's is refused."""
     job_type: str = ""
-    """Empty: whichever the job's is; else refused if it is not the job's."""
+    """Empty: that of the job; any other than the job's is refused."""
     within: str = ""
-    """The only project there is for whoever appends; empty: every project."""
+    """The only project that the caller may append to; empty: every project."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +200,7 @@ class ManyJobs:
     """Jobs of any number of kits to cancel or retry: one `ChangeJobs` a kit, then `Conclude`."""
 
     request: Request
-    filter: JobFilter
+    filter: JobChangeFilter
     retry: bool
     dry_run: bool
     """Whether to count only."""
@@ -196,9 +210,9 @@ class ManyJobs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BeginJobs(Command):
-    """Notes a change of jobs of several kits before it is made. Answer: True.
+    """Records a change of jobs of several kits before it is made. Answer: True.
 
-    Until it is concluded it is gone on with by whichever registry is there.
+    Any registry of the database continues it until it is concluded.
     """
 
     many: ManyJobs
@@ -206,7 +220,7 @@ class BeginJobs(Command):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conclude(Command):
-    """Keeps what `request` encodes as its answer: it was done in several commands. Answer: True."""
+    """Stores the answer to a request of several commands, as `request` encodes it. Answer: True."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

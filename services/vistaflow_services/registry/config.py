@@ -15,13 +15,17 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "pool_size": (1, 1_000),
     "max_calls": (1, 1_000_000),
     "lease_seconds": (0.1, 86_400),
+    "delivery_hours": (0.001, 8_784),
     "partition_size": (1, 10**12),
     # Shorter and longer ones are of no use, or more than the database's interval takes.
     "request_days": (0.001, CENTURY_DAYS),
+    "audit_days": (0.001, CENTURY_DAYS),
     "retention_finished_days": (0, CENTURY_DAYS),
     "retention_failed_days": (0, CENTURY_DAYS),
     "retention_canceled_days": (0, CENTURY_DAYS),
     "retention_interval_seconds": (0.01, 31_622_400),
+    "backup_max_age_hours": (0, 24 * CENTURY_DAYS),
+    "project_quota_bytes": (0, 2**53),
     "min_free_mib": (0, 2**30),
     "board_weight": (1, 10**9),
     "cache_bytes": (0, 2**40),
@@ -54,14 +58,20 @@ class Config:
     lease_seconds: float = 15.0
     """How long a worker's lease lasts without a heartbeat."""
 
+    delivery_hours: float = 24.0
+    """After which time from its first attempt a delivery to a webhook is given up."""
+
     partition_size: int = 50_000_000
     """Rows a partition of the log holds."""
 
     request_days: float = 7.0
-    """How long answered requests are kept, for their ids to be recognised."""
+    """How long the ids of requests are recognised."""
+
+    audit_days: float = 365.0
+    """How long requests and their answers are kept for `ListRequests`, `request_days` at least."""
 
     retention_finished_days: float = 0.0
-    """How long the log of a FINISHED kit is kept after its last change; 0 for ever."""
+    """How long the log of a FINISHED kit is kept after its last change; 0: no limit."""
 
     retention_failed_days: float = 0.0
     """The same for a FAILED kit."""
@@ -70,7 +80,13 @@ class Config:
     """The same for a CANCELED kit."""
 
     retention_interval_seconds: float = 3600.0
-    """How often partitions that are no longer kept are looked for."""
+    """How often partitions and versions of datasets that are no longer kept are looked for."""
+
+    project_quota_bytes: int = 0
+    """Most bytes of all datasets of a project; 0: no limit."""
+
+    backup_max_age_hours: float = 0.0
+    """How old the last BACKUP job that finished may be; 0: no alarm."""
 
     min_free_mib: int = 256
     """Space on the disk of the embedded database below which writes are refused; 0 for none."""
@@ -86,7 +102,7 @@ class Config:
     """About how much memory the kits take that are kept for reading; 0 keeps none."""
 
     address_file: Path | None = None
-    """Written with the address once it is known, for whoever started the registry."""
+    """The registry writes its address to this file once it listens, for its starter."""
 
     log_level: str = "INFO"
     """Least level of what is logged."""

@@ -1,8 +1,8 @@
 """Which of a kit's jobs wait for which others. Pure.
 
-A kit may have 10,000 jobs that name half a million others together, so nothing here looks at all
-of them each time one changes. What was found FINISHED stays so: a job that waits watches one job it
-depends on, the first that is not FINISHED yet, and looks on from there once that one is.
+A kit may have 10,000 jobs that name half a million others together, so no change of one job looks
+at all of them. A job that is FINISHED stays so. Therefore a job that waits watches only one of the
+jobs it depends on, the first that is not FINISHED; once that one is, it looks for the next.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from vistaflow_services.core.errors import cut
 from vistaflow_services.registry.domain import RETRYABLE, Job, Kit, Status, first_name
 
 MAX_CAUSE = 200
-"""Characters of the reason of a job that those which wait for it quote: there may be many."""
+"""How much of the reason of a job is quoted by the jobs that wait for it: they may be many."""
 
 
 class Dependencies:
@@ -126,7 +126,7 @@ def dependents(current: Mapping[str, Job], names: Collection[str]) -> list[str]:
 
 def _in_order(waiting: Mapping[str, Job]) -> Iterator[Job]:
     """Jobs by name, each after those of them that it depends on."""
-    # Sets and filters skip what was seen at the speed of C, of which there may be very much.
+    # `filter` skips the names seen already without a loop in Python: there may be very many.
     unseen = set(waiting)
     for name in waiting:
         if name not in unseen:
@@ -145,5 +145,5 @@ def _in_order(waiting: Mapping[str, Job]) -> Iterator[Job]:
 
 
 def _waits_for(cause: Job) -> str:
-    told = f": {cut(cause.reason, MAX_CAUSE)}" if cause.reason else ""
-    return f"waits for {cause.name}, which is {cause.status}{told}"
+    reason = f": {cut(cause.reason, MAX_CAUSE)}" if cause.reason else ""
+    return f"waits for {cause.name}, which is {cause.status}{reason}"

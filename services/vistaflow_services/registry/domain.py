@@ -1,4 +1,4 @@
-"""What a kit, a job and a state row are, and which status may follow which.
+"""What a kit, a job and a state row are, which status may follow which, and the filters of lists.
 
 Knows nothing of gRPC or SQL.
 """
@@ -18,6 +18,7 @@ from operator import attrgetter
 from typing import Any, TypeVar
 
 from vistaflow_services.core import message_limits
+from vistaflow_services.core.names import DEFAULT_PROJECT
 
 Thing = TypeVar("Thing")
 
@@ -29,24 +30,18 @@ NO_COUNTS: Counts = (0, 0, 0, 0, 0, 0)
 PENDING = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 """Stands for the time of a commit that has not happened yet; see `Kit.settle`."""
 
-NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 WORKER_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@-]*")
 
-MAX_KIT_NAME = 200
-MAX_JOB_NAME = 100
-MAX_PROJECT = 63
-MAX_TASK_NAME = 100
-MAX_ACTOR = 200
 MAX_REASON = 4096
-MAX_LABELS = 64
-MAX_LABEL_KEY = 63
-MAX_LABEL_VALUE = 255
 MAX_JOBS_A_REQUEST = 1000
+MAX_NEEDS_A_REQUEST = 200_000
+"""Names in `depends_on` of all the jobs of one request, which are written in one commit."""
+
 MAX_JOBS_A_KIT = 10_000
 MAX_NEEDS_A_KIT = 500_000
 """Names in `depends_on` of all the jobs of a kit: 1,000 jobs that each wait for all before."""
 
-MAX_JOBS_TOLD = 100
+MAX_JOBS_ANSWERED = 100
 MAX_ORDER = 2**31 - 1
 MAX_TASKS_A_JOB = 100_000
 MAX_STATES_AN_APPEND = 1000
@@ -80,6 +75,16 @@ class JobType(StrEnum):
     OPTIMIZE = "OPTIMIZE"
     CONVERT = "CONVERT"
     QUERY = "QUERY"
+    IMPORT = "IMPORT"
+    COLLECT = "COLLECT"
+    DELIVER = "DELIVER"
+    BACKUP = "BACKUP"
+    CLEANUP = "CLEANUP"
+    REPAIR = "REPAIR"
+
+
+SYSTEM_JOBS: frozenset[str] = frozenset({JobType.BACKUP, JobType.CLEANUP, JobType.REPAIR})
+"""Jobs that look after the whole installation; administrators alone ask for them."""
 
 
 class Status(StrEnum):
@@ -141,17 +146,17 @@ TASK_TRANSITIONS: dict[str, frozenset[str]] = {
     Status.FAILED: frozenset(),
     Status.CANCELED: frozenset(),
 }
-"""What may follow each status of a task within an attempt. RUNNING again tells progress."""
+"""What may follow each status of a task within an attempt. RUNNING again reports progress."""
 
 
 @cache
 def _columns(kind: type) -> tuple[tuple[str, ...], Callable[[Any], tuple[Any, ...]]]:
-    names = tuple(each.name for each in fields(kind))
+    names = tuple(column.name for column in fields(kind))
     return names, attrgetter(*names)
 
 
 def same(old: Thing, **changes: Any) -> Thing:
-    """A copy with some fields changed; `dataclasses.replace` takes four times as long."""
+    """A copy with some fields changed; `dataclasses.replace` is slower: it calls `__init__`."""
     kind: Any = type(old)
     names, read = _columns(kind)
     new: Thing = object.__new__(kind)
@@ -248,7 +253,9 @@ class Job:
         return _BESIDE_TASKS(self) != _BESIDE_TASKS(old)
 
     def task_counts(self) -> Counts:
-        """Its tasks by status, without the one that only tells its progress."""
+        """Its tasks by status, without the one that only reports progress."""
+        if not self.tasks:
+            return NO_COUNTS
         return count(row.status for row in self.tasks.values() if self.counts_task(row.task_name))
 
     def counts_task(self, name: str) -> bool:
@@ -266,7 +273,7 @@ class Job:
 
 
 _BESIDE_TASKS = attrgetter(
-    *(each.name for each in fields(Job) if each.name not in ("tasks", "progress"))
+    *(column.name for column in fields(Job) if column.name not in ("tasks", "progress"))
 )
 
 
@@ -291,7 +298,7 @@ class Kit:
 
     kit_id: int
     name: str
-    project: str = "default"
+    project: str = DEFAULT_PROJECT
     labels: Mapping[str, str] = field(default_factory=dict)
     spec_json: str = ""
     actor: str = ""
@@ -346,7 +353,7 @@ class Kit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateFilter:
-    """Which rows a reader wants. Empty fields do not restrict."""
+    """Which rows a list or a watch shows. Empty fields do not restrict."""
 
     kit_ids: frozenset[int] = frozenset()
     job_types: frozenset[str] = frozenset()
@@ -367,12 +374,12 @@ class StateFilter:
 
     @property
     def of_kits(self) -> bool:
-        """Whether what it wants of a kit takes more to know than the kit's id."""
+        """Whether the id of a kit does not tell whether the kit matches."""
         return bool(self.labels or self.project)
 
     @property
     def of_rows(self) -> bool:
-        """Whether it may want some rows of a kit and not others."""
+        """Whether it may match some rows of a kit and not others."""
         return bool(
             self.job_types
             or self.statuses
@@ -382,7 +389,7 @@ class StateFilter:
         )
 
     def matches(self, row: StateRow, labels_of_kit: Mapping[str, str] | None = None) -> bool:
-        """Whether `row` of a kit with these labels is wanted.
+        """Whether `row` of a kit with these labels matches.
 
         Args:
             row: The row.
@@ -402,16 +409,39 @@ class StateFilter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KitFilter:
+    """Which kits a list shows. Empty fields do not restrict.
+
+    The queries take each field as a parameter of its name; see `filter_parameters`.
+    """
+
+    project: str = ""
+    statuses: frozenset[str] = frozenset()
+    labels: tuple[tuple[str, str], ...] = ()
+    """Labels the kit must have, sorted."""
+    name_contains: str = ""
+    created_after: datetime | None = None
+    """Kits created then or later."""
+    created_before: datetime | None = None
+    """Kits created before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobFilter:
-    """Which jobs a change is for. Empty fields do not restrict."""
+    """Which jobs a list shows. Empty fields do not restrict."""
 
     kit_ids: tuple[int, ...] = ()
     job_types: frozenset[str] = frozenset()
     statuses: frozenset[str] = frozenset()
-    """Never empty: those that the change can be made in, at most."""
     project: str = ""
-    kit_labels: tuple[tuple[str, str], ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobChangeFilter(JobFilter):
+    """Which jobs a change is for; `statuses` is never empty: those the change can be made in."""
+
+    kit_labels: tuple[tuple[str, str], ...] = ()
     created_before: datetime | None = None
 
 
@@ -442,9 +472,9 @@ def kit_row_id(kit_id: int) -> uuid.UUID:
     return uuid.UUID(int=kit_id)
 
 
-def has_labels(labels: Mapping[str, str], wanted: Sequence[tuple[str, str]]) -> bool:
-    """Whether `labels` holds every wanted pair."""
-    return all(labels.get(key) == value for key, value in wanted)
+def has_labels(labels: Mapping[str, str], required: Sequence[tuple[str, str]]) -> bool:
+    """Whether `labels` holds every required pair."""
+    return all(labels.get(key) == value for key, value in required)
 
 
 def count(statuses: Iterable[str]) -> Counts:

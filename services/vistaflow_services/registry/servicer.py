@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any, Protocol, Self, TypeVar
 
@@ -12,57 +12,55 @@ from google.protobuf.message import Message
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1 import registry_pb2_grpc as rpc
-from vistaflow_services.core import callers, off_loop
+from vistaflow_services.core import off_loop
+from vistaflow_services.core.door import callers
 from vistaflow_services.core.errors import NotFoundError, UnavailableError, Violations
 from vistaflow_services.core.message_limits import ENTRY_BYTES, Part
-from vistaflow_services.core.server import Context
-from vistaflow_services.registry import (
-    bulk,
-    listing,
-    pages,
-    requests,
-    selecting,
-    translate,
-    translate_past,
-)
+from vistaflow_services.core.rpc import pages
+from vistaflow_services.core.server.shell import Context
+from vistaflow_services.registry import bulk
 from vistaflow_services.registry import commands as c
-from vistaflow_services.registry.domain import Counts, Job, Kit, StateRow, same
-from vistaflow_services.registry.history import Difference, Moment, differences
-from vistaflow_services.registry.hub import Hub
-from vistaflow_services.registry.leases import LeaseService
-from vistaflow_services.registry.ledger import DEFAULT_WAIT, Ledger
-from vistaflow_services.registry.raw_requests import Rows
+from vistaflow_services.registry.access.service import TokenService
+from vistaflow_services.registry.access.tenancy import Tenancy
+from vistaflow_services.registry.access.trail import Trail
+from vistaflow_services.registry.domain import Counts, Job, Kit, StateRow
+from vistaflow_services.registry.lease.service import LeaseService
+from vistaflow_services.registry.log.hub import Hub
+from vistaflow_services.registry.log.ledger import DEFAULT_WAIT, Ledger
+from vistaflow_services.registry.log.unfinished import UnfinishedChanges
+from vistaflow_services.registry.messages import filters, requests, translate
+from vistaflow_services.registry.messages.raw import Rows
+from vistaflow_services.registry.reads import differences, listing
+from vistaflow_services.registry.reads.past import Comparison
+from vistaflow_services.registry.reads.store import Store
 from vistaflow_services.registry.services import ServiceDirectory
-from vistaflow_services.registry.store import Store
 from vistaflow_services.registry.streams import StreamService
-from vistaflow_services.registry.tenancy import Tenancy
-from vistaflow_services.registry.token_service import TokenService
-from vistaflow_services.registry.unfinished import UnfinishedChanges
-from vistaflow_services.registry.watch import WatchService
-from vistaflow_services.registry.watch_many import WatchMany
+from vistaflow_services.registry.upkeep.dump import Dumps
+from vistaflow_services.registry.watch.many import WatchMany
+from vistaflow_services.registry.watch.service import WatchService
 
 MAX_PAGE = 1000
 MAX_STATES_PAGE = 5000
 CHANGES_AT_ONCE = 500
 
 INLINE_BYTES = 128 * 1024
-"""Requests no larger are read in the event loop: that takes a few milliseconds."""
+"""Requests up to this size are read in the event loop, larger ones beside it."""
 
 INLINE_JOBS = 200
 """Answers with no more jobs are made in the event loop."""
 
 INLINE_ROWS = 20
-"""Entries of lists, some of which may be 64 KiB of numbers."""
+"""Lists with no more entries are made in the event loop; an entry may be 64 KiB of numbers."""
 
 GO_ON_SECONDS = 300.0
 """How long to wait for the end of a continued change before trying again."""
 
-# A caller who waits is told what is the matter rather than left to his own deadline.
+# A caller gets an error that says why, this long before its own deadline.
 _MARGIN_SECONDS = 0.2
 
 
 class Replayable(Protocol):
-    """An answer that may be one given before."""
+    """An answer that may be the stored one of an earlier call."""
 
     replayed: bool
 
@@ -90,6 +88,9 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         streams: StreamService,
         leases: LeaseService,
         directory: ServiceDirectory,
+        tokens: TokenService,
+        trail: Trail,
+        dumps: Dumps,
     ) -> None:
         self._ledger = ledger
         self._bulk = bulk.BulkService(ledger=ledger, store=store)
@@ -101,7 +102,9 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         self._streams = streams
         self._leases = leases
         self._directory = directory
-        self.tokens = TokenService(store.tokens)
+        self._trail = trail
+        self._dumps = dumps
+        self.tokens = tokens
         """Knows the bearers of tokens, for the door."""
         self.tenancy = Tenancy(store)
         """Keeps callers within their projects, for the door."""
@@ -170,24 +173,24 @@ class RegistryServicer(rpc.RegistryServiceServicer):
     async def CancelJobs(
         self, request: pb.CancelJobsRequest, context: Context
     ) -> pb.CancelJobsResponse:
-        """Cancels every job that a filter wants."""
-        wanted = requests.change_jobs(request, _encoded(_jobs_canceled))
-        return await self._change(wanted, context, pb.CancelJobsResponse, _jobs_canceled)
+        """Cancels every job that matches a filter."""
+        many = requests.change_jobs(request, _encoded(_jobs_canceled))
+        return await self._change(many, context, pb.CancelJobsResponse, _jobs_canceled)
 
     async def RetryJobs(
         self, request: pb.RetryJobsRequest, context: Context
     ) -> pb.RetryJobsResponse:
-        """Queues every job again that a filter wants."""
-        wanted = requests.change_jobs(request, _encoded(_jobs_retried))
-        return await self._change(wanted, context, pb.RetryJobsResponse, _jobs_retried)
+        """Queues every job again that matches a filter."""
+        many = requests.change_jobs(request, _encoded(_jobs_retried))
+        return await self._change(many, context, pb.RetryJobsResponse, _jobs_retried)
 
     async def GetKit(self, request: pb.GetKitRequest, context: Context) -> pb.GetKitResponse:
         """Gets a kit with its jobs and tasks, or a page of them."""
-        found = Violations()
-        requests.kit_id(request.kit_id, found)
-        revision, time = selecting.as_of(request, found)
-        size, began_at, after = selecting.tree_page(request, found)
-        await self._reach(request.min_revision, context, found)
+        violations = Violations()
+        requests.kit_id(request.kit_id, violations)
+        revision, time = filters.as_of(request, violations)
+        size, began_at, after = filters.tree_page(request, violations)
+        await self._reach(request.min_revision, context, violations)
         page, revision = await self._store.tree_page(
             request.kit_id,
             revision=revision,
@@ -199,44 +202,46 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         if page is None:
             was = f" at revision {revision}" if request.as_of_revision or time else ""
             raise NotFoundError(f"there is no kit {request.kit_id}{was}")
-        return pb.GetKitResponse(
-            kit=page.kit,
-            revision=revision,
-            next_page_token=selecting.tree_token(request, revision, page.next_place),
-        )
+        page.answer.revision = revision
+        page.answer.next_page_token = filters.tree_token(request, revision, page.next_place)
+        return page.answer
 
     async def DiffKit(self, request: pb.DiffKitRequest, context: Context) -> pb.DiffKitResponse:
         """The differences of a kit between two revisions, or a page of them."""
-        found = Violations()
-        requests.kit_id(request.kit_id, found)
-        first, last = selecting.between(request, found)
-        size = pages.size(request, 0, selecting.MAX_TREE_PAGE, found)
-        end, told = pages.decode_keys(request, 2, found) or (last, 0)
-        await self._reach(request.min_revision, context, found)
-        before, after, end = await self._store.kit_between(request.kit_id, first, end)
-        if after is None:
+        violations = Violations()
+        requests.kit_id(request.kit_id, violations)
+        first, last = filters.between(request, violations)
+        size = pages.size(request, 0, filters.MAX_TREE_PAGE, violations)
+        end, last_sent = pages.decode_keys(request, 2, violations) or (last, 0)
+        await self._reach(request.min_revision, context, violations)
+        compared, end = await self._store.comparison(request.kit_id, first, end)
+        if compared is None:
             raise NotFoundError(f"kit {request.kit_id} was not there yet at revision {end}")
-        answer = translate_past.diff_to_proto(before, after, first, end)
-        moments = [moment for moment in (before, after) if moment is not None]
-        if sum(len(moment.rows) for moment in moments) > INLINE_ROWS:
-            left = await off_loop.reading.do(_differences, before, after, told)
-        else:
-            left = _differences(before, after, told)
-        await self._put_changes(left[: size or len(left)], answer)
-        if len(answer.changes) < len(left):
-            told = left[len(answer.changes) - 1].revision
-            answer.next_page_token = pages.encode_keys((end, told), request)
+        answer = differences.diff_to_proto(compared.before, compared.after, first, end)
+        start = compared.place_after(last_sent)
+        count = len(compared) - start
+        await self._put_changes(compared, start, min(size or count, count), answer)
+        if len(answer.changes) < count:
+            (final,) = compared.some(start + len(answer.changes) - 1, 1)
+            answer.next_page_token = pages.encode_keys((end, final.revision), request)
         return answer
 
-    async def _put_changes(self, left: Sequence[Difference], answer: pb.DiffKitResponse) -> None:
-        """Adds the first differences, as many as fit."""
+    async def _put_changes(
+        self, compared: Comparison, start: int, most: int, answer: pb.DiffKitResponse
+    ) -> None:
+        """Adds differences from a place on, as many as are asked for and fit."""
         changes = answer.changes
-        room = translate_past.room_for_changes()
-        while len(changes) < len(left) and room > 0:
-            some = left[len(changes) : len(changes) + CHANGES_AT_ONCE]
-            ids = [row.revision for each in some for row in (each.before, each.after) if row]
+        room = differences.room_for_changes()
+        while len(changes) < most and room > 0:
+            some = compared.some(start + len(changes), min(CHANGES_AT_ONCE, most - len(changes)))
+            ids = [
+                revision
+                for difference in some
+                for revision in (difference.before, difference.after)
+                if revision
+            ]
             rows = await self._store.rows(ids, listing.PAGE_BYTES)
-            fit = await off_loop.reading.do(translate_past.changes_to_proto, some, rows, room)
+            fit = await off_loop.reading.do(differences.changes_to_proto, some, rows, room)
             size = sum(change.ByteSize() + ENTRY_BYTES for change in fit)
             if changes and size > room:
                 break
@@ -245,10 +250,10 @@ class RegistryServicer(rpc.RegistryServiceServicer):
 
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
         """Gets a job with its tasks, or a page of them."""
-        found = Violations()
-        job_id = translate.uuid_from_proto(request.job_id, "job_id", found)
-        size, began_at, after = selecting.tree_page(request, found)
-        await self._reach(request.min_revision, context, found)
+        violations = Violations()
+        job_id = translate.uuid_from_proto(request.job_id, "job_id", violations)
+        size, began_at, after = filters.tree_page(request, violations)
+        await self._reach(request.min_revision, context, violations)
         kit_id = await self._store.kit_of(job_id)
         if kit_id is None:
             raise NotFoundError(f"there is no job {job_id}")
@@ -257,33 +262,20 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         )
         if page is None or not page.kit.jobs:
             raise NotFoundError(f"there is no job {job_id}")
-        return pb.GetJobResponse(
-            job=page.kit.jobs[0],
-            revision=revision,
-            next_page_token=selecting.tree_token(request, revision, page.next_place),
+        token = filters.tree_token(request, revision, page.next_place)
+        # It is copied, which takes as long as to make it if it has very many tasks.
+        return await off_loop.reading.do(
+            pb.GetJobResponse, job=page.kit.jobs[0], revision=revision, next_page_token=token
         )
 
     async def ListKits(self, request: pb.ListKitsRequest, context: Context) -> pb.ListKitsResponse:
         """Lists kits, newest first."""
-        found = Violations()
-        limit = pages.size(request, 100, MAX_PAGE, found)
-        before = pages.decode(request, found)
-        statuses = translate.statuses_from_proto(request.statuses, "statuses", found)
-        labels = translate.labels_from_proto(request.labels, "labels", found)
-        translate.label_from_proto(request.name_contains, "name_contains", 200, found)
-        translate.label_from_proto(request.project, "project", 63, found)
-        created_after, created_before = selecting.created(request, found)
-        await self._reach(request.min_revision, context, found)
-        page = await self._store.list_kits(
-            before=before,
-            limit=limit,
-            project=request.project,
-            statuses=statuses,
-            labels=labels,
-            name_contains=request.name_contains,
-            created_after=created_after,
-            created_before=created_before,
-        )
+        violations = Violations()
+        limit = pages.size(request, 100, MAX_PAGE, violations)
+        before = pages.decode(request, violations)
+        kit_filter = filters.kits(request, violations)
+        await self._reach(request.min_revision, context, violations)
+        page = await self._store.list_kits(kit_filter, before=before, limit=limit)
         kits, next_key = await _filled(page, translate.kit_to_proto, lambda kit: kit.kit_id)
         return pb.ListKitsResponse(
             kits=kits, next_page_token=_token(next_key, request), revision=page.revision
@@ -291,23 +283,12 @@ class RegistryServicer(rpc.RegistryServiceServicer):
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
         """Lists jobs, newest first."""
-        found = Violations()
-        limit = pages.size(request, 100, MAX_PAGE, found)
-        before = pages.decode(request, found)
-        kit_ids = translate.ids_from_proto(request.kit_ids, "kit_ids", found)
-        job_types = translate.job_types_from_proto(request.job_types, "job_types", found)
-        statuses = translate.statuses_from_proto(request.statuses, "statuses", found)
-        labels = translate.labels_from_proto(request.labels, "labels", found)
-        await self._reach(request.min_revision, context, found)
-        page = await self._store.list_jobs(
-            before=before,
-            limit=limit,
-            kit_ids=kit_ids,
-            job_types=job_types,
-            statuses=statuses,
-            labels=labels,
-            project=callers.current().project,
-        )
+        violations = Violations()
+        limit = pages.size(request, 100, MAX_PAGE, violations)
+        before = pages.decode(request, violations)
+        job_filter = filters.jobs(request, callers.current().project, violations)
+        await self._reach(request.min_revision, context, violations)
+        page = await self._store.list_jobs(job_filter, before=before, limit=limit)
         jobs, next_key = await _filled(
             page,
             lambda entry: translate.job_to_proto(entry[0], task_counts=entry[1]),
@@ -321,33 +302,39 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         self, request: pb.ListStatesRequest, context: Context
     ) -> pb.ListStatesResponse:
         """Lists rows of the log in order."""
-        found = Violations()
-        limit = pages.size(request, 1000, MAX_STATES_PAGE, found)
-        token = pages.decode(request, found)
-        wanted = translate.filter_from_proto(request.filter, found)
+        violations = Violations()
+        limit = pages.size(request, 1000, MAX_STATES_PAGE, violations)
+        token = pages.decode(request, violations)
+        state_filter = filters.states(request.filter, violations)
         if request.after_revision < 0:
-            found.add("after_revision", f"is {request.after_revision}; revisions count from 1")
-        await self._reach(request.min_revision, context, found)
+            violations.add("after_revision", f"is {request.after_revision}; revisions count from 1")
+        await self._reach(request.min_revision, context, violations)
         after = request.after_revision if token is None else token
-        page = await self._store.list_states(after=after, limit=limit, wanted=wanted)
+        page = await self._store.list_states(state_filter, after=after, limit=limit)
         rows, next_key = await _filled(page, translate.state_to_proto, lambda row: row.revision)
         return pb.ListStatesResponse(
             states=rows, next_page_token=_token(next_key, request), revision=page.revision
         )
 
-    async def WatchStates(
-        self, request: pb.WatchStatesRequest, context: Context
-    ) -> AsyncIterator[pb.WatchStatesResponse]:
-        """Streams rows; `watch_bytes` serves it, this is what the types ask for."""
-        raise NotImplementedError
-        yield pb.WatchStatesResponse()
+    # The answers of the watches are in wire form. grpc.aio takes a coroutine that writes them, too.
+    # The generated types know neither.
 
-    async def WatchMany(
+    async def WatchStates(  # type: ignore[override]
+        self, request: pb.WatchStatesRequest, context: Context
+    ) -> None:
+        """Streams rows, in wire form."""
+        callers.came_from(context.peer())
+        await self._watches.watch(request, context.write)
+
+    async def WatchMany(  # type: ignore[override]
         self, request_iterator: AsyncIterator[pb.WatchManyRequest], context: Context
-    ) -> AsyncIterator[pb.WatchManyResponse]:
-        """Streams rows of several watches; served by `watch_bytes` like WatchStates."""
-        async for message in WatchMany(self._watches).messages(request_iterator):
-            yield pb.WatchManyResponse.FromString(message)
+    ) -> AsyncIterator[bytes]:
+        """Streams rows of several watches, in wire form."""
+        callers.came_from(context.peer())
+        messages = WatchMany(self._watches).messages(request_iterator)
+        async with contextlib.aclosing(messages) as parts:
+            async for part in parts:
+                yield part
 
     async def StreamStates(
         self, request_iterator: AsyncIterator[pb.StreamStatesRequest], context: Context
@@ -367,13 +354,13 @@ class RegistryServicer(rpc.RegistryServiceServicer):
     async def AnnounceService(
         self, request: pb.AnnounceServiceRequest, context: Context
     ) -> pb.AnnounceServiceResponse:
-        """Notes where a service listens."""
+        """Records where a service listens."""
         return self._directory.announce(request)
 
     async def GetServerInfo(
         self, request: pb.GetServerInfoRequest, context: Context
     ) -> pb.GetServerInfoResponse:
-        """Tells what this registry is."""
+        """Returns what this registry is: version, log, settings, services, findings."""
         info = await self._directory.info()
         shown = await self.tokens.shown()
         if shown is not None:
@@ -398,6 +385,18 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         """Makes a token invalid."""
         return await self.tokens.revoke(request)
 
+    async def ListRequests(
+        self, request: pb.ListRequestsRequest, context: Context
+    ) -> pb.ListRequestsResponse:
+        """Lists requests with their answers, newest first."""
+        return await self._trail.list(request)
+
+    async def DumpLog(  # type: ignore[override]  # it writes itself, to notice stalls
+        self, request: pb.DumpLogRequest, context: Context
+    ) -> None:
+        """Streams a backup of the tables."""
+        await self._dumps.write(context)
+
     async def _go_on(self, change: c.Change | c.ManyJobs) -> None:
         """Makes the rest of a change; its caller may repeat the request for the answer."""
         method = change.request.method
@@ -409,7 +408,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         await self._bulk.change(
             replace(change, request=request),
             seconds=GO_ON_SECONDS,
-            decode=lambda kept: bulk.told_by(response_type.FromString(kept)),
+            decode=lambda response: bulk.moved_jobs_of(response_type.FromString(response)),
         )
 
     async def close(self) -> None:
@@ -434,26 +433,26 @@ class RegistryServicer(rpc.RegistryServiceServicer):
 
     async def _change(
         self,
-        wanted: c.ManyJobs,
+        many: c.ManyJobs,
         context: Context,
         response_type: type[Change],
         respond: Callable[[Any], Change],
     ) -> Change:
-        if wanted.dry_run:
-            return respond(await self._bulk.count(wanted))
+        if many.dry_run:
+            return respond(await self._bulk.count(many))
         answer = await self._bulk.change(
-            wanted,
+            many,
             seconds=_seconds(context),
-            decode=lambda kept: bulk.told_by(response_type.FromString(kept)),
+            decode=lambda response: bulk.moved_jobs_of(response_type.FromString(response)),
         )
         return (
             _replayed(response_type, answer) if isinstance(answer, c.Replayed) else respond(answer)
         )
 
-    async def _reach(self, revision: int, context: Context, found: Violations) -> None:
+    async def _reach(self, revision: int, context: Context, violations: Violations) -> None:
         """Waits until the answer can be as new as the caller asks."""
-        requests.min_revision(revision, found)
-        found.check()
+        requests.min_revision(revision, violations)
+        violations.check()
         if revision <= self._hub.head:
             return
         try:
@@ -501,11 +500,6 @@ def _replayed(response_type: type[Response], answer: c.Replayed) -> Response:
     return response
 
 
-def _differences(before: Moment | None, after: Moment, told: int) -> list[Difference]:
-    """What differs, after a revision."""
-    return [each for each in differences(before, after) if each.revision > told]
-
-
 def _is_large(kit: Kit) -> bool:
     """Whether it takes long to make a message of a kit."""
     return len(kit.jobs) > INLINE_JOBS or len(kit.spec_json) > INLINE_BYTES // 4
@@ -519,7 +513,7 @@ def _seconds(context: Context) -> float:
     return max(0.05, min(remaining - min(_MARGIN_SECONDS, remaining / 4), 300.0))
 
 
-def _token(key: int | None, request: pages.ListRequest) -> str:
+def _token(key: int | None, request: pages.PagedRequest) -> str:
     return "" if key is None else pages.encode(key, request)
 
 
@@ -536,13 +530,9 @@ def _job_created(answer: c.JobChange) -> pb.CreateJobResponse:
 
 
 def _kit_created_in_short(answer: c.KitChange) -> pb.CreateKitResponse:
-    """The answer as it is kept: a repeat of the request has specs and dependencies itself."""
-    jobs = {
-        job_id: same(job, spec_type="", spec=b"", depends_on=())
-        for job_id, job in answer.kit.jobs.items()
-    }
-    kit = replace(answer.kit, jobs=jobs, spec_json="")
-    return pb.CreateKitResponse(kit=translate.kit_to_proto(kit), revision=answer.revision)
+    """The answer as it is stored: without what a repeat of the request holds itself."""
+    kit = translate.kit_to_proto(answer.kit, asked=False)
+    return pb.CreateKitResponse(kit=kit, revision=answer.revision)
 
 
 def _job_created_in_short(answer: c.JobChange) -> pb.CreateJobResponse:
@@ -550,14 +540,14 @@ def _job_created_in_short(answer: c.JobChange) -> pb.CreateJobResponse:
 
 
 def _with_specs(answer: pb.CreateKitResponse, request: pb.CreateKitRequest) -> pb.CreateKitResponse:
-    """An answer that was kept, with what the request has itself."""
+    """A stored answer, with the specs and dependencies of the request."""
     if request.HasField("spec"):
         answer.kit.spec.CopyFrom(request.spec)
-    asked = {requests.job_name(job): job for job in request.jobs}
+    asked_jobs = {requests.job_name(job): job for job in request.jobs}
     for job in answer.kit.jobs:
-        job.depends_on.extend(asked[job.name].depends_on)
-        if asked[job.name].HasField("spec"):
-            job.spec.CopyFrom(asked[job.name].spec)
+        job.depends_on.extend(asked_jobs[job.name].depends_on)
+        if asked_jobs[job.name].HasField("spec"):
+            job.spec.CopyFrom(asked_jobs[job.name].spec)
     return answer
 
 
@@ -585,14 +575,16 @@ def _kit_resumed(answer: c.KitChange) -> pb.ResumeKitResponse:
     return pb.ResumeKitResponse(kit=translate.kit_in_short(answer.kit), revision=answer.revision)
 
 
-def _jobs_canceled(answer: bulk.Told | c.JobsChange) -> pb.CancelJobsResponse:
-    told = bulk.told(answer)
-    return pb.CancelJobsResponse(canceled_count=told.count, jobs=told.jobs, revision=told.revision)
+def _jobs_canceled(answer: bulk.MovedJobs | c.JobsChange) -> pb.CancelJobsResponse:
+    moved = bulk.moved_jobs(answer)
+    return pb.CancelJobsResponse(
+        canceled_count=moved.count, jobs=moved.jobs, revision=moved.revision
+    )
 
 
-def _jobs_retried(answer: bulk.Told | c.JobsChange) -> pb.RetryJobsResponse:
-    told = bulk.told(answer)
-    return pb.RetryJobsResponse(retried_count=told.count, jobs=told.jobs, revision=told.revision)
+def _jobs_retried(answer: bulk.MovedJobs | c.JobsChange) -> pb.RetryJobsResponse:
+    moved = bulk.moved_jobs(answer)
+    return pb.RetryJobsResponse(retried_count=moved.count, jobs=moved.jobs, revision=moved.revision)
 
 
 def _job_canceled(answer: c.JobChange) -> pb.CancelJobResponse:
@@ -615,4 +607,4 @@ _CHANGES: dict[str, Callable[[Any], Message]] = {
     "CancelJobs": _jobs_canceled,
     "RetryJobs": _jobs_retried,
 }
-"""What answers the changes that may be made in pieces, by method."""
+"""The answers to changes that may be made in several commits, by method."""

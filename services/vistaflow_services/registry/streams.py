@@ -6,9 +6,9 @@ stream (its window) shrinks while acknowledgements take longer than `TARGET_SECO
 they come sooner and the writer uses it up.
 
 The messages of a stream are a lane of the ledger: committed in order, and none after one that
-failed. So a stream that breaks has recorded a beginning of what was sent, at least as much as was
-acknowledged; a writer that gave its rows a `seq` sends the rest again on another stream, and what
-was recorded is told to be a duplicate.
+failed. So a stream that breaks has recorded the first of the rows that were sent, at least those
+that were acknowledged. A writer that gave its rows a `seq` sends the rest again on another stream;
+rows that were recorded already get the verdict DUPLICATE.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.core import off_loop
 from vistaflow_services.core.errors import ExhaustedError, ServiceError
 from vistaflow_services.core.tasks import ended
-from vistaflow_services.registry import requests as read
-from vistaflow_services.registry import translate
 from vistaflow_services.registry.commands import Append
 from vistaflow_services.registry.domain import MAX_STATES_AN_APPEND
-from vistaflow_services.registry.ledger import Lane
-from vistaflow_services.registry.raw_requests import Rows
+from vistaflow_services.registry.log.ledger import Lane
+from vistaflow_services.registry.messages import requests as read
+from vistaflow_services.registry.messages import translate
+from vistaflow_services.registry.messages.raw import Rows
 
 Sent = pb.StreamStatesRequest | Rows[pb.StreamStatesRequest]
 """A message of a stream; the rows of a large one are still to be parsed."""
@@ -59,7 +59,7 @@ class Queue(Protocol):
 
 
 class Window:
-    """How many rows a writer may send. Pure: told of everything that happens.
+    """How many rows a writer may send. Pure: it gets every event of the stream.
 
     Granted is never taken back: a window that shrank grants nothing until enough was acknowledged.
     """
@@ -105,7 +105,7 @@ class Window:
         return more
 
     def grant_idle(self) -> int:
-        """Rows to grant to a writer that is silent: enough for the largest message there is."""
+        """Rows to grant to a silent writer: enough for the largest message allowed."""
         if self.unacked or self.credit >= MAX_STATES_AN_APPEND:
             return 0
         more = MAX_STATES_AN_APPEND - self.credit
@@ -131,7 +131,7 @@ class _Session:
         self.window = Window()
         self.waiting: deque[_Message] = deque()
         self.ended = False
-        """Whether nothing more is read: the writer is done or broke the rules, or we drain."""
+        """Whether no more is read: the writer is done or broke the rules, or the server drains."""
         self.error: ServiceError | None = None
         self._ledger = ledger
         self._lane = Lane()
@@ -157,19 +157,19 @@ class _Session:
             self.end()
 
     def end(self) -> None:
-        """Takes nothing more in; what was is still acknowledged."""
+        """Stops reading; messages that were read are still acknowledged."""
         self.ended = True
         self._news.set()
         self._room.set()
 
     def close(self) -> None:
-        """Takes back what is not being committed yet."""
+        """Cancels the messages that are not being committed yet."""
         self._lane.broken = True
         for message in self.waiting:
             if not message.answer.cancel() and not message.answer.cancelled():
-                message.answer.exception()  # or asyncio tells that nobody looked
+                message.answer.exception()  # or asyncio logs an exception that was never retrieved
 
-    async def heard(self) -> bool:
+    async def wait(self) -> bool:
         """Waits for a message, the end, or a while; whether something came."""
         enough = self.window.credit >= MAX_STATES_AN_APPEND
         try:
@@ -233,7 +233,7 @@ class StreamService:
         self._draining = False
 
     def drain(self) -> None:
-        """Ends every stream once what it sent was acknowledged; the writers go on elsewhere."""
+        """Ends every stream once its messages are acknowledged; the writers connect elsewhere."""
         self._draining = True
         for session in self._sessions:
             session.end()
@@ -263,7 +263,7 @@ class StreamService:
                     )
                     more = session.window.grant()
                 else:
-                    more = 0 if await session.heard() else session.window.grant_idle()
+                    more = 0 if await session.wait() else session.window.grant_idle()
                 if more:
                     yield _credit(more)
             if session.error is not None:

@@ -48,7 +48,8 @@ SELECT count(*)
    AND (%(kit_ids)s::int[] IS NULL OR j.kit_id = ANY (%(kit_ids)s::int[]))
    AND (%(job_types)s::text[] IS NULL OR j.job_type = ANY (%(job_types)s::text[]))
    AND (%(labels)s::jsonb IS NULL OR j.labels @> %(labels)s::jsonb)
-   AND (%(before)s::timestamptz IS NULL OR j.created_at < %(before)s::timestamptz)
+   AND (%(created_before)s::timestamptz IS NULL
+        OR j.created_at < %(created_before)s::timestamptz)
    AND (%(project)s::text IS NULL OR k.project = %(project)s)
    AND (%(kit_labels)s::jsonb IS NULL OR k.labels @> %(kit_labels)s::jsonb)
 
@@ -61,7 +62,8 @@ SELECT j.kit_id, array_agg(j.job_id ORDER BY j.current_order, j.first_revision)
    AND (%(kit_ids)s::int[] IS NULL OR j.kit_id = ANY (%(kit_ids)s::int[]))
    AND (%(job_types)s::text[] IS NULL OR j.job_type = ANY (%(job_types)s::text[]))
    AND (%(labels)s::jsonb IS NULL OR j.labels @> %(labels)s::jsonb)
-   AND (%(before)s::timestamptz IS NULL OR j.created_at < %(before)s::timestamptz)
+   AND (%(created_before)s::timestamptz IS NULL
+        OR j.created_at < %(created_before)s::timestamptz)
    AND (%(project)s::text IS NULL OR k.project = %(project)s)
    AND (%(kit_labels)s::jsonb IS NULL OR k.labels @> %(kit_labels)s::jsonb)
  GROUP BY j.kit_id ORDER BY j.kit_id LIMIT %(limit)s

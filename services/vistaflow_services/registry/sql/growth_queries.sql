@@ -91,6 +91,11 @@ SELECT (SELECT coalesce(array_agg(what), '{}') FROM unguarded),
 -- Jobs that wait for a worker, by type.
 SELECT job_type, count(*) FROM jobs WHERE status = 'QUEUED' AND NOT external GROUP BY 1
 
+-- name: backup_age
+-- Seconds since the last backup that was complete at all of its targets; NULL if there is none.
+SELECT extract(epoch FROM clock_timestamp() - max(finished_at))::float8
+  FROM jobs WHERE job_type = 'BACKUP' AND status = 'FINISHED'
+
 -- name: lease_count
 -- Attempts in workers' hands.
 SELECT count(*) FROM leases

@@ -3,6 +3,7 @@
 -- name: write_rows
 -- The first part of the one statement that commits a batch: nothing happens unless the head is
 -- where the batch was made for. Reasons are given by their place in `texts`: many rows share one.
+-- Large metadata is given beside the rows, in their order: among them it would be read twice.
 WITH cas AS (
     UPDATE head
        SET last_id = %(last_id)s, last_kit_id = %(last_kit_id)s, commit_id = %(commit_id)s
@@ -14,10 +15,12 @@ WITH cas AS (
 ), r AS MATERIALIZED (
     SELECT i, b, k, j, y, coalesce(t, '') AS t, s, o, a, coalesce(q, 0) AS q,
            coalesce(w, '') AS w, coalesce(%(texts)s::jsonb ->> e, '') AS e, c, x IS NULL AS l, f,
-           m AS metadata, cas.now
-      FROM cas, jsonb_to_recordset(%(rows)s::jsonb) AS told (
+           coalesce(m, told.unnest::jsonb) AS metadata, cas.now
+      FROM cas, ROWS FROM (
+           jsonb_to_recordset(%(rows)s::jsonb) AS (
            i bigint, b bigint, k integer, j uuid, y text, t text, s text, o integer, a integer,
-           q bigint, m jsonb, w text, e integer, c smallint[], x boolean, f bigint)
+           q bigint, m jsonb, w text, e integer, c smallint[], x boolean, f bigint),
+           unnest(string_to_array(%(metadata)s::text, chr(30), ''))) AS told
 ), logged AS (
     INSERT INTO mlops_totalstate_table
            (id, batch, kit_id, job_id, job_type, task_name, status, current_order, attempt, seq,
@@ -72,7 +75,8 @@ WITH cas AS (
 )
 
 -- name: write_rest
--- The part of batches that do more than append tasks' rows.
+-- The part of batches that do more than append tasks' rows. What new jobs wait for is given beside
+-- them, in their order: it may be half a million names, which JSON would only wrap.
 , kits_made AS (
     INSERT INTO kits (kit_id, name, project, labels, spec, actor, created_at, status, counts,
                       revision, updated_at, paused, pauses, first_revision)
@@ -88,20 +92,22 @@ WITH cas AS (
                       created_at, status, attempt, last_seq, failures, revision, started_at,
                       finished_at, worker, reason, actor, result)
     SELECT x.job_id, x.kit_id, x.name, x.job_type, x.current_order,
-           string_to_array(x.depends_on, ' '), x.spec_type,
+           coalesce(string_to_array(x.unnest, ' '), '{}'), x.spec_type,
            decode(x.spec, 'base64'), x.external, x.max_attempts,
            make_interval(secs => x.timeout), x.priority, x.labels, x.first_revision, cas.now,
            x.status, x.attempt, x.last_seq, x.failures, x.revision,
            CASE WHEN x.started = 'infinity' THEN cas.now ELSE x.started END,
            CASE WHEN x.finished = 'infinity' THEN cas.now ELSE x.finished END,
            x.worker, coalesce(%(texts)s::jsonb ->> x.reason, ''), x.actor, x.result::jsonb
-      FROM cas, jsonb_to_recordset(%(new_jobs)s::jsonb) AS x (
+      FROM cas, ROWS FROM (
+           jsonb_to_recordset(%(new_jobs)s::jsonb) AS (
            job_id uuid, kit_id integer, name text, job_type text, current_order integer,
-           depends_on text, spec_type text, spec text, external boolean, max_attempts integer,
+           spec_type text, spec text, external boolean, max_attempts integer,
            timeout double precision, priority integer, labels jsonb, first_revision bigint,
            status text, attempt integer, last_seq bigint, failures integer, revision bigint,
            started timestamptz, finished timestamptz, worker text, reason integer, actor text,
-           result text)
+           result text),
+           unnest(string_to_array(%(needs)s::text, chr(30)))) AS x
 ), tasks_gone AS (
     DELETE FROM current_state AS s
      USING cas, jsonb_to_recordset(%(restarted)s::jsonb) AS x (kit_id integer, job_id uuid)
@@ -149,11 +155,13 @@ WITH cas AS (
        SET status = excluded.status, updated_at = excluded.updated_at,
            metadata = excluded.metadata
 ), requests AS (
-    INSERT INTO request_info (data, request_id, method, body_sha256, response, created_at)
+    INSERT INTO request_info (data, request_id, method, body_sha256, response, created_at, actor,
+                              kit_id)
     SELECT x.data::jsonb, x.request_id, x.method, x.body_sha256, decode(x.response, 'base64'),
-           cas.now
+           cas.now, x.actor, x.kit_id
       FROM cas, jsonb_to_recordset(%(requests)s::jsonb) AS x (
-           data text, request_id uuid, method text, body_sha256 text, response text)
+           data text, request_id uuid, method text, body_sha256 text, response text, actor text,
+           kit_id integer)
 ), changes_begun AS (
     INSERT INTO unfinished_changes
            (change_id, method, body_sha256, data, retry, reason, actor, kit_id, job_ids, whole,
@@ -206,13 +214,39 @@ DELETE FROM writers WHERE committed_at < clock_timestamp() - interval '30 days'
    AND replica <> %(replica)s
 
 -- name: forget_requests
--- Removes requests older than they are kept, some at a time; returns how many.
-WITH old AS (
-    SELECT id FROM request_info
-     WHERE created_at < clock_timestamp() - make_interval(secs => %(seconds)s)
+-- Forgets the ids of requests, some at a time, and later the requests. Of rows that were appended the
+-- log is the trail.
+WITH aged AS (
+    SELECT id, method FROM request_info
+     WHERE request_id IS NOT NULL
+       AND created_at < clock_timestamp() - make_interval(secs => %(seconds)s)
      ORDER BY created_at LIMIT 5000
+), gone AS (
+    SELECT id FROM aged WHERE method = 'AppendStates'
+     UNION
+    (SELECT id FROM request_info
+      WHERE created_at < clock_timestamp() - make_interval(secs => %(trail_seconds)s)
+      ORDER BY created_at LIMIT 5000)
+), released AS (
+    UPDATE request_info AS r SET request_id = NULL, data = r.data - 'part_of'
+      FROM aged WHERE r.id = aged.id AND NOT EXISTS (SELECT FROM gone WHERE gone.id = r.id)
 )
-DELETE FROM request_info USING old WHERE request_info.id = old.id
+DELETE FROM request_info USING gone WHERE request_info.id = gone.id
+
+-- name: list_requests
+-- Requests with their answers, newest first; of very large ones the size only.
+SELECT id, created_at, actor, method, kit_id,
+       CASE WHEN octet_length(data::text) <= 65536 THEN data::text
+            ELSE jsonb_build_object('bytes', octet_length(data::text))::text END,
+       response
+  FROM request_info
+ WHERE id < %(before)s
+   AND (%(actor)s::text IS NULL OR actor = %(actor)s)
+   AND CASE WHEN %(method)s::text IS NULL THEN method <> 'AppendStates' ELSE method = %(method)s END
+   AND (%(kit_id)s::integer IS NULL OR kit_id = %(kit_id)s)
+   AND (%(after)s::timestamptz IS NULL OR created_at >= %(after)s)
+   AND (%(until)s::timestamptz IS NULL OR created_at < %(until)s)
+ ORDER BY id DESC LIMIT %(limit)s
 
 -- name: add_partitions
 -- The end of the newest partition, after adding what is needed.
@@ -325,11 +359,11 @@ SELECT coalesce((SELECT kit_id FROM kits WHERE created_at < %(surely_after)s::ti
 -- The newest kits that a filter wants.
 SELECT kit_id, spec, labels FROM kits
  WHERE kit_id < %(before)s AND kit_id > %(after)s
-   AND (%(project)s = '' OR project = %(project)s)
+   AND (%(project)s::text IS NULL OR project = %(project)s)
    AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
    AND (%(labels)s::jsonb IS NULL OR labels @> %(labels)s::jsonb)
-   AND (%(contains)s = '' OR strpos(folded(name), folded(%(contains)s)) > 0)
-   AND (%(contains)s = '' OR folded_parts(name) @> folded_parts(%(contains)s))
+   AND (%(name_contains)s::text IS NULL OR strpos(folded(name), folded(%(name_contains)s)) > 0)
+   AND (%(name_contains)s::text IS NULL OR folded_parts(name) @> folded_parts(%(name_contains)s))
    AND (%(created_after)s::timestamptz IS NULL OR created_at >= %(created_after)s::timestamptz)
    AND (%(created_before)s::timestamptz IS NULL OR created_at < %(created_before)s::timestamptz)
  ORDER BY kit_id DESC LIMIT %(limit)s

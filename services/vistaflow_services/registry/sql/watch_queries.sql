@@ -155,16 +155,29 @@ ORDER BY kit_id
 SELECT kit_id, labels, project FROM kits WHERE kit_id = ANY (%(kit_ids)s::int[])
 
 -- name: queued_jobs
--- Jobs to hand out next. Kits that are not paused take turns, those with less running first; within a kit the higher
--- priority, then the kit's own order.
+-- Jobs to hand out next. Kits that are not paused take turns, those with less running first; within
+-- a kit the higher priority, then the kit's own order. Queries are a kit each, so of them their
+-- callers take turns, those with less running first.
+WITH running AS MATERIALIZED (
+    SELECT labels ->> 'query.caller' AS caller, count(*) AS number
+      FROM jobs WHERE job_type = 'QUERY' AND status = 'RUNNING' GROUP BY 1)
 SELECT job_id, job_type
 FROM (SELECT j.job_id, j.job_type, j.kit_id, j.priority,
-             k.counts[3] + row_number() OVER (PARTITION BY j.kit_id
-                 ORDER BY j.priority DESC, j.current_order, j.revision) AS turn
+             coalesce(r.number, CASE WHEN j.job_type = 'QUERY' THEN 0 ELSE k.counts[3] END)
+             + row_number() OVER (
+                 PARTITION BY CASE WHEN j.job_type = 'QUERY' THEN j.labels ->> 'query.caller' END,
+                              CASE WHEN j.job_type = 'QUERY' AND j.labels ? 'query.caller'
+                                   THEN 0 ELSE j.kit_id END
+                 ORDER BY j.priority DESC, j.kit_id, j.current_order, j.revision) AS turn,
+             CASE WHEN j.job_type = 'QUERY' AND j.labels ? 'query.caller'
+                  THEN substring(j.labels ->> 'query.most_running', '^[1-9][0-9]{0,5}$')::int
+             END AS most
       FROM jobs j
       JOIN kits k USING (kit_id)
+      LEFT JOIN running r ON j.job_type = 'QUERY' AND r.caller = j.labels ->> 'query.caller'
       WHERE j.status = 'QUEUED' AND NOT j.external AND NOT k.paused
         AND j.job_type = ANY (%(job_types)s::text[])) AS waiting
+WHERE most IS NULL OR turn <= most
 ORDER BY turn, kit_id
 LIMIT %(limit)s
 

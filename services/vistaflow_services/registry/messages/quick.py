@@ -1,0 +1,105 @@
+"""The fast path of requests that append rows.
+
+It accepts the rows that are certainly valid. `requests` checks every other row, and says what is
+wrong with it under its field.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from google.protobuf.struct_pb2 import Struct
+
+from vistaflow.api.common.v1 import common_pb2 as common
+from vistaflow_services.core.door import callers
+from vistaflow_services.core.names import MAX_ACTOR, MAX_TASK_NAME, has_control
+from vistaflow_services.registry import commands as c
+from vistaflow_services.registry.domain import MAX_METADATA_BYTES
+from vistaflow_services.registry.messages.encoding import struct_text
+from vistaflow_services.registry.messages.raw import STRUCT_BYTES_A_JSON_BYTE
+from vistaflow_services.registry.messages.translate import (
+    JOB_TYPE_WORDS,
+    STATUS_WORDS,
+    uuid_of,
+)
+
+_JOB_TYPE_OR_NONE = {0: "", **JOB_TYPE_WORDS}
+
+# A text of so many characters is short enough: a character takes at most 4 bytes.
+_SHORT_METADATA = MAX_METADATA_BYTES // 4
+
+
+# The same few jobs send most of the rows.
+_uuid = lru_cache(maxsize=10_000)(uuid_of)
+
+
+def quick_item(state: common.State, numbers_checked: bool = False) -> c.Item | None:
+    """The row of a task, or None: `requests` must check it.
+
+    ============  =================================================================
+    field         accepted here
+    ============  =================================================================
+    job_id        a UUID
+    status        one this version knows
+    job_type      unset, or one this version knows
+    task_name     set, up to `MAX_TASK_NAME` characters, no control characters
+    actor         up to `MAX_ACTOR` characters, no control characters
+    reason        unset
+    kit_id        0 or more, as are attempt and seq
+    metadata      exact numbers, no NUL, up to `MAX_METADATA_BYTES` of JSON
+    ============  =================================================================
+
+    Rows of jobs have no task name. They may carry a result, which only `requests` reads.
+    """
+    # Attributes of messages are slow: each is read once.
+    job_id = _uuid(state.job_id)
+    status = STATUS_WORDS.get(state.status)
+    job_type = _JOB_TYPE_OR_NONE.get(state.job_type)
+    caller = callers.current()
+    task_name, actor, reason = state.task_name, state.actor or caller.name, state.reason
+    kit_id, attempt, seq = state.kit_id, state.attempt, state.seq
+    # None is no refusal: the full checks repeat all of this and name the field.
+    if not (job_id and status and task_name) or job_type is None or reason:
+        return None
+    if kit_id < 0 or attempt < 0 or seq < 0:
+        return None
+    if len(task_name) > MAX_TASK_NAME or has_control(task_name):
+        return None
+    if actor and (len(actor) > MAX_ACTOR or has_control(actor)):
+        return None
+    # An empty Struct is stored like none at all.
+    metadata = ""
+    if state.HasField("metadata") and state.metadata.fields:
+        quick_metadata = _quick_metadata(state.metadata, numbers_checked)
+        if quick_metadata is None:
+            return None
+        metadata = quick_metadata
+    return c.Item(
+        job_id=job_id,
+        status=status,
+        task_name=task_name,
+        attempt=attempt,
+        seq=seq,
+        metadata_json=metadata,
+        actor=actor,
+        kit_id=kit_id,
+        job_type=job_type,
+        within=caller.project,
+    )
+
+
+def _quick_metadata(struct: Struct, numbers_checked: bool) -> str | None:
+    """The JSON text of metadata; None if it is too large, or not certain to be stored exactly."""
+    if struct.ByteSize() > MAX_METADATA_BYTES * STRUCT_BYTES_A_JSON_BYTE:
+        return None
+    try:
+        text = struct_text(struct, numbers_checked=numbers_checked)
+    except ValueError:
+        return None
+    # A NUL, or a backslash before `u0000`: only `requests` tells them apart.
+    if "\\u0000" in text:
+        return None
+    # Encoded only where the number of characters does not decide.
+    if len(text) > _SHORT_METADATA and len(text.encode()) > MAX_METADATA_BYTES:
+        return None
+    return text
