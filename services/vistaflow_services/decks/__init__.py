@@ -6,13 +6,11 @@ space.py        the space of the parameters: unit cube, points, columns, model f
 parameter.py    one parameter
 rounding.py     floats rounded to twelve significant digits, so that equal points hash equally
 cells.py        the points of a space without real parameters, counted and listed
+expressions.py  the small grammar of constraints and goals; formulas.py parses it
 feasibility.py  whether any point meets the constraints
 archives.py     the files of a deck from a folder, zip or tar.gz, safely; and back
-document.py     YAML read with line numbers and without its traps
-fields.py       its fields, checked as they are read
-loading.py      deck.yaml to a deck, every mistake at once
-sources.py      templates, entries and functions, held against what the deck declares
 library.py      the decks that were collected, by content
 origins.py      where decks are collected from
+files/          deck.yaml: read, checked, and described to editors
 shipped/        the decks that come with vistaflow
 """

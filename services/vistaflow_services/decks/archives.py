@@ -32,6 +32,9 @@ MAX_ARCHIVE_BYTES: Final = 4 * MAX_BYTES
 MAX_ENTRIES: Final = 1024
 """Most entries, left-out ones included, that are looked at."""
 
+SPICE_SETTINGS: Final = ".spiceinit"
+"""The one hidden file that is a part of decks: ngspice reads it before a netlist."""
+
 _CORRUPT: Final = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -49,34 +52,34 @@ _CORRUPT: Final = (
 def read_folder(folder: Path) -> dict[str, bytes]:
     """The files of a deck's folder, by their path in it with `/` between folders.
 
-    Left out are hidden files, `__pycache__`, `*.pyc`, `*.md` and `kit.yaml`: they are no part of
-    what is simulated.
+    Left out are hidden files except `.spiceinit`, `__pycache__`, `*.pyc`, `*.md` and `kit.yaml`:
+    they are no part of what is simulated.
 
     Raises:
         InvalidError: With every file that is refused.
     """
     if not folder.is_dir():
         raise InvalidError(f"{folder.name}: no such folder; give the folder that holds deck.yaml")
-    found = Violations()
-    collected = _Collected(found)
+    violations = Violations()
+    collected = _Collected(violations)
     root = folder.resolve()
-    for path in _walk(root, collected, found):
-        told = path.relative_to(root).as_posix()
+    for path in _walk(root, collected, violations):
+        relative = path.relative_to(root).as_posix()
         if not path.resolve().is_relative_to(root):
-            found.add(told, "a link out of the deck's folder; put the file itself there")
+            violations.add(relative, "a link out of the deck's folder; put the file itself there")
             continue
         # A pipe would keep a reader waiting, and a link may have changed since it was looked at.
         try:
             handle = os.open(path.resolve(), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
         except OSError as error:
-            found.add(told, f"cannot be read: {error.strerror}")
+            violations.add(relative, f"cannot be read: {error.strerror}")
             continue
         with os.fdopen(handle, "rb") as file:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
-                found.add(told, "is no plain file")
+                violations.add(relative, "is no plain file")
                 continue
-            collected.take(told, file)
-    found.check()
+            collected.take(relative, file)
+    violations.check()
     return collected.files
 
 
@@ -90,20 +93,22 @@ def read_archive_files(archive: bytes) -> dict[str, bytes]:
         raise InvalidError(
             f"the archive has {len(archive)} bytes, at most {MAX_ARCHIVE_BYTES} are opened"
         )
-    found = Violations()
-    collected = _Collected(found)
+    violations = Violations()
+    collected = _Collected(violations)
     try:
         if zipfile.is_zipfile(io.BytesIO(archive)):
-            _read_zip(archive, collected, found)
+            _read_zip(archive, collected, violations)
         else:
-            _read_tar(archive, collected, found)
+            _read_tar(archive, collected, violations)
     except _CORRUPT as error:
         raise InvalidError(
-            "the archive cannot be read as a zip or tar.gz file; pack the deck's folder anew"
+            "the archive cannot be read as a zip or tar.gz file; pack the deck's folder again"
         ) from error
-    if not collected.files and not found:
-        found.add("", "the archive holds no file of a deck; pack the folder with deck.yaml in it")
-    found.check()
+    if not collected.files and not violations:
+        violations.add(
+            "", "the archive holds no file of a deck; pack the folder with deck.yaml in it"
+        )
+    violations.check()
     return _without_folder(collected.files)
 
 
@@ -138,12 +143,12 @@ def path_problem(path: str) -> str:
 class _Collected:
     """Files up to the limits of a deck; what is over is noted once."""
 
-    def __init__(self, found: Violations) -> None:
+    def __init__(self, violations: Violations) -> None:
         self.files: dict[str, bytes] = {}
-        self._found = found
+        self._violations = violations
         self._bytes = 0
         self._entries = 0
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def entry(self) -> bool:
         """Counts an entry, also of what is left out; false once there are too many."""
@@ -164,26 +169,28 @@ class _Collected:
             self._once(path, f"with it the files have more than {MAX_BYTES} bytes together")
             return
         if path in self.files:
-            self._found.add(path, "is in the archive twice")
+            self._violations.add(path, "is in the archive twice")
             return
         self._bytes += len(content)
         self.files[path] = content
 
     def _once(self, field: str, problem: str) -> None:
         kind = problem.split(";")[0]
-        if kind not in self._told:
-            self._told.add(kind)
-            self._found.add(field, problem)
+        if kind not in self._reported:
+            self._reported.add(kind)
+            self._violations.add(field, problem)
 
 
 def _left_out(path: str) -> bool:
     """Whether a file is no part of a deck; only asked of paths that stay in the deck."""
     parts = PurePosixPath(path).parts
-    hidden = any(each.startswith(".") or each in ("__pycache__", "__MACOSX") for each in parts)
+    if path == SPICE_SETTINGS:
+        return False
+    hidden = any(part.startswith(".") or part in ("__pycache__", "__MACOSX") for part in parts)
     return hidden or path.endswith((".pyc", ".md")) or parts[-1:] == ("kit.yaml",)
 
 
-def _walk(folder: Path, collected: _Collected, found: Violations) -> Iterator[Path]:
+def _walk(folder: Path, collected: _Collected, violations: Violations) -> Iterator[Path]:
     """Every file below a folder in a fixed order; folders that are links are refused."""
     root = folder
     pending = [folder]
@@ -191,46 +198,46 @@ def _walk(folder: Path, collected: _Collected, found: Violations) -> Iterator[Pa
         try:
             entries = sorted(pending.pop(0).iterdir())
         except OSError as error:
-            found.add("", f"a folder cannot be read: {error.strerror}")
+            violations.add("", f"a folder cannot be read: {error.strerror}")
             continue
         for path in entries:
-            told = path.relative_to(root).as_posix()
-            if _left_out(told):
+            relative = path.relative_to(root).as_posix()
+            if _left_out(relative):
                 continue
             if not collected.entry():
                 return
             if path.is_symlink() and path.is_dir():
-                found.add(told, "is a link to a folder; put the files themselves there")
+                violations.add(relative, "is a link to a folder; put the files themselves there")
             elif path.is_dir():
                 pending.append(path)
-            elif problem := path_problem(told):
-                found.add(told, problem)
+            elif problem := path_problem(relative):
+                violations.add(relative, problem)
             else:
                 yield path
 
 
-def _read_zip(archive: bytes, collected: _Collected, found: Violations) -> None:
+def _read_zip(archive: bytes, collected: _Collected, violations: Violations) -> None:
     with zipfile.ZipFile(io.BytesIO(archive)) as opened:
         for entry in opened.infolist():
-            # `orig_filename` is what was stored; `filename` is already mended on some systems.
+            # `orig_filename` is what was stored; `filename` is already corrected on some systems.
             path = entry.orig_filename
             if not collected.entry():
                 return
             mode = entry.external_attr >> 16
             if problem := path_problem(path):
-                found.add(path, problem)
+                violations.add(path, problem)
             elif entry.is_dir() or _left_out(path):
                 continue
             elif stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-                found.add(path, "is a link or a device; a deck holds plain files")
+                violations.add(path, "is a link or a device; a deck holds plain files")
             elif entry.flag_bits & 0x1:
-                found.add(path, "is encrypted")
+                violations.add(path, "is encrypted")
             else:
                 with opened.open(entry) as file:
                     collected.take(_plain(path), file)
 
 
-def _read_tar(archive: bytes, collected: _Collected, found: Violations) -> None:
+def _read_tar(archive: bytes, collected: _Collected, violations: Violations) -> None:
     plain: IO[bytes] = io.BytesIO(archive)
     if archive[:2] == b"\x1f\x8b":
         # Bounded before tarfile sees it: seeking over an entry unpacks all of it.
@@ -238,7 +245,7 @@ def _read_tar(archive: bytes, collected: _Collected, found: Violations) -> None:
         with gzip.open(plain) as unpacked:
             content = unpacked.read(limit + 1)
         if len(content) > limit:
-            found.add("", f"the archive unpacks to more than {limit} bytes")
+            violations.add("", f"the archive unpacks to more than {limit} bytes")
             return
         plain = io.BytesIO(content)
     with tarfile.open(fileobj=plain, mode="r:") as opened:
@@ -247,11 +254,11 @@ def _read_tar(archive: bytes, collected: _Collected, found: Violations) -> None:
                 return
             path = entry.name
             if problem := path_problem(path):
-                found.add(path, problem)
+                violations.add(path, problem)
             elif entry.isdir() or _left_out(path):
                 continue
             elif not entry.isreg():
-                found.add(path, "is a link or a device; a deck holds plain files")
+                violations.add(path, "is a link or a device; a deck holds plain files")
             elif (file := opened.extractfile(entry)) is not None:
                 collected.take(_plain(path), file)
 

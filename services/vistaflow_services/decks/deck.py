@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Final
 
 from vistaflow_services.core.errors import NotFoundError
-from vistaflow_services.core.expressions import suggest
 from vistaflow_services.decks.archives import read_archive_files, read_folder
 from vistaflow_services.decks.definition import (
     DECK_FILE,
@@ -17,7 +16,8 @@ from vistaflow_services.decks.definition import (
     Policy,
     Response,
 )
-from vistaflow_services.decks.loading import parse_deck
+from vistaflow_services.decks.expressions import suggest
+from vistaflow_services.decks.files.loading import parse_deck
 
 __all__ = [
     "DECK_FILE",
@@ -58,7 +58,7 @@ def read_archive(archive: bytes) -> Deck:
 
 def shipped_decks() -> list[str]:
     """The names of the decks that come with vistaflow."""
-    return sorted(each.parent.name for each in SHIPPED.glob(f"*/{DECK_FILE}"))
+    return sorted(file.parent.name for file in SHIPPED.glob(f"*/{DECK_FILE}"))
 
 
 @cache

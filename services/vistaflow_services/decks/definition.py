@@ -21,7 +21,7 @@ from vistaflow_services.decks.space import Point, Space
 DECK_FILE: Final = "deck.yaml"
 """The file of a deck's folder that describes it."""
 
-SIMULATORS: Final = ("devsim", "ngspice", "function")
+SIMULATORS: Final = ("devsim", "ngspice", "function", "python", "command", "grpc", "table")
 """The simulators that a deck may name."""
 
 NO_RESPONSE: Final = "none"
@@ -65,7 +65,7 @@ class FailurePolicy:
     def changed(
         self, policy: str, max_failed_fraction: float | None, responses: Collection[str]
     ) -> FailurePolicy:
-        """The policy as somebody asks for it.
+        """The policy of a request.
 
         Args:
             policy: Another policy's name; empty: the same.
@@ -75,12 +75,12 @@ class FailurePolicy:
         Raises:
             InvalidError: With the fields `failure_policy` and `max_failed_fraction`.
         """
-        found = Violations()
+        violations = Violations()
         changed = self
         if policy not in ("", *Policy):
-            found.add("failure_policy", f"`{policy}` is none of {', '.join(Policy)}")
+            violations.add("failure_policy", f"`{policy}` is none of {', '.join(Policy)}")
         elif policy == Policy.SUBSTITUTE and set(self.substitute) != set(responses):
-            found.add(
+            violations.add(
                 "failure_policy",
                 "the deck has no substitute values: choose another policy, or give the deck a "
                 "value for each response",
@@ -90,9 +90,9 @@ class FailurePolicy:
             changed = replace(self, policy=Policy(policy), retries=retries)
         if max_failed_fraction is not None:
             if not 0 <= max_failed_fraction <= 1:
-                found.add("max_failed_fraction", f"{max_failed_fraction} is not in 0 to 1")
+                violations.add("max_failed_fraction", f"{max_failed_fraction} is not in 0 to 1")
             changed = replace(changed, max_failed_fraction=max_failed_fraction)
-        found.check()
+        violations.check()
         return changed
 
     def to_dict(self) -> dict[str, Any]:
@@ -118,6 +118,12 @@ class Response:
     """A run that returns more has failed."""
     measure: str = ""
     """What the simulator calls it, if not `name`: the `.meas` of ngspice, a key of the entry."""
+    title: str = ""
+    """What people call it, in any script."""
+    pattern: str = ""
+    """A regular expression whose first group is the value, in the results of a command."""
+    fallback: float | None = None
+    """The value where the run went well and the simulator says that there is none."""
 
     @property
     def extract(self) -> str:
@@ -132,13 +138,67 @@ class Response:
 
     def to_dict(self) -> dict[str, Any]:
         """The response as JSON-able values; unset fields are left out."""
-        told: dict[str, Any] = {"name": self.name}
-        for key in ("unit", "description", "measure"):
+        fields: dict[str, Any] = {"name": self.name}
+        for key in ("unit", "description", "measure", "title", "pattern"):
             if getattr(self, key):
-                told[key] = getattr(self, key)
+                fields[key] = getattr(self, key)
+        if self.fallback is not None:
+            fields["fallback"] = self.fallback
         if self.low is not None or self.high is not None:
-            told["range"] = [self.low, self.high]
-        return told
+            fields["range"] = [self.low, self.high]
+        return fields
+
+
+OUTPUT: Final = "output"
+"""As the results of a command: its standard output."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A program of the machine, registered by its operator, and how its results are read."""
+
+    program: str
+    """The name that it is registered by."""
+    arguments: tuple[str, ...] = ()
+    """What it is called with; placeholders are filled."""
+    results: str = OUTPUT
+    """The file that it writes, read as JSON or CSV by its name; or `output`."""
+    license: str = ""
+    """A regular expression: the run failed for want of a licence if it is in the output."""
+    no_convergence: str = ""
+    """A regular expression: the run did not converge if it is in the output."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The command as JSON-able values; unset fields are left out."""
+        fields: dict[str, Any] = {"program": self.program, "arguments": list(self.arguments)}
+        for key in ("results", "license", "no_convergence"):
+            if getattr(self, key):
+                fields[key] = getattr(self, key)
+        return fields
+
+
+class Lookup(StrEnum):
+    """How a table answers for a point."""
+
+    EXACT = "exact"
+    """By a row with exactly its values."""
+    NEAREST = "nearest"
+    """By the nearest row, if it is near enough."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Measured points, a column for each parameter and response."""
+
+    file: str
+    """A CSV or Parquet file of the deck."""
+    lookup: Lookup = Lookup.EXACT
+    within: float = 0.05
+    """How far the nearest row may be, in each parameter, as a part of its range."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The table as JSON-able values."""
+        return {"file": self.file, "lookup": str(self.lookup), "within": self.within}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,9 +218,21 @@ class Deck:
     templates: tuple[str, ...] = ()
     """The files whose placeholders are filled; the first is what the simulator is given."""
     entry: str = ""
-    """`file.py:function`, called with the parameters and returning the responses; for devsim."""
+    """`file.py:function`, called with the parameters and returning the responses; for devsim and
+    python."""
     function: str = ""
     """The named analytic function; for the simulator `function`."""
+    testbenches: tuple[str, ...] = ()
+    """The netlists that are run for a point, if not the first template alone; for ngspice."""
+    extract: str = ""
+    """`file.py:function`, called after the simulator in the run's folder; for ngspice and
+    command."""
+    command: Command | None = None
+    """For the simulator `command`."""
+    server: str = ""
+    """The name that the server is registered by; for the simulator `grpc`."""
+    table: Table | None = None
+    """For the simulator `table`."""
     timeout_seconds: float = 300.0
     """The wall clock that one run may take."""
     memory_limit_bytes: int = 2 * 1024**3
@@ -171,7 +243,12 @@ class Deck:
     @property
     def response_names(self) -> list[str]:
         """The responses' names, in their order."""
-        return [each.name for each in self.responses]
+        return [response.name for response in self.responses]
+
+    @property
+    def netlists(self) -> tuple[str, ...]:
+        """The netlists that are run for a point."""
+        return self.testbenches or self.templates[:1]
 
     @property
     def entry_file(self) -> str:
@@ -185,25 +262,30 @@ class Deck:
 
     def to_dict(self) -> dict[str, Any]:
         """What the deck says about itself, as JSON-able values; the files are not in it."""
-        told: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "name": self.name,
             "version": self.version,
             "description": self.description,
             "simulator": self.simulator,
             **self.space.to_dict(),
-            "responses": [each.to_dict() for each in self.responses],
+            "responses": [response.to_dict() for response in self.responses],
             "failure": self.failure_policy.to_dict(),
             "timeout": float(self.timeout_seconds),
             "memory_limit": self.memory_limit_bytes,
         }
         if self.noisy:
-            told["noisy"] = True
+            fields["noisy"] = True
         if self.templates:
-            told["template"] = list(self.templates)
-        for key in ("entry", "function"):
+            fields["template"] = list(self.templates)
+        if self.testbenches:
+            fields["testbenches"] = list(self.testbenches)
+        for key in ("entry", "function", "extract", "server"):
             if getattr(self, key):
-                told[key] = getattr(self, key)
-        return told
+                fields[key] = getattr(self, key)
+        for key, part in (("command", self.command), ("table", self.table)):
+            if part is not None:
+                fields[key] = part.to_dict()
+        return fields
 
     @cached_property
     def digest(self) -> str:
@@ -216,13 +298,13 @@ class Deck:
             for path, content in self.files.items()
             if path != DECK_FILE
         }
-        told = json.dumps(
+        identity = json.dumps(
             {"format": 1, "deck": self.to_dict(), "files": files},
             sort_keys=True,
             separators=(",", ":"),
             allow_nan=False,
         )
-        return hashlib.sha256(told.encode()).hexdigest()
+        return hashlib.sha256(identity.encode()).hexdigest()
 
     @cached_property
     def simulation_digest(self) -> str:
@@ -238,16 +320,28 @@ class Deck:
             for path, content in self.files.items()
             if path != DECK_FILE
         }
+        own = self.to_dict()
+        rest: dict[str, Any] = {
+            key: own[key]
+            for key in ("testbenches", "extract", "command", "server", "table")
+            if key in own
+        }
+        for key in ("pattern", "fallback"):
+            values = {response.name: getattr(response, key) for response in self.responses}
+            if any(value not in ("", None) for value in values.values()):
+                rest[key] = values
+        by_name = self.function or self.server or self.table
         text = json.dumps(
             {
+                **rest,
                 "format": 2,
                 "version": self.version,
                 "simulator": self.simulator,
                 "template": list(self.templates),
                 "entry": self.entry,
                 "function": self.function,
-                "parameters": self.space.names if self.function else [],
-                "responses": {each.name: each.extract for each in self.responses},
+                "parameters": self.space.names if by_name else [],
+                "responses": {response.name: response.extract for response in self.responses},
                 "files": files,
             },
             sort_keys=True,
@@ -262,9 +356,9 @@ class Deck:
         File, line and parameter of each place in a template.
         """
         negative = {
-            each.name.encode()
-            for each in self.space.parameters
-            if any(_is_negative(value) for value in (each.low, *each.choices))
+            parameter.name.encode()
+            for parameter in self.space.parameters
+            if any(_is_negative(value) for value in (parameter.low, *parameter.choices))
         }
         return tuple(
             (path, content[: match.start()].count(b"\n") + 1, match[2].decode())
@@ -293,12 +387,16 @@ class Deck:
         """
         values = {name.encode(): value for name, value in point.items()}
         return {
-            path: SIGNED.sub(lambda match: _inserted(match, values[match[2]]), content)
-            if path in self.templates
-            else content
+            path: _filled(content, values) if path in self.templates else content
             for path, content in self.files.items()
             if path != DECK_FILE
         }
+
+    def arguments(self, point: Point) -> list[str]:
+        """The arguments of the deck's command at a point."""
+        values = {name.encode(): value for name, value in point.items()}
+        assert self.command is not None
+        return [_filled(text.encode(), values).decode() for text in self.command.arguments]
 
     def to_archive(self) -> bytes:
         """The deck as a zip file; the same deck gives the same bytes."""
@@ -306,6 +404,10 @@ class Deck:
         if DECK_FILE not in files:
             files[DECK_FILE] = yaml.safe_dump(self.to_dict(), sort_keys=False).encode()
         return write_archive(files)
+
+
+def _filled(content: bytes, values: Mapping[bytes, float | int | str]) -> bytes:
+    return SIGNED.sub(lambda match: _inserted(match, values[match[2]]), content)
 
 
 def _is_negative(value: float | int | str | None) -> bool:

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vistaflow_services.core.expressions import Constraint
+from vistaflow_services.decks.expressions import Constraint
 from vistaflow_services.decks.space import Point, Space
 
 SAMPLE: Final = 4096
@@ -49,15 +49,15 @@ def find_feasible(space: Space) -> Point | None:
         order = np.argsort(broken, kind="stable")[:_KEPT]
         if broken[order[0]] <= 0.0:
             break
-        kept, kept_broken = places[order], broken[order]
-        moved = np.repeat(kept, _TRIES, axis=0)
+        leaders, leaders_broken = places[order], broken[order]
+        moved = np.repeat(leaders, _TRIES, axis=0)
         moved = moved + step * generator.standard_normal(moved.shape) * (
             # Few coordinates at a time, or a step in fifty dimensions never lands well.
             generator.random(moved.shape) < max(0.2, 1.0 / space.dimension)
         )
         moved = np.clip(moved, 0.0, 1.0)
-        places = np.concatenate([kept, moved])
-        broken = np.concatenate([kept_broken, _broken(space, moved, scales)])
+        places = np.concatenate([leaders, moved])
+        broken = np.concatenate([leaders_broken, _broken(space, moved, scales)])
         step *= 0.82
     best = int(np.argmin(broken))
     return space.decode(places[best : best + 1])[0] if broken[best] <= 0.0 else None
@@ -67,9 +67,9 @@ def never_met(space: Space) -> list[int]:
     """The constraints that no point meets even alone, by their index."""
     alone: Sequence[Constraint] = space.constraints
     return [
-        at
-        for at, each in enumerate(alone)
-        if find_feasible(replace(space, constraints=(each,))) is None
+        index
+        for index, constraint in enumerate(alone)
+        if find_feasible(replace(space, constraints=(constraint,))) is None
     ]
 
 
@@ -77,8 +77,8 @@ def _scales(space: Space, places: NDArray[np.float64]) -> list[float]:
     """How large each constraint's violation typically is, so that they can be added."""
     columns = space.decode_columns(places)
     scales: list[float] = []
-    for each in space.constraints:
-        excess = np.abs(each.violation(columns))
+    for constraint in space.constraints:
+        excess = np.abs(constraint.violation(columns))
         usual = excess[np.isfinite(excess) & (excess > 0)]
         scales.append(float(np.median(usual)) if usual.size else 1.0)
     return scales
@@ -90,8 +90,8 @@ def _broken(
     """By how much all constraints together are broken (n,); 0 exactly where all are met."""
     columns = space.decode_columns(places)
     total = np.zeros(len(places))
-    for each, scale in zip(space.constraints, scales, strict=True):
-        excess = np.maximum(each.violation(columns), 0.0) / scale
+    for constraint, scale in zip(space.constraints, scales, strict=True):
+        excess = np.maximum(constraint.violation(columns), 0.0) / scale
         # Strict inequalities are not met at equality.
-        total += np.where(each.met(columns), 0.0, np.maximum(excess, 1e-300))
+        total += np.where(constraint.met(columns), 0.0, np.maximum(excess, 1e-300))
     return np.minimum(total, 1e300)

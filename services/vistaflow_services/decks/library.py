@@ -9,14 +9,16 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from vistaflow_services.core import files
 from vistaflow_services.core.errors import NotFoundError
+from vistaflow_services.core.results import Manifest
 from vistaflow_services.decks.deck import Deck, read_archive, shipped_deck, shipped_decks
 
 DECK_ID: Final = re.compile(r"[0-9a-f]{64}")
@@ -35,6 +37,27 @@ class Collected:
     """Its zip file; none for a shipped deck that nobody collected."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class CollectedDeck(Manifest):
+    """A deck as the result of the job that collected it lists it."""
+
+    deck_id: str
+    name: str
+    version: str = ""
+    simulator: str = ""
+    uri: str = ""
+    """Its zip file."""
+    sha256: str = ""
+    bytes: int = 0
+    parameters: Sequence[str] = ()
+    responses: Sequence[str] = ()
+
+
+def collected_decks(result: Mapping[str, Any]) -> list[CollectedDeck]:
+    """The decks that the result of a job lists; none if it collected none."""
+    return [CollectedDeck.read(entry) for entry in result.get("decks", ())]
+
+
 class DeckLibrary:
     """Decks below one folder, which all stage services share."""
 
@@ -47,9 +70,9 @@ class DeckLibrary:
         if not path.exists():
             self._folder.mkdir(parents=True, exist_ok=True)
             created = datetime.now(UTC)
-            told = {"name": deck.name, "version": deck.version, "created_at": created.isoformat()}
+            record = {"name": deck.name, "version": deck.version, "created_at": created.isoformat()}
             # The zip comes last: a deck is there when its zip is.
-            files.write(path.with_suffix(".json"), json.dumps(told).encode())
+            files.write(path.with_suffix(".json"), json.dumps(record).encode())
             files.write(path, deck.to_archive())
         return self._collected(path)
 
@@ -70,10 +93,10 @@ class DeckLibrary:
                     return Collected(deck=shipped, shipped=True, created_at=None, path=None)
             raise NotFoundError(f"no deck has the id {reference}; list them with ListDecks")
         everything = self.list()
-        for each in everything:
-            if each.deck.name == reference:
-                return each
-        names = sorted({each.deck.name for each in everything})
+        for entry in everything:
+            if entry.deck.name == reference:
+                return entry
+        names = sorted({entry.deck.name for entry in everything})
         near = difflib.get_close_matches(reference, names, n=1, cutoff=0.5)
         hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(names[:20])}"
         raise NotFoundError(f"no deck is called `{reference[:100]}`; {hint}")
@@ -81,22 +104,22 @@ class DeckLibrary:
     def list(self) -> list[Collected]:
         """Every deck, by name, the newest first; shipped ones that nobody collected come last."""
         collected = [self._collected(path) for path in self._folder.glob("*.zip")]
-        known = {each.deck.digest for each in collected}
-        collected.sort(key=lambda each: each.created_at or datetime.min, reverse=True)
+        digests = {entry.deck.digest for entry in collected}
+        collected.sort(key=lambda entry: entry.created_at or datetime.min, reverse=True)
         collected += [
-            Collected(deck=each, shipped=True, created_at=None, path=None)
-            for each in _shipped()
-            if each.digest not in known
+            Collected(deck=deck, shipped=True, created_at=None, path=None)
+            for deck in _shipped()
+            if deck.digest not in digests
         ]
-        return sorted(collected, key=lambda each: each.deck.name)
+        return sorted(collected, key=lambda entry: entry.deck.name)
 
     def _collected(self, path: Path) -> Collected:
-        told = json.loads(path.with_suffix(".json").read_bytes())
+        record = json.loads(path.with_suffix(".json").read_bytes())
         deck = _opened(path)
         return Collected(
             deck=deck,
-            shipped=deck.digest in {each.digest for each in _shipped()},
-            created_at=datetime.fromisoformat(told["created_at"]),
+            shipped=deck.digest in {shipped.digest for shipped in _shipped()},
+            created_at=datetime.fromisoformat(record["created_at"]),
             path=path,
         )
 

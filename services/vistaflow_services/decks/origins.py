@@ -20,13 +20,13 @@ _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 def check_path(path: str) -> None:
     """Raises `InvalidError` unless `path` stays below the folder it is relative to."""
-    found = Violations()
+    violations = Violations()
     parts = PurePosixPath(path).parts
     if not path or len(path) > 500 or not path.isprintable():
-        found.add("path", "give 1 to 500 printable characters")
+        violations.add("path", "give 1 to 500 printable characters")
     elif path.startswith(("/", "~", "-")) or "\\" in path or ".." in parts:
-        found.add("path", "give a path below a deck folder of the service, without `..`")
-    found.check()
+        violations.add("path", "give a path below a deck folder of the service, without `..`")
+    violations.check()
 
 
 def deck_at(path: str, roots: Sequence[Path]) -> Deck:
@@ -38,19 +38,19 @@ def deck_at(path: str, roots: Sequence[Path]) -> Deck:
     """
     check_path(path)
     for root in roots:
-        found = root / path
-        if not found.exists():
+        file = root / path
+        if not file.exists():
             continue
-        if not found.resolve().is_relative_to(root.resolve()):
+        if not file.resolve().is_relative_to(root.resolve()):
             raise InvalidError(
                 f"`{path}` is a link out of the deck folder; put the deck itself there"
             )
-        if found.is_dir():
-            return load_deck(found)
-        if found.name.endswith(_ARCHIVES):
-            if found.stat().st_size > MAX_ARCHIVE_BYTES:
+        if file.is_dir():
+            return load_deck(file)
+        if file.name.endswith(_ARCHIVES):
+            if file.stat().st_size > MAX_ARCHIVE_BYTES:
                 raise InvalidError(f"`{path}` has more than {MAX_ARCHIVE_BYTES} bytes")
-            return read_archive(found.read_bytes())
+            return read_archive(file.read_bytes())
         raise InvalidError(f"`{path}` is neither a folder nor one of {', '.join(_ARCHIVES)}")
     hint = (
         "put it there, or send the archive itself"

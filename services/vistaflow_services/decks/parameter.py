@@ -13,16 +13,22 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vistaflow_services.core.errors import Violations
-from vistaflow_services.core.expressions import RESERVED, suggest
+from vistaflow_services.decks.expressions import RESERVED, suggest
 from vistaflow_services.decks.rounding import round_significant
 
 Choice = str | float | int
 """A value of a parameter."""
 
-NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
-"""What parameters, responses and decks may be called."""
+NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
+"""What parameters and responses may be called."""
+
+LOWER_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
+"""What decks and named functions may be called."""
 
 MAX_CHOICES: Final = 1000
+FLAG: Final = (0, 1)
+"""The choices of a parameter that is false or true."""
+
 _MAX_INTEGER = 2**53
 
 
@@ -64,15 +70,17 @@ class Parameter:
     scale: Scale = Scale.LINEAR
     default: Choice | None = None
     description: str = ""
+    title: str = ""
+    """What people call it, in any script."""
 
     def __post_init__(self) -> None:
-        found = Violations()
-        check_name(self.name, "name", found)
+        violations = Violations()
+        check_name(self.name, "name", violations)
         if self.kind in (Kind.REAL, Kind.INTEGER):
-            self._check_range(found)
+            self._check_range(violations)
         else:
-            self._check_choices(found)
-        found.check()
+            self._check_choices(violations)
+        violations.check()
         object.__setattr__(self, "choices", _canonical_choices(self.choices))
         if self.kind is Kind.INTEGER:
             object.__setattr__(self, "low", int(self.low or 0))
@@ -83,58 +91,60 @@ class Parameter:
         if self.default is not None:
             value, problem = self.canonical(self.default)
             if problem:
-                found.add("default", problem)
+                violations.add("default", problem)
             object.__setattr__(self, "default", value)
-        found.check()
+        violations.check()
 
-    def _check_range(self, found: Violations) -> None:
+    def _check_range(self, violations: Violations) -> None:
         if self.choices:
-            found.add(
+            violations.add(
                 "choices",
                 f"the type {self.kind} has a range; choices go with categorical and ordinal",
             )
             return
         for field, value in (("low", self.low), ("high", self.high)):
             if value is None:
-                found.add(field, f"missing; the type {self.kind} needs a range of two numbers")
+                violations.add(field, f"missing; the type {self.kind} needs a range of two numbers")
             elif not _is_number(value) or not math.isfinite(value):
-                found.add(field, f"`{value}` is not a finite number")
+                violations.add(field, f"`{value}` is not a finite number")
             elif self.kind is Kind.INTEGER and (value != int(value) or abs(value) > _MAX_INTEGER):
-                found.add(field, f"{value!r} is not a whole number of at most 2**53")
-        if found:
+                violations.add(field, f"{value!r} is not a whole number of at most 2**53")
+        if violations:
             return
         assert self.low is not None
         assert self.high is not None
         if self.low >= self.high:
-            found.add("low", f"{self.low!r} is not below the upper end {self.high!r}")
+            violations.add("low", f"{self.low!r} is not below the upper end {self.high!r}")
         elif not math.isfinite(self.high - self.low):
-            found.add("high", "the range is too wide for double precision")
+            violations.add("high", "the range is too wide for double precision")
         if self.scale is Scale.LOG and self.low <= 0:
-            found.add("low", f"a log scale needs a range above 0, not one from {self.low!r}")
+            violations.add("low", f"a log scale needs a range above 0, not one from {self.low!r}")
 
-    def _check_choices(self, found: Violations) -> None:
+    def _check_choices(self, violations: Violations) -> None:
         if self.low is not None or self.high is not None:
-            found.add("low", f"the type {self.kind} has choices, not a range")
+            violations.add("low", f"the type {self.kind} has choices, not a range")
         if self.scale is not Scale.LINEAR:
-            found.add("scale", f"the type {self.kind} has no scale")
+            violations.add("scale", f"the type {self.kind} has no scale")
         if not 2 <= len(self.choices) <= MAX_CHOICES:
-            found.add("choices", f"{len(self.choices)} choices; give 2 to {MAX_CHOICES}")
+            violations.add("choices", f"{len(self.choices)} choices; give 2 to {MAX_CHOICES}")
             return
-        texts = [each for each in self.choices if isinstance(each, str)]
-        numbers = [each for each in self.choices if _is_number(each)]
+        texts = [choice for choice in self.choices if isinstance(choice, str)]
+        numbers = [choice for choice in self.choices if _is_number(choice)]
         if len(texts) not in (0, len(self.choices)) or len(texts) + len(numbers) < len(
             self.choices
         ):
-            found.add("choices", "all must be texts or all numbers; quote what is meant as text")
+            violations.add(
+                "choices", "all must be texts or all numbers; quote what is meant as text"
+            )
         elif len(set(self.choices)) < len(self.choices):
-            twice = next(each for each in self.choices if self.choices.count(each) > 1)
-            found.add("choices", f"`{twice}` is given twice")
-        elif any(not each.isprintable() or not 1 <= len(each) <= 64 for each in texts):
-            found.add("choices", "a text has 1 to 64 printable characters")
-        elif not all(math.isfinite(float(each)) for each in numbers):
-            found.add("choices", "numbers must be finite")
+            twice = next(choice for choice in self.choices if self.choices.count(choice) > 1)
+            violations.add("choices", f"`{twice}` is given twice")
+        elif any(not text.isprintable() or not 1 <= len(text) <= 64 for text in texts):
+            violations.add("choices", "a text has 1 to 64 printable characters")
+        elif not all(math.isfinite(float(number)) for number in numbers):
+            violations.add("choices", "numbers must be finite")
         elif self.kind is Kind.ORDINAL and numbers != sorted(numbers, key=float):
-            found.add("choices", "the numbers of an ordinal parameter must ascend")
+            violations.add("choices", "the numbers of an ordinal parameter must ascend")
 
     @property
     def dtype(self) -> type[Any] | None:
@@ -153,13 +163,16 @@ class Parameter:
         if isinstance(value, np.generic):
             value = value.item()
         if self.choices:
+            if isinstance(value, bool) and self.choices == FLAG:
+                return int(value), ""
             if isinstance(value, bool) or not isinstance(value, str | float | int):
                 return None, f"`{value!r}` is not one of its choices"
-            for each in self.choices:
-                if each == value and isinstance(each, str) == isinstance(value, str):
-                    return each, ""
-            told = ", ".join(f"`{each}`" for each in self.choices[:8])
-            return None, f"`{value}` is not one of its choices {told}"
+            # The choice is returned, not the value: 1 and 1.0 are equal, but differ as text.
+            for choice in self.choices:
+                if choice == value and isinstance(choice, str) == isinstance(value, str):
+                    return choice, ""
+            shown = ", ".join(f"`{choice}`" for choice in self.choices[:8])
+            return None, f"`{value}` is not one of its choices {shown}"
         if not _is_number(value) or not math.isfinite(value):  # type: ignore[arg-type]
             return None, f"`{value}` is not a finite number"
         number = float(value)  # type: ignore[arg-type]
@@ -167,6 +180,7 @@ class Parameter:
         assert self.high is not None
         if self.kind is Kind.INTEGER and number != round(number):
             return None, f"{value} is not a whole number"
+        # Rounding to twelve digits may have moved a limit by its last digit.
         if not _slack(self.low, self.high, below=True) <= number <= _slack(self.low, self.high):
             unit = f" {self.unit}" if self.unit else ""
             return None, f"{value} is outside its range {self.low!r} to {self.high!r}{unit}"
@@ -209,10 +223,10 @@ class Parameter:
         bounds = _slack(self.low, self.high, below=True), _slack(self.low, self.high)
         bad = ~((numbers >= bounds[0]) & (numbers <= bounds[1]))
         if bad.any():
-            found = Violations()
+            violations = Violations()
             value = numbers[bad][0] if numbers.ndim else float(numbers)
-            found.add(self.name, f"{value} is outside its range {self.low!r} to {self.high!r}")
-            found.check()
+            violations.add(self.name, f"{value} is outside its range {self.low!r} to {self.high!r}")
+            violations.check()
         low, high = self._ends()
         if self.scale is Scale.LOG:
             places = (np.log(numbers) - np.log(low)) / (np.log(high) - np.log(low))
@@ -230,14 +244,14 @@ class Parameter:
         array = np.asarray(values)
         places = np.full(array.shape, -1, dtype=np.int64)
         if (array.dtype.kind in "US") != self.is_numeric:
-            for at, each in enumerate(self.choices):
-                places[array == each] = at
+            for index, choice in enumerate(self.choices):
+                places[array == choice] = index
         if (places < 0).any():
-            found = Violations()
-            found.add(
+            violations = Violations()
+            violations.add(
                 self.name, self.canonical(array[places < 0][0])[1] or "not one of its choices"
             )
-            found.check()
+            violations.check()
         return places
 
     def _ends(self) -> tuple[float, float]:
@@ -249,32 +263,59 @@ class Parameter:
 
     def to_dict(self) -> dict[str, Any]:
         """The parameter as JSON-able values; unset fields are left out."""
-        told: dict[str, Any] = {"name": self.name, "type": str(self.kind)}
+        fields: dict[str, Any] = {"name": self.name, "type": str(self.kind)}
         if self.choices:
-            told["choices"] = list(self.choices)
+            fields["choices"] = list(self.choices)
         else:
-            told["range"] = [self.low, self.high]
-            told["scale"] = str(self.scale)
-        for field in ("unit", "default", "description"):
+            fields["range"] = [self.low, self.high]
+            fields["scale"] = str(self.scale)
+        for field in ("unit", "default", "description", "title"):
             if getattr(self, field) not in (None, ""):
-                told[field] = getattr(self, field)
-        return told
+                fields[field] = getattr(self, field)
+        return fields
 
     @staticmethod
-    def from_dict(told: Mapping[str, Any]) -> Parameter:
-        """The parameter that `to_dict` told."""
-        low, high = told.get("range") or (None, None)
+    def from_dict(fields: Mapping[str, Any]) -> Parameter:
+        """The parameter of which `to_dict` returned the fields."""
+        low, high = fields.get("range") or (None, None)
         return Parameter(
-            name=told["name"],
-            kind=Kind(told.get("type", "real")),
+            name=fields["name"],
+            kind=Kind(fields.get("type", "real")),
             low=low,
             high=high,
-            choices=tuple(told.get("choices", ())),
-            scale=Scale(told.get("scale", "linear")),
-            unit=told.get("unit", ""),
-            default=told.get("default"),
-            description=told.get("description", ""),
+            choices=tuple(fields.get("choices", ())),
+            scale=Scale(fields.get("scale", "linear")),
+            unit=fields.get("unit", ""),
+            default=fields.get("default"),
+            description=fields.get("description", ""),
+            title=fields.get("title", ""),
         )
+
+
+def stepped(low: float, high: float, step: float) -> tuple[float, ...]:
+    """The values `low`, `low + step`, … up to `high`.
+
+    Raises:
+        InvalidError: If `step` does not divide the range, or there are too many; field `step`.
+    """
+    violations = Violations()
+    if not 0 < step <= high - low:
+        violations.add("step", f"{step!r} is not above 0 and at most the range's {high - low:g}")
+        violations.check()
+    count = round((high - low) / step)
+    if abs(count * step - (high - low)) > 1e-9 * (high - low):
+        violations.add(
+            "step", f"{step!r} does not divide the range {low!r} to {high!r}: change one of them"
+        )
+    elif count >= MAX_CHOICES:
+        violations.add("step", f"{step!r} gives {count + 1} values; at most {MAX_CHOICES} may be")
+    violations.check()
+    whole = all(float(value).is_integer() for value in (low, step))
+    values = [float(round_significant(low + index * step)) for index in range(count)] + [high]
+    return tuple(int(value) if whole else float(value) for value in values)
+
+
+_NARROWED_KEYS: Final = ("low", "high", "range", "choices", "scale", "default")
 
 
 def narrowed(parameter: Parameter, override: Mapping[str, Any] | Sequence[Any]) -> Parameter:
@@ -283,59 +324,102 @@ def narrowed(parameter: Parameter, override: Mapping[str, Any] | Sequence[Any]) 
     Raises:
         InvalidError: For each key that is unknown, malformed or reaches beyond the deck.
     """
-    found = Violations()
+    violations = Violations()
     if not isinstance(override, Mapping):
         override = {"choices" if parameter.choices else "range": override}
-    known = ["low", "high", "range", "choices", "scale", "default"]
     for key in override:
-        if key not in known:
-            found.add(str(key), f"unknown key{suggest(str(key), known)}")
-    changes: dict[str, Any] = {key: override[key] for key in override if key in known}
-    if "range" in changes:
-        pair = changes.pop("range")
-        if isinstance(pair, list | tuple) and len(pair) == 2:
-            changes["low"], changes["high"] = pair
-        else:
-            found.add("range", "give two numbers, [low, high]")
-    if "choices" in changes:
-        given = changes["choices"]
-        if not isinstance(given, list | tuple):
-            found.add("choices", "give a list")
-            found.check()
-        changes["choices"] = tuple(given)
-        for each in given:
-            if parameter.canonical(each)[1]:
-                found.add("choices", f"`{each}` is not one of the deck's choices")
-    for end in ("low", "high"):
-        if (
-            end in changes
-            and not parameter.choices
-            and (bad := parameter.canonical(changes[end])[1])
-        ):
-            found.add(end, f"{bad}; a kit may narrow the deck's range, not widen it")
+        if key not in _NARROWED_KEYS:
+            violations.add(str(key), f"unknown key{suggest(str(key), _NARROWED_KEYS)}")
+    changes: dict[str, Any] = {key: override[key] for key in override if key in _NARROWED_KEYS}
+    _narrow_range(changes, violations)
+    if parameter.kind is Kind.ORDINAL and parameter.is_numeric and "choices" not in changes:
+        _narrow_steps(parameter, changes, violations)
+    _narrow_choices(parameter, changes, violations)
+    _check_ends(parameter, changes, violations)
     if "scale" in changes:
         if changes["scale"] in tuple(Scale):
             changes["scale"] = Scale(changes["scale"])
         else:
-            found.add("scale", f"`{changes['scale']}` is neither linear nor log")
-    found.check()
-    if "default" not in changes and parameter.default is not None:
-        without = replace(parameter, **changes, default=None)
-        inside = not without.canonical(parameter.default)[1]
-        return replace(without, default=parameter.default if inside else None)
-    return replace(parameter, **changes)
+            violations.add("scale", f"`{changes['scale']}` is neither linear nor log")
+    violations.check()
+    if "default" in changes or parameter.default is None:
+        return replace(parameter, **changes)
+    # The deck's default stays where it is still a value; elsewhere the middle takes its place.
+    without = replace(parameter, **changes, default=None)
+    inside = not without.canonical(parameter.default)[1]
+    return replace(without, default=parameter.default if inside else None)
 
 
-def check_name(name: object, field: str, found: Violations) -> None:
-    """Notes a name that is not an identifier of decks, or that formulas use otherwise."""
-    if not isinstance(name, str) or not NAME.fullmatch(name):
-        found.add(
-            field,
-            f"`{name}` is no name; use lower-case letters, digits and _, a letter first, "
-            "at most 63 characters",
+def _narrow_range(changes: dict[str, Any], violations: Violations) -> None:
+    """Puts `low` and `high` in the place of a `range`."""
+    if "range" not in changes:
+        return
+    pair = changes.pop("range")
+    if isinstance(pair, list | tuple) and len(pair) == 2:
+        changes["low"], changes["high"] = pair
+    else:
+        violations.add("range", "give two numbers, [low, high]")
+
+
+def _narrow_steps(parameter: Parameter, changes: dict[str, Any], violations: Violations) -> None:
+    """Puts the choices between `low` and `high` in the place of these."""
+    ends: dict[str, Any] = {key: changes.pop(key) for key in ("low", "high") if key in changes}
+    low, high = ends.get("low", parameter.choices[0]), ends.get("high", parameter.choices[-1])
+    if not ends or not (_is_number(low) and _is_number(high)):
+        changes |= ends
+        return
+    changes["choices"] = tuple(value for value in parameter.choices if low <= value <= high)
+    if len(changes["choices"]) < 2:
+        violations.add(
+            "low" if "low" in ends else "high",
+            f"{low!r} to {high!r} has {len(changes['choices'])} of the deck's values; give at "
+            "least 2, or one value to hold it",
         )
-    elif name in RESERVED:
-        found.add(field, f"`{name}` is a word of the formula language; choose another name")
+        violations.check()
+
+
+def _narrow_choices(parameter: Parameter, changes: dict[str, Any], violations: Violations) -> None:
+    """Checks that all choices are the deck's.
+
+    Raises:
+        InvalidError: If they are no list: nothing further can be checked then.
+    """
+    if "choices" not in changes:
+        return
+    choices = changes["choices"]
+    if not isinstance(choices, list | tuple):
+        violations.add("choices", "give a list")
+        violations.check()
+    changes["choices"] = tuple(choices)
+    for choice in choices:
+        if parameter.canonical(choice)[1]:
+            violations.add("choices", f"`{choice}` is not one of the deck's choices")
+
+
+def _check_ends(parameter: Parameter, changes: Mapping[str, Any], violations: Violations) -> None:
+    """Checks that the ends of a range are values of the deck's range.
+
+    Of a parameter with choices the constructor refuses the ends, whatever they are.
+    """
+    if parameter.choices:
+        return
+    for end in ("low", "high"):
+        if end in changes and (problem := parameter.canonical(changes[end])[1]):
+            violations.add(end, f"{problem}; a kit may narrow the deck's range, not widen it")
+
+
+def check_name(name: object, field: str, violations: Violations, *, lower: bool = False) -> None:
+    """Notes a name that is not an identifier of decks, or that formulas use otherwise."""
+    if not isinstance(name, str) or not (LOWER_NAME if lower else NAME).fullmatch(name):
+        letters = "lower-case letters" if lower else "letters a-z and A-Z"
+        other = "" if lower else "; `title` takes a name in any script"
+        violations.add(
+            field,
+            f"`{name}` is no name; use {letters}, digits and _, a letter first, "
+            f"at most 63 characters{other}",
+        )
+    elif name.lower() in RESERVED:
+        violations.add(field, f"`{name}` is a word of the formula language; choose another name")
 
 
 def _is_number(value: object) -> bool:
@@ -344,8 +428,8 @@ def _is_number(value: object) -> bool:
 
 def _canonical_choices(choices: tuple[Choice, ...]) -> tuple[Choice, ...]:
     """Whole numbers stay so only if all are, so that a column of choices has one type."""
-    if any(isinstance(each, float) for each in choices):
-        return tuple(float(round_significant(float(each))) for each in choices)
+    if any(isinstance(choice, float) for choice in choices):
+        return tuple(float(round_significant(float(choice))) for choice in choices)
     return choices
 
 

@@ -40,6 +40,8 @@ def round_significant(values: ArrayLike) -> NDArray[np.float64]:
     rest = ordinary & ~exact
     if rest.any():
         result = np.atleast_1d(result)
-        result[np.atleast_1d(rest)] = [float(f"{each:.{DIGITS}g}") for each in array[rest].tolist()]
+        result[np.atleast_1d(rest)] = [
+            float(f"{value:.{DIGITS}g}") for value in array[rest].tolist()
+        ]
         result = result.reshape(array.shape)
     return result

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vistaflow_services.core.errors import InvalidError, Violations
-from vistaflow_services.core.expressions import Constraint, parse_constraint, suggest
+from vistaflow_services.decks.expressions import Constraint, parse_constraint, suggest
 from vistaflow_services.decks.parameter import Choice, Kind, Parameter, Scale, narrowed
 
 __all__ = ["MAX_PARAMETERS", "Choice", "Columns", "Kind", "Parameter", "Point", "Scale", "Space"]
@@ -45,23 +45,26 @@ class Space:
     """Parameters of the deck that a kit holds at one value; points have them, the cube has not."""
 
     def __post_init__(self) -> None:
-        found = Violations()
+        violations = Violations()
         if not 1 <= len(self.parameters) <= MAX_PARAMETERS:
-            found.add("parameters", f"{len(self.parameters)} given; 1 to {MAX_PARAMETERS} may be")
+            violations.add(
+                "parameters", f"{len(self.parameters)} given; 1 to {MAX_PARAMETERS} may be"
+            )
         seen: dict[str, int] = {}
-        for at, each in enumerate(self.parameters):
-            if each.name in seen:
-                found.add(
-                    f"parameters[{at}].name",
-                    f"`{each.name}` is also the name of parameters[{seen[each.name]}]",
+        for index, parameter in enumerate(self.parameters):
+            if parameter.name.lower() in seen:
+                violations.add(
+                    f"parameters[{index}].name",
+                    f"`{parameter.name}` is also the name of "
+                    f"parameters[{seen[parameter.name.lower()]}]",
                 )
-            if each.name in self.fixed:
-                found.add(f"parameters[{at}].name", f"`{each.name}` is also fixed")
-            seen.setdefault(each.name, at)
-        for at, constraint in enumerate(self.constraints):
+            if parameter.name in self.fixed:
+                violations.add(f"parameters[{index}].name", f"`{parameter.name}` is also fixed")
+            seen.setdefault(parameter.name.lower(), index)
+        for index, constraint in enumerate(self.constraints):
             for name in sorted(constraint.names - set(self.numeric_names)):
-                found.add(f"constraints[{at}]", f"`{name}` is not a numeric parameter")
-        found.check()
+                violations.add(f"constraints[{index}]", f"`{name}` is not a numeric parameter")
+        violations.check()
 
     @property
     def dimension(self) -> int:
@@ -71,7 +74,7 @@ class Space:
     @property
     def names(self) -> list[str]:
         """The parameters' names, in their order."""
-        return [each.name for each in self.parameters]
+        return [parameter.name for parameter in self.parameters]
 
     @property
     def point_names(self) -> list[str]:
@@ -81,12 +84,12 @@ class Space:
     @property
     def numeric_names(self) -> list[str]:
         """The names that formulas can read."""
-        varied = [each.name for each in self.parameters if each.is_numeric]
+        varied = [parameter.name for parameter in self.parameters if parameter.is_numeric]
         return varied + [name for name, value in self.fixed.items() if not isinstance(value, str)]
 
     @cached_property
     def _by_name(self) -> dict[str, Parameter]:
-        return {each.name: each for each in self.parameters}
+        return {parameter.name: parameter for parameter in self.parameters}
 
     def __getitem__(self, name: str) -> Parameter:
         return self._by_name[name]
@@ -102,7 +105,10 @@ class Space:
             raise ValueError(f"expected shape (n, {self.dimension}), got {places.shape}")
         if np.isnan(places).any():
             raise ValueError("a place in the unit cube is nan")
-        varied = {each.name: each.decode(places[:, at]) for at, each in enumerate(self.parameters)}
+        varied = {
+            parameter.name: parameter.decode(places[:, index])
+            for index, parameter in enumerate(self.parameters)
+        }
         return self._with_fixed(varied, len(places))
 
     def decode(self, unit: ArrayLike) -> list[Point]:
@@ -122,8 +128,10 @@ class Space:
     def columns(self, points: Sequence[Mapping[str, Any]]) -> Columns:
         """Canonical points as columns; fixed parameters may be missing in them."""
         varied = {
-            each.name: np.array([point[each.name] for point in points], dtype=each.dtype)
-            for each in self.parameters
+            parameter.name: np.array(
+                [point[parameter.name] for point in points], dtype=parameter.dtype
+            )
+            for parameter in self.parameters
         }
         return self._with_fixed(varied, len(points))
 
@@ -143,7 +151,9 @@ class Space:
 
     def encode_columns(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
         """`encode` for columns."""
-        return np.column_stack([each.encode(columns[each.name]) for each in self.parameters])
+        return np.column_stack(
+            [parameter.encode(columns[parameter.name]) for parameter in self.parameters]
+        )
 
     def features(
         self, points: Sequence[Mapping[str, Any]]
@@ -160,22 +170,26 @@ class Space:
     ) -> tuple[NDArray[np.float64], list[str]]:
         """`features` for columns."""
         parts: list[NDArray[np.float64]] = []
-        for each in self.parameters:
-            if each.kind is Kind.CATEGORICAL:
-                places = each.positions(columns[each.name])
-                parts.append((places[:, None] == np.arange(len(each.choices))).astype(np.float64))
+        for parameter in self.parameters:
+            if parameter.kind is Kind.CATEGORICAL:
+                places = parameter.positions(columns[parameter.name])
+                parts.append(
+                    (places[:, None] == np.arange(len(parameter.choices))).astype(np.float64)
+                )
             else:
-                parts.append(each.encode(columns[each.name])[:, None])
+                parts.append(parameter.encode(columns[parameter.name])[:, None])
         return np.concatenate(parts, axis=1), self.feature_names
 
     @property
     def feature_names(self) -> list[str]:
         """The names of the columns of `features`."""
         names: list[str] = []
-        for each in self.parameters:
-            several = each.kind is Kind.CATEGORICAL
+        for parameter in self.parameters:
+            several = parameter.kind is Kind.CATEGORICAL
             names += (
-                [f"{each.name}={choice}" for choice in each.choices] if several else [each.name]
+                [f"{parameter.name}={choice}" for choice in parameter.choices]
+                if several
+                else [parameter.name]
             )
         return names
 
@@ -187,12 +201,12 @@ class Space:
         """`feasible` for columns."""
         met = np.ones(len(columns[self.names[0]]), dtype=np.bool_)
         columns = self._with_fixed(columns, len(met))
-        for each in self.constraints:
-            met &= each.met(columns)
+        for constraint in self.constraints:
+            met &= constraint.met(columns)
         return met
 
     def check(self, point: Mapping[str, Any]) -> Point:
-        """The canonical form of a point that somebody typed.
+        """The canonical form of a point that a person typed.
 
         Fixed parameters may be left out. Constraints are not looked at: a point that breaks one
         is `INFEASIBLE`, which is data.
@@ -200,24 +214,26 @@ class Space:
         Raises:
             InvalidError: One violation a parameter that is missing, unknown or out of range.
         """
-        found = Violations()
+        violations = Violations()
         canonical: Point = {}
         for name in point:
             if name in self.fixed:
                 if point[name] != self.fixed[name]:
-                    found.add(name, f"is fixed at {self.fixed[name]!r} in this space")
+                    violations.add(name, f"is fixed at {self.fixed[name]!r} in this space")
             elif name not in self._by_name:
-                found.add(str(name), f"unknown parameter{suggest(str(name), self.point_names)}")
-        for each in self.parameters:
-            if each.name not in point:
-                found.add(each.name, "missing; every parameter needs a value")
+                violations.add(
+                    str(name), f"unknown parameter{suggest(str(name), self.point_names)}"
+                )
+        for parameter in self.parameters:
+            if parameter.name not in point:
+                violations.add(parameter.name, "missing; every parameter needs a value")
                 continue
-            value, problem = each.canonical(point[each.name])
+            value, problem = parameter.canonical(point[parameter.name])
             if problem or value is None:
-                found.add(each.name, problem)
+                violations.add(parameter.name, problem)
             else:
-                canonical[each.name] = value
-        found.check()
+                canonical[parameter.name] = value
+        violations.check()
         return {**canonical, **self.fixed}
 
     def constrain(self, texts: Sequence[str]) -> Space:
@@ -226,14 +242,14 @@ class Space:
         Raises:
             InvalidError: For each text that is none, as `constraints[0]`.
         """
-        found = Violations()
+        violations = Violations()
         constraints: list[Constraint] = []
-        for at, text in enumerate(texts):
+        for index, text in enumerate(texts):
             try:
                 constraints.append(parse_constraint(text, self.numeric_names))
             except InvalidError as error:
-                found.extend(f"constraints[{at}]", error)
-        found.check()
+                violations.extend(f"constraints[{index}]", error)
+        violations.check()
         return replace(self, constraints=(*self.constraints, *constraints))
 
     def narrow(self, overrides: Mapping[str, Any]) -> Space:
@@ -247,47 +263,49 @@ class Space:
         Raises:
             InvalidError: For each override that is unknown, malformed or reaches beyond the deck.
         """
-        found = Violations()
+        violations = Violations()
         varied: list[Parameter] = []
         fixed = dict(self.fixed)
         for name in overrides:
             if name not in self._by_name:
-                found.add(str(name), f"unknown parameter{suggest(str(name), self.names)}")
-        for each in self.parameters:
-            override = overrides.get(each.name)
+                violations.add(str(name), f"unknown parameter{suggest(str(name), self.names)}")
+        for parameter in self.parameters:
+            override = overrides.get(parameter.name)
             if override is None:
-                varied.append(each)
+                varied.append(parameter)
             elif isinstance(override, Mapping | list | tuple):
                 try:
-                    varied.append(narrowed(each, override))
+                    varied.append(narrowed(parameter, override))
                 except InvalidError as error:
-                    found.extend(each.name, error)
+                    violations.extend(parameter.name, error)
             else:
-                value, problem = each.canonical(override)
+                value, problem = parameter.canonical(override)
                 if problem or value is None:
-                    found.add(each.name, f"{problem}; fix it at a value that the deck allows")
+                    violations.add(
+                        parameter.name, f"{problem}; fix it at a value that the deck allows"
+                    )
                 else:
-                    fixed[each.name] = value
-        if not varied and not found:
-            found.add("", "every parameter is fixed; leave at least one to vary")
-        found.check()
+                    fixed[parameter.name] = value
+        if not varied and not violations:
+            violations.add("", "every parameter is fixed; leave at least one to vary")
+        violations.check()
         return replace(self, parameters=tuple(varied), fixed=fixed)
 
     def to_dict(self) -> dict[str, Any]:
         """The space as JSON-able values."""
         return {
-            "parameters": [each.to_dict() for each in self.parameters],
-            "constraints": [str(each) for each in self.constraints],
+            "parameters": [parameter.to_dict() for parameter in self.parameters],
+            "constraints": [str(constraint) for constraint in self.constraints],
             **({"fixed": dict(self.fixed)} if self.fixed else {}),
         }
 
     @staticmethod
-    def from_dict(told: Mapping[str, Any]) -> Space:
-        """The space that `to_dict` told.
+    def from_dict(fields: Mapping[str, Any]) -> Space:
+        """The space of which `to_dict` returned the fields.
 
         Raises:
             InvalidError: If it is none.
         """
-        parameters = tuple(Parameter.from_dict(each) for each in told["parameters"])
-        space = Space(parameters=parameters, fixed=dict(told.get("fixed", {})))
-        return space.constrain(told.get("constraints", ()))
+        parameters = tuple(Parameter.from_dict(parameter) for parameter in fields["parameters"])
+        space = Space(parameters=parameters, fixed=dict(fields.get("fixed", {})))
+        return space.constrain(fields.get("constraints", ()))

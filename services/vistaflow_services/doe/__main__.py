@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vistaflow.api.doe.v1 import doe_pb2 as pb
 from vistaflow.api.doe.v1 import doe_pb2_grpc as rpc
-from vistaflow_services.core.server import Server
+from vistaflow_services.core.server.shell import Server
 from vistaflow_services.core.stage import Stage, StageService, serve_stage
 from vistaflow_services.doe.config import Config
 from vistaflow_services.doe.servicer import DoeServicer
@@ -26,7 +26,7 @@ SERVICE = StageService(
 
 
 def main() -> None:
-    """Serves until told to stop."""
+    """Serves until a signal stops the service."""
     serve_stage(SERVICE)
 
 

@@ -1,4 +1,4 @@
-"""What a DOE job does: makes a design, runs it, and tells what came of it.
+"""What a DOE job does: makes a design, runs it, and publishes what came of it.
 
 Everything written lies under the attempt's own prefix and counts only once the
 job's result names it. Points that were run are kept in the point store, so that
@@ -11,20 +11,23 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from vistaflow.api.doe.v1 import doe_pb2 as pb
-from vistaflow_services.core.jobs import Attempt, JobError, plain
-from vistaflow_services.core.pictures import draw_pictures
+from vistaflow_services.core.results import PublishedFile
+from vistaflow_services.core.work.attempt import Attempt, JobError, plain
+from vistaflow_services.core.work.pictures import draw_pictures
 from vistaflow_services.decks.deck import Deck, FailurePolicy
 from vistaflow_services.decks.space import Columns
-from vistaflow_services.doe import evaluation, plots, references, specs, table
-from vistaflow_services.doe.domain import Design, Region
-from vistaflow_services.doe.generators import generate
-from vistaflow_services.doe.quality import assess
-from vistaflow_services.doe.table import Results
+from vistaflow_services.designs import table
+from vistaflow_services.designs.generators import generate
+from vistaflow_services.designs.manifest import DesignManifest, DesignOrigin, DesignRuns
+from vistaflow_services.designs.quality import assess
+from vistaflow_services.designs.recipe import Design, Region
+from vistaflow_services.designs.table import Results
+from vistaflow_services.doe import evaluation, plots, references, specs
 from vistaflow_services.simulators.evaluate import evaluate, local_executor
 from vistaflow_services.simulators.outcome import Outcome
 from vistaflow_services.simulators.points import PointStore
@@ -33,19 +36,19 @@ POINTS = "points"
 """The folder of the artifact store that holds every point ever run."""
 
 MOST_COVERED = 50
-"""Parameters whose coverage is told in the result; of more it is in `quality.json` only."""
+"""Most parameters whose coverage is in the result; with more it is in `quality.json` only."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Made:
+class _Prepared:
     """A design ready to run, new or made by another job, and what is published of it."""
 
     deck: Deck
     deck_uri: str
     region: Region
     columns: Columns
-    about: dict[str, Any]
-    """The part of the manifest that says how it was made."""
+    origin: DesignOrigin
+    """How it was made."""
 
 
 def run(attempt: Attempt) -> dict[str, Any]:
@@ -61,15 +64,13 @@ def run(attempt: Attempt) -> dict[str, Any]:
     """
     spec = attempt.unpack(pb.DoeSpec)
     specs.check_spec(spec)
-    made = _designed(attempt, spec) if spec.HasField("design") else _given(attempt, spec)
-    results = Results.not_run(_count(made.columns), made.deck.response_names)
+    prepared = _generate(attempt, spec) if spec.HasField("design") else _reopen(attempt, spec)
+    results = Results.not_run(_count(prepared.columns), prepared.deck.response_names)
     if spec.HasField("evaluation"):
-        policy = specs.policy_of(spec.evaluation, made.deck)
-        results = _simulated(attempt, made, policy)
-    manifest = _summarized(attempt, made, results, evaluated=spec.HasField("evaluation"))
-    written = attempt.folder / references.MANIFEST
-    attempt.artifacts.write(written, json.dumps(manifest, allow_nan=False).encode())
-    return manifest
+        policy = specs.policy_of(spec.evaluation, prepared.deck)
+        results = _simulate(attempt, prepared, policy)
+    manifest = _summarize(attempt, prepared, results, evaluated=spec.HasField("evaluation"))
+    return attempt.publish(manifest)
 
 
 PRELOAD: Final = ("vistaflow_services.doe.plots",)
@@ -78,29 +79,34 @@ PRELOAD: Final = ("vistaflow_services.doe.plots",)
 JOBS: dict[str, Callable[[Attempt], dict[str, Any]]] = {"DOE": run}
 
 
-def _designed(attempt: Attempt, spec: pb.DoeSpec) -> _Made:
+def _generate(attempt: Attempt, spec: pb.DoeSpec) -> _Prepared:
     """Makes the design that the spec asks for."""
-    with attempt.part("generate") as told:
-        found = references.find_deck(spec.deck, attempt.inputs, attempt.artifacts)
-        recipe, region = specs.plan(spec.design, found.deck)
+    with attempt.part("generate") as metadata:
+        source = references.find_deck(spec.deck, attempt.inputs, attempt.artifacts)
+        recipe, region = specs.plan(spec.design, source.deck)
         attempt.progress("generate", 0, recipe.size, unit="points", message=str(recipe.generator))
         design = generate(recipe, region)
         attempt.progress("generate", len(design), len(design), unit="points")
-        about = _about(attempt, design)
-        told.update({name: about[name] for name in ("generator", "size", "seed", "dropped_count")})
-    return _Made(
-        deck=found.deck,
-        deck_uri=found.uri,
+        origin = _origin(attempt, design)
+        metadata.update(
+            generator=origin.generator,
+            size=origin.size,
+            seed=origin.seed,
+            dropped_count=origin.dropped_count,
+        )
+    return _Prepared(
+        deck=source.deck,
+        deck_uri=source.uri,
         region=region,
         columns=design.columns,
-        about=about,
+        origin=origin,
     )
 
 
-def _given(attempt: Attempt, spec: pb.DoeSpec) -> _Made:
+def _reopen(attempt: Attempt, spec: pb.DoeSpec) -> _Prepared:
     """Opens the design that another job made."""
-    found = references.find_design(spec.design_id, attempt.inputs, attempt.artifacts)
-    deck = references.deck_of(found.manifest, attempt.artifacts)
+    existing = references.find_design(spec.design_id, attempt.inputs, attempt.artifacts)
+    deck = references.deck_of(existing.manifest, attempt.artifacts)
     if spec.deck:
         named = references.find_deck(spec.deck, attempt.inputs, attempt.artifacts).deck
         if named.digest != deck.digest:
@@ -110,68 +116,67 @@ def _given(attempt: Attempt, spec: pb.DoeSpec) -> _Made:
                 reason="OTHER_DECK",
                 hint="leave the deck out to use the design's own",
             )
-    kept = ("generator", "version", "seed", "size", "feasible_count", "candidate_count")
-    about = {name: found.manifest[name] for name in (*kept, "dropped_count", "quality", "recipe")}
-    about["parent_design_id"] = found.manifest["design_id"]
-    return _Made(
+    region = existing.manifest.region
+    origin = DesignOrigin.read(existing.result)
+    return _Prepared(
         deck=deck,
-        deck_uri=found.manifest["deck_uri"],
-        region=found.region,
-        columns=table.read_columns(found.rows, found.region.space),
-        about=about,
+        deck_uri=existing.manifest.deck_uri,
+        region=region,
+        columns=table.read_columns(existing.rows, region.space),
+        origin=replace(origin, parent_design_id=existing.manifest.design_id),
     )
 
 
-def _about(attempt: Attempt, design: Design) -> dict[str, Any]:
+def _origin(attempt: Attempt, design: Design) -> DesignOrigin:
     """How a new design was made and how good it is."""
     quality = assess(design)
-    told = quality.to_dict()
+    figures = quality.to_dict()
     written = attempt.artifacts.write(
-        attempt.folder / "quality.json", json.dumps(told, allow_nan=False).encode()
+        attempt.folder / "quality.json", json.dumps(figures, allow_nan=False).encode()
     )
     if design.region.dimension > MOST_COVERED:
-        told = {name: value for name, value in told.items() if name != "coverage"}
+        figures = {name: value for name, value in figures.items() if name != "coverage"}
     recipe = design.recipe
-    return {
-        "generator": str(recipe.generator),
-        "version": design.version,
-        "seed": recipe.seed,
-        "size": len(design),
-        "feasible_count": len(design),
-        "candidate_count": design.candidate_count,
-        "dropped_count": design.dropped_count,
-        "quality": {**told, "file": written},
-        "recipe": {
+    return DesignOrigin(
+        generator=str(recipe.generator),
+        version=design.version,
+        seed=recipe.seed,
+        size=len(design),
+        feasible_count=len(design),
+        candidate_count=design.candidate_count,
+        dropped_count=design.dropped_count,
+        quality={**figures, "file": written},
+        recipe={
             "size": recipe.size,
             "levels": recipe.levels,
             "parameter_levels": dict(recipe.parameter_levels),
             "include_default": recipe.include_default,
         },
-    }
+    )
 
 
-def _simulated(attempt: Attempt, made: _Made, policy: FailurePolicy) -> Results:
+def _simulate(attempt: Attempt, prepared: _Prepared, policy: FailurePolicy) -> Results:
     """Runs every point on all cores; those that were run before are not run again."""
-    points = made.region.space.points(made.columns)
-    names = made.deck.response_names
-    seen: list[Outcome] = []
+    points = prepared.region.space.points(prepared.columns)
+    names = prepared.deck.response_names
+    seen: dict[int, Outcome] = {}
     counts: Counter[str] = Counter()
 
     def on_outcome(index: int, outcome: Outcome) -> None:
-        seen.append(outcome)
+        seen[index] = outcome
         counts["failed"] += not outcome.ok
         counts[f"of {len(points)} found in the store"] += outcome.cached
-        told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-        attempt.progress("simulate", len(seen), len(points), unit="runs", message=told)
+        text = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+        attempt.progress("simulate", len(seen), len(points), unit="runs", message=text)
 
     scratch = attempt.folder / ".scratch"
-    with attempt.part("simulate") as told:
-        told.update({"deck": made.deck.name, "simulator": made.deck.simulator})
+    with attempt.part("simulate") as metadata:
+        metadata.update({"deck": prepared.deck.name, "simulator": prepared.deck.simulator})
         attempt.progress("simulate", 0, len(points), unit="runs")
         executor = local_executor(attempt.workers)
         try:
             outcomes = evaluate(
-                made.deck,
+                prepared.deck,
                 points,
                 store=PointStore(attempt.artifacts.root / POINTS),
                 executor=executor,
@@ -179,64 +184,80 @@ def _simulated(attempt: Attempt, made: _Made, policy: FailurePolicy) -> Results:
                 on_outcome=on_outcome,
                 policy=policy,
             )
+            order = list(range(len(points)))
             results = evaluation.results_of(outcomes, names)
             refused = evaluation.too_many_failed(results, policy)
         except JobError as error:
-            results = evaluation.results_of(seen, names)
-            refused = error.message + evaluation.most_common_failure(results)
+            order = sorted(seen)
+            results = evaluation.results_of([seen[index] for index in order], names)
+            short = error.details.get("short", error.message)
+            refused = short + evaluation.most_common_failure(results)
         finally:
             executor.shutdown(cancel_futures=True)
             shutil.rmtree(scratch, ignore_errors=True)
-        told.update(_counts(results))
+        metadata.update(_counts(results))
         if refused:
             raise JobError(
                 refused,
                 reason="RUNS_FAILED",
                 hint=evaluation.hint_of(results),
-                details={"run": len(results.failures), **_counts(results)},
+                details={
+                    "run": len(results.failures),
+                    **_counts(results),
+                    "failed_rows": [
+                        {**row, "row_id": order[row["row_id"]]}
+                        for row in evaluation.failed_rows(results, [points[i] for i in order])
+                    ],
+                },
             )
     return results
 
 
-def _summarized(
-    attempt: Attempt, made: _Made, results: Results, *, evaluated: bool
+def _summarize(
+    attempt: Attempt, prepared: _Prepared, results: Results, *, evaluated: bool
 ) -> dict[str, Any]:
-    """Writes the rows and the pictures, and tells all of it as the job's result."""
-    with attempt.part("summarize") as told:
-        deck = made.deck
+    """Writes the rows and the pictures; the job's result, which describes all of it."""
+    with attempt.part("summarize") as metadata:
+        deck = prepared.deck
         about = {
             "design_id": attempt.job_id,
             "deck_id": deck.digest,
             "deck_name": deck.name,
-            "space": made.region.space.to_dict(),
-            "fixed": dict(made.region.fixed),
-            "responses": [{"name": each.name, "unit": each.unit} for each in deck.responses],
-            **made.about,
+            "space": prepared.region.space.to_dict(),
+            "fixed": dict(prepared.region.fixed),
+            "responses": [
+                {"name": response.name, "unit": response.unit} for response in deck.responses
+            ],
+            **prepared.origin.to_dict(),
         }
         rows = attempt.folder / "design.parquet"
         with attempt.artifacts.writing(rows) as temporary:
-            table.write_table(temporary, made.columns, results, plain(about))
-        manifest: dict[str, Any] = {
-            "design": attempt.artifacts.describe(rows),
-            **about,
-            "deck_uri": made.deck_uri or _deck_copy(attempt, deck),
-            "evaluated_count": len(results.failures) if evaluated else 0,
-            **_counts(results),
-            "plots": _plots(attempt, made, results),
-        }
-        told.update({"rows": _count(made.columns), "plots": len(manifest["plots"])})
-    plained: dict[str, Any] = plain(manifest)
-    return plained
+            table.write_table(temporary, prepared.columns, results, plain(about))
+        manifest = DesignManifest(
+            design=PublishedFile.read(attempt.artifacts.describe(rows)),
+            design_id=attempt.job_id,
+            deck_id=deck.digest,
+            deck_name=deck.name,
+            deck_uri=prepared.deck_uri or _deck_copy(attempt, deck),
+            space=about["space"],
+            fixed=about["fixed"],
+            responses=about["responses"],
+            evaluated_count=len(results.failures) if evaluated else 0,
+        )
+        plots = PublishedFile.read_all(_plots(attempt, prepared, results))
+        runs = DesignRuns(**_counts(results), plots=plots)
+        metadata.update({"rows": _count(prepared.columns), "plots": len(plots)})
+    return {**manifest.to_dict(), **prepared.origin.to_dict(), **runs.to_dict()}
 
 
-def _plots(attempt: Attempt, made: _Made, results: Results) -> list[dict[str, Any]]:
-    units = {each.name: each.unit for each in made.deck.responses}
+def _plots(attempt: Attempt, prepared: _Prepared, results: Results) -> list[dict[str, Any]]:
+    units = {response.name: response.unit for response in prepared.deck.responses}
     drawn = {"design.png": plots.plot_design}
     if any(failure is None for failure in results.failures) and results.evaluated:
         drawn["responses.png"] = plots.plot_responses
 
     def bound(draw: Callable[..., None]) -> Callable[[Path], None]:
-        return lambda path: draw(path, made.region, made.columns, results, units=units)
+        return lambda path: draw(path, prepared.region, prepared.columns, results, units=units)
 
     return draw_pictures(attempt, {name: bound(draw) for name, draw in drawn.items()})
 
@@ -247,6 +268,7 @@ def _counts(results: Results) -> dict[str, Any]:
         "cached_count": results.cached_count,
         "substituted_count": results.substituted_count,
         "failures": evaluation.failure_counts(results),
+        "reasons": evaluation.reason_records(results),
     }
 
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from vistaflow_services.decks.space import Columns, Kind, Parameter, Scale
-from vistaflow_services.doe.domain import Region
-from vistaflow_services.doe.table import Results
+from vistaflow_services.designs.recipe import Region
+from vistaflow_services.designs.table import Results
 from vistaflow_services.surrogates.extremes import huge_limit
 
 MOST_PARAMETERS = 6
@@ -35,8 +35,8 @@ _FAILED = "#d1495b"
 class _Axis:
     """One parameter or response as numbers to draw: logarithms are taken beforehand.
 
-    matplotlib's own ticks and layout take 13 s for eight logarithmic parameters; ticks
-    chosen once for a column of panels take a quarter of that.
+    matplotlib lays out the ticks of logarithmic axes for each panel, which is slow; here they are
+    chosen once for a column of panels.
     """
 
     label: str
@@ -64,7 +64,7 @@ def plot_design(
     rows = _thinned(len(results.seconds))
     response = _first_response(results, units)
     shown = _most_moving(region, columns, None if response is None else response.values)
-    axes = [_parameter_axis(each, columns[each.name]) for each in shown]
+    axes = [_parameter_axis(parameter, columns[parameter.name]) for parameter in shown]
     count = len(axes)
     figure, grid = _panels(count, count, width=1.9, height=1.9, colours=response is not None)
     failed = results.failed[rows]
@@ -93,13 +93,17 @@ def plot_responses(
     """Each response against each parameter, with the median along the range: the main effects."""
     results = _drawable(results)
     rows = _thinned(len(results.seconds))
-    known = {name: each for name, each in results.responses.items() if np.isfinite(each).any()}
+    finite_responses = {
+        name: response
+        for name, response in results.responses.items()
+        if np.isfinite(response).any()
+    }
     down = [
         _response_axis(name, values, units.get(name, ""))
-        for name, values in list(known.items())[:MOST_RESPONSES]
+        for name, values in list(finite_responses.items())[:MOST_RESPONSES]
     ]
     shown = _most_moving(region, columns, down[0].values if down else None)
-    across = [_parameter_axis(each, columns[each.name]) for each in shown]
+    across = [_parameter_axis(parameter, columns[parameter.name]) for parameter in shown]
     figure, grid = _panels(len(down), len(across), width=2.1, height=1.7)
     for row, response in enumerate(down):
         for column, parameter in enumerate(across):
@@ -162,22 +166,22 @@ def _most_moving(
         return list(region.free)
     if response is None or np.isfinite(response).sum() < 3:
         return list(region.free[:MOST_PARAMETERS])
-    known = np.isfinite(response)
-    ranks = rankdata(response[known])
+    finite = np.isfinite(response)
+    ranks = rankdata(response[finite])
     moves = []
-    for each in region.free:
-        places = rankdata(each.encode(columns[each.name])[known])
+    for parameter in region.free:
+        places = rankdata(parameter.encode(columns[parameter.name])[finite])
         flat = np.ptp(places) == 0 or np.ptp(ranks) == 0
         moves.append(0.0 if flat else abs(float(np.corrcoef(places, ranks)[0, 1])))
     best = sorted(np.argsort(moves, kind="stable")[-MOST_PARAMETERS:].tolist())
-    return [region.free[at] for at in best]
+    return [region.free[index] for index in best]
 
 
 def _parameter_axis(parameter: Parameter, values: NDArray[Any]) -> _Axis:
     label = f"{parameter.name} [{parameter.unit}]" if parameter.unit else parameter.name
     if parameter.choices:
         count = len(parameter.choices)
-        named = [str(each)[:12] for each in parameter.choices]
+        named = [str(choice)[:12] for choice in parameter.choices]
         return _Axis(
             label=label,
             values=parameter.positions(values).astype(np.float64),
@@ -193,8 +197,8 @@ def _parameter_axis(parameter: Parameter, values: NDArray[Any]) -> _Axis:
 
 def _response_axis(name: str, values: NDArray[np.float64], unit: str) -> _Axis:
     """Logarithmic where all values are positive and span a factor of 50 or more."""
-    known = values[np.isfinite(values)]
-    log = bool(len(known) and known.min() > 0 and known.max() >= 50 * known.min())
+    finite = values[np.isfinite(values)]
+    log = bool(len(finite) and finite.min() > 0 and finite.max() >= 50 * finite.min())
     return _numbers(f"{name} [{unit}]" if unit else name, values, log, whole=False)
 
 
@@ -204,17 +208,19 @@ def _numbers(label: str, values: NDArray[np.float64], log: bool, whole: bool) ->
     low, high = float(np.nanmin(drawn)), float(np.nanmax(drawn))
     if not log:
         round_numbers = MaxNLocator(4, integer=whole).tick_values(low, high)
-        ticks = [(float(each), f"{each:.6g}") for each in round_numbers]
+        ticks = [(float(round_number), f"{round_number:.6g}") for round_number in round_numbers]
     elif high - low >= 2:
         step = max(1, round((high - low) / 4))
         decades = range(math.floor(low), math.ceil(high) + 1, step)
-        ticks = [(float(each), f"1e{each}") for each in decades]
+        ticks = [(float(decade), f"1e{decade}") for decade in decades]
     else:
         decades = range(math.floor(low), math.ceil(high) + 1)
-        round_numbers = [digit * 10.0**each for each in decades for digit in (1, 2, 5)]
-        ticks = [(math.log10(each), f"{each:.6g}") for each in round_numbers]
+        round_numbers = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
+        ticks = [
+            (math.log10(round_number), f"{round_number:.6g}") for round_number in round_numbers
+        ]
     room = 0.04 * (high - low) or 0.5
-    inside = [each for each in ticks if low - room <= each[0] <= high + room]
+    inside = [tick for tick in ticks if low - room <= tick[0] <= high + room]
     return _Axis(
         label=label,
         values=drawn,
@@ -228,8 +234,8 @@ def _numbers(label: str, values: NDArray[np.float64], log: bool, whole: bool) ->
 
 def _medians(parameter: _Axis, response: _Axis) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Medians of the response over 2 to 8 equal parts of the points, at least 8 in each."""
-    known = np.isfinite(response.values)
-    x, y = parameter.values[known], response.values[known]
+    finite = np.isfinite(response.values)
+    x, y = parameter.values[finite], response.values[finite]
     levels = np.unique(x)
     if len(levels) <= 8:
         return levels, np.array([np.median(y[x == level]) for level in levels])
@@ -255,8 +261,8 @@ def _dots(
     if response is None:
         place.scatter(x[good], y[good], s=14, linewidths=0, color=_POINT)
         return None
-    known = response.values[np.isfinite(response.values)]
-    low, high = np.percentile(known, [2, 98])
+    finite = response.values[np.isfinite(response.values)]
+    low, high = np.percentile(finite, [2, 98])
     colours = response.values[rows][good]
     return place.scatter(
         x[good], y[good], s=14, linewidths=0, c=colours, cmap=_DOTS, vmin=low, vmax=high
@@ -269,11 +275,11 @@ def _colour_bar(figure: Figure, mappable: Any, response: _Axis) -> None:
     bar = figure.colorbar(mappable, cax=place, label=response.label)
     low, high = mappable.get_clim()
     inside = [
-        (at, name)
-        for at, name in zip(response.places, response.names, strict=True)
-        if low <= at <= high
+        (place, name)
+        for place, name in zip(response.places, response.names, strict=True)
+        if low <= place <= high
     ]
-    bar.set_ticks([at for at, _ in inside], labels=[name for _, name in inside])
+    bar.set_ticks([place for place, _ in inside], labels=[name for _, name in inside])
     bar.ax.tick_params(labelsize=7)
 
 

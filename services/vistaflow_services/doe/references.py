@@ -1,28 +1,23 @@
 """Finds what a DOE job refers to: its deck, and the design that it is to run.
 
 A reference is one string: a job's name in the same kit, or an id; for a deck also
-its name. Designs are found by the manifest that each DOE job leaves beside its rows.
+its name.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from vistaflow_services.core.artifacts import ArtifactStore
 from vistaflow_services.core.errors import ConflictError, NotFoundError
-from vistaflow_services.core.job_ids import is_job_id
-from vistaflow_services.core.jobs import JobError, JobResult
+from vistaflow_services.core.results import JobResult, find_result, stored_result
+from vistaflow_services.core.work.artifacts import ArtifactStore
+from vistaflow_services.core.work.attempt import JobError
 from vistaflow_services.decks.deck import Deck, read_archive
-from vistaflow_services.decks.library import DeckLibrary
-from vistaflow_services.decks.space import Space
-from vistaflow_services.doe.domain import Region
-
-MANIFEST: Final = "manifest.json"
-"""The file in an attempt's prefix that holds the job's result, written last."""
+from vistaflow_services.decks.library import CollectedDeck, DeckLibrary, collected_decks
+from vistaflow_services.designs.manifest import DesignManifest
 
 DECKS: Final = "decks"
 """The folder of the artifact store that holds every collected deck."""
@@ -42,14 +37,14 @@ class FoundDeck:
 class FoundDesign:
     """A design that another job made."""
 
-    manifest: Mapping[str, Any]
+    result: Mapping[str, Any]
     """What that job published."""
+
+    manifest: DesignManifest
+    """The part of it that says what the design is."""
 
     rows: Path
     """Its `design.parquet`, of the content that was published."""
-
-    region: Region
-    """Where it lies."""
 
 
 def find_deck(
@@ -61,31 +56,31 @@ def find_deck(
         JobError: There is none, or the job collected several.
     """
     collected = [
-        entry
-        for each in inputs.values()
-        if each.job_type == "DECK_COLLECTION"
-        for entry in each.result.get("decks", ())
+        deck
+        for result in inputs.values()
+        if result.job_type == "DECK_COLLECTION"
+        for deck in collected_decks(result.result)
     ]
     if reference in inputs:
-        decks = list(inputs[reference].result.get("decks", ()))
+        decks = collected_decks(inputs[reference].result)
         if len(decks) != 1:
-            names = ", ".join(str(each["name"]) for each in decks) or "none"
+            names = ", ".join(deck.name for deck in decks) or "none"
             raise JobError(
                 f"the job `{reference}` collected {len(decks)} decks ({names}); one is needed",
                 reason="AMBIGUOUS_DECK",
                 hint="name the deck by its id or its name",
             )
         return _collected(decks[0], artifacts)
-    for entry in collected:
-        if reference in (entry["deck_id"], entry["name"]):
-            return _collected(entry, artifacts)
+    for deck in collected:
+        if reference in (deck.deck_id, deck.name):
+            return _collected(deck, artifacts)
     try:
-        found = DeckLibrary(artifacts.root / DECKS).find(reference)
+        entry = DeckLibrary(artifacts.root / DECKS).find(reference)
     except NotFoundError as error:
         raise JobError(
             error.message, reason="NO_DECK", hint="collect the deck, or list decks with ListDecks"
         ) from None
-    return FoundDeck(deck=found.deck, uri=artifacts.uri(found.path) if found.path else "")
+    return FoundDeck(deck=entry.deck, uri=artifacts.uri(entry.path) if entry.path else "")
 
 
 def find_design(
@@ -96,8 +91,7 @@ def find_design(
     Raises:
         JobError: There is none.
     """
-    by_id = {each.job_id: each for each in inputs.values()}
-    source = inputs.get(reference) or by_id.get(reference)
+    source = find_result(reference, inputs)
     if source is not None:
         if "design" not in source.result:
             raise JobError(
@@ -106,62 +100,45 @@ def find_design(
                 hint="name a DOE job",
             )
         return opened(source.result, artifacts)
-    manifest = stored_manifest(reference, artifacts)
-    if manifest is None:
+    result = stored_result(reference, artifacts.root)
+    if result is None:
         raise JobError(
             f"no design {reference[:100]}: it is neither a job this one depends on nor a "
             "finished design",
             reason="NO_DESIGN",
             hint="give a job's name in the kit, or the id of a finished DOE job",
         )
-    return opened(manifest, artifacts)
+    return opened(result, artifacts)
 
 
-def stored_manifest(design_id: str, artifacts: ArtifactStore) -> dict[str, Any] | None:
-    """The manifest that the newest complete attempt of a DOE job left, if one did."""
-    if not is_job_id(design_id):
-        return None
-    written = (artifacts.root / "jobs" / design_id).glob(f"*/{MANIFEST}")
-    newest = max(written, key=lambda path: int(path.parent.name), default=None)
-    if newest is None:
-        return None
-    manifest: dict[str, Any] = json.loads(newest.read_bytes())
-    return manifest
-
-
-def opened(manifest: Mapping[str, Any], artifacts: ArtifactStore) -> FoundDesign:
-    """The design that a manifest describes.
+def opened(result: Mapping[str, Any], artifacts: ArtifactStore) -> FoundDesign:
+    """The design that a DOE job published.
 
     Raises:
         NotFoundError: Its rows are gone.
         InvalidError: Its rows are not those that were published.
     """
-    design = manifest["design"]
-    return FoundDesign(
-        manifest=manifest,
-        rows=artifacts.verified(design["uri"], design["sha256"]),
-        region=region_of(manifest),
-    )
+    manifest = DesignManifest.read(result)
+    rows = artifacts.verified(manifest.design.uri, manifest.design.sha256)
+    return FoundDesign(result=result, manifest=manifest, rows=rows)
 
 
-def region_of(manifest: Mapping[str, Any]) -> Region:
-    """Where the design of a manifest lies."""
-    return Region(space=Space.from_dict(manifest["space"]), fixed=manifest.get("fixed", {}))
-
-
-def deck_of(manifest: Mapping[str, Any], artifacts: ArtifactStore) -> Deck:
-    """The deck that the design of a manifest is for.
+def deck_of(manifest: DesignManifest, artifacts: ArtifactStore) -> Deck:
+    """The deck that a design is for.
 
     Raises:
+        LookupError: The design's job published none.
         NotFoundError: Its archive is gone.
         ConflictError: Its archive holds another deck.
     """
-    deck = read_archive(artifacts.existing(manifest["deck_uri"]).read_bytes())
-    if deck.digest != manifest["deck_id"]:
+    if not manifest.deck_uri:
+        raise LookupError("deck_uri")
+    deck = read_archive(artifacts.existing(manifest.deck_uri).read_bytes())
+    if deck.digest != manifest.deck_id:
         raise ConflictError("the deck's archive is not the one that the design was made for")
     return deck
 
 
-def _collected(entry: Mapping[str, Any], artifacts: ArtifactStore) -> FoundDeck:
-    path = artifacts.verified(entry["uri"], entry["sha256"])
-    return FoundDeck(deck=read_archive(path.read_bytes()), uri=str(entry["uri"]))
+def _collected(collected: CollectedDeck, artifacts: ArtifactStore) -> FoundDeck:
+    path = artifacts.verified(collected.uri, collected.sha256)
+    return FoundDeck(deck=read_archive(path.read_bytes()), uri=collected.uri)

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from google.protobuf import json_format
+
 from vistaflow.api.doe.v1 import doe_pb2 as pb
 from vistaflow.api.doe.v1 import doe_pb2_grpc as rpc
-from vistaflow_services.core.errors import InvalidError, NotFoundError, Violations
-from vistaflow_services.core.interceptor import Context
-from vistaflow_services.core.job_ids import is_job_id
-from vistaflow_services.core.jobs import JobResult
-from vistaflow_services.core.results import readable
+from vistaflow_services.core.errors import InvalidError, NotFoundError, Violations, field_error
+from vistaflow_services.core.names import is_job_id
+from vistaflow_services.core.results import JobResult, readable
+from vistaflow_services.core.rpc.interceptor import Context
 from vistaflow_services.core.stage import Stage
-from vistaflow_services.decks.deck import Deck
+from vistaflow_services.decks.deck import Deck, read_archive
 from vistaflow_services.decks.library import DeckLibrary
-from vistaflow_services.doe import messages, references, specs, table
+from vistaflow_services.decks.space import Point
+from vistaflow_services.designs import table
+from vistaflow_services.designs.manifest import DesignManifest
+from vistaflow_services.doe import looking, messages, references, specs
+from vistaflow_services.simulators.run import check_deck
 from vistaflow_services.simulators.status import require_simulator, simulator_status
 
 CHUNK_BYTES = 1 << 20
@@ -33,6 +40,8 @@ class DoeServicer(rpc.DoeServiceServicer):
         self._stage = stage
         self._artifacts = stage.artifacts
         self._decks = DeckLibrary(stage.artifacts.root / references.DECKS)
+        self._trying = asyncio.Semaphore(max(1, stage.config.capacity))
+        """Held while a point is run to be looked at."""
 
     async def ListGenerators(
         self, request: pb.ListGeneratorsRequest, context: Context
@@ -55,7 +64,8 @@ class DoeServicer(rpc.DoeServiceServicer):
         """Starts running a design."""
         source = await self._result(request.design_id)
         with readable(request.design_id, "design_id"):
-            deck = await asyncio.to_thread(references.deck_of, source.result, self._artifacts)
+            manifest = DesignManifest.read(source.result)
+            deck = await asyncio.to_thread(references.deck_of, manifest, self._artifacts)
         await asyncio.to_thread(_check_evaluation, request.evaluation, deck)
         spec = pb.DoeSpec(design_id=request.design_id, evaluation=request.evaluation)
         spec.evaluation.SetInParent()
@@ -78,34 +88,88 @@ class DoeServicer(rpc.DoeServiceServicer):
         _check_read(request)
         source = await self._result(request.design_id)
         with readable(request.design_id, "design_id"):
-            uri, sha256 = source.result["design"]["uri"], source.result["design"]["sha256"]
-            path = await asyncio.to_thread(self._artifacts.verified, uri, sha256)
+            rows = DesignManifest.read(source.result).design
+            path = await asyncio.to_thread(self._artifacts.verified, rows.uri, rows.sha256)
             async for chunk in _in_threads(_chunks(request, path)):
                 yield chunk
+
+    async def TryPoint(self, request: pb.TryPointRequest, context: Context) -> pb.TryPointResponse:
+        """Runs one point and returns what it was given and what came of it."""
+        deck, point = await self._tried(request)
+        remaining = context.time_remaining()
+        # An answer that the run took too long still has to reach the caller.
+        left = max(remaining * 0.95 - 0.5, 0.1) if remaining is not None else math.inf
+        stop = threading.Event()
+        try:
+            async with self._trying:
+                seen = await asyncio.to_thread(
+                    looking.look,
+                    deck,
+                    point,
+                    scratch=self._stage.home / "run" / "tried",
+                    seconds=min(deck.timeout_seconds, left),
+                    should_stop=stop.is_set,
+                )
+        finally:
+            stop.set()
+        return messages.try_message(deck, seen)
+
+    async def _tried(self, request: pb.TryPointRequest) -> tuple[Deck, Point]:
+        """The deck and the point of a request."""
+        violations = Violations()
+        sources = [name for name in ("deck", "deck_archive", "design_id") if getattr(request, name)]
+        if len(sources) != 1:
+            violations.add("deck", "give one of deck, deck_archive and design_id")
+        try:
+            values = json_format.MessageToDict(request.parameters)
+        except ValueError:
+            violations.add("parameters", "hold a number that is not finite")
+        violations.check()
+        if request.design_id:
+            source = await self._result(request.design_id)
+            with readable(request.design_id, "design_id"):
+                manifest = DesignManifest.read(source.result)
+                deck = await asyncio.to_thread(references.deck_of, manifest, self._artifacts)
+                file = manifest.design
+                path = await asyncio.to_thread(self._artifacts.verified, file.uri, file.sha256)
+            values = {**await asyncio.to_thread(_point_of, path, request.row_id), **values}
+        elif request.deck_archive:
+            deck = await asyncio.to_thread(read_archive, request.deck_archive)
+        else:
+            deck = (await asyncio.to_thread(self._decks.find, request.deck)).deck
+        await asyncio.to_thread(check_deck, deck)
+        require_simulator(deck.simulator)
+        region = specs.region_of(pb.DesignSpec(parameters=request.ranges), deck.space)
+        try:
+            return deck, looking.middle(region, values)
+        except InvalidError as error:
+            violations.extend("parameters", error)
+        violations.check()
+        raise AssertionError
 
     async def ListSimulators(
         self, request: pb.ListSimulatorsRequest, context: Context
     ) -> pb.ListSimulatorsResponse:
         """Lists the simulators of this machine."""
-        found = await asyncio.to_thread(simulator_status)
+        statuses = await asyncio.to_thread(simulator_status)
         return pb.ListSimulatorsResponse(
-            simulators=[pb.SimulatorInfo(**vars(each)) for each in found]
+            simulators=[pb.SimulatorInfo(**vars(status)) for status in statuses]
         )
 
     def _plan(self, request: pb.GenerateDesignRequest) -> Deck:
         """The deck to design for, once all that can be wrong has been looked at."""
-        found = Violations()
+        violations = Violations()
         if not request.deck:
-            found.add("deck", "missing: give a deck id or a deck's name")
+            violations.add("deck", "missing: give a deck id or a deck's name")
         if not request.HasField("design"):
-            found.add("design", "missing: say which design to make")
-        found.check()
+            violations.add("design", "missing: say which design to make")
+        violations.check()
         deck = self._decks.find(request.deck).deck
         try:
             specs.plan(request.design, deck)
         except InvalidError as error:
-            found.extend("design", error)
-        found.check()
+            violations.extend("design", error)
+        violations.check()
         return deck
 
     async def _result(self, design_id: str) -> JobResult:
@@ -117,26 +181,35 @@ class DoeServicer(rpc.DoeServiceServicer):
 
 def _check_evaluation(evaluation: pb.EvaluationSpec, deck: Deck) -> None:
     """Raises what would fail the job at once: a wrong policy, a simulator that is not there."""
-    found = Violations()
+    violations = Violations()
     try:
         specs.policy_of(evaluation, deck)
     except InvalidError as error:
-        found.extend("evaluation", error)
-    found.check()
+        violations.extend("evaluation", error)
+    violations.check()
     require_simulator(deck.simulator)
 
 
+def _point_of(path: Path, row_id: int) -> dict[str, Any]:
+    """The parameters of a row of a design."""
+    count = table.row_count(path)
+    if not 0 <= row_id < count:
+        raise field_error("row_id", f"the design has the rows 0 to {count - 1}, not {row_id}")
+    (row,) = table.iterate_rows(path, offset=row_id, limit=1)
+    return {name[2:]: value for name, value in row.items() if name.startswith("x.")}
+
+
 def _check_read(request: pb.ReadDesignRequest) -> None:
-    found = Violations()
+    violations = Violations()
     if request.format not in pb.RowFormat.values():
-        found.add("format", f"{request.format} is no format: choose ROWS, CSV or PARQUET")
+        violations.add("format", f"{request.format} is no format: choose ROWS, CSV or PARQUET")
     for name in ("offset", "limit"):
         value = getattr(request, name)
         if value < 0:
-            found.add(name, f"{value} is negative: give 0 or more")
+            violations.add(name, f"{value} is negative: give 0 or more")
         elif value and request.format == pb.ROW_FORMAT_PARQUET:
-            found.add(name, "a Parquet file is read whole: leave it out, or read rows or CSV")
-    found.check()
+            violations.add(name, "a Parquet file is read whole: leave it out, or read rows or CSV")
+    violations.check()
 
 
 def _chunks(request: pb.ReadDesignRequest, path: Path) -> Iterator[pb.ReadDesignResponse]:

@@ -10,12 +10,11 @@ from google.protobuf import json_format, struct_pb2
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.doe.v1 import doe_pb2 as pb
 from vistaflow_services.core.errors import FieldViolation, InvalidError, Violations
-from vistaflow_services.core.expressions import Constraint, parse_constraint, suggest
 from vistaflow_services.decks.deck import Deck, FailurePolicy, Policy
+from vistaflow_services.decks.expressions import Constraint, parse_constraint, suggest
 from vistaflow_services.decks.space import Choice, Space
-from vistaflow_services.doe import ese
-from vistaflow_services.doe.domain import Generator, Recipe, Region
-from vistaflow_services.doe.generators import check_feasible
+from vistaflow_services.designs.generators import check_feasible
+from vistaflow_services.designs.recipe import Generator, Recipe, Region, default_generator
 
 GENERATORS = {
     pb.GENERATOR_FULL_FACTORIAL: Generator.FULL_FACTORIAL,
@@ -38,16 +37,18 @@ MAX_CONSTRAINTS = 100
 
 def check_spec(spec: pb.DoeSpec) -> None:
     """Raises `InvalidError` unless the spec says what to make or run."""
-    found = Violations()
+    violations = Violations()
     if spec.HasField("design") and spec.design_id:
-        found.add("design_id", "give either a design to make or the id of one to run, not both")
+        violations.add(
+            "design_id", "give either a design to make or the id of one to run, not both"
+        )
     elif not spec.HasField("design") and not spec.design_id:
-        found.add("design", "missing: say which design to make, or give the id of one to run")
+        violations.add("design", "missing: say which design to make, or give the id of one to run")
     elif spec.HasField("design") and not spec.deck:
-        found.add("deck", "missing: give the deck's id, its name, or the job that collects it")
+        violations.add("deck", "missing: give the deck's id, its name, or the job that collects it")
     elif spec.design_id and not spec.HasField("evaluation"):
-        found.add("evaluation", "missing: a design that is made already can only be run")
-    found.check()
+        violations.add("evaluation", "missing: a design that is made already can only be run")
+    violations.check()
 
 
 def plan(spec: pb.DesignSpec, deck: Deck) -> tuple[Recipe, Region]:
@@ -56,24 +57,24 @@ def plan(spec: pb.DesignSpec, deck: Deck) -> tuple[Recipe, Region]:
     Raises:
         InvalidError: With every mistake, under its path in the spec.
     """
-    found = Violations()
+    violations = Violations()
     recipe = region = None
     try:
         recipe = recipe_of(spec)
     except InvalidError as error:
-        found.extend("", error)
+        violations.extend("", error)
     try:
         region = region_of(spec, deck.space)
     except InvalidError as error:
-        found.extend("", error)
+        violations.extend("", error)
     if recipe is not None:
         try:
             recipe.check(region or Region(space=deck.space))
             if region is not None:
                 check_feasible(recipe, region)
         except InvalidError as error:
-            found.extend("", error)
-    found.check()
+            violations.extend("", error)
+    violations.check()
     assert recipe is not None
     assert region is not None
     return recipe, region
@@ -81,13 +82,15 @@ def plan(spec: pb.DesignSpec, deck: Deck) -> tuple[Recipe, Region]:
 
 def recipe_of(spec: pb.DesignSpec) -> Recipe:
     """The recipe; the generator that is not set is chosen by the size."""
-    found = Violations()
+    violations = Violations()
     generator = GENERATORS.get(spec.generator)
     if spec.generator == pb.GENERATOR_UNSPECIFIED:
-        generator = Generator.LHS_ESE if spec.size <= ese.MAX_POINTS else Generator.SOBOL
+        generator = default_generator(spec.size)
     if generator is None:
-        found.add("generator", f"{spec.generator} is no generator; list them with ListGenerators")
-    found.check()
+        violations.add(
+            "generator", f"{spec.generator} is no generator; list them with ListGenerators"
+        )
+    violations.check()
     assert generator is not None
     return Recipe(
         generator=generator,
@@ -101,18 +104,18 @@ def recipe_of(spec: pb.DesignSpec) -> Recipe:
 
 def region_of(spec: pb.DesignSpec, space: Space) -> Region:
     """The part of the deck's space that the overrides and constraints leave."""
-    found = Violations()
+    violations = Violations()
     fixed: dict[str, Choice] = {}
     narrowed = space
     seen: set[str] = set()
-    for at, override in enumerate(spec.parameters):
-        path = f"parameters[{at}]"
+    for index, override in enumerate(spec.parameters):
+        path = f"parameters[{index}]"
         name = override.name
         if name not in space.names:
-            found.add(f"{path}.name", f"`{name}` is no parameter{suggest(name, space.names)}")
+            violations.add(f"{path}.name", f"`{name}` is no parameter{suggest(name, space.names)}")
             continue
         if name in seen:
-            found.add(f"{path}.name", f"`{name}` is given twice: merge the two")
+            violations.add(f"{path}.name", f"`{name}` is given twice: merge the two")
             continue
         seen.add(name)
         try:
@@ -124,10 +127,10 @@ def region_of(spec: pb.DesignSpec, space: Space) -> Region:
         except InvalidError as error:
             under = Violations()
             under.extend("", error)
-            for each in under:
-                found.add(f"{path}{each.field.removeprefix(name)}", each.description)
-    constraints = _constraints(spec, narrowed, found)
-    found.check()
+            for violation in under:
+                violations.add(f"{path}{violation.field.removeprefix(name)}", violation.description)
+    constraints = _constraints(spec, narrowed, violations)
+    violations.check()
     return Region(space=replace(narrowed, constraints=constraints), fixed=fixed)
 
 
@@ -172,10 +175,12 @@ def _changes(override: common_pb2.ParameterOverride, space: Space) -> dict[str, 
     if override.HasField("high"):
         changes["high"] = override.high
     if override.choices:
-        given = [_value(each, f"choices[{at}]") for at, each in enumerate(override.choices)]
+        choices = [
+            _value(choice, f"choices[{index}]") for index, choice in enumerate(override.choices)
+        ]
         # Messages know no whole numbers: the deck's own form of a choice is what points hold.
-        known = [space[override.name].canonical(each)[0] for each in given]
-        changes["choices"] = given if None in known else known
+        canonical = [space[override.name].canonical(choice)[0] for choice in choices]
+        changes["choices"] = choices if None in canonical else canonical
     return changes
 
 
@@ -187,17 +192,21 @@ def _value(value: struct_pb2.Value, field: str) -> Any:
         _refuse(field, "is NaN or an infinity; give a number or a text")
 
 
-def _constraints(spec: pb.DesignSpec, space: Space, found: Violations) -> tuple[Constraint, ...]:
+def _constraints(
+    spec: pb.DesignSpec, space: Space, violations: Violations
+) -> tuple[Constraint, ...]:
     """The spec's constraints, then the deck's: so an index is the same in both."""
     if len(spec.constraints) > MAX_CONSTRAINTS:
-        found.add("constraints", f"{len(spec.constraints)} given; at most {MAX_CONSTRAINTS} may be")
+        violations.add(
+            "constraints", f"{len(spec.constraints)} given; at most {MAX_CONSTRAINTS} may be"
+        )
         return space.constraints
     parsed = []
-    for at, text in enumerate(spec.constraints):
+    for index, text in enumerate(spec.constraints):
         try:
             parsed.append(parse_constraint(text, space.numeric_names))
         except InvalidError as error:
-            found.add(f"constraints[{at}]", error.message)
+            violations.add(f"constraints[{index}]", error.message)
     return (*parsed, *space.constraints)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vistaflow.api.ml.v1 import ml_pb2 as pb
 from vistaflow.api.ml.v1 import ml_pb2_grpc as rpc
-from vistaflow_services.core.server import Server
+from vistaflow_services.core.server.shell import Server
 from vistaflow_services.core.stage import Stage, StageService, serve_stage
 from vistaflow_services.ml.config import Config
 from vistaflow_services.ml.servicer import MlServicer
@@ -27,7 +27,7 @@ SERVICE = StageService(
 
 
 def main() -> None:
-    """Serves until told to stop."""
+    """Serves until a signal stops the service."""
     serve_stage(SERVICE)
 
 

@@ -18,13 +18,14 @@ from vistaflow_services.surrogates.choice import (
     choose_family,
 )
 from vistaflow_services.surrogates.dataset import Dataset, held_parameters
+from vistaflow_services.surrogates.limits import MAX_FOLDS, MIN_FOLDS
 from vistaflow_services.surrogates.metrics import HeldOut, held_out_figures
 from vistaflow_services.surrogates.model import Model, ResponseModel
 from vistaflow_services.surrogates.scaling import Scaler
 from vistaflow_services.surrogates.surrogate import Floats
 from vistaflow_services.surrogates.transforms import Prediction
 
-MIN_FOLDS, MAX_FOLDS, DEFAULT_FOLDS = 2, 20, 5
+DEFAULT_FOLDS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,25 +46,27 @@ class TrainingPlan:
     """Settings by family name, instead of the defaults."""
 
     def __post_init__(self) -> None:
-        found = Violations()
+        violations = Violations()
         if not MIN_FOLDS <= self.folds <= MAX_FOLDS:
-            found.add("folds", f"{self.folds} is not from {MIN_FOLDS} to {MAX_FOLDS}")
+            violations.add("folds", f"{self.folds} is not from {MIN_FOLDS} to {MAX_FOLDS}")
         if not self.families:
-            found.add("families", f"name at least one of {', '.join(FAMILIES)}")
+            violations.add("families", f"name at least one of {', '.join(FAMILIES)}")
         named: set[str] = set()
-        for at, each in enumerate(self.families):
-            if each not in FAMILIES:
-                found.add(f"families[{at}]", f"no such family; there are {', '.join(FAMILIES)}")
-            elif each in named:
-                found.add(f"families[{at}]", f"`{each}` is named twice")
-            named.add(each)
+        for index, family in enumerate(self.families):
+            if family not in FAMILIES:
+                violations.add(
+                    f"families[{index}]", f"no such family; there are {', '.join(FAMILIES)}"
+                )
+            elif family in named:
+                violations.add(f"families[{index}]", f"`{family}` is named twice")
+            named.add(family)
         try:
             object.__setattr__(
                 self, "hyper_parameters", check_hyper_parameters(self.hyper_parameters)
             )
         except InvalidError as error:
-            found.extend("hyperparameters", error)
-        found.check()
+            violations.extend("hyperparameters", error)
+        violations.check()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,16 +119,16 @@ def train(
             plan.hyper_parameters,
         )
         scale = scaler.responses[name].scale
-        made = ResponseModel(
+        trained = ResponseModel(
             name=name,
             surrogate=surrogate,
             unit=dataset.units.get(name, ""),
             scores={
-                family: {**each, "rmse": each["rmse"] * scale} for family, each in scores.items()
+                family: {**score, "rmse": score["rmse"] * scale} for family, score in scores.items()
             },
         )
-        on_response(made)
-        return made
+        on_response(trained)
+        return trained
 
     names = list(dataset.responses)
     with ThreadPoolExecutor(max(1, min(workers, len(names)))) as threads:
@@ -204,17 +207,17 @@ def measure(model: Model, dataset: Dataset, *, seed: int = 0) -> ModelTest:
 
 def verdict(tests: Sequence[ResponseTest]) -> list[str]:
     """Plain sentences about responses that a user should not trust yet; empty if all are good."""
-    told = []
-    for each in tests:
-        r2, coverage = each.figures.r2, each.figures.coverage95
+    sentences = []
+    for test in tests:
+        r2, coverage = test.figures.r2, test.figures.coverage95
         if r2.value < 0.5:
-            told.append(
-                f"{each.name}: the model explains {max(r2.value, 0):.0%} of the variance; add "
+            sentences.append(
+                f"{test.name}: the model explains {max(r2.value, 0):.0%} of the variance; add "
                 "points to the design or leave the response out"
             )
         if coverage.high < 0.85:
-            told.append(
-                f"{each.name}: 95 % intervals hold {coverage.value:.0%} of the test rows; its "
+            sentences.append(
+                f"{test.name}: 95 % intervals hold {coverage.value:.0%} of the test rows; its "
                 "deviations are too small"
             )
-    return told
+    return sentences

@@ -22,13 +22,14 @@ import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from vistaflow.api.ml.v1 import ml_pb2 as pb
-from vistaflow_services.core.jobs import Attempt, JobError, plain
-from vistaflow_services.core.pictures import draw_pictures
+from vistaflow_services.core.results import PublishedFile
+from vistaflow_services.core.work.attempt import Attempt, JobError
+from vistaflow_services.core.work.pictures import draw_pictures
 from vistaflow_services.decks.cells import cell_count
 from vistaflow_services.decks.space import Space
+from vistaflow_services.designs.manifest import DesignManifest
 from vistaflow_services.ml.domain import FoldReport, ModelTest, measure, train, verdict
 from vistaflow_services.ml.references import (
-    MANIFEST,
     find_manifest,
     open_dataset,
     open_file,
@@ -36,19 +37,25 @@ from vistaflow_services.ml.references import (
 )
 from vistaflow_services.ml.specs import plan_of, preparation_of
 from vistaflow_services.surrogates.dataset import read_design
-from vistaflow_services.surrogates.gaussian_process import GaussianProcess
+from vistaflow_services.surrogates.families.gaussian_process import GaussianProcess
+from vistaflow_services.surrogates.manifest import (
+    ModelManifest,
+    ModelReport,
+    ModelTestManifest,
+    PreparationManifest,
+    PublishedDataset,
+    ScalerManifest,
+    TrainingTable,
+)
 from vistaflow_services.surrogates.model import ResponseModel
 from vistaflow_services.surrogates.preparation import prepare
 from vistaflow_services.surrogates.scaling import Scaler, fit_scaler
 
-Manifest = dict[str, Any]
-Job = Callable[[Attempt], Manifest]
+Result = dict[str, Any]
+Job = Callable[[Attempt], Result]
 
-_PASSED_ON = (
-    "design_id", "dataset", "deck_id", "deck_uri", "space", "responses", "transforms", "split",
-    "constants", "whole_space",
-)  # fmt: skip
-_TOLD_OUTLIERS = 20
+_LISTED_OUTLIERS = 20
+"""Most outliers of a response that the result lists."""
 
 UNMEASURED = (
     "no row is held out, so cross-validation alone measures the model's accuracy; every "
@@ -60,18 +67,16 @@ def _published(job: Job) -> Job:
     """Runs a job on one numeric thread and leaves its result in the attempt's prefix."""
 
     @functools.wraps(job)
-    def run(attempt: Attempt) -> Manifest:
+    def run(attempt: Attempt) -> Result:
         with threadpool_limits(1):  # sums come out the same whatever the machine
-            result: Manifest = plain(job(attempt))
-        written = attempt.folder / MANIFEST
-        attempt.artifacts.write(written, json.dumps(result, allow_nan=False).encode())
-        return result
+            result = job(attempt)
+        return attempt.publish(result)
 
     return run
 
 
 @_published
-def preprocess(attempt: Attempt) -> Manifest:
+def preprocess(attempt: Attempt) -> Result:
     """ML_PREPROCESS: the rows of an evaluated design, made fit to learn from and split.
 
     Raises:
@@ -80,21 +85,22 @@ def preprocess(attempt: Attempt) -> Manifest:
     """
     spec = attempt.unpack(pb.PreprocessSpec)
     how = preparation_of(spec)
-    design = find_manifest(attempt, spec.design, job_type="DOE", holds="design")
-    if not design.get("evaluated_count"):
+    design = DesignManifest.read(
+        find_manifest(attempt, spec.design, job_type="DOE", holds="design")
+    )
+    if not design.evaluated_count:
         raise JobError(
             "the design was not run, so its points have no responses to learn",
             reason="NOT_EVALUATED",
             hint="run it with EvaluateDesign, or give the DOE job an evaluation",
         )
-    space = Space.from_dict(design["space"])
-    units = {each["name"]: each.get("unit", "") for each in design["responses"]}
-    with attempt.part("clean and split") as told:
-        rows = read_design(open_file(design, "design", attempt.artifacts), space)
+    space = Space.from_dict(design.space)
+    with attempt.part("clean and split") as metadata:
+        rows = read_design(open_file(design.design, attempt.artifacts), space)
         attempt.progress("preprocess", 0, len(rows.row_ids), unit="rows")
-        dataset, report = prepare(rows, space, how, units, cell_count(space, design.get("fixed")))
+        dataset, report = prepare(rows, space, how, design.units, cell_count(space, design.fixed))
         split = Counter(np.where(dataset.training, "train", "test").tolist())
-        told.update({"rows": len(dataset), "dropped": report.dropped, "split": dict(split)})
+        metadata.update({"rows": len(dataset), "dropped": report.dropped, "split": dict(split)})
         attempt.progress(
             "preprocess",
             len(rows.row_ids),
@@ -104,69 +110,76 @@ def preprocess(attempt: Attempt) -> Manifest:
                 [f"{split['train']} for training, {split['test']} held out", *report.notes]
             ),
         )
-        told["notes"] = report.notes
+        metadata["notes"] = report.notes
     path = attempt.folder / "dataset.parquet"
     with attempt.artifacts.writing(path) as temporary:
         dataset.write(temporary)
-    return {
-        "dataset": {**attempt.artifacts.describe(path), "digest": dataset.digest},
-        "design_id": design.get("design_id", ""),
-        "deck_id": design.get("deck_id", ""),
-        "deck_uri": design.get("deck_uri", ""),
-        "space": design["space"],
-        "rows": len(dataset),
-        "dropped": report.dropped,
-        "outliers": {
-            name: {"count": len(ids), "row_ids": ids[:_TOLD_OUTLIERS]}
+    training_table = TrainingTable(
+        dataset=PublishedDataset(**attempt.artifacts.describe(path), digest=dataset.digest),
+        design_id=design.design_id,
+        deck_id=design.deck_id,
+        deck_uri=design.deck_uri,
+        space=design.space,
+        responses=[{"name": name, "unit": dataset.units[name]} for name in dataset.responses],
+        transforms=dataset.transforms,
+        split={"train": split["train"], "test": split["test"]},
+        constants=report.constants,
+        whole_space=report.whole,
+    )
+    prepared = PreparationManifest(
+        rows=len(dataset),
+        dropped=report.dropped,
+        outliers={
+            name: {"count": len(ids), "row_ids": ids[:_LISTED_OUTLIERS]}
             for name, ids in report.outliers.items()
         },
-        "constant_parameters": report.constant_parameters,
-        "constants": report.constants,
-        "whole_space": report.whole,
-        "notes": report.notes,
-        "split": {"train": split["train"], "test": split["test"]},
-        "test_fraction": how.test_fraction,
-        "seed": how.seed,
-        "features": space.feature_names,
-        "responses": [{"name": name, "unit": dataset.units[name]} for name in dataset.responses],
-        "transforms": dataset.transforms,
-    }
+        constant_parameters=report.constant_parameters,
+        notes=report.notes,
+        test_fraction=how.test_fraction,
+        seed=how.seed,
+        features=space.feature_names,
+    )
+    return {**training_table.to_dict(), **prepared.to_dict()}
 
 
 @_published
-def scale(attempt: Attempt) -> Manifest:
+def scale(attempt: Attempt) -> Result:
     """ML_SCALE: a scaler fitted on the training rows of a dataset, and on nothing else."""
     spec = attempt.unpack(pb.ScaleSpec)
-    source = find_manifest(attempt, spec.dataset, job_type="ML_PREPROCESS", holds="dataset")
-    with attempt.part("fit scaler") as told:
+    source = TrainingTable.read(
+        find_manifest(attempt, spec.dataset, job_type="ML_PREPROCESS", holds="dataset")
+    )
+    with attempt.part("fit scaler") as metadata:
         dataset = open_dataset(source, attempt.artifacts)
         scaler = fit_scaler(dataset)
         described = attempt.artifacts.write(
             attempt.folder / "scaler.json",
             json.dumps(scaler.to_dict(), indent=1, sort_keys=True).encode(),
         )
-        told.update({"fitted_on": scaler.fitted_on, "held_out": len(dataset) - scaler.fitted_on})
-    return {
-        "scaler": described,
-        "fitted_on": scaler.fitted_on,
-        "center": {name: each.center for name, each in scaler.responses.items()},
-        "scale": {name: each.scale for name, each in scaler.responses.items()},
-        **{name: source[name] for name in _PASSED_ON if name in source},
-    }
+        metadata.update(
+            {"fitted_on": scaler.fitted_on, "held_out": len(dataset) - scaler.fitted_on}
+        )
+    manifest = ScalerManifest(
+        scaler=PublishedFile(**described),
+        fitted_on=scaler.fitted_on,
+        center={name: response.center for name, response in scaler.responses.items()},
+        scale={name: response.scale for name, response in scaler.responses.items()},
+    )
+    return {**manifest.to_dict(), **source.to_dict()}
 
 
 @_published
-def train_model(attempt: Attempt) -> Manifest:
+def train_model(attempt: Attempt) -> Result:
     """ML_TRAIN: a surrogate of each response, its family chosen by cross-validation.
 
     Each fold of each response is a task, with the error of every family.
     """
     spec = attempt.unpack(pb.TrainSpec)
     plan = plan_of(spec)
-    source = find_manifest(attempt, spec.scaler, job_type="ML_SCALE", holds="scaler")
-    scaler = Scaler.from_dict(
-        json.loads(open_file(source, "scaler", attempt.artifacts).read_bytes())
-    )
+    result = find_manifest(attempt, spec.scaler, job_type="ML_SCALE", holds="scaler")
+    source = TrainingTable.read(result)
+    scaler_file = open_file(ScalerManifest.read(result).scaler, attempt.artifacts)
+    scaler = Scaler.from_dict(json.loads(scaler_file.read_bytes()))
     dataset = open_dataset(source, attempt.artifacts)
     folds = min(plan.folds, scaler.fitted_on)
     watch = _TrainingWatch(attempt, total=len(dataset.responses) * folds)
@@ -174,7 +187,7 @@ def train_model(attempt: Attempt) -> Manifest:
         dataset,
         scaler,
         plan,
-        deck_id=source.get("deck_id", ""),
+        deck_id=source.deck_id or "",
         on_start=watch.started,
         on_fold=watch.fold_done,
         on_response=watch.response_done,
@@ -183,25 +196,27 @@ def train_model(attempt: Attempt) -> Manifest:
     folder = attempt.folder / "model"
     digest = model.save(folder)
     described = attempt.artifacts.describe(folder)
-    return {
-        "model": {"uri": described["uri"], "sha256": digest, "bytes": described["bytes"]},
-        "model_id": attempt.job_id,
-        "kit_id": attempt.kit_id,
-        "created_at": datetime.datetime.now(datetime.UTC).isoformat(),
-        "families": {each.name: each.family for each in model.responses},
-        "cv": {each.name: each.scores for each in model.responses},
-        "details": {each.name: _details(each) for each in model.responses},
-        "held_parameters": model.held,
-        "training_rows": scaler.fitted_on,
-        "folds": folds,
-        "seed": plan.seed,
-        "hyperparameters": plan.hyper_parameters,
-        **{name: source[name] for name in _PASSED_ON if name in source},
-    }
+    manifest = ModelManifest(
+        model=PublishedFile(uri=described["uri"], sha256=digest, bytes=described["bytes"]),
+        model_id=attempt.job_id,
+    )
+    report = ModelReport(
+        kit_id=attempt.kit_id,
+        created_at=datetime.datetime.now(datetime.UTC).isoformat(),
+        families={response.name: response.family for response in model.responses},
+        cv={response.name: response.scores for response in model.responses},
+        details={response.name: _details(response) for response in model.responses},
+        held_parameters=model.held,
+        training_rows=scaler.fitted_on,
+        folds=folds,
+        seed=plan.seed,
+        hyperparameters=plan.hyper_parameters,
+    )
+    return {**manifest.to_dict(), **report.to_dict(), **source.to_dict()}
 
 
 class _TrainingWatch:
-    """Tells of folds and responses as they are done, from whichever thread."""
+    """Reports folds and responses as they are done, from any thread."""
 
     def __init__(self, attempt: Attempt, total: int) -> None:
         self._attempt = attempt
@@ -227,12 +242,15 @@ class _TrainingWatch:
             "cross-validate", done, self._total, unit="folds", message=f"{report.response}: {best}"
         )
 
-    def response_done(self, made: ResponseModel) -> None:
-        r2 = made.scores[made.family]["r2"]
+    def response_done(self, trained: ResponseModel) -> None:
+        r2 = trained.scores[trained.family]["r2"]
         self._attempt.progress(
-            "train", self._done, self._total, unit="folds", message=f"{made.name}: {made.family}, "
-            f"cross-validated R2 {r2:.4f}",
-        )  # fmt: skip
+            "train",
+            self._done,
+            self._total,
+            unit="folds",
+            message=f"{trained.name}: {trained.family}, cross-validated R2 {r2:.4f}",
+        )
 
 
 def _details(response: ResponseModel) -> dict[str, Any]:
@@ -244,98 +262,99 @@ def _details(response: ResponseModel) -> dict[str, Any]:
         "kernel": surrogate.kernel,
         "trend": surrogate.trend,
         "calibration": surrogate.calibration,
-        "lengths": [float(f"{each:.4g}") for each in surrogate.lengths[:50]],
+        "lengths": [float(f"{length:.4g}") for length in surrogate.lengths[:50]],
     }
 
 
 @_published
-def test_model(attempt: Attempt) -> Manifest:
+def test_model(attempt: Attempt) -> Result:
     """ML_TEST: figures, residuals and pictures of a model on the rows held out."""
     spec = attempt.unpack(pb.TestSpec)
-    source = find_manifest(attempt, spec.model, job_type="ML_TRAIN", holds="model")
-    model = open_model(source, attempt.artifacts)
+    result = find_manifest(attempt, spec.model, job_type="ML_TRAIN", holds="model")
+    manifest, source = ModelManifest.read(result), TrainingTable.read(result)
+    model = open_model(manifest, attempt.artifacts)
     dataset = open_dataset(source, attempt.artifacts)
-    with attempt.part("measure") as told:
+    with attempt.part("measure") as metadata:
         attempt.progress("measure", 0, len(model.responses), unit="responses")
-        if source.get("whole_space") and dataset.training.all():
-            found = ModelTest(row_ids=dataset.row_ids[:0], responses=())
+        if source.whole_space and dataset.training.all():
+            tested = ModelTest(row_ids=dataset.row_ids[:0], responses=())
         else:
-            found = measure(model, dataset)
+            tested = measure(model, dataset)
         attempt.progress("measure", len(model.responses), len(model.responses), unit="responses")
-        told["r2"] = {each.name: each.figures.r2.value for each in found.responses}
+        metadata["r2"] = {response.name: response.figures.r2.value for response in tested.responses}
     rows = attempt.folder / "residuals.parquet"
     with attempt.artifacts.writing(rows) as temporary:
-        _write_residuals(found, temporary)
-    with attempt.part("draw") as told:
-        drawn = _draw(attempt, found)
-        told["plots"] = [each["name"] for each in drawn]
-    return {
-        "model_id": source["model_id"],
-        "rows": len(found.row_ids),
-        "metrics": {each.name: _metrics(each.figures) for each in found.responses},
-        "units": {each.name: each.unit for each in found.responses},
-        "families": {each.name: each.family for each in model.responses},
-        "warnings": (
-            verdict(found.responses) + _untested(model.response_names, found)
-            if len(found.row_ids)
+        _write_residuals(tested, temporary)
+    with attempt.part("draw") as metadata:
+        drawn = _draw(attempt, tested)
+        metadata["plots"] = [picture["name"] for picture in drawn]
+    return ModelTestManifest(
+        model_id=manifest.model_id,
+        rows=len(tested.row_ids),
+        metrics={response.name: _metrics(response.figures) for response in tested.responses},
+        units={response.name: response.unit for response in tested.responses},
+        families={response.name: response.family for response in model.responses},
+        warnings=(
+            verdict(tested.responses) + _untested(model.response_names, tested)
+            if len(tested.row_ids)
             else [UNMEASURED]
         ),
-        "residuals": attempt.artifacts.describe(rows),
-        "plots": drawn,
-    }
+        residuals=PublishedFile(**attempt.artifacts.describe(rows)),
+        plots=PublishedFile.read_all(drawn),
+    ).to_dict()
 
 
-def _untested(names: list[str], found: ModelTest) -> list[str]:
+def _untested(names: list[str], tested: ModelTest) -> list[str]:
     """A warning for each response that no test row has."""
-    tested = {test.name for test in found.responses}
+    measured = {response.name for response in tested.responses}
     return [
         f"{name}: no row held out has this response, so the accuracy of its model is not measured"
         for name in names
-        if name not in tested
+        if name not in measured
     ]
 
 
 def _metrics(figures: Any) -> dict[str, Any]:
     """Figures as `{name: value}` and, under `ci`, `{name: [low, high]}`."""
-    told = asdict(figures)
+    fields = asdict(figures)
     intervals = {
-        name: each for name, each in told.items() if isinstance(each, dict) and "low" in each
+        name: value for name, value in fields.items() if isinstance(value, dict) and "low" in value
     }
     return {
-        **{name: each["value"] for name, each in intervals.items()},
-        "ci": {name: [each["low"], each["high"]] for name, each in intervals.items()},
-        "calibration": {f"{level:g}": seen for level, seen in told["calibration"].items()},
-        "sharpness": told["sharpness"],
-        "rows": told["rows"],
+        **{name: interval["value"] for name, interval in intervals.items()},
+        "ci": {name: [interval["low"], interval["high"]] for name, interval in intervals.items()},
+        "calibration": {f"{level:g}": seen for level, seen in fields["calibration"].items()},
+        "sharpness": fields["sharpness"],
+        "rows": fields["rows"],
     }
 
 
-def _write_residuals(found: ModelTest, path: Any) -> None:
+def _write_residuals(tested: ModelTest, path: Any) -> None:
     """A row a test row: what was simulated and predicted of each response; null where missing."""
-    columns: dict[str, Any] = {"row_id": found.row_ids}
-    for test in found.responses:
-        places = np.isin(found.row_ids, test.row_ids)
+    columns: dict[str, Any] = {"row_id": tested.row_ids}
+    for test in tested.responses:
+        places = np.isin(tested.row_ids, test.row_ids)
         parts = {"simulated": test.truth, "residual": test.truth - test.predicted.median}
         for part, values in (parts | vars(test.predicted)).items():
-            column = np.full(len(found.row_ids), np.nan)
+            column = np.full(len(tested.row_ids), np.nan)
             column[places] = values
             columns[f"{test.name}.{part}"] = pa.array(column, from_pandas=True)
     pq.write_table(pa.table(columns), path, compression="zstd")
 
 
-def _draw(attempt: Attempt, found: ModelTest) -> list[dict[str, Any]]:
+def _draw(attempt: Attempt, tested: ModelTest) -> list[dict[str, Any]]:
     # Only this job draws; the other three start sooner without the library.
     from vistaflow_services.ml import plots
 
     def bound(draw: Callable[..., None]) -> Callable[[Path], None]:
-        return lambda path: draw(path, found.responses)
+        return lambda path: draw(path, tested.responses)
 
     drawings = {
         "parity.png": plots.draw_parity,
         "residuals.png": plots.draw_residuals,
         "calibration.png": plots.draw_calibration,
     }
-    if not found.responses:
+    if not tested.responses:
         return []
     return draw_pictures(attempt, {name: bound(draw) for name, draw in drawings.items()})
 

@@ -50,12 +50,12 @@ def _grid(
         f" ({len(tests) - len(shown)} more responses not shown)" if len(tests) > MAX_PANELS else ""
     )
     figure.suptitle(title + more, fontsize=12)
-    for at, each in enumerate(shown):
-        axes = figure.add_subplot(rows, columns, at + 1)
+    for index, test in enumerate(shown):
+        axes = figure.add_subplot(rows, columns, index + 1)
         axes.grid(visible=True, color="#e3e3e3", linewidth=0.6)
         axes.set_axisbelow(True)
         axes.tick_params(labelsize=8)
-        draw(axes, each)
+        draw(axes, test)
     figure.savefig(path, dpi=110, format="png", metadata={"Software": None})
 
 
@@ -108,10 +108,10 @@ def _parity(axes: Any, test: ResponseTest) -> None:
 
 def _standardised(test: ResponseTest) -> Floats:
     """Errors divided by the predicted deviation, on the modelled scale."""
-    found = test.predicted
-    truth, guess, low, high = test.truth, found.median, found.low95, found.high95
+    predicted = test.predicted
+    truth, guess, low, high = test.truth, predicted.median, predicted.low95, predicted.high95
     if _is_log(test):
-        truth, guess, low, high = (np.log10(each) for each in (truth, guess, low, high))
+        truth, guess, low, high = (np.log10(values) for values in (truth, guess, low, high))
     return np.asarray((truth - guess) / np.maximum((high - low) / 3.92, 1e-300))
 
 

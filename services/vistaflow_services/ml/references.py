@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from vistaflow_services.core.artifacts import ArtifactStore
 from vistaflow_services.core.errors import NotFoundError
-from vistaflow_services.core.jobs import Attempt, JobError
+from vistaflow_services.core.results import PublishedFile, find_result
+from vistaflow_services.core.work.artifacts import ArtifactStore
+from vistaflow_services.core.work.attempt import Attempt, JobError
 from vistaflow_services.surrogates.dataset import Dataset
+from vistaflow_services.surrogates.manifest import ModelManifest, TrainingTable
 from vistaflow_services.surrogates.model import Model
 
-MANIFEST: Final = "manifest.json"
-"""The file in an attempt's prefix that holds the job's result, written last."""
 
-
-def find_manifest(attempt: Attempt, reference: str, *, job_type: str, holds: str) -> dict[str, Any]:
+def find_manifest(
+    attempt: Attempt, reference: str, *, job_type: str, holds: str
+) -> Mapping[str, Any]:
     """The result of the job that `reference` names.
 
     Args:
@@ -32,10 +33,9 @@ def find_manifest(attempt: Attempt, reference: str, *, job_type: str, holds: str
     Raises:
         JobError: There is none, or it is of another kind.
     """
-    by_id = {each.job_id: each for each in attempt.inputs.values()}
     if not reference:
-        return dict(attempt.input(job_type).result)
-    source = attempt.inputs.get(reference) or by_id.get(reference)
+        return attempt.input(job_type).result
+    source = find_result(reference, attempt.inputs)
     if source is not None and source.job_type != job_type:
         raise JobError(
             f"the job `{reference}` is {source.job_type}: it has no {holds} for this one",
@@ -49,32 +49,38 @@ def find_manifest(attempt: Attempt, reference: str, *, job_type: str, holds: str
             reason="NO_" + holds.upper(),
             hint=f"give a job's name in the kit, or the id of a finished {job_type} job",
         )
-    return dict(source.result)
+    return source.result
 
 
-def open_file(manifest: Mapping[str, Any], key: str, artifacts: ArtifactStore) -> Path:
-    """The file that a manifest names under `key`, with the content that was published.
+def open_file(file: PublishedFile, artifacts: ArtifactStore) -> Path:
+    """A file with the content that was published.
 
     Raises:
         NotFoundError: It is gone.
         InvalidError: Its content is another.
     """
-    return artifacts.verified(manifest[key]["uri"], manifest[key]["sha256"])
+    return artifacts.verified(file.uri, file.sha256)
 
 
-def open_dataset(manifest: Mapping[str, Any], artifacts: ArtifactStore) -> Dataset:
-    """The dataset that a manifest names, checked as `open_file` does."""
-    return Dataset.read(open_file(manifest, "dataset", artifacts))
+def open_dataset(table: TrainingTable, artifacts: ArtifactStore) -> Dataset:
+    """The dataset of a training table, checked as `open_file` does.
+
+    Raises:
+        LookupError: The job published none.
+    """
+    if table.dataset is None:
+        raise LookupError("dataset")
+    return Dataset.read(open_file(table.dataset, artifacts))
 
 
-def open_model(manifest: Mapping[str, Any], artifacts: ArtifactStore) -> Model:
-    """The model that a manifest names.
+def open_model(manifest: ModelManifest, artifacts: ArtifactStore) -> Model:
+    """A model.
 
     Raises:
         NotFoundError: Its files are gone.
         ConflictError: They are not those that were published.
     """
-    folder = artifacts.path(manifest["model"]["uri"])
+    folder = artifacts.path(manifest.model.uri)
     if not folder.is_dir():
         raise NotFoundError("the model's files are gone", reason="MODEL_GONE")
-    return Model.load(folder, manifest["model"]["sha256"])
+    return Model.load(folder, manifest.model.sha256)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -13,20 +12,24 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.ml.v1 import ml_pb2 as pb
 from vistaflow.api.ml.v1 import ml_pb2_grpc as rpc
-from vistaflow_services.core import callers
+from vistaflow_services.core.door import callers
 from vistaflow_services.core.errors import InvalidError, NotFoundError, ServiceError, Violations
-from vistaflow_services.core.interceptor import Context
-from vistaflow_services.core.job_ids import is_job_id
+from vistaflow_services.core.lru import Lru
 from vistaflow_services.core.message_limits import fitting
+from vistaflow_services.core.names import is_job_id
 from vistaflow_services.core.registry_client import result_of
 from vistaflow_services.core.results import readable
+from vistaflow_services.core.rpc import pages
+from vistaflow_services.core.rpc.interceptor import Context
 from vistaflow_services.core.stage import Stage
+from vistaflow_services.designs.manifest import DesignManifest
 from vistaflow_services.ml import messages, specs
 from vistaflow_services.ml.config import Config
 from vistaflow_services.ml.references import open_model
+from vistaflow_services.surrogates.manifest import ModelManifest
 from vistaflow_services.surrogates.model import Model
 
-DEFAULT_PAGE, MAX_PAGE = 100, 1_000
+MAX_PAGE = 1_000
 
 
 class MlServicer(rpc.MlServiceServicer):
@@ -35,7 +38,9 @@ class MlServicer(rpc.MlServiceServicer):
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         config = stage.config
-        self._models = ModelCache(config.cached_models if isinstance(config, Config) else 1)
+        self._models: Lru[str, Model] = Lru(
+            config.cached_models if isinstance(config, Config) else 1
+        )
         # Small products gain nothing by threads, and answers must not depend on their number.
         self._limits = threadpool_limits(1)
 
@@ -47,7 +52,7 @@ class MlServicer(rpc.MlServiceServicer):
             specs.preparation_of(request.spec)
         design = await self._result(request.spec.design, "DOE", "spec.design")
         with readable(request.spec.design, "spec.design"), _under("spec"):
-            specs.check_responses(request.spec, design)
+            specs.check_responses(request.spec, DesignManifest.read(design))
         job = await self._stage.submit(
             request.spec, "ML_PREPROCESS", "preprocess", request.request_id
         )
@@ -77,30 +82,32 @@ class MlServicer(rpc.MlServiceServicer):
         """Predicts the responses at raw points."""
         points = messages.points_of(request.points)
         model = await self._model(request.model_id)
-        messages.check_answer([each.name for each in model.responses], len(points))
+        messages.check_answer([response.name for response in model.responses], len(points))
         extrapolate = request.allow_extrapolation
 
         def predicted() -> pb.PredictResponse:
-            found = model.predictions(points, extrapolate=extrapolate)
-            return messages.predict_response(model, found, len(points))
+            predictions = model.predictions(points, extrapolate=extrapolate)
+            return messages.predict_response(model, predictions, len(points))
 
         return await asyncio.to_thread(predicted)
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         """Gets what a model is."""
-        manifest = await self._manifest(request.model_id)
-        if "space" not in manifest:
+        result = await self._model_result(request.model_id)
+        if "space" not in result:
             model = await self._model(request.model_id)
-            manifest = {**manifest, "space": model.space.to_dict()}
+            result = {**result, "space": model.space.to_dict()}
         with readable(request.model_id, "model_id"):
-            found = messages.model_message(request.model_id, manifest, self._stage.artifacts)
-        return pb.GetModelResponse(model=found)
+            message = messages.model_message(request.model_id, result, self._stage.artifacts)
+        return pb.GetModelResponse(model=message)
 
     async def ListModels(
         self, request: pb.ListModelsRequest, context: Context
     ) -> pb.ListModelsResponse:
         """Lists models, newest first."""
-        size = _page_size(request.page_size)
+        violations = Violations()
+        size = pages.size(request, 100, MAX_PAGE, violations)
+        violations.check()
         while True:
             page = await self._stage.registry.list_jobs(
                 job_types=["ML_TRAIN"],
@@ -119,36 +126,36 @@ class MlServicer(rpc.MlServiceServicer):
     def _readable_models(self, jobs: Iterable[common_pb2.Job]) -> list[pb.Model]:
         models = []
         for job in jobs:
-            # One that cannot be read must not end the list for everybody.
+            # A model that cannot be read must not end the list.
             with contextlib.suppress(ServiceError), readable(job.job_id, "model_id"):
-                manifest = result_of(job).result
-                models.append(messages.model_message(job.job_id, manifest, self._stage.artifacts))
+                result = result_of(job).result
+                models.append(messages.model_message(job.job_id, result, self._stage.artifacts))
         return models
 
     async def _result(self, job_id: str, job_type: str, field: str) -> Mapping[str, Any]:
         """What the finished job that a field names published."""
         if not job_id:
-            found = Violations()
-            found.add(field, f"missing: give the id of a finished {job_type} job")
-            found.check()
+            violations = Violations()
+            violations.add(field, f"missing: give the id of a finished {job_type} job")
+            violations.check()
         if not is_job_id(job_id):
             raise NotFoundError(f"{field}: no job {job_id[:100]!r}; give a job's id, a UUID")
         found_job = await self._stage.registry.result(job_id, job_type=job_type, field=field)
         return found_job.result
 
-    async def _manifest(self, model_id: str) -> Mapping[str, Any]:
+    async def _model_result(self, model_id: str) -> Mapping[str, Any]:
         """The result of the job that trained a model: an ML_TRAIN job, or a study."""
         if not is_job_id(model_id):
             return await self._result(model_id, "ML_TRAIN", "model_id")
-        found = await self._stage.registry.result(model_id, field="model_id")
-        if found.job_type == "ML_TRAIN":
-            return found.result
-        model: Mapping[str, Any] | None = found.result.get("last_model")
+        result = await self._stage.registry.result(model_id, field="model_id")
+        if result.job_type == "ML_TRAIN":
+            return result.result
+        model: Mapping[str, Any] | None = result.result.get("last_model")
         if model is None:
             wrong = Violations()
             wrong.add(
                 "model_id",
-                f"job {model_id} is of type {found.job_type} and published no model; use the id "
+                f"job {model_id} is of type {result.job_type} and published no model; use the id "
                 "of an ML_TRAIN job, or of a study that published one",
             )
             wrong.check()
@@ -158,22 +165,15 @@ class MlServicer(rpc.MlServiceServicer):
     async def _model(self, model_id: str) -> Model:
         """A model, from memory or from disk; a finished one never changes."""
         model = self._models.get(model_id)
-        # That the model is in memory tells nothing of whether it exists for this caller.
+        # A model in memory may belong to a project that this caller does not see.
         if model is None or callers.current().project:
-            manifest = await self._manifest(model_id)
+            result = await self._model_result(model_id)
         if model is None:
             with readable(model_id, "model_id"):
+                manifest = ModelManifest.read(result)
                 model = await asyncio.to_thread(open_model, manifest, self._stage.artifacts)
             self._models.put(model_id, model)
         return model
-
-
-def _page_size(asked: int) -> int:
-    if not 0 <= asked <= MAX_PAGE:
-        found = Violations()
-        found.add("page_size", f"{asked} is not from 1 to {MAX_PAGE:,}")
-        found.check()
-    return asked or DEFAULT_PAGE
 
 
 @contextlib.contextmanager
@@ -182,27 +182,6 @@ def _under(prefix: str) -> Iterator[None]:
     try:
         yield
     except InvalidError as error:
-        found = Violations()
-        found.extend(prefix, error)
-        found.check()
-
-
-class ModelCache:
-    """The models used last."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._models: OrderedDict[str, Model] = OrderedDict()
-
-    def get(self, model_id: str) -> Model | None:
-        """The model, if it is kept."""
-        if model_id in self._models:
-            self._models.move_to_end(model_id)
-        return self._models.get(model_id)
-
-    def put(self, model_id: str, model: Model) -> None:
-        """Keeps a model, and drops the one not used for longest if there are too many."""
-        self._models[model_id] = model
-        self._models.move_to_end(model_id)
-        while len(self._models) > self._size:
-            self._models.popitem(last=False)
+        violations = Violations()
+        violations.extend(prefix, error)
+        violations.check()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vistaflow.api.optimize.v1 import optimize_pb2 as pb
 from vistaflow.api.optimize.v1 import optimize_pb2_grpc as rpc
-from vistaflow_services.core.server import Server
+from vistaflow_services.core.server.shell import Server
 from vistaflow_services.core.stage import Stage, StageService, serve_stage
 from vistaflow_services.optimize.config import Config
 from vistaflow_services.optimize.servicer import OptimizeServicer

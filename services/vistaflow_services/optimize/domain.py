@@ -9,23 +9,18 @@ from functools import cached_property
 from typing import Any
 
 from vistaflow_services.core.errors import FieldViolation, InvalidError, Violations
-from vistaflow_services.core.expressions import Constraint, Goals, Objective, parse_goals
+from vistaflow_services.decks.expressions import Constraint, Goals, Objective, parse_goals
 from vistaflow_services.decks.space import Point, Space
-from vistaflow_services.optimize.misses import MissScale, constraint_unit
-from vistaflow_services.optimize.observation import Observation
+from vistaflow_services.search.limits import MAX_BATCH, MAX_BUDGET
+from vistaflow_services.search.misses import MissScale, constraint_unit
+from vistaflow_services.search.observation import Observation
 from vistaflow_services.surrogates.extremes import huge_note, huge_values
 
-MAX_BUDGET = 100_000
-"""Most simulator runs that a study may spend."""
-
-MAX_BATCH = 64
-"""Most points that are proposed at a time."""
-
 DEFAULT_BATCH = 4
-"""Points proposed at a time on a machine of as many cores or more, unless told."""
+"""Points proposed at a time on a machine of as many cores or more, by default."""
 
 RUNS_PER_PARAMETER = 5
-"""Simulator runs that a study spends for each parameter, unless told."""
+"""Simulator runs that a study spends for each parameter, by default."""
 
 TOO_LARGE = "TOO_LARGE"
 """The failure of a run that returned a number too large to be a response."""
@@ -60,25 +55,29 @@ class StudyPlan:
     """Fixes every random choice."""
 
     def __post_init__(self) -> None:
-        found = Violations()
+        violations = Violations()
         if not self.goals.strip():
-            found.add("goals", f"missing; write an objective and constraints such as `{EXAMPLE}`")
+            violations.add(
+                "goals", f"missing; write an objective and constraints such as `{EXAMPLE}`"
+            )
         if not 0 <= self.budget <= MAX_BUDGET:
-            found.add(
+            violations.add(
                 "budget",
                 f"{self.budget} simulator runs; give 1 to {MAX_BUDGET}, "
                 f"or leave it unset for {RUNS_PER_PARAMETER} a parameter",
             )
         if not 0 <= self.batch_size <= MAX_BATCH:
-            found.add(
+            violations.add(
                 "batch_size",
                 f"{self.batch_size} points at a time; give 1 to {MAX_BATCH}, or leave it unset",
             )
         if not (math.isfinite(self.tolerance) and 0.0 <= self.tolerance < 1.0):
-            found.add("tolerance", f"{self.tolerance} is no share from 0 to below 1, such as 0.001")
+            violations.add(
+                "tolerance", f"{self.tolerance} is no share from 0 to below 1, such as 0.001"
+            )
         if self.seed < 0:
-            found.add("seed", f"{self.seed} is negative; give 0 or more")
-        found.check()
+            violations.add("seed", f"{self.seed} is negative; give 0 or more")
+        violations.check()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,16 +104,18 @@ class TuningPlan:
     """Fixes folds and proposals."""
 
     def __post_init__(self) -> None:
-        found = Violations()
+        violations = Violations()
         if not self.family:
-            found.add("family", "missing; name the family of models to tune")
+            violations.add("family", "missing; name the family of models to tune")
         if not 1 <= self.trial_count <= MAX_TUNING_TRIALS:
-            found.add("trial_count", f"{self.trial_count} trials; give 1 to {MAX_TUNING_TRIALS}")
+            violations.add(
+                "trial_count", f"{self.trial_count} trials; give 1 to {MAX_TUNING_TRIALS}"
+            )
         if not 2 <= self.folds <= MAX_FOLDS:
-            found.add("folds", f"{self.folds} folds; give 2 to {MAX_FOLDS}")
+            violations.add("folds", f"{self.folds} folds; give 2 to {MAX_FOLDS}")
         if self.seed < 0:
-            found.add("seed", f"{self.seed} is negative; give 0 or more")
-        found.check()
+            violations.add("seed", f"{self.seed} is negative; give 0 or more")
+        violations.check()
 
 
 def check_goals(text: str, *, responses: Sequence[str], parameters: Sequence[str]) -> Goals:
@@ -131,20 +132,22 @@ def check_goals(text: str, *, responses: Sequence[str], parameters: Sequence[str
     try:
         goals = parse_goals(text, responses=responses, parameters=parameters)
     except InvalidError as error:
-        told = [
-            FieldViolation(field="goals", description=each.description)
-            for each in (error.violations or (FieldViolation(field="", description=error.message),))
+        violations_of_goals = [
+            FieldViolation(field="goals", description=violation.description)
+            for violation in (
+                error.violations or (FieldViolation(field="", description=error.message),)
+            )
         ]
-        raise InvalidError(f"goals: {error.message}", violations=told) from None
-    found = Violations()
+        raise InvalidError(f"goals: {error.message}", violations=violations_of_goals) from None
+    violations = Violations()
     if len(goals.objectives) != 1:
-        found.add(
+        violations.add(
             "goals",
             f"{len(goals.objectives)} objectives; keep one and bound the others, as in `{EXAMPLE}`",
         )
     elif not goals.names & set(responses):
-        found.add("goals", "no response is named, so there is nothing to simulate; name one")
-    found.check()
+        violations.add("goals", "no response is named, so there is nothing to simulate; name one")
+    violations.check()
     return goals
 
 
@@ -186,12 +189,12 @@ class Assessment:
     @property
     def feasible(self) -> bool:
         """Whether every constraint is met."""
-        return all(each.met for each in self.constraints)
+        return all(constraint.met for constraint in self.constraints)
 
     @property
     def excesses(self) -> tuple[float, ...]:
         """How far each constraint is missed, in its own unit; see `ConstraintValue.excess`."""
-        return tuple(each.excess for each in self.constraints)
+        return tuple(constraint.excess for constraint in self.constraints)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,26 +219,34 @@ class Problem:
         return self.goals.objectives[0]
 
     @cached_property
-    def known(self) -> tuple[Constraint, ...]:
+    def parameter_constraints(self) -> tuple[Constraint, ...]:
         """Constraints that read parameters only: they hold or not before anything is run."""
-        return tuple(each for each in self.goals.constraints if self._is_known(each))
+        return tuple(
+            constraint
+            for constraint in self.goals.constraints
+            if self._reads_parameters_only(constraint)
+        )
 
     @cached_property
     def simulated(self) -> tuple[Constraint, ...]:
         """Constraints that read responses."""
-        return tuple(each for each in self.goals.constraints if not self._is_known(each))
+        return tuple(
+            constraint
+            for constraint in self.goals.constraints
+            if not self._reads_parameters_only(constraint)
+        )
 
-    def _is_known(self, constraint: Constraint) -> bool:
+    def _reads_parameters_only(self, constraint: Constraint) -> bool:
         return constraint.names <= set(self.space.names)
 
     def unit_of(self, constraint: Constraint) -> str:
         """The unit in which a constraint is missed; empty where none follows from its formulas."""
-        parameters = {each.name: each.unit for each in self.space.parameters}
+        parameters = {parameter.name: parameter.unit for parameter in self.space.parameters}
         return constraint_unit(constraint, {**parameters, **self.units})
 
-    def describe_miss(self, at: int, miss: float) -> str:
-        """By how much the constraint at place `at` is missed, for people."""
-        unit = self.unit_of(self.goals.constraints[at])
+    def describe_miss(self, index: int, miss: float) -> str:
+        """By how much the constraint of this index is missed, for people."""
+        unit = self.unit_of(self.goals.constraints[index])
         return f"{miss:.4g} {unit}".rstrip() if math.isfinite(miss) else "an undefined amount"
 
     def assess(self, point: Mapping[str, Any], responses: Mapping[str, float]) -> Assessment:
@@ -243,7 +254,9 @@ class Problem:
         values = {**point, **responses}
         return Assessment(
             objective=float(self.objective.expression.evaluate(values)),
-            constraints=tuple(_constraint_value(each, values) for each in self.goals.constraints),
+            constraints=tuple(
+                _constraint_value(constraint, values) for constraint in self.goals.constraints
+            ),
         )
 
     def observe(self, point: Point, responses: Mapping[str, float] | None) -> Observation:
@@ -256,7 +269,7 @@ class Problem:
         return Observation(
             point=point,
             objective=self.objective.sign * assessed.objective,
-            sides=tuple(_turned(each, values) for each in self.simulated),
+            sides=tuple(_turned(constraint, values) for constraint in self.simulated),
             feasible=assessed.feasible and bool(self.space.feasible([point])[0]),
             excesses=assessed.excesses,
         )
@@ -301,6 +314,12 @@ class Trial:
 
     failure: str | None = None
     """How the run failed, such as `TIMEOUT`."""
+
+    message: str = ""
+    """The reason of the failure."""
+
+    log: str = ""
+    """The end of what the failed run printed."""
 
     predicted: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Mean and deviation of each response as predicted before the run; empty when unknown."""
@@ -372,9 +391,11 @@ def made_trial(
 
 def constants_of(trials: Sequence[Trial]) -> dict[str, float]:
     """The responses that are the same in all trials that ran, with that value."""
-    ran = [each.responses for each in trials if each.responses]
+    ran = [trial.responses for trial in trials if trial.responses]
     names = ran[0] if ran else ()
-    return {name: ran[0][name] for name in names if len({each[name] for each in ran}) == 1}
+    return {
+        name: ran[0][name] for name in names if len({responses[name] for responses in ran}) == 1
+    }
 
 
 def notes_on(trials: Sequence[Trial], problem: Problem) -> list[str]:
@@ -384,12 +405,12 @@ def notes_on(trials: Sequence[Trial], problem: Problem) -> list[str]:
     varies.
     """
     notes = []
-    for name in sorted({name for each in trials for name in each.huge}):
-        huge = [(each.number, each.huge[name]) for each in trials if name in each.huge]
-        usual = [each.responses[name] for each in trials if each.responses]
+    for name in sorted({name for trial in trials for name in trial.huge}):
+        huge = [(trial.number, trial.huge[name]) for trial in trials if name in trial.huge]
+        usual = [trial.responses[name] for trial in trials if trial.responses]
         notes.append(huge_note(name, huge, usual, "trial"))
-    worth = {each.assessment.objective for each in trials if each.usable and each.assessment}
-    if len(worth) == 1 and sum(each.usable for each in trials) > 1:
+    worth = {trial.assessment.objective for trial in trials if trial.usable and trial.assessment}
+    if len(worth) == 1 and sum(trial.usable for trial in trials) > 1:
         notes.append(
             f"`{problem.objective}` is {worth.pop():g} at every point that ran: the points cannot "
             "be ranked"
@@ -399,7 +420,7 @@ def notes_on(trials: Sequence[Trial], problem: Problem) -> list[str]:
 
 def miss_scale(trials: Sequence[Trial]) -> MissScale:
     """What a miss of each constraint is measured in, from all usable trials."""
-    return MissScale.over([each.assessment.excesses for each in trials if each.assessment])
+    return MissScale.over([trial.assessment.excesses for trial in trials if trial.assessment])
 
 
 def best_trial(trials: Sequence[Trial], sign: float) -> Trial | None:
@@ -411,7 +432,7 @@ def best_trial(trials: Sequence[Trial], sign: float) -> Trial | None:
         trials: In order.
         sign: +1 to minimise, -1 to maximise.
     """
-    usable = [each for each in trials if each.usable]
+    usable = [trial for trial in trials if trial.usable]
     scale = miss_scale(usable)
 
     def rank(trial: Trial) -> tuple[bool, tuple[int, float], float]:
@@ -429,15 +450,17 @@ def blocking(trials: Sequence[Trial], problem: Problem) -> list[str]:
         trials: None of them feasible.
         problem: What they were tried for.
     """
-    usable = [each.assessment for each in trials if each.usable and each.assessment]
+    usable = [trial.assessment for trial in trials if trial.usable and trial.assessment]
     constraints = problem.goals.constraints
-    columns = [[each.constraints[j] for each in usable] for j in range(len(constraints))]
-    counts = [sum(not each.met for each in column) for column in columns]
-    found = []
+    columns = [
+        [assessment.constraints[j] for assessment in usable] for j in range(len(constraints))
+    ]
+    counts = [sum(not value.met for value in column) for column in columns]
+    descriptions = []
     for j in sorted(range(len(counts)), key=lambda j: -counts[j]):
         if counts[j]:
-            least = min(each.miss for each in columns[j])
+            least = min(column.miss for column in columns[j])
             always = f", by {problem.describe_miss(j, least)} or more" if least > 0 else ""
             missed = f"`{constraints[j]}` is missed by {counts[j]} of {len(usable)} points"
-            found.append(missed + always)
-    return found
+            descriptions.append(missed + always)
+    return descriptions

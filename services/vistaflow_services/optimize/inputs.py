@@ -1,30 +1,28 @@
 """Finds what a study refers to: its design, its deck, a model, a scaled dataset.
 
 A reference is one string: a job's name in the same kit, or the id of a finished job,
-which is found by the manifest that the job left beside what it made.
+which is found by the result that the job left beside what it made.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pyarrow.parquet as pq
 
-from vistaflow_services.core.artifacts import ArtifactStore
 from vistaflow_services.core.errors import ServiceError
-from vistaflow_services.core.job_ids import is_job_id
-from vistaflow_services.core.jobs import JobError, JobResult
+from vistaflow_services.core.results import JobResult, find_result, stored_result
+from vistaflow_services.core.work.artifacts import ArtifactStore
+from vistaflow_services.core.work.attempt import JobError
 from vistaflow_services.decks.deck import Deck, read_archive
 from vistaflow_services.decks.space import Point, Space
+from vistaflow_services.designs.manifest import DesignManifest
 from vistaflow_services.optimize.domain import Problem, Trial, made_trial
 from vistaflow_services.surrogates.extremes import huge_limit
-
-MANIFEST: Final = "manifest.json"
-"""The file in an attempt's prefix that holds the job's result."""
+from vistaflow_services.surrogates.manifest import ModelManifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +46,14 @@ class Design:
 
         Rows that repeat a point and its responses are one run.
         """
-        found: list[Trial] = []
+        trials: list[Trial] = []
         seen: set[tuple[Any, ...]] = set()
         substituted = self.deck.failure_policy.substitute
         limits = self.limits()
         for row in self.rows:
             point: Point = {
-                each.name: self._canonical(each.name, row[f"x.{each.name}"])
-                for each in self.space.parameters
+                parameter.name: self._canonical(parameter.name, row[f"x.{parameter.name}"])
+                for parameter in self.space.parameters
             }
             responses = {name: row[f"y.{name}"] for name in self.deck.response_names}
             failure = row["failure"]
@@ -67,19 +65,19 @@ class Design:
             seen.add(run)
             if failure is None and substituted and responses == dict(substituted):
                 failure = "SUBSTITUTED"
-            found.append(
-                made_trial(
-                    problem,
-                    len(found),
-                    "doe",
-                    point,
-                    None if failure else responses,
-                    failure=failure,
-                    seconds=row.get("seconds") or 0.0,
-                    limits=limits,
-                )
+            trial = made_trial(
+                problem,
+                len(trials),
+                "doe",
+                point,
+                None if failure else responses,
+                failure=failure,
+                seconds=row.get("seconds") or 0.0,
+                limits=limits,
             )
-        return found
+            message, log = (row.get(key) or "" for key in ("message", "log"))
+            trials.append(replace(trial, message=message, log=log))
+        return trials
 
     def limits(self) -> dict[str, float]:
         """The magnitude beyond which each response is too large to be one."""
@@ -119,9 +117,8 @@ def find_manifest(
     Raises:
         JobError: There is none, or it is another kind of job.
     """
-    by_id = {each.job_id: each for each in inputs.values()}
-    source = inputs.get(reference) or by_id.get(reference)
-    manifest = source.result if source else stored_manifest(reference, artifacts)
+    source = find_result(reference, inputs)
+    manifest = source.result if source else stored_result(reference, artifacts.root)
     if manifest is None:
         raise JobError(
             f"no {what} `{reference[:100]}`: it is neither a job this one depends on nor a "
@@ -138,37 +135,26 @@ def find_manifest(
     return manifest
 
 
-def stored_manifest(job_id: str, artifacts: ArtifactStore) -> Mapping[str, Any] | None:
-    """The manifest that the newest complete attempt of a job left, if one did."""
-    if not is_job_id(job_id):
-        return None
-    written = (artifacts.root / "jobs" / job_id).glob(f"*/{MANIFEST}")
-    newest = max(written, key=lambda path: int(path.parent.name), default=None)
-    if newest is None:
-        return None
-    manifest: dict[str, Any] = json.loads(newest.read_bytes())
-    return manifest
-
-
-def open_design(manifest: Mapping[str, Any], artifacts: ArtifactStore) -> Design:
+def open_design(result: Mapping[str, Any], artifacts: ArtifactStore) -> Design:
     """The design of a DOE job's result, with its deck.
 
     Raises:
         JobError: A file is gone or altered, or the design was never run.
     """
+    manifest = DesignManifest.read(result)
     try:
-        archive = artifacts.existing(str(manifest["deck_uri"]))
+        archive = artifacts.existing(manifest.deck_uri)
         deck = read_archive(archive.read_bytes())
-        table = artifacts.verified(manifest["design"]["uri"], manifest["design"]["sha256"])
+        table = artifacts.verified(manifest.design.uri, manifest.design.sha256)
     except ServiceError as error:
         raise JobError(error.message, reason="MISSING_ARTIFACT") from error
-    if deck.digest != manifest["deck_id"]:
+    if deck.digest != manifest.deck_id:
         raise JobError(
-            f"the deck at {manifest['deck_uri']} is not the one the design was run in",
+            f"the deck at {manifest.deck_uri} is not the one the design was run in",
             reason="OTHER_DECK",
             hint="run the design again",
         )
-    if not manifest.get("evaluated_count"):
+    if not manifest.evaluated_count:
         raise JobError(
             "the design was never run, so there is nothing to start from",
             reason="NOT_EVALUATED",
@@ -176,14 +162,14 @@ def open_design(manifest: Mapping[str, Any], artifacts: ArtifactStore) -> Design
         )
     return Design(
         deck=deck,
-        space=Space.from_dict(manifest["space"]),
-        fixed=dict(manifest.get("fixed", {})),
+        space=Space.from_dict(manifest.space),
+        fixed=dict(manifest.fixed),
         rows=tuple(pq.read_table(table).to_pylist()),
     )
 
 
-def model_folder(manifest: Mapping[str, Any], artifacts: ArtifactStore) -> tuple[Path, str | None]:
+def model_folder(result: Mapping[str, Any], artifacts: ArtifactStore) -> tuple[Path, str]:
     """Where the model of an ML_TRAIN job's result lies, and the hash of its manifest."""
-    model = manifest["model"]
-    path = artifacts.existing(str(model["uri"]))
-    return (path if path.is_dir() else path.parent), model.get("sha256")
+    model = ModelManifest.read(result).model
+    path = artifacts.existing(model.uri)
+    return (path if path.is_dir() else path.parent), model.sha256

@@ -6,7 +6,6 @@ on what was answered alone: another attempt replays what this one ran and ends w
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -17,8 +16,9 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from vistaflow.api.optimize.v1 import optimize_pb2 as pb
 from vistaflow_services.core.errors import InvalidError
-from vistaflow_services.core.jobs import Attempt, JobError, plain
-from vistaflow_services.core.pictures import draw_pictures
+from vistaflow_services.core.results import PublishedFile
+from vistaflow_services.core.work.attempt import Attempt, JobError
+from vistaflow_services.core.work.pictures import draw_pictures
 from vistaflow_services.decks.deck import Deck, Policy
 from vistaflow_services.decks.space import Point
 from vistaflow_services.optimize import plots, specs
@@ -35,7 +35,6 @@ from vistaflow_services.optimize.domain import (
     notes_on,
 )
 from vistaflow_services.optimize.inputs import (
-    MANIFEST,
     Design,
     find_manifest,
     model_folder,
@@ -46,8 +45,15 @@ from vistaflow_services.optimize.study import Study, StudyResult
 from vistaflow_services.optimize.suggestion import predicted_best
 from vistaflow_services.optimize.trials import write_trials
 from vistaflow_services.optimize.tuning_job import tune
+from vistaflow_services.search.manifest import (
+    BestRecord,
+    ConstraintRecord,
+    DesignStudyManifest,
+    StudyManifest,
+    TrialRecord,
+)
 from vistaflow_services.simulators.evaluate import evaluate, local_executor
-from vistaflow_services.simulators.outcome import Outcome
+from vistaflow_services.simulators.outcome import Outcome, reasons_of, reasons_text
 from vistaflow_services.simulators.points import PointStore
 from vistaflow_services.simulators.run import run_point
 from vistaflow_services.surrogates.model import Model
@@ -69,10 +75,7 @@ def run(attempt: Attempt) -> dict[str, Any]:
     # One thread: sums come in one order, so that a replay is the same to the last bit.
     with threadpool_limits(limits=1):
         manifest = tune(attempt) if isinstance(attempt.spec, pb.TuneModelSpec) else _study(attempt)
-    plained: dict[str, Any] = plain(manifest)
-    written = attempt.folder / MANIFEST
-    attempt.artifacts.write(written, json.dumps(plained, allow_nan=False).encode())
-    return plained
+    return attempt.publish(manifest)
 
 
 PRELOAD: Final = ("vistaflow_services.optimize.plots",)
@@ -96,10 +99,10 @@ class _Setting:
 
 def _study(attempt: Attempt) -> dict[str, Any]:
     setting = _prepare(attempt)
-    with attempt.part("infill") as told:
+    with attempt.part("infill") as figures:
         result = _search(attempt, setting)
-        told.update({"runs": setting.budget, "stop_reason": result.stop_reason})
-    if result.best is None and any(each.responses for each in result.trials):
+        figures.update({"runs": setting.budget, "stop_reason": result.stop_reason})
+    if result.best is None and any(trial.responses for trial in result.trials):
         raise JobError(
             f"`{setting.problem.objective}` has no value at any point that ran, so there is no "
             "best point",
@@ -113,9 +116,9 @@ def _study(attempt: Attempt) -> dict[str, Any]:
             reason="ALL_FAILED",
             hint="look at the failures in the trials; narrow the ranges or repair the deck",
         )
-    with attempt.part("report") as told:
+    with attempt.part("report") as figures:
         manifest = _report(attempt, setting, result)
-        told.update({"best": manifest["best"]})
+        figures.update({"best": manifest["best"]})
     return manifest
 
 
@@ -126,9 +129,9 @@ def _prepare(attempt: Attempt) -> _Setting:
     design = open_design(
         find_manifest(spec.design, "design", "design", inputs, artifacts), artifacts
     )
-    numeric = [each.name for each in design.space.parameters if each.is_numeric]
+    numeric = [parameter.name for parameter in design.space.parameters if parameter.is_numeric]
     goals = check_goals(plan.goals, responses=design.deck.response_names, parameters=numeric)
-    units = {each.name: each.unit for each in design.deck.responses}
+    units = {response.name: response.unit for response in design.deck.responses}
     problem = Problem(space=design.space, goals=goals, fixed=design.fixed, units=units)
     model = None
     if spec.model:
@@ -151,8 +154,8 @@ def _search(attempt: Attempt, setting: _Setting) -> StudyResult:
     policy = deck.failure_policy
     if policy.policy is not Policy.ABORT:
         # A failed run teaches the search where not to go; a made-up value would mislead it.
-        kept = policy.policy if policy.policy is Policy.RETRY else Policy.CONTINUE
-        policy = replace(policy, policy=kept, max_failed_fraction=1.0)
+        search_policy = policy.policy if policy.policy is Policy.RETRY else Policy.CONTINUE
+        policy = replace(policy, policy=search_policy, max_failed_fraction=1.0)
     scratch = attempt.folder / ".scratch"
     store = PointStore(attempt.artifacts.root / POINTS)
     executor: Executor = local_executor(attempt.workers)
@@ -164,8 +167,8 @@ def _search(attempt: Attempt, setting: _Setting) -> StudyResult:
 
     def simulate_anew(points: Sequence[Point]) -> list[Outcome]:
         """Runs points without the store, which would return the stored results."""
-        runs = [executor.submit(run_point, deck, each, scratch_root=scratch) for each in points]
-        return [each.result() for each in runs]
+        runs = [executor.submit(run_point, deck, point, scratch_root=scratch) for point in points]
+        return [run.result() for run in runs]
 
     def on_round(completed: int, message: str) -> None:
         attempt.progress("infill", completed, setting.budget, unit="runs", message=message)
@@ -211,6 +214,7 @@ def _first_suggestions(setting: _Setting) -> list[Point]:
 
 
 def _report(attempt: Attempt, setting: _Setting, result: StudyResult) -> dict[str, Any]:
+    """Writes the trials, the pictures and the last model; returns the manifest of the study."""
     deck, problem = setting.design.deck, setting.problem
     best = result.best
     assert best is not None
@@ -222,71 +226,94 @@ def _report(attempt: Attempt, setting: _Setting, result: StudyResult) -> dict[st
             parameters=problem.space.names,
             responses=deck.response_names,
         )
-    told: dict[str, Any] = {
-        "kind": "design",
-        "study_id": attempt.job_id,
-        "kit_id": attempt.kit_id,
-        "goals": setting.plan.goals,
-        "direction": problem.objective.direction,
-        "objective": str(problem.objective.expression),
-        "deck_id": deck.digest,
-        "seed": setting.plan.seed,
-        "budget": setting.budget,
-        "batch_size": setting.batch_size,
-        "stop_reason": result.stop_reason,
-        "parameters": [{"name": each.name, "unit": each.unit} for each in problem.space.parameters],
-        "responses": [{"name": each.name, "unit": each.unit} for each in deck.responses],
-        "best": {
-            **_told(best, problem),
-            "verified": result.run_count > 0,
-            "found_at": _found_at(best, result.trials),
-            "predicted": _predicted(result.forecast),
-            "noise": dict(result.noise),
-            "run_count": result.run_count,
-        },
-        "doe_best": None if result.design_best is None else _told(result.design_best, problem),
-        "improvement": (
+    study = StudyManifest(
+        kind="design",
+        study_id=attempt.job_id,
+        kit_id=attempt.kit_id,
+        seed=setting.plan.seed,
+        trials=PublishedFile(**attempt.artifacts.describe(table)),
+        plots=PublishedFile.read_all(_plots(attempt, setting, result)),
+    )
+    design_best = result.design_best
+    blocked = None
+    if not best.feasible:
+        tried = [trial for trial in result.trials if trial.origin != "verify"]
+        blocked = blocking(tried, problem)[:20]
+    manifest = DesignStudyManifest(
+        goals=setting.plan.goals,
+        direction=problem.objective.direction,
+        objective=str(problem.objective.expression),
+        deck_id=deck.digest,
+        budget=setting.budget,
+        batch_size=setting.batch_size,
+        stop_reason=result.stop_reason,
+        parameters=[
+            {"name": parameter.name, "unit": parameter.unit}
+            for parameter in problem.space.parameters
+        ],
+        responses=[{"name": response.name, "unit": response.unit} for response in deck.responses],
+        best=BestRecord(
+            **_record(best, problem),
+            verified=result.run_count > 0,
+            found_at=_found_at(best, result.trials),
+            predicted=_predicted(result.forecast),
+            noise=dict(result.noise),
+            run_count=result.run_count,
+            model_predicted=_model_predicted(setting.model, best),
+        ),
+        doe_best=None if design_best is None else TrialRecord(**_record(design_best, problem)),
+        improvement=(
             # The best reading of a noisy design is better than its point.
             None
             if any(result.noise.values())
-            else _improvement(best, result.design_best, problem.objective.sign)
+            else _improvement(best, design_best, problem.objective.sign)
         ),
-        "notes": [*notes_on(result.trials, problem), *_noise_notes(deck, result)],
-        "evaluations": _evaluations(result.trials),
-        "trials": attempt.artifacts.describe(table),
-        "plots": _plots(attempt, setting, result),
-    }
-    told["last_model"] = publish_last_model(
-        attempt,
-        result.trials,
-        problem.space,
-        _modelled_units(setting),
-        deck_id=deck.digest,
-        before=setting.model,
-        fixed=problem.fixed,
-        seed=setting.plan.seed,
+        notes=[
+            *notes_on(result.trials, problem),
+            *_noise_notes(deck, result),
+            *_failure_notes(result.trials),
+        ],
+        evaluations=_evaluations(result.trials),
+        last_model=publish_last_model(
+            attempt,
+            result.trials,
+            problem.space,
+            _modelled_units(setting),
+            deck_id=deck.digest,
+            before=setting.model,
+            fixed=problem.fixed,
+            seed=setting.plan.seed,
+        ),
+        blocking=blocked,
     )
-    if setting.model is not None:
-        said = setting.model.predict([best.point], extrapolate=True)
-        told["best"]["model_predicted"] = {
-            name: {"mean": float(mean[0]), "sd": float(sd[0])} for name, (mean, sd) in said.items()
-        }
-    if not best.feasible:
-        tried = [each for each in result.trials if each.origin != "verify"]
-        told["blocking"] = blocking(tried, problem)[:20]
-    return told
+    return {**study.to_dict(), **manifest.to_dict()}
+
+
+def _model_predicted(model: Model | None, best: Trial) -> dict[str, dict[str, float]] | None:
+    """What the kit's own model predicts of the best point."""
+    if model is None:
+        return None
+    predictions = model.predict([best.point], extrapolate=True)
+    return {
+        name: {"mean": float(mean[0]), "sd": float(sd[0])}
+        for name, (mean, sd) in predictions.items()
+    }
 
 
 def _modelled_units(setting: _Setting) -> dict[str, str]:
     """The units of the responses that the last model has: those trained before and the goals'."""
     before = setting.model.response_names if setting.model else []
-    wanted = {*before, *setting.problem.goals.names}
-    return {each.name: each.unit for each in setting.design.deck.responses if each.name in wanted}
+    names = {*before, *setting.problem.goals.names}
+    return {
+        response.name: response.unit
+        for response in setting.design.deck.responses
+        if response.name in names
+    }
 
 
 def _noise_notes(deck: Deck, result: StudyResult) -> list[str]:
     """What a reader should know of the simulator's noise, if it has any."""
-    units = {each.name: each.unit for each in deck.responses}
+    units = {response.name: response.unit for response in deck.responses}
     if not result.run_count:
         return ["all verifying runs of the best point failed: its values are not verified"]
     noise = {name: sd for name, sd in result.noise.items() if sd > 0}
@@ -303,8 +330,15 @@ def _noise_notes(deck: Deck, result: StudyResult) -> list[str]:
     ]
 
 
-def _told(trial: Trial, problem: Problem) -> dict[str, Any]:
-    """A trial as the manifest has it."""
+def _failure_notes(trials: Sequence[Trial]) -> list[str]:
+    """Why runs failed."""
+    reasons = reasons_of([trial.failure for trial in trials], [trial.message for trial in trials])
+    count = sum(reason.count for reason in reasons)
+    return [f"{count} of {len(trials)} runs failed: {reasons_text(reasons)}"] if count else []
+
+
+def _record(trial: Trial, problem: Problem) -> dict[str, Any]:
+    """The fields of a trial's record."""
     assessment = trial.assessment
     return {
         "number": trial.number,
@@ -313,27 +347,27 @@ def _told(trial: Trial, problem: Problem) -> dict[str, Any]:
         "simulated": dict(trial.responses or {}),
         "objective": assessment.objective if assessment else None,
         "feasible": trial.feasible,
-        "constraints": [
-            {
-                "text": each.text,
-                "value": each.value,
-                "limit": each.limit,
-                "met": each.met,
-                "miss": each.miss,
-                "unit": problem.unit_of(constraint),
-            }
-            for constraint, each in zip(
+        "constraints": tuple(
+            ConstraintRecord(
+                text=assessed.text,
+                value=assessed.value,
+                limit=assessed.limit,
+                met=assessed.met,
+                miss=assessed.miss,
+                unit=problem.unit_of(constraint),
+            )
+            for constraint, assessed in zip(
                 problem.goals.constraints,
                 assessment.constraints if assessment else (),
                 strict=False,
             )
-        ],
+        ),
     }
 
 
 def _found_at(best: Trial, trials: Sequence[Trial]) -> dict[str, Any]:
     """The trial that first had the best point."""
-    first = next(each for each in trials if each.point == best.point)
+    first = next(trial for trial in trials if trial.point == best.point)
     return {"number": first.number, "origin": first.origin}
 
 
@@ -353,22 +387,22 @@ def _improvement(best: Trial, before: Trial | None, sign: float) -> float | None
 
 def _evaluations(trials: Sequence[Trial]) -> dict[str, int]:
     """How many points were known, run for the study, found in the store, and failed."""
-    infill = [each for each in trials if each.origin == "infill"]
+    infill = [trial for trial in trials if trial.origin == "infill"]
     return {
-        "total": sum(each.origin != "verify" for each in trials),
-        "design": sum(each.origin == "doe" for each in trials),
+        "total": sum(trial.origin != "verify" for trial in trials),
+        "design": sum(trial.origin == "doe" for trial in trials),
         "infill": len(infill),
-        "simulated": sum(not each.cached for each in trials if each.origin != "doe"),
-        "cached": sum(each.cached for each in infill),
-        "failed": sum(each.failure is not None for each in trials if each.origin != "verify"),
-        "feasible": sum(each.feasible for each in trials if each.origin != "verify"),
+        "simulated": sum(not trial.cached for trial in trials if trial.origin != "doe"),
+        "cached": sum(trial.cached for trial in infill),
+        "failed": sum(trial.failure is not None for trial in trials if trial.origin != "verify"),
+        "feasible": sum(trial.feasible for trial in trials if trial.origin != "verify"),
     }
 
 
 def _plots(attempt: Attempt, setting: _Setting, result: StudyResult) -> list[dict[str, Any]]:
     responses = setting.design.deck.responses
-    units = {each.name: each.unit for each in responses}
-    names = [each.name for each in responses]
+    units = {response.name: response.unit for response in responses}
+    names = [response.name for response in responses]
     return draw_pictures(
         attempt,
         {

@@ -11,54 +11,64 @@ from vistaflow.api.ml.v1 import ml_pb2
 from vistaflow.api.optimize.v1 import optimize_pb2 as pb
 from vistaflow_services.messages import artifact_message
 from vistaflow_services.optimize.trials import PARAMETER, RESPONSE, named
+from vistaflow_services.search.manifest import (
+    ConstraintRecord,
+    DesignStudyManifest,
+    StudyManifest,
+    TrialRecord,
+    TuningManifest,
+)
 
 Z95 = 1.959963984540054
 """Half the width of a central 95 % interval, in standard deviations."""
 
 
-def study_message(study_id: str, manifest: Mapping[str, Any]) -> pb.Study:
-    """The study that an OPTIMIZE job's manifest describes."""
+def study_message(study_id: str, result: Mapping[str, Any]) -> pb.Study:
+    """The study that an OPTIMIZE job published."""
+    manifest = StudyManifest.read(result)
     message = pb.Study(
         study_id=study_id,
-        kit_id=int(manifest.get("kit_id", 0)),
-        trials=artifact_message("trials.parquet", manifest["trials"]),
-        plots=[artifact_message(each["name"], each) for each in manifest["plots"]],
-        stop_reason=manifest.get("stop_reason", "budget"),
-        notes=manifest.get("notes", ()),
+        kit_id=int(manifest.kit_id),
+        trials=artifact_message("trials.parquet", manifest.trials),
+        plots=[artifact_message(plot.name or "", plot) for plot in manifest.plots],
     )
-    (_tell_tuning if manifest["kind"] == "model" else _tell_design)(message, manifest)
+    if manifest.kind == "model":
+        _fill_tuning(message, TuningManifest.read(result))
+    else:
+        _fill_design(message, DesignStudyManifest.read(result))
     return message
 
 
-def _tell_design(message: pb.Study, manifest: Mapping[str, Any]) -> None:
-    best, counts = manifest["best"], manifest["evaluations"]
-    message.goals = manifest["goals"]
-    message.best.CopyFrom(_best_message(best))
-    before = manifest.get("doe_best")
-    if before is not None and before["feasible"]:
-        message.design_best.CopyFrom(_best_message(before))
+def _fill_design(message: pb.Study, manifest: DesignStudyManifest) -> None:
+    best, counts = manifest.best, manifest.evaluations
+    message.stop_reason = manifest.stop_reason
+    message.notes.extend(manifest.notes)
+    message.goals = manifest.goals
+    message.best.CopyFrom(_trial_of(best))
+    if manifest.doe_best is not None and manifest.doe_best.feasible:
+        message.design_best.CopyFrom(_trial_of(manifest.doe_best))
     message.comparisons.extend(
         pb.ResponseComparison(
-            response=common_pb2.Response(name=each["name"], unit=each["unit"]),
-            predicted=_prediction(best["predicted"].get(each["name"])),
-            simulated=best["simulated"].get(each["name"], 0.0),
-            noise=best.get("noise", {}).get(each["name"], 0.0),
-            run_count=best.get("run_count", 1),
+            response=common_pb2.Response(name=response["name"], unit=response["unit"]),
+            predicted=_prediction(best.predicted.get(response["name"])),
+            simulated=best.simulated.get(response["name"], 0.0),
+            noise=best.noise.get(response["name"], 0.0),
+            run_count=best.run_count,
         )
-        for each in manifest["responses"]
+        for response in manifest.responses
     )
     message.constraints.extend(
         pb.ConstraintResult(
-            text=each["text"],
-            value=_number(each["value"]),
-            limit=_number(each["limit"]),
-            met=each["met"],
-            miss=_miss(each),
-            unit=each.get("unit", ""),
+            text=constraint.text,
+            value=_number(constraint.value),
+            limit=_number(constraint.limit),
+            met=constraint.met,
+            miss=_miss(constraint),
+            unit=constraint.unit,
         )
-        for each in best["constraints"]
+        for constraint in best.constraints
     )
-    model = manifest.get("last_model")
+    model = manifest.last_model
     if model is not None:
         message.model_id = model["model_id"]
         message.model_row_count = model["training_rows"]
@@ -68,46 +78,49 @@ def _tell_design(message: pb.Study, manifest: Mapping[str, Any]) -> None:
     message.failed_count = counts["failed"]
 
 
-def _tell_tuning(message: pb.Study, manifest: Mapping[str, Any]) -> None:
-    best = manifest["best"]
-    message.best.number = best["number"]
-    message.best.origin = "tuned" if best["number"] else "default"
-    message.best.parameters.update(best["settings"])
-    message.best.objective = best["rmse"]
+def _fill_tuning(message: pb.Study, manifest: TuningManifest) -> None:
+    best = manifest.best
+    message.stop_reason = "budget"
+    message.best.number = best.number
+    message.best.origin = "tuned" if best.number else "default"
+    message.best.parameters.update(best.settings)
+    if best.rmse is None:
+        raise ValueError("the best trial has no error")
+    message.best.objective = best.rmse
     message.best.feasible = True
-    message.goals = f"minimize cross-validated RMSE of {manifest['family']}"
-    message.hyperparameters.update(manifest["hyperparameters"])
-    message.evaluation_count = manifest["trial_count"]
-    message.failed_count = manifest["failed_count"]
+    message.goals = f"minimize cross-validated RMSE of {manifest.family}"
+    message.hyperparameters.update(manifest.hyperparameters)
+    message.evaluation_count = manifest.trial_count
+    message.failed_count = manifest.failed_count
 
 
-def _best_message(told: Mapping[str, Any]) -> pb.Trial:
+def _trial_of(record: TrialRecord) -> pb.Trial:
     trial = pb.Trial(
-        number=told["number"],
-        origin=told["origin"],
-        responses=told["simulated"],
-        feasible=told["feasible"],
+        number=record.number,
+        origin=record.origin,
+        responses=record.simulated,
+        feasible=record.feasible,
     )
-    trial.parameters.update(told["point"])
-    if told["objective"] is not None:
-        trial.objective = told["objective"]
+    trial.parameters.update(record.point)
+    if record.objective is not None:
+        trial.objective = record.objective
     return trial
 
 
-def _prediction(told: Mapping[str, float] | None) -> ml_pb2.Prediction | None:
-    if told is None:
+def _prediction(figures: Mapping[str, float] | None) -> ml_pb2.Prediction | None:
+    if figures is None:
         return None
-    mean, sd = _number(told["mean"]), _number(told["sd"])
+    mean, sd = _number(figures["mean"]), _number(figures["sd"])
     return ml_pb2.Prediction(
         mean=mean, standard_deviation=sd, low95=mean - Z95 * sd, high95=mean + Z95 * sd
     )
 
 
-def _miss(told: Mapping[str, Any]) -> float:
-    """How far a constraint is missed; manifests of version 0.1.0 have the sides only."""
-    if told["met"]:
+def _miss(constraint: ConstraintRecord) -> float:
+    """How far a constraint is missed."""
+    if constraint.met:
         return 0.0
-    miss = told.get("miss", abs(_number(told["value"]) - _number(told["limit"])))
+    miss = constraint.miss
     return math.inf if miss is None or math.isnan(miss) else float(miss)
 
 
@@ -124,6 +137,8 @@ def trial_message(row: Mapping[str, Any]) -> pb.Trial:
         responses=named(row, RESPONSE),
         feasible=row["feasible"],
         failure=row["failure"] or "",
+        message=row.get("message") or "",
+        log=row.get("log") or "",
     )
     trial.parameters.update(named(row, PARAMETER))
     if row["objective"] is not None:

@@ -33,8 +33,8 @@ def plot_convergence(path: Path, problem: Problem, trials: Sequence[Trial]) -> N
     Below it, for each constraint, which points met it.
     """
     constraints = problem.goals.constraints
-    shown = [each for each in trials if each.origin != "verify"]
-    design_count = sum(each.origin == "doe" for each in shown)
+    shown = [trial for trial in trials if trial.origin != "verify"]
+    design_count = sum(trial.origin == "doe" for trial in shown)
     height = 3.6 + 0.32 * len(constraints)
     figure = Figure(figsize=(8.0, height), layout="constrained")
     FigureCanvasAgg(figure)
@@ -48,7 +48,7 @@ def plot_convergence(path: Path, problem: Problem, trials: Sequence[Trial]) -> N
     for axes in filter(None, (upper, lower)):
         axes.axvspan(0.5, design_count + 0.5, color="#e8e8ee", zorder=0)
     if lower is not None:
-        _constraints(lower, [str(each) for each in constraints], shown)
+        _constraints(lower, [str(constraint) for constraint in constraints], shown)
     if design_count:
         upper.annotate(
             "design",
@@ -69,9 +69,9 @@ def plot_convergence(path: Path, problem: Problem, trials: Sequence[Trial]) -> N
 def _objective(axes: Any, problem: Problem, trials: Sequence[Trial]) -> None:
     numbers = np.arange(1, len(trials) + 1)
     values = np.array(
-        [each.assessment.objective if each.assessment else math.nan for each in trials]
+        [trial.assessment.objective if trial.assessment else math.nan for trial in trials]
     )
-    feasible = np.array([each.feasible for each in trials], dtype=np.bool_)
+    feasible = np.array([trial.feasible for trial in trials], dtype=np.bool_)
     missed = np.isfinite(values) & ~feasible
     axes.plot(
         numbers[missed],
@@ -125,15 +125,17 @@ def best_so_far(
 def _constraints(axes: Any, texts: Sequence[str], trials: Sequence[Trial]) -> None:
     for row in range(len(texts)):
         for met, colour in ((True, FEASIBLE), (False, MISSED)):
-            at = [
+            numbers = [
                 number
-                for number, each in enumerate(trials, start=1)
-                if each.assessment and each.assessment.constraints[row].met is met
+                for number, trial in enumerate(trials, start=1)
+                if trial.assessment and trial.assessment.constraints[row].met is met
             ]
-            axes.plot(at, [row] * len(at), "|", ms=8, mew=1.6, color=colour)
-        at = [number for number, each in enumerate(trials, start=1) if each.assessment is None]
-        axes.plot(at, [row] * len(at), "x", ms=4, color=FAILED)
-    labels = [each if len(each) <= 28 else each[:27] + "…" for each in texts]
+            axes.plot(numbers, [row] * len(numbers), "|", ms=8, mew=1.6, color=colour)
+        numbers = [
+            number for number, trial in enumerate(trials, start=1) if trial.assessment is None
+        ]
+        axes.plot(numbers, [row] * len(numbers), "x", ms=4, color=FAILED)
+    labels = [text if len(text) <= 28 else text[:27] + "…" for text in texts]
     axes.set_yticks(range(len(texts)), labels, fontsize=8)
     axes.set_ylim(len(texts) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
@@ -148,15 +150,15 @@ def plot_comparison(
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(3.3 * columns, 3.1 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    for at, axes in enumerate(np.atleast_1d(figure.subplots(rows, columns)).ravel()):
-        if at >= len(names):
+    for index, axes in enumerate(np.atleast_1d(figure.subplots(rows, columns)).ravel()):
+        if index >= len(names):
             axes.set_axis_off()
             continue
-        name = names[at]
+        name = names[index]
         pairs = [
-            (each.responses[name], *each.predicted[name])
-            for each in trials
-            if each.origin == "infill" and each.responses and name in each.predicted
+            (trial.responses[name], *trial.predicted[name])
+            for trial in trials
+            if trial.origin == "infill" and trial.responses and name in trial.predicted
         ]
         plot_parity(axes, np.array(pairs).reshape(-1, 3))
         unit = f" [{units[name]}]" if units.get(name) else ""

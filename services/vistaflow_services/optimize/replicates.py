@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from vistaflow_services.optimize.cube import PointKey, point_key
 from vistaflow_services.optimize.domain import Trial
+from vistaflow_services.search.cube import PointKey, point_key
 
 REPEATS = 5
 """Runs by which one point of a noisy simulator is verified."""

@@ -10,21 +10,22 @@ from typing import Any
 from vistaflow.api.optimize.v1 import optimize_pb2 as pb
 from vistaflow.api.optimize.v1 import optimize_pb2_grpc as rpc
 from vistaflow_services.core.errors import InvalidError, NotFoundError, Violations
-from vistaflow_services.core.expressions import suggest
-from vistaflow_services.core.interceptor import Context
-from vistaflow_services.core.job_ids import is_job_id
-from vistaflow_services.core.jobs import JobResult
 from vistaflow_services.core.message_limits import fitting
-from vistaflow_services.core.results import readable
+from vistaflow_services.core.names import is_job_id
+from vistaflow_services.core.results import JobResult, PublishedFile, readable
+from vistaflow_services.core.rpc import pages
+from vistaflow_services.core.rpc.interceptor import Context
 from vistaflow_services.core.stage import Stage
 from vistaflow_services.decks.deck import read_archive
+from vistaflow_services.decks.expressions import suggest
 from vistaflow_services.decks.space import Space
+from vistaflow_services.designs.manifest import DesignManifest
 from vistaflow_services.optimize import messages, specs
 from vistaflow_services.optimize.domain import check_goals
 from vistaflow_services.optimize.trials import read_trials
 from vistaflow_services.simulators.status import require_simulator
 
-DEFAULT_PAGE, MAX_PAGE = 1_000, 10_000
+MAX_PAGE = 10_000
 
 
 class OptimizeServicer(rpc.OptimizeServiceServicer):
@@ -72,32 +73,37 @@ class OptimizeServicer(rpc.OptimizeServiceServicer):
         self, request: pb.ListTrialsRequest, context: Context
     ) -> pb.ListTrialsResponse:
         """Lists what a study tried."""
-        offset, limit = _page(request)
+        violations = Violations()
+        limit = pages.size(request, 1_000, MAX_PAGE, violations)
+        offset = pages.decode(request, violations) or 0
+        violations.check()
         source = await self._result(request.study_id, "OPTIMIZE", "study_id")
         with readable(request.study_id, "study_id"):
-            uri, sha256 = source.result["trials"]["uri"], source.result["trials"]["sha256"]
-            path = await asyncio.to_thread(self._artifacts.verified, uri, sha256)
+            table = PublishedFile.read(source.result["trials"])
+            path = await asyncio.to_thread(self._artifacts.verified, table.uri, table.sha256)
             rows, more = await asyncio.to_thread(read_trials, path, offset=offset, limit=limit)
             trials = await asyncio.to_thread(fitting, rows, messages.trial_message)
+        more = more or len(trials) < len(rows)
         return pb.ListTrialsResponse(
             trials=trials,
-            next_page_token=str(offset + len(trials)) if more or len(trials) < len(rows) else "",
+            next_page_token=pages.encode(offset + len(trials), request) if more else "",
         )
 
-    def _check_design(self, spec: pb.OptimizeDesignSpec, manifest: Mapping[str, Any]) -> None:
+    def _check_design(self, spec: pb.OptimizeDesignSpec, result: Mapping[str, Any]) -> None:
         """Raises what would fail the job at once: goals, an unrun design, a missing simulator."""
-        space = Space.from_dict(manifest["space"])
+        manifest = DesignManifest.read(result)
+        space = Space.from_dict(manifest.space)
         with _under("spec"):
             check_goals(
                 spec.goals,
-                responses=[each["name"] for each in manifest["responses"]],
+                responses=list(manifest.units),
                 parameters=space.numeric_names,
             )
-        found = Violations()
-        if not manifest.get("evaluated_count"):
-            found.add("spec.design", "the design was never run: evaluate it first")
-        found.check()
-        archive = self._artifacts.existing(manifest["deck_uri"])
+        violations = Violations()
+        if not manifest.evaluated_count:
+            violations.add("spec.design", "the design was never run: evaluate it first")
+        violations.check()
+        archive = self._artifacts.existing(manifest.deck_uri)
         require_simulator(read_archive(archive.read_bytes()).simulator)
 
     async def _result(self, job_id: str, job_type: str, field: str) -> JobResult:
@@ -113,29 +119,19 @@ def _under(path: str) -> Iterator[None]:
     try:
         yield
     except InvalidError as error:
-        found = Violations()
-        found.extend(path, error)
-        found.check()
+        violations = Violations()
+        violations.extend(path, error)
+        violations.check()
 
 
 def _check_response(response: str, manifest: Mapping[str, Any]) -> None:
-    known = [
-        str(each["name"] if isinstance(each, Mapping) else each)
-        for each in manifest.get("responses", ())
+    names = [
+        str(entry["name"] if isinstance(entry, Mapping) else entry)
+        for entry in manifest.get("responses", ())
     ]
-    found = Violations()
-    if response and known and response not in known:
-        found.add("spec.response", f"the dataset has no `{response}`{suggest(response, known)}")
-    found.check()
-
-
-def _page(request: pb.ListTrialsRequest) -> tuple[int, int]:
-    """Where a page starts and how many trials it has at most."""
-    found = Violations()
-    if not 0 <= request.page_size <= MAX_PAGE:
-        found.add("page_size", f"{request.page_size} is not from 1 to {MAX_PAGE}")
-    token = request.page_token
-    if token and not (token.isascii() and token.isdigit() and len(token) <= 12):
-        found.add("page_token", f"`{token[:40]}` is none: pass what the last answer returned")
-    found.check()
-    return int(token or 0), request.page_size or DEFAULT_PAGE
+    violations = Violations()
+    if response and names and response not in names:
+        violations.add(
+            "spec.response", f"the dataset has no `{response}`{suggest(response, names)}"
+        )
+    violations.check()

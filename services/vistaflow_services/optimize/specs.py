@@ -24,9 +24,9 @@ def study_plan(spec: pb.OptimizeDesignSpec) -> StudyPlan:
     Raises:
         InvalidError: With every mistake, under its path in the spec.
     """
-    found = Violations()
+    violations = Violations()
     if not spec.design:
-        found.add("design", "missing: name the DOE job, or give the id of an evaluated design")
+        violations.add("design", "missing: name the DOE job, or give the id of an evaluated design")
     plan = None
     try:
         plan = StudyPlan(
@@ -37,8 +37,8 @@ def study_plan(spec: pb.OptimizeDesignSpec) -> StudyPlan:
             seed=spec.seed,
         )
     except InvalidError as error:
-        found.extend("", error)
-    found.check()
+        violations.extend("", error)
+    violations.check()
     assert plan is not None
     return plan
 
@@ -49,11 +49,13 @@ def tuning_plan(spec: pb.TuneModelSpec) -> TuningPlan:
     Raises:
         InvalidError: With every mistake, under its path in the spec.
     """
-    found = Violations()
+    violations = Violations()
     if not spec.scaler:
-        found.add("scaler", "missing: name the scale job, or give its id")
+        violations.add("scaler", "missing: name the scale job, or give its id")
     if spec.family and spec.family not in FAMILIES:
-        found.add("family", f"{spec.family} is no family; there are {', '.join(FAMILIES.values())}")
+        violations.add(
+            "family", f"{spec.family} is no family; there are {', '.join(FAMILIES.values())}"
+        )
     plan = None
     try:
         plan = TuningPlan(
@@ -64,7 +66,7 @@ def tuning_plan(spec: pb.TuneModelSpec) -> TuningPlan:
             seed=spec.seed,
         )
     except InvalidError as error:
-        found.extend("", error)
-    found.check()
+        violations.extend("", error)
+    violations.check()
     assert plan is not None
     return plan

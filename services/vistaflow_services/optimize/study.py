@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vistaflow_services.core.errors import InvalidError
 from vistaflow_services.decks.space import Point
-from vistaflow_services.optimize.bayes import BayesianSearch
-from vistaflow_services.optimize.cube import SearchCube, point_key
 from vistaflow_services.optimize.domain import (
     Problem,
     StudyPlan,
@@ -17,8 +15,6 @@ from vistaflow_services.optimize.domain import (
     made_trial,
     miss_scale,
 )
-from vistaflow_services.optimize.forecast import Forecast, Forecaster
-from vistaflow_services.optimize.observation import Observation
 from vistaflow_services.optimize.replicates import (
     REPEATS,
     ROUNDS,
@@ -26,6 +22,10 @@ from vistaflow_services.optimize.replicates import (
     mean_responses,
     noise_of,
 )
+from vistaflow_services.search.bayes import BayesianSearch
+from vistaflow_services.search.cube import SearchCube, point_key
+from vistaflow_services.search.forecast import Forecast, Forecaster
+from vistaflow_services.search.observation import Observation
 from vistaflow_services.simulators.outcome import Outcome
 
 PATIENCE = 3
@@ -100,7 +100,9 @@ class Study:
     """Runs points whether or not they were run before; None: the simulator repeats itself."""
 
     def __post_init__(self) -> None:
-        self._cube = SearchCube(self.problem.space, self.problem.known, self.problem.fixed)
+        self._cube = SearchCube(
+            self.problem.space, self.problem.parameter_constraints, self.problem.fixed
+        )
         self._search = BayesianSearch(
             cube=self._cube,
             constraint_count=len(self.problem.simulated),
@@ -116,9 +118,9 @@ class Study:
         Raises:
             InvalidError: If no point of the space meets the constraints over parameters.
         """
-        self._search.tell([self._observed(each) for each in self.trials])
+        self._search.tell([self._observed(trial) for trial in self.trials])
         design = tuple(self.trials)
-        waiting = [each for each in self.suggestions if self._is_new(each)]
+        waiting = [suggestion for suggestion in self.suggestions if self._is_new(suggestion)]
         spent, reason = 0, "budget"
         while spent < self.budget:
             room = min(self.batch_size, self.budget - spent)
@@ -126,9 +128,9 @@ class Study:
             waiting = waiting[room:]
             if len(points) < room:
                 remaining = self.budget - spent
-                known = {point_key(each) for each in points}
-                asked = self._search.ask(room - len(points), remaining=remaining)
-                points += [each for each in asked if point_key(each) not in known]
+                keys = {point_key(point) for point in points}
+                proposals = self._search.ask(room - len(points), remaining=remaining)
+                points += [proposal for proposal in proposals if point_key(proposal) not in keys]
             if not points:
                 self._refuse_the_impossible()
                 reason = "exhausted"
@@ -160,37 +162,39 @@ class Study:
         best = self.best
         if best is None or best.assessment is None:
             return "no run has succeeded yet"
-        told = f"{self.problem.objective.expression} = {best.assessment.objective:.6g}"
+        value = f"{self.problem.objective.expression} = {best.assessment.objective:.6g}"
         if best.feasible:
-            return f"best {told}"
+            return f"best {value}"
         constraints = best.assessment.constraints
-        if all(each.met for each in constraints):
-            return f"nothing feasible yet; nearest has {told}"
+        if all(constraint.met for constraint in constraints):
+            return f"nothing feasible yet; nearest has {value}"
         worst = miss_scale(self.trials).worst(best.assessment.excesses)
         miss = self.problem.describe_miss(worst, constraints[worst].miss)
         return f"nothing feasible yet; nearest misses {constraints[worst].text} by {miss}"
 
     def _is_new(self, point: Point) -> bool:
-        seen = {point_key(dict(each.point)) for each in self.trials}
+        seen = {point_key(dict(trial.point)) for trial in self.trials}
         return point_key(point) not in seen and bool(self._cube.allows([point])[0])
 
-    def _known(self, without: Point | None = None) -> list[tuple[Point, dict[str, float]]]:
+    def _simulated_points(
+        self, without: Point | None = None
+    ) -> list[tuple[Point, dict[str, float]]]:
         key = None if without is None else point_key(without)
         return [
-            (dict(each.point), dict(each.responses))
-            for each in self.trials
-            if each.responses and point_key(dict(each.point)) != key
+            (dict(trial.point), dict(trial.responses))
+            for trial in self.trials
+            if trial.responses and point_key(dict(trial.point)) != key
         ]
 
     def _take_in(self, points: Sequence[Point]) -> None:
-        forecasts = self._forecaster.forecast(self._known(), points)
+        forecasts = self._forecaster.forecast(self._simulated_points(), points)
         outcomes = self.evaluate(points)
         for outcome, forecast in zip(outcomes, forecasts, strict=True):
             self.trials.append(self._trial("infill", outcome, forecast))
-        self._search.tell([self._observed(each) for each in self.trials[-len(points) :]])
+        self._search.tell([self._observed(trial) for trial in self.trials[-len(points) :]])
 
     def _trial(self, origin: str, outcome: Outcome, forecast: Forecast) -> Trial:
-        return made_trial(
+        trial = made_trial(
             self.problem,
             len(self.trials),
             origin,
@@ -202,6 +206,7 @@ class Study:
             seconds=outcome.seconds,
             limits=self.limits,
         )
+        return replace(trial, message=outcome.message, log=outcome.log) if trial.failure else trial
 
     def _observed(self, trial: Trial) -> Observation:
         return self.problem.observe(dict(trial.point), trial.responses)
@@ -216,12 +221,12 @@ class Study:
         return best.feasible and len(recent) == PATIENCE and max(recent) < enough
 
     def _refuse_the_impossible(self) -> None:
-        if self.trials and any(each.feasible for each in self.trials):
+        if self.trials and any(trial.feasible for trial in self.trials):
             return
-        allowed = self._cube.allows([dict(each.point) for each in self.trials])
-        if self._cube.known and not allowed.any():
-            told = ", ".join(f"`{each}`" for each in self._cube.known)
-            raise InvalidError(f"no point of the space was found that meets {told}")
+        allowed = self._cube.allows([dict(trial.point) for trial in self.trials])
+        if self._cube.constraints and not allowed.any():
+            constraints = ", ".join(f"`{constraint}`" for constraint in self._cube.constraints)
+            raise InvalidError(f"no point of the space was found that meets {constraints}")
 
     def _verify(self) -> tuple[Trial | None, int]:
         """The verified best point, and how many runs verified it.
@@ -257,25 +262,27 @@ class Study:
         self, points: Sequence[Point], run: Callable[[Sequence[Point]], Sequence[Outcome]]
     ) -> list[Trial]:
         """Runs points to verify them, and adds the results."""
-        expected = {point_key(dict(each.point)): dict(each.predicted) for each in self.trials}
+        expected = {point_key(dict(trial.point)): dict(trial.predicted) for trial in self.trials}
         taken = []
         for point, outcome in zip(points, run(points), strict=True):
             taken.append(self._trial("verify", outcome, expected.get(point_key(point), {})))
             self.trials.append(taken[-1])
-        self._search.tell([self._observed(each) for each in taken])
+        self._search.tell([self._observed(trial) for trial in taken])
         return taken
 
     def _verifying(self, point: Point) -> list[Trial]:
         return [
-            each
-            for each in self.trials
-            if each.origin == "verify" and each.responses and each.point == point
+            trial
+            for trial in self.trials
+            if trial.origin == "verify" and trial.responses and trial.point == point
         ]
 
     def _mean_trial(self, point: Point) -> Trial:
         """The verifying runs of a point as one trial, with the means of their responses."""
         runs = self._verifying(point)
-        last = [each for each in self.trials if each.origin == "verify" and each.point == point][-1]
+        last = [
+            trial for trial in self.trials if trial.origin == "verify" and trial.point == point
+        ][-1]
         return made_trial(
             self.problem,
             last.number,
@@ -288,4 +295,6 @@ class Study:
 
     def _forecast_without(self, best: Trial) -> Forecast:
         forecaster = Forecaster(self._cube, self.responses, self.plan.seed)
-        return forecaster.forecast(self._known(without=dict(best.point)), [dict(best.point)])[0]
+        return forecaster.forecast(
+            self._simulated_points(without=dict(best.point)), [dict(best.point)]
+        )[0]

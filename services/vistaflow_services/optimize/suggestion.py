@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from vistaflow_services.decks.space import Point
-from vistaflow_services.optimize.bayes import around, latin
-from vistaflow_services.optimize.cube import SearchCube
 from vistaflow_services.optimize.domain import Problem
-from vistaflow_services.optimize.misses import MissScale
+from vistaflow_services.search.bayes import around, latin
+from vistaflow_services.search.cube import SearchCube
+from vistaflow_services.search.misses import MissScale
 from vistaflow_services.surrogates.model import Model
 
 CANDIDATES = 4096
@@ -35,25 +35,25 @@ def predicted_best(
     that misses them least is tried; `scale` is what a miss of each is measured in
     and `constants` are the responses that never vary.
     """
-    known = dict(constants or {})
-    wanted = problem.goals.names - set(problem.space.names) - set(known)
-    if not wanted <= set(model.response_names) or model.space.names != problem.space.names:
+    constant_values = dict(constants or {})
+    needed = problem.goals.names - set(problem.space.names) - set(constant_values)
+    if not needed <= set(model.response_names) or model.space.names != problem.space.names:
         return []
-    cube = SearchCube(problem.space, problem.known, problem.fixed)
+    cube = SearchCube(problem.space, problem.parameter_constraints, problem.fixed)
     rng = np.random.default_rng([seed, CANDIDATES])
     best: tuple[Rank, Point] | None = None
     inputs = cube.sample(lambda n: latin(n, cube.dimension, rng), CANDIDATES)
     for _ in range(ROUNDS):
         points, _ = cube.canonical(inputs)
-        points = [each for each, good in zip(points, cube.allows(points), strict=True) if good]
+        points = [point for point, good in zip(points, cube.allows(points), strict=True) if good]
         if not points:
             break
-        ranks = _ranks(problem, model, scale, known, points)
-        top = min(range(len(points)), key=lambda at: ranks[at])
+        ranks = _ranks(problem, model, scale, constant_values, points)
+        top = min(range(len(points)), key=lambda index: ranks[index])
         if best is None or ranks[top] < best[0]:
             best = (ranks[top], points[top])
         centre = problem.space.encode([best[1]])[0]
-        inputs = cube.sample(lambda n, at=centre: around(at, n, rng), CANDIDATES // 4)  # type: ignore[misc]
+        inputs = cube.sample(lambda n, place=centre: around(place, n, rng), CANDIDATES // 4)  # type: ignore[misc]
     return [] if best is None else [best[1]]
 
 
@@ -61,14 +61,17 @@ def _ranks(
     problem: Problem,
     model: Model,
     scale: MissScale,
-    known: Mapping[str, float],
+    constant_values: Mapping[str, float],
     points: list[Point],
 ) -> list[Rank]:
     """What misses least first, then the best objective, of each point."""
-    told = model.predictions(points, extrapolate=True)
+    predictions = model.predictions(points, extrapolate=True)
     medians = [
-        {**known, **{name: float(each.median[at]) for name, each in told.items()}}
-        for at in range(len(points))
+        {
+            **constant_values,
+            **{name: float(prediction.median[index]) for name, prediction in predictions.items()},
+        }
+        for index in range(len(points))
     ]
     ranks = []
     for point, responses in zip(points, medians, strict=True):

@@ -2,8 +2,9 @@
 
 Columns: `number`, `origin`, a column `x.<name>` a parameter, `y.<name>` a response (null where the
 run failed), `objective`, `violation` (the sum of misses, each in spreads of its constraint over the
-trials; 0 where all are met), `feasible`, `failure`, `mean.<name>` and `sd.<name>` a
-response (what was predicted before the run; null where nothing was), `cached`, `seconds`.
+trials; 0 where all are met), `feasible`, `failure`, `message`, `log`, `mean.<name>` and
+`sd.<name>` a response (what was predicted before the run; null where nothing was), `cached`,
+`seconds`.
 """
 
 from __future__ import annotations
@@ -30,31 +31,37 @@ def write_trials(
 ) -> None:
     """Writes the trials at `path`."""
     columns: dict[str, Any] = {
-        "number": pa.array([each.number for each in trials], pa.int64()),
-        "origin": pa.array([each.origin for each in trials], pa.string()),
+        "number": pa.array([trial.number for trial in trials], pa.int64()),
+        "origin": pa.array([trial.origin for trial in trials], pa.string()),
     }
     for name in parameters:
-        columns[PARAMETER + name] = pa.array([each.point.get(name) for each in trials])
+        columns[PARAMETER + name] = pa.array([trial.point.get(name) for trial in trials])
     for name in responses:
-        values = [(each.responses or {}).get(name) for each in trials]
+        values = [(trial.responses or {}).get(name) for trial in trials]
         columns[RESPONSE + name] = pa.array(values, pa.float64())
-    assessed = [each.assessment for each in trials]
+    assessed = [trial.assessment for trial in trials]
     columns["objective"] = pa.array(
-        [each and each.objective for each in assessed], pa.float64(), from_pandas=True
+        [assessment and assessment.objective for assessment in assessed],
+        pa.float64(),
+        from_pandas=True,
     )
     scale = miss_scale(trials)
-    missed = [each and scale.total(each.excesses) for each in assessed]
+    missed = [assessment and scale.total(assessment.excesses) for assessment in assessed]
     columns["violation"] = pa.array(
-        [each and (math.inf if each[0] else each[1]) for each in missed], pa.float64()
+        [miss and (math.inf if miss[0] else miss[1]) for miss in missed], pa.float64()
     )
-    columns["feasible"] = pa.array([each.feasible for each in trials], pa.bool_())
-    columns["failure"] = pa.array([each.failure for each in trials], pa.string())
-    for at, prefix in enumerate((MEAN, DEVIATION)):
+    columns["feasible"] = pa.array([trial.feasible for trial in trials], pa.bool_())
+    columns["failure"] = pa.array([trial.failure for trial in trials], pa.string())
+    for name in ("message", "log"):
+        columns[name] = pa.array([getattr(trial, name) or None for trial in trials], pa.string())
+    for index, prefix in enumerate((MEAN, DEVIATION)):
         for name in responses:
-            said = [each.predicted.get(name) for each in trials]
-            columns[prefix + name] = pa.array([each and each[at] for each in said], pa.float64())
-    columns["cached"] = pa.array([each.cached for each in trials], pa.bool_())
-    columns["seconds"] = pa.array([each.seconds for each in trials], pa.float64())
+            predictions = [trial.predicted.get(name) for trial in trials]
+            columns[prefix + name] = pa.array(
+                [prediction and prediction[index] for prediction in predictions], pa.float64()
+            )
+    columns["cached"] = pa.array([trial.cached for trial in trials], pa.bool_())
+    columns["seconds"] = pa.array([trial.seconds for trial in trials], pa.float64())
     pq.write_table(pa.table(columns), path, row_group_size=ROW_GROUP, compression="zstd")
 
 

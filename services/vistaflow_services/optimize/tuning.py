@@ -11,7 +11,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import optuna
@@ -153,57 +153,29 @@ def tune_family(
         trial_count: Trials in all, the default's included.
         folds: Folds of the cross-validation.
         seed: Fixes folds, proposals and what is random in the family.
-        on_trial: Told each trial as it ends.
+        on_trial: Called with each trial as it ends.
     """
     space = SPACES[family]
-    distributions = {name: each.distribution() for name, each in space.settings.items()}
-    parts = make_folds(len(X), folds, seed)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=PRUNING_FROM, n_warmup_steps=1),
+    validation = _CrossValidation(
+        family=family, X=X, targets=targets, folds=make_folds(len(X), folds, seed), seed=seed
     )
-    done: list[TuningTrial] = []
-    known: dict[str, TuningTrial] = {}
+    proposals = _Proposals(space, seed)
+    trials: list[TuningTrial] = []
     for number in range(trial_count):
         if number == 0 and not space.default:
-            made = _cross_validated(family, {}, X, targets, parts, seed, number, _never)
+            # The family chooses its own default from the rows: the sampler has no place for it.
+            trial = validation.run(number, {}, _never)
         else:
-            if number == 0:
-                study.enqueue_trial(dict(space.default))
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                asked = study.ask(distributions)
-            key = json.dumps(asked.params, sort_keys=True)
-            if key in known:
-                again = known[key]
-                made = TuningTrial(
-                    number=number,
-                    settings=dict(asked.params),
-                    score=again.score,
-                    pruned=again.pruned,
-                    failure=again.failure,
-                )
-            else:
-                made = _cross_validated(
-                    family, dict(asked.params), X, targets, parts, seed, number, _hopeless(asked)
-                )
-                known[key] = made
-            if made.failure:
-                study.tell(asked, state=optuna.trial.TrialState.FAIL)
-            elif made.pruned:
-                study.tell(asked, state=optuna.trial.TrialState.PRUNED)
-            else:
-                study.tell(asked, made.score)
-        done.append(made)
-        on_trial(made)
-    return done
+            trial = proposals.run_next(number, validation)
+        trials.append(trial)
+        on_trial(trial)
+    return trials
 
 
 def best_tuning(trials: Sequence[TuningTrial]) -> TuningTrial | None:
     """The complete trial of smallest score; of equals the earliest, so the default if it ties."""
-    complete = [each for each in trials if not (each.pruned or each.failure)]
-    return min(complete, key=lambda each: each.score, default=None)
+    complete = [trial for trial in trials if not (trial.pruned or trial.failure)]
+    return min(complete, key=lambda trial: trial.score, default=None)
 
 
 def _never(step: int, score: float) -> bool:
@@ -218,32 +190,90 @@ def _hopeless(trial: optuna.Trial) -> Callable[[int, float], bool]:
     return ask
 
 
-def _cross_validated(
-    family: str,
-    settings: Settings,
-    X: Array,
-    targets: Mapping[str, Array],
-    parts: Sequence[NDArray[np.int64]],
-    seed: int,
-    number: int,
-    is_hopeless: Callable[[int, float], bool],
-) -> TuningTrial:
-    """One setting over the folds, given up when the running score is hopeless."""
-    squares = dict.fromkeys(targets, 0.0)
-    count = 0
-    score = math.inf
-    for step, fold in enumerate(parts):
-        kept = complement(len(X), fold)
-        try:
-            for name, target in targets.items():
-                fitted = make_surrogate(family, settings, seed).fit(X[kept], target[kept])
-                mean, _ = fitted.predict(X[fold])
-                squares[name] += float(np.sum((mean - target[fold]) ** 2))
-        except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
-            told = f"{type(error).__name__}: {error}"[:500]
-            return TuningTrial(number=number, settings=settings, score=math.inf, failure=told)
-        count += len(fold)
-        score = float(np.mean([math.sqrt(each / count) for each in squares.values()]))
-        if step + 1 < len(parts) and is_hopeless(step, score):
-            return TuningTrial(number=number, settings=settings, score=score, pruned=True)
-    return TuningTrial(number=number, settings=settings, score=score)
+@dataclass(frozen=True, kw_only=True)
+class _CrossValidation:
+    """The rows, responses and folds on which every setting of a family is scored."""
+
+    family: str
+    X: Array
+    """Inputs (n, p)."""
+
+    targets: Mapping[str, Array]
+    """By response, its standardised values (n,)."""
+
+    folds: Sequence[NDArray[np.int64]]
+    """Rows of each fold; every row is in one of them."""
+
+    seed: int
+
+    def run(
+        self, number: int, settings: Settings, is_hopeless: Callable[[int, float], bool]
+    ) -> TuningTrial:
+        """One setting over the folds, given up when the running score is hopeless.
+
+        The score after a fold is mean_r sqrt(S_r / m): S_r is the sum of squared errors of
+        response r over the m rows predicted so far, so that pruning compares settings on the same
+        rows.
+        """
+        squares = dict.fromkeys(self.targets, 0.0)
+        count = 0
+        score = math.inf
+        for step, fold in enumerate(self.folds):
+            training = complement(len(self.X), fold)
+            try:
+                for name, target in self.targets.items():
+                    surrogate = make_surrogate(self.family, settings, self.seed)
+                    fitted = surrogate.fit(self.X[training], target[training])
+                    mean, _ = fitted.predict(self.X[fold])
+                    squares[name] += float(np.sum((mean - target[fold]) ** 2))
+            except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
+                failure = f"{type(error).__name__}: {error}"[:500]
+                return TuningTrial(
+                    number=number, settings=settings, score=math.inf, failure=failure
+                )
+            count += len(fold)
+            score = float(np.mean([math.sqrt(square / count) for square in squares.values()]))
+            if step + 1 < len(self.folds) and is_hopeless(step, score):
+                return TuningTrial(number=number, settings=settings, score=score, pruned=True)
+        return TuningTrial(number=number, settings=settings, score=score)
+
+
+class _Proposals:
+    """Settings that the sampler proposes; one that it repeats is not fitted again."""
+
+    def __init__(self, space: FamilySpace, seed: int) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._study = optuna.create_study(
+            sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=PRUNING_FROM, n_warmup_steps=1),
+        )
+        self._default = dict(space.default)
+        self._distributions = {
+            name: setting.distribution() for name, setting in space.settings.items()
+        }
+        self._trials: dict[str, TuningTrial] = {}
+        """Trials that were fitted, by their settings as JSON."""
+
+    def run_next(self, number: int, validation: _CrossValidation) -> TuningTrial:
+        """Runs the next proposal, the default for number 0, and reports its score."""
+        if number == 0:
+            self._study.enqueue_trial(self._default)
+        with warnings.catch_warnings():
+            # A default outside a distribution is tried as it is.
+            warnings.simplefilter("ignore")
+            proposal = self._study.ask(self._distributions)
+        settings = dict(proposal.params)
+        key = json.dumps(settings, sort_keys=True)
+        if key in self._trials:
+            # Fits are a function of settings and seed: this one would have the same score.
+            trial = replace(self._trials[key], number=number, settings=settings)
+        else:
+            trial = validation.run(number, settings, _hopeless(proposal))
+            self._trials[key] = trial
+        if trial.failure:
+            self._study.tell(proposal, state=optuna.trial.TrialState.FAIL)
+        elif trial.pruned:
+            self._study.tell(proposal, state=optuna.trial.TrialState.PRUNED)
+        else:
+            self._study.tell(proposal, trial.score)
+        return trial

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,13 +11,20 @@ import pyarrow.parquet as pq
 
 from vistaflow.api.optimize.v1 import optimize_pb2 as pb
 from vistaflow_services.core.errors import InvalidError, ServiceError, Violations
-from vistaflow_services.core.expressions import suggest
-from vistaflow_services.core.jobs import Attempt, JobError
+from vistaflow_services.core.results import PublishedFile
+from vistaflow_services.core.work.attempt import Attempt, JobError
+from vistaflow_services.decks.expressions import suggest
 from vistaflow_services.optimize import specs
 from vistaflow_services.optimize.inputs import find_manifest
 from vistaflow_services.optimize.trials import PARAMETER
 from vistaflow_services.optimize.tuning import TuningTrial, best_tuning, tune_family
+from vistaflow_services.search.manifest import StudyManifest, TuningManifest, TuningRecord
 from vistaflow_services.surrogates.dataset import Dataset
+from vistaflow_services.surrogates.manifest import (
+    PublishedDataset,
+    ScalerManifest,
+    TrainingTable,
+)
 from vistaflow_services.surrogates.scaling import Scaler
 
 
@@ -56,83 +62,92 @@ def tune(attempt: Attempt) -> dict[str, Any]:
     )
     best = best_tuning(trials)
     if best is None:
-        told = next((each.failure for each in trials if each.failure), "")
-        attempt.task("tune", "FAILED", {"family": plan.family}, reason=told)
+        failure = next((trial.failure for trial in trials if trial.failure), "")
+        attempt.task("tune", "FAILED", {"family": plan.family}, reason=failure)
         raise JobError(
-            f"no setting of {plan.family} could be fitted: {told}",
+            f"no setting of {plan.family} could be fitted: {failure}",
             reason="ALL_FAILED",
             hint="choose another family or a larger design",
         )
-    attempt.task("tune", "FINISHED", {"family": plan.family, "best": _told(best)})
+    attempt.task("tune", "FINISHED", {"family": plan.family, "best": _record(best).to_dict()})
     table = attempt.folder / "trials.parquet"
     with attempt.artifacts.writing(table) as temporary:
         pq.write_table(_table(trials), temporary, compression="zstd")
-    return {
-        "kind": "model",
-        "study_id": attempt.job_id,
-        "kit_id": attempt.kit_id,
-        "family": plan.family,
-        "responses": names,
-        "folds": plan.folds,
-        "seed": plan.seed,
-        "best": _told(best),
-        "default": _told(trials[0]),
-        "hyperparameters": {plan.family: best.settings},
-        "trial_count": len(trials),
-        "pruned_count": sum(each.pruned for each in trials),
-        "failed_count": sum(bool(each.failure) for each in trials),
-        "rows": int(np.count_nonzero(rows)),
-        "trials": attempt.artifacts.describe(table),
-        "plots": [],
-    }
+    study = StudyManifest(
+        kind="model",
+        study_id=attempt.job_id,
+        kit_id=attempt.kit_id,
+        seed=plan.seed,
+        trials=PublishedFile(**attempt.artifacts.describe(table)),
+        plots=(),
+    )
+    manifest = TuningManifest(
+        family=plan.family,
+        responses=names,
+        folds=plan.folds,
+        best=_record(best),
+        default=_record(trials[0]),
+        hyperparameters={plan.family: best.settings},
+        trial_count=len(trials),
+        pruned_count=sum(trial.pruned for trial in trials),
+        failed_count=sum(bool(trial.failure) for trial in trials),
+        rows=int(np.count_nonzero(rows)),
+    )
+    return {**study.to_dict(), **manifest.to_dict()}
 
 
 def _scaled(attempt: Attempt, reference: str) -> tuple[Dataset, Scaler]:
     inputs, artifacts = attempt.inputs, attempt.artifacts
-    manifest = find_manifest(reference, "scaled dataset", "scaler", inputs, artifacts)
-    dataset = manifest.get("dataset") or _preprocessed(attempt)
+    result = find_manifest(reference, "scaled dataset", "scaler", inputs, artifacts)
+    scaler_file = ScalerManifest.read(result).scaler
+    dataset = TrainingTable.read(result).dataset or _preprocessed(attempt)
     try:
-        scaler = artifacts.verified(manifest["scaler"]["uri"], manifest["scaler"]["sha256"])
-        table = artifacts.verified(dataset["uri"], dataset["sha256"])
+        scaler = artifacts.verified(scaler_file.uri, scaler_file.sha256)
+        table = artifacts.verified(dataset.uri, dataset.sha256)
     except ServiceError as error:
         raise JobError(error.message, reason="MISSING_ARTIFACT") from error
     return Dataset.read(table), Scaler.from_dict(json.loads(scaler.read_bytes()))
 
 
-def _preprocessed(attempt: Attempt) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = attempt.input("ML_PREPROCESS").result["dataset"]
-    return found
+def _preprocessed(attempt: Attempt) -> PublishedDataset:
+    """The dataset of the kit's ML_PREPROCESS job, for a scaler that does not name its own."""
+    return PublishedDataset.read(attempt.input("ML_PREPROCESS").result["dataset"])
 
 
-def _responses(wanted: str, scaler: Scaler) -> list[str]:
+def _responses(response: str, scaler: Scaler) -> list[str]:
     names = list(scaler.responses)
-    found = Violations()
+    violations = Violations()
     if not names:
-        found.add("scaler", "the dataset has no response that varies, so there is nothing to tune")
-    elif not wanted:
+        violations.add(
+            "scaler", "the dataset has no response that varies, so there is nothing to tune"
+        )
+    elif not response:
         return names
-    if wanted not in names:
-        found.add("response", f"the dataset has no `{wanted}`{suggest(wanted, names)}")
-    if found:
-        raise InvalidError("; ".join(each.description for each in found), violations=list(found))
-    return [wanted]
+    if response not in names:
+        violations.add("response", f"the dataset has no `{response}`{suggest(response, names)}")
+    if violations:
+        raise InvalidError(
+            "; ".join(violation.description for violation in violations),
+            violations=list(violations),
+        )
+    return [response]
 
 
-def _told(trial: TuningTrial) -> dict[str, Any]:
-    return {"number": trial.number, "settings": trial.settings, "rmse": trial.score}
+def _record(trial: TuningTrial) -> TuningRecord:
+    return TuningRecord(number=trial.number, settings=trial.settings, rmse=trial.score)
 
 
 def _table(trials: list[TuningTrial]) -> pa.Table:
-    names = sorted({name for each in trials for name in each.settings})
+    names = sorted({name for trial in trials for name in trial.settings})
     columns: dict[str, Any] = {
-        "number": pa.array([each.number for each in trials], pa.int64()),
-        "origin": pa.array(["tuned" if each.number else "default" for each in trials]),
+        "number": pa.array([trial.number for trial in trials], pa.int64()),
+        "origin": pa.array(["tuned" if trial.number else "default" for trial in trials]),
     }
     for name in names:
-        columns[PARAMETER + name] = pa.array([each.settings.get(name) for each in trials])
-    scores = [each.score if np.isfinite(each.score) else None for each in trials]
+        columns[PARAMETER + name] = pa.array([trial.settings.get(name) for trial in trials])
+    scores = [trial.score if np.isfinite(trial.score) else None for trial in trials]
     columns["objective"] = pa.array(scores, pa.float64())
-    columns["feasible"] = pa.array([not (each.pruned or each.failure) for each in trials])
-    failures = [each.failure or ("PRUNED" if each.pruned else None) for each in trials]
+    columns["feasible"] = pa.array([not (trial.pruned or trial.failure) for trial in trials])
+    failures = [trial.failure or ("PRUNED" if trial.pruned else None) for trial in trials]
     columns["failure"] = pa.array(failures, pa.string())
     return pa.table(columns)

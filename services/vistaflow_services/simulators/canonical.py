@@ -32,34 +32,36 @@ def _by_columns(space: Space, points: Sequence[Mapping[str, Any]]) -> list[Point
     if any(point.keys() != names for point in points):
         raise ValueError("names differ")
     columns: dict[str, list[Any]] = {}
-    for each in space.parameters:
-        given = [point[each.name] for point in points]
-        if each.choices:
+    for parameter in space.parameters:
+        values = [point[parameter.name] for point in points]
+        if parameter.choices:
             raise ValueError("choices are checked one by one")
-        numbers = np.array(given, dtype=np.float64)
-        if any(isinstance(value, bool | str) for value in given):
+        numbers = np.array(values, dtype=np.float64)
+        if any(isinstance(value, bool | str) for value in values):
             raise ValueError("not numbers")
-        each.encode(numbers)
-        if each.low is not None and isinstance(each.low, int):
+        parameter.encode(numbers)
+        if parameter.low is not None and isinstance(parameter.low, int):
             whole = np.rint(numbers)
             if (whole != numbers).any():
                 raise ValueError("not whole numbers")
-            columns[each.name] = whole.astype(np.int64).tolist()
+            columns[parameter.name] = whole.astype(np.int64).tolist()
         else:
-            columns[each.name] = np.clip(round_significant(numbers), each.low, each.high).tolist()
+            columns[parameter.name] = np.clip(
+                round_significant(numbers), parameter.low, parameter.high
+            ).tolist()
     rows = zip(*columns.values(), strict=True)
     return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def _one_by_one(space: Space, points: Sequence[Mapping[str, Any]]) -> list[Point]:
-    found = Violations()
+    violations = Violations()
     checked: list[Point] = []
-    for at, point in enumerate(points):
+    for index, point in enumerate(points):
         try:
             checked.append(space.check(point))
         except InvalidError as error:
-            found.extend(f"points[{at}]", error)
-            if len(found) > 100:
+            violations.extend(f"points[{index}]", error)
+            if len(violations) > 100:
                 break
-    found.check()
+    violations.check()
     return checked

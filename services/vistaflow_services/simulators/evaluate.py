@@ -1,4 +1,4 @@
-"""Many points of a deck: in parallel, none twice, each told as it comes."""
+"""Many points of a deck: in parallel, none twice, each reported as it comes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from vistaflow_services.core.jobs import JobError
+from vistaflow_services.core.work.attempt import JobError
 from vistaflow_services.decks.deck import Deck, FailurePolicy, Policy
 from vistaflow_services.decks.space import Point
 from vistaflow_services.simulators import function_simulator
@@ -70,8 +70,9 @@ def evaluate(
 
     An outcome that is a property of its point is stored before it is returned; a point whose
     outcome is stored, or that occurs twice in `points`, is not run and is returned as `cached`.
-    Failures that the machine may have caused, such as a TIMEOUT, are run again. A point that
-    several threads or processes request at the same time runs once.
+    Failures that the machine may have caused, such as a TIMEOUT, are run again, and so is a
+    NO_CONVERGENCE until a second run has confirmed it. A point that several threads or processes
+    request at the same time runs once.
 
     Args:
         deck: What to run.
@@ -79,7 +80,7 @@ def evaluate(
         store: Where outcomes are kept.
         executor: Anything of `concurrent.futures`; tasks and outcomes can be pickled.
         scratch_root: Where runs have their folders, on the machines of the executor.
-        on_outcome: Told the index and the outcome of each point as it comes, in this thread.
+        on_outcome: Called in this thread with the index and the outcome of each point as it comes.
         policy: What failed points do; the deck's own by default.
         should_stop: Asked about ten times a second.
         timeout: Wall clock for each run; the deck's own by default.
@@ -94,51 +95,71 @@ def evaluate(
     require_simulator(deck.simulator)
     sweep_scratch(scratch_root)
     policy = policy or deck.failure_policy
-    known = canonical_points(deck.space, points)
-    telling = _Telling(deck, len(known), policy, on_outcome)
-
-    places: dict[str, list[int]] = {}
-    keys = [point_key(point) for point in known]
-    feasible = deck.space.feasible(known).tolist() if known else []
-    for index, (key, fine) in enumerate(zip(keys, feasible, strict=True)):
-        if fine:
-            places.setdefault(key, []).append(index)
-        else:
-            broken = next(each for each in deck.space.constraints if not each.met(known[index]))
-            message = f"breaks the deck's constraint {broken}"
-            telling.tell([index], failed(known[index], Failure.INFEASIBLE, message), ran=False)
-
-    remaining = {key: known[at[0]] for key, at in places.items()}
+    canonical = canonical_points(deck.space, points)
+    outcomes = _Outcomes(deck, canonical, policy, on_outcome)
+    remaining = outcomes.refuse_infeasible()
     for key, outcome in store.get_many(deck, remaining).items():
-        telling.tell(places[key], outcome)
+        outcomes.take(key, outcome)
         del remaining[key]
     with _stop_file(scratch_root) as stop:
         tasks = _tasks(deck, remaining, store, scratch_root, policy, timeout, stop)
         # Closed at once, and not when the traceback is let go: runs must not outlive a failure.
         with contextlib.closing(_completed(executor, tasks, stop, should_stop)) as completed:
             for key, outcome in completed:
-                telling.tell(places[key], outcome)
-    return telling.outcomes()
+                outcomes.take(key, outcome)
+    return outcomes.in_order()
 
 
-class _Telling:
-    """Outcomes in the points' order, told as they come, with the failure policy applied."""
+class _Outcomes:
+    """Outcomes in the points' order, reported as they come, with the failure policy applied.
+
+    What becomes of a point:
+
+        it breaks a constraint      INFEASIBLE without a run; counts as no failure of the policy
+        its outcome is stored       the stored outcome, `cached`
+        it was run                  the outcome; a failure is substituted if the policy says so
+        it equals an earlier one    the outcome of that one, `cached`
+
+    A failure counts once for each of its places; the policy then ends the evaluation or not.
+    """
 
     def __init__(
         self,
         deck: Deck,
-        count: int,
+        points: Sequence[Point],
         policy: FailurePolicy,
         on_outcome: Callable[[int, Outcome], None],
     ) -> None:
-        self._deck, self._policy, self._on_outcome = deck, policy, on_outcome
-        self._outcomes: list[Outcome | None] = [None] * count
+        self._deck, self._points = deck, points
+        self._policy, self._on_outcome = policy, on_outcome
+        self._outcomes: list[Outcome | None] = [None] * len(points)
+        self._places: dict[str, list[int]] = {}
+        """The places of each point that may be run, by its key."""
         self._failed = 0
 
-    def tell(self, indices: list[int], outcome: Outcome, *, ran: bool = True) -> None:
-        """Tells one outcome for each of its places; those after the first were not run for."""
+    def refuse_infeasible(self) -> dict[str, Point]:
+        """Reports points that break a constraint of the deck; returns the others, by their key."""
+        space = self._deck.space
+        feasible = space.feasible(self._points).tolist() if self._points else []
+        for index, (point, fine) in enumerate(zip(self._points, feasible, strict=True)):
+            if fine:
+                self._places.setdefault(point_key(point), []).append(index)
+                continue
+            broken = next(
+                constraint for constraint in space.constraints if not constraint.met(point)
+            )
+            message = f"breaks the deck's constraint {broken}"
+            self._report(index, failed(point, Failure.INFEASIBLE, message))
+        return {key: self._points[places[0]] for key, places in self._places.items()}
+
+    def take(self, key: str, outcome: Outcome) -> None:
+        """Takes the outcome of a point for each of its places.
+
+        Raises:
+            JobError: If the policy says that the failures are too many.
+        """
         final = outcome
-        if ran and outcome.failure and self._policy.policy is Policy.SUBSTITUTE:
+        if outcome.failure and self._policy.policy is Policy.SUBSTITUTE:
             final = replace(
                 outcome,
                 responses=dict(self._policy.substitute),
@@ -146,37 +167,48 @@ class _Telling:
                 message=f"{outcome.failure}: {outcome.message}",
                 substituted=True,
             )
-        for position, index in enumerate(indices):
-            each = replace(final, cached=True) if position and not final.cached else final
-            self._outcomes[index] = each
-            self._on_outcome(index, each)
-        if ran and outcome.failure:
-            self._failed += len(indices)
+        first, *others = self._places[key]
+        self._report(first, final)
+        for index in others:
+            # These were not run for: one run serves all places of a point.
+            self._report(index, final if final.cached else replace(final, cached=True))
+        if outcome.failure:
+            self._failed += 1 + len(others)
             self._judge(outcome)
+
+    def _report(self, index: int, outcome: Outcome) -> None:
+        self._outcomes[index] = outcome
+        self._on_outcome(index, outcome)
 
     def _judge(self, outcome: Outcome) -> None:
         """Ends the evaluation where the policy says so."""
         count = len(self._outcomes)
         last = f"{outcome.failure}: {outcome.message}"
         if self._policy.policy is Policy.ABORT:
+            short = f"a point of {self._deck.name} failed and its policy is abort"
             raise JobError(
-                f"a point of {self._deck.name} failed and its policy is abort; {last}",
+                f"{short}; {last}",
+                details={"short": short},
                 reason="POINT_FAILED",
                 hint="set the deck's failure policy to continue to keep failures as data",
             )
         most = self._policy.max_failed_fraction * count
         if count >= FEWEST_FOR_FRACTION and self._failed > most:
-            raise JobError(
+            short = (
                 f"{self._failed} of {count} points of {self._deck.name} failed, more than the "
-                f"{self._policy.max_failed_fraction:.0%} that its policy allows; the last: {last}",
+                f"{self._policy.max_failed_fraction:.0%} that its policy allows"
+            )
+            raise JobError(
+                f"{short}; the last: {last}",
+                details={"short": short},
                 reason="TOO_MANY_FAILED",
                 hint="look at the failures' messages, narrow the ranges, or raise "
                 "max_failed_fraction; finished points are kept and not run again",
             )
 
-    def outcomes(self) -> list[Outcome]:
-        """All outcomes."""
-        return [each for each in self._outcomes if each is not None]
+    def in_order(self) -> list[Outcome]:
+        """All outcomes, in the points' order."""
+        return [outcome for outcome in self._outcomes if outcome is not None]
 
 
 Task = Callable[[], dict[str, Outcome]]
@@ -209,12 +241,12 @@ def _run_chunk(
     with store.running(deck, "chunk", stop.exists) as mine:
         if not mine:
             raise Canceled("stopped before it began")
-        kept = store.get_many(deck, points)
-        fresh = [key for key in points if key not in kept]
+        stored = store.get_many(deck, points)
+        fresh = [key for key in points if key not in stored]
         computed = function_simulator.compute(deck, [points[key] for key in fresh])
         outcomes = dict(zip(fresh, computed, strict=True))
         store.put_many(deck, outcomes)
-    return kept | outcomes
+    return stored | outcomes
 
 
 def _run_one(
@@ -227,20 +259,21 @@ def _run_one(
     retries: int,
     stop: Path,
 ) -> dict[str, Outcome]:
-    """Runs a point, unless somebody else has just done so, and keeps what came of it."""
+    """Runs a point, unless another caller has just done so, and stores its outcomes."""
     with store.running(deck, key, stop.exists) as mine:
         if not mine:
             raise Canceled("stopped before it began")
-        kept = store.get_many(deck, {key: point})
-        if kept:
-            return kept
+        stored = store.get_many(deck, {key: point})
+        if stored:
+            return stored
         for _ in range(retries + 1):
             outcome = run_point(
                 deck, point, scratch_root=scratch_root, timeout=timeout, should_stop=stop.exists
             )
+            # Each run, not the last: whether a failure to converge repeats is a property to keep.
+            store.put(deck, outcome)
             if outcome.failure in (None, Failure.INFEASIBLE):
                 break
-        store.put(deck, outcome)
         return {key: outcome}
 
 
@@ -257,13 +290,13 @@ def _completed(
             if not pending:
                 return
             done, pending = wait(pending, _POLL_SECONDS, FIRST_COMPLETED)
-            for each in done:
-                yield from each.result().items()
+            for future in done:
+                yield from future.result().items()
     finally:
         if pending:
             stop.touch()
-            for each in pending:
-                each.cancel()
+            for future in pending:
+                future.cancel()
             wait(pending)
 
 

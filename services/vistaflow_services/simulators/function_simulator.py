@@ -17,7 +17,7 @@ from vistaflow_services.simulators.functions import FUNCTIONS, NamedFunction
 from vistaflow_services.simulators.outcome import Outcome, gated
 
 VERSION: Final = "1"
-"""Raised when a function's values change: points stored before are then computed anew."""
+"""Raised when a function's values change: points stored before are then computed again."""
 
 
 def check(deck: Deck) -> NamedFunction:
@@ -29,29 +29,29 @@ def check(deck: Deck) -> NamedFunction:
     Raises:
         InvalidError: A violation for each mistake.
     """
-    found = Violations()
+    violations = Violations()
     function = FUNCTIONS.get(deck.function)
     if function is None:
         near = difflib.get_close_matches(deck.function, FUNCTIONS, n=1)
         hint = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(sorted(FUNCTIONS))}"
-        found.add("function", f"no function is named `{deck.function}`; {hint}")
-        found.check()
+        violations.add("function", f"no function is named `{deck.function}`; {hint}")
+        violations.check()
         raise AssertionError
     names = deck.space.names
     if not set(function.inputs) <= set(names) and len(names) != len(function.inputs):
-        found.add("parameters", f"`{function.name}` takes {', '.join(function.inputs)}")
-    for at, each in enumerate(deck.space.parameters):
-        if not each.is_numeric:
-            found.add(f"parameters[{at}].type", f"`{function.name}` takes numbers only")
+        violations.add("parameters", f"`{function.name}` takes {', '.join(function.inputs)}")
+    for index, parameter in enumerate(deck.space.parameters):
+        if not parameter.is_numeric:
+            violations.add(f"parameters[{index}].type", f"`{function.name}` takes numbers only")
     single = len(deck.responses) == len(function.outputs) == 1
-    for at, response in enumerate(deck.responses):
+    for index, response in enumerate(deck.responses):
         if response.extract not in function.outputs and not single:
-            told = ", ".join(function.outputs)
-            found.add(
-                f"responses[{at}].name",
-                f"`{function.name}` returns {told}; use `measure` to rename",
+            outputs = ", ".join(function.outputs)
+            violations.add(
+                f"responses[{index}].name",
+                f"`{function.name}` returns {outputs}; use `measure` to rename",
             )
-    found.check()
+    violations.check()
     return function
 
 
@@ -64,13 +64,13 @@ def compute(deck: Deck, points: Sequence[Point]) -> list[Outcome]:
         returned = dict(function.compute(*columns))
     if len(deck.responses) == 1 and len(returned) == 1:
         returned = {deck.responses[0].extract: next(iter(returned.values()))}
-    values = {each.name: returned[each.extract] for each in deck.responses}
+    values = {response.name: returned[response.extract] for response in deck.responses}
     good = np.ones(len(points), dtype=bool)
-    for each in deck.responses:
-        column = values[each.name]
+    for response in deck.responses:
+        column = values[response.name]
         good &= np.isfinite(column)
-        good &= column >= (-np.inf if each.low is None else each.low)
-        good &= column <= (np.inf if each.high is None else each.high)
+        good &= column >= (-np.inf if response.low is None else response.low)
+        good &= column <= (np.inf if response.high is None else response.high)
     names = deck.response_names
     rows = zip(*(values[name].tolist() for name in names), strict=True)
     seconds = (time.perf_counter() - start) / max(1, len(points))
@@ -80,8 +80,10 @@ def compute(deck: Deck, points: Sequence[Point]) -> list[Outcome]:
             responses = dict(zip(names, row, strict=True))
             outcomes.append(Outcome(point=point, responses=responses, seconds=seconds))
         else:
-            told = dict(zip((each.extract for each in deck.responses), row, strict=True))
-            outcomes.append(gated(point, deck.responses, told, seconds))
+            values_of_point = dict(
+                zip((response.extract for response in deck.responses), row, strict=True)
+            )
+            outcomes.append(gated(point, deck.responses, values_of_point, seconds))
     return outcomes
 
 

@@ -222,7 +222,9 @@ def speed_reducer(
         (1.5 * d1 + 1.9) / l1 - 1,
         (1.1 * d2 + 1.9) / l2 - 1,
     )
-    return {"weight": weight} | {f"g{at}": each for at, each in enumerate(constraints, start=1)}
+    return {"weight": weight} | {
+        f"g{index}": constraint for index, constraint in enumerate(constraints, start=1)
+    }
 
 
 @_named(

@@ -48,8 +48,8 @@ def locked(path: Path, should_stop: Callable[[], bool] = lambda: False) -> Itera
 
 def _same(handle: int, path: Path) -> bool:
     try:
-        there = os.stat(path)
+        named = os.stat(path)
     except FileNotFoundError:
         return False
-    here = os.fstat(handle)
-    return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+    opened = os.fstat(handle)
+    return (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)

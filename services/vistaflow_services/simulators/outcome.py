@@ -5,17 +5,22 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final
 
 from vistaflow_services.decks.deck import Response
 from vistaflow_services.decks.space import Point
 
+MAX_LOG: Final = 8 * 1024
+"""How much of the end of what a failed run printed is kept, in characters."""
+
 MAX_MESSAGE: Final = 2000
 """Longest message, in characters; of a longer one the end is kept."""
 
 _PATH = re.compile(r"(?<![\w.:/])(?:/[\w.+@~-]+){2,}/?")
+_DIGITS = re.compile(r"[-+]?\d[\d.]*(?:[eE][-+]?\d+)?")
+_ENDED = re.compile(r"exit status|it was ended|it ended without|Traceback")
 _CONTROL = re.compile(r"[^\n\t\x20-\x7e\u00a0-\ud7ff]")
 
 
@@ -50,6 +55,8 @@ class Outcome:
     """Whether nothing was run: it was in the store, or twice in one call."""
     substituted: bool = False
     """Whether the run failed and the deck's policy put its responses in place."""
+    log: str = ""
+    """The end of what a failed run printed, at most `MAX_LOG`, without paths of this machine."""
 
     @property
     def ok(self) -> bool:
@@ -64,18 +71,20 @@ class Outcome:
             "failure": None if self.failure is None else str(self.failure),
             "message": self.message,
             "seconds": self.seconds,
+            **({"log": self.log} if self.log else {}),
         }
 
     @staticmethod
-    def from_dict(told: Mapping[str, Any], *, cached: bool = True) -> Outcome:
-        """The outcome that `to_dict` told."""
+    def from_dict(record: Mapping[str, Any], *, cached: bool = True) -> Outcome:
+        """The outcome of which `to_dict` returned the fields."""
         return Outcome(
-            point=dict(told["point"]),
-            responses={name: float(value) for name, value in told["responses"].items()},
-            failure=None if told["failure"] is None else Failure(told["failure"]),
-            message=str(told["message"]),
-            seconds=float(told["seconds"]),
+            point=dict(record["point"]),
+            responses={name: float(value) for name, value in record["responses"].items()},
+            failure=None if record["failure"] is None else Failure(record["failure"]),
+            message=str(record["message"]),
+            seconds=float(record["seconds"]),
             cached=cached,
+            log=str(record.get("log", "")),
         )
 
 
@@ -92,35 +101,86 @@ def gated(
     An exit code of 0 proves nothing: every declared response must be there, finite and inside its
     physical range.
     """
-    found: dict[str, float] = {}
-    for each in responses:
-        given = values.get(each.extract)
-        if given is None:
-            told = ", ".join(sorted(map(str, values))[:20]) or "nothing"
-            message = f"the simulator returned no `{each.extract}`; it returned {told}"
+    accepted: dict[str, float] = {}
+    for response in responses:
+        returned = values.get(response.extract)
+        if returned is None and response.extract in values and response.fallback is not None:
+            accepted[response.name] = response.fallback
+            continue
+        if returned is None:
+            if response.extract in values:
+                message = f"the simulator found no value of `{response.extract}` at this point"
+                return failed(point, Failure.INFEASIBLE, message, seconds)
+            names = ", ".join(sorted(map(str, values))[:20]) or "nothing"
+            message = f"the simulator returned no `{response.extract}`; it returned {names}"
             return failed(point, Failure.CRASHED, message, seconds)
         try:
-            value = float(given)
+            value = float(returned)
         except (TypeError, ValueError, OverflowError):
-            message = f"response `{each.name}` is {str(given)[:80]!r}, not a number"
+            message = f"response `{response.name}` is {str(returned)[:80]!r}, not a number"
             return failed(point, Failure.CRASHED, message, seconds)
         if not math.isfinite(value):
-            message = f"response `{each.name}` is {value}"
+            message = f"response `{response.name}` is {value}"
             return failed(point, Failure.NO_CONVERGENCE, message, seconds)
-        if not each.accepts(value):
-            low = "-inf" if each.low is None else f"{each.low:g}"
-            high = "inf" if each.high is None else f"{each.high:g}"
+        if not response.accepts(value):
+            low = "-inf" if response.low is None else f"{response.low:g}"
+            high = "inf" if response.high is None else f"{response.high:g}"
             message = (
-                f"response `{each.name}` is {value:g} {each.unit}".rstrip()
+                f"response `{response.name}` is {value:g} {response.unit}".rstrip()
                 + f", outside its physical range {low} to {high}"
             )
             return failed(point, Failure.INFEASIBLE, message, seconds)
-        found[each.name] = value
-    return Outcome(point=point, responses=found, seconds=seconds)
+        accepted[response.name] = value
+    return Outcome(point=point, responses=accepted, seconds=seconds)
 
 
-def clipped(text: str) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Reason:
+    """Failed runs with the same reason, but for the numbers in it."""
+
+    failure: str
+    message: str
+    """What was said of the first of them, one line."""
+    count: int
+    place: int
+    """Which of the runs was the first."""
+
+
+def reasons_of(failures: Sequence[str | None], messages: Sequence[str]) -> list[Reason]:
+    """Why runs failed, the most common reason first.
+
+    Args:
+        failures: The kind of each run's failure; None where it did not fail.
+        messages: What was said of each.
+    """
+    groups: dict[tuple[str, str], Reason] = {}
+    for place, (failure, message) in enumerate(zip(failures, messages, strict=True)):
+        if failure is None:
+            continue
+        lines = [line.strip() for line in message.splitlines() if line.strip()] or [""]
+        line = (lines[-1] if _ENDED.match(lines[0]) else lines[0])[:300]
+        key = (failure, _DIGITS.sub("#", line))
+        known = groups.get(key)
+        groups[key] = (
+            replace(known, count=known.count + 1)
+            if known
+            else Reason(failure=failure, message=line, count=1, place=place)
+        )
+    return sorted(groups.values(), key=lambda reason: -reason.count)
+
+
+def reasons_text(reasons: Sequence[Reason], most: int = 3) -> str:
+    """Such as `23 × NO_CONVERGENCE: timestep too small, 2 × TIMEOUT: no result after 10 s`."""
+    parts = [
+        f"{reason.count} × {reason.failure}" + (f": {reason.message}" if reason.message else "")
+        for reason in reasons[:most]
+    ]
+    rest = sum(reason.count for reason in reasons[most:])
+    return "; ".join([*parts, f"{rest} for other reasons"] if rest else parts)
+
+
+def clipped(text: str, longest: int = MAX_MESSAGE) -> str:
     """What may be shown of a simulator's words: printable, without host paths, and not too long."""
     plain = _CONTROL.sub("?", text).strip()
     plain = _PATH.sub(lambda match: ".../" + match.group().rstrip("/").rpartition("/")[2], plain)
-    return plain if len(plain) <= MAX_MESSAGE else "... " + plain[-(MAX_MESSAGE - 4) :]
+    return plain if len(plain) <= longest else "... " + plain[-(longest - 4) :]

@@ -14,7 +14,8 @@ so that a damaged disk costs time and not results.
 |--------------------------|--------|------------------------------------------------------------|
 | responses                | yes    | yes, held against the deck's physical ranges as they are   |
 | INFEASIBLE               | yes    | while the physical ranges are those it was found with      |
-| NO_CONVERGENCE           | yes    | yes                                                        |
+| NO_CONVERGENCE           | yes    | once a second run of the point has failed in the same way; |
+|                          |        | of a named function at once: it is a formula               |
 | TIMEOUT, CRASHED, LICENSE| no     | no, also where an earlier release stored them: the machine |
 |                          |        | may be to blame, and may do better next time               |
 """
@@ -38,7 +39,7 @@ from vistaflow_services.decks.deck import Deck
 from vistaflow_services.decks.space import Point
 from vistaflow_services.simulators.locks import locked
 from vistaflow_services.simulators.outcome import Failure, Outcome, gated
-from vistaflow_services.simulators.status import require_simulator
+from vistaflow_services.simulators.status import deck_version
 
 _ENCODE = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
@@ -49,7 +50,16 @@ def point_key(point: Mapping[str, Any]) -> str:
 
 
 LASTING: Final = frozenset((None, Failure.INFEASIBLE, Failure.NO_CONVERGENCE))
-"""Outcomes of a run that are properties of the point, so that every other run has them too."""
+"""Outcomes of a run that can be properties of the point, so that every other run has them too."""
+
+CONFIRMING_RUNS: Final = 2
+"""Runs of a point that have to end without convergence before that is taken for its property.
+
+A solver that gives up once may do so for a reason outside of the deck, such as memory that was
+short or a library's threads; two runs of different times hardly have that in common."""
+
+_RUNS: Final = "runs"
+"""The field of a stored NO_CONVERGENCE with the number of its runs; 1 where it is missing."""
 
 
 class PointStore:
@@ -74,12 +84,20 @@ class PointStore:
         return next(iter(self.get_many(deck, {point_key(canonical): canonical}).values()), None)
 
     def put(self, deck: Deck, outcome: Outcome) -> None:
-        """Keeps one outcome, durably; a later one of the same point takes its place."""
+        """Keeps one outcome, durably; a later one of the same point takes its place.
+
+        Call it once for each run, by the holder of `running`: runs that end in NO_CONVERGENCE are
+        counted.
+        """
         if outcome.failure not in LASTING:
             return
         key = point_key(outcome.point)
-        path = self._folder(deck) / "points" / key[:2] / f"{key}.json"
-        files.write(path, _ENCODE(_record(deck, outcome)).encode() + b"\n")
+        path = _file(self._folder(deck), key)
+        record = _record(deck, outcome)
+        if outcome.failure is Failure.NO_CONVERGENCE:
+            folders = (self._folder(deck), *self._earlier_folders(deck))
+            record[_RUNS] = 1 + max(_unconverged_runs(_file(variant, key)) for variant in folders)
+        files.write(path, _ENCODE(record).encode() + b"\n")
 
     def get_many(self, deck: Deck, points: Mapping[str, Point]) -> dict[str, Outcome]:
         """The outcomes of those canonical points, given by their `point_key`, that are stored."""
@@ -104,18 +122,18 @@ class PointStore:
                 if f"{key}.json" not in shelves[shelf]:
                     continue
                 with contextlib.suppress(OSError):
-                    line = (folder / "points" / shelf / f"{key}.json").read_bytes()
+                    line = _file(folder, key).read_bytes()
             outcome = _parsed(line, deck, point)
             if outcome is not None:
                 outcomes[key] = outcome
         return outcomes
 
     def put_many(self, deck: Deck, outcomes: Mapping[str, Outcome]) -> None:
-        """Keeps many outcomes of a cheap simulator, by `point_key`, in one file, all or none."""
+        """Keeps many outcomes of a named function, by `point_key`, in one file, all or none."""
         lines = [
-            _ENCODE({"key": key, **_record(deck, each)})
-            for key, each in outcomes.items()
-            if each.failure in LASTING
+            _ENCODE({"key": key, **_record(deck, outcome)})
+            for key, outcome in outcomes.items()
+            if outcome.failure in LASTING
         ]
         if lines:
             path = self._folder(deck) / "chunks" / f"{uuid.uuid4().hex}.jsonl"
@@ -124,7 +142,7 @@ class PointStore:
     def count(self, deck: Deck) -> int:
         """How many outcomes of the deck are kept."""
         folder = self._folder(deck)
-        single = sum(len(_names(each)) for each in _folders(folder / "points"))
+        single = sum(len(_names(names_folder)) for names_folder in _folders(folder / "points"))
         return single + len(self._chunks_of(folder))
 
     def running(
@@ -151,16 +169,30 @@ class PointStore:
                 with contextlib.suppress(OSError):
                     for line in (place / name).read_bytes().split(b"\n"):
                         # `{"failure":...,"key":"<64 hex>",...}`: parsed only when asked for.
-                        at = line.find(b'"key":"')
-                        if at >= 0 and line.endswith(b"}"):
-                            index[line[at + 7 : at + 71].decode("ascii", "replace")] = line
+                        start = line.find(b'"key":"')
+                        if start >= 0 and line.endswith(b"}"):
+                            index[line[start + 7 : start + 71].decode("ascii", "replace")] = line
                     read.add(name)
             return index
 
 
 def _version(deck: Deck) -> str:
-    version = re.sub(r"[^\w.+-]", "_", require_simulator(deck.simulator))
+    version = re.sub(r"[^\w.+-]", "_", deck_version(deck))
     return f"{deck.simulator}-{version}"
+
+
+def _file(folder: Path, key: str) -> Path:
+    """Where the outcome of one run lies."""
+    return folder / "points" / key[:2] / f"{key}.json"
+
+
+def _unconverged_runs(path: Path) -> int:
+    """How many runs ended in NO_CONVERGENCE by a stored record; 0 if it is of another outcome."""
+    try:
+        record = json.loads(path.read_bytes())
+        return int(record.get(_RUNS, 1)) if record["failure"] == Failure.NO_CONVERGENCE else 0
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return 0
 
 
 def _record(deck: Deck, outcome: Outcome) -> dict[str, Any]:
@@ -170,9 +202,9 @@ def _record(deck: Deck, outcome: Outcome) -> dict[str, Any]:
 def _physical(deck: Deck) -> dict[str, list[float | None]]:
     """The physical range of each response that has one."""
     return {
-        each.name: [each.low, each.high]
-        for each in deck.responses
-        if each.low is not None or each.high is not None
+        response.name: [response.low, response.high]
+        for response in deck.responses
+        if response.low is not None or response.high is not None
     }
 
 
@@ -190,10 +222,16 @@ def _parsed(line: bytes | None, deck: Deck, point: Point) -> Outcome | None:
         return None
     if outcome.failure not in LASTING:
         return None
+    if outcome.failure is Failure.NO_CONVERGENCE and deck.simulator != "function":
+        runs = record.get(_RUNS, 1)
+        if not isinstance(runs, int) or runs < CONFIRMING_RUNS:
+            return None
     if physical == _physical(deck):
         return outcome
     if outcome.ok:
-        figures = {each.extract: outcome.responses[each.name] for each in deck.responses}
+        figures = {
+            response.extract: outcome.responses[response.name] for response in deck.responses
+        }
         return replace(gated(point, deck.responses, figures, outcome.seconds), cached=True)
     return None if outcome.failure is Failure.INFEASIBLE else outcome
 

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from vistaflow_services.core.errors import InvalidError, UnavailableError, Violations
 from vistaflow_services.decks.deck import Deck
 from vistaflow_services.decks.space import Point
-from vistaflow_services.simulators import function_simulator, ngspice_simulator, python_simulator
-from vistaflow_services.simulators.limits import Limits
-from vistaflow_services.simulators.outcome import Failure, Outcome, failed
-from vistaflow_services.simulators.screening import screen
+from vistaflow_services.simulators import function_simulator, python_simulator
+from vistaflow_services.simulators.bridges import command, server, table
+from vistaflow_services.simulators.ngspice import simulator
+from vistaflow_services.simulators.ngspice.screening import screen
+from vistaflow_services.simulators.outcome import MAX_LOG, Failure, Outcome, clipped, failed
+from vistaflow_services.simulators.processes.limits import Limits
+from vistaflow_services.simulators.processes.step import Step
+from vistaflow_services.simulators.processes.supervisor import Canceled, End, Finished, supervise
+from vistaflow_services.simulators.processes.verdict import unsuccessful
 from vistaflow_services.simulators.status import (
     SimulatorStatus,
     require_simulator,
     simulator_status,
 )
-from vistaflow_services.simulators.supervise import Canceled, End, Finished, supervise
-from vistaflow_services.simulators.verdict import unsuccessful
 
 __all__ = [
     "Canceled",
@@ -37,17 +42,28 @@ __all__ = [
 ]
 
 
+_SHORT_OF_MEMORY: Final = re.compile(
+    r"out of memory|(?:can't|cannot|could not|unable to|failed to) allocate|bad_alloc|MemoryError",
+    re.IGNORECASE,
+)
+
+
 class _Program(Protocol):
     """A simulator that is a program: how a run's input is written, and what it left is judged."""
 
-    def prepare(self, deck: Deck, point: Point, work: Path) -> tuple[list[str], dict[str, str]]: ...
+    def steps(self, deck: Deck, point: Point, work: Path) -> list[Step]: ...
 
     def outcome(
-        self, deck: Deck, point: Point, work: Path, finished: Finished, limits: Limits
+        self, deck: Deck, point: Point, work: Path, ran: Sequence[Finished], limits: Limits
     ) -> Outcome: ...
 
 
-_PROGRAMS: Mapping[str, _Program] = {"devsim": python_simulator, "ngspice": ngspice_simulator}
+_PROGRAMS: Mapping[str, _Program] = {
+    "command": command,
+    "devsim": python_simulator,
+    "ngspice": simulator,
+    "python": python_simulator,
+}
 
 
 def check_deck(deck: Deck) -> None:
@@ -59,10 +75,16 @@ def check_deck(deck: Deck) -> None:
     if deck.simulator == "function":
         function_simulator.check(deck)
     elif deck.simulator == "ngspice":
-        if not deck.templates:
+        if not deck.netlists:
             raise _missing("template", "an ngspice deck needs a template file")
         screen(deck)
-    elif deck.simulator == "devsim":
+    elif deck.simulator == "command":
+        command.check(deck)
+    elif deck.simulator == "grpc":
+        server.check(deck)
+    elif deck.simulator == "table":
+        table.check(deck)
+    elif deck.simulator in ("devsim", "python"):
         if not deck.entry_function or deck.entry_file not in deck.files:
             raise _missing("entry", "give `file.py:function`, the file being one of the deck's")
     else:
@@ -76,6 +98,7 @@ def run_point(
     scratch_root: Path,
     timeout: float | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    observe: Callable[[Path | None, str], None] = lambda work, printed: None,
 ) -> Outcome:
     """Runs a deck at one point, in a scratch folder of its own that is removed afterwards.
 
@@ -85,6 +108,8 @@ def run_point(
         scratch_root: Where the folder is made.
         timeout: Wall clock in seconds; the deck's own by default.
         should_stop: Asked about ten times a second.
+        observe: Called once with the folder, before it is removed, and with the end of what the
+            run printed; the folder is None for a simulator without a process of its own.
 
     Returns:
         The responses, or the failure: a run that goes wrong raises nothing.
@@ -96,7 +121,7 @@ def run_point(
     """
     check_deck(deck)
     require_simulator(deck.simulator)
-    broken = [each for each in deck.space.constraints if not each.met(point)]
+    broken = [constraint for constraint in deck.space.constraints if not constraint.met(point)]
     if broken:
         return failed(point, Failure.INFEASIBLE, f"breaks the deck's constraint {broken[0]}")
     if deck.simulator == "function":
@@ -105,6 +130,13 @@ def run_point(
         seconds=deck.timeout_seconds if timeout is None else timeout,
         memory_bytes=deck.memory_limit_bytes,
     )
+    if deck.simulator == "table":
+        return table.compute(deck, point)
+    if deck.simulator == "grpc":
+        result, log = server.compute(deck, point, limits, should_stop)
+        log = clipped(log, 8 * MAX_LOG)
+        observe(None, log)
+        return replace(result, log=log[-MAX_LOG:]) if result.failure else result
     program = _PROGRAMS[deck.simulator]
     try:
         scratch_root.mkdir(parents=True, exist_ok=True)
@@ -114,24 +146,68 @@ def run_point(
     try:
         work = folder / "work"
         _write(deck, point, work)
-        command, environment = program.prepare(deck, point, work)
-        finished = supervise(
-            command,
-            work=work,
-            logs=folder,
-            limits=limits,
-            environment=environment,
-            should_stop=should_stop,
-        )
-        if finished.end is End.CANCELED:
+        ran = _supervised(program.steps(deck, point, work), folder, limits, should_stop)
+        if ran[-1].end is End.CANCELED:
             raise Canceled(f"the run of {deck.name} was stopped")
-        if finished.end is not End.EXITED:
-            return unsuccessful(point, finished, limits)
-        return program.outcome(deck, point, work, finished, limits)
+        if ran[-1].end is not End.EXITED:
+            result = unsuccessful(point, ran[-1], limits)
+        else:
+            result = program.outcome(deck, point, work, ran, limits)
+            for finished in ran:
+                result = _without_blame(result, finished)
+        printed = _printed(ran)
+        observe(work, printed)
+        return replace(result, log=printed[-MAX_LOG:]) if result.failure else result
     except OSError as error:
         raise UnavailableError(f"a run could not be started: {error.strerror}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _supervised(
+    steps: Sequence[Step], folder: Path, limits: Limits, should_stop: Callable[[], bool]
+) -> list[Finished]:
+    """Runs the steps one after the other, within the time of one run."""
+    ran: list[Finished] = []
+    for index, step in enumerate(steps):
+        logs = folder / f"logs{index}"
+        logs.mkdir()
+        left = limits.seconds - sum(finished.seconds for finished in ran)
+        finished = supervise(
+            step.argv,
+            work=folder / "work",
+            logs=logs,
+            limits=replace(limits, seconds=max(left, 0.0)),
+            environment=step.environment,
+            should_stop=should_stop,
+        )
+        if finished.end is End.TIMEOUT:
+            finished = replace(finished, detail=f"no result after {limits.seconds:g} s")
+        ran.append(finished)
+        if finished.end is not End.EXITED or (step.decisive and finished.returncode):
+            break
+    return ran
+
+
+def _printed(ran: Sequence[Finished]) -> str:
+    """The end of what the steps printed, standard error after standard output."""
+    parts = [part.strip() for finished in ran for part in (finished.output, finished.errors)]
+    return clipped("\n".join(part for part in parts if part), 8 * MAX_LOG)
+
+
+def _without_blame(outcome: Outcome, finished: Finished) -> Outcome:
+    """The outcome, unless the point is blamed for what the machine had too little of."""
+    if outcome.failure is not Failure.NO_CONVERGENCE:
+        return outcome
+    words = _SHORT_OF_MEMORY.search(finished.errors) or _SHORT_OF_MEMORY.search(finished.output)
+    if not words:
+        return outcome
+    return failed(
+        outcome.point,
+        Failure.CRASHED,
+        f"there was too little memory ({words[0]}); {outcome.message}",
+        outcome.seconds,
+    )
 
 
 def sweep_scratch(scratch_root: Path) -> int:
@@ -139,10 +215,10 @@ def sweep_scratch(scratch_root: Path) -> int:
     removed = 0
     host = f"run-{_host()}-"
     with contextlib.suppress(OSError):
-        for each in scratch_root.iterdir():
-            owner = each.name.removeprefix(host).partition("-")[0]
-            if each.name.startswith(host) and owner.isdigit() and not _alive(int(owner)):
-                shutil.rmtree(each, ignore_errors=True)
+        for entry in scratch_root.iterdir():
+            owner = entry.name.removeprefix(host).partition("-")[0]
+            if entry.name.startswith(host) and owner.isdigit() and not _alive(int(owner)):
+                shutil.rmtree(entry, ignore_errors=True)
                 removed += 1
     return removed
 
@@ -152,7 +228,7 @@ def _prefix() -> str:
 
 
 def _host() -> str:
-    return "".join(each if each.isalnum() else "_" for each in socket.gethostname())
+    return "".join(character if character.isalnum() else "_" for character in socket.gethostname())
 
 
 def _alive(process: int) -> bool:
@@ -176,10 +252,10 @@ def _write(deck: Deck, point: Point, work: Path) -> None:
 
 
 def _missing(field: str, problem: str) -> InvalidError:
-    found = Violations()
-    found.add(field, problem)
+    violations = Violations()
+    violations.add(field, problem)
     try:
-        found.check()
+        violations.check()
     except InvalidError as error:
         return error
     raise AssertionError

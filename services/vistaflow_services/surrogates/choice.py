@@ -1,4 +1,19 @@
-"""The families of models by name, and their choice by cross-validation."""
+"""The families of models by name, and their choice by cross-validation.
+
+    symbol  shape   unit          meaning
+    X       (n, d)  1             features of the rows, in the unit cube
+    y       (n,)    response's    responses
+    F_k                           rows of fold k of K; each row is in one fold
+    m       (n,)    response's    mean of each row, by the fit without the row's fold
+    s       (n,)    response's    standard deviation of the same prediction
+    z       (n,)    1             (y - m) / s
+    rmse            response's    sqrt(mean((y - m)^2))
+    nlpd            1             mean(z^2 / 2 + log s + log(2 pi) / 2), the negative log density
+    c               1             sqrt(mean(z^2)) >= 1, what a process's deviations are widened by
+
+Source: Hastie, Tibshirani and Friedman, "The Elements of Statistical Learning", 2009, sections 7.10
+(cross-validation) and 7.10.1 (ties between models).
+"""
 
 from __future__ import annotations
 
@@ -11,9 +26,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from vistaflow_services.core.errors import Violations
-from vistaflow_services.surrogates.gaussian_process import MAX_ROWS, GaussianProcess, Trend
-from vistaflow_services.surrogates.kernels import KernelName
-from vistaflow_services.surrogates.polynomial import PolynomialRidge
+from vistaflow_services.surrogates.families.gaussian_process import MAX_ROWS, GaussianProcess, Trend
+from vistaflow_services.surrogates.families.kernels import KernelName
+from vistaflow_services.surrogates.families.polynomial import PolynomialRidge
+from vistaflow_services.surrogates.families.trees import ExtraTrees, GradientBoosting, GroupedTrees
 from vistaflow_services.surrogates.surrogate import (
     Floats,
     Integers,
@@ -23,7 +39,6 @@ from vistaflow_services.surrogates.surrogate import (
     make_folds,
     score,
 )
-from vistaflow_services.surrogates.trees import ExtraTrees, GradientBoosting, GroupedTrees
 
 FAMILIES: dict[str, type[Any]] = {
     "gp": GaussianProcess,
@@ -37,6 +52,8 @@ Settings = Mapping[str, Any]
 Scores = dict[str, dict[str, float]]
 
 _TIE = 1.02
+_TREND_TIE = 1.2
+"""Largest ratio of the root mean squared errors of two trends that count as equal."""
 _MAX_CALIBRATION = 10.0
 
 
@@ -62,25 +79,27 @@ def check_hyper_parameters(settings: Mapping[str, Settings]) -> dict[str, dict[s
     Raises:
         InvalidError: With a violation such as `gp.kernel` for each mistake.
     """
-    found = Violations()
+    violations = Violations()
     checked: dict[str, dict[str, Any]] = {}
     for family, values in sorted(settings.items()):
         if family not in FAMILIES:
-            found.add(family, f"no such family; there are {', '.join(FAMILIES)}")
+            violations.add(family, f"no such family; there are {', '.join(FAMILIES)}")
             continue
-        known = {
-            name: each
-            for name, each in inspect.signature(FAMILIES[family]).parameters.items()
+        accepted = {
+            name: parameter
+            for name, parameter in inspect.signature(FAMILIES[family]).parameters.items()
             if name != "seed"
         }
         checked[family] = {}
         for name, value in sorted(values.items()):
-            if name not in known:
-                found.add(f"{family}.{name}", f"no such setting; there are {', '.join(known)}")
+            if name not in accepted:
+                violations.add(
+                    f"{family}.{name}", f"no such setting; there are {', '.join(accepted)}"
+                )
             elif (
                 isinstance(value, float)
                 and value.is_integer()
-                and "float" not in str(known[name].annotation)
+                and "float" not in str(accepted[name].annotation)
             ):
                 checked[family][name] = int(value)
             else:
@@ -88,8 +107,8 @@ def check_hyper_parameters(settings: Mapping[str, Settings]) -> dict[str, dict[s
         try:
             make_surrogate(family, checked[family], 0)
         except (TypeError, ValueError) as error:
-            found.add(family, str(error))
-    found.check()
+            violations.add(family, str(error))
+    violations.check()
     return checked
 
 
@@ -97,8 +116,8 @@ def make_surrogate(family: str, settings: Settings, seed: int) -> Surrogate:
     """An unfitted surrogate of the family."""
     kind = FAMILIES[family]
     seeded = {"seed": seed} if "seed" in inspect.signature(kind).parameters else {}
-    made: Surrogate = kind(**{**settings, **seeded})
-    return made
+    surrogate: Surrogate = kind(**{**settings, **seeded})
+    return surrogate
 
 
 def choose_family(
@@ -137,50 +156,103 @@ def choose_family(
     if not candidates:
         raise ValueError("there is no family to choose from")
     parts = make_folds(len(rows), folds, seed) if len(rows) > 1 else []
-    fitted: dict[str, Surrogate] = {}
-    for family in candidates:
-        given = settings.get(family, {})
-        fitted[family] = (
-            _best_process(rows, target, parts, given, seed)
-            if family == "gp"
-            else make_surrogate(family, given, seed)
-        )
-    means = {family: np.full(len(rows), target.mean()) for family in candidates}
-    deviations = {family: np.full(len(rows), target.std() or 1.0) for family in candidates}
-    for number, fold in enumerate(parts, start=1):
-        kept = complement(len(rows), fold)
-        errors = {}
-        for family, whole in fitted.items():
-            if isinstance(whole, GroupedTrees):
-                if number == 1:
-                    whole.fit(rows, target, folds=parts)
-                mean, sd = (each[fold] for each in whole.out_of_fold)
-            else:
-                again = _again(whole, settings, seed)
-                start = (
-                    {"start": whole.hyper_parameters} if isinstance(whole, GaussianProcess) else {}
-                )
-                again.fit(rows[kept], target[kept], **start)
-                mean, sd = again.predict(rows[fold], noise=True)
-            means[family][fold], deviations[family][fold] = mean, sd
-            errors[family] = float(np.sqrt(np.mean((mean - target[fold]) ** 2)))
+    surrogates = {
+        family: _candidate(family, rows, target, parts, settings.get(family, {}), seed)
+        for family in candidates
+    }
+    left_out = _LeftOut(rows, target, parts, candidates)
+    for number in range(1, len(parts) + 1):
+        errors = {
+            family: left_out.predict(number, family, surrogate, settings, seed)
+            for family, surrogate in surrogates.items()
+        }
         if on_progress:
             on_progress(FoldDone(number=number, total=len(parts), rmse=errors))
-    scores = {each: score(target, means[each], deviations[each]) for each in candidates}
+    scores = {
+        family: score(target, left_out.means[family], left_out.deviations[family])
+        for family in candidates
+    }
     chosen = _smallest(scores)
-    winner = fitted[chosen]
+    winner = surrogates[chosen]
     if isinstance(winner, GaussianProcess):
-        z = (target - means[chosen]) / deviations[chosen]
-        spread = float(np.sqrt(np.mean(z * z))) if len(rows) > 2 else 1.0
-        winner.calibration = min(max(1.0, spread), _MAX_CALIBRATION)
+        # It was fitted to all rows when its kernel and trend were chosen.
+        winner.calibration = left_out.calibration(chosen)
     elif not (isinstance(winner, GroupedTrees) and parts):
+        # Grouped trees were grown on all rows with the folds.
         winner.fit(rows, target)
     return winner, scores
 
 
+def _candidate(
+    family: str,
+    rows: Floats,
+    target: Floats,
+    parts: list[Integers],
+    settings: Settings,
+    seed: int,
+) -> Surrogate:
+    """The surrogate that stands for a family: unfitted, but for a Gaussian process."""
+    if family == "gp":
+        return _best_process(rows, target, parts, settings, seed)
+    return make_surrogate(family, settings, seed)
+
+
+class _LeftOut:
+    """Predictions of each row by fits without its fold, by family.
+
+    Rows that are in no fold (there is but one row) keep the mean and deviation of the responses.
+    """
+
+    def __init__(
+        self, rows: Floats, target: Floats, parts: list[Integers], families: Sequence[str]
+    ) -> None:
+        self._rows, self._target, self._parts = rows, target, parts
+        self.means = {family: np.full(len(rows), target.mean()) for family in families}
+        self.deviations = {family: np.full(len(rows), target.std() or 1.0) for family in families}
+
+    def predict(
+        self,
+        number: int,
+        family: str,
+        surrogate: Surrogate,
+        settings: Mapping[str, Settings],
+        seed: int,
+    ) -> float:
+        """Predicts the fold of this number, from 1; returns the root mean squared error on it."""
+        fold = self._parts[number - 1]
+        mean: Floats
+        sd: Floats
+        if isinstance(surrogate, GroupedTrees):
+            if number == 1:
+                # One fit grows a group of trees without each fold: it serves all folds.
+                surrogate.fit(self._rows, self._target, folds=self._parts)
+            mean, sd = (figures[fold] for figures in surrogate.out_of_fold)
+        else:
+            training = complement(len(self._rows), fold)
+            unfitted = _again(surrogate, settings, seed)
+            start = (
+                {"start": surrogate.hyper_parameters}
+                if isinstance(surrogate, GaussianProcess)
+                else {}
+            )
+            unfitted.fit(self._rows[training], self._target[training], **start)
+            mean, sd = unfitted.predict(self._rows[fold], noise=True)
+        self.means[family][fold], self.deviations[family][fold] = mean, sd
+        return float(np.sqrt(np.mean((mean - self._target[fold]) ** 2)))
+
+    def calibration(self, family: str) -> float:
+        """The factor c that makes the standardised residuals z of left-out rows at most 1 wide.
+
+        c = sqrt(mean(z^2)), from 1 to `_MAX_CALIBRATION`; 1 for fewer than three rows.
+        """
+        z = (self._target - self.means[family]) / self.deviations[family]
+        spread = float(np.sqrt(np.mean(z * z))) if len(self._rows) > 2 else 1.0
+        return min(max(1.0, spread), _MAX_CALIBRATION)
+
+
 def _smallest(scores: Mapping[str, Mapping[str, float]]) -> str:
-    least = min(each["rmse"] for each in scores.values())
-    tied = [name for name, each in scores.items() if each["rmse"] <= _TIE * least]
+    least = min(figures["rmse"] for figures in scores.values())
+    tied = [name for name, figures in scores.items() if figures["rmse"] <= _TIE * least]
     return min(tied, key=lambda name: scores[name]["nlpd"])
 
 
@@ -207,12 +279,13 @@ def _best_process(
     Each trend stands for the better of its kernels. Of the trends that the rows cannot tell from
     the best, the simplest is taken: a richer one gains nothing where there are rows, and runs away
     between and beyond them (Hastie, Tibshirani and Friedman, "The Elements of Statistical
-    Learning", 2009, section 7.10: the rule of one standard error).
+    Learning", 2009, section 7.10: the rule of one standard error). Of few rows that error is large,
+    so a tie also needs errors of like size.
     """
     if len(X) > MAX_ROWS:
         # The rows that each process would keep by itself, so that folds are folds of these.
-        kept = np.sort(np.random.default_rng(seed).permutation(len(X))[:MAX_ROWS])
-        X, y = X[kept], y[kept]
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(X))[:MAX_ROWS])
+        X, y = X[chosen], y[chosen]
         folds = make_folds(len(X), len(folds), seed)
     kernels: list[KernelName] = (
         [settings["kernel"]] if "kernel" in settings else ["rbf", "matern52"]
@@ -246,6 +319,8 @@ def _is_tied(errors: Floats, least: Floats) -> bool:
     """Whether squared errors (n,) are no larger than the least ones, by one standard error.
 
     Errors of one row by two models rise and fall together, so it is their differences that count.
+    Whatever the standard error, a root mean square beyond `_TREND_TIE` times the least is no tie.
     """
     more = errors - least
-    return bool(more.mean() <= more.std() / np.sqrt(len(more)))
+    alike = errors.mean() <= _TREND_TIE**2 * least.mean()
+    return bool(alike and more.mean() <= more.std() / np.sqrt(len(more)))

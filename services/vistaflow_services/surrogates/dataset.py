@@ -44,10 +44,10 @@ def read_design(path: Path, space: Space) -> DesignRows:
     """
     table = pq.read_table(path)
     names = table.column_names
-    missing = [each for each in space.names if f"x.{each}" not in names]
+    missing = [name for name in space.names if f"x.{name}" not in names]
     if missing:
         raise InvalidError(f"the design has no column for {', '.join(missing)}")
-    columns = {each: table[f"x.{each}"].to_pylist() for each in space.names}
+    columns = {name: table[f"x.{name}"].to_pylist() for name in space.names}
     count = table.num_rows
     return DesignRows(
         row_ids=(
@@ -55,13 +55,15 @@ def read_design(path: Path, space: Space) -> DesignRows:
             if "row_id" in names
             else np.arange(count)
         ),
-        points=tuple({name: values[at] for name, values in columns.items()} for at in range(count)),
+        points=tuple(
+            {name: values[row] for name, values in columns.items()} for row in range(count)
+        ),
         responses={
-            each[2:]: np.asarray(
-                [np.nan if value is None else value for value in table[each].to_pylist()], float
+            name[2:]: np.asarray(
+                [np.nan if value is None else value for value in table[name].to_pylist()], float
             )
-            for each in names
-            if each.startswith("y.")
+            for name in names
+            if name.startswith("y.")
         },
         failures=tuple(table["failure"].to_pylist() if "failure" in names else [None] * count),
     )
@@ -119,20 +121,20 @@ class Dataset:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of all that the rows hold, the split and the transforms included."""
-        told = hashlib.sha256(self._described())
+        digest = hashlib.sha256(self._described())
         for name in self.space.names:
-            told.update(json.dumps([name, self.columns[name].tolist()]).encode())
+            digest.update(json.dumps([name, self.columns[name].tolist()]).encode())
         for name, values in self.responses.items():
-            told.update(json.dumps(name).encode() + values.astype("<f8").tobytes())
-        told.update(self.row_ids.astype("<i8").tobytes() + self.training.astype("u1").tobytes())
-        return told.hexdigest()
+            digest.update(json.dumps(name).encode() + values.astype("<f8").tobytes())
+        digest.update(self.row_ids.astype("<i8").tobytes() + self.training.astype("u1").tobytes())
+        return digest.hexdigest()
 
     def _described(self) -> bytes:
         return json.dumps(
             {
                 "format": 1,
                 "space": self.space.to_dict(),
-                "transforms": {name: str(each) for name, each in self.transforms.items()},
+                "transforms": {name: str(transform) for name, transform in self.transforms.items()},
                 "units": self.units,
             },
             sort_keys=True,
@@ -154,9 +156,9 @@ class Dataset:
             for name, values in self.responses.items()
         }
         names = self.space.feature_names
-        table |= {f"f.{name}": self.features[:, at] for at, name in enumerate(names)}
-        made = pa.table(table).replace_schema_metadata({_METADATA: self._described()})
-        pq.write_table(made, path, compression="zstd")
+        table |= {f"f.{name}": self.features[:, index] for index, name in enumerate(names)}
+        described = pa.table(table).replace_schema_metadata({_METADATA: self._described()})
+        pq.write_table(described, path, compression="zstd")
 
     @classmethod
     def read(cls, path: Path) -> Dataset:
@@ -165,20 +167,22 @@ class Dataset:
         described = (table.schema.metadata or {}).get(_METADATA)
         if described is None:
             raise InvalidError("the file is no training table; make one with Preprocess")
-        told = json.loads(described)
-        space = Space.from_dict(told["space"])
+        description = json.loads(described)
+        space = Space.from_dict(description["space"])
         return cls(
             space=space,
             row_ids=np.asarray(table["row_id"].to_numpy(), np.int64),
-            columns={each.name: _column(table, each) for each in space.parameters},
+            columns={parameter.name: _column(table, parameter) for parameter in space.parameters},
             responses={
                 name[2:]: np.asarray(table[name].to_numpy(), np.float64)
                 for name in table.column_names
                 if name.startswith("y.")
             },
             training=np.asarray(table["split"].to_pylist()) == "train",
-            transforms={name: Transform(each) for name, each in told["transforms"].items()},
-            units=told["units"],
+            transforms={
+                name: Transform(transform) for name, transform in description["transforms"].items()
+            },
+            units=description["units"],
         )
 
 
@@ -216,6 +220,6 @@ def held_parameters(dataset: Dataset) -> dict[str, Choice]:
     held = {}
     for name, values in dataset.columns.items():
         seen = values[dataset.training].tolist()
-        if seen and all(each == seen[0] for each in seen):
+        if seen and all(value == seen[0] for value in seen):
             held[name] = seen[0]
     return held

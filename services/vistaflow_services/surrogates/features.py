@@ -13,7 +13,7 @@ from vistaflow_services.decks.space import Choice, Kind, Parameter, Point, Scale
 from vistaflow_services.surrogates.surrogate import Floats
 
 MAX_MISTAKES = 50
-"""Mistakes told of one call; a million bad points are not a million messages."""
+"""Most mistakes reported of one call; a million bad points are not a million messages."""
 
 
 def check_points(
@@ -36,58 +36,59 @@ def check_points(
         InvalidError: With a violation such as `points[3].length` for each mistake: an unknown or
             missing parameter, a value outside its range, what is not a number.
     """
-    found = Violations()
+    violations = Violations()
     checked: list[Point] = []
-    for at, point in enumerate(points):
+    for index, point in enumerate(points):
         try:
             checked.append(_check_wide(space, point) if extrapolate else space.check(point))
             if held and not extrapolate:
                 _check_held(checked[-1], held)
         except InvalidError as error:
-            found.extend(f"points[{at}]", error)
-            if len(found) >= MAX_MISTAKES:
+            violations.extend(f"points[{index}]", error)
+            if len(violations) >= MAX_MISTAKES:
                 break
-    found.check()
+    violations.check()
     return checked
 
 
 def _check_held(point: Point, held: Mapping[str, Choice]) -> None:
-    found = Violations()
+    violations = Violations()
     for name, value in held.items():
         if point[name] != value:
-            found.add(
+            violations.add(
                 name,
                 f"was held at {value} in the design, so the model does not know what "
                 f"{point[name]} does; vary it in a design, or allow extrapolation",
             )
-    found.check()
+    violations.check()
 
 
 def _check_wide(space: Space, point: Mapping[str, Any]) -> Point:
     """`Space.check` with the ranges of numbers left open, down to what a logarithm allows."""
-    found = Violations()
+    violations = Violations()
     inside, values = dict(point), dict(point)
-    for each in space.parameters:
-        value = point.get(each.name)
-        if each.choices or isinstance(value, bool) or not isinstance(value, int | float):
+    for parameter in space.parameters:
+        value = point.get(parameter.name)
+        if parameter.choices or isinstance(value, bool) or not isinstance(value, int | float):
             continue
-        if not math.isfinite(value) or (each.kind is Kind.INTEGER and value != round(value)):
+        if not math.isfinite(value) or (parameter.kind is Kind.INTEGER and value != round(value)):
             continue
-        if each.scale is Scale.LOG and value <= 0:
-            found.add(
-                each.name, f"{value} has no logarithm; its range is {each.low} to {each.high}"
+        if parameter.scale is Scale.LOG and value <= 0:
+            violations.add(
+                parameter.name,
+                f"{value} has no logarithm; its range is {parameter.low} to {parameter.high}",
             )
-        assert each.low is not None
-        assert each.high is not None
+        assert parameter.low is not None
+        assert parameter.high is not None
         # Moved into the range only to have names, types and whole numbers checked.
-        inside[each.name] = min(max(value, each.low), each.high)
-        values[each.name] = float(value)
-    found.check()
+        inside[parameter.name] = min(max(value, parameter.low), parameter.high)
+        values[parameter.name] = float(value)
+    violations.check()
     canonical = space.check(inside)
-    for each in space.parameters:
-        if not each.choices and inside[each.name] != point[each.name]:
-            number = float(values[each.name])
-            canonical[each.name] = round(number) if each.kind is Kind.INTEGER else number
+    for parameter in space.parameters:
+        if not parameter.choices and inside[parameter.name] != point[parameter.name]:
+            number = float(values[parameter.name])
+            canonical[parameter.name] = round(number) if parameter.kind is Kind.INTEGER else number
     return canonical
 
 
@@ -95,20 +96,24 @@ def model_features(space: Space, points: Sequence[Mapping[str, Any]]) -> tuple[F
     """`Space.features`, going on beyond 0 and 1 for points outside the ranges."""
     inside: list[Point] = []
     outside: list[tuple[int, Parameter]] = []
-    for at, point in enumerate(points):
-        kept = dict(point)
-        for each in space.parameters:
-            if each.choices:
+    for index, point in enumerate(points):
+        bounded = dict(point)
+        for parameter in space.parameters:
+            if parameter.choices:
                 continue
-            assert each.low is not None
-            assert each.high is not None
-            if not each.low <= point[each.name] <= each.high:
-                kept[each.name] = min(max(point[each.name], each.low), each.high)
-                outside.append((at, each))
-        inside.append(kept)
+            assert parameter.low is not None
+            assert parameter.high is not None
+            if not parameter.low <= point[parameter.name] <= parameter.high:
+                bounded[parameter.name] = min(
+                    max(point[parameter.name], parameter.low), parameter.high
+                )
+                outside.append((index, parameter))
+        inside.append(bounded)
     matrix, names = space.features(inside)
-    for at, each in outside:
-        matrix[at, names.index(each.name)] = _place(each, float(points[at][each.name]))
+    for row, parameter in outside:
+        matrix[row, names.index(parameter.name)] = _place(
+            parameter, float(points[row][parameter.name])
+        )
     return np.ascontiguousarray(matrix, np.float64), names
 
 

@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from vistaflow_services.surrogates.gaussian_process import GaussianProcess
+from vistaflow_services.surrogates.families.gaussian_process import GaussianProcess
 from vistaflow_services.surrogates.surrogate import Floats, make_folds, negative_log_density
 
 MOST_ROWS = 200
-"""Rows that are looked at: enough to see which scale is smooth, in well under a second."""
+"""Rows that are looked at: enough to see which scale is smooth."""
 
 FOLDS = 10
 
@@ -35,8 +35,8 @@ def logarithm_is_better(features: Floats, values: Floats, seed: int) -> bool:
         seed: Decides which rows are looked at, and the folds.
     """
     if len(values) > MOST_ROWS:
-        kept = np.sort(np.random.default_rng(seed).permutation(len(values))[:MOST_ROWS])
-        features, values = features[kept], values[kept]
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(values))[:MOST_ROWS])
+        features, values = features[chosen], values[chosen]
     folds = make_folds(len(values), FOLDS, seed)
     as_it_is = _density(features, values, folds, seed)
     in_logarithm = _density(features, np.log10(values), folds, seed)

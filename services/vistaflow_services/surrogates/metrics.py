@@ -1,4 +1,15 @@
-"""How good a model is on rows it never saw, and how sure that is."""
+"""How good a model is on rows it never saw, and how sure that is.
+
+    symbol    shape   unit         meaning
+    y         (n,)    response's   responses of the test rows
+    t         (n,)                 y, or log10 y where the response is modelled so
+    m, s      (n,)    that of t    centre and deviation of the prediction, which is normal in t
+    z         (n,)    1            |t - m| / s
+    nlpd              1            mean(z^2 / 2 + log(s / sd(t)) + log(2 pi) / 2)
+    interval                       2.5 % and 97.5 % quantile of a figure over resampled rows
+
+Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
+"""
 
 from __future__ import annotations
 
@@ -75,21 +86,21 @@ def held_out_figures(
 
     def figure(of: Callable[[Floats], Floats], *columns: Floats, unit: float = 1.0) -> Interval:
         value = float(of(np.stack(columns)[:, None])[0])
-        spread_of = of(np.stack([each[draws] for each in columns]))
+        spread_of = of(np.stack([column[draws] for column in columns]))
         low, high = np.quantile(spread_of, [0.025, 0.975])
         return Interval(value=value * unit, low=float(low) * unit, high=float(high) * unit)
 
     return HeldOut(
         rows=len(y),
-        rmse=figure(lambda each: np.sqrt(np.mean(each[0], -1)), error**2, unit=unit),
-        mae=figure(lambda each: np.asarray(np.mean(each[0], -1)), np.abs(error), unit=unit),
+        rmse=figure(lambda columns: np.sqrt(np.mean(columns[0], -1)), error**2, unit=unit),
+        mae=figure(lambda columns: np.asarray(np.mean(columns[0], -1)), np.abs(error), unit=unit),
         r2=figure(_r_squared, squared, modelled),
         coverage95=figure(
-            lambda each: np.asarray(np.mean(each[0], -1)), (z <= ndtri(0.975)).astype(float)
+            lambda columns: np.asarray(np.mean(columns[0], -1)), (z <= ndtri(0.975)).astype(float)
         ),
-        nlpd=figure(lambda each: np.asarray(np.mean(each[0], -1)), density),
+        nlpd=figure(lambda columns: np.asarray(np.mean(columns[0], -1)), density),
         rmse_decades=(
-            figure(lambda each: np.sqrt(np.mean(each[0], -1)), squared)
+            figure(lambda columns: np.sqrt(np.mean(columns[0], -1)), squared)
             if transform is Transform.LOG10
             else None
         ),

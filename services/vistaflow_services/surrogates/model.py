@@ -61,7 +61,7 @@ class Model:
     @property
     def response_names(self) -> list[str]:
         """What it predicts."""
-        return [each.name for each in self.responses]
+        return [response.name for response in self.responses]
 
     def transform(self, response: str) -> Transform:
         """How a response is laid out for its surrogate."""
@@ -91,27 +91,27 @@ class Model:
     def predict_features(self, features: Floats) -> dict[str, Prediction]:
         """`predictions` at rows of `Space.features`, unchecked: for loops over many points."""
         inputs = self.scaler.inputs(features)
-        found = {}
-        for each in self.responses:
-            how = self.scaler.responses[each.name]
-            mean, sd = each.surrogate.predict(inputs, noise=True)
-            found[each.name] = backward(
+        predictions = {}
+        for response in self.responses:
+            how = self.scaler.responses[response.name]
+            mean, sd = response.surrogate.predict(inputs, noise=True)
+            predictions[response.name] = backward(
                 how.transform, mean * how.scale + how.center, sd * how.scale
             )
-        return found
+        return predictions
 
     def predict(
         self, points: Sequence[Mapping[str, Any]], *, extrapolate: bool = False
     ) -> dict[str, tuple[Floats, Floats]]:
         """Mean and standard deviation (n,) by response, in its unit; see `predictions`."""
-        found = self.predictions(points, extrapolate=extrapolate)
-        return {name: (each.mean, each.sd) for name, each in found.items()}
+        predictions = self.predictions(points, extrapolate=extrapolate)
+        return {name: (prediction.mean, prediction.sd) for name, prediction in predictions.items()}
 
     def save(self, folder: Path) -> str:
         """Writes the model; returns the SHA-256 of its manifest, which `load` should be given."""
         files = {
-            f"response.{each.name}.npz": arrays_to_bytes(each.surrogate.to_arrays())
-            for each in self.responses
+            f"response.{response.name}.npz": arrays_to_bytes(response.surrogate.to_arrays())
+            for response in self.responses
         }
         files[_MODEL] = to_json(
             {
@@ -122,12 +122,12 @@ class Model:
                 "held": dict(self.held),
                 "responses": [
                     {
-                        "name": each.name,
-                        "unit": each.unit,
-                        "family": each.family,
-                        "scores": each.scores,
+                        "name": response.name,
+                        "unit": response.unit,
+                        "family": response.family,
+                        "scores": response.scores,
                     }
-                    for each in self.responses
+                    for response in self.responses
                 ],
             }
         )
@@ -147,25 +147,25 @@ class Model:
             ConflictError: If they are not what was saved. Nothing of them was used then.
         """
         files = read_folder(folder, sha256)
-        told = json.loads(files[_MODEL])
-        unknown = {each["family"] for each in told["responses"]} - set(FAMILIES)
-        if told.get("format") != _FORMAT or unknown:
+        description = json.loads(files[_MODEL])
+        unknown = {entry["family"] for entry in description["responses"]} - set(FAMILIES)
+        if description.get("format") != _FORMAT or unknown:
             raise ConflictError("the model was saved by another version", reason="MODEL_FORMAT")
         return cls(
-            space=Space.from_dict(told["space"]),
-            scaler=Scaler.from_dict(told["scaler"]),
-            deck_id=told["deck_id"],
-            held=told["held"],
+            space=Space.from_dict(description["space"]),
+            scaler=Scaler.from_dict(description["scaler"]),
+            deck_id=description["deck_id"],
+            held=description["held"],
             responses=tuple(
                 ResponseModel(
-                    name=each["name"],
-                    unit=each["unit"],
-                    scores=each["scores"],
-                    surrogate=FAMILIES[each["family"]].from_arrays(
-                        arrays_from_bytes(files[f"response.{each['name']}.npz"])
+                    name=entry["name"],
+                    unit=entry["unit"],
+                    scores=entry["scores"],
+                    surrogate=FAMILIES[entry["family"]].from_arrays(
+                        arrays_from_bytes(files[f"response.{entry['name']}.npz"])
                     ),
                 )
-                for each in told["responses"]
+                for entry in description["responses"]
             ),
         )
 

@@ -1,4 +1,15 @@
-"""From the rows of a design to rows fit to learn from: cleaning, outliers, the split."""
+"""From the rows of a design to rows fit to learn from: cleaning, outliers, the split.
+
+    symbol       shape  unit         meaning
+    y            (n,)   response's   a response of the usable rows, nan where it is missing
+    t(y)         (n,)   1 or y's     y, or log10 y where it spans decades
+    deviation           t's          1.4826 median |t - median t|, which estimates the standard
+                                     deviation of a normal sample
+    outlier      (n,)                |t - median t| > outlier_distance * deviation
+    test rows                        test_fraction * n, rows of one point together
+
+Source: Rousseeuw and Croux, "Alternatives to the Median Absolute Deviation", 1993 (the factor).
+"""
 
 from __future__ import annotations
 
@@ -10,16 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vistaflow_services.core.errors import InvalidError, Violations
-from vistaflow_services.core.expressions import suggest
 from vistaflow_services.decks.definition import NO_RESPONSE
+from vistaflow_services.decks.expressions import suggest
 from vistaflow_services.decks.space import Point, Space
 from vistaflow_services.surrogates.dataset import Dataset, DesignRows, dataset_of
 from vistaflow_services.surrogates.extremes import huge_limit, huge_note
+from vistaflow_services.surrogates.limits import MAX_TEST_FRACTION
 from vistaflow_services.surrogates.logarithms import logarithm_is_better
 from vistaflow_services.surrogates.surrogate import Floats
 from vistaflow_services.surrogates.transforms import Transform, forward, spans_decades
 
-MAX_TEST_FRACTION = 0.9
 MIN_TRAINING_ROWS = 8
 MIN_TEST_ROWS = 2
 _MAD_TO_SD = 1.4826
@@ -51,18 +62,20 @@ class Preparation:
     `NO_RESPONSE` alone: nothing."""
 
     def __post_init__(self) -> None:
-        found = Violations()
+        violations = Violations()
         if not 0.0 <= self.test_fraction <= MAX_TEST_FRACTION:
-            found.add("test_fraction", f"{self.test_fraction} is not from 0 to {MAX_TEST_FRACTION}")
+            violations.add(
+                "test_fraction", f"{self.test_fraction} is not from 0 to {MAX_TEST_FRACTION}"
+            )
         if not self.outlier_distance > 0:
-            found.add("outlier_distance", f"{self.outlier_distance} is not above 0")
+            violations.add("outlier_distance", f"{self.outlier_distance} is not above 0")
         for name in ("responses", "log_responses"):
             named: set[str] = set()
-            for at, each in enumerate(getattr(self, name)):
-                if each in named:
-                    found.add(f"{name}[{at}]", f"`{each}` is named twice")
-                named.add(each)
-        found.check()
+            for index, response in enumerate(getattr(self, name)):
+                if response in named:
+                    violations.add(f"{name}[{index}]", f"`{response}` is named twice")
+                named.add(response)
+        violations.check()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,11 +121,11 @@ def prepare(
     """Cleans the rows of a design and splits them.
 
     Dropped are failed runs, rows with a missing parameter or without any response, rows outside the
-    space, exact duplicates and, when asked, outliers; rows in which a response is too large to be
-    one (`huge_limit`) are dropped as the failed runs they are. A row that lacks some responses
-    stays for the others. Runs of one point with different outcomes are kept and stay on one side of
-    the split, so that no test row is also trained on. A response that is the same in all rows, or
-    in all that are trained on, is left out and noted.
+    space, exact duplicates and, with `drop_outliers`, outliers; rows in which a response is too
+    large to be one (`huge_limit`) are dropped as the failed runs they are. A row that lacks some
+    responses stays for the others. Runs of one point with different outcomes are kept and stay on
+    one side of the split, so that no test row is also trained on. A response that is the same in
+    all rows, or in all that are trained on, is left out and noted.
 
     Of a space that has `cells` points, all of which were run, any number of rows is enough: there
     is nothing left to predict. Then at most a quarter of the rows are held out.
@@ -126,52 +139,62 @@ def prepare(
         ("failed", "missing", "huge", "outside_space", "duplicate", "outlier"), 0
     )
     notes: list[str] = []
-    kept, points, responses = _usable(rows, space, names, dropped, notes)
-    constant = _constant(points, space)
+    usable = _usable(rows, space, names, dropped, notes)
+    constant = _constant(usable.points, space)
     varied = space.dimension - len(constant)
-    whole = cells is not None and _distinct(points) >= cells
-    if not whole:
-        _check_count(len(kept), varied, how, dropped, len(rows.row_ids), cells, notes)
-    # Of a whole space at most a quarter is held out, so some of each response is for training.
-    needed = len(kept) // 2 if whole else rows_needed(varied, how.test_fraction)
-    _check_responses(responses, needed, notes)
-    constants = _drop_constants(responses, np.ones(len(kept), np.bool_), notes)
-    transforms = _transforms(responses, how)
-    strange = _outliers(responses, transforms, how.outlier_distance)
-    outliers = {name: rows.row_ids[kept[each]][:100].tolist() for name, each in strange.items()}
-    if how.drop_outliers:
-        out = np.sum([np.zeros(len(kept)), *strange.values()], axis=0) > 0
-        dropped["outlier"] = int(np.count_nonzero(out))
-        points = [point for point, drop in zip(points, out, strict=True) if not drop]
-        kept = kept[~out]
-        responses = {name: values[~out] for name, values in responses.items()}
+    whole = cells is not None and _distinct(usable.points) >= cells
+
+    def check_count() -> None:
+        """Counted when rows were dropped, and again when outliers were."""
         if not whole:
-            _check_count(len(kept), varied, how, dropped, len(rows.row_ids), cells, notes)
-        transforms = _transforms(responses, how)
-    wanted = _test_count(len(points), how.test_fraction)
-    training = _split(points, min(wanted, len(points) // 4) if whole else wanted, how.seed)
-    constants |= _drop_constants(responses, training, notes)
+            count = len(usable.points)
+            _check_count(count, varied, how, dropped, len(rows.row_ids), cells, notes)
+
+    check_count()
+    # Of a whole space at most a quarter is held out, so some of each response is for training.
+    needed = len(usable.points) // 2 if whole else rows_needed(varied, how.test_fraction)
+    _check_responses(usable.responses, needed, notes)
+    every = np.ones(len(usable.points), np.bool_)
+    constants = _drop_constants(usable.responses, every, notes)
+    transforms = _transforms(usable.responses, how)
+    strange = _outliers(usable.responses, transforms, how.outlier_distance)
+    outliers = {
+        name: rows.row_ids[usable.places[flags]][:100].tolist() for name, flags in strange.items()
+    }
+    if how.drop_outliers:
+        out = np.sum([np.zeros(len(usable.points)), *strange.values()], axis=0) > 0
+        dropped["outlier"] = int(np.count_nonzero(out))
+        usable = usable.without(out)
+        check_count()
+        # What spans decades may do so by its outliers alone.
+        transforms = _transforms(usable.responses, how)
+    held_out = _test_count(len(usable.points), how.test_fraction)
+    if whole:
+        held_out = min(held_out, len(usable.points) // 4)
+    training = _split(usable.points, held_out, how.seed)
+    # What varies in the test rows alone cannot be learnt.
+    constants |= _drop_constants(usable.responses, training, notes)
     if not how.log_responses:
-        features = np.asarray(space.features_columns(space.columns(points))[0], np.float64)
+        features = np.asarray(space.features_columns(space.columns(usable.points))[0], np.float64)
         transforms = _better_transforms(
             features[training],
-            {name: values[training] for name, values in responses.items()},
+            {name: values[training] for name, values in usable.responses.items()},
             transforms,
             how.seed,
             notes,
         )
     dataset = dataset_of(
         space,
-        points,
-        responses,
-        row_ids=rows.row_ids[kept],
+        usable.points,
+        usable.responses,
+        row_ids=rows.row_ids[usable.places],
         training=training,
-        transforms={name: transforms[name] for name in responses},
+        transforms={name: transforms[name] for name in usable.responses},
         units=units or {},
     )
     return dataset, PreparationReport(
         dropped={reason: count for reason, count in dropped.items() if count},
-        outliers={name: each for name, each in outliers.items() if each},
+        outliers={name: outlier for name, outlier in outliers.items() if outlier},
         constant_parameters=constant,
         constants=constants,
         whole=whole,
@@ -179,19 +202,47 @@ def prepare(
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Usable:
+    """The n rows of a design that something can be learnt from."""
+
+    places: NDArray[np.int64]
+    """Where they are among the rows of the design (n,)."""
+
+    points: list[Point]
+    """Their canonical points."""
+
+    responses: dict[str, Floats]
+    """By name, their responses (n,), nan where missing; constant ones are taken out."""
+
+    def without(self, out: NDArray[np.bool_]) -> _Usable:
+        """The rows that are not `out` (n,)."""
+        return _Usable(
+            places=self.places[~out],
+            points=[point for point, drop in zip(self.points, out, strict=True) if not drop],
+            responses={name: values[~out] for name, values in self.responses.items()},
+        )
+
+
 def _responses(rows: DesignRows, how: Preparation) -> list[str]:
-    found = Violations()
-    known = list(rows.responses)
-    for at, each in enumerate(how.responses):
-        if each not in known:
-            found.add(f"responses[{at}]", f"the design has no `{each}`{suggest(each, known)}")
-    names = list(how.responses) or known
-    for at, each in enumerate(_logarithms(how, names)):
-        if each not in names:
-            found.add(f"log_responses[{at}]", f"`{each}` is not modelled{suggest(each, names)}")
-    if not known:
-        found.add("design", "it has no responses; run it first (EvaluateDesign)")
-    found.check()
+    violations = Violations()
+    available = list(rows.responses)
+    for index, response in enumerate(how.responses):
+        if response not in available:
+            violations.add(
+                f"responses[{index}]",
+                f"the design has no `{response}`{suggest(response, available)}",
+            )
+    names = list(how.responses) or available
+    for index, logarithm in enumerate(_logarithms(how, names)):
+        if logarithm not in names:
+            violations.add(
+                f"log_responses[{index}]",
+                f"`{logarithm}` is not modelled{suggest(logarithm, names)}",
+            )
+    if not available:
+        violations.add("design", "it has no responses; run it first (EvaluateDesign)")
+    violations.check()
     return names
 
 
@@ -208,34 +259,30 @@ def _usable(
     names: Sequence[str],
     dropped: dict[str, int],
     notes: list[str],
-) -> tuple[NDArray[np.int64], list[Point], dict[str, Floats]]:
-    """Rows that something can be learnt from, each once.
-
-    Returns:
-        Their places, their canonical points, and by name their responses, nan where missing.
-    """
+) -> _Usable:
+    """Rows that something can be learnt from, each once; counts and notes what is dropped."""
     values = np.column_stack([rows.responses[name] for name in names])
     present = np.isfinite(values)
     ran = present & np.array([failure is None for failure in rows.failures])[:, None]
     huge = ran & (np.abs(values) > [huge_limit(values[ran[:, j], j]) for j in range(len(names))])
     for j, name in enumerate(names):
         strange = [
-            (int(rows.row_ids[at]), float(values[at, j])) for at in np.flatnonzero(huge[:, j])
+            (int(rows.row_ids[row]), float(values[row, j])) for row in np.flatnonzero(huge[:, j])
         ]
         if strange:
             notes.append(huge_note(name, strange, values[ran[:, j] & ~huge[:, j], j]))
     values = np.where(present, values, np.nan)
-    kept: list[int] = []
+    places: list[int] = []
     points: list[Point] = []
     seen: set[tuple[str, bytes]] = set()
-    for at, point in enumerate(rows.points):
-        if rows.failures[at]:
+    for index, point in enumerate(rows.points):
+        if rows.failures[index]:
             dropped["failed"] += 1
             continue
-        if not present[at].any() or any(point[name] is None for name in space.names):
+        if not present[index].any() or any(point[name] is None for name in space.names):
             dropped["missing"] += 1
             continue
-        if huge[at].any():
+        if huge[index].any():
             dropped["huge"] += 1
             continue
         try:
@@ -243,15 +290,15 @@ def _usable(
         except InvalidError:
             dropped["outside_space"] += 1
             continue
-        key = json.dumps(canonical, sort_keys=True), values[at].tobytes()
+        key = json.dumps(canonical, sort_keys=True), values[index].tobytes()
         if key in seen:
             dropped["duplicate"] += 1
             continue
         seen.add(key)
-        kept.append(at)
+        places.append(index)
         points.append(canonical)
-    responses = {name: values[kept, j] for j, name in enumerate(names)}
-    return np.asarray(kept, np.int64), points, responses
+    responses = {name: values[places, j] for j, name in enumerate(names)}
+    return _Usable(places=np.asarray(places, np.int64), points=points, responses=responses)
 
 
 def _constant(points: Sequence[Point], space: Space) -> list[str]:
@@ -262,7 +309,7 @@ def _constant(points: Sequence[Point], space: Space) -> list[str]:
 
 
 def _distinct(points: Sequence[Point]) -> int:
-    return len({json.dumps(each, sort_keys=True) for each in points})
+    return len({json.dumps(point, sort_keys=True) for point in points})
 
 
 def _check_count(
@@ -278,35 +325,35 @@ def _check_count(
     if count >= needed:
         return
     lost = ", ".join(f"{many} {reason}" for reason, many in dropped.items() if many)
-    told = f" ({total} in the design; dropped: {lost})" if lost else ""
-    found = Violations()
+    explanation = f" ({total} in the design; dropped: {lost})" if lost else ""
+    violations = Violations()
     advice = f"make the design larger, {10 * dimension} rows are a good start"
     if cells is not None and cells <= 10 * dimension:
         advice = f"run all {cells} points that the space has, with full_factorial or a larger size"
-    found.add(
+    violations.add(
         "design",
-        f"{count} usable rows{told} are too few: a model of {dimension} parameters with "
+        f"{count} usable rows{explanation} are too few: a model of {dimension} parameters with "
         + "; ".join(
             [f"{how.test_fraction:g} of the rows held out needs at least {needed}", advice, *notes]
         ),
     )
-    found.check()
+    violations.check()
 
 
 def _check_responses(responses: Mapping[str, Floats], needed: int, notes: list[str]) -> None:
     """Refuses responses that too few rows have, and notes those that some rows lack."""
-    found = Violations()
+    violations = Violations()
     for name, values in responses.items():
         count = int(np.isfinite(values).sum())
         if count < needed:
-            found.add(
+            violations.add(
                 f"responses.{name}",
                 f"{count} of {len(values)} usable rows have this response, and a model of it needs "
                 f"at least {needed}; make the design larger, or leave the response out",
             )
         elif count < len(values):
             notes.append(f"{len(values) - count} of {len(values)} rows have no `{name}`")
-    found.check()
+    violations.check()
 
 
 def _drop_constants(
@@ -335,16 +382,16 @@ def _varies(values: Floats) -> bool:
 
 
 def _transforms(responses: dict[str, Floats], how: Preparation) -> dict[str, Transform]:
-    found = Violations()
+    violations = Violations()
     logarithms = _logarithms(how, list(responses))
-    for at, name in enumerate(logarithms):
+    for index, name in enumerate(logarithms):
         if name in responses and np.nanmin(responses[name]) <= 0:
-            found.add(
-                f"log_responses[{at}]",
+            violations.add(
+                f"log_responses[{index}]",
                 f"`{name}` is {np.nanmin(responses[name]):g} in some row and has no logarithm "
                 "there",
             )
-    found.check()
+    violations.check()
     if how.log_responses:
         chosen = set(logarithms)
     else:
@@ -394,16 +441,16 @@ def _outliers(
     return flags
 
 
-def _split(points: Sequence[Point], wanted: int, seed: int) -> NDArray[np.bool_]:
+def _split(points: Sequence[Point], held_out: int, seed: int) -> NDArray[np.bool_]:
     """Which rows are for training; rows of one point go together."""
     groups: dict[str, list[int]] = {}
-    for at, point in enumerate(points):
-        groups.setdefault(json.dumps(point, sort_keys=True), []).append(at)
+    for index, point in enumerate(points):
+        groups.setdefault(json.dumps(point, sort_keys=True), []).append(index)
     members = list(groups.values())
     training = np.ones(len(points), np.bool_)
     held = 0
     for group in np.random.default_rng(seed).permutation(len(members)):
-        if held + len(members[group]) <= wanted:
+        if held + len(members[group]) <= held_out:
             training[members[group]] = False
             held += len(members[group])
     return training

@@ -83,32 +83,32 @@ class Scaler:
             },
             "responses": {
                 name: {
-                    "transform": str(each.transform),
-                    "center": each.center,
-                    "scale": each.scale,
+                    "transform": str(response.transform),
+                    "center": response.center,
+                    "scale": response.scale,
                 }
-                for name, each in self.responses.items()
+                for name, response in self.responses.items()
             },
         }
 
     @staticmethod
-    def from_dict(told: Mapping[str, Any]) -> Scaler:
-        """The scaler that `to_dict` told."""
-        if told.get("format") != 1:
-            raise InvalidError(f"scaler format {told.get('format')!r} is not known here")
+    def from_dict(description: Mapping[str, Any]) -> Scaler:
+        """The scaler of which `to_dict` returned the fields."""
+        if description.get("format") != 1:
+            raise InvalidError(f"scaler format {description.get('format')!r} is not known here")
         return Scaler(
-            dataset_sha256=told["dataset_sha256"],
-            fitted_on=told["fitted_on"],
-            features=FeatureScale(told["features"]["scale"]),
-            low=tuple(told["features"]["low"]),
-            span=tuple(told["features"]["span"]),
+            dataset_sha256=description["dataset_sha256"],
+            fitted_on=description["fitted_on"],
+            features=FeatureScale(description["features"]["scale"]),
+            low=tuple(description["features"]["low"]),
+            span=tuple(description["features"]["span"]),
             responses={
                 name: ResponseScale(
-                    transform=Transform(each["transform"]),
-                    center=each["center"],
-                    scale=each["scale"],
+                    transform=Transform(response["transform"]),
+                    center=response["center"],
+                    scale=response["scale"],
                 )
-                for name, each in told["responses"].items()
+                for name, response in description["responses"].items()
             },
         )
 
@@ -132,10 +132,10 @@ def fit_scaler(
     chosen = dataset.training if rows is None else np.asarray(rows, np.bool_)
     held_out = chosen & ~dataset.training
     if held_out.any():
-        told = ", ".join(str(each) for each in dataset.row_ids[held_out][:5].tolist())
+        row_ids = ", ".join(str(row_id) for row_id in dataset.row_ids[held_out][:5].tolist())
         raise ConflictError(
             f"a scaler learns from training rows only; {int(held_out.sum())} of these are held "
-            f"out for the test (row ids {told})",
+            f"out for the test (row ids {row_ids})",
             reason="TEST_ROWS",
         )
     if not chosen.any():

@@ -32,13 +32,13 @@ def arrays_to_bytes(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:
 
 def arrays_from_bytes(content: bytes) -> Arrays:
     """The arrays of an `.npz` file; objects in it are refused."""
-    with np.load(io.BytesIO(content), allow_pickle=False) as found:
-        return {name: found[name] for name in found.files}
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
 
 
-def to_json(told: Any) -> bytes:
-    """`told` as JSON with sorted keys, for people and hashes alike."""
-    return (json.dumps(told, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+def to_json(value: Any) -> bytes:
+    """The value as JSON with sorted keys, for people and hashes alike."""
+    return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> str:
@@ -77,12 +77,12 @@ def read_folder(folder: Path, sha256: str | None = None) -> dict[str, bytes]:
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise _damaged(MANIFEST)
     try:
-        told = json.loads(content)
-        known = told["format"] == _FORMAT
-        listed = {str(name): str(each["sha256"]) for name, each in told["files"].items()}
+        listing = json.loads(content)
+        is_known = listing["format"] == _FORMAT
+        listed = {str(name): str(entry["sha256"]) for name, entry in listing["files"].items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         raise _damaged(MANIFEST) from None
-    if not known:
+    if not is_known:
         raise ConflictError("the model was saved by another version", reason="MODEL_FORMAT")
     files = {}
     for name, expected in listed.items():

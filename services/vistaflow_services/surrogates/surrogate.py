@@ -115,6 +115,6 @@ def score(y: Floats, mean: Floats, sd: Floats) -> dict[str, float]:
 
 def complement(n: int, fold: Sequence[int] | Integers) -> Integers:
     """The rows of 0..n-1 that are not in `fold`."""
-    kept = np.ones(n, bool)
-    kept[np.asarray(fold)] = False
-    return np.flatnonzero(kept)
+    inside = np.ones(n, bool)
+    inside[np.asarray(fold)] = False
+    return np.flatnonzero(inside)

@@ -1,4 +1,15 @@
-"""Responses that span decades are modelled in their logarithm; this is the way there and back."""
+"""Responses that span decades are modelled in their logarithm; this is the way there and back.
+
+    symbol   shape  unit         meaning
+    u        (n,)   decades      log10 y, predicted as normal with mean m and deviation s
+    v        (n,)   1            (s ln 10)^2, the variance of ln y
+    mean     (n,)   response's   exp(m ln 10 + v / 2)
+    sd       (n,)   response's   mean sqrt(exp(v) - 1)
+    median   (n,)   response's   10^m; the 95 % interval is 10^(m - 1.96 s) to 10^(m + 1.96 s)
+
+Source: Johnson, Kotz and Balakrishnan, "Continuous Univariate Distributions", 1994, chapter 14
+(the log-normal distribution).
+"""
 
 from __future__ import annotations
 
@@ -92,7 +103,7 @@ def backward(
     spread = np.exp(half) * np.sqrt(-np.expm1(-variance))
     with np.errstate(over="ignore"):
         deviation = np.minimum(centre * spread, np.finfo(float).max)
-    bounded = [np.power(10.0, np.clip(each, -300.0, 300.0)) for each in (mean, low, high)]
+    bounded = [np.power(10.0, np.clip(exponents, -300.0, 300.0)) for exponents in (mean, low, high)]
     return Prediction(
         mean=centre, sd=deviation, median=bounded[0], low95=bounded[1], high95=bounded[2]
     )

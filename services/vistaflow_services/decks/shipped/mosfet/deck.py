@@ -54,7 +54,7 @@ THRESHOLD_CURRENT = 1e-7  # A times W/L
 FIELDS = ((BULK, "Potential"), (GATE_OXIDE, "Potential"), (BULK, "Electrons"))
 MAX_STEP = 0.3  # V
 MIN_STEP = 1e-3  # V
-RELATIVE = 1e-5
+RELATIVE = 1e-3
 
 Fields = list[list[float]]
 
@@ -120,6 +120,8 @@ class Sweep:
 
     def __init__(self) -> None:
         self.bias = {"gate": 0.0, "drain": 0.0}
+        self._before: tuple[str, float, Fields] | None = None
+        """The solution before the present one, if only the bias of one contact differs."""
 
     def start(self, gate: float) -> None:
         """Solves equilibrium at `gate`, then raises the drain to its small bias."""
@@ -142,25 +144,28 @@ class Sweep:
     def restore(self, state: tuple[dict[str, float], Fields]) -> None:
         """Comes back to the bias of `state`."""
         self.bias = dict(state[0])
+        self._before = None
         set_fields(state[1])
 
     def move(self, contact: str, target: float) -> None:
         """Brings a contact to `target` in steps as large as converge."""
         step = MAX_STEP
-        before: tuple[float, Fields] | None = None
+        if self._before is not None and self._before[0] != contact:
+            self._before = None
         while abs(self.bias[contact] - target) > 1e-12:
             here, present = self.bias[contact], fields()
             delta = max(-step, min(step, target - here))
-            if before is not None:
-                set_fields(extrapolate(before[1], present, delta / (here - before[0])))
+            if self._before is not None:
+                _, earlier, old = self._before
+                set_fields(extrapolate(old, present, delta / (here - earlier)))
             self.bias[contact] = here + delta
             try:
                 self._solve(iterations=20)
-                before = (here, present)
+                self._before = (contact, here, present)
             except NoConvergence:
                 self.bias[contact] = here
                 set_fields(present)
-                before = None
+                self._before = None
                 step = 0.5 * abs(delta)
                 if step < MIN_STEP:
                     raise

@@ -249,10 +249,7 @@ def add_electrons() -> None:
         f"LowFieldEdge/(1+({velocity}/{SATURATION_VELOCITY!r})^2)^0.5",
         "Potential",
     )
-    current = (
-        "q*Mobility*EdgeInverseLength*V_t*"
-        "kahan3(Electrons@n1*B(Drop),Electrons@n1*Drop,-Electrons@n0*B(Drop))"
-    )
+    current = "q*Mobility*EdgeInverseLength*V_t*(Electrons@n1*(B(Drop)+Drop)-Electrons@n0*B(Drop))"
     edge_with_derivatives(BULK, "Current", current, "Potential", "Electrons")
     devsim.equation(
         device=DEVICE,
