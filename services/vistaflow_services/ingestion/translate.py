@@ -1,9 +1,10 @@
-"""Between the protos and the decks."""
+"""Between the protos and the decks, and the uploads."""
 
 from __future__ import annotations
 
 from vistaflow.api.ingestion.v1 import ingestion_pb2 as pb
 from vistaflow_services.decks.library import Collected
+from vistaflow_services.ingestion.uploads import Upload
 from vistaflow_services.messages import parameter_message, response_message
 
 
@@ -39,6 +40,22 @@ def deck_to_proto(collected: Collected, *, with_text: bool) -> pb.Deck:
     message.timeout.FromNanoseconds(int(deck.timeout_seconds * 1e9))
     if collected.created_at:
         message.created_at.FromDatetime(collected.created_at)
+    return message
+
+
+def upload_message(upload: Upload) -> pb.Upload:
+    """The wire form of an upload."""
+    header = upload.header
+    message = pb.Upload(
+        upload_id=header.upload_id,
+        file_name=header.file_name,
+        size_bytes=header.size_bytes,
+        received_bytes=upload.received_bytes,
+        sha256=header.sha256,
+        complete=upload.complete,
+        project=header.project,
+    )
+    message.expires_at.FromDatetime(upload.expires_at)
     return message
 
 
