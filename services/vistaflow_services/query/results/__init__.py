@@ -1,0 +1,4 @@
+"""Stored results.
+
+pages.py       their rows in every format
+"""
