@@ -2,8 +2,14 @@
 
 domain.py      what a kit is, and every mistake it can have
 kitfile.py     kit.yaml to a kit spec, with the line of every mistake
+schema.py      kit.yaml as a JSON Schema for editors
 translate.py   between the protos and the domain; the jobs of a kit
 successor.py   a kit that goes on in another deck
+notify.py      whom a kit or a schedule notifies
+flows/         data kits: jobs that use what earlier ones published
+services.py    other services as the pipeline asks them
+schedules/     kits that are run again and again
+deliveries/    events on their way to other programs
 servicer.py    the gRPC service
 config.py      settings, from VISTAFLOW_PIPELINE_* variables
 simulators.py  asks the DOE service which simulators are there

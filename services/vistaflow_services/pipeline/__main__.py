@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from vistaflow.api.pipeline.v1 import pipeline_pb2 as pb
 from vistaflow.api.pipeline.v1 import pipeline_pb2_grpc as rpc
-from vistaflow_services.core.server import Server
-from vistaflow_services.core.stage import Stage, StageService, serve_stage
+from vistaflow_services.core.server.shell import Server
+from vistaflow_services.core.stage import Stage, StageService, serve_stage, version
 from vistaflow_services.decks.library import DeckLibrary
 from vistaflow_services.pipeline.config import Config
+from vistaflow_services.pipeline.deliveries.loop import Courier
+from vistaflow_services.pipeline.deliveries.sender import Sender
 from vistaflow_services.pipeline.reading import Reading
+from vistaflow_services.pipeline.schedules.loop import Scheduler
 from vistaflow_services.pipeline.servicer import PipelineServicer
 from vistaflow_services.pipeline.simulators import Simulators
 
@@ -27,11 +30,15 @@ SERVICE = StageService(
     config=Config,
     service_names=(pb.DESCRIPTOR.services_by_name["PipelineService"].full_name,),
     add_servicers=build,
+    loops=(
+        lambda stage: Scheduler(stage.registry).run(),
+        lambda stage: Courier(stage.registry, Sender(version())).run(),
+    ),
 )
 
 
 def main() -> None:
-    """Serves until told to stop."""
+    """Serves until a signal stops the service."""
     serve_stage(SERVICE)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vistaflow_services.core.stage import StageConfig
+from vistaflow_services.pipeline.deliveries.sender import Sender
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,3 +21,8 @@ class Config(StageConfig):
 
     doe: str = ""
     """Address of the DOE service; asked of the registry if empty."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # A mistake in the settings of deliveries is one at the start, not at the first event.
+        Sender("")

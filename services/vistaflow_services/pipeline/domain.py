@@ -1,13 +1,12 @@
 """What a kit is, and every mistake it can have.
 
-Knows nothing of gRPC. The stage services check again what they are given; what is found here is
-found before anything runs.
+Knows nothing of gRPC. The stage services check their requests again; what is wrong is reported here
+before anything runs. Limits are those of the libraries that the services use.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -15,12 +14,28 @@ from typing import Any, Final
 import numpy as np
 
 from vistaflow_services.core.errors import FieldViolation, InvalidError, ServiceError, Violations
-from vistaflow_services.core.expressions import Constraint, Goals, parse_constraint, parse_goals
-from vistaflow_services.core.expressions import suggest as nearest
+from vistaflow_services.core.names import (
+    MAX_ATTEMPTS,
+    MAX_PROJECT,
+    kit_name_problems,
+    label_problems,
+    name_problems,
+)
 from vistaflow_services.decks.cells import cell_count
 from vistaflow_services.decks.deck import Deck
 from vistaflow_services.decks.definition import NO_RESPONSE
-from vistaflow_services.decks.space import Choice, Kind, Parameter, Space
+from vistaflow_services.decks.expressions import Constraint, Goals, parse_constraint, parse_goals
+from vistaflow_services.decks.expressions import suggest as nearest
+from vistaflow_services.decks.space import Choice, Space
+from vistaflow_services.designs.recipe import (
+    DEFAULT_LEVELS,
+    Generator,
+    Recipe,
+    Region,
+    factorial_size,
+)
+from vistaflow_services.search.limits import MAX_BATCH, MAX_BUDGET
+from vistaflow_services.surrogates.limits import MAX_FOLDS, MAX_TEST_FRACTION, MIN_FOLDS
 
 STAGES: Final = (
     "DECK_COLLECTION",
@@ -33,19 +48,9 @@ STAGES: Final = (
 )
 """The jobs of a kit, in order."""
 
-MAX_SIZE: Final = 1_000_000
-"""Most points of a design."""
-
-MAX_ESE_SIZE: Final = 2_000
-"""Most points of an ESE-optimised design: it keeps every pair's distance."""
-
-MAX_BUDGET: Final = 100_000
-"""Most simulator runs of one optimisation."""
-
 NOISY_VERIFYING_RUNS: Final = 10
 """Most runs that verify the best point of a noisy simulator."""
 
-_PROJECT = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 _SAMPLE = 4096
 _SELDOM = 0.01
 
@@ -67,7 +72,7 @@ class KitPlan:
     generator: str = "lhs_ese"
     size: int = 0
     """Points of the design; 0 for a factorial."""
-    levels: int = 3
+    levels: int = DEFAULT_LEVELS
     parameter_levels: Mapping[str, int] = field(default_factory=dict)
     include_default: bool = False
     failure_policy: str = ""
@@ -101,37 +106,40 @@ class Findings:
 
     def check(self) -> None:
         """Raises `InvalidError` with every mistake, if there is any."""
-        found = Violations()
-        for each in self.mistakes:
-            found.add(each.field, each.description)
-        found.check()
+        violations = Violations()
+        for mistake in self.mistakes:
+            violations.add(mistake.field, mistake.description)
+        violations.check()
 
 
 def examine(plan: KitPlan) -> Findings:
     """Every mistake of a kit at once, and what looks unintended."""
-    found, warned = Violations(), Violations()
-    _check_names(plan, found)
-    space = _space(plan, found)
-    points = _check_design(plan, space, found) if plan.reaches("DOE") else 0
+    mistakes, warnings = Violations(), Violations()
+    _check_names(plan, mistakes)
+    space = _space(plan, mistakes)
+    # None where there are real parameters, or too many points to count.
     cells = cell_count(space, plan.fixed) if space is not None else None
-    if cells and plan.reaches("DOE"):
-        _check_cells(plan, cells, points, warned)
-        points = min(points, cells)
+    points = 0
     if plan.reaches("DOE"):
-        _check_evaluation(plan, found)
-    if space is not None and plan.reaches("DOE"):
-        _check_feasible(space, plan.fixed, found, warned)
+        points = _check_design(plan, space, mistakes)
+        if cells:
+            _check_cells(plan, cells, points, warnings)
+            points = min(points, cells)  # each point is run once
+        _check_evaluation(plan, mistakes)
+        if space is not None:
+            _check_feasible(space, plan.fixed, mistakes, warnings)
     if plan.reaches("ML_PREPROCESS"):
-        _check_ml(plan, space, points, cells, found, warned)
+        _check_ml(plan, space, points, cells, mistakes, warnings)
     for warning in plan.deck.warnings:
-        warned.add("deck", warning)
-    goals = _goals(plan, space, found)
+        warnings.add("deck", warning)
+    goals = _goals(plan, space, mistakes)
     if plan.reaches("OPTIMIZE"):
-        _check_optimize(plan, goals, found, warned)
+        _check_optimize(plan, goals, mistakes, warnings)
+    # A study runs no point again, so that it may end before its budget; its best is verified.
     verifying = NOISY_VERIFYING_RUNS if plan.deck.noisy else 1
     budget = plan.budget if not cells else min(plan.budget, cells - points)
     runs = points + (budget + verifying if plan.reaches("OPTIMIZE") else 0)
-    return Findings(mistakes=tuple(found), warnings=tuple(warned), simulation_count=runs)
+    return Findings(mistakes=tuple(mistakes), warnings=tuple(warnings), simulation_count=runs)
 
 
 def modelled(plan: KitPlan) -> tuple[str, ...]:
@@ -146,112 +154,98 @@ def modelled(plan: KitPlan) -> tuple[str, ...]:
         ).names
     except InvalidError:
         return tuple(plan.deck.response_names)
-    read = tuple(each for each in plan.deck.response_names if each in names)
+    read = tuple(
+        response_name for response_name in plan.deck.response_names if response_name in names
+    )
     return read or tuple(plan.deck.response_names)
 
 
-def _check_names(plan: KitPlan, found: Violations) -> None:
-    if not 1 <= len(plan.name.strip()) <= 200 or not plan.name.isprintable():
-        found.add("name", "give the kit a name of 1 to 200 printable characters")
-    if not _PROJECT.fullmatch(plan.project):
-        found.add(
-            "project",
-            "give 1 to 63 of a-z, 0-9, `_`, `.` and `-`, beginning with a letter or digit",
-        )
-    if len(plan.labels) > 64:
-        found.add("labels", f"{len(plan.labels)} given; at most 64 may be")
+def _check_names(plan: KitPlan, violations: Violations) -> None:
+    for problem in kit_name_problems(plan.name):
+        violations.add("name", problem)
+    for problem in name_problems(plan.project, MAX_PROJECT):
+        violations.add("project", problem)
+    for key, problem in label_problems(plan.labels):
+        violations.add(f"labels.{key}" if key else "labels", problem)
     if plan.stop_after not in STAGES:
-        found.add("stop_after", f"`{plan.stop_after}` is no stage of a kit")
-    if not 1 <= plan.max_attempts <= 100:
-        found.add("max_attempts", f"{plan.max_attempts} is not from 1 to 100")
+        violations.add("stop_after", f"`{plan.stop_after}` is no stage of a kit")
+    if not 1 <= plan.max_attempts <= MAX_ATTEMPTS:
+        violations.add("max_attempts", f"{plan.max_attempts} is not from 1 to {MAX_ATTEMPTS}")
     if plan.seed < 0:
-        found.add("seed", f"{plan.seed} is negative; give 0 or more")
+        violations.add("seed", f"{plan.seed} is negative; give 0 or more")
 
 
-def _space(plan: KitPlan, found: Violations) -> Space | None:
+def _space(plan: KitPlan, violations: Violations) -> Space | None:
     """The deck's space as the kit narrows it, or none if that fails."""
-    before = len(found)
+    before = len(violations)
     space: Space | None = None
-    known = plan.deck.space.names
+    parameters = plan.deck.space.names
     for name, value in plan.fixed.items():
-        if name not in known:
-            found.add(f"design.parameters.{name}", f"unknown parameter{nearest(name, known)}")
+        if name not in parameters:
+            violations.add(
+                f"design.parameters.{name}", f"unknown parameter{nearest(name, parameters)}"
+            )
         elif problem := plan.deck.space[name].canonical(value)[1]:
-            found.add(f"design.parameters.{name}.fixed", problem)
+            violations.add(f"design.parameters.{name}.fixed", problem)
     if len(plan.fixed) >= plan.deck.space.dimension:
-        found.add("design.parameters", "every parameter is fixed; let at least one vary")
+        violations.add("design.parameters", "every parameter is fixed; let at least one vary")
     try:
         space = plan.deck.space.narrow(plan.ranges)
     except ServiceError as error:
-        found.extend("design.parameters", error)
+        violations.extend("design.parameters", error)
     constraints: list[Constraint] = []
-    for at, text in enumerate(plan.constraints):
+    for index, text in enumerate(plan.constraints):
         try:
             constraints.append(parse_constraint(text, plan.deck.space.numeric_names))
         except ServiceError as error:
-            found.extend(f"design.constraints[{at}]", error)
-    if space is None or len(found) > before:
+            violations.extend(f"design.constraints[{index}]", error)
+    if space is None or len(violations) > before:
         return None
     return Space(parameters=space.parameters, constraints=(*space.constraints, *constraints))
 
 
-def _check_design(plan: KitPlan, space: Space | None, found: Violations) -> int:
-    """The number of points the design will have."""
-    free = [each for each in (space or plan.deck.space).parameters if each.name not in plan.fixed]
-    if plan.generator == "full_factorial":
-        if plan.size:
-            found.add("design.size", "a factorial's size follows from its levels; leave it out")
-        return _factorial_size(plan, free, found)
-    if plan.levels != 3 or plan.parameter_levels:
-        found.add(
-            "design.levels", f"levels are for full_factorial; `{plan.generator}` takes a size"
+def _check_design(plan: KitPlan, space: Space | None, violations: Violations) -> int:
+    """The number of points the design will have; 0 if it cannot be made."""
+    is_factorial = plan.generator == Generator.FULL_FACTORIAL
+    if is_factorial and plan.size:
+        violations.add("design.size", "a factorial's size follows from its levels; leave it out")
+    recipe = Recipe(
+        generator=Generator(plan.generator),
+        size=0 if is_factorial else plan.size,
+        # The default is for a factorial; a generator that takes a size refuses levels.
+        levels=plan.levels if is_factorial or plan.levels != DEFAULT_LEVELS else 0,
+        parameter_levels=plan.parameter_levels,
+        include_default=plan.include_default,
+    )
+    try:
+        # Of a space that is wrong itself, the deck's own shows the mistakes of the rest.
+        region = (
+            Region(space=plan.deck.space)
+            if space is None
+            else Region(space=space, fixed=plan.fixed)
         )
-    limit = MAX_ESE_SIZE if plan.generator == "lhs_ese" else MAX_SIZE
-    if not 1 <= plan.size <= limit:
-        hint = "; use `sobol` or `lhs` for more" if limit == MAX_ESE_SIZE and plan.size > 0 else ""
-        found.add("design.size", f"{plan.size} is not from 1 to {limit}{hint}")
-    return plan.size + int(plan.include_default)
-
-
-def _factorial_size(plan: KitPlan, free: Sequence[Parameter], found: Violations) -> int:
-    known = [each.name for each in free]
-    for name, levels in plan.parameter_levels.items():
-        if name not in known:
-            found.add(f"design.parameter_levels.{name}", f"unknown parameter{nearest(name, known)}")
-        elif levels < 2:
-            found.add(f"design.parameter_levels.{name}", f"{levels} is less than 2")
-    if plan.levels < 2:
-        found.add("design.levels", f"{plan.levels} is less than 2")
-    size = math.prod(_levels(each, plan) for each in free)
-    if size > MAX_SIZE:
-        found.add(
-            "design.levels",
-            f"the levels multiply to {size} points; at most {MAX_SIZE} may be: "
-            "use fewer levels, fix parameters, or choose `lhs_ese` or `sobol`",
-        )
+        recipe.check(region)
+    except InvalidError as error:
+        for mistake in error.violations:
+            # `parameter_levels[x]` of a message is `parameter_levels.x` of kit.yaml.
+            field_name = mistake.field.replace("[", ".").removesuffix("]")
+            violations.add(f"design.{field_name}", mistake.description)
+        return 0
+    size = factorial_size(recipe, region) if is_factorial else recipe.size
     return size + int(plan.include_default)
 
 
-def _levels(parameter: Parameter, plan: KitPlan) -> int:
-    if parameter.choices:
-        return len(parameter.choices)
-    levels = max(2, plan.parameter_levels.get(parameter.name, plan.levels))
-    if parameter.kind is Kind.INTEGER:
-        return min(levels, int((parameter.high or 0) - (parameter.low or 0)) + 1)
-    return levels
-
-
-def _check_evaluation(plan: KitPlan, found: Violations) -> None:
+def _check_evaluation(plan: KitPlan, violations: Violations) -> None:
     try:
         plan.deck.failure_policy.changed(
             plan.failure_policy, plan.max_failed_fraction, plan.deck.response_names
         )
     except ServiceError as error:
-        found.extend("evaluation", error)
+        violations.extend("evaluation", error)
 
 
 def _check_feasible(
-    space: Space, fixed: Mapping[str, Choice], found: Violations, warned: Violations
+    space: Space, fixed: Mapping[str, Choice], violations: Violations, warnings: Violations
 ) -> None:
     """Whether the constraints leave anything of the space."""
     if not space.constraints:
@@ -260,22 +254,22 @@ def _check_feasible(
     for name, value in fixed.items():
         columns[name] = np.full(_SAMPLE, value)
     share = float(space.feasible_columns(columns).mean())
-    texts = ", ".join(f"`{each}`" for each in space.constraints)
+    texts = ", ".join(f"`{constraint}`" for constraint in space.constraints)
     if share == 0:
-        found.add(
+        violations.add(
             "design.constraints",
             f"none of {_SAMPLE} points of the space meets {texts}: they contradict each other or "
             "the ranges; widen a range or drop one",
         )
     elif share < _SELDOM:
-        warned.add("design.constraints", f"only {share:.1%} of the space meets {texts}")
+        warnings.add("design.constraints", f"only {share:.1%} of the space meets {texts}")
 
 
-def _check_cells(plan: KitPlan, cells: int, rows: int, warned: Violations) -> None:
+def _check_cells(plan: KitPlan, cells: int, rows: int, warnings: Violations) -> None:
     """Whether a design has more rows than its space has points."""
     if rows <= cells:
         return
-    warned.add(
+    warnings.add(
         "design.size" if plan.generator != "full_factorial" else "design.include_default",
         f"the space has {cells} points, so {rows} rows repeat them, and each point is run once; "
         f"use {_every_point(cells)} instead",
@@ -293,50 +287,86 @@ def _check_ml(
     space: Space | None,
     points: int,
     cells: int | None,
-    found: Violations,
-    warned: Violations,
+    violations: Violations,
+    warnings: Violations,
 ) -> None:
-    known = plan.deck.response_names
-    for field_name, names in (("responses", plan.responses), ("log_responses", plan.log_responses)):
-        if field_name == "log_responses" and tuple(names) == (NO_RESPONSE,):
+    """What is wrong with the models: their responses and settings, too few points to learn from.
+
+    Args:
+        plan: The kit.
+        space: Where the design lies; None if that is wrong.
+        points: Of the design; 0 if it cannot be made.
+        cells: Points that the space has; None if they cannot be counted.
+        violations: Where mistakes are added.
+        warnings: Where what is unusual is added.
+    """
+    _check_responses(plan, violations)
+    if not 0 <= plan.test_fraction <= MAX_TEST_FRACTION:
+        violations.add(
+            "ml.test_fraction", f"{plan.test_fraction} is not from 0 to {MAX_TEST_FRACTION}"
+        )
+    elif not MIN_FOLDS <= plan.folds <= MAX_FOLDS:
+        violations.add("ml.folds", f"{plan.folds} is not from {MIN_FOLDS} to {MAX_FOLDS}")
+    elif points and points != cells:  # a model of every point predicts nothing and may be poor
+        _check_training_rows(plan, space or plan.deck.space, points, cells, violations, warnings)
+
+
+def _check_responses(plan: KitPlan, violations: Violations) -> None:
+    """Whether the deck has the responses to model."""
+    response_names = plan.deck.response_names
+    for field_name, requested in (
+        ("responses", plan.responses),
+        ("log_responses", plan.log_responses),
+    ):
+        if field_name == "log_responses" and tuple(requested) == (NO_RESPONSE,):
             continue
-        for at, name in enumerate(names):
-            if name not in known:
-                found.add(f"ml.{field_name}[{at}]", f"unknown response{nearest(name, known)}")
-    if not 0 <= plan.test_fraction <= 0.9:
-        found.add("ml.test_fraction", f"{plan.test_fraction} is not from 0 to 0.9")
-        return
-    if not 2 <= plan.folds <= 20:
-        found.add("ml.folds", f"{plan.folds} is not from 2 to 20")
-        return
-    varied = (space or plan.deck.space).dimension - len(plan.fixed)
+        for index, name in enumerate(requested):
+            if name not in response_names:
+                violations.add(
+                    f"ml.{field_name}[{index}]", f"unknown response{nearest(name, response_names)}"
+                )
+
+
+def _check_training_rows(
+    plan: KitPlan,
+    space: Space,
+    points: int,
+    cells: int | None,
+    violations: Violations,
+    warnings: Violations,
+) -> None:
+    """Whether the design leaves enough rows to train on.
+
+    A model needs two rows a fold, more rows than it has coefficients of a plane, and five at least.
+    """
+    varied = space.dimension - len(plan.fixed)
     needed = max(2 * plan.folds, varied + 2, 5)
     training = points - math.ceil(points * plan.test_fraction)
+    # The smallest design that is large enough, one row more for rounding.
     size = math.ceil(needed / (1 - plan.test_fraction)) + 1
-    if cells and points == cells:
-        return
-    if cells and points > 0 and training < needed and size > cells:
-        found.add(
-            "design.size" if plan.generator != "full_factorial" else "design.levels",
+    field_name = "design.size" if plan.generator != Generator.FULL_FACTORIAL else "design.levels"
+    if training < needed and cells and size > cells:
+        violations.add(
+            field_name,
             f"{points} of the {cells} points of the space leave {training} to train on, too few "
             f"for a model: run all of them, with {_every_point(cells)}",
         )
-    elif points > 0 and training < needed:
-        found.add(
-            "design.size" if plan.generator != "full_factorial" else "design.levels",
+    elif training < needed:
+        violations.add(
+            field_name,
             f"{points} points leave {training} to train on; {varied} parameters and {plan.folds} "
             f"folds need {needed}: make at least {size}",
         )
-    elif 0 < points < 5 * varied:
-        warned.add(
+    elif points < 5 * varied:
+        warnings.add(
             "design.size", f"{points} points are few for {varied} parameters; 10 each is usual"
         )
 
 
-def _goals(plan: KitPlan, space: Space | None, found: Violations) -> Goals | None:
+def _goals(plan: KitPlan, space: Space | None, violations: Violations) -> Goals | None:
     if not plan.goals.strip():
         if plan.reaches("OPTIMIZE"):
-            found.add(
+            violations.add(
                 "goals",
                 "say what is wanted, such as `maximize ion`, or stop_after an earlier stage",
             )
@@ -345,20 +375,22 @@ def _goals(plan: KitPlan, space: Space | None, found: Violations) -> Goals | Non
     try:
         goals = parse_goals(plan.goals, responses=plan.deck.response_names, parameters=free)
     except ServiceError as error:
-        found.extend("goals", error)
+        violations.extend("goals", error)
         return None
     if len(goals.objectives) > 1:
-        texts = ", ".join(f"`{each}`" for each in goals.objectives)
-        found.add("goals", f"{texts}: one objective may be; make the others constraints")
-    for each in goals.constraints:
-        if problem := _unphysical(each, plan.deck):
-            found.add("goals", problem)
+        texts = ", ".join(f"`{objective}`" for objective in goals.objectives)
+        violations.add("goals", f"{texts}: one objective may be; make the others constraints")
+    for constraint in goals.constraints:
+        if problem := _unphysical(constraint, plan.deck):
+            violations.add("goals", problem)
     return goals
 
 
 def _unphysical(constraint: Constraint, deck: Deck) -> str:
     """Why no run can ever meet a bound on a single response, or nothing."""
-    response = next((each for each in deck.responses if str(constraint.left) == each.name), None)
+    response = next(
+        (response for response in deck.responses if str(constraint.left) == response.name), None
+    )
     if response is None or constraint.right.names:
         return ""
     limit = float(constraint.right.evaluate({}))
@@ -370,22 +402,22 @@ def _unphysical(constraint: Constraint, deck: Deck) -> str:
 
 
 def _check_optimize(
-    plan: KitPlan, goals: Goals | None, found: Violations, warned: Violations
+    plan: KitPlan, goals: Goals | None, violations: Violations, warnings: Violations
 ) -> None:
     if not 1 <= plan.budget <= MAX_BUDGET:
-        found.add("optimize.budget", f"{plan.budget} is not from 1 to {MAX_BUDGET}")
-    if not 0 <= plan.batch_size <= 64:
-        found.add("optimize.batch_size", f"{plan.batch_size} is not from 1 to 64")
+        violations.add("optimize.budget", f"{plan.budget} is not from 1 to {MAX_BUDGET}")
+    if not 0 <= plan.batch_size <= MAX_BATCH:
+        violations.add("optimize.batch_size", f"{plan.batch_size} is not from 1 to {MAX_BATCH}")
     if not 0 <= plan.tolerance < 1:
-        found.add("optimize.tolerance", f"{plan.tolerance} is not from 0 to below 1")
+        violations.add("optimize.tolerance", f"{plan.tolerance} is not from 0 to below 1")
     if goals is None:
         return
     missing = sorted((goals.names & set(plan.deck.response_names)) - set(modelled(plan)))
     if missing:
-        warned.add(
+        warnings.add(
             "ml.responses",
             f"the goals read {', '.join(missing)}, which the kit does not model: the optimisation "
             "learns from its own runs only, and no model proposes its first point",
         )
     if not goals.names & set(plan.deck.response_names):
-        found.add("goals", "no response is in the goals: nothing to simulate for")
+        violations.add("goals", "no response is in the goals: nothing to simulate for")

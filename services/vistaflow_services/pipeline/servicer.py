@@ -6,14 +6,19 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from vistaflow.api.doe.v1 import doe_pb2
 from vistaflow.api.pipeline.v1 import pipeline_pb2 as pb
-from vistaflow.api.pipeline.v1 import pipeline_pb2_grpc as rpc
 from vistaflow.api.registry.v1 import registry_pb2
-from vistaflow_services.core.errors import FieldViolation, UnavailableError
-from vistaflow_services.core.interceptor import Context
+from vistaflow_services.core.errors import FieldViolation, UnavailableError, Violations
 from vistaflow_services.core.message_limits import fitting
 from vistaflow_services.core.registry_client import RegistryClient
+from vistaflow_services.core.rpc.interceptor import Context
 from vistaflow_services.pipeline import successor
+from vistaflow_services.pipeline.domain import KitPlan
+from vistaflow_services.pipeline.flows.checks import Checks
+from vistaflow_services.pipeline.flows.creation import creation_of, new_jobs
+from vistaflow_services.pipeline.flows.reading import FlowRead, FlowReading, flow_document
+from vistaflow_services.pipeline.notify import notify_mistakes
 from vistaflow_services.pipeline.reading import Reading, Source
+from vistaflow_services.pipeline.schedules.calls import ScheduleCalls
 from vistaflow_services.pipeline.translate import jobs_of, spec_record
 
 MISTAKES_BYTES = 96 * 1024
@@ -23,19 +28,22 @@ Simulators = Callable[[], Awaitable[list[doe_pb2.SimulatorInfo]]]
 """Asks the DOE service for its simulators."""
 
 
-class PipelineServicer(rpc.PipelineServiceServicer):
+class PipelineServicer(ScheduleCalls):
     """Translates between the proto and the domain; decides nothing itself."""
 
     def __init__(self, registry: RegistryClient, reading: Reading, simulators: Simulators) -> None:
-        self._registry = registry
+        super().__init__(registry, self._scheduled)
         self._reading = reading
         self._simulators = simulators
+        self._flows = FlowReading(reading, Checks(registry), registry, self._missing)
 
     async def ValidateKit(
         self, request: pb.ValidateKitRequest, context: Context
     ) -> pb.ValidateKitResponse:
         """Finds every mistake of a kit. See the proto for the contract."""
         source = Source.of(request)
+        if document := flow_document(source):
+            return _flow_answer(await self._flows.read(document, source))
         read = await self._reading.read(source)
         response = pb.ValidateKitResponse(
             mistakes=mistake_messages(read.mistakes),
@@ -45,28 +53,36 @@ class PipelineServicer(rpc.PipelineServiceServicer):
         if read.plan and (missing := await self._missing(read.plan.deck.simulator)):
             located = source.located([FieldViolation(field="deck", description=missing)])
             response.mistakes.extend(mistake_messages(located))
+        mistakes = await notify_mistakes(self._registry, read.spec.project, read.spec.notify)
+        response.mistakes.extend(mistake_messages(source.located(mistakes)))
         if not response.mistakes:
             response.spec.CopyFrom(read.spec)
         return response
 
     async def RunKit(self, request: pb.RunKitRequest, context: Context) -> pb.RunKitResponse:
         """Validates a kit and starts it. See the proto for the contract."""
-        read = await self._reading.read(Source.of(request))
+        source = Source.of(request)
+        if document := flow_document(source):
+            flow_read = await self._flows.read(document, source)
+            flow_read.check()
+            creation = creation_of(
+                flow_read.flow, flow_read.root, request_id=request.request_id, actor=request.actor
+            )
+            created = await self._registry.create_kit(creation)
+            return pb.RunKitResponse(
+                kit=created.kit, revision=created.revision, replayed=created.replayed
+            )
+        read = await self._reading.read(source)
         spec, plan = read.spec, read.checked()
+        violations = Violations()
+        for mistake in source.located(
+            await notify_mistakes(self._registry, spec.project, spec.notify)
+        ):
+            violations.add(mistake.field, mistake.description)
+        violations.check()
         if missing := await self._missing(plan.deck.simulator):
             raise UnavailableError(missing, reason="SIMULATOR_MISSING")
-        created = await self._registry.create_kit(
-            registry_pb2.CreateKitRequest(
-                request_id=request.request_id,
-                name=spec.name,
-                project=spec.project,
-                labels=spec.labels,
-                jobs=jobs_of(spec, plan),
-                spec=spec_record(spec, plan.deck),
-                numbers_checked=True,
-                actor=request.actor,
-            )
-        )
+        created = await self._create(spec, plan, request.request_id, request.actor)
         return pb.RunKitResponse(
             kit=created.kit, revision=created.revision, replayed=created.replayed
         )
@@ -74,10 +90,22 @@ class PipelineServicer(rpc.PipelineServiceServicer):
     async def RetryKit(self, request: pb.RetryKitRequest, context: Context) -> pb.RetryKitResponse:
         """Continues a kit with another deck. See the proto for the contract."""
         kit = await self._registry.get_kit(request.kit_id)
-        read = await self._reading.read(Source(spec=successor.spec_in(kit, request.deck)))
-        deck = read.checked().deck
+        restarts = successor.has_no_deck(kit)
+        spec = successor.spec_in(kit, request.deck, restarts=restarts)
+        read = await self._reading.read(Source(spec=spec))
+        plan = read.checked()
+        deck = plan.deck
         if missing := await self._missing(deck.simulator):
             raise UnavailableError(missing, reason="SIMULATOR_MISSING")
+        if restarts:
+            created = await self._create(read.spec, plan, request.request_id, request.actor)
+            return pb.RetryKitResponse(
+                kit=created.kit,
+                retried_count=len(created.kit.jobs),
+                revision=created.revision,
+                replayed=created.replayed,
+                deck_id=deck.digest,
+            )
         changed = await self._registry.retry_kit(
             registry_pb2.RetryKitRequest(
                 request_id=request.request_id,
@@ -95,20 +123,76 @@ class PipelineServicer(rpc.PipelineServiceServicer):
             deck_id=deck.digest,
         )
 
+    async def _create(
+        self, spec: pb.KitSpec, plan: KitPlan, request_id: str, actor: str
+    ) -> registry_pb2.CreateKitResponse:
+        """A new kit of a spec that has been read."""
+        return await self._registry.create_kit(_creation(spec, plan, request_id, actor))
+
+    async def _scheduled(
+        self, request: pb.RunKitRequest, violations: Violations
+    ) -> registry_pb2.CreateKitRequest | None:
+        """What makes the kit of a request at each fire; mistakes are added."""
+        source = Source.of(request)
+        if document := flow_document(source):
+            flow_read = await self._flows.read(document, source)
+            for mistake in flow_read.mistakes:
+                violations.add(mistake.field, mistake.description)
+            return None if violations else creation_of(flow_read.flow, flow_read.root)
+        read = await self._reading.read(source)
+        wrong = await notify_mistakes(self._registry, read.spec.project, read.spec.notify)
+        for mistake in [*read.mistakes, *source.located(wrong)]:
+            violations.add(mistake.field, mistake.description)
+        if violations or read.plan is None:
+            return None
+        if missing := await self._missing(read.plan.deck.simulator):
+            raise UnavailableError(missing, reason="SIMULATOR_MISSING")
+        return _creation(read.spec, read.plan)
+
     async def _missing(self, simulator: str) -> str:
         """Why a simulator cannot be used, and how to get it; nothing if it can."""
-        for each in await self._simulators():
-            if each.name == simulator:
+        for info in await self._simulators():
+            if info.name == simulator:
                 return (
-                    "" if each.available else f"the simulator {simulator} is missing: {each.hint}"
+                    "" if info.available else f"the simulator {simulator} is missing: {info.hint}"
                 )
         return f"the DOE service knows no simulator {simulator}"
 
 
+def _creation(
+    spec: pb.KitSpec, plan: KitPlan, request_id: str = "", actor: str = ""
+) -> registry_pb2.CreateKitRequest:
+    """What makes a kit of a spec that has been read."""
+    return registry_pb2.CreateKitRequest(
+        request_id=request_id,
+        name=spec.name,
+        project=spec.project,
+        labels=spec.labels,
+        jobs=jobs_of(spec, plan),
+        spec=spec_record(spec, plan.deck),
+        numbers_checked=True,
+        actor=actor,
+    )
+
+
+def _flow_answer(read: FlowRead) -> pb.ValidateKitResponse:
+    """What is answered about a data kit."""
+    response = pb.ValidateKitResponse(
+        mistakes=mistake_messages(read.mistakes),
+        warnings=mistake_messages(read.warnings),
+        max_simulation_count=read.simulation_count,
+    )
+    if not read.mistakes:
+        for job in new_jobs(read.flow):
+            job.ClearField("spec")
+            response.jobs.append(job)
+    return response
+
+
 def mistake_messages(mistakes: Sequence[FieldViolation]) -> list[pb.Mistake]:
     """Mistakes as messages, the first if they are very many."""
-    told = fitting(mistakes, lambda each: pb.Mistake(**vars(each)), MISTAKES_BYTES)
-    if len(told) < len(mistakes):
-        more = f"and {len(mistakes) - len(told):,} more mistakes; correct these first"
-        told.append(pb.Mistake(description=more))
-    return told
+    messages = fitting(mistakes, lambda mistake: pb.Mistake(**vars(mistake)), MISTAKES_BYTES)
+    if len(messages) < len(mistakes):
+        more = f"and {len(mistakes) - len(messages):,} more mistakes; correct these first"
+        messages.append(pb.Mistake(description=more))
+    return messages

@@ -10,8 +10,7 @@ from vistaflow.api.doe.v1 import doe_pb2, doe_pb2_grpc
 from vistaflow_services.core.dial import open_channel
 from vistaflow_services.core.errors import UnavailableError
 from vistaflow_services.core.registry_client import RegistryClient
-
-TIMEOUT_SECONDS = 5.0
+from vistaflow_services.pipeline.services import TIMEOUT_SECONDS, address_of
 
 
 class Simulators:
@@ -32,7 +31,7 @@ class Simulators:
         Raises:
             UnavailableError: It does not answer.
         """
-        address = self._address or await self._find()
+        address = self._address or await address_of(self._registry, "doe", "look at the simulators")
         async with open_channel(address) as channel:
             stub: Any = doe_pb2_grpc.DoeServiceStub(channel)
             try:
@@ -44,12 +43,3 @@ class Simulators:
                     "the DOE service does not answer; it is needed to look at the simulators"
                 ) from None
         return list(answer.simulators)
-
-    async def _find(self) -> str:
-        info = await self._registry.server_info(patience=TIMEOUT_SECONDS)
-        known = [each for each in info.services if each.name == "doe" and each.address]
-        if known:
-            # One that was killed is listed for a while beside the one that took its place.
-            known.sort(key=lambda each: (each.status == "SERVING", each.seen_at.ToNanoseconds()))
-            return known[-1].address
-        raise UnavailableError("no DOE service is up; it is needed to look at the simulators")

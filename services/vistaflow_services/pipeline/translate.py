@@ -8,6 +8,7 @@ from typing import Any, Final
 from google.protobuf import any_pb2, json_format, struct_pb2
 from google.protobuf.message import Message
 
+from vistaflow._rpc.structs import whole
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.doe.v1 import doe_pb2
 from vistaflow.api.ingestion.v1 import ingestion_pb2
@@ -15,11 +16,16 @@ from vistaflow.api.ml.v1 import ml_pb2
 from vistaflow.api.optimize.v1 import optimize_pb2
 from vistaflow.api.pipeline.v1 import pipeline_pb2 as pb
 from vistaflow.api.registry.v1 import registry_pb2
-from vistaflow.structs import whole
 from vistaflow_services.decks.cells import cell_count
 from vistaflow_services.decks.deck import Deck
 from vistaflow_services.decks.space import Choice
-from vistaflow_services.pipeline.domain import MAX_ESE_SIZE, STAGES, KitPlan, modelled
+from vistaflow_services.designs.recipe import (
+    DEFAULT_LEVELS,
+    Generator,
+    default_generator,
+    max_size,
+)
+from vistaflow_services.pipeline.domain import STAGES, KitPlan, modelled
 
 COLLECT: Final = "collect"
 DESIGN: Final = "design"
@@ -38,19 +44,21 @@ def with_defaults(spec: pb.KitSpec, deck: Deck) -> pb.KitSpec:
     if not full.deck.archive:
         full.deck.name = deck.digest
     full.project = spec.project or "default"
-    varied = deck.space.dimension - sum(each.HasField("fixed") for each in spec.design.parameters)
+    varied = deck.space.dimension - sum(
+        parameter.HasField("fixed") for parameter in spec.design.parameters
+    )
     design = full.design
     if not design.generator:
-        large = design.size > MAX_ESE_SIZE
-        design.generator = doe_pb2.GENERATOR_SOBOL if large else doe_pb2.GENERATOR_LHS_ESE
+        word = default_generator(design.size).name
+        design.generator = doe_pb2.Generator.Value(f"GENERATOR_{word}")
     if design.generator == doe_pb2.GENERATOR_FULL_FACTORIAL:
-        design.levels = design.levels or 3
+        design.levels = design.levels or DEFAULT_LEVELS
     elif not design.size:
-        design.size = max(10, min(MAX_ESE_SIZE, 10 * varied))
+        design.size = max(10, min(max_size(Generator.LHS_ESE), 10 * varied))
         held = {
-            each.name: _choice(each.fixed, deck, each.name)
-            for each in design.parameters
-            if each.HasField("fixed")
+            parameter.name: _choice(parameter.fixed, deck, parameter.name)
+            for parameter in design.parameters
+            if parameter.HasField("fixed")
         }
         design.size = min(design.size, cell_count(deck.space, held) or design.size)
     design.seed = design.seed or spec.seed
@@ -73,17 +81,19 @@ def plan_of(spec: pb.KitSpec, deck: Deck) -> KitPlan:
         labels=dict(spec.labels),
         deck=deck,
         ranges={
-            each.name: _range(each) for each in design.parameters if not each.HasField("fixed")
+            parameter.name: _range(parameter)
+            for parameter in design.parameters
+            if not parameter.HasField("fixed")
         },
         fixed={
-            each.name: _choice(each.fixed, deck, each.name)
-            for each in design.parameters
-            if each.HasField("fixed")
+            parameter.name: _choice(parameter.fixed, deck, parameter.name)
+            for parameter in design.parameters
+            if parameter.HasField("fixed")
         },
         constraints=tuple(design.constraints),
         generator=enum_word(doe_pb2.Generator.Name(design.generator), "GENERATOR_").lower(),
         size=design.size,
-        levels=design.levels or 3,
+        levels=design.levels or DEFAULT_LEVELS,
         parameter_levels=dict(design.parameter_levels),
         include_default=design.include_default,
         failure_policy=_policy(spec.evaluation.failure_policy),
@@ -114,21 +124,30 @@ def _policy(number: doe_pb2.FailurePolicy.ValueType) -> str:
     return "" if word == "unspecified" else word
 
 
-def jobs_of(spec: pb.KitSpec, plan: KitPlan) -> list[registry_pb2.NewJob]:
-    """The jobs of a kit, in order, each with the spec of its stage."""
+def jobs_of(spec: pb.KitSpec, plan: KitPlan, prefix: str = "") -> list[registry_pb2.NewJob]:
+    """The jobs of a kit, in order, each with the spec of its stage.
+
+    Args:
+        spec: The kit.
+        plan: The same with its deck read.
+        prefix: What the names of its jobs begin with, in a kit that has others.
+    """
+    collect, design, preprocess, scale, train, test, optimize = (
+        f"{prefix}{name}" for name in (COLLECT, DESIGN, PREPROCESS, SCALE, TRAIN, TEST, OPTIMIZE)
+    )
     responses = list(modelled(plan))
     specs: list[tuple[str, list[str], Message]] = [
-        (COLLECT, [], ingestion_pb2.CollectDecksSpec(sources=[spec.deck])),
+        (collect, [], ingestion_pb2.CollectDecksSpec(sources=[spec.deck])),
         (
-            DESIGN,
-            [COLLECT],
-            doe_pb2.DoeSpec(deck=COLLECT, design=spec.design, evaluation=spec.evaluation),
+            design,
+            [collect],
+            doe_pb2.DoeSpec(deck=collect, design=spec.design, evaluation=spec.evaluation),
         ),
         (
-            PREPROCESS,
-            [DESIGN],
+            preprocess,
+            [design],
             ml_pb2.PreprocessSpec(
-                design=DESIGN,
+                design=design,
                 responses=responses,
                 test_fraction=plan.test_fraction,
                 seed=plan.seed,
@@ -136,21 +155,21 @@ def jobs_of(spec: pb.KitSpec, plan: KitPlan) -> list[registry_pb2.NewJob]:
                 log_responses=spec.ml.log_responses,
             ),
         ),
-        (SCALE, [PREPROCESS], ml_pb2.ScaleSpec(dataset=PREPROCESS)),
+        (scale, [preprocess], ml_pb2.ScaleSpec(dataset=preprocess)),
         (
-            TRAIN,
-            [PREPROCESS, SCALE],
+            train,
+            [preprocess, scale],
             ml_pb2.TrainSpec(
-                scaler=SCALE, families=spec.ml.families, folds=plan.folds, seed=plan.seed
+                scaler=scale, families=spec.ml.families, folds=plan.folds, seed=plan.seed
             ),
         ),
-        (TEST, [PREPROCESS, SCALE, TRAIN], ml_pb2.TestSpec(model=TRAIN)),
+        (test, [preprocess, scale, train], ml_pb2.TestSpec(model=train)),
         (
-            OPTIMIZE,
-            [COLLECT, DESIGN, TRAIN, TEST],
+            optimize,
+            [collect, design, train, test],
             optimize_pb2.OptimizeDesignSpec(
-                design=DESIGN,
-                model=TRAIN,
+                design=design,
+                model=train,
                 goals=plan.goals,
                 budget=plan.budget,
                 batch_size=plan.batch_size,
@@ -182,12 +201,12 @@ def jobs_of(spec: pb.KitSpec, plan: KitPlan) -> list[registry_pb2.NewJob]:
 
 def spec_record(spec: pb.KitSpec, deck: Deck) -> struct_pb2.Struct:
     """What the registry keeps of the kit as a whole; the deck is named, not carried."""
-    told: dict[str, Any] = json_format.MessageToDict(spec, preserving_proto_field_name=True)
-    told["deck"] = {"name": deck.name, "version": deck.version, "deck_id": deck.digest}
-    units = {each.name: each.unit for each in deck.space.parameters}
-    told["units"] = units | {each.name: each.unit for each in deck.responses}
+    fields: dict[str, Any] = json_format.MessageToDict(spec, preserving_proto_field_name=True)
+    fields["deck"] = {"name": deck.name, "version": deck.version, "deck_id": deck.digest}
+    units = {parameter.name: parameter.unit for parameter in deck.space.parameters}
+    fields["units"] = units | {response.name: response.unit for response in deck.responses}
     record = struct_pb2.Struct()
-    record.update(told)
+    record.update(fields)
     return record
 
 
@@ -197,14 +216,14 @@ def enum_word(name: str, prefix: str) -> str:
 
 
 def _range(override: common_pb2.ParameterOverride) -> Mapping[str, Any]:
-    told: dict[str, Any] = {}
+    changes: dict[str, Any] = {}
     if override.HasField("low"):
-        told["low"] = override.low
+        changes["low"] = override.low
     if override.HasField("high"):
-        told["high"] = override.high
+        changes["high"] = override.high
     if override.choices:
-        told["choices"] = [_plain(each) for each in override.choices]
-    return told
+        changes["choices"] = [_plain(choice) for choice in override.choices]
+    return changes
 
 
 def _choice(value: struct_pb2.Value, deck: Deck, name: str) -> Choice:
