@@ -14,24 +14,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from vistaflow.credentials import TOKEN
-from vistaflow.encoding import degrade_output
-from vistaflow.interpreter import module_command
-from vistaflow.local import token_file
+from vistaflow._machine.encoding import degrade_output
+from vistaflow._machine.interpreter import module_command
+from vistaflow._machine.local import token_file
+from vistaflow._rpc.credentials import TOKEN
 from vistaflow_services.core import config, log
-from vistaflow_services.core.door import AUTH, AUTHS
+from vistaflow_services.core.door.interceptor import AUTH, AUTHS
+from vistaflow_services.core.door.owner import make_token
 from vistaflow_services.core.errors import InvalidError
-from vistaflow_services.core.owner import make_token
-from vistaflow_services.core.server import signals
+from vistaflow_services.core.rpc import tls
+from vistaflow_services.core.server.shell import StartError, signals, split_address
 from vistaflow_services.suite.home import Home
 from vistaflow_services.suite.supervisor import GaveUpError, Supervised
 
 logger = logging.getLogger(__name__)
 
-SERVICES: Final = ("registry", "ingestion", "doe", "ml", "optimize", "pipeline")
+SERVICES: Final = (
+    "registry", "ingestion", "doe", "ml", "optimize", "pipeline", "query", "gateway"
+)  # fmt: skip
 """The services, the registry first: the others announce themselves to it."""
 
 DEFAULT_PORT: Final = 50051
+
+GATEWAY_PORT: Final = 8080
+"""Where the gateway listens, unless something else does."""
 
 
 DEFAULT_AUTH: Final = "owner"
@@ -39,7 +45,7 @@ DEFAULT_AUTH: Final = "owner"
 
 
 async def serve(home: Home, port: int, auth: str = DEFAULT_AUTH) -> None:
-    """Runs all services until told to stop, then stops them, the registry last.
+    """Runs all services until a signal comes, then stops them, the registry last.
 
     Raises:
         GaveUpError: If a service cannot start or died too often; the others are stopped.
@@ -58,8 +64,8 @@ async def _serve(home: Home, port: int, auth: str, stop: asyncio.Event) -> None:
         for group in (services[:1], services[1:]):
             if group[0].name != "registry":
                 await introduce(group, auth)
-            tasks += [asyncio.create_task(each.run(), name=each.name) for each in group]
-            serving: asyncio.Future[Any] = asyncio.gather(*(each.serving.wait() for each in group))
+            tasks += [asyncio.create_task(one.run(), name=one.name) for one in group]
+            serving: asyncio.Future[Any] = asyncio.gather(*(one.serving.wait() for one in group))
             await asyncio.wait({serving, *tasks}, return_when=asyncio.FIRST_COMPLETED)
             if not serving.done():
                 serving.cancel()
@@ -67,20 +73,24 @@ async def _serve(home: Home, port: int, auth: str, stop: asyncio.Event) -> None:
                     await serving
                 break
         else:
-            home.publish({each.name: each.address for each in services})
-            print(f"vistaflow is up: registry at {services[0].address}", flush=True)
+            home.publish({service.name: service.address for service in services})
+            print(
+                f"vistaflow is up: registry at {services[0].address}, "
+                f"page at {'https' if os.environ.get(tls.CERT) else 'http'}://{services[-1].address}/",
+                flush=True,
+            )
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        failed = [each for each in tasks if each.done() and each is not stopping]
-        for each in tasks:
-            each.cancel()
+        failed = [task for task in tasks if task.done() and task is not stopping]
+        for task in tasks:
+            task.cancel()
         with contextlib.suppress(FileNotFoundError):
             home.endpoints_file.unlink()
-        await asyncio.gather(*(each.stop() for each in services[1:]))
+        await asyncio.gather(*(service.stop() for service in services[1:]))
         await services[0].stop()
         await asyncio.gather(*tasks, return_exceptions=True)
-    for each in failed:
-        each.result()
+    for task in failed:
+        task.result()
 
 
 async def introduce(services: Sequence[Supervised], auth: str) -> None:
@@ -102,11 +112,11 @@ async def introduce(services: Sequence[Supervised], auth: str) -> None:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    told, errors = await process.communicate()
+    output, errors = await process.communicate()
     if process.returncode:
         raise GaveUpError(f"no token for the services: {errors.decode(errors='replace')[-500:]}")
-    for each in services:
-        each.environment = {**each.environment, TOKEN: told.decode().strip()}
+    for service in services:
+        service.environment = {**service.environment, TOKEN: output.decode().strip()}
 
 
 def check_port(port: int) -> None:
@@ -131,28 +141,52 @@ def services_of(home: Home, port: int, auth: str) -> list[Supervised]:
         GaveUpError: The token of the home cannot be made.
     """
     registry = f"127.0.0.1:{port}"
-    # Where the kernel does not tell whose a connection is, services need the token, too. One that
-    # the environment has may be for another suite.
+    # Where the kernel does not name the owner of a connection, services need the token, too. A
+    # token in the environment may be for another suite.
     file = token_file(home.path)
     try:
         token = {TOKEN: make_token(file)} if auth == "owner" else {}
         if not token:
-            file.unlink(missing_ok=True)  # clients would show it, and nobody would know it
+            file.unlink(missing_ok=True)  # clients would show it, and be refused
     except OSError as error:
         raise GaveUpError(f"{error.filename or file}: {error.strerror}") from None
     services = []
     for name in SERVICES:
-        each = Supervised(name, port=port if name == "registry" else 0, logs=home.logs)
-        each.environment = {
+        own_port = port if name == "registry" else 0
+        if name == "gateway":
+            host, own_port = gateway_address()
+        service = Supervised(name, port=own_port, logs=home.logs, over_http=name == "gateway")
+        if name == "gateway":
+            service.listen = service.listen[0], host
+            service.may_move = service.listen[0] not in os.environ
+        service.environment = {
             **os.environ,
             **token,
             AUTH: auth,
             "VISTAFLOW_HOME": str(home.path),
             "VISTAFLOW_REGISTRY": registry,
-            f"VISTAFLOW_{name.upper()}_LISTEN": each.address,
         }
-        services.append(each)
+        services.append(service)
     return services
+
+
+def gateway_address() -> tuple[str, int]:
+    """Host and port of the gateway: those of the environment, or port 8080 if it is free.
+
+    Raises:
+        GaveUpError: The environment has no address.
+    """
+    if listen := os.environ.get("VISTAFLOW_GATEWAY_LISTEN"):
+        try:
+            host, port = split_address(listen)
+        except StartError as error:
+            raise GaveUpError(str(error)) from None
+        return f"[{host}]" if ":" in host else host, port
+    try:
+        check_port(GATEWAY_PORT)
+    except GaveUpError:
+        return "127.0.0.1", 0
+    return "127.0.0.1", GATEWAY_PORT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Runs a module as `python -m` does, in a process that is told to end when its parent dies.
+"""Runs a module as `python -m` does, in a process that gets SIGTERM when its parent dies.
 
 `python -m vistaflow_services.suite.child PARENT_PID MODULE`
 """

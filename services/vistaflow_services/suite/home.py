@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from vistaflow.local import started_at
+from vistaflow._machine.local import started_at
 from vistaflow_services.core import files
 from vistaflow_services.core.home import prepare_home
 
@@ -21,7 +21,7 @@ class Running:
 
     pid: int
     started: int
-    """When it started, in clock ticks since boot: a pid alone may be somebody else's by now."""
+    """When it started, in clock ticks since boot: another process may have the pid by now."""
     port: int
     """Where its registry listens."""
 
@@ -41,7 +41,7 @@ class Home:
         """Makes the folders, readable by their owner only.
 
         Raises:
-            HomeError: It is somebody else's, or cannot be made.
+            HomeError: It belongs to another user, or cannot be made.
         """
         prepare_home(self.path)
 

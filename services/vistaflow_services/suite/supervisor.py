@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections import deque
@@ -19,9 +18,11 @@ from typing import IO, Any, Final
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from vistaflow.interpreter import module_command
+from vistaflow._machine.interpreter import module_command
 from vistaflow_services.core.dial import open_channel
 from vistaflow_services.core.errors import InvalidError
+from vistaflow_services.core.server import probe
+from vistaflow_services.suite.ports import free_port
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +46,15 @@ class GaveUpError(Exception):
 class Supervised:
     """A service of the suite, in a process of its own that does not outlive this one."""
 
-    def __init__(self, name: str, *, port: int, logs: Path, module: str = "") -> None:
+    def __init__(
+        self, name: str, *, port: int, logs: Path, module: str = "", over_http: bool = False
+    ) -> None:
         self.name = name
+        self.listen = (f"VISTAFLOW_{name.upper()}_LISTEN", "127.0.0.1")
+        """The variable that says where to listen, and the host in it."""
+        self.may_move = not port
+        """Whether it may get another port, if it cannot start at this one."""
+        self._over_http = over_http
         self._module = module or f"vistaflow_services.{name}"
         self.port = port or free_port()
         self.serving = asyncio.Event()
@@ -81,7 +89,10 @@ class Supervised:
             code = await self._once()
             self._refusals = self._refusals + 1 if code == CANNOT_START else 0
             if self._refusals == MOST_REFUSALS:
-                raise GaveUpError(self._told("cannot start"))
+                raise GaveUpError(self._describe("cannot start"))
+            if self._refusals and self.may_move:
+                # Another suite may have taken the port since it was free.
+                self.port = free_port()
             if time.monotonic() - begun > LONGEST_WAIT_SECONDS:
                 wait = FIRST_WAIT_SECONDS
             logger.warning("%s ended with %s; starting it again", self.name, code)
@@ -110,18 +121,21 @@ class Supervised:
             channel = open_channel(self.address, token="", options=_OPTIONS)
         except InvalidError as error:
             raise GaveUpError(f"{self.name} cannot be asked whether it serves: {error}") from None
+        variable, host = self.listen
         with self._output() as output:
             self._process = await asyncio.create_subprocess_exec(
                 *module_command("vistaflow_services.suite.child"),
                 str(os.getpid()),
                 self._module,
-                env=self.environment,
+                env={**self.environment, variable: f"{host}:{self.port}"},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
             )
-        prover = asyncio.create_task(self._prove(channel))
+        prover = asyncio.create_task(
+            self._prove_over_http() if self._over_http else self._prove(channel)
+        )
         try:
             return await self._process.wait()
         finally:
@@ -138,11 +152,21 @@ class Supervised:
                     serves = answer.status == health_pb2.HealthCheckResponse.SERVING
                 except grpc.aio.AioRpcError:
                     serves = False
-                if serves:
-                    self.serving.set()
-                else:
-                    self.serving.clear()
-                await asyncio.sleep(1.0 if serves else 0.1)
+                await self._note(serves)
+
+    async def _prove_over_http(self) -> None:
+        """The same of a service that serves HTTP only."""
+        while True:
+            await self._note(await asyncio.to_thread(probe.answers, self.address))
+
+    async def _note(self, serves: bool) -> None:
+        """Notes an answer, and waits until the next question."""
+        if serves:
+            self.may_move = False
+            self.serving.set()
+        else:
+            self.serving.clear()
+        await asyncio.sleep(1.0 if serves else 0.1)
 
     def _output(self) -> IO[bytes]:
         """Where what the process prints goes; its own logs are files beside it."""
@@ -153,11 +177,11 @@ class Supervised:
     def _count_start(self) -> None:
         now = time.monotonic()
         if len(self._starts) == MOST_STARTS and now - self._starts[0] < STARTS_SECONDS:
-            raise GaveUpError(self._told(f"died {MOST_STARTS} times in a minute"))
+            raise GaveUpError(self._describe(f"died {MOST_STARTS} times in a minute"))
         self._starts.append(now)
 
-    def _told(self, problem: str) -> str:
-        """The problem, with the last error that the service told."""
+    def _describe(self, problem: str) -> str:
+        """The problem, with the last error in the service's log."""
         head = f"{self.name} {problem}: "
         last = last_error(self._path).removeprefix(head)
         return f"{head}{last} (see `vistaflow logs {self.name}`)"
@@ -179,7 +203,7 @@ def last_error(output: Path) -> str:
             lines = file.read().decode("utf-8", "replace").split("\n")
     except OSError:
         return "it printed nothing"
-    spoken = [each.strip() for each in lines if each.strip()]
+    spoken = [line.strip() for line in lines if line.strip()]
     for line in reversed(spoken):
         try:
             record = json.loads(line)
@@ -188,10 +212,3 @@ def last_error(output: Path) -> str:
         if isinstance(record, dict) and record.get("level") in ("ERROR", "CRITICAL"):
             return str(record.get("message", ""))
     return spoken[-1] if spoken else "it printed nothing"
-
-
-def free_port() -> int:
-    """A loopback port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
