@@ -6,6 +6,25 @@
             ...
 
 `vistaflow.aio.connect()` is the same for asyncio.
+
+client.py    the blocking client, generated from that in aio/
+errors.py    the exceptions
+models.py    what the registry returns: kits, jobs, rows, events
+results.py   what the stages return: decks, studies, trials
+aio/         the asynchronous client
+api/         the generated messages and stubs
+cli/         the `vistaflow` command
+
+Private, with names that change without notice:
+
+_blocking.py the thread of the blocking client
+_datasets.py datasets as values
+_html.py     how notebooks show results
+_report.py   a kit as one HTML file
+_rows.py     lists that turn into data frames
+_rpc/        calls over gRPC
+_machine/    the suite, decks and files of this machine
+_schemas/    the JSON Schemas of deck.yaml and kit.yaml
 """
 
 from __future__ import annotations
@@ -19,142 +38,33 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 if TYPE_CHECKING:
-    from vistaflow.aio.client import AsyncClient
-    from vistaflow.client import Client, connect
-    from vistaflow.errors import (
-        AbortedError,
-        AlreadyExistsError,
-        CanceledError,
-        DeadlineExceededError,
-        FailedPreconditionError,
-        FieldViolation,
-        ForkedError,
-        InternalError,
-        InvalidArgumentError,
-        KitFailedError,
-        NotFoundError,
-        OutOfRangeError,
-        PermissionDeniedError,
-        RefusedRow,
-        ResourceExhaustedError,
-        RowsRefusedError,
-        UnauthenticatedError,
-        UnavailableError,
-        UnimplementedError,
-        VistaError,
-    )
-    from vistaflow.models import (
-        Appended,
-        AppendResult,
-        Bookmark,
-        Counts,
-        Delta,
-        Job,
-        Kit,
-        KitDiff,
-        ManyJobs,
-        Prediction,
-        Progress,
-        Snapshot,
-        State,
-        StateChange,
-        Synced,
-        WatchEvent,
-    )
-    from vistaflow.streaming import StateStream
+    from vistaflow.client import *
+    from vistaflow.errors import *
+    from vistaflow.models import *
+    from vistaflow.results import *
 
-_HOMES = {
-    "AbortedError": "vistaflow.errors",
-    "AlreadyExistsError": "vistaflow.errors",
-    "AppendResult": "vistaflow.models",
-    "Appended": "vistaflow.models",
-    "AsyncClient": "vistaflow.aio.client",
-    "Bookmark": "vistaflow.models",
-    "CanceledError": "vistaflow.errors",
-    "Client": "vistaflow.client",
-    "Counts": "vistaflow.models",
-    "DeadlineExceededError": "vistaflow.errors",
-    "Delta": "vistaflow.models",
-    "FailedPreconditionError": "vistaflow.errors",
-    "FieldViolation": "vistaflow.errors",
-    "ForkedError": "vistaflow.errors",
-    "InternalError": "vistaflow.errors",
-    "InvalidArgumentError": "vistaflow.errors",
-    "Job": "vistaflow.models",
-    "Kit": "vistaflow.models",
-    "KitDiff": "vistaflow.models",
-    "KitFailedError": "vistaflow.errors",
-    "ManyJobs": "vistaflow.models",
-    "NotFoundError": "vistaflow.errors",
-    "OutOfRangeError": "vistaflow.errors",
-    "PermissionDeniedError": "vistaflow.errors",
-    "Prediction": "vistaflow.models",
-    "Progress": "vistaflow.models",
-    "RefusedRow": "vistaflow.errors",
-    "ResourceExhaustedError": "vistaflow.errors",
-    "RowsRefusedError": "vistaflow.errors",
-    "Snapshot": "vistaflow.models",
-    "State": "vistaflow.models",
-    "StateChange": "vistaflow.models",
-    "StateStream": "vistaflow.streaming",
-    "Synced": "vistaflow.models",
-    "UnauthenticatedError": "vistaflow.errors",
-    "UnavailableError": "vistaflow.errors",
-    "UnimplementedError": "vistaflow.errors",
-    "VistaError": "vistaflow.errors",
-    "WatchEvent": "vistaflow.models",
-    "connect": "vistaflow.client",
-}
-"""Where each name is defined: the protos alone are to be had without the whole client."""
+_HOMES = (
+    "vistaflow.errors",
+    "vistaflow.models",
+    "vistaflow.results",
+    "vistaflow.client",
+)
+"""Modules whose `__all__` are the names of this package, imported when a name is first used: the
+messages in `api` are available without the whole client."""
 
 
 def __getattr__(name: str) -> Any:
     if name == "aio":
         return importlib.import_module("vistaflow.aio")
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    if name == "__all__":  # for `from vistaflow import *`
+        return sorted(name for home in _HOMES for name in importlib.import_module(home).__all__)
+    if not name.startswith("_"):
+        for home in _HOMES:
+            module = importlib.import_module(home)
+            if name in module.__all__:
+                return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = [
-    "AbortedError",
-    "AlreadyExistsError",
-    "AppendResult",
-    "Appended",
-    "AsyncClient",
-    "Bookmark",
-    "CanceledError",
-    "Client",
-    "Counts",
-    "DeadlineExceededError",
-    "Delta",
-    "FailedPreconditionError",
-    "FieldViolation",
-    "ForkedError",
-    "InternalError",
-    "InvalidArgumentError",
-    "Job",
-    "Kit",
-    "KitDiff",
-    "KitFailedError",
-    "ManyJobs",
-    "NotFoundError",
-    "OutOfRangeError",
-    "PermissionDeniedError",
-    "Prediction",
-    "Progress",
-    "RefusedRow",
-    "ResourceExhaustedError",
-    "RowsRefusedError",
-    "Snapshot",
-    "State",
-    "StateChange",
-    "StateStream",
-    "Synced",
-    "UnauthenticatedError",
-    "UnavailableError",
-    "UnimplementedError",
-    "VistaError",
-    "WatchEvent",
-    "connect",
-]
+def __dir__() -> list[str]:
+    return [*globals(), *__getattr__("__all__")]

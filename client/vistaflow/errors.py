@@ -1,4 +1,4 @@
-"""Errors the client raises: one a status. A `grpc.RpcError` never reaches the caller.
+"""The exceptions of the client, one for each status. Methods of a client raise no others.
 
 VistaError
 ├── InvalidArgumentError      INVALID_ARGUMENT      with `violations`, one a mistake
@@ -17,16 +17,44 @@ VistaError
 └── InternalError             INTERNAL, UNKNOWN, DATA_LOSS   a fault of the service
 
 ForkedError                   not a status: the process was forked from one that used the client
+MissingPackageError           not a status: a method needs a package that is not installed
 KitFailedError                not a status: the kit waited for did not finish
 RowsRefusedError              not a status: rows that were sent over a stream are not recorded
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import grpc
+from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
+
+__all__ = [
+    "AbortedError",
+    "AlreadyExistsError",
+    "CanceledError",
+    "DeadlineExceededError",
+    "FailedPreconditionError",
+    "FieldViolation",
+    "ForkedError",
+    "InternalError",
+    "InvalidArgumentError",
+    "KitFailedError",
+    "MissingPackageError",
+    "NotFoundError",
+    "OutOfRangeError",
+    "PermissionDeniedError",
+    "RefusedRow",
+    "ResourceExhaustedError",
+    "RowsRefusedError",
+    "UnauthenticatedError",
+    "UnavailableError",
+    "UnimplementedError",
+    "VistaError",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +65,7 @@ class FieldViolation:
     """Path of the field, such as `design.size`."""
 
     description: str
-    """What is wrong with its value, and how to mend it."""
+    """What is wrong with its value, and how to correct it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +114,8 @@ class VistaError(Exception):
         """Seconds after which the same may succeed, if the service said so."""
 
 
-class InvalidArgumentError(VistaError):
-    """The request is malformed; repeating it cannot succeed."""
+class InvalidArgumentError(VistaError, ValueError):
+    """The request is malformed; repeating it cannot succeed. Also a `ValueError`."""
 
 
 class NotFoundError(VistaError):
@@ -146,6 +174,10 @@ class InternalError(VistaError):
     """A fault of the service; `error_id` names it in the service's log."""
 
 
+class MissingPackageError(VistaError, ImportError):
+    """A method needs a package that is not installed. Also an `ImportError`."""
+
+
 class KitFailedError(VistaError):
     """The kit waited for ended FAILED or CANCELED."""
 
@@ -162,6 +194,17 @@ class RowsRefusedError(VistaError):
         """The number of refused rows."""
         self.rows = rows
         """The first of them, at most 1,000."""
+
+
+def invalid(field: str, problem: str) -> InvalidArgumentError:
+    """The error for one mistake in the arguments of a call.
+
+    Args:
+        field: The argument, such as `statuses`.
+        problem: What is wrong with it, and how to correct it.
+    """
+    violation = FieldViolation(field=field, description=problem)
+    return InvalidArgumentError(f"{field}: {problem}", violations=(violation,))
 
 
 BY_CODE: dict[grpc.StatusCode, type[VistaError]] = {
@@ -184,38 +227,65 @@ BY_CODE: dict[grpc.StatusCode, type[VistaError]] = {
 }
 """The exception of each status."""
 
-_DETAILS = "grpc-status-details-bin"
+DETAILS_KEY = "grpc-status-details-bin"
+"""The trailing metadata of a failed call that holds its `google.rpc.Status`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusDetails:
+    """The details of the status of a failed call, without its code and message."""
+
+    reason: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    error_id: str = ""
+    retry_after: float | None = None
+    """Seconds."""
+    violations: tuple[FieldViolation, ...] = ()
+
+
+def details_of(error: grpc.aio.AioRpcError) -> StatusDetails:
+    """The details that a service sent with an error; empty where they cannot be parsed.
+
+    The services read the errors of other services with it, too.
+    """
+    details = StatusDetails()
+    for detail in _details(error):
+        info, request = error_details_pb2.ErrorInfo(), error_details_pb2.RequestInfo()
+        bad, retry = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+        if detail.Unpack(info):
+            details = replace(details, reason=info.reason, metadata=dict(info.metadata))
+        elif detail.Unpack(request):
+            details = replace(details, error_id=request.request_id)
+        elif detail.Unpack(retry):
+            details = replace(details, retry_after=retry.retry_delay.ToNanoseconds() / 1e9)
+        elif detail.Unpack(bad):
+            violations = tuple(
+                FieldViolation(field=violation.field, description=violation.description)
+                for violation in bad.field_violations
+            )
+            details = replace(details, violations=violations)
+    return details
+
+
+def _details(error: grpc.aio.AioRpcError) -> Iterator[any_pb2.Any]:
+    for key, value in error.trailing_metadata() or ():
+        if key == DETAILS_KEY:
+            try:
+                raw = value if isinstance(value, bytes) else str(value).encode()
+                yield from status_pb2.Status.FromString(raw).details
+            except DecodeError:
+                continue
 
 
 def from_rpc(error: grpc.aio.AioRpcError) -> VistaError:
-    """The exception that tells what `error` says."""
-    reason, error_id, retry_after = "", "", None
-    violations: tuple[FieldViolation, ...] = ()
-    for key, value in error.trailing_metadata() or ():
-        if key != _DETAILS or not isinstance(value, bytes):
-            continue
-        for each in status_pb2.Status.FromString(value).details:
-            info = error_details_pb2.ErrorInfo()
-            request = error_details_pb2.RequestInfo()
-            bad = error_details_pb2.BadRequest()
-            retry = error_details_pb2.RetryInfo()
-            if each.Unpack(info):
-                reason = info.reason
-            elif each.Unpack(request):
-                error_id = request.request_id
-            elif each.Unpack(retry):
-                retry_after = retry.retry_delay.ToNanoseconds() / 1e9
-            elif each.Unpack(bad):
-                violations = tuple(
-                    FieldViolation(field=one.field, description=one.description)
-                    for one in bad.field_violations
-                )
+    """The exception for an error of gRPC, with the details that the service sent."""
+    details = details_of(error)
     kind = BY_CODE.get(error.code(), VistaError)
     message = error.details() or error.code().name
     return kind(
         message,
-        reason=reason,
-        error_id=error_id,
-        violations=violations,
-        retry_after=retry_after,
+        reason=details.reason,
+        error_id=details.error_id,
+        violations=details.violations,
+        retry_after=details.retry_after,
     )

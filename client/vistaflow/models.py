@@ -6,17 +6,41 @@ Each keeps the message it was made from as `pb`, for what is not carried over.
 from __future__ import annotations
 
 import dataclasses
-import html
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf import json_format, timestamp_pb2
 
+from vistaflow import _html
+from vistaflow._rows import Rows, short_repr
+from vistaflow._rpc.structs import whole
 from vistaflow.api.common.v1 import access_pb2, common_pb2
 from vistaflow.api.registry.v1 import registry_pb2
-from vistaflow.structs import whole
+from vistaflow.errors import invalid
+
+__all__ = [
+    "AppendResult",
+    "Appended",
+    "Bookmark",
+    "Counts",
+    "Delta",
+    "Job",
+    "Kit",
+    "KitDiff",
+    "ManyJobs",
+    "Prediction",
+    "Progress",
+    "Snapshot",
+    "State",
+    "StateChange",
+    "Synced",
+    "WatchEvent",
+]
+
+if TYPE_CHECKING:
+    import pandas
 
 TERMINAL: Final = frozenset({"FINISHED", "FAILED", "CANCELED"})
 """Statuses that only an explicit retry leaves, and FINISHED never."""
@@ -71,6 +95,11 @@ class State:
     reason: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return short_repr(
+            self, "revision", "kit_id", "job_id", "job_type", "task_name", "status", "reason"
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
@@ -101,6 +130,9 @@ class Job:
     seen_at: datetime | None = field(default=None, compare=False)
     """The time of the past state that this object shows; None for the current state."""
     pb: common_pb2.Job = field(repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        return short_repr(self, "job_id", "name", "job_type", "status", "attempt", "reason")
 
     @property
     def elapsed(self) -> timedelta | None:
@@ -145,25 +177,58 @@ class Kit:
         Raises:
             KeyError: If there is none.
         """
-        own = {each.name: each for each in self.jobs}
+        own = {job.name: job for job in self.jobs}
         if "@" in name and name in own:
             return own[name]
-        for each in self.jobs:
-            if name in (each.name, each.job_type):
-                return [job for job in self.jobs if job.name.partition("@")[0] == each.name][-1]
+        for first in self.jobs:
+            if name in (first.name, first.job_type):
+                return [job for job in self.jobs if job.name.partition("@")[0] == first.name][-1]
         raise KeyError(name)
 
+    def to_pandas(self) -> pandas.DataFrame:
+        """Its jobs as a data frame; see `Rows.to_pandas`.
+
+        Raises:
+            MissingPackageError: pandas is not installed.
+        """
+        return Rows(self.jobs).to_pandas()
+
+    def __repr__(self) -> str:
+        return short_repr(self, "kit_id", "name", "project", "status", "revision")
+
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{each.current_order}</td><td>{html.escape(each.name)}</td>"
-            f"<td>{html.escape(each.job_type)}</td><td>{each.status}</td>"
-            f"<td>{html.escape(each.reason)}</td></tr>"
-            for each in self.jobs
+        jobs = [
+            (job.current_order, job.name, job.job_type, job.status, job.reason) for job in self.jobs
+        ]
+        plots = [plot for job in self.jobs for plot in _mappings(job.result.get("plots"))]
+        return "".join(
+            (
+                _html.heading(f"kit {self.kit_id}", f"{self.name}: {self.status}"),
+                _html.table(("", "job", "type", "status", ""), jobs),
+                self._result_html(),
+                _html.pictures(str(plot.get("uri", "")) for plot in plots),
+            )
         )
-        return (
-            f"<p><b>kit {self.kit_id}</b> {html.escape(self.name)}: {self.status}</p>"
-            f"<table><tr><th></th><th>job</th><th>type</th><th>status</th><th></th></tr>{rows}</table>"
-        )
+
+    def _result_html(self) -> str:
+        """The best point of its last optimisation, as its manifest has it."""
+        for job in reversed(self.jobs):
+            best = job.result.get("best")
+            if job.job_type != "OPTIMIZE" or not isinstance(best, dict):
+                continue
+            units = {
+                str(column.get("name")): column.get("unit", "")
+                for part in ("parameters", "responses")
+                for column in _mappings(job.result.get(part))
+            }
+            rows = [
+                (name, _html.number(value), units.get(name, ""))
+                for part in ("point", "simulated")
+                for values in _mappings([best.get(part)])
+                for name, value in values.items()
+            ]
+            return _html.heading("best point") + _html.table(("name", "value", "unit"), rows)
+        return ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,31 +369,42 @@ def status_value(word: str) -> common_pb2.Status.ValueType:
     """The status that a word names.
 
     Raises:
-        ValueError: If there is none.
+        InvalidArgumentError: There is none.
     """
-    return common_pb2.Status.Value(f"STATUS_{word.upper().removeprefix('STATUS_')}")
+    value: common_pb2.Status.ValueType = _value(common_pb2.Status, word, "STATUS_", "status")
+    return value
 
 
 def job_type_value(word: str) -> common_pb2.JobType.ValueType:
     """The job type that a word names.
 
     Raises:
-        ValueError: If there is none.
+        InvalidArgumentError: There is none.
     """
-    return common_pb2.JobType.Value(f"JOB_TYPE_{word.upper().removeprefix('JOB_TYPE_')}")
+    value: common_pb2.JobType.ValueType = _value(common_pb2.JobType, word, "JOB_TYPE_", "job_type")
+    return value
 
 
 def role_value(word: str) -> access_pb2.Role.ValueType:
     """The role that a word names.
 
     Raises:
-        ValueError: If there is none.
+        InvalidArgumentError: There is none.
     """
-    return access_pb2.Role.Value(f"ROLE_{word.upper().removeprefix('ROLE_')}")
+    value: access_pb2.Role.ValueType = _value(access_pb2.Role, word, "ROLE_", "role")
+    return value
+
+
+def _value(enum: Any, word: str, prefix: str, argument: str) -> Any:
+    name = f"{prefix}{word.upper().removeprefix(prefix)}" if isinstance(word, str) else ""
+    if name not in enum.keys():  # noqa: SIM118
+        words = ", ".join(key.removeprefix(prefix) for key, number in enum.items() if number)
+        raise invalid(argument, f"{name or repr(word)} is none of {words}")
+    return enum.Value(name)
 
 
 def counts_of(message: common_pb2.StatusCounts) -> Counts:
-    """The counts that a message tells."""
+    """The counts of a message."""
     return Counts(
         init=message.init_count,
         queued=message.queued_count,
@@ -340,7 +416,7 @@ def counts_of(message: common_pb2.StatusCounts) -> Counts:
 
 
 def state_of(message: common_pb2.State) -> State:
-    """The row that a message tells."""
+    """The row of a message."""
     return State(
         revision=message.revision,
         kit_id=message.kit_id,
@@ -358,7 +434,7 @@ def state_of(message: common_pb2.State) -> State:
 
 
 def job_of(message: common_pb2.Job) -> Job:
-    """The job that a message tells."""
+    """The job of a message."""
     progress = message.progress if message.HasField("progress") else None
     return Job(
         kit_id=message.kit_id,
@@ -387,7 +463,7 @@ def job_of(message: common_pb2.Job) -> Job:
 
 
 def progress_of(message: common_pb2.Progress) -> Progress:
-    """The progress that a message tells."""
+    """The progress of a message."""
     return Progress(
         phase=message.phase,
         completed=message.completed,
@@ -398,7 +474,7 @@ def progress_of(message: common_pb2.Progress) -> Progress:
 
 
 def kit_of(message: registry_pb2.Kit) -> Kit:
-    """The kit that a message tells."""
+    """The kit of a message."""
     return Kit(
         kit_id=message.kit_id,
         name=message.name,
@@ -424,7 +500,7 @@ def seen_at(kit: Kit, moment: datetime | None) -> Kit:
 
 
 def diff_of(message: registry_pb2.DiffKitResponse) -> KitDiff:
-    """The difference that a message tells."""
+    """The difference of a message."""
     return KitDiff(
         from_revision=message.from_revision,
         to_revision=message.to_revision,
@@ -434,10 +510,10 @@ def diff_of(message: registry_pb2.DiffKitResponse) -> KitDiff:
         to_counts=counts_of(message.to_counts),
         changes=tuple(
             StateChange(
-                before=state_of(each.before) if each.HasField("before") else None,
-                after=state_of(each.after) if each.HasField("after") else None,
+                before=state_of(change.before) if change.HasField("before") else None,
+                after=state_of(change.after) if change.HasField("after") else None,
             )
-            for each in message.changes
+            for change in message.changes
         ),
     )
 
@@ -445,7 +521,7 @@ def diff_of(message: registry_pb2.DiffKitResponse) -> KitDiff:
 def many_of(
     message: registry_pb2.CancelJobsResponse | registry_pb2.RetryJobsResponse,
 ) -> ManyJobs:
-    """The change that a message tells."""
+    """The change of a message."""
     count = (
         message.canceled_count
         if isinstance(message, registry_pb2.CancelJobsResponse)
@@ -454,48 +530,24 @@ def many_of(
     return ManyJobs(count=count, jobs=tuple(map(job_of, message.jobs)), revision=message.revision)
 
 
-def job_filter(
-    *,
-    kit_ids: Iterable[int] = (),
-    job_types: Iterable[str] = (),
-    statuses: Iterable[str] = (),
-    project: str = "",
-    kit_labels: Mapping[str, str] | None = None,
-    labels: Mapping[str, str] | None = None,
-    created_before: datetime | None = None,
-) -> registry_pb2.JobFilter:
-    """The jobs that a change is for; what is left empty does not restrict."""
-    wanted = registry_pb2.JobFilter(
-        kit_ids=kit_ids,
-        job_types=map(job_type_value, job_types),
-        statuses=map(status_value, statuses),
-        project=project,
-        kit_labels=kit_labels or {},
-        labels=labels or {},
-    )
-    if created_before is not None:
-        wanted.created_before.FromDatetime(created_before.astimezone(UTC))
-    return wanted
-
-
 def appended_of(results: Iterable[registry_pb2.AppendResult], revision: int) -> Appended:
-    """The verdicts that a message tells."""
+    """The verdicts of a message."""
     return Appended(
         results=tuple(
             AppendResult(
-                verdict=verdict_word(each.verdict),
-                revision=each.revision,
-                detail=each.detail,
-                reason=each.reason,
+                verdict=verdict_word(result.verdict),
+                revision=result.revision,
+                detail=result.detail,
+                reason=result.reason,
             )
-            for each in results
+            for result in results
         ),
         revision=revision,
     )
 
 
 def event_of(message: registry_pb2.WatchStatesResponse) -> WatchEvent | None:
-    """The event that a message tells; none for the end of a stream."""
+    """The event that a message; None for the end of a stream."""
     kind, revision = message.WhichOneof("event"), message.revision
     if kind == "snapshot":
         states = tuple(map(state_of, message.snapshot.states))
@@ -507,8 +559,8 @@ def event_of(message: registry_pb2.WatchStatesResponse) -> WatchEvent | None:
         return Delta(
             revision=revision,
             states=tuple(map(state_of, message.delta.states)),
-            kit_statuses={each.kit_id: status_word(each.status) for each in counts},
-            kit_counts={each.kit_id: counts_of(each.job_counts) for each in counts},
+            kit_statuses={count.kit_id: status_word(count.status) for count in counts},
+            kit_counts={count.kit_id: counts_of(count.job_counts) for count in counts},
             left=tuple(map(state_of, message.delta.left)),
             folded_count=message.delta.folded_count,
         )
@@ -529,8 +581,13 @@ def _whole(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _whole(value[key]) for key in sorted(value)}
     if isinstance(value, list):
-        return [_whole(each) for each in value]
+        return [_whole(item) for item in value]
     return whole(value) if isinstance(value, float) else value
+
+
+def _mappings(value: Any) -> list[dict[str, Any]]:
+    """The mappings of a list in a manifest; the owner of an external job may publish anything."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def _word(enum: Any, value: int, prefix: str) -> str:

@@ -1,15 +1,19 @@
 """The `vistaflow` command.
 
 app.py       the commands and what they share
-kits.py      run, validate, watch, show
-lists.py     kits, jobs, states
+kits.py      run, validate, schema, watch, show, report
+lists.py     kits, jobs, states, requests
 changes.py   pause, resume, diff, cancel, retry
-reporting.py create, append: kits whose work is done elsewhere
+external.py  create, append: kits whose work is done elsewhere
 tokens.py    token create, list, revoke
-keeping.py   backup, restore, retention
-given.py     filters and times as they are given
-dialing.py   the client of a command, and how it asks
-stages.py    design, predict, decks
+backups.py   backup, restore, retention
+arguments.py filters, times and numbers in arguments
+connection.py the client of a command
+stages.py    try, points, design, predict, decks
+files/       export, compare, new deck, show --kit, decks --export
+data/        convert, query, queries, datasets, dataset …
+schedules/   schedule create, list, show, update, pause, resume, run, delete, next
+outbox/      webhook set, list, delete, test; deliveries, delivery retry
 local.py     up, down, status, doctor, logs: what is on this machine; logs.py reads the logs,
              registries.py looks at the replicas
 live.py      the tree of a kit that redraws itself
@@ -19,5 +23,5 @@ output.py    text, JSON and exit codes
 
 import os
 
-# gRPC's own lines about each failed handshake say nothing that the command does not say better.
+# Commands report failed connections; gRPC would add lines about each failed handshake.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

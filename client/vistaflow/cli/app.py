@@ -8,10 +8,24 @@ from typing import Annotated
 
 import typer
 
-from vistaflow.cli import changes, keeping, kits, lists, local, reporting, stages, tokens
+from vistaflow._machine.encoding import degrade_output
+from vistaflow._machine.settings import misspelt
+from vistaflow.cli import backups, changes, external, kits, lists, local, stages, tokens
+from vistaflow.cli.data import (
+    collections,
+    conversions,
+    datasets,
+    delivery,
+    imports,
+    queries,
+    rows,
+    uploads,
+)
+from vistaflow.cli.files import comparison, export
+from vistaflow.cli.files import decks as deck_files
+from vistaflow.cli.outbox import deliveries, webhooks
 from vistaflow.cli.output import USAGE, stop
-from vistaflow.encoding import degrade_output
-from vistaflow.settings import misspelt
+from vistaflow.cli.schedules import changes as schedules
 
 app = typer.Typer(
     name="vistaflow",
@@ -22,8 +36,8 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(is_set: bool) -> None:
+    if is_set:
         from importlib.metadata import version
 
         typer.echo(version("vistaflow"))
@@ -49,27 +63,54 @@ for command in (
     local.doctor,
     kits.run,
     kits.validate,
+    kits.schema,
     kits.watch,
     kits.show,
+    kits.report,
+    comparison.compare,
+    export.export,
     lists.kits,
     lists.jobs,
     lists.states,
+    lists.requests,
     changes.pause,
     changes.resume,
     changes.diff,
     changes.cancel,
     changes.retry,
-    reporting.create,
-    reporting.append,
+    external.create,
+    external.append,
     local.logs,
-    keeping.backup,
-    keeping.restore,
-    keeping.retention,
+    backups.backup,
+    backups.restore,
+    backups.cleanup,
+    backups.repair,
+    backups.retention,
     stages.decks,
     stages.design,
     stages.predict,
+    stages.points,
+    conversions.convert,
+    queries.query,
+    collections.collect,
+    uploads.upload,
+    datasets.datasets,
+    deliveries.deliveries,
+    delivery.deliver,
 ):
     app.command(name=command.__name__)(command)
+app.command(name="try")(stages.try_)
+app.command(name="open")(local.open_)
+app.add_typer(deck_files.app, name="new")
+app.add_typer(queries.app, name="queries")
+datasets.app.command(name="read")(rows.read)
+datasets.app.command(name="import")(imports.import_)
+app.add_typer(datasets.app, name="dataset")
+app.add_typer(schedules.app, name="schedule")
+app.add_typer(schedules.app, name="schedules", hidden=True)
+app.add_typer(deliveries.app, name="delivery")
+app.add_typer(webhooks.app, name="webhook")
+app.add_typer(webhooks.app, name="webhooks", hidden=True)
 app.add_typer(tokens.app, name="token")
 app.add_typer(tokens.app, name="tokens", hidden=True)
 
@@ -83,7 +124,7 @@ def main() -> None:
         try:
             print(end="", flush=True)
         except BrokenPipeError:
-            # Whoever reads has read enough. Nothing is left to be flushed, loudly, at the exit.
+            # The reader of the output is gone. Output that is left must not fail at the exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from vistaflow.cli.dialing import CommandClient, asked
-from vistaflow.cli.given import (
+from vistaflow.cli.arguments import (
+    KitId,
     Labels,
     Project,
     Statuses,
@@ -17,7 +17,8 @@ from vistaflow.cli.given import (
     statuses_of,
     types_of,
 )
-from vistaflow.cli.kits import KitId, Reason
+from vistaflow.cli.connection import CommandClient, answer_of
+from vistaflow.cli.kits import Reason
 from vistaflow.cli.live import tree
 from vistaflow.cli.output import (
     STYLES,
@@ -68,24 +69,29 @@ def diff(
     For example: vistaflow diff 7 120 180; vistaflow diff 7 120 for what changed since
     """
 
-    async def ask(client: CommandClient) -> tuple[KitDiff, dict[str, str]]:
-        names = {each.job_id: each.name for each in (await client.kit(kit)).jobs}
+    async def question(client: CommandClient) -> tuple[KitDiff, dict[str, str]]:
+        names = {job.job_id: job.name for job in (await client.kit(kit)).jobs}
         return await client.diff_kit(kit, first, last), names
 
-    found, names = asked(address, ask)
+    difference, names = answer_of(address, question)
     if as_json:
-        print_json(found)
+        print_json(difference)
         return
     console.print(
-        f"kit {kit}: {found.from_status or 'not there'} at revision {found.from_revision}, "
-        f"{found.to_status} at {found.to_revision}"
+        f"kit {kit}: {difference.from_status or 'not there'} "
+        f"at revision {difference.from_revision}, "
+        f"{difference.to_status} at {difference.to_revision}"
     )
     table = Table.grid(padding=(0, 2))
-    for each in found.changes:
-        row = each.after or each.before
+    for change in difference.changes:
+        row = change.after or change.before
         assert row is not None
         table.add_row(
-            f"{row.revision:>8}", _what(row, names), _status(each.before), "→", _status(each.after)
+            f"{row.revision:>8}",
+            _what(row, names),
+            _status(change.before),
+            "→",
+            _status(change.after),
         )
     console.print(table)
 
@@ -101,12 +107,12 @@ def cancel(
     project: Project = "",
     dry_run: DryRun = False,
 ) -> None:
-    """Cancel a kit, or every job that a filter wants: running work is stopped within seconds.
+    """Cancel a kit, or every job that a filter selects: running work is stopped within seconds.
 
     For example: vistaflow cancel 7; vistaflow cancel --label owner=ana --status queued --dry-run
     """
-    wanted = _wanted(kit, status, type_, label, project)
-    _change_chosen("cancel", "canceled", wanted, address, reason, as_json, dry_run)
+    criteria = _criteria(kit, status, type_, label, project)
+    _change_chosen("cancel", "canceled", criteria, address, reason, as_json, dry_run)
 
 
 def retry(
@@ -129,66 +135,72 @@ def retry(
     """Go on from failed or canceled jobs, of a kit or by a filter; what was computed is reused.
 
     With a corrected deck, jobs that depend on it run again; points that are still valid do not.
+    A kit that has collected no deck is planned again as a new kit.
 
     For example: vistaflow retry 7; vistaflow retry 7 --deck ./filter; vistaflow retry --type
     ML_TRAIN --project photonics
     """
-    wanted = _wanted(kit, status, type_, label, project)
+    criteria = _criteria(kit, status, type_, label, project)
     if deck:
-        if wanted.keys() != {"kit_ids"} or dry_run:
+        if criteria.keys() != {"kit_ids"} or dry_run:
             stop("--deck goes with a kit alone, as in `vistaflow retry 7 --deck ./filter`", USAGE)
         _change("retry_kit", kit, address, reason, as_json, deck=deck)
         return
-    _change_chosen("retry", "queued again", wanted, address, reason, as_json, dry_run)
+    _change_chosen("retry", "queued again", criteria, address, reason, as_json, dry_run)
 
 
-def _wanted(
+def _criteria(
     kit: int,
     statuses: list[str] | None,
     types: list[str] | None,
     labels: list[str] | None,
     project: str,
 ) -> dict[str, Any]:
-    """The filter's fields that were given."""
-    given = {
+    """The fields of the filter that are not empty."""
+    values = {
         "kit_ids": [kit] if kit else [],
         "statuses": statuses_of(statuses),
         "job_types": types_of(types),
         "kit_labels": labels_of(labels),
         "project": project,
     }
-    wanted = {name: value for name, value in given.items() if value}
-    if not wanted:
+    criteria = {name: value for name, value in values.items() if value}
+    if not criteria:
         stop("give a kit, or some of --status, --type, --label, --project", USAGE)
-    return wanted
+    return criteria
 
 
 def _change(
     method: str, kit: int, address: str, reason: str, as_json: bool, **options: str
 ) -> None:
-    changed: Kit = asked(
+    changed: Kit = answer_of(
         address, lambda client: getattr(client, method)(kit, reason=reason, actor=user(), **options)
     )
-    print_json(changed) if as_json else console.print(tree(changed))
+    if as_json:
+        print_json(changed)
+        return
+    if changed.kit_id != kit:
+        console.print(f"kit {kit} has collected no deck: kit {changed.kit_id} takes its place")
+    console.print(tree(changed))
 
 
 def _change_chosen(
     verb: str,
     what: str,
-    wanted: dict[str, Any],
+    criteria: dict[str, Any],
     address: str,
     reason: str,
     as_json: bool,
     dry_run: bool,
 ) -> None:
-    """Changes a kit as a whole if it alone was given, else the jobs that the filter wants."""
-    if wanted.keys() == {"kit_ids"} and not dry_run:
-        _change(f"{verb}_kit", wanted["kit_ids"][0], address, reason, as_json)
+    """Changes a kit as a whole if it alone was given, else the jobs that the filter selects."""
+    if criteria.keys() == {"kit_ids"} and not dry_run:
+        _change(f"{verb}_kit", criteria["kit_ids"][0], address, reason, as_json)
         return
-    changed: ManyJobs = asked(
+    changed: ManyJobs = answer_of(
         address,
         lambda client: getattr(client, f"{verb}_jobs")(
-            **wanted, dry_run=dry_run, reason=reason, actor=user()
+            **criteria, dry_run=dry_run, reason=reason, actor=user()
         ),
     )
     if as_json:
@@ -196,8 +208,8 @@ def _change_chosen(
         return
     jobs, are = ("job", "is") if changed.count == 1 else ("jobs", "are")
     console.print(f"{changed.count} {jobs} {'would be' if dry_run else are} {what}")
-    for each in changed.jobs:
-        console.print(f"  kit {each.kit_id} {each.name} {each.status}", markup=False)
+    for job in changed.jobs:
+        console.print(f"  kit {job.kit_id} {job.name} {job.status}", markup=False)
     if changed.count > len(changed.jobs):
         console.print(f"  and {changed.count - len(changed.jobs)} more")
 

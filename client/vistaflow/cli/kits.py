@@ -1,18 +1,22 @@
-"""run, validate, watch, show."""
+"""run, validate, schema, watch, show, report."""
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
+from enum import StrEnum
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from vistaflow._report import report as report_of
 from vistaflow.api.optimize.v1 import optimize_pb2
-from vistaflow.cli.dialing import CommandClient, asked
-from vistaflow.cli.given import (
+from vistaflow.cli.arguments import (
     AnyKit,
     JobIds,
+    KitId,
     Labels,
     Project,
     Statuses,
@@ -22,6 +26,8 @@ from vistaflow.cli.given import (
     statuses_of,
     types_of,
 )
+from vistaflow.cli.connection import CommandClient, answer_of
+from vistaflow.cli.files.kit_text import kit_text, kit_values
 from vistaflow.cli.live import clock, follow, print_rows_of, tree
 from vistaflow.cli.output import (
     DETACHED,
@@ -31,16 +37,50 @@ from vistaflow.cli.output import (
     AsJson,
     console,
     print_json,
+    reported,
     stop,
     user,
 )
-from vistaflow.cli.results import pictures, result_dict, result_table, study_of
+from vistaflow.cli.results import (
+    Failures,
+    failures_of,
+    failures_text,
+    held_out_table,
+    pictures,
+    result_dict,
+    result_table,
+    study_of,
+)
+from vistaflow.cli.stages import answer_and_show
 from vistaflow.models import Kit
 
 KitFile = Annotated[
     Path, typer.Argument(help="A kit.yaml, or the name of a shipped deck.", metavar="KIT.yaml")
 ]
-KitId = Annotated[int, typer.Argument(help="The kit.", metavar="KIT", min=1)]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="A value in place of the file's, such as design.size=40; may be repeated.",
+        metavar="KEY=VALUE",
+    ),
+]
+NewLabels = Annotated[
+    list[str] | None,
+    typer.Option("--label", help="Labels the kit, too; may be repeated.", metavar="KEY=VALUE"),
+]
+
+
+class SchemaOf(StrEnum):
+    """The files that have a schema."""
+
+    DECK = "deck"
+    KIT = "kit"
+
+
+_Result = tuple[Kit, optimize_pb2.Study | None, list[Path], Failures | None]
+"""A kit, its study, its pictures, and its failed points."""
+
 Reason = Annotated[str, typer.Option("--reason", help="Why, for the record.")]
 
 
@@ -49,14 +89,22 @@ def run(
     address: Address = "",
     as_json: AsJson = False,
     detach: Annotated[bool, typer.Option("--detach", help="Return once it is started.")] = False,
+    set_: Settings = None,
+    label: NewLabels = None,
 ) -> None:
     """Validate a kit, start it, and follow it to its result.
+
+    For example: vistaflow run kit.yaml --set optimize.budget=40 --set "goals=minimize power"
 
     Ctrl-C detaches: the kit goes on. Exit codes: 0 finished, 1 failed, 2 mistakes in the kit, 3
     nobody answers, 130 detached.
     """
-    kit = _kit_file(kit)
-    started = asked(address, lambda client: client.run(kit, actor=user()))
+    kit = kit_file(kit)
+    settings, labels = labels_of(set_, "--set"), labels_of(label)
+    started = answer_of(
+        address,
+        lambda client: client.run(kit, settings=settings, labels=labels, actor=user()),
+    )
     if detach:
         print_json(started) if as_json else console.print(f"kit {started.kit_id} is started")
         return
@@ -67,18 +115,18 @@ def run(
             markup=False,
         )
 
-    async def follow_to_result(client: CommandClient) -> tuple[Kit, optimize_pb2.Study | None]:
+    async def follow_to_result(client: CommandClient) -> _Result:
         ended = await follow(client, started.kit_id, as_json=as_json)
-        return ended, await study_of(client, ended)
+        return await _result_of(client, ended, as_json=as_json)
 
     try:
-        ended, study = asked(address, follow_to_result)
+        result = answer_of(address, follow_to_result)
     except typer.Exit as stopped:
         if stopped.exit_code == DETACHED:
             console.print(f"detached; kit {started.kit_id} goes on")
         raise
-    _tell_result(ended, study, as_json)
-    if ended.status != "FINISHED":
+    _tell_result(*result, as_json)
+    if result[0].status != "FINISHED":
         raise typer.Exit(FAILED)
 
 
@@ -86,25 +134,54 @@ def validate(
     kit: KitFile,
     address: Address = "",
     as_json: AsJson = False,
+    try_: Annotated[
+        bool, typer.Option("--try", help="Run the point in the middle of the ranges, too.")
+    ] = False,
+    set_: Settings = None,
 ) -> None:
-    """Find every mistake of a kit without starting it."""
-    kit = _kit_file(kit)
-    answer = asked(address, lambda client: client.validate(kit))
+    """Find every mistake of a kit without starting it; with --try also run one point."""
+    kit = kit_file(kit)
+    settings = labels_of(set_, "--set")
+    answer = answer_of(address, lambda client: client.validate(kit, settings=settings))
     if as_json:
         print_json(answer)
     else:
-        for each in answer.warnings:
+        for warning in answer.warnings:
             console.print(
-                f"warning: {each.field}: {each.description}", markup=False, soft_wrap=True
+                f"warning: {warning.field}: {warning.description}", markup=False, soft_wrap=True
             )
-        for each in answer.mistakes:
+        for mistake in answer.mistakes:
             console.print(
-                f"mistake: {each.field}: {each.description}", markup=False, soft_wrap=True
+                f"mistake: {mistake.field}: {mistake.description}", markup=False, soft_wrap=True
             )
         if not answer.mistakes:
-            console.print(f"valid; at most {answer.max_simulation_count} simulator runs")
+            jobs = f"{len(answer.jobs)} jobs: " + ", ".join(job.name for job in answer.jobs)
+            runs = f"at most {answer.max_simulation_count} simulator runs"
+            parts = [jobs] * bool(answer.jobs)
+            parts += [runs] * bool(answer.max_simulation_count or not answer.jobs)
+            console.print(f"valid; {'; '.join(parts)}", markup=False, soft_wrap=True)
     if answer.mistakes:
         raise typer.Exit(USAGE)
+    if try_:
+        # The spec as it was validated has the deck itself, where it was a file.
+        deck = answer.spec.deck
+        answer_and_show(
+            address,
+            lambda client: client.try_point(
+                archive=deck.archive, deck=deck.name, ranges=answer.spec.design.parameters
+            ),
+            as_json=as_json,
+        )
+
+
+def schema(
+    file: Annotated[SchemaOf, typer.Argument(help="Of which file.", metavar="deck|kit")],
+) -> None:
+    """Print the JSON Schema of deck.yaml or kit.yaml, with which editors complete and check it.
+
+    That of kit.yaml covers design kits and data kits.
+    """
+    print((files("vistaflow") / "_schemas" / f"{file}.json").read_text("utf-8"), end="")
 
 
 def watch(
@@ -132,12 +209,12 @@ def watch(
     """Watch live; survives restarts of the suite. Ctrl-C ends it with exit code 130.
 
     One KIT alone is shown as a tree, with the progress of its jobs, until it ends. With no kit, or
-    any of the options below, every row that is wanted is a line, for ever; Ctrl-C then tells the
+    any of the options below, every matching row is a line, without end; Ctrl-C then prints the
     revision to go on --from.
 
     For example: vistaflow watch 7; vistaflow watch --status failed --label owner=ana --from 0
     """
-    wanted: dict[str, Any] = {
+    criteria: dict[str, Any] = {
         "kit_ids": [kit] if kit else [],
         "job_ids": job or [],
         "statuses": statuses_of(status),
@@ -145,26 +222,26 @@ def watch(
         "labels": labels_of(label),
         "project": project,
     }
-    picky = any(value for name, value in wanted.items() if name != "kit_ids")
+    picky = any(value for name, value in criteria.items() if name != "kit_ids")
     if snapshot and start is not None:
         stop("--snapshot: leave out --from, or begin with what is now", USAGE)
     if left and not status:
-        stop("--left: give the --status whose leaving is to be told", USAGE)
+        stop("--left: give the --status whose leaving is to be shown", USAGE)
     if kit and not (picky or snapshot or latest or left or start is not None):
         _follow_kit(address, kit, as_json=as_json, forever=forever)
         return
-    wanted |= {"mode": "latest" if latest else "every", "include_left": left}
-    asked(
+    criteria |= {"mode": "latest" if latest else "every", "include_left": left}
+    answer_of(
         address,
         lambda client: print_rows_of(
-            client, wanted, after_revision=start, snapshot=snapshot, as_json=as_json
+            client, criteria, after_revision=start, snapshot=snapshot, as_json=as_json
         ),
     )
 
 
 def _follow_kit(address: str, kit: int, *, as_json: bool, forever: bool) -> None:
     """Shows a kit until it ends."""
-    ended = asked(
+    ended = answer_of(
         address, lambda client: follow(client, kit, as_json=as_json, until_done=not forever)
     )
     if ended.status != "FINISHED":
@@ -182,38 +259,64 @@ def show(
             metavar="REV|TIME",
         ),
     ] = "",
+    as_kit: Annotated[
+        bool, typer.Option("--kit", help="Print the kit.yaml that ran, defaults filled in.")
+    ] = False,
 ) -> None:
     """Show a kit: its jobs, what they took, and its result.
 
-    For example: vistaflow show 7; vistaflow show 7 --as-of 2026-01-31T09:30
+    For example: vistaflow show 7; vistaflow show 7 --as-of 2026-01-31T09:30; vistaflow show 7 --kit
     """
     moment = moment_of("--as-of", as_of)
-
-    async def ask(client: CommandClient) -> tuple[Kit, optimize_pb2.Study | None]:
-        found = await client.kit(kit, as_of=moment)
-        return found, await study_of(client, found)
-
-    found, study = asked(address, ask)
-    if as_json:
-        print_json(found)
+    if as_kit:
+        shown = answer_of(address, lambda client: client.kit(kit, as_of=moment))
+        with reported():
+            if as_json:
+                print_json(kit_values(shown))
+            else:
+                typer.echo(kit_text(shown), nl=False)
         return
-    console.print(tree(found))
-    _tell_result(found, study, as_json)
+
+    async def ask(client: CommandClient) -> _Result:
+        shown = await client.kit(kit, as_of=moment)
+        return await _result_of(client, shown, as_json=as_json)
+
+    result = answer_of(address, ask)
+    if as_json:
+        print_json(result[0])
+        return
+    console.print(tree(result[0]))
+    _tell_result(*result, as_json)
 
 
-def _kit_file(given: Path) -> Path:
-    """The file given, or that of a shipped deck where the services are installed here."""
-    if given.is_file():
-        return given
+def kit_file(name: Path) -> Path:
+    """The file of a name, or that of a shipped deck where the services are installed here."""
+    if name.is_file():
+        return name
     services = importlib.util.find_spec("vistaflow_services")
     for folder in (services.submodule_search_locations or ()) if services else ():
-        shipped = Path(folder) / "decks" / "shipped" / given / "kit.yaml"
-        if shipped.is_file() and given.name == str(given):
+        shipped = Path(folder) / "decks" / "shipped" / name / "kit.yaml"
+        if shipped.is_file() and name.name == str(name):
             return shipped
-    stop(f"{given}: no such file", USAGE)
+    stop(f"{name}: no such file", USAGE)
 
 
-def _tell_result(kit: Kit, study: optimize_pb2.Study | None, as_json: bool) -> None:
+async def _result_of(client: CommandClient, kit: Kit, *, as_json: bool) -> _Result:
+    """The result of a kit, with its pictures unless it is for programs."""
+    study = await study_of(client, kit)
+    if as_json:
+        return kit, study, [], None
+    failures = await failures_of(client, kit)
+    return kit, study, await pictures(client, kit), failures
+
+
+def _tell_result(
+    kit: Kit,
+    study: optimize_pb2.Study | None,
+    files: Sequence[Path],
+    failures: Failures | None,
+    as_json: bool,
+) -> None:
     if study is not None:
         if as_json:
             print_json(result_dict(kit, study))
@@ -221,16 +324,59 @@ def _tell_result(kit: Kit, study: optimize_pb2.Study | None, as_json: bool) -> N
         console.print(result_table(kit, study))
     if as_json:
         return
-    for each in pictures(kit):
-        console.print(f"picture: {each}", markup=False, soft_wrap=True)
+    if (table := held_out_table(kit)) is not None:
+        console.print(table)
+    if failures is not None:
+        text = failures_text(kit, failures, log=kit.status == "FAILED")
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+    for picture in files:
+        console.print(f"picture: {picture}", markup=False, soft_wrap=True)
     if kit.status == "FAILED":
+        corrected = f"\n  or, in a corrected deck: vistaflow retry {kit.kit_id} --deck FOLDER"
         for job in kit.jobs:
             if job.status == "FAILED":
+                # The reasons of failed points are above.
+                why = f": {job.reason}" if failures is None or job.job_type != "DOE" else ""
                 console.print(
-                    f"{job.name} failed after {clock(job.elapsed)}: {job.reason}\n"
+                    f"{job.name} failed after {clock(job.elapsed)}{why}\n"
                     f"  its log: vistaflow logs {job.job_id}\n"
-                    f"  go on with: vistaflow retry {kit.kit_id}\n"
-                    f"  or, in a corrected deck: vistaflow retry {kit.kit_id} --deck FOLDER",
+                    f"  go on with: vistaflow retry {kit.kit_id}"
+                    + corrected
+                    * ("jobs" not in kit.spec),
                     markup=False,
                     soft_wrap=True,
                 )
+
+
+def report(
+    kit_id: KitId,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file; kit-KIT.html if unset.")
+    ] = None,
+    address: Address = "",
+    as_json: AsJson = False,
+) -> None:
+    """Write a kit as one HTML file that needs no network: to read, print and archive."""
+    path = output or Path(f"kit-{kit_id}.html")
+
+    async def collect(client: CommandClient) -> str:
+        async def call(service: str, method: str, request: Any) -> Any:
+            return await client._call(service, method, request)
+
+        async def read(uri: str, most_bytes: int) -> bytes:
+            content = await client.read_artifact(uri)
+            if len(content) > most_bytes:
+                raise ValueError(uri)
+            return content
+
+        return await report_of(kit_id, call, read)
+
+    text = answer_of(address, collect)
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        stop(f"{path} cannot be written: {error.strerror}; name another file with -o", USAGE)
+    if as_json:
+        print_json({"kit_id": kit_id, "path": str(path.absolute()), "bytes": len(text.encode())})
+    else:
+        console.print(f"kit {kit_id} is in {path}", markup=False)

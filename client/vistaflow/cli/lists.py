@@ -1,4 +1,4 @@
-"""kits, jobs, states: lists, as a table, JSON or CSV."""
+"""kits, jobs, states, requests: lists, as a table, JSON or CSV."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import json
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, TypeVar
 
@@ -15,8 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vistaflow.cli.dialing import CommandClient, asked
-from vistaflow.cli.given import (
+from vistaflow.cli.arguments import (
     AnyKit,
     JobIds,
     Labels,
@@ -31,6 +30,7 @@ from vistaflow.cli.given import (
     time_of,
     types_of,
 )
+from vistaflow.cli.connection import CommandClient, answer_of
 from vistaflow.cli.live import state_line
 from vistaflow.cli.output import STYLES, Address, AsJson, console, print_json
 
@@ -58,7 +58,7 @@ KIT_COLUMNS: Columns = {
     "status": lambda kit: kit.status,
     "jobs": lambda kit: f"{kit.job_counts.finished}/{kit.job_counts.total}",
     "project": lambda kit: kit.project,
-    "created": lambda kit: _minute(kit.created_at),
+    "created": lambda kit: minute(kit.created_at),
     "labels": lambda kit: _pairs(kit.labels),
     "name": lambda kit: kit.name,
 }
@@ -84,6 +84,14 @@ STATE_COLUMNS: Columns = {
     "reason": lambda row: row.reason,
     "metadata": lambda row: json.dumps(row.metadata) if row.metadata else "",
 }
+REQUEST_COLUMNS: Columns = {
+    "number": lambda record: record.number,
+    "answered": lambda record: minute(record.answered_at.ToDatetime(UTC)),
+    "actor": lambda record: record.actor,
+    "method": lambda record: record.method,
+    "kit": lambda record: record.kit_id or "",
+    "reason": lambda record: dict(record.request).get("reason", ""),
+}
 
 
 def kits(
@@ -102,7 +110,7 @@ def kits(
 
     For example: vistaflow kits --status failed --label owner=ana --since 7d -o csv
     """
-    wanted: dict[str, Any] = {
+    criteria: dict[str, Any] = {
         "project": project,
         "statuses": statuses_of(status),
         "labels": labels_of(label),
@@ -111,8 +119,8 @@ def kits(
         "created_before": time_of("--until", until),
         "limit": limit,
     }
-    found = asked(address, lambda client: _all(client.kits(**wanted)))
-    print_list(found, KIT_COLUMNS, Output.JSON if as_json else output)
+    listed = answer_of(address, lambda client: collected(client.kits(**criteria)))
+    print_list(listed, KIT_COLUMNS, Output.JSON if as_json else output)
 
 
 def jobs(
@@ -129,15 +137,15 @@ def jobs(
 
     For example: vistaflow jobs --status running --type DOE
     """
-    wanted: dict[str, Any] = {
+    criteria: dict[str, Any] = {
         "kit_ids": [kit] if kit else [],
         "statuses": statuses_of(status),
         "job_types": types_of(type_),
         "labels": labels_of(label),
         "limit": limit,
     }
-    found = asked(address, lambda client: _all(client.jobs(**wanted)))
-    print_list(found, JOB_COLUMNS, Output.JSON if as_json else output)
+    listed = answer_of(address, lambda client: collected(client.jobs(**criteria)))
+    print_list(listed, JOB_COLUMNS, Output.JSON if as_json else output)
 
 
 def states(
@@ -166,9 +174,10 @@ def states(
     """
     moment = moment_of("--as-of", as_of)
     before = time_of("--until", until)
+    # The registry filters by time only; a revision given by --as-of ends the loop below.
     if isinstance(moment, datetime):
         before = min(moment, before) if before else moment
-    wanted: dict[str, Any] = {
+    criteria: dict[str, Any] = {
         "kit_ids": [kit] if kit else [],
         "job_ids": job or [],
         "statuses": statuses_of(status),
@@ -184,54 +193,83 @@ def states(
     last = moment if isinstance(moment, int) else None
 
     async def tell(client: CommandClient) -> None:
+        # Rows have the ids of jobs. With one kit their names can be shown for one more call.
         names: dict[str, str] = {}
         if kit and how is Output.TABLE:
-            names = {each.job_id: each.name for each in (await client.kit(kit)).jobs}
+            names = {job.job_id: job.name for job in (await client.kit(kit)).jobs}
         writer = _csv(STATE_COLUMNS) if how is Output.CSV else None
         # A log may be long: each row is printed as it comes.
-        async for row in client.states(**wanted):
+        async for row in client.states(**criteria):
             if last is not None and row.revision > last:
                 return
             if writer is not None:
-                writer.writerow([each(row) for each in STATE_COLUMNS.values()])
+                writer.writerow([column(row) for column in STATE_COLUMNS.values()])
             elif how is Output.JSON:
                 print_json(row)
             else:
                 console.print(state_line(row, names), markup=False, soft_wrap=True)
 
-    asked(address, tell)
+    answer_of(address, tell)
 
 
-def print_list(found: Iterable[Any], columns: Columns, output: Output) -> None:
+def requests(
+    address: Address = "",
+    as_json: AsJson = False,
+    actor: Annotated[str, typer.Option(help="Only what this actor asked for.")] = "",
+    method: Annotated[str, typer.Option(help="Only calls of this method.", metavar="METHOD")] = "",
+    kit: Annotated[int, typer.Option(help="Only what made or changed this kit.", min=0)] = 0,
+    since: Since = "",
+    until: Until = "",
+    limit: Limit = 30,
+    output: How = Output.TABLE,
+) -> None:
+    """List who asked for what, newest first. For administrators.
+
+    For example: vistaflow requests --method CancelKit --since 30d -o csv
+    """
+    criteria: dict[str, Any] = {
+        "actor": actor,
+        "method": method,
+        "kit_id": kit,
+        "answered_after": time_of("--since", since),
+        "answered_before": time_of("--until", until),
+        "limit": limit,
+    }
+    listed = answer_of(address, lambda client: client.requests(**criteria))
+    print_list(listed, REQUEST_COLUMNS, Output.JSON if as_json else output)
+
+
+def print_list(items: Iterable[Any], columns: Columns, output: Output) -> None:
     """Prints a list: JSON is one whole value a line, the others have columns."""
     if output is Output.JSON:
-        for each in found:
-            print_json(each)
+        for item in items:
+            print_json(item)
         return
     if output is Output.CSV:
         writer = _csv(columns)
-        for each in found:
-            writer.writerow([column(each) for column in columns.values()])
+        for item in items:
+            writer.writerow([column(item) for column in columns.values()])
         return
     table = Table(box=None)
     for name in columns:
         # On a narrow terminal it is what people wrote that is broken, and not numbers and ids.
-        broken = name in ("labels", "name", "reason")
+        broken = name in ("labels", "name", "reason", "description", "source", "aliases")
         table.add_column(name, no_wrap=not broken)
-    for each in found:
-        cells = {name: str(column(each)) for name, column in columns.items()}
+    for item in items:
+        cells = {name: str(column(item)) for name, column in columns.items()}
         table.add_row(
             *(
                 Text(text, style=STYLES.get(text, "") if name == "status" else "")
                 for name, text in cells.items()
             )
         )
-    out = console if console.is_terminal else Console(highlight=False, width=WIDE)
+    out = console if console.is_terminal else Console(highlight=False, emoji=False, width=WIDE)
     out.print(table)
 
 
-async def _all(found: AsyncIterator[T]) -> list[T]:
-    return [each async for each in found]
+async def collected(items: AsyncIterator[T]) -> list[T]:
+    """The items of a listing."""
+    return [item async for item in items]
 
 
 def _csv(columns: Columns) -> Any:
@@ -240,7 +278,8 @@ def _csv(columns: Columns) -> Any:
     return writer
 
 
-def _minute(time: datetime | None) -> str:
+def minute(time: datetime | None) -> str:
+    """A time as people read it, in the local zone."""
     return time.astimezone().strftime("%Y-%m-%d %H:%M") if time else ""
 
 

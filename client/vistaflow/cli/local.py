@@ -1,4 +1,4 @@
-"""up, down, status, doctor, logs: what is on this machine."""
+"""up, down, status, open, doctor, logs: what is on this machine."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import signal
 import subprocess
 import sys
 import time
+import webbrowser
+from collections.abc import AsyncIterator, Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,13 +20,14 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from vistaflow.cli.dialing import asked
-from vistaflow.cli.logs import LogLine, follow_lines, lines_of
+from vistaflow._machine.encoding import encodable
+from vistaflow._machine.interpreter import module_command
+from vistaflow._machine.local import find_suite, is_suite_here, reach, started_at
+from vistaflow._rpc.credentials import CA
+from vistaflow.cli.connection import CommandClient, answer_of
+from vistaflow.cli.logs import LogLine, follow_lines, lines_of, show_remote_lines
 from vistaflow.cli.output import DETACHED, FAILED, USAGE, Address, AsJson, console, print_json, stop
 from vistaflow.cli.registries import CALLERS, check_registries
-from vistaflow.encoding import encodable
-from vistaflow.interpreter import module_command
-from vistaflow.local import reach, started_at
 
 Home = Annotated[
     Path, typer.Option("--home", envvar="VISTAFLOW_HOME", help="Where everything is kept.")
@@ -87,7 +90,9 @@ def up(
     if code == 0 and words.startswith("already up"):
         console.print(words, markup=False, soft_wrap=True)
     elif code is None:
-        console.print(f"vistaflow is up: registry at 127.0.0.1:{port}", markup=False)
+        http = json.loads((home / "run" / "endpoints.json").read_bytes())["gateway"]
+        text = f"vistaflow is up: registry at 127.0.0.1:{port}, page at {page_url(http)}"
+        console.print(text, markup=False, soft_wrap=True)
     else:
         stop(f"vistaflow did not start:\n{words}", FAILED)
 
@@ -149,7 +154,7 @@ def _stop_left_behind(home: Path) -> str:
     if not (home / "pg" / "postmaster.pid").exists() or not _has("vistaflow_services"):
         return ""
     done = subprocess.run(
-        module_command("vistaflow_services.registry.embedded"),
+        module_command("vistaflow_services.registry.database.embedded"),
         env={**os.environ, "VISTAFLOW_HOME": str(home)},
         capture_output=True,
         check=False,
@@ -161,7 +166,7 @@ def _stop_left_behind(home: Path) -> str:
 
 def status(address: Address = "", as_json: AsJson = False) -> None:
     """Tell whether the suite is up, where its services are, and how far its log is."""
-    info = asked(address, lambda client: client.server_info(), timeout=5)
+    info = answer_of(address, lambda client: client.server_info(), timeout=5)
     if as_json:
         print_json(info)
     else:
@@ -172,17 +177,45 @@ def status(address: Address = "", as_json: AsJson = False) -> None:
         slowest = info.limits.get("watches.slowest", "")
         if "watches" in info.limits:  # a token of one project does not get the others'
             watches = info.limits["watches"]
-            told = f"{watches} watches{', the slowest ' if slowest else ''}{slowest}"
-            console.print(told, markup=False, soft_wrap=True)
+            figures = f"{watches} watches{', the slowest ' if slowest else ''}{slowest}"
+            console.print(figures, markup=False, soft_wrap=True)
         table = Table(box=None)
         for name in ("service", "status", "address", "version"):
             table.add_column(name)
-        for each in info.services:
-            style = "green" if each.status == "SERVING" else "red"
-            table.add_row(each.name, f"[{style}]{each.status}[/]", each.address, each.version)
+        for service in info.services:
+            style = "green" if service.status == "SERVING" else "red"
+            table.add_row(
+                service.name, f"[{style}]{service.status}[/]", service.address, service.version
+            )
         console.print(table)
-    if any(each.status != "SERVING" for each in info.services):
+    if any(service.status != "SERVING" for service in info.services):
         raise typer.Exit(FAILED)
+
+
+def open_(
+    kit_id: Annotated[
+        int, typer.Argument(help="The kit; all kits if left out.", metavar="[KIT]", min=0)
+    ] = 0,
+    address: Address = "",
+    as_json: AsJson = False,
+) -> None:
+    """Open the page in a browser, and print its address."""
+    info = answer_of(address, lambda client: client.server_info(), timeout=5)
+    gateways = [service for service in info.services if service.name == "gateway"]
+    if not gateways:
+        stop("no gateway serves the page: start one with `vistaflow up`", FAILED)
+    url = page_url(gateways[-1].address, kit_id)
+    if as_json:
+        print_json({"url": url})
+        return
+    console.print(url, markup=False, soft_wrap=True)
+    webbrowser.open(url)
+
+
+def page_url(gateway: str, kit_id: int = 0) -> str:
+    """The address of the page, or of a kit there."""
+    scheme = "https" if os.environ.get(CA) else "http"
+    return f"{scheme}://{gateway}/" + (f"kits/{kit_id}" if kit_id else "")
 
 
 def doctor(
@@ -190,20 +223,20 @@ def doctor(
     address: Address = "",
     as_json: AsJson = False,
 ) -> None:
-    """Look at what vistaflow needs on this machine, and say how to mend what is wrong."""
+    """Look at what vistaflow needs on this machine, and say how to correct what is wrong."""
     checks = _checks(folder_of(home), address)
-    bad = [each for each in checks if each["state"] == "wrong"]
-    for each in checks:
+    bad = [check for check in checks if check["state"] == "wrong"]
+    for check in checks:
         if as_json:
-            print_json(each)
+            print_json(check)
             continue
         mark, style = {"ok": ("✔", "green"), "note": ("·", "cyan"), "wrong": ("✘", "red")}[
-            each["state"]
+            check["state"]
         ]
-        console.print(f"[{style}]{mark}[/] {each['what']}: ", end="")
-        console.print(each["found"], markup=False, soft_wrap=True)
-        if each["fix"]:
-            console.print(f"    {each['fix']}", markup=False, soft_wrap=True)
+        console.print(f"[{style}]{mark}[/] {check['what']}: ", end="")
+        console.print(check["found"], markup=False, soft_wrap=True)
+        if check["fix"]:
+            console.print(f"    {check['fix']}", markup=False, soft_wrap=True)
     if bad:
         raise typer.Exit(FAILED)
 
@@ -215,15 +248,21 @@ def logs(
     home: Home = DEFAULT_HOME,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Wait for more.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the records as they are.")] = False,
-    lines: Annotated[int, typer.Option("-n", help="Begin with so many of the last lines.")] = 50,
+    lines: Annotated[
+        int, typer.Option("-n", help="Begin with so many of the last lines.", min=0)
+    ] = 50,
+    address: Address = "",
 ) -> None:
-    """Print the logs of the services, or what the jobs of a kit printed."""
+    """Print the logs of the services, or what the jobs of a kit printed.
+
+    Logs on another machine are read from the services there.
+    """
     folder = folder_of(home) / "logs"
     jobs: dict[str, str] = {}
     if of.isdigit():
-        address, token = reach(home=folder.parent)
-        found_kit = asked(address, lambda client: client.kit(int(of)), token=str(token))
-        jobs = {each.job_id: each.name for each in found_kit.jobs}
+        reached, token = reach(address, home=folder.parent)
+        found_kit = answer_of(reached, lambda client: client.kit(int(of)), token=str(token))
+        jobs = {job.job_id: job.name for job in found_kit.jobs}
     elif len(of) == 36:
         jobs = {of: ""}
 
@@ -234,24 +273,50 @@ def logs(
                 return
         console.print(line.raw if as_json else line.text(), markup=False, soft_wrap=True)
 
-    found = lines_of(folder, of, jobs)
-    for each in found[-lines:]:
-        show(each)
-    if not found and not follow:
+    reached, token = reach(address, home=folder.parent)
+    if jobs:
+        is_here = any((folder / "jobs" / job_id).is_dir() for job_id in jobs)
+    else:
+        is_elsewhere = address and not is_suite_here(reached, folder.parent)
+        # A home that is named says where its suite is; if it says nothing, there is none.
+        is_nowhere = not address and home != DEFAULT_HOME and find_suite(folder.parent) is None
+        has_file = (folder / f"{of}.jsonl").is_file()
+        is_here = not of or is_nowhere or (has_file and not is_elsewhere)
+    if not is_here:
+
+        async def read(client: CommandClient) -> bool:
+            def of_job(job_id: str) -> Callable[[bool], AsyncIterator[str]]:
+                return lambda follow: client.logs(job_id, follow=follow)
+
+            sources = {name: of_job(job_id) for job_id, name in jobs.items()}
+            if not jobs:
+                sources[of] = lambda follow: client.service_logs(of, follow=follow)
+            return await show_remote_lines(sources, show, count=lines, follow=follow)
+
+        try:
+            if not answer_of(reached, read, token=str(token)):
+                stop(f"nothing is logged for `{of}`", FAILED)
+        except KeyboardInterrupt:
+            raise typer.Exit(DETACHED) from None
+        return
+    printed = lines_of(folder, of, jobs)
+    for line in printed[-lines:]:
+        show(line)
+    if not printed and not follow:
         stop(f"nothing is logged for `{of}`" if of else f"no logs in {folder}", FAILED)
     if follow:
         try:
-            for each in follow_lines(folder, of, jobs):
-                show(each)
+            for follow_line in follow_lines(folder, of, jobs):
+                show(follow_line)
         except KeyboardInterrupt:
             raise typer.Exit(DETACHED) from None
 
 
 def _checks(home: Path, address: str) -> list[dict[str, str]]:
-    found: list[dict[str, str]] = []
+    findings: list[dict[str, str]] = []
 
     def note(what: str, state: str, text: str, fix: str = "") -> None:
-        found.append({"what": what, "state": state, "found": text, "fix": fix})
+        findings.append({"what": what, "state": state, "found": text, "fix": fix})
 
     python = ".".join(map(str, sys.version_info[:3]))
     note("Python", "ok" if sys.version_info >= (3, 11) else "wrong", python)
@@ -272,6 +337,8 @@ def _checks(home: Path, address: str) -> list[dict[str, str]]:
     note("home", "wrong" if free < 2 else "ok", f"{free:.0f} GB free at {home}", fix)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     note("memory", "ok" if memory > 3 else "wrong", f"{memory:.0f} GB")
+    _check_stores(note, home)
+    _check_queries(note, home)
     running = holder(home)
     note(
         "suite",
@@ -281,7 +348,34 @@ def _checks(home: Path, address: str) -> list[dict[str, str]]:
     )
     address, token = reach(address, home=home)
     check_registries(note, address, str(token), up_here=bool(running))
-    return found
+    return findings
+
+
+def _check_stores(note: Any, home: Path) -> None:
+    """What ingestion last found of the stores of datasets."""
+    try:
+        state = json.loads((home / "run" / "stores.json").read_bytes())
+        problems, lost, stores = list(state["errors"]), int(state["lost"]), list(state["stores"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return
+    if lost:
+        problems.append(f"{lost:,} files have no undamaged copy")
+    fix = "correct the store, then `python -m vistaflow_services.ingestion.repair`"
+    if problems:
+        note("stores", "wrong", "; ".join(problems), fix)
+    else:
+        note("stores", "ok", "; ".join(stores).replace("store ", ""))
+
+
+def _check_queries(note: Any, home: Path) -> None:
+    """What the service `query` said when it started of what confines the queries."""
+    try:
+        state = json.loads((home / "run" / "query.json").read_bytes())
+        confinement, complete = str(state["confinement"]), bool(state["complete"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return
+    fix = "" if complete else "a kernel with Landlock (5.13) and seccomp confines them further"
+    note("queries", "ok" if complete else "note", f"confined by {confinement}", fix)
 
 
 def _check_simulators(note: Any) -> None:
@@ -290,29 +384,29 @@ def _check_simulators(note: Any) -> None:
     except ImportError:
         note("simulators", "note", "not installed here", "pip install 'vistaflow[simulators]'")
         return
-    for each in simulator_status():
-        there = f"{each.version} {each.hint}".strip()
+    for simulator in simulator_status():
+        there = f"{simulator.version} {simulator.hint}".strip()
         note(
-            each.name,
-            "ok" if each.available else "note",
-            there if each.available else "not there",
-            "" if each.available else each.hint,
+            simulator.name,
+            "ok" if simulator.available else "note",
+            there if simulator.available else "not there",
+            "" if simulator.available else simulator.hint,
         )
 
 
 def _growth(info: Any) -> str:
     """How large the log is and how far back it goes."""
-    told = info.limits
-    if "log.rows" not in told:
+    limits = info.limits
+    if "log.rows" not in limits:
         return f"kept from revision {info.oldest_revision} on"
     age = ""
-    if "log.oldest_at" in told:
-        began = told["log.oldest_at"].partition("+")[0].replace("T", " ")
-        age = f" since {began} UTC ({told['log.age_days']} days)"
+    if "log.oldest_at" in limits:
+        began = limits["log.oldest_at"].partition("+")[0].replace("T", " ")
+        age = f" since {began} UTC ({limits['log.age_days']} days)"
     return (
-        f"kept from revision {info.oldest_revision} on: {int(told['log.rows']):,} rows{age}, "
-        f"{told['log.size']} in {told['log.partitions']} partitions of a database of "
-        f"{told['database.size']}; {told['retention']}"
+        f"kept from revision {info.oldest_revision} on: {int(limits['log.rows']):,} rows{age}, "
+        f"{limits['log.size']} in {limits['log.partitions']} partitions of a database of "
+        f"{limits['database.size']}; {limits['retention']}"
     )
 
 
@@ -339,8 +433,8 @@ def holder(home: Path) -> dict[str, Any] | None:
 
 def _is_up(home: Path, pid: int) -> bool:
     """Whether the suite of that process says that all of it serves."""
-    found = holder(home)
-    ours = found is not None and found["pid"] == pid
+    running = holder(home)
+    ours = running is not None and running["pid"] == pid
     return ours and (home / "run" / "endpoints.json").is_file()
 
 

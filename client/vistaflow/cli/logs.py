@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import collections
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -12,6 +14,8 @@ from typing import Final
 POLL_SECONDS: Final = 0.3
 TAIL_BYTES: Final = 2_000_000
 """Most bytes of one file that are read from its end."""
+MAX_FOLLOWED: Final = 16
+"""Jobs on other machines that are followed at once; the others after them, in their order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,20 +46,20 @@ class LogLine:
 
 def lines_of(folder: Path, of: str, jobs: Mapping[str, str]) -> list[LogLine]:
     """The lines there are: of jobs if any are named, else of the service `of`, else of all."""
-    found: list[LogLine] = []
+    lines: list[LogLine] = []
     for path in _files(folder, of, jobs):
         size = path.stat().st_size
         with path.open("rb") as file:
             file.seek(max(0, size - TAIL_BYTES))
             for raw in file.read().splitlines()[1 if size > TAIL_BYTES else 0 :]:
-                found.append(_line(path, raw, jobs))
+                lines.append(_line(path, raw, jobs))
     if not jobs:
-        found.sort(key=lambda each: each.time)
-    return found
+        lines.sort(key=lambda line: line.time)
+    return lines
 
 
 def follow_lines(folder: Path, of: str, jobs: Mapping[str, str]) -> Iterator[LogLine]:
-    """What is added from now on, for ever; new files included."""
+    """The lines added from now on, without end, those of new files included."""
     places = {path: path.stat().st_size for path in _files(folder, of, jobs)}
     rests: dict[Path, bytes] = {}
     while True:
@@ -76,10 +80,51 @@ def follow_lines(folder: Path, of: str, jobs: Mapping[str, str]) -> Iterator[Log
         time.sleep(POLL_SECONDS)
 
 
+async def show_remote_lines(
+    sources: Mapping[str, Callable[[bool], AsyncIterator[str]]],
+    show: Callable[[LogLine], None],
+    *,
+    count: int,
+    follow: bool,
+) -> bool:
+    """Shows the last lines of logs that are on another machine.
+
+    Args:
+        sources: What reads a log, by its name; it follows the log if it is called with True.
+        show: Shows one line.
+        count: Most lines to begin with.
+        follow: Whether to show what is added until the logs end.
+
+    Returns:
+        Whether there are any lines.
+    """
+    last: collections.deque[LogLine] = collections.deque(maxlen=count)
+    shown = dict.fromkeys(sources, 0)
+    for name, read in sources.items():
+        async for text in read(False):
+            last.append(LogLine(time="", source=name, raw=text))
+            shown[name] += 1
+    for line in last:
+        show(line)
+    places = asyncio.Semaphore(MAX_FOLLOWED)
+
+    async def follow_log(name: str, read: Callable[[bool], AsyncIterator[str]]) -> None:
+        async with places:
+            number = 0
+            async for text in read(True):
+                number += 1
+                if number > shown[name]:
+                    show(LogLine(time="", source=name, raw=text))
+
+    if follow:
+        await asyncio.gather(*(follow_log(name, read) for name, read in sources.items()))
+    return any(shown.values())
+
+
 def _files(folder: Path, of: str, jobs: Mapping[str, str]) -> list[Path]:
     if jobs:
-        found = [each for job in jobs for each in (folder / "jobs" / job).glob("*.log")]
-        return sorted(found, key=lambda each: each.stat().st_mtime)
+        files = [file for job in jobs for file in (folder / "jobs" / job).glob("*.log")]
+        return sorted(files, key=lambda file: file.stat().st_mtime)
     return sorted(folder.glob(f"{of or '*'}.jsonl"))
 
 
@@ -89,7 +134,7 @@ def _line(path: Path, raw: bytes, jobs: Mapping[str, str]) -> LogLine:
         name = jobs.get(path.parent.name, "")
         return LogLine(time="", source=f"{name} #{path.stem}" if name else "", raw=text)
     try:
-        at = str(json.loads(text).get("time", ""))
+        time = str(json.loads(text).get("time", ""))
     except (ValueError, AttributeError):
-        at = ""
-    return LogLine(time=at, source=path.stem, raw=text)
+        time = ""
+    return LogLine(time=time, source=path.stem, raw=text)

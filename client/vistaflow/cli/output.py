@@ -8,7 +8,7 @@ import getpass
 import json
 import sys
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Final, NoReturn
 
 import typer
@@ -16,7 +16,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 from rich.console import Console
 
-from vistaflow.encoding import encodable
+from vistaflow._machine.encoding import encodable
 from vistaflow.errors import InvalidArgumentError, UnavailableError, VistaError
 
 FAILED: Final = 1
@@ -57,8 +57,9 @@ Address = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one value a line.")]
 
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+# `:x:` in a text of anyone is no picture.
+console = Console(highlight=False, emoji=False)
+errors = Console(stderr=True, highlight=False, emoji=False)
 
 
 def print_json(value: Any) -> None:
@@ -74,12 +75,14 @@ def plain(value: Any) -> Any:
     if isinstance(value, Message):
         return json_format.MessageToDict(value, preserving_proto_field_name=True)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = (each.name for each in dataclasses.fields(value) if each.name != "pb")
+        fields = (field.name for field in dataclasses.fields(value) if field.name != "pb")
         return {name: plain(getattr(value, name)) for name in fields}
     if isinstance(value, dict):
-        return {str(key): plain(each) for key, each in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
+        return [plain(item) for item in value]
+    if isinstance(value, timedelta):
+        return value.total_seconds()
     return value.isoformat() if isinstance(value, datetime) else value
 
 
@@ -87,6 +90,21 @@ def number(value: float, unit: str = "") -> str:
     """A number as people write it, with its unit."""
     text = f"{value:.5g}" if isinstance(value, float) else str(value)
     return f"{text} {unit}" if unit else text
+
+
+def size_text(size: int) -> str:
+    """A size in bytes as people write it."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size >= factor:
+            return f"{size / factor:.3g} {unit}"
+    return f"{size} B"
+
+
+def visible(text: str) -> str:
+    """A text of anyone in one line: a terminal must not run what is in it."""
+    return "".join(
+        character if character.isprintable() else repr(character)[1:-1] for character in text
+    )
 
 
 def stop(message: str, code: int) -> NoReturn:
@@ -104,12 +122,12 @@ def user() -> str:
 
 
 @contextlib.contextmanager
-def told() -> Iterator[None]:
+def reported() -> Iterator[None]:
     """Turns what a service refuses into a message with the fix and an exit code."""
     try:
         yield
     except InvalidArgumentError as error:
-        lines = [f"  {each.field}: {each.description}" for each in error.violations]
+        lines = [f"  {violation.field}: {violation.description}" for violation in error.violations]
         count = len(lines)
         head = f"{count} mistake{'s' if count > 1 else ''}:" if lines else error.message
         stop("\n".join([head, *lines]), USAGE)

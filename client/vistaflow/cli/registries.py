@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from vistaflow.cli.dialing import CommandClient
+from vistaflow._rpc.replicas import addresses_of
+from vistaflow.api.registry.v1 import registry_pb2 as pb
+from vistaflow.cli.connection import CommandClient
 from vistaflow.errors import VistaError
-from vistaflow.replicas import addresses_of
 
 CLOCK_SECONDS: Final = 5.0
 OF_THE_DATABASE: Final = (
@@ -24,6 +25,12 @@ CALLERS: Final = {
     "required": "every caller needs a token",
 }
 """The callers that are accepted, by the value of `auth` that the registry reports."""
+
+STATES: Final = {
+    pb.CHECK_STATE_OK: "ok",
+    pb.CHECK_STATE_NOTE: "note",
+    pb.CHECK_STATE_WRONG: "wrong",
+}
 
 Note = Callable[..., None]
 """Takes down what was looked at, its state, what was found, and the fix."""
@@ -47,27 +54,44 @@ def check_registries(note: Note, address: str, token: str, *, up_here: bool) -> 
         if isinstance(info, VistaError):
             wrong = up_here or several
             fix = "start it, or take it off the list of addresses" if several else ""
-            told = f"{one} does not answer: {info.message[:120]}"
-            note(f"registry{where}", "wrong" if wrong else "note", told, fix)
+            summary = f"{one} does not answer: {info.message[:120]}"
+            note(f"registry{where}", "wrong" if wrong else "note", summary, fix)
             continue
         note(f"registry{where}", "ok", f"answers, log at revision {info.revision}")
         _check_clock(note, where, info)
         if (auth := info.limits.get("auth")) in CALLERS:
             note(f"callers{where}", "note" if auth == "off" else "ok", CALLERS[auth])
         if info.caller.project:
-            told = "the checks of the database need a token for every project"
-            note(f"database{where}", "note", told)
-        for name, text in sorted(info.limits.items()):
-            name = name.removeprefix("check.") if name.startswith("check.") else ""
-            if not name or name in shared:
+            summary = "the checks of the database need a token for every project"
+            note(f"database{where}", "note", summary)
+        for finding in findings_of(info):
+            if finding.name in shared:
                 continue
-            check = json.loads(text)
-            if name in OF_THE_DATABASE:
-                shared.add(name)
-                note(name, check["state"], check["found"], check["fix"])
+            if finding.name in OF_THE_DATABASE:
+                shared.add(finding.name)
+                name = finding.name
             else:
-                note(f"{name}{where}", check["state"], check["found"], check["fix"])
-    _check_services(note, [each for each in answers if not isinstance(each, VistaError)])
+                name = f"{finding.name}{where}"
+            note(name, STATES.get(finding.state, "note"), finding.summary, finding.fix)
+    _check_services(note, [answer for answer in answers if not isinstance(answer, VistaError)])
+
+
+def findings_of(info: pb.GetServerInfoResponse) -> list[pb.CheckFinding]:
+    """The results of a registry's checks, by name; of version 0.1 they are in `limits`."""
+    findings = list(info.findings)
+    if not findings:
+        for key, text in info.limits.items():
+            if key.startswith("check."):
+                check = json.loads(text)
+                findings.append(
+                    pb.CheckFinding(
+                        name=key.removeprefix("check."),
+                        state=pb.CheckState.Value(f"CHECK_STATE_{check['state'].upper()}"),
+                        summary=check["found"],
+                        fix=check["fix"],
+                    )
+                )
+    return sorted(findings, key=lambda finding: finding.name)
 
 
 async def _ask_all(addresses: list[str], token: str) -> list[Any]:
@@ -92,17 +116,17 @@ def _check_clock(note: Note, where: str, info: Any) -> None:
 
 def _check_services(note: Note, infos: list[Any]) -> None:
     """What the replicas know of services, and whether they are replicas of one log."""
-    if len({each.epoch for each in infos}) > 1:
+    if len({info.epoch for info in infos}) > 1:
         note(
             "replicas", "wrong", "the addresses serve different logs",
             "give all of them one VISTAFLOW_REGISTRY_DATABASE and schema",
         )  # fmt: skip
-    found: dict[str, str] = {}
+    statuses: dict[str, str] = {}
     for info in infos:
-        for each in info.services:
-            if each.name != "registry" and found.get(each.name) != "SERVING":
-                found[each.name] = each.status
-    for name, status in found.items():
+        for service in info.services:
+            if service.name != "registry" and statuses.get(service.name) != "SERVING":
+                statuses[service.name] = service.status
+    for name, status in statuses.items():
         serving = status == "SERVING"
         fix = "" if serving else f"see `vistaflow logs {name}`"
         note(name, "ok" if serving else "wrong", status, fix)

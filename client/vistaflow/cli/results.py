@@ -3,28 +3,51 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from vistaflow._machine.local import home_of
 from vistaflow.aio.client import AsyncClient
 from vistaflow.api.optimize.v1 import optimize_pb2
 from vistaflow.cli.live import clock
 from vistaflow.cli.output import number
-from vistaflow.models import Kit, struct_dict
+from vistaflow.errors import VistaError
+from vistaflow.models import Job, Kit, struct_dict
+
+WORDS: Final = ("failure", "message", "log")
+"""What rows of failed points say beside their parameters."""
+
+GOOD_R2: Final = 0.8
+GOOD_COVERAGE: Final = 0.85
+"""What the upper end of the confidence interval of a coverage has to reach."""
+ENOUGH_ROWS: Final = 10
+"""Rows held out below which R² and the coverage say little."""
+
+NEAR_BOUND: Final = 0.005
+"""The part of a range within which a value is at its end."""
+
+ACTIVE: Final = 0.01
+"""The part of its limit within which a constraint is active."""
+
+LOG_LINES: Final = 8
+"""Lines of the end of what a failed run printed that are shown at once."""
+
+MAX_PICTURES: Final = 50
+"""Pictures of a kit that are copied to this machine."""
 
 
 async def study_of(client: AsyncClient, kit: Kit) -> optimize_pb2.Study | None:
     """The latest study of a finished kit; none if it has no optimisation."""
     for job in reversed(kit.jobs):
         if job.job_type == "OPTIMIZE" and job.status == "FINISHED":
-            return await client.study(job.job_id)
+            return (await client.study(job.job_id)).pb
     return None
 
 
@@ -36,8 +59,13 @@ def result_table(kit: Kit, study: optimize_pb2.Study) -> RenderableType:
     parameters.add_column("parameter")
     parameters.add_column("value", justify="right")
     parameters.add_column("unit")
+    bounds = at_bounds(kit, best)
+    if bounds:
+        parameters.add_column("")
     for name in _in_order(kit, best):
-        parameters.add_row(name, number(best[name]), units.get(name, ""))
+        end = f"⚠ at its {bounds[name]} end" if name in bounds else ""
+        cells = [name, number(best[name]), units.get(name, "")]
+        parameters.add_row(*cells, *([Text(end, style="yellow")] if bounds else []))
     parts: list[RenderableType] = [
         Text(f"best point, {_proof(study)}", style="bold"),
         parameters,
@@ -61,22 +89,36 @@ def result_dict(kit: Kit, study: optimize_pb2.Study) -> dict[str, Any]:
         "best": struct_dict(study.best.parameters),
         "simulated": dict(study.best.responses),
         "predicted": {
-            each.response.name: {
-                "mean": each.predicted.mean,
-                "standard_deviation": each.predicted.standard_deviation,
+            comparison.response.name: {
+                "mean": comparison.predicted.mean,
+                "standard_deviation": comparison.predicted.standard_deviation,
             }
-            for each in study.comparisons
+            for comparison in study.comparisons
         },
-        "noise": {each.response.name: each.noise for each in study.comparisons if each.noise},
-        "verifying_runs": max((each.run_count for each in study.comparisons), default=1),
-        "constraints": {each.text: each.met for each in study.constraints},
+        "noise": {
+            comparison.response.name: comparison.noise
+            for comparison in study.comparisons
+            if comparison.noise
+        },
+        "verifying_runs": max(
+            (comparison.run_count for comparison in study.comparisons), default=1
+        ),
+        "constraints": {constraint.text: constraint.met for constraint in study.constraints},
         "missed_by": {
-            each.text: {
-                "amount": each.miss if math.isfinite(each.miss) else None,
-                "unit": each.unit,
+            constraint.text: {
+                "amount": constraint.miss if math.isfinite(constraint.miss) else None,
+                "unit": constraint.unit,
             }
-            for each in study.constraints
-            if not each.met
+            for constraint in study.constraints
+            if not constraint.met
+        },
+        "margins": {constraint.text: margin(constraint) for constraint in study.constraints},
+        "active": [constraint.text for constraint in study.constraints if is_active(constraint)],
+        "at_bounds": at_bounds(kit, struct_dict(study.best.parameters)),
+        "models": {
+            name: {"r2": figures.r2, "coverage95": figures.coverage95, "rows": figures.rows}
+            | {"doubts": list(figures.doubts)}
+            for name, figures in held_out(kit).items()
         },
         "design_best_objective": (
             study.design_best.objective if study.design_best.HasField("objective") else None
@@ -88,19 +130,213 @@ def result_dict(kit: Kit, study: optimize_pb2.Study) -> dict[str, Any]:
     }
 
 
-def pictures(kit: Kit) -> list[Path]:
-    """The pictures of a kit that are on this machine."""
-    found: list[Path] = []
-    try:
-        home = Path(os.environ.get("VISTAFLOW_HOME") or "~/.vistaflow").expanduser()
-    except RuntimeError:  # a user without a home folder has none there
-        return found
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """How good the model of a response is on rows of the design that it was not trained on."""
+
+    r2: float
+    coverage95: float
+    """The part of the rows that the 95 % intervals hold."""
+    rows: int
+    doubts: Sequence[str]
+    """Why it should not be trusted yet; empty if it may be."""
+
+
+def held_out(kit: Kit) -> dict[str, HeldOut]:
+    """The figures of each response that the kit's test has measured."""
+    metrics: Any = {}
+    for job in kit.jobs:
+        if job.job_type == "ML_TEST" and job.status == "FINISHED":
+            metrics = job.result.get("metrics") or {}
+    figures = {}
+    for name, measured in metrics.items() if isinstance(metrics, Mapping) else ():
+        try:
+            rows, r2 = int(measured["rows"]), float(measured["r2"])
+            coverage, high = float(measured["coverage95"]), float(measured["ci"]["coverage95"][1])
+        except (KeyError, TypeError, ValueError, IndexError):
+            continue  # the result of a job that was done elsewhere
+        doubts = []
+        if r2 < GOOD_R2:
+            doubts.append(f"explains {max(r2, 0.0):.0%}")
+        if high < GOOD_COVERAGE:
+            doubts.append("intervals too narrow")
+        if rows < ENOUGH_ROWS:
+            doubts.append("few rows")
+        figures[name] = HeldOut(r2=r2, coverage95=coverage, rows=rows, doubts=doubts)
+    return figures
+
+
+def held_out_table(kit: Kit) -> RenderableType | None:
+    """The figures of the models; None if no row was held out."""
+    figures = held_out(kit)
+    if not figures:
+        return None
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("response")
+    for name in ("R²", "in 95 %", "rows"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for name, one in figures.items():
+        doubts = Text(f"⚠ {', '.join(one.doubts)}", style="yellow")
+        table.add_row(
+            name,
+            f"{one.r2:.3f}",
+            f"{one.coverage95:.0%}",
+            str(one.rows),
+            doubts if one.doubts else Text("✔", style="green"),
+        )
+    title = Text("models of the design on rows held out", style="bold")
+    return Group(title, table)
+
+
+def at_bounds(kit: Kit, point: Mapping[str, Any]) -> dict[str, str]:
+    """The parameters of a point at an end of their range: "lower" or "upper" by name."""
+    ends = {}
+    for job in kit.jobs:
+        space = job.result.get("space")
+        for parameter in space.get("parameters", ()) if isinstance(space, dict) else ():
+            value, bounds = point.get(parameter["name"]), parameter.get("range")
+            if not bounds or not isinstance(value, int | float):
+                continue
+            low, high = map(float, bounds)
+            if parameter.get("scale") == "log" and low > 0 and value > 0:
+                low, high, value = math.log(low), math.log(high), math.log(value)
+            near = NEAR_BOUND * (high - low)
+            if high > low and (value <= low + near or value >= high - near):
+                ends[parameter["name"]] = "lower" if value <= low + near else "upper"
+    return ends
+
+
+def margin(constraint: optimize_pb2.ConstraintResult) -> float:
+    """How far a side is from its limit, in its own unit; negative if the constraint is missed."""
+    if not constraint.met:
+        return -constraint.miss
+    return abs(constraint.limit - constraint.value)
+
+
+def is_active(constraint: optimize_pb2.ConstraintResult) -> bool:
+    """Whether a constraint holds the objective back: it is met with hardly any margin."""
+    scale = max(abs(constraint.limit), abs(constraint.value))
+    return constraint.met and margin(constraint) <= ACTIVE * scale
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failures:
+    """The failed points of a kit's design, and why."""
+
+    count: int
+    reasons: Sequence[Mapping[str, Any]]
+    """`count`, `failure`, `message` and `row_id`, the most common first."""
+
+    rows: Sequence[Mapping[str, Any]]
+    """The failed points that are known; those of a failed job may be a part of them."""
+
+
+def design_job(kit: Kit) -> Job | None:
+    """The kit's job that ran its design."""
+    return next((job for job in reversed(kit.jobs) if job.job_type == "DOE"), None)
+
+
+async def failures_of(client: AsyncClient, kit: Kit, *, rows: bool = False) -> Failures | None:
+    """The failed points of a kit; None if there are none.
+
+    Args:
+        client: The client.
+        kit: The kit.
+        rows: Whether all failed points of a finished design are read.
+    """
+    job = design_job(kit)
+    if job is None or job.status not in ("FINISHED", "FAILED"):
+        return None
+    if job.status == "FINISHED":
+        count = int(job.result.get("failed_count") or 0)
+        failed = []
+        if rows and count:
+            failed = [row for row in await client.design_rows(job.job_id) if row["failure"]]
+        failures = Failures(count=count, reasons=job.result.get("reasons") or (), rows=failed)
+        return failures if count else None
+    details: Mapping[str, Any] = {}
+    async for state in client.states(job_ids=[job.job_id], statuses=["FAILED"]):
+        if not state.task_name:
+            details = (state.metadata.get("error") or {}).get("details") or {}
+    known = [
+        {"row_id": row["row_id"], **row["parameters"], **{key: row[key] for key in WORDS}}
+        for row in details.get("failed_rows") or ()
+    ]
+    count = int(details.get("failed_count") or 0)
+    return (
+        Failures(count=count, reasons=details.get("reasons") or (), rows=known) if count else None
+    )
+
+
+def failures_text(kit: Kit, failures: Failures, *, log: bool = True) -> str:
+    """Why points failed, grouped; how to look at one; the end of what the first printed."""
+    job = design_job(kit)
+    total = int(job.result.get("evaluated_count") or 0) if job else 0
+    lines = [f"{failures.count} {f'of {total} ' if total else ''}points failed:"]
+    for reason in failures.reasons:
+        message = f": {reason['message']}" if reason["message"] else ""
+        place = f"such as point {reason['row_id']}"
+        lines.append(f"  {reason['count']} × {reason['failure']}{message} ({place})")
+    listed = sum(reason["count"] for reason in failures.reasons)
+    if listed < failures.count:
+        lines.append(f"  {failures.count - listed} × other reasons")
+    if failures.reasons:
+        first = failures.reasons[0]["row_id"]
+        printed = next((row["log"] for row in failures.rows if row["row_id"] == first), "")
+        if log and printed:
+            lines.append(f"point {first} printed at its end:")
+            lines += [f"  | {line}" for line in printed.splitlines()[-LOG_LINES:]]
+        lines.append(f"look at one: vistaflow try {kit.kit_id} --point {first}")
+    lines.append(f"all of them: vistaflow points {kit.kit_id} --failed")
+    return "\n".join(lines)
+
+
+async def pictures(client: AsyncClient, kit: Kit) -> list[Path]:
+    """The pictures of a kit; those that are not on this machine are copied to its home first."""
+    files: list[Path] = []
     for job in kit.jobs:
         for plot in job.result.get("plots", ()):
-            path = home / "artifacts" / str(plot.get("uri", "")).removeprefix("artifact://")
-            if path.is_file():
-                found.append(path)
-    return found
+            uri = str(plot.get("uri", ""))
+            path = artifact_path(uri)
+            if path is not None and not path.is_file() and len(files) < MAX_PICTURES:
+                path = await _copied(client, uri)
+            if path is not None and path.is_file():
+                files.append(path)
+    return files
+
+
+async def _copied(client: AsyncClient, uri: str) -> Path | None:
+    """The copy of a picture in the home of this machine; None if there is no such picture."""
+    home = artifact_home()
+    parts = uri.removeprefix("artifact://").split("/")
+    # A result may hold any text; this one names a file to write.
+    if home is None or any(part in ("", ".", "..") or "\0" in part for part in parts):
+        return None
+    path = home.joinpath("pictures", *parts)
+    if not path.is_file():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            await client.download(uri, path)
+        except (OSError, VistaError):
+            return None
+    return path
+
+
+def artifact_home() -> Path | None:
+    """`$VISTAFLOW_HOME` or its default; None for a user without a home folder."""
+    try:
+        return home_of()
+    except RuntimeError:
+        return None
+
+
+def artifact_path(uri: str) -> Path | None:
+    """Where an artifact would lie on this machine; None if the URI is no artifact's."""
+    if not uri.startswith("artifact://"):
+        return None
+    home = artifact_home()
+    return home and home / "artifacts" / uri.removeprefix("artifact://")
 
 
 def _in_order(kit: Kit, names: Iterable[str]) -> list[str]:
@@ -108,13 +344,13 @@ def _in_order(kit: Kit, names: Iterable[str]) -> list[str]:
     for job in reversed(kit.jobs):
         space = job.result.get("space")
         if isinstance(space, dict):
-            order = [each["name"] for each in space.get("parameters", ())]
+            order = [parameter["name"] for parameter in space.get("parameters", ())]
             return sorted(names, key=lambda name: order.index(name) if name in order else 0)
     return sorted(names)
 
 
 def _proof(study: optimize_pb2.Study) -> str:
-    runs = max((each.run_count for each in study.comparisons), default=1)
+    runs = max((comparison.run_count for comparison in study.comparisons), default=1)
     if runs > 1:
         return f"by the mean of {runs} verifying runs"
     return "verified by the simulator" if runs else "not verified by a run"
@@ -123,18 +359,18 @@ def _proof(study: optimize_pb2.Study) -> str:
 def _comparison(study: optimize_pb2.Study) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("response")
-    noisy = any(each.noise for each in study.comparisons)
+    noisy = any(comparison.noise for comparison in study.comparisons)
     for name in ("predicted", "± 1 sd", "simulated", *(["± noise"] if noisy else [])):
         table.add_column(name, justify="right")
     table.add_column("unit")
-    for each in study.comparisons:
+    for comparison in study.comparisons:
         table.add_row(
-            each.response.name,
-            number(each.predicted.mean),
-            number(each.predicted.standard_deviation),
-            number(each.simulated),
-            *([number(each.noise)] if noisy else []),
-            each.response.unit,
+            comparison.response.name,
+            number(comparison.predicted.mean),
+            number(comparison.predicted.standard_deviation),
+            number(comparison.simulated),
+            *([number(comparison.noise)] if noisy else []),
+            comparison.response.unit,
         )
     return table
 
@@ -143,14 +379,17 @@ def _constraints(study: optimize_pb2.Study) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("constraint")
     table.add_column("value", justify="right")
+    table.add_column("margin", justify="right")
+    table.add_column("unit")
     table.add_column("")
-    for each in study.constraints:
+    for constraint in study.constraints:
         mark = (
-            Text("✔ met", style="green")
-            if each.met
-            else Text(f"✘ missed by {_miss(each)}", style="red")
+            Text("✔ met, active" if is_active(constraint) else "✔ met", style="green")
+            if constraint.met
+            else Text(f"✘ missed by {_miss(constraint)}", style="red")
         )
-        table.add_row(each.text, number(each.value), mark)
+        distance = number(margin(constraint)) if math.isfinite(margin(constraint)) else "-"
+        table.add_row(constraint.text, number(constraint.value), distance, constraint.unit, mark)
     return table
 
 
@@ -162,7 +401,7 @@ def _miss(constraint: optimize_pb2.ConstraintResult) -> str:
 
 def _summary(kit: Kit, study: optimize_pb2.Study) -> str:
     lines = []
-    noisy = any(each.noise for each in study.comparisons)
+    noisy = any(comparison.noise for comparison in study.comparisons)
     if study.best.HasField("objective"):
         reading = "best reading" if noisy else "best"
         before = (
@@ -173,9 +412,13 @@ def _summary(kit: Kit, study: optimize_pb2.Study) -> str:
         goal = study.goals.replace("\n", ";").split(";")[0].strip()
         lines.append(f"{goal}: {number(study.best.objective)}{before}")
     if not study.best.feasible:
-        missed = [f"{each.text} by {_miss(each)}" for each in study.constraints if not each.met]
-        told = f": it misses {', '.join(missed)}" if missed else ""
-        lines.append(f"No point meets every constraint; this one misses them least{told}.")
+        missed = [
+            f"{constraint.text} by {_miss(constraint)}"
+            for constraint in study.constraints
+            if not constraint.met
+        ]
+        shortfall = f": it misses {', '.join(missed)}" if missed else ""
+        lines.append(f"No point meets every constraint; this one misses them least{shortfall}.")
     lines += study.notes
     taken = (kit.updated_at - kit.created_at) if kit.updated_at and kit.created_at else None
     lines.append(

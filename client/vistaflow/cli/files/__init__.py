@@ -1,0 +1,7 @@
+"""Files of kits and decks on this machine.
+
+kit_text.py    the kit.yaml of a kit
+export.py      export: a kit with its points, pictures, deck and model as a folder
+decks.py       new deck, decks --export
+comparison.py  compare: the settings and results of kits side by side
+"""

@@ -1,0 +1,211 @@
+"""export: a kit with all that it made, as a folder."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import secrets
+import shutil
+import zipfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vistaflow.api.optimize.v1 import optimize_pb2
+from vistaflow.cli.arguments import KitId
+from vistaflow.cli.connection import CommandClient, answer_of
+from vistaflow.cli.files.kit_text import kit_text, yaml_text
+from vistaflow.cli.output import USAGE, Address, AsJson, console, plain, print_json, size_text, stop
+from vistaflow.cli.results import design_job, result_dict, study_of
+from vistaflow.errors import FailedPreconditionError, MissingPackageError, invalid
+from vistaflow.models import Kit
+from vistaflow.results import Trial
+
+MANIFEST = "manifest.json"
+"""Lists every other file of the folder with its size and SHA-256."""
+
+_HIDDEN = ("pb", "parameters", "responses")
+
+
+class Tables(StrEnum):
+    """The format of tables."""
+
+    CSV = "csv"
+    PARQUET = "parquet"
+
+
+def export(
+    kit: KitId,
+    to: Annotated[Path, typer.Option("--to", help="The folder; it must not exist.")],
+    address: Address = "",
+    tables: Annotated[Tables, typer.Option(help="Of points and trials.")] = Tables.CSV,
+    as_json: AsJson = False,
+) -> None:
+    """Copy a kit to a folder: kit.yaml, deck, points, trials, best point, model and pictures.
+
+    `manifest.json` lists every file with its size and SHA-256. The folder appears once it is
+    complete.
+
+    For example: vistaflow export 7 --to amp; vistaflow export 7 --to amp --tables parquet
+    """
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        stop(f"--to: {to} exists; name a new folder", USAGE)
+
+    async def ask(client: CommandClient) -> dict[str, Any]:
+        return await exported(client, await client.kit(kit), to.absolute(), tables)
+
+    manifest = answer_of(address, ask)
+    if as_json:
+        print_json(manifest)
+        return
+    for file in manifest["files"]:
+        console.print(f"  {file['path']:<40} {size_text(file['bytes']):>10}", markup=False)
+    console.print(f"kit {kit} is in {to}", markup=False, soft_wrap=True)
+
+
+async def exported(
+    client: CommandClient, kit: Kit, to: Path, tables: Tables = Tables.CSV
+) -> dict[str, Any]:
+    """Writes a kit to a folder, which appears once it is complete.
+
+    Args:
+        client: The client.
+        kit: The kit with its jobs.
+        to: The folder, an absolute path.
+        tables: The format of its tables.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        InvalidArgumentError: The folder cannot be written.
+        VistaError: What the kit consists of cannot be read.
+    """
+    part = to.with_name(f".{to.name}.{secrets.token_hex(8)}.part")
+    try:
+        part.mkdir(parents=True)
+        await _fill(client, kit, part, tables)
+        manifest = {
+            "kit_id": kit.kit_id,
+            "name": kit.name,
+            "status": kit.status,
+            "revision": kit.revision,
+            "deck": kit.spec.get("deck"),
+            "files": _listed(part),
+        }
+        text = json.dumps(plain(manifest), indent=1, ensure_ascii=False)
+        (part / MANIFEST).write_text(text + "\n", "utf-8")
+        os.replace(part, to)
+    except OSError as error:
+        raise invalid("to", f"{to} cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return manifest
+
+
+async def _fill(client: CommandClient, kit: Kit, folder: Path, tables: Tables) -> None:
+    finished = [job for job in kit.jobs if job.status == "FINISHED"]
+    decks = [deck["deck_id"] for job in finished for deck in job.result.get("decks") or ()]
+    with suppress(FailedPreconditionError):  # its jobs are from elsewhere
+        beside = "./deck" if decks else ""
+        (folder / "kit.yaml").write_text(kit_text(kit, beside), "utf-8")
+    if decks:
+        unpack(await client.deck_archive(decks[-1]), folder / "deck")
+    job = design_job(kit)
+    if job is not None and job.status == "FINISHED":
+        write_table(await client.design_rows(job.job_id), folder / f"points.{tables}")
+    study = await study_of(client, kit)
+    model_ids = [job.job_id for job in finished if job.job_type == "ML_TRAIN"]
+    if study is not None:
+        rows = [_trial_row(trial) for trial in await client.trials(study.study_id)]
+        write_table(rows, folder / f"trials.{tables}")
+        (folder / "best.yaml").write_text(yaml_text(_best(kit, study)), "utf-8")
+        model_ids += [study.model_id] if study.model_id else []
+    if model_ids:
+        model = await client.model(model_ids[-1])
+        (folder / "model").mkdir()
+        text = json.dumps(plain(model), indent=1, ensure_ascii=False)
+        (folder / "model" / "model.json").write_text(text + "\n", "utf-8")
+        for file in model.files:
+            await client.download(file.uri, folder / "model" / Path(file.uri).name)
+    for job in finished:
+        for plot in job.result.get("plots") or ():
+            (folder / "pictures").mkdir(exist_ok=True)
+            name = f"{job.name}-{Path(str(plot['uri'])).name}".replace("/", "-")
+            await client.download(str(plot["uri"]), folder / "pictures" / name)
+
+
+def _best(kit: Kit, study: optimize_pb2.Study) -> dict[str, Any]:
+    """The best point for programs, with the units of its values."""
+    result: dict[str, Any] = plain(result_dict(kit, study))
+    return {**result, "units": dict(kit.spec.get("units") or {})}
+
+
+def _trial_row(trial: Trial) -> dict[str, Any]:
+    row = {
+        field.name: getattr(trial, field.name)
+        for field in fields(trial)
+        if field.name not in _HIDDEN
+    }
+    number, origin = row.pop("number"), row.pop("origin")
+    return {"number": number, "origin": origin, **trial.parameters, **trial.responses, **row}
+
+
+def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Writes rows as CSV, or as Parquet if the file is called so.
+
+    Raises:
+        MissingPackageError: Parquet without pyarrow.
+    """
+    # Failed rows have no responses.
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    if path.suffix == ".parquet":
+        try:
+            import pyarrow
+            from pyarrow import parquet
+        except ImportError:
+            raise MissingPackageError(
+                "Parquet needs pyarrow: pip install 'vistaflow[arrow]'", reason="PYARROW_MISSING"
+            ) from None
+        cells = {name: [row.get(name) for row in rows] for name in columns}
+        parquet.write_table(pyarrow.table(cells), path, compression="zstd")
+        return
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def unpack(archive: bytes, folder: Path) -> None:
+    """Writes the files of a deck's archive.
+
+    Raises:
+        InvalidArgumentError: A file of it lies outside of the folder.
+    """
+    with zipfile.ZipFile(io.BytesIO(archive)) as files:
+        for name in files.namelist():
+            path = folder / name
+            if not path.resolve().is_relative_to(folder.resolve()):
+                raise invalid("deck", f"{name!r} lies outside of the deck")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(files.read(name))
+
+
+def _listed(folder: Path) -> list[dict[str, Any]]:
+    return [
+        {
+            "path": path.relative_to(folder).as_posix(),
+            "bytes": path.stat().st_size,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    ]
