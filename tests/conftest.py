@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-ORDER = ("unit", "contract", "integration", "e2e")
+# Suites of several tests run at once: each gateway takes a free port.
+os.environ["VISTAFLOW_GATEWAY_LISTEN"] = "127.0.0.1:0"
+
+ORDER = ("unit", "contract", "integration", "browser", "e2e")
 
 
 SLOW_SECONDS = 3600

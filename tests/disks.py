@@ -12,8 +12,8 @@ import pytest
 
 @contextmanager
 def small_disk(folder: Path, mebibytes: int) -> Iterator[Path]:
-    """A disk of its own, mounted at a folder that it makes; skips where that cannot be."""
-    folder.mkdir()
+    """A disk of its own, mounted at a folder; skips where that cannot be."""
+    folder.mkdir(exist_ok=True)
     size = f"size={mebibytes}m,mode=0755"
     mount = ["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)]
     try:

@@ -7,12 +7,15 @@ with stranger() as calls:
 from __future__ import annotations
 
 import contextlib
+import encodings.idna  # noqa: F401  # which the other user may not be able to read
 import importlib
 import json
 import os
 import socket
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +30,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as ano
 
 API = [
     f"vistaflow.api.{name}.v1.{name}_pb2"
-    for name in ("registry", "pipeline", "ingestion", "doe", "ml", "optimize")
+    for name in ("registry", "pipeline", "ingestion", "doe", "ml", "optimize", "query")
 ]
 
 
@@ -54,6 +57,11 @@ class Stranger:
             address=address, method=method, request=request.hex(), token=token, stream=stream,
         )  # fmt: skip
         return code, message
+
+    def fetch(self, url: str, headers: dict[str, str] | None = None) -> tuple[int, str]:
+        """The HTTP status of a GET, and the answer's text."""
+        status, text = self._do("fetch", url=url, headers=headers or {})
+        return status, text
 
     def connect(self, host: str, port: int, *, mapped: bool = False, own_port: int = 0) -> int:
         """Opens a connection and leaves it open; its own port."""
@@ -112,6 +120,15 @@ def _call(address: str, method: str, request: str, token: str, stream: str) -> t
     return "OK", ""
 
 
+def _fetch(url: str, headers: dict[str, str]) -> tuple[int, str]:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(urllib.request.Request(url, headers=headers), timeout=20) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
 def _connect(host: str, port: int, mapped: bool, own_port: int) -> socket.socket:
     family = socket.AF_INET6 if mapped or ":" in host else socket.AF_INET
     opened = socket.socket(family)
@@ -134,6 +151,8 @@ def main(uid: int) -> None:
         answer: Any = None
         if what == "call":
             answer = _call(**arguments)
+        elif what == "fetch":
+            answer = _fetch(**arguments)
         elif what == "connect":
             opened = _connect(**arguments)
             answer = opened.getsockname()[1]

@@ -9,12 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from vistaflow.api.artifacts.v1 import artifacts_pb2
+from vistaflow.api.datasets.v1 import datasets_pb2
 from vistaflow.api.doe.v1 import doe_pb2
 from vistaflow.api.ingestion.v1 import ingestion_pb2
 from vistaflow.api.ml.v1 import ml_pb2
 from vistaflow.api.optimize.v1 import optimize_pb2
+from vistaflow.api.outbox.v1 import outbox_pb2
 from vistaflow.api.pipeline.v1 import pipeline_pb2
+from vistaflow.api.query.v1 import query_pb2
 from vistaflow.api.registry.v1 import registry_pb2
+from vistaflow.api.schedules.v1 import schedules_pb2
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,12 +27,24 @@ RPCS = {
     registry_pb2: "CreateKit GetKit ListKits CancelKit PauseKit ResumeKit DiffKit RetryKit "
     "CreateJob GetJob ListJobs CancelJob RetryJob CancelJobs RetryJobs AppendStates StreamStates "
     "ListStates WatchStates WatchMany LeaseJobs AnnounceService CreateToken ListTokens RevokeToken "
-    "GetServerInfo",
-    pipeline_pb2: "RetryKit RunKit ValidateKit",
-    ingestion_pb2: "CollectDecks ListDecks GetDeck",
-    doe_pb2: "ListGenerators GenerateDesign EvaluateDesign GetDesign ReadDesign ListSimulators",
+    "ListRequests DumpLog GetServerInfo",
+    pipeline_pb2: "RetryKit RunKit ValidateKit CreateSchedule GetSchedule ListSchedules "
+    "UpdateSchedule PauseSchedule ResumeSchedule RunSchedule DeleteSchedule",
+    ingestion_pb2: "CollectDecks ListDecks GetDeck ConvertJson GetConversion SummarizeShopping "
+    "UploadFile GetUpload DeleteUpload ImportDataset ReadDataset ForgetRecords CollectPages "
+    "DeliverDataset BackUp CleanUp RepairStores",
+    doe_pb2: "ListGenerators GenerateDesign EvaluateDesign GetDesign ReadDesign ListSimulators "
+    "TryPoint",
     ml_pb2: "Preprocess Scale Train Test Predict GetModel ListModels",
     optimize_pb2: "TuneModel OptimizeDesign GetStudy ListTrials",
+    query_pb2: "SubmitQuery ValidateQuery GetQuery ListQueries CancelQuery FetchResult",
+    artifacts_pb2: "ListArtifacts ReadArtifact ReadLogs",
+    schedules_pb2: "AddSchedule FindSchedules ChangeSchedule RemoveSchedule AddFire "
+    "ListDueSchedules PlanFires StartFire",
+    outbox_pb2: "SetWebhook ListWebhooks DeleteWebhook TestWebhook ListDeliveries RetryDelivery "
+    "AddEvent LeaseDeliveries ReportDelivery",
+    datasets_pb2: "ListDatasets GetDataset ListDatasetVersions UpdateDataset SetDatasetAlias "
+    "PinDatasetVersion DeleteDataset RecordDatasetVersion FindReferences PurgeBlobs",
 }
 
 COMMENTS = "comments.binpb.gz"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from vistaflow.interpreter import module_command
+from vistaflow._machine.interpreter import module_command
 
 ROOT = Path(__file__).parents[2]
 

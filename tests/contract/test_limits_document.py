@@ -8,18 +8,36 @@ from pathlib import Path
 import pytest
 from google.protobuf.descriptor import ServiceDescriptor
 
+from vistaflow.api.artifacts.v1 import artifacts_pb2
+from vistaflow.api.datasets.v1 import datasets_pb2
 from vistaflow.api.doe.v1 import doe_pb2
 from vistaflow.api.ingestion.v1 import ingestion_pb2
 from vistaflow.api.ml.v1 import ml_pb2
 from vistaflow.api.optimize.v1 import optimize_pb2
+from vistaflow.api.outbox.v1 import outbox_pb2
 from vistaflow.api.pipeline.v1 import pipeline_pb2
+from vistaflow.api.query.v1 import query_pb2
 from vistaflow.api.registry.v1 import registry_pb2
-from vistaflow_services.core import message_limits
-from vistaflow_services.core.server import ServerSettings
-from vistaflow_services.registry import domain, raw_requests
+from vistaflow.api.schedules.v1 import schedules_pb2
+from vistaflow_services.core import message_limits, names
+from vistaflow_services.core.server.shell import ServerSettings
+from vistaflow_services.registry import domain
+from vistaflow_services.registry.messages import raw
 
 TEXT = (Path(__file__).parents[2] / "docs" / "limits.md").read_text("utf-8")
-MODULES = (registry_pb2, pipeline_pb2, ingestion_pb2, doe_pb2, ml_pb2, optimize_pb2)
+MODULES = (
+    registry_pb2,
+    pipeline_pb2,
+    ingestion_pb2,
+    doe_pb2,
+    ml_pb2,
+    optimize_pb2,
+    query_pb2,
+    artifacts_pb2,
+    datasets_pb2,
+    schedules_pb2,
+    outbox_pb2,
+)
 NUMBERS = dict(re.findall(r"^\| `(\w+)` \| ([\d,]+) \|", TEXT, re.MULTILINE))
 ROWS = re.findall(r"^\| ((?:`\w+\.\w+` ?)+)\| (.+) \| (.+) \|$", TEXT, re.MULTILINE)
 
@@ -30,7 +48,7 @@ def services() -> list[ServiceDescriptor]:
 
 @pytest.mark.parametrize("name", NUMBERS)
 def test_a_limit_is_written_down_as_it_is(name: str) -> None:
-    home = message_limits if hasattr(message_limits, name) else raw_requests
+    home = message_limits if hasattr(message_limits, name) else raw
     assert NUMBERS[name] == f"{getattr(home, name):,}"
 
 
@@ -55,9 +73,11 @@ def test_counts_beside_bytes_are_written_down_as_they_are() -> None:
     for count, what in (
         (domain.MAX_STATES_AN_APPEND, "rows an append"),
         (domain.MAX_JOBS_A_REQUEST, "jobs a `CreateKit`"),
+        (domain.MAX_NEEDS_A_REQUEST, "others together in `depends_on`"),
         (domain.MAX_JOBS_A_KIT, "jobs a kit"),
+        (domain.MAX_NEEDS_A_KIT, "others together,"),
         (domain.MAX_FILTER_IDS, "entries of each list in a filter"),
-        (domain.MAX_LABELS, "labels"),
+        (names.MAX_LABELS, "labels"),
         (domain.MAX_REASON, "characters of a reason"),
         (domain.MAX_CAPACITY, "attempts"),
     ):

@@ -9,19 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from vistaflow import credentials, settings
+from vistaflow._machine import settings
+from vistaflow._rpc import credentials
 from vistaflow_services.core import config as core
-from vistaflow_services.core import door, tls
+from vistaflow_services.core.door import interceptor
 from vistaflow_services.core.errors import InvalidError
-from vistaflow_services.core.server import ALLOW_INSECURE
+from vistaflow_services.core.rpc import tls
+from vistaflow_services.core.server.shell import ALLOW_INSECURE
 from vistaflow_services.core.stage import StageConfig
+from vistaflow_services.registry.access import issuer
+from vistaflow_services.simulators.bridges import registered
+from vistaflow_services.stores import opening, roots
 from vistaflow_services.suite.__main__ import DEFAULT_PORT, SERVICES
 
 ROOT = Path(__file__).parents[2]
 ROW = re.compile(r"^\| `(VISTAFLOW_[A-Z_<>]+)` \| (.+?) \| .+ \|$", re.MULTILINE)
 NAME = re.compile(r"\bVISTAFLOW_[A-Z_]*[A-Z]\b")
-STAGES = SERVICES[1:]
+STAGES = SERVICES[1:-1]
 
 SAID = {
     "none": ("", (), None),
@@ -47,13 +53,25 @@ def defaults() -> dict[str, Any]:
         "VISTAFLOW_REGISTRY": core.registry_address({}),
         "VISTAFLOW_PORT": DEFAULT_PORT,
         ALLOW_INSECURE: False,
-        door.AUTH: "off",
-        door.RATE: 0,
-        door.STREAMS: 0,
-        door.REFUSALS: door.DoorSettings().refusals_per_second,
+        interceptor.AUTH: "off",
+        interceptor.RATE: 0,
+        interceptor.STREAMS: 0,
+        interceptor.REFUSALS: interceptor.DoorSettings().refusals_per_second,
         **dict.fromkeys((tls.CERT, tls.KEY, tls.CLIENT_CA), ""),
         **dict.fromkeys((credentials.CA, credentials.CLIENT_CERT, credentials.CLIENT_KEY), ""),
         credentials.TOKEN: "",
+        **{f"{issuer.PREFIX}{name}": "" for name in ("ISSUER", "AUDIENCE", "ROLES")},
+        roots.VARIABLE: "",
+        opening.VARIABLE: core.stores({}),
+        "VISTAFLOW_COPIES": core.copies({}),
+        "VISTAFLOW_WEBHOOK_HOSTS": core.webhook_hosts({}),
+        "VISTAFLOW_OPENLINEAGE_URL": core.openlineage_url({}),
+        "VISTAFLOW_OPENLINEAGE_API_KEY": "",
+        "VISTAFLOW_PUBLIC_URL": core.public_url({}),
+        "VISTAFLOW_BACKUPS": core.backups({}),
+        registered.PROGRAMS: "",
+        registered.SERVERS: "",
+        registered.MODELS: "",
     }
     for name, kind in configs().items():
         made = kind()
@@ -71,7 +89,7 @@ def documented() -> dict[str, str]:
     for name, text in sorted(rows, key=lambda row: "<" not in row[0]):  # the special ones win
         if "<SERVICE>" in name:
             for port, service in enumerate(SERVICES, start=50051):
-                listen = text.replace("50051` to `50056", str(port))
+                listen = text.replace("50051` to `50057", str(port))
                 told[name.replace("<SERVICE>", service.upper())] = listen
         elif "<STAGE>" in name:
             told |= {name.replace("<STAGE>", each.upper()): text for each in STAGES}
@@ -129,7 +147,7 @@ def test_no_variable_is_read_that_nobody_documented(folder: str) -> None:
         name
         for path in (ROOT / folder).rglob("*.py")
         for name in NAME.findall(path.read_text())
-        if not name.startswith(settings.OTHERS)
+        if not name.startswith(settings.OTHERS) and name not in settings.COMPOSE
     }
     prefixes = {f"VISTAFLOW_{each.upper()}" for each in SERVICES}
 
@@ -138,4 +156,12 @@ def test_no_variable_is_read_that_nobody_documented(folder: str) -> None:
 
 @pytest.mark.parametrize("path", ["docker-compose.yml", "Dockerfile", "examples/demo.sh"])
 def test_what_ships_sets_only_what_is_read(path: str) -> None:
-    assert set(NAME.findall((ROOT / path).read_text())) <= set(documented()) | set(settings.OTHERS)
+    assert set(NAME.findall((ROOT / path).read_text())) <= (
+        set(documented()) | set(settings.OTHERS) | settings.COMPOSE
+    )
+
+
+def test_a_container_gets_the_settings_that_all_of_its_kind_share() -> None:
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    for name in (f"{issuer.PREFIX}{each}" for each in ("ISSUER", "AUDIENCE", "ROLES")):
+        assert compose["registry"]["environment"][name] == f"${{{name}:-}}"

@@ -8,20 +8,31 @@ from pathlib import Path
 
 import pytest
 
+import vistaflow
 import vistaflow_services
 from vistaflow_services.suite.__main__ import SERVICES
 
 PACKAGES = Path(vistaflow_services.__file__).parent
+SHIPPED = PACKAGES / "decks" / "shipped"
 MAPPED = sorted(
-    each.name
-    for each in PACKAGES.iterdir()
-    if (each / "__init__.py").exists() and any(each.glob("[!_]*.py"))
+    ".".join(file.parent.relative_to(PACKAGES).parts)
+    for file in PACKAGES.rglob("__init__.py")
+    if file.parent != PACKAGES and SHIPPED not in file.parents
 )
-FILE = re.compile(r"\b[a-z_]+\.py\b")
+"""Every package and every wing of one."""
+CLIENT = Path(vistaflow.__file__).parent
+CLIENT_FOLDERS = sorted(
+    file.parent for file in CLIENT.rglob("__init__.py") if CLIENT / "api" not in file.parents
+)
+"""The folders of the client, without the generated code."""
+FILE = re.compile(r"(?<![\w.])[a-z_]+\.py\b")
+MOST_MODULES = 16
+"""Modules of one folder: as many as a newcomer reads through to find one."""
 
 
 def files(package: str) -> set[str]:
-    return {each.name for each in (PACKAGES / package).glob("*.py")} - {"__init__.py"}
+    folder = PACKAGES.joinpath(*package.split("."))
+    return {file.name for file in folder.glob("*.py")} - {"__init__.py"}
 
 
 def map_of(package: str) -> str:
@@ -34,10 +45,11 @@ def test_every_service_of_the_suite_is_a_package() -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_has_the_files_that_all_have(service: str) -> None:
-    # The rules of ingestion are those of decks: it has no domain of its own.
-    domain = set() if service == "ingestion" else {"domain.py"}
+    # The rules of these are those of libraries (decks, designs), of SQL and of the other services.
+    domain = set() if service in ("ingestion", "doe", "query", "gateway") else {"domain.py"}
+    serving = "application.py" if service == "gateway" else "servicer.py"
 
-    assert {"__main__.py", "config.py", "servicer.py"} | domain <= files(service)
+    assert {"__main__.py", "config.py", serving} | domain <= files(service)
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -66,7 +78,38 @@ def test_the_map_of_a_package_names_every_module_and_no_other(package: str) -> N
 
 
 @pytest.mark.parametrize("package", MAPPED)
+def test_the_map_of_a_package_names_its_wings(package: str) -> None:
+    wings = {name.removeprefix(f"{package}.") for name in MAPPED if name.startswith(f"{package}.")}
+
+    assert {wing for wing in wings if f"{wing}/" not in map_of(package)} == set()
+
+
+@pytest.mark.parametrize("package", MAPPED)
+def test_no_folder_has_more_modules_than_a_newcomer_reads_through(package: str) -> None:
+    assert len(files(package)) <= MOST_MODULES
+
+
+@pytest.mark.parametrize("package", [name for name in MAPPED if "." not in name])
 def test_only_the_registry_has_a_store(package: str) -> None:
     assert ("sql" in {each.name for each in (PACKAGES / package).iterdir()}) == (
         package == "registry"
     )
+
+
+@pytest.mark.parametrize("folder", CLIENT_FOLDERS, ids=lambda folder: folder.name)
+def test_the_map_of_a_folder_of_the_client_is_true(folder: Path) -> None:
+    parts = folder.relative_to(CLIENT.parent).parts
+    names = importlib.import_module(".".join(parts)).__doc__ or ""
+    modules = {file.name for file in folder.glob("*.py")} - {"__init__.py"}
+    folders = {file.parent.name for file in folder.glob("*/__init__.py")}
+
+    assert set(FILE.findall(names)) == modules
+    assert {name for name in folders if f"{name}/" not in names} == set()
+    assert len(modules) <= MOST_MODULES
+
+
+def test_private_modules_of_the_client_are_named_so() -> None:
+    public = {"aio", "api", "cli", "client", "errors", "models", "results"}
+    names = {path.stem for path in CLIENT.iterdir() if path.suffix in ("", ".py")}
+
+    assert {name for name in names if not name.startswith("_")} == public

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from tests.ports import free_port
+from vistaflow_services.suite.ports import free_port
 
-SERVICES = ("registry", "ingestion", "doe", "ml", "optimize", "pipeline")
+SERVICES = ("registry", "ingestion", "doe", "ml", "optimize", "pipeline", "query", "gateway")
 START_SECONDS = 120
 
 
@@ -27,6 +27,17 @@ class Suite:
 
     home: Path
     address: str
+    site: str = ""
+    """Where a site of tests may listen, `HOST:PORT`; pages may be collected from it, and events may
+    be sent to it."""
+
+    simulator: str = ""
+    """Where the simulator server `tcad` of tests may listen, `HOST:PORT`."""
+
+    @property
+    def data(self) -> Path:
+        """The folder of the data root `raw`."""
+        return data_of(self.home)
 
     @property
     def env(self) -> dict[str, str]:
@@ -38,6 +49,8 @@ class Suite:
             "VISTAFLOW_PORT": self.address.rpartition(":")[2],
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "COLUMNS": "120",
+            "DATA": str(self.data),
+            "TOOLS": str(tools_of(self.home)),
         }
 
     def cli(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -88,14 +101,37 @@ class Suite:
         return pid
 
 
+def data_of(home: Path) -> Path:
+    return home.parent / f"{home.name}-data"
+
+
+def tools_of(home: Path) -> Path:
+    """The folder of what the suite has registered: a program, a folder of models."""
+    return home.parent / f"{home.name}-tools"
+
+
 def start_suite(home: Path) -> Iterator[Suite]:
     """Starts a suite in a fresh home; ends it, and checks that nothing of it is left."""
-    port = free_port()
+    port, site = free_port(), f"127.0.0.1:{free_port()}"
+    simulator, tools = f"127.0.0.1:{free_port()}", tools_of(home)
     output = (home.parent / f"{home.name}.out").open("wb")
+    data_of(home).mkdir(exist_ok=True)
+    tools.mkdir(exist_ok=True)
     process = subprocess.Popen(
         [sys.executable, "-m", "vistaflow_services.suite", f"--home={home}", f"--port={port}"],
         stdout=output,
         stderr=output,
+        env={
+            **os.environ,
+            "VISTAFLOW_DATA_ROOTS": f"raw={data_of(home)}",
+            "VISTAFLOW_PROGRAMS": f"amplifier={tools}/amplifier",
+            "VISTAFLOW_SIMULATOR_SERVERS": f"tcad={simulator}",
+            "VISTAFLOW_MODEL_FOLDERS": f"PDK_ROOT={tools}/pdk",
+            "VISTAFLOW_INGESTION_COLLECT_HOSTS": site,
+            "VISTAFLOW_WEBHOOK_HOSTS": site,
+            "VISTAFLOW_BACKUPS": f"disk={home.parent / f'{home.name}-backups'}",
+            "VISTAFLOW_INGESTION_COLLECT_DELAY_SECONDS": "0.1",
+        },
     )
     try:
         end = time.monotonic() + START_SECONDS
@@ -104,7 +140,8 @@ def start_suite(home: Path) -> Iterator[Suite]:
             assert process.poll() is None, told
             assert time.monotonic() < end, told
             time.sleep(0.1)
-        yield Suite(home=home, address=f"127.0.0.1:{port}")
+        address = f"127.0.0.1:{port}"
+        yield Suite(home=home, address=address, site=site, simulator=simulator)
     finally:
         process.send_signal(signal.SIGTERM)
         try:

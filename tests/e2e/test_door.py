@@ -16,7 +16,7 @@ from tests.e2e.conftest import Suite, start_suite  # type: ignore[import-not-fou
 from tests.integration.door.certificates import Authority  # type: ignore[import-not-found]
 from vistaflow.api.doe.v1 import doe_pb2
 from vistaflow.errors import NotFoundError, PermissionDeniedError, UnauthenticatedError
-from vistaflow_services.registry.embedded import EmbeddedPostgres
+from vistaflow_services.registry.database.embedded import EmbeddedPostgres
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 import vistaflow
 from tests.e2e.conftest import Suite  # type: ignore[import-not-found]
 from tests.e2e.slow_kit import Puts, points_folder, write_kit  # type: ignore[import-not-found]
-from tests.ports import free_port
+from vistaflow_services.suite.ports import free_port
 
 
 @pytest.fixture

@@ -23,10 +23,10 @@ from psycopg.conninfo import make_conninfo
 from tests.faults.history import Recorder
 from tests.faults.proxy import Proxy
 from tests.faults.reuse import RegistryProcess
-from vistaflow_services.core.migrations import migrate
 from vistaflow_services.registry.__main__ import PACKAGE
 from vistaflow_services.registry.config import Config
-from vistaflow_services.registry.embedded import EmbeddedPostgres
+from vistaflow_services.registry.database.embedded import EmbeddedPostgres
+from vistaflow_services.registry.database.migrations import migrate
 
 LEASE_SECONDS = 2.0
 ROWS = (

@@ -13,7 +13,7 @@ import pytest
 from tests.faults.cluster import postgres
 from tests.faults.report import Report, table
 from tests.faults.runner import run
-from vistaflow_services.registry.embedded import EmbeddedPostgres
+from vistaflow_services.registry.database.embedded import EmbeddedPostgres
 
 Run = Callable[..., Report]
 REPORTS: list[Report] = []

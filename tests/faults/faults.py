@@ -15,12 +15,12 @@ from psycopg import sql
 
 from tests.faults.cluster import Cluster, signal_postgres, thaw_postgres
 from tests.faults.proxy import Proxy
-from vistaflow_services.core.migrations import migrate
 from vistaflow_services.registry.__main__ import PACKAGE
-from vistaflow_services.registry.backup import backup
 from vistaflow_services.registry.config import Config
-from vistaflow_services.registry.embedded import EmbeddedPostgres
-from vistaflow_services.registry.restore import restore
+from vistaflow_services.registry.database.embedded import EmbeddedPostgres
+from vistaflow_services.registry.database.migrations import migrate
+from vistaflow_services.registry.upkeep.backup import backup
+from vistaflow_services.registry.upkeep.restore import restore
 
 Fault = Callable[[Cluster], Awaitable[None]]
 

@@ -15,16 +15,16 @@ from typing import Any
 
 from psycopg_pool import AsyncConnectionPool
 
-from vistaflow_services.core.postgres import session_conninfo
 from vistaflow_services.registry import __main__ as main
-from vistaflow_services.registry import draft, journal
-from vistaflow_services.registry.connections import Connections
+from vistaflow_services.registry.database.pool import Connections
+from vistaflow_services.registry.database.sessions import session_conninfo
 from vistaflow_services.registry.domain import StateRow
-from vistaflow_services.registry.hub import Hub, Stretch, Subscription
-from vistaflow_services.registry.journal import Journal
-from vistaflow_services.registry.ledger import Ledger, _Waiting
-from vistaflow_services.registry.store import SETTINGS
-from vistaflow_services.registry.tail import Tail
+from vistaflow_services.registry.log import draft, journal
+from vistaflow_services.registry.log.hub import Hub, Stretch, Subscription
+from vistaflow_services.registry.log.journal import Journal
+from vistaflow_services.registry.log.ledger import Ledger, _Waiting
+from vistaflow_services.registry.log.tail import Tail
+from vistaflow_services.registry.reads.store import SETTINGS
 
 
 def id_cursor() -> None:
@@ -69,6 +69,7 @@ def id_cursor() -> None:
             **journal._rest(changes, answers, texts),
         }
         parameters["texts"] = texts.json()
+        parameters["metadata"] = texts.metadata()
         await connection.execute("BEGIN")
         cursor = await connection.execute(loose, parameters)
         told = await cursor.fetchone()
@@ -99,7 +100,7 @@ def id_cursor() -> None:
 
     def finish_shifted(self: Ledger, batch: Any, now: Any, head: Any) -> None:
         shift = getattr(batch.draft, "shift", 0)
-        for _, answer in batch.told:
+        for _, answer in batch.results:
             for result in getattr(answer, "results", ()):
                 object.__setattr__(result, "revision", result.revision + shift)
         finish(self, batch, now, head)
@@ -123,7 +124,7 @@ def ack_before_commit() -> None:
 
     async def make(self: Ledger, waiting: list[_Waiting]) -> Any:
         batch = await original(self, waiting)
-        for each, answer in batch.told:
+        for each, answer in batch.results:
             if not each.answer.done() and not isinstance(answer, Exception):
                 if hasattr(answer, "settle"):
                     answer.settle(datetime.now(UTC))
@@ -138,8 +139,8 @@ def notify_only() -> None:
     """What another replica wrote is fetched when it notifies, and never looked for."""
 
     async def round_(self: Tail, connection: Any) -> None:
-        heard = await self._heard(connection, 3600.0)
-        if heard > self._hub.head:
+        notified = await self._notified(connection, 3600.0)
+        if notified > self._hub.head:
             await self._catch_up(connection)
 
     Tail._round = round_  # type: ignore[method-assign]
@@ -191,11 +192,11 @@ MUTATIONS = {
 def deaf() -> None:
     """No notification is ever heard. Not a bug: only a network that loses them all."""
 
-    async def heard(self: Tail, connection: Any, seconds: float) -> int:
+    async def notified(self: Tail, connection: Any, seconds: float) -> int:
         await asyncio.sleep(seconds)
         return 0
 
-    Tail._heard = heard  # type: ignore[method-assign]
+    Tail._notified = notified  # type: ignore[method-assign]
 
 
 VARIANTS = {**MUTATIONS, "deaf": deaf}

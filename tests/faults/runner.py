@@ -17,7 +17,7 @@ from tests.faults.report import Outcome, Report
 from tests.faults.scenarios import SCENARIOS, Scenario
 from tests.faults.traffic import CATCH_UP_SECONDS, Traffic
 from tests.faults.watchers import Watcher
-from vistaflow_services.registry.embedded import EmbeddedPostgres
+from vistaflow_services.registry.database.embedded import EmbeddedPostgres
 
 MOST_STRETCH = 6.0
 """However busy the machine is, no limit of time is stretched further."""

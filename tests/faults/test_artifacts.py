@@ -13,7 +13,7 @@ import pytest
 PROGRAM = """
 import sys
 from pathlib import Path
-from vistaflow_services.core.artifacts import ArtifactStore
+from vistaflow_services.core.work.artifacts import ArtifactStore
 store = ArtifactStore(Path(sys.argv[1]))
 store.write(store.open_prefix("job", 1) / "model.bin", b"x" * 3_000_000)
 """

@@ -16,11 +16,11 @@ import pytest
 import pytest_asyncio
 from psycopg.conninfo import make_conninfo
 
-from vistaflow_services.core.migrations import migrate
 from vistaflow_services.registry.__main__ import PACKAGE, Registry, build
 from vistaflow_services.registry.config import Config
-from vistaflow_services.registry.embedded import EmbeddedPostgres
-from vistaflow_services.registry.store import make_pool
+from vistaflow_services.registry.database.embedded import EmbeddedPostgres
+from vistaflow_services.registry.database.migrations import migrate
+from vistaflow_services.registry.reads.store import make_pool
 
 TEMPLATE = "vistaflow_template"
 SCHEMA = Config.schema
@@ -30,7 +30,7 @@ TIDY = """
 import sys
 from pathlib import Path
 import shutil
-from vistaflow_services.registry.embedded import EmbeddedPostgres
+from vistaflow_services.registry.database.embedded import EmbeddedPostgres
 sys.stdin.read()
 EmbeddedPostgres(Path(sys.argv[1])).stop()
 shutil.rmtree(sys.argv[1], ignore_errors=True)

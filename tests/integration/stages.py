@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -83,3 +86,22 @@ async def refused(call: Any) -> tuple[grpc.StatusCode, dict[str, str]]:
         if detail.Unpack(bad):
             found |= {each.field: each.description for each in bad.field_violations}
     return raised.value.code(), found
+
+
+async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]]) -> None:
+    """Waits for a condition."""
+    async with asyncio.timeout(60):
+        while True:
+            met = condition()
+            if await met if isinstance(met, Awaitable) else met:
+                return
+            await asyncio.sleep(0.01)
+
+
+def kill(home: Path, job_id: str, attempt: int) -> None:
+    """Kills the processes of an attempt, which work in its folder."""
+    folder = home / "artifacts" / "jobs" / job_id / str(attempt)
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (process / "cwd").resolve() == folder:
+                os.kill(int(process.name), signal.SIGKILL)

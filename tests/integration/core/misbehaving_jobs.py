@@ -13,7 +13,7 @@ import numpy as np
 from google.protobuf import wrappers_pb2
 
 from vistaflow_services.core.errors import FieldViolation, InvalidError
-from vistaflow_services.core.jobs import Attempt, JobError
+from vistaflow_services.core.work.attempt import Attempt, JobError
 
 
 def _spawn(*, own_session: bool) -> int:

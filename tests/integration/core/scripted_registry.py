@@ -15,7 +15,7 @@ from google.protobuf import any_pb2, wrappers_pb2
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.registry.v1 import registry_pb2, registry_pb2_grpc
 from vistaflow_services.core.errors import InvalidError, NotFoundError, UnavailableError
-from vistaflow_services.core.server import Server, make_server
+from vistaflow_services.core.server.shell import Server, make_server
 
 NAME = "vistaflow.api.registry.v1.RegistryService"
 LEASE_SECONDS = 1.5

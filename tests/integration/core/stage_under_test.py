@@ -7,7 +7,7 @@ from typing import Any
 from google.protobuf import wrappers_pb2
 
 from vistaflow.api.doe.v1 import doe_pb2, doe_pb2_grpc
-from vistaflow_services.core.server import Server
+from vistaflow_services.core.server.shell import Server
 from vistaflow_services.core.stage import Stage, StageService, serve_stage
 
 NAME = "vistaflow.api.doe.v1.DoeService"

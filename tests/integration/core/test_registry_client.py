@@ -19,7 +19,7 @@ from vistaflow_services.core.errors import (
     NotFoundError,
     UnavailableError,
 )
-from vistaflow_services.core.registry_client import PATIENCE_SECONDS, RegistryClient, backoff
+from vistaflow_services.core.registry_client import RegistryClient, backoff
 
 sys.path.insert(0, str(Path(__file__).parent))
 from scripted_registry import ScriptedRegistry
@@ -86,7 +86,7 @@ async def test_a_registry_that_stays_away_is_told_with_its_address(
         await client.call(client.stub.CreateJob, request(), patience=1.0)
     assert str(caught.value) == f"the registry at {registry.address} does not answer"
     assert caught.value.reason == "REGISTRY_UNAVAILABLE"
-    assert 0.3 < time.monotonic() - begin < PATIENCE_SECONDS
+    assert time.monotonic() - begin > 0.3
 
 
 async def test_what_the_registry_refuses_is_raised_as_it_was_and_not_tried_again(
@@ -122,3 +122,5 @@ def test_back_off_grows_to_its_bound_and_is_not_the_same_for_all() -> None:
     assert all(0.05 <= each[0] <= 0.1 for each in waits)
     assert all(1.0 <= each[-1] <= 2.0 for each in waits)
     assert len({each[5] for each in waits}) > 10
+    # A worker tries for as long as the registry is away.
+    assert 1.0 <= backoff(5_000) <= 2.0

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.ports import free_port
 from vistaflow.api.registry.v1 import registry_pb2
 from vistaflow_services.core.registry_client import RegistryClient, status_word, struct_to_dict
+from vistaflow_services.suite.ports import free_port
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_stage import HERE, is_over, new_job, until

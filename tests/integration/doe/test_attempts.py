@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from vistaflow.api.doe.v1 import doe_pb2 as pb
-from vistaflow_services.core.artifacts import ArtifactStore
-from vistaflow_services.core.execution import Execution
+from vistaflow_services.core.work.artifacts import ArtifactStore
+from vistaflow_services.core.work.process import Execution
 from vistaflow_services.decks.deck import Deck, Response, read_archive
 from vistaflow_services.decks.library import DeckLibrary
 from vistaflow_services.decks.space import Parameter, Space

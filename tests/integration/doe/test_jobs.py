@@ -14,9 +14,10 @@ import pytest
 from google.protobuf import json_format
 
 from vistaflow.api.doe.v1 import doe_pb2 as pb
-from vistaflow_services.core.artifacts import ArtifactStore
 from vistaflow_services.core.errors import InvalidError
-from vistaflow_services.core.jobs import MAX_RESULT_BYTES, Attempt, JobError, JobResult
+from vistaflow_services.core.results import JobResult
+from vistaflow_services.core.work.artifacts import ArtifactStore
+from vistaflow_services.core.work.attempt import MAX_RESULT_BYTES, Attempt, JobError
 from vistaflow_services.decks.deck import (
     Deck,
     FailurePolicy,
@@ -136,6 +137,8 @@ def test_a_job_makes_runs_and_tells_a_design(bench: Bench) -> None:
         *(f"x.{name}" for name in names),
         *(f"y.{name}" for name in deck.response_names),
         "failure",
+        "message",
+        "log",
         "seconds",
     ]
     assert np.isfinite(table.column(f"y.{deck.response_names[0]}").to_numpy()).all()
@@ -239,7 +242,7 @@ def test_overrides_and_constraints_hold_in_every_row(bench: Bench) -> None:
     assert max(table[f"x.{first}"]) <= 1.5
     assert manifest["fixed"] == {second: 3.5}
     found = find_design(manifest["design_id"], {}, bench.artifacts)
-    assert found.region.fixed == {second: 3.5}
+    assert found.manifest.region.fixed == {second: 3.5}
 
 
 def test_a_spec_that_does_not_fit_the_deck_names_its_fields(bench: Bench) -> None:
@@ -269,7 +272,7 @@ def test_failed_runs_are_rows_until_there_are_too_many(bench: Bench) -> None:
 def test_when_all_runs_fail_the_job_says_what_failed_most(bench: Bench) -> None:
     deck_id = bench.keep(frail_deck(-1.0, max_failed_fraction=1.0))
     spec = {"deck": deck_id, "design": {"size": 4}, "evaluation": {}}
-    with pytest.raises(JobError, match=r"all 4 runs failed; mostly CRASHED \(4\)") as caught:
+    with pytest.raises(JobError, match=r"all 4 runs failed: 4 × CRASHED") as caught:
         bench.run(spec)
     assert "the mesh is inverted" in caught.value.message
     assert caught.value.details["failures"] == {"CRASHED": 4}

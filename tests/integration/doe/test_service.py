@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -20,7 +22,8 @@ from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.doe.v1 import doe_pb2 as pb
 from vistaflow.api.doe.v1 import doe_pb2_grpc as rpc
 from vistaflow_services.core.registry_client import RegistryClient
-from vistaflow_services.decks.deck import shipped_deck
+from vistaflow_services.decks.deck import parse_deck, read_archive, shipped_deck
+from vistaflow_services.decks.library import DeckLibrary
 from vistaflow_services.doe.__main__ import SERVICE
 from vistaflow_services.doe.config import Config
 
@@ -33,6 +36,7 @@ class Suite:
 
     doe: rpc.DoeServiceAsyncStub
     registry: RegistryClient
+    home: Path
 
     async def finished(self, job: common_pb2.Job) -> common_pb2.Job:
         """The job once it has ended."""
@@ -59,7 +63,7 @@ async def suite(
     registry = RegistryClient(module_registry)
     config = Config(listen="127.0.0.1:0", cores=2)
     async with stage_serving(SERVICE, config, home=home, registry=module_registry) as channel:
-        yield Suite(doe=rpc.DoeServiceStub(channel), registry=registry)
+        yield Suite(doe=rpc.DoeServiceStub(channel), registry=registry, home=home)
     await registry.close()
 
 
@@ -120,7 +124,8 @@ async def test_rows_are_read_as_csv_and_as_the_file(suite: Suite, design_id: str
     part = pb.ReadDesignRequest(design_id=design_id, format=pb.ROW_FORMAT_CSV, offset=2990, limit=5)
     text = b"".join([chunk.data async for chunk in suite.doe.ReadDesign(part)]).decode()
     lines = text.split("\r\n")
-    assert lines[0] == ",".join(table.column_names)
+    # What runs printed is in the file only: a log is no cell of a table.
+    assert lines[0] == ",".join(name for name in table.column_names if name != "log")
     assert [line.split(",")[0] for line in lines[1:-1]] == ["2990", "2991", "2992", "2993", "2994"]
 
 
@@ -196,3 +201,126 @@ async def test_generators_and_simulators_are_listed(suite: Suite) -> None:
     ]
     simulators = await suite.doe.ListSimulators(pb.ListSimulatorsRequest())
     assert "function" in {each.name for each in simulators.simulators if each.available}
+
+
+OWN = """\
+name: own
+simulator: python
+entry: own.py:run
+template: made.txt
+parameters:
+  - {name: Width, range: [1, 3], title: 폭}
+  - {name: fast, type: boolean, default: true}
+responses: [{name: Gain, unit: dB}]
+"""
+SOURCE = """\
+import time
+def run(Width, fast):
+    print("width", Width)
+    open("waves.csv", "w").write("t,v\\n")
+    if Width > 2.5:
+        raise RuntimeError("too wide")
+    if not fast:
+        time.sleep(600)
+    return {"Gain": float(open("made.txt").read()) * 2}
+"""
+
+
+def own_deck(source: str = SOURCE, timeout: float = 300) -> bytes:
+    yaml = f"{OWN}timeout: {timeout}\n"
+    files = {"deck.yaml": yaml.encode(), "own.py": source.encode(), "made.txt": b"@Width@"}
+    return parse_deck(files).to_archive()
+
+
+async def test_a_point_is_tried_at_its_middle_with_what_it_was_given_and_printed(
+    suite: Suite,
+) -> None:
+    tried = await suite.doe.TryPoint(pb.TryPointRequest(deck_archive=own_deck()))
+    assert json_format.MessageToDict(tried.parameters) == {"Width": 2, "fast": 1}
+    assert (dict(tried.responses), tried.failure) == ({"Gain": 4.0}, "")
+    assert tried.log == "width 2.0"
+    files = {file.path: (file.input, file.content) for file in tried.files}
+    assert files["made.txt"] == (True, b"2.0")
+    assert files["waves.csv"] == (False, b"t,v\n")
+    assert tried.parameter_infos[0].title == "폭"
+
+
+async def test_a_failed_point_is_no_error_but_has_its_reason(suite: Suite) -> None:
+    request = pb.TryPointRequest(deck_archive=own_deck())
+    request.parameters.update({"Width": 3})
+    tried = await suite.doe.TryPoint(request)
+    assert tried.failure == "CRASHED"
+    assert tried.message == "RuntimeError: too wide (own.py:6)"
+    assert tried.log.startswith("width 3.0\nTraceback")
+
+
+async def test_a_row_of_a_design_is_tried(suite: Suite, design_id: str) -> None:
+    tried = await suite.doe.TryPoint(pb.TryPointRequest(design_id=design_id, row_id=7))
+    rows = [
+        row
+        async for chunk in suite.doe.ReadDesign(
+            pb.ReadDesignRequest(design_id=design_id, offset=7, limit=1)
+        )
+        for row in chunk.rows
+    ]
+    assert tried.parameters == rows[0].parameters
+    assert tried.responses
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        ({}, ["deck"]),
+        ({"deck": "branin", "design_id": "x"}, ["deck"]),
+        ({"deck": "branin", "parameters": {"x1": 99}}, ["parameters.x1"]),
+        ({"deck": "branin", "parameters": {"x9": 1}}, ["parameters.x9"]),
+    ],
+)
+async def test_a_point_that_cannot_be_tried_is_refused(
+    suite: Suite, request_: dict[str, Any], expected: list[str]
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await suite.doe.TryPoint(json_format.ParseDict(request_, pb.TryPointRequest()))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert fields(caught) == expected
+
+
+async def test_a_try_ends_by_the_time_of_its_deck(suite: Suite) -> None:
+    request = pb.TryPointRequest(deck_archive=own_deck(timeout=1))
+    request.parameters.update({"fast": False})
+    tried = await suite.doe.TryPoint(request)
+    assert (tried.failure, tried.message) == ("TIMEOUT", "no result after 1 s")
+
+
+async def test_a_canceled_try_ends_its_run(suite: Suite) -> None:
+    request = pb.TryPointRequest(deck_archive=own_deck())
+    request.parameters.update({"fast": False})
+    scratch = suite.home / "run" / "tried"
+    call = suite.doe.TryPoint(request)
+    async with asyncio.timeout(120):
+        while not list(scratch.glob("*/work/waves.csv")):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+        call.cancel()
+        while list(scratch.glob("run-*")):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+
+
+async def test_the_reasons_of_failed_points_are_kept_and_grouped(suite: Suite) -> None:
+    library = DeckLibrary(suite.home / "artifacts" / "decks")
+    deck = library.put(read_archive(own_deck(SOURCE.replace("time.sleep(600)", "pass"))))
+    job = await suite.made(deck=deck.deck.digest, size=20, seed=1)
+    answer = await suite.doe.EvaluateDesign(pb.EvaluateDesignRequest(design_id=job.job_id))
+    done = await suite.finished(answer.job)
+    design = (await suite.doe.GetDesign(pb.GetDesignRequest(design_id=done.job_id))).design
+    (reason,) = design.reasons
+    assert (reason.failure, reason.message) == ("CRASHED", "RuntimeError: too wide (own.py:6)")
+    assert reason.count == design.failed_count > 0
+    rows = [
+        row
+        async for chunk in suite.doe.ReadDesign(pb.ReadDesignRequest(design_id=done.job_id))
+        for row in chunk.rows
+    ]
+    failed = next(row for row in rows if row.row_id == reason.row_id)
+    assert failed.message == reason.message
+    assert "Traceback" in failed.log
+    assert all(bool(row.failure) == bool(row.message) for row in rows)

@@ -7,10 +7,10 @@ from typing import Any
 
 import grpc
 
+from vistaflow._rpc.credentials import BearerChannel
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
-from vistaflow.credentials import BearerChannel
-from vistaflow_services.core.callers import Role
+from vistaflow_services.core.door.callers import Role
 from vistaflow_services.registry.__main__ import Registry
 
 DENIED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
@@ -21,7 +21,7 @@ class Keys:
 
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
-        self.store = registry.store.tokens
+        self.store = registry.token_store
 
     async def make(self, role: str, project: str = "", *, seconds: float | None = None) -> str:
         """The text of a new token."""
@@ -31,6 +31,7 @@ class Keys:
             role=Role(role),
             created_by="test",
             seconds=seconds,
+            scopes=["dataset:mine.whisky@final:read"] if role == "READER" else (),
         )
         return text
 

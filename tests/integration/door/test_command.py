@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vistaflow_services.core.tokens import id_of
-from vistaflow_services.registry.tokens import main
+from vistaflow_services.core.door.tokens import id_of
+from vistaflow_services.registry.access.command import main
 
 
 @pytest.fixture(autouse=True)

@@ -19,13 +19,13 @@ from keys import Keys
 
 import vistaflow
 from tests.strangers import UID, Stranger, as_root, stranger  # type: ignore[import-not-found]
+from vistaflow._machine.local import token_file
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from vistaflow.errors import UnauthenticatedError
-from vistaflow.local import token_file
-from vistaflow_services.core.door import Door, DoorSettings
-from vistaflow_services.core.owner import make_token
-from vistaflow_services.core.server import Server, make_server
+from vistaflow_services.core.door.interceptor import Door, DoorSettings
+from vistaflow_services.core.door.owner import make_token
+from vistaflow_services.core.server.shell import Server, make_server
 from vistaflow_services.registry.__main__ import Registry
 
 SERVICE = pb.DESCRIPTOR.services_by_name["RegistryService"].full_name
@@ -135,7 +135,7 @@ async def test_a_port_that_had_the_owners_connection_does_not_let_another_user_i
         port = int(peer.rpartition(":")[2])
         host, at = server.address.rsplit(":", 1)
         assert await asyncio.to_thread(other.connect, host, int(at), own_port=port) == port
-        assert not await server.door.owner.made(peer)  # type: ignore[union-attr]
+        assert not await server.door.owner.owns_connection(peer)  # type: ignore[union-attr]
 
 
 @as_root
@@ -144,13 +144,13 @@ async def test_a_call_of_another_user_is_not_the_owners_who_takes_over_its_port(
     async with serving() as (server, served):
         owner = server.door.owner
         assert owner is not None
-        made = owner.made
+        owns_connection = owner.owns_connection
 
         async def judge(peer: str) -> bool:
-            judged.append(await made(peer))
+            judged.append(await owns_connection(peer))
             return judged[-1]
 
-        owner.made = judge  # type: ignore[method-assign]
+        owner.owns_connection = judge  # type: ignore[method-assign]
         port = server.address.rpartition(":")[2]
         for _ in range(40):
             process = await asyncio.create_subprocess_exec(

@@ -15,11 +15,11 @@ from google.protobuf import json_format
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from tests.ports import free_port
+from vistaflow._rpc.credentials import BearerChannel
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
-from vistaflow.credentials import BearerChannel
-from vistaflow_services.registry.tokens import main as tokens
+from vistaflow_services.registry.access.command import main as tokens
+from vistaflow_services.suite.ports import free_port
 
 PASSWORD = "canary-0f6f9d3c-of-the-database"  # whoever trusts a socket takes any
 REGISTRY = (sys.executable, "-m", "vistaflow_services.registry")

@@ -13,10 +13,10 @@ import pytest
 from certificates import Authority
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from vistaflow.credentials import secured_channel
+from vistaflow._rpc.credentials import secured_channel
 from vistaflow.errors import UnauthenticatedError
-from vistaflow_services.core import probe
-from vistaflow_services.core.server import Server, StartError, make_server
+from vistaflow_services.core.server import probe
+from vistaflow_services.core.server.shell import Server, StartError, make_server
 
 NAME = "vistaflow.api.registry.v1.RegistryService"
 

@@ -10,9 +10,9 @@ import pytest
 
 from vistaflow.aio.client import AsyncClient
 from vistaflow.errors import InvalidArgumentError, UnavailableError
-from vistaflow_services.core.door import Door, DoorSettings
-from vistaflow_services.core.server import Server, ServerSettings, make_server
-from vistaflow_services.core.tls import TlsFiles
+from vistaflow_services.core.door.interceptor import Door, DoorSettings
+from vistaflow_services.core.rpc.tls import TlsFiles
+from vistaflow_services.core.server.shell import Server, ServerSettings, make_server
 
 sys.path.insert(0, str(Path(__file__).parent))
 

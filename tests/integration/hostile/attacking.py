@@ -15,19 +15,36 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from vistaflow.api.artifacts.v1 import artifacts_pb2
+from vistaflow.api.datasets.v1 import datasets_pb2
 from vistaflow.api.doe.v1 import doe_pb2
 from vistaflow.api.ingestion.v1 import ingestion_pb2
 from vistaflow.api.ml.v1 import ml_pb2
 from vistaflow.api.optimize.v1 import optimize_pb2
+from vistaflow.api.outbox.v1 import outbox_pb2
 from vistaflow.api.pipeline.v1 import pipeline_pb2
+from vistaflow.api.query.v1 import query_pb2
 from vistaflow.api.registry.v1 import registry_pb2
 from vistaflow.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
+from vistaflow.api.schedules.v1 import schedules_pb2
 from vistaflow_services.core.registry_client import RegistryClient
-from vistaflow_services.core.server import Server, make_server
+from vistaflow_services.core.server.shell import Server, make_server
 from vistaflow_services.core.stage import Stage, StageService
 
-MODULES = (registry_pb2, pipeline_pb2, ingestion_pb2, doe_pb2, ml_pb2, optimize_pb2)
-STAGES = ("pipeline", "ingestion", "doe", "ml", "optimize")
+MODULES = (
+    registry_pb2,
+    pipeline_pb2,
+    ingestion_pb2,
+    doe_pb2,
+    ml_pb2,
+    optimize_pb2,
+    query_pb2,
+    artifacts_pb2,
+    datasets_pb2,
+    schedules_pb2,
+    outbox_pb2,
+)
+STAGES = ("pipeline", "ingestion", "doe", "ml", "optimize", "query")
 
 Code = grpc.StatusCode
 
@@ -82,18 +99,21 @@ class Suite:
     @classmethod
     async def start(cls, registry: str, home: Path) -> Suite:
         """Serves the stages beside a registry, and makes one kit."""
-        addresses = {"RegistryService": registry}
+        addresses = dict.fromkeys(
+            ("RegistryService", "DatasetService", "ScheduleService", "OutboxService"), registry
+        )
         servers, clients = [], []
         for name in STAGES:
             module = importlib.import_module(f"vistaflow_services.{name}.__main__")
             service: StageService = module.SERVICE
             client = RegistryClient(registry, actor=name)
-            server = make_server(*service.service_names)
-            service.add_servicers(Stage(name, service.config(), client, home), server)
+            server = make_server(*service.all_service_names)
+            service.add_to(server, Stage(name, service.config(), client, home))
             address = server.bind("127.0.0.1:0")
             await server.start()
             await client.announce(name, address, "0", "SERVING")
             addresses[service.service_names[0].rpartition(".")[2]] = address
+            addresses["ArtifactService"] = address  # which every stage serves
             servers.append(server)
             clients.append(client)
         options = [

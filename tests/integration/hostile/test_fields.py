@@ -10,13 +10,17 @@ from attacking import Code, Outcome, Suite, methods
 from google.protobuf.descriptor import MethodDescriptor
 from nasty import Attack, anything, attacks
 
+from vistaflow.api.datasets.v1 import datasets_pb2
 from vistaflow.api.doe.v1 import doe_pb2
 from vistaflow.api.ingestion.v1 import ingestion_pb2
 from vistaflow.api.ml.v1 import ml_pb2
 from vistaflow.api.optimize.v1 import optimize_pb2
+from vistaflow.api.outbox.v1 import outbox_pb2
 from vistaflow.api.pipeline.v1 import pipeline_pb2
+from vistaflow.api.query.v1 import query_pb2
 from vistaflow.api.registry.v1 import registry_pb2 as pb
-from vistaflow_services.registry import pages
+from vistaflow.api.schedules.v1 import schedules_pb2
+from vistaflow_services.core.rpc import pages
 
 SEED = 1
 MESSAGES = 20
@@ -45,6 +49,9 @@ HARMLESS = {"close.name", "name_contains"}
 
 REPORTED = {"ValidateKit"}
 """What tells mistakes in its answer, as that is what it is asked for."""
+
+OF_THE_REGISTRY = {"RegistryService", "DatasetService", "ScheduleService", "OutboxService"}
+"""Services that refuse a value under the name of its field."""
 
 ELSEWISE = {Code.NOT_FOUND, Code.FAILED_PRECONDITION}
 """How an id that cannot be, or another log's epoch, is refused too."""
@@ -82,6 +89,9 @@ def good(suite: Suite) -> dict[str, Any]:
         "OptimizeDesign": optimize_pb2.OptimizeDesignRequest(
             spec={"design": made, "goals": "minimize cost"}
         ),
+        "SubmitQuery": query_pb2.SubmitQueryRequest(
+            user_query="select 1", parameters=[{"name": "a", "value": "b"}]
+        ),
         "CreateKit": pb.CreateKitRequest(name="a", jobs=[job]),
         "CreateJob": pb.CreateJobRequest(job=job),
         "CancelJobs": pb.CancelJobsRequest(dry_run=True, filter=pb.JobFilter(kit_ids=[1])),
@@ -95,6 +105,44 @@ def good(suite: Suite) -> dict[str, Any]:
         ),
         "CreateToken": pb.CreateTokenRequest(name="a", role=1, project="a"),
         "RevokeToken": pb.RevokeTokenRequest(token_id=suite.job_id),
+        "CreateSchedule": pipeline_pb2.CreateScheduleRequest(
+            name="a", timing={"cron": "@daily"}, kit_yaml="name: k"
+        ),
+        "UpdateSchedule": pipeline_pb2.UpdateScheduleRequest(name="a", timing={"cron": "@daily"}),
+        "GetSchedule": pipeline_pb2.GetScheduleRequest(name="a"),
+        "AddSchedule": schedules_pb2.AddScheduleRequest(
+            name="a", timing={"cron": "@daily"}, kit={"name": "a", "jobs": [job]}
+        ),
+        "ChangeSchedule": schedules_pb2.ChangeScheduleRequest(
+            name="a", timing={"cron": "@daily"}, change_notify=True
+        ),
+        "FindSchedules": schedules_pb2.FindSchedulesRequest(name="a"),
+        "RemoveSchedule": schedules_pb2.RemoveScheduleRequest(name="a"),
+        "AddFire": schedules_pb2.AddFireRequest(name="a"),
+        "PlanFires": schedules_pb2.PlanFiresRequest(
+            schedule_id=made, handled_until={}, next_time={}, fires=[{"fire_time": {}, "state": 2}]
+        ),
+        "StartFire": schedules_pb2.StartFireRequest(schedule_id=made, fire_time={}),
+        "SetWebhook": outbox_pb2.SetWebhookRequest(
+            name="a", url="https://a.example", secrets=["whsec_" + "A" * 32]
+        ),
+        "TestWebhook": outbox_pb2.TestWebhookRequest(name="a"),
+        "DeleteWebhook": outbox_pb2.DeleteWebhookRequest(name="a"),
+        "RetryDelivery": outbox_pb2.RetryDeliveryRequest(delivery_id=1),
+        "AddEvent": outbox_pb2.AddEventRequest(
+            request_id=made, event_type="backup.alarm", order_key="a"
+        ),
+        "LeaseDeliveries": outbox_pb2.LeaseDeliveriesRequest(limit=1),
+        "ReportDelivery": outbox_pb2.ReportDeliveryRequest(delivery_id=1, lease=made),
+        "GetDataset": datasets_pb2.GetDatasetRequest(dataset="a"),
+        "ListDatasetVersions": datasets_pb2.ListDatasetVersionsRequest(dataset="a"),
+        "UpdateDataset": datasets_pb2.UpdateDatasetRequest(dataset="a"),
+        "SetDatasetAlias": datasets_pb2.SetDatasetAliasRequest(dataset="a", alias="b", version=1),
+        "PinDatasetVersion": datasets_pb2.PinDatasetVersionRequest(dataset="a", version=1),
+        "DeleteDataset": datasets_pb2.DeleteDatasetRequest(dataset="a", version=1),
+        "RecordDatasetVersion": datasets_pb2.RecordDatasetVersionRequest(
+            job_id=made, dataset="a", manifest=b'{"format": 1, "tables": []}'
+        ),
     }
 
 
@@ -134,7 +182,7 @@ def refused(method: MethodDescriptor, attack: Attack, outcome: Outcome) -> bool:
     """Whether a value that cannot be was refused under the name of its field."""
     if method.name in REPORTED or attack.path in HARMLESS:
         return True
-    if method.containing_service.name != "RegistryService":
+    if method.containing_service.name not in OF_THE_REGISTRY:
         return outcome.code in {Code.INVALID_ARGUMENT, *ELSEWISE}
     whole = attack.path.removesuffix("[0]")
     # A request that is too large as a whole is refused by its length, under the full name.
@@ -190,7 +238,7 @@ async def test_a_token_that_was_made_up_finds_a_page_or_nothing(suite: Suite) ->
     for method in methods():
         if "page_token" not in method.input_type.fields_by_name:
             continue
-        if method.containing_service.name != "RegistryService":
+        if method.containing_service.name not in OF_THE_REGISTRY:
             continue
         request = method.input_type._concrete_class()
         for key in (0, 1, 2**31, 2**63 - 1, 2**63, 2**64 - 1):

@@ -19,8 +19,8 @@ from tests.integration.stages import external, finished, refused, stage_serving
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.ml.v1 import ml_pb2 as pb
 from vistaflow.api.ml.v1 import ml_pb2_grpc as rpc
-from vistaflow_services.core.artifacts import ArtifactStore
 from vistaflow_services.core.registry_client import RegistryClient, job_type_number, struct_to_dict
+from vistaflow_services.core.work.artifacts import ArtifactStore
 from vistaflow_services.decks.space import Kind, Parameter, Scale, Space
 from vistaflow_services.ml.__main__ import SERVICE
 from vistaflow_services.ml.config import Config

@@ -12,8 +12,9 @@ from google.protobuf import json_format
 from vistaflow.api.doe.v1 import doe_pb2
 from vistaflow.api.ml.v1 import ml_pb2
 from vistaflow.api.optimize.v1 import optimize_pb2
-from vistaflow_services.core.artifacts import ArtifactStore
-from vistaflow_services.core.jobs import Attempt, JobResult
+from vistaflow_services.core.results import JobResult
+from vistaflow_services.core.work.artifacts import ArtifactStore
+from vistaflow_services.core.work.attempt import Attempt
 from vistaflow_services.decks.deck import Deck
 from vistaflow_services.decks.library import DeckLibrary
 from vistaflow_services.doe import jobs as doe

@@ -18,11 +18,11 @@ from bench import WELDED_BEAM, Bench
 
 from vistaflow.api.ml.v1 import ml_pb2
 from vistaflow_services.core.errors import InvalidError
-from vistaflow_services.core.jobs import MAX_RESULT_BYTES, JobError
+from vistaflow_services.core.work.attempt import MAX_RESULT_BYTES, JobError
 from vistaflow_services.decks.deck import Deck, FailurePolicy, Policy, Response, read_archive
 from vistaflow_services.decks.space import Parameter, Space
-from vistaflow_services.optimize.bayes import BayesianSearch
 from vistaflow_services.optimize.study import Study
+from vistaflow_services.search.bayes import BayesianSearch
 from vistaflow_services.surrogates.choice import check_hyper_parameters
 from vistaflow_services.surrogates.model import Model
 

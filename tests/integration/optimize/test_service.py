@@ -21,9 +21,9 @@ from vistaflow.api.ml.v1 import ml_pb2
 from vistaflow.api.optimize.v1 import optimize_pb2 as pb
 from vistaflow.api.optimize.v1 import optimize_pb2_grpc as rpc
 from vistaflow.api.registry.v1 import registry_pb2
-from vistaflow_services.core.jobs import JobResult
 from vistaflow_services.core.message_limits import MESSAGE_BYTES
 from vistaflow_services.core.registry_client import RegistryClient
+from vistaflow_services.core.results import JobResult
 from vistaflow_services.optimize.__main__ import SERVICE
 from vistaflow_services.optimize.config import Config
 from vistaflow_services.optimize.domain import Trial

@@ -18,7 +18,6 @@ import pytest_asyncio
 from google.protobuf import json_format
 
 from tests.integration.stages import refused, stage_serving
-from tests.ports import free_port
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.doe.v1 import doe_pb2
 from vistaflow.api.ingestion.v1 import ingestion_pb2
@@ -32,6 +31,7 @@ from vistaflow_services.doe.__main__ import SERVICE as DOE
 from vistaflow_services.doe.config import Config as DoeConfig
 from vistaflow_services.pipeline.__main__ import SERVICE
 from vistaflow_services.pipeline.config import Config
+from vistaflow_services.suite.ports import free_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -309,7 +309,7 @@ async def test_a_request_without_a_kit_is_refused(suite: Suite) -> None:
 async def test_mistakes_of_a_deck_that_came_along_are_told_with_its_file(
     suite: Suite, tmp_path: Path
 ) -> None:
-    from vistaflow.archive import pack_deck
+    from vistaflow._machine.archive import pack_deck
 
     (tmp_path / "deck.yaml").write_text(NGSPICE.replace("[100, 10000]", "[100, 10]"))
     (tmp_path / "divider.cir").write_text(NETLIST.replace("@r@", "@rr@"))
@@ -320,7 +320,7 @@ async def test_mistakes_of_a_deck_that_came_along_are_told_with_its_file(
 
 
 async def test_a_sign_beside_a_negative_value_is_warned_of(suite: Suite, tmp_path: Path) -> None:
-    from vistaflow.archive import pack_deck
+    from vistaflow._machine.archive import pack_deck
 
     (tmp_path / "deck.yaml").write_text(NGSPICE.replace("[100, 10000]", "[-2, 2]"))
     (tmp_path / "divider.cir").write_text(NETLIST.replace("{@r@}", "{3-@r@}"))
@@ -356,6 +356,38 @@ async def test_a_kit_goes_on_in_another_deck_only_if_the_deck_fits_and_nothing_r
     assert code is grpc.StatusCode.NOT_FOUND
     code, found = await retry(started.kit.kit_id, ingestion_pb2.DeckSource())
     assert (code, list(found)) == (grpc.StatusCode.INVALID_ARGUMENT, ["deck"])
+
+
+async def test_a_kit_that_collected_no_deck_is_planned_again_as_a_new_kit(suite: Suite) -> None:
+    started = await suite.pipeline.RunKit(pb.RunKitRequest(kit_yaml=KIT, actor="ann"))
+    old = started.kit.kit_id
+    await suite.registry.stub.CancelKit(registry_pb2.CancelKitRequest(kit_id=old))
+    bowl = ingestion_pb2.DeckSource(name="branin")
+    request = pb.RetryKitRequest(request_id=str(uuid.uuid4()), kit_id=old, deck=bowl, actor="bob")
+
+    code, violations = await refused(suite.pipeline.RetryKit(request))
+    assert (code, list(violations)) == (grpc.StatusCode.INVALID_ARGUMENT, ["goals"])
+    request.deck.CopyFrom(
+        ingestion_pb2.DeckSource(archive=shipped_deck("welded_beam").to_archive())
+    )
+    answer = await suite.pipeline.RetryKit(request)
+    again = await suite.pipeline.RetryKit(request)
+
+    assert (answer.kit.kit_id > old, answer.retried_count, answer.replayed) == (True, 7, False)
+    assert (again.kit.kit_id, again.replayed) == (answer.kit.kit_id, True)
+    assert answer.deck_id == shipped_deck("welded_beam").digest
+    kit, canceled = [await suite.registry.get_kit(each) for each in (answer.kit.kit_id, old)]
+    assert (kit.name, kit.actor, canceled.status) == (
+        canceled.name,
+        "bob",
+        common_pb2.STATUS_CANCELED,
+    )
+    assert [(job.name, job.job_type, job.depends_on) for job in kit.jobs] == [
+        (job.name, job.job_type, job.depends_on) for job in canceled.jobs
+    ]
+    # All but the first, which has the new deck.
+    assert [job.spec for job in kit.jobs][1:] == [job.spec for job in canceled.jobs][1:]
+    assert kit.jobs[0].spec != canceled.jobs[0].spec
 
 
 @asynccontextmanager

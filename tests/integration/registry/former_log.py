@@ -13,9 +13,9 @@ from unittest.mock import patch
 
 import psycopg
 
-from vistaflow_services.core import migrations
 from vistaflow_services.registry.__main__ import PACKAGE
 from vistaflow_services.registry.config import Config
+from vistaflow_services.registry.database import migrations
 
 SCHEMA = Config.schema
 FORMER_MIGRATIONS = 6

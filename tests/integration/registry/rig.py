@@ -11,23 +11,25 @@ import grpc
 from traffic import connect
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
-from vistaflow.api.registry.v1.registry_pb2_grpc import add_RegistryServiceServicer_to_server
-from vistaflow_services.core.server import Server, make_server
-from vistaflow_services.core.sql import load_queries
-from vistaflow_services.registry.hub import RING_ROWS, Hub
-from vistaflow_services.registry.journal import Journal
-from vistaflow_services.registry.leases import LeaseService
-from vistaflow_services.registry.ledger import Ledger
-from vistaflow_services.registry.raw_requests import serve_raw
+from vistaflow_services.core.server.shell import Server, make_server
+from vistaflow_services.registry.access.service import TokenService
+from vistaflow_services.registry.access.store import TokenStore
+from vistaflow_services.registry.access.trail import Trail
+from vistaflow_services.registry.handlers import serve
+from vistaflow_services.registry.lease.service import LeaseService
+from vistaflow_services.registry.lease.store import LeaseStore
+from vistaflow_services.registry.log.hub import RING_ROWS, Hub
+from vistaflow_services.registry.log.journal import Journal
+from vistaflow_services.registry.log.ledger import Ledger
+from vistaflow_services.registry.log.tail import Tail
+from vistaflow_services.registry.log.unfinished import UnfinishedChanges
+from vistaflow_services.registry.reads.store import Pool, Store, make_pool
 from vistaflow_services.registry.servicer import RegistryServicer
 from vistaflow_services.registry.services import ServiceDirectory
-from vistaflow_services.registry.store import Pool, Store, make_pool
 from vistaflow_services.registry.streams import StreamService
-from vistaflow_services.registry.tail import Tail
-from vistaflow_services.registry.unfinished import UnfinishedChanges
-from vistaflow_services.registry.watch import WatchService
-from vistaflow_services.registry.watch_bytes import serve_bytes
-from vistaflow_services.registry.watch_store import WatchStore
+from vistaflow_services.registry.upkeep.dump import Dumps
+from vistaflow_services.registry.watch.service import WatchService
+from vistaflow_services.registry.watch.store import WatchStore
 
 if TYPE_CHECKING:
     from vistaflow.api.registry.v1.registry_pb2_grpc import RegistryServiceAsyncStub
@@ -52,6 +54,7 @@ class Rig:
     channel: grpc.aio.Channel
     server: Server
     pool: Pool
+    tail: Tail
     tasks: list[asyncio.Task[None]]
 
     @classmethod
@@ -64,17 +67,18 @@ class Rig:
         partition_size: int = 50_000_000,
     ) -> Rig:
         """Starts a replica."""
-        queries = load_queries(PACKAGE)
         pool = make_pool(dsn, schema=SCHEMA)
         await pool.open()
         hub = Hub(0, max_rows=int(ring_rows))
         ledger = Ledger(Journal(dsn, SCHEMA, partition_size=partition_size), hub)
         head = await ledger.start()
         hub.begin(head.last_id)
-        store = WatchStore(pool, queries)
+        store = WatchStore(pool)
         watches = WatchService(hub=hub, store=store, epoch=ledger.epoch)
         streams = StreamService(ledger)
-        leases = LeaseService(ledger=ledger, hub=hub, store=store, lease_seconds=lease_seconds)
+        leases = LeaseService(
+            ledger=ledger, hub=hub, store=LeaseStore(pool), lease_seconds=lease_seconds
+        )
         server = make_server(pb.DESCRIPTOR.services_by_name["RegistryService"].full_name)
         address = ""
         servicer = RegistryServicer(
@@ -92,17 +96,17 @@ class Rig:
                 address=lambda: address,
                 limits={},
             ),
+            tokens=TokenService(TokenStore(pool)),
+            trail=Trail(pool),
+            dumps=Dumps(dsn, SCHEMA, "0"),
         )
-        add_RegistryServiceServicer_to_server(servicer, server)
-        serve_raw(servicer, server)
-        serve_bytes(watches, server)
+        serve(server, servicer)
         address = server.bind("127.0.0.1:0")
         await server.start()
         tail = Tail(
             hub,
             conninfo=dsn,
             schema=SCHEMA,
-            queries=queries,
             epoch=ledger.epoch,
             on_replaced=watches.replaced,
         )
@@ -120,6 +124,7 @@ class Rig:
             channel=channel,
             server=server,
             pool=pool,
+            tail=tail,
             tasks=[asyncio.create_task(tail.run()), asyncio.create_task(leases.run())],
         )
 

@@ -18,8 +18,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.registry import bulk
-from vistaflow_services.registry.ledger import Ledger
-from vistaflow_services.registry.rebuild import rebuild
+from vistaflow_services.registry.log.ledger import Ledger
+from vistaflow_services.registry.upkeep.rebuild import rebuild
 
 sys.path.insert(0, str(Path(__file__).parent))
 

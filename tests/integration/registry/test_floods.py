@@ -16,8 +16,8 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from vistaflow._rpc.channel import call
 from vistaflow.api.registry.v1 import registry_pb2 as pb
-from vistaflow.channel import call
 
 sys.path.insert(0, str(Path(__file__).parent))
 

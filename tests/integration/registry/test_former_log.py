@@ -18,12 +18,13 @@ from google.protobuf import json_format
 from psycopg.conninfo import make_conninfo
 
 import vistaflow.aio
-from vistaflow import Delta, Snapshot, Synced, paging
+from vistaflow import Delta, Snapshot, Synced
+from vistaflow._rpc import paging
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from vistaflow_services.core.message_limits import MESSAGE_BYTES, NESTING
-from vistaflow_services.core.migrations import migrate
 from vistaflow_services.registry.__main__ import PACKAGE
+from vistaflow_services.registry.database.migrations import migrate
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from conftest import serving

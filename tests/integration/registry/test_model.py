@@ -25,9 +25,9 @@ from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from vistaflow_services.core.errors import ConflictError, ExistsError
 from vistaflow_services.registry import commands as c
-from vistaflow_services.registry.board import Board
 from vistaflow_services.registry.domain import Head, StateRow
-from vistaflow_services.registry.draft import Draft
+from vistaflow_services.registry.log.board import Board
+from vistaflow_services.registry.log.draft import Draft
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -18,6 +18,7 @@ from traffic import external_job
 
 
 async def test_a_client_learns_of_every_service_from_the_registry_alone(rig: Rig) -> None:
+    begun = int(time.time())
     service = pb.ServiceInfo(name="doe", address="127.0.0.1:4001", version="1.0", status="SERVING")
     await rig.stub.AnnounceService(pb.AnnounceServiceRequest(service=service))
     await external_job(rig.stub)
@@ -26,11 +27,11 @@ async def test_a_client_learns_of_every_service_from_the_registry_alone(rig: Rig
         ("registry", rig.address, "SERVING"),
         ("doe", "127.0.0.1:4001", "SERVING"),
     ]
-    assert all(abs(s.seen_at.ToSeconds() - time.time()) < 60 for s in info.services)
+    assert all(begun <= s.seen_at.ToSeconds() <= time.time() for s in info.services)
     assert (info.revision, info.oldest_revision) == (2, 1)
     assert info.epoch == rig.ledger.epoch
     assert info.database_schema == "vistadb_test"
-    assert abs(info.now.ToSeconds() - time.time()) < 60
+    assert begun <= info.now.ToSeconds() <= time.time()
 
 
 async def test_a_malformed_announcement_is_refused(rig: Rig) -> None:

@@ -10,8 +10,8 @@ from vistaflow_services.core.errors import InvalidError
 from vistaflow_services.decks.deck import Deck, Response, shipped_deck
 from vistaflow_services.decks.space import Parameter, Space
 from vistaflow_services.simulators import Failure, Outcome, run_point, simulator_status
-from vistaflow_services.simulators import ngspice_simulator as ngspice
-from vistaflow_services.simulators.sandbox import Sandbox, this_sandbox
+from vistaflow_services.simulators.ngspice import simulator as ngspice
+from vistaflow_services.simulators.processes.sandbox import Sandbox, this_sandbox
 
 pytestmark = pytest.mark.skipif(shutil.which("ngspice") is None, reason="ngspice is not installed")
 
@@ -68,6 +68,16 @@ def run(
 def test_a_divider_divides(run: Run) -> None:
     outcome = run(divider(), 3000.0)
     assert outcome.responses == {"gain": pytest.approx(0.25, rel=1e-6)}
+
+
+def test_blocks_end_by_the_aliases_that_ngspice_has_for_end(run: Run) -> None:
+    text = (
+        "* divider\nv1 in 0 dc 1\nr1 in out @r@\nr2 out 0 1k\n.CONTROL\n"
+        "PRE_SET strict_errorhandling\nop\nlet i = 0\nwhile i < 2\n  let i = i + 1\nendwhile\n"
+        "BEGIN\n  if i = 2\n    let vout = v(out)\n    Print\n* in between\n  + vout\n"
+        "  EndIf\nend\n.endcontrol\n.end\n"
+    )
+    assert run(divider(text=text), 3000.0).responses == {"gain": pytest.approx(0.25, rel=1e-6)}
 
 
 def test_measures_are_found_whatever_their_case(run: Run) -> None:
@@ -334,3 +344,27 @@ def test_a_machine_without_ngspice_says_how_to_get_it(monkeypatch: pytest.Monkey
     (status,) = [each for each in simulator_status() if each.name == "ngspice"]
     assert (status.available, status.version) == (False, "")
     assert "apt-get install ngspice" in status.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "point", "expected"),
+    [
+        (
+            "ring",
+            {"Wn": 1.0, "Wp": 2.5, "Lg": 300, "Vdd": 1.5},
+            {"frequency": 1.663e9, "power": 3.557e-4},
+        ),
+        (
+            "inverter",
+            {"Wn": 1.0, "Wp": 2.0, "Lg": 0.23, "corner": "ff"},
+            {"threshold": 0.8206, "delay": 1.924e-11, "skew": 7.386e-12},
+        ),
+    ],
+)
+def test_the_shipped_cells_run(
+    tmp_path: Path, name: str, point: dict[str, float | str], expected: dict[str, float]
+) -> None:
+    outcome = run_point(shipped_deck(name), point, scratch_root=tmp_path)
+    assert outcome.responses == {
+        key: pytest.approx(value, rel=0.02) for key, value in expected.items()
+    }

@@ -32,9 +32,9 @@ def background() -> Iterator[ScriptedRegistry]:
         await registry.start()
         return registry
 
-    registry = asyncio.run_coroutine_threadsafe(made(), loop).result(10)
+    registry = asyncio.run_coroutine_threadsafe(made(), loop).result(60)
     yield registry
-    asyncio.run_coroutine_threadsafe(registry.stop(), loop).result(10)
+    asyncio.run_coroutine_threadsafe(registry.stop(), loop).result(60)
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
     loop.close()

@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from vistaflow.api.common.v1 import common_pb2
+from vistaflow.api.datasets.v1 import datasets_pb2, datasets_pb2_grpc
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1 import registry_pb2_grpc as rpc
 
@@ -23,7 +24,7 @@ HANG = object()
 Step = pb.WatchStatesResponse | grpc.StatusCode | object
 
 
-class ScriptedRegistry(rpc.RegistryServiceServicer):
+class ScriptedRegistry(rpc.RegistryServiceServicer, datasets_pb2_grpc.DatasetServiceServicer):
     """Answers calls from lists of steps; the last step of a list answers for ever."""
 
     def __init__(self) -> None:
@@ -37,6 +38,7 @@ class ScriptedRegistry(rpc.RegistryServiceServicer):
     async def start(self, address: str = "127.0.0.1:0") -> None:
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         rpc.add_RegistryServiceServicer_to_server(self, self._server)
+        datasets_pb2_grpc.add_DatasetServiceServicer_to_server(self, self._server)
         port = self._server.add_insecure_port(address)
         self.address = f"127.0.0.1:{port}"
         await self._server.start()
@@ -67,7 +69,10 @@ class ScriptedRegistry(rpc.RegistryServiceServicer):
                 yield step
 
 
-for method in pb.DESCRIPTOR.services_by_name["RegistryService"].methods:
+for method in (
+    *pb.DESCRIPTOR.services_by_name["RegistryService"].methods,
+    *datasets_pb2.DESCRIPTOR.services_by_name["DatasetService"].methods,
+):
     if not (method.client_streaming or method.server_streaming):
         setattr(ScriptedRegistry, method.name, ScriptedRegistry._answer)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from vistaflow.aio.client import _fill
+from vistaflow._machine.archive import MAX_BYTES, deck_beside, pack_deck
+from vistaflow.aio._kits.sources import fill_kit
 from vistaflow.api.pipeline.v1 import pipeline_pb2
-from vistaflow.archive import MAX_BYTES, deck_beside, pack_deck
 from vistaflow.errors import InvalidArgumentError
 from vistaflow_services.decks.deck import read_archive
 from vistaflow_services.pipeline import kitfile
@@ -143,7 +143,7 @@ def test_a_kit_takes_the_deck_beside_it_along(tmp_path: Path) -> None:
     (tmp_path / "kit.yaml").write_text("name: x\ndeck: ./mine\n")
     request = pipeline_pb2.RunKitRequest()
 
-    _fill(request, tmp_path / "kit.yaml")
+    fill_kit(request, tmp_path / "kit.yaml")
 
     assert request.kit_yaml == "name: x\ndeck: ./mine\n"
     assert request.deck_archive == pack_deck(tmp_path / "mine")
@@ -153,13 +153,13 @@ def test_a_deck_that_is_not_beside_the_kit_is_missed_at_once(tmp_path: Path) -> 
     (tmp_path / "kit.yaml").write_text("name: x\ndeck: ./mine\n")
 
     with pytest.raises(InvalidArgumentError, match="mine: no such deck"):
-        _fill(pipeline_pb2.RunKitRequest(), tmp_path / "kit.yaml")
+        fill_kit(pipeline_pb2.RunKitRequest(), tmp_path / "kit.yaml")
 
 
 def test_a_path_that_the_service_may_know_is_left_to_it(tmp_path: Path) -> None:
     (tmp_path / "kit.yaml").write_text("name: x\ndeck: {path: shelf/mine}\n")
     request = pipeline_pb2.RunKitRequest()
 
-    _fill(request, tmp_path / "kit.yaml")
+    fill_kit(request, tmp_path / "kit.yaml")
 
     assert request.deck_archive == b""

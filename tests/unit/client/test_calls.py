@@ -7,9 +7,9 @@ from typing import Any
 import grpc
 import pytest
 
+from vistaflow._rpc.channel import call
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1 import registry_pb2_grpc as rpc
-from vistaflow.channel import call
 from vistaflow.errors import CanceledError
 
 

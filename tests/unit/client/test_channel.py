@@ -17,9 +17,9 @@ from tests.unit.client.scripted import (  # type: ignore[import-not-found]
     refuse,
     stall,
 )
+from vistaflow._rpc.channel import FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS, waits
 from vistaflow.aio import connect
 from vistaflow.api.registry.v1 import registry_pb2 as pb
-from vistaflow.channel import FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS, waits
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
@@ -84,25 +84,21 @@ async def test_a_missing_simulator_is_not_waited_for(scripted: ScriptedRegistry)
 
 async def test_trying_again_ends_with_the_timeout(scripted: ScriptedRegistry) -> None:
     scripted.answers = [refuse(UNAVAILABLE)]
-    begun = time.monotonic()
 
-    async with connect(scripted.address, timeout=0.6) as client:
+    async with connect(scripted.address, timeout=1.5) as client:
         with pytest.raises(vistaflow.UnavailableError):
             await client.server_info()
 
-    assert time.monotonic() - begun < 10
     assert len(scripted.requests) >= 2
 
 
 async def test_an_answer_that_comes_too_late_is_a_deadline(scripted: ScriptedRegistry) -> None:
-    scripted.answers = [stall(30)]
-    begun = time.monotonic()
+    scripted.answers = [stall(3600)]
 
     async with connect(scripted.address, timeout=0.3) as client:
         with pytest.raises(vistaflow.DeadlineExceededError):
             await client.server_info()
 
-    assert time.monotonic() - begun < 20
     assert len(scripted.requests) == 1
 
 

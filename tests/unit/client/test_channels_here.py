@@ -8,10 +8,10 @@ import grpc
 import pytest
 
 from tests.unit.client.scripted import ScriptedRegistry  # type: ignore[import-not-found]
+from vistaflow._rpc.credentials import stays_here
 from vistaflow.aio import connect
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1 import registry_pb2_grpc as rpc
-from vistaflow.credentials import stays_here
 
 
 @pytest.mark.parametrize(

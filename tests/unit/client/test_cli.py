@@ -29,6 +29,7 @@ from vistaflow.cli.app import app
 from vistaflow.cli.live import clock, tree
 from vistaflow.cli.output import number, plain
 from vistaflow.models import kit_of
+from vistaflow_services.query.engines.confinement import description, note_confinement
 
 JOB = "00000000-0000-0000-0000-000000000001"
 
@@ -273,6 +274,43 @@ def test_the_doctor_says_what_is_wrong_and_how_to_mend_it(tmp_path: Path) -> Non
     assert {"devsim", "ngspice", "function"} <= set(checks)
     assert all(each["fix"] for each in checks.values() if each["state"] == "wrong")
     assert told.exit_code == any(each["state"] == "wrong" for each in checks.values())
+
+
+@pytest.mark.parametrize(
+    ("state", "found"),
+    [
+        (
+            {"stores": ["store a: reads and writes"], "errors": [], "lost": 0},
+            ("ok", "a: reads and writes"),
+        ),
+        (
+            {"stores": [], "errors": ["store b cannot be used"], "lost": 2},
+            ("wrong", "store b cannot be used; 2 files have no undamaged copy"),
+        ),
+        ({"stores": 1}, None),
+    ],
+    ids=["good", "lost", "not-readable"],
+)
+def test_the_doctor_says_what_ingestion_found_of_the_stores(
+    tmp_path: Path, state: dict[str, object], found: tuple[str, str] | None
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "stores.json").write_text(json.dumps(state))
+    told = call("doctor", "--json", "--home", str(tmp_path), "--address", "x:1")
+
+    checks = {each["what"]: each for each in map(json.loads, told.stdout.splitlines())}
+    check = checks.get("stores")
+    assert (check and (check["state"], check["found"])) == found
+
+
+def test_the_doctor_says_what_confines_queries(tmp_path: Path) -> None:
+    note_confinement(tmp_path)
+
+    told = call("doctor", "--json", "--home", str(tmp_path), "--address", "x:1")
+
+    checks = {each["what"]: each for each in map(json.loads, told.stdout.splitlines())}
+    assert checks["queries"]["state"] in ("ok", "note")
+    assert checks["queries"]["found"] == f"confined by {description()}"
 
 
 def test_the_tree_shows_jobs_tasks_and_progress() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import vistaflow
-from vistaflow.local import DEFAULT_ADDRESS, find_suite, reach, started_at, token_file
+from vistaflow._machine.local import DEFAULT_ADDRESS, find_suite, reach, started_at, token_file
 
 HERE = "127.0.0.1:61234"
 

@@ -6,10 +6,10 @@ from enum import IntEnum
 
 import pytest
 
-from vistaflow.cli.given import number_of
+from vistaflow._rpc.structs import struct_of
+from vistaflow.cli.arguments import number_of
 from vistaflow.errors import InvalidArgumentError
 from vistaflow.models import struct_dict
-from vistaflow.structs import struct_of
 
 
 class Big(IntEnum):

@@ -19,9 +19,9 @@ from tests.unit.client.scripted import (  # type: ignore[import-not-found]
     synced,
 )
 from vistaflow.aio import connect
+from vistaflow.aio._watch import Watch
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.models import Delta, Snapshot, WatchEvent
-from vistaflow.watching import Watch
 
 
 class Replaced(ScriptedRegistry):  # type: ignore[misc]

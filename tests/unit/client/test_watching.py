@@ -20,12 +20,11 @@ from tests.unit.client.scripted import (  # type: ignore[import-not-found]
     snapshot,
     synced,
 )
-from vistaflow import watching
-from vistaflow.aio import connect
+from vistaflow._rpc.replicas import ReplicaChannel
+from vistaflow.aio import _watch, connect
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.models import Bookmark, Delta, Snapshot, Synced, WatchEvent
-from vistaflow.replicas import ReplicaChannel
 
 
 async def until(events: AsyncIterator[WatchEvent], revision: int) -> list[WatchEvent]:
@@ -111,7 +110,7 @@ async def test_after_the_snapshot_a_lost_stream_resumes_in_the_same_log(
 async def test_silence_counts_as_a_lost_connection(
     scripted: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watching, "SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(_watch, "SILENCE_SECONDS", 0.3)
     scripted.streams = [[delta(1), HANG], [delta(2)]]
 
     async with connect(scripted.address) as client:
@@ -125,7 +124,7 @@ async def test_watches_that_hear_nothing_go_on_at_another_replica(
     scripted: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when a replica's connections live and what should serve them does not."""
-    monkeypatch.setattr(watching, "SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr(_watch, "SILENCE_SECONDS", 0.5)
     stuck = ScriptedRegistry()
     await stuck.start()
     stuck.streams = [[delta(1), HANG], [delta(1), HANG]]
@@ -133,7 +132,7 @@ async def test_watches_that_hear_nothing_go_on_at_another_replica(
 
     async with connect(f"{stuck.address},{scripted.address}") as client:
         assert isinstance(client._channel, ReplicaChannel)
-        client._channel._at = 0
+        client._channel._present = 0
         found = await asyncio.gather(*(until(aiter(client.watch()), 2) for _ in range(2)))
 
     assert [revisions(each) for each in found] == [[1, 2], [1, 2]]
@@ -179,9 +178,9 @@ async def test_what_trying_again_cannot_mend_is_raised(
 
 def test_an_unknown_word_in_a_filter_is_refused_before_the_call() -> None:
     with pytest.raises(ValueError, match="STATUS_DONE"):
-        watching.watch_filter(statuses=["done"])
+        _watch.watch_filter(statuses=["done"])
     with pytest.raises(ValueError, match="JOB_TYPE_DOER"):
-        watching.watch_filter(job_types=["doer"])
+        _watch.watch_filter(job_types=["doer"])
 
 
 async def test_waiting_outlives_a_registry_that_is_down_for_longer_than_a_call(

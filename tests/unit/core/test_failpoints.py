@@ -7,12 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-import timeit
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.calls import CountedCalls
 from vistaflow_services.core import failpoints
 from vistaflow_services.core.failpoints import POINTS, FailpointError, armed, parse
 
@@ -90,11 +89,8 @@ def test_every_point_in_the_code_is_listed_and_every_listed_point_is_in_the_code
     assert text.count("reached(") - text.count("def reached(") >= len(POINTS)
 
 
-def test_when_off_it_costs_no_more_than_a_call_that_does_nothing() -> None:
-    def nothing(point: str) -> None:
-        pass
-
-    def seconds(called: Callable[[str], None]) -> float:
-        return min(timeit.repeat(lambda: called("append.after_commit"), number=10_000, repeat=9))
-
-    assert seconds(armed("")) < 3 * seconds(nothing)
+def test_when_off_it_is_a_call_that_does_nothing() -> None:
+    off = armed("")
+    with CountedCalls() as counted:
+        off("append.after_commit")
+    assert counted.count == 1

@@ -8,10 +8,10 @@ import logging
 import pytest
 
 from vistaflow.api.registry.v1 import registry_pb2
-from vistaflow_services.core import callers
-from vistaflow_services.core.callers import Caller
+from vistaflow_services.core.door import callers
+from vistaflow_services.core.door.callers import Caller
+from vistaflow_services.core.door.tokens import new_token
 from vistaflow_services.core.log import JsonFormatter
-from vistaflow_services.core.tokens import new_token
 
 TEXT = new_token()[1]
 SECRET = TEXT.rpartition(".")[2]

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from vistaflow_services.core import tasks
-from vistaflow_services.core.server import make_server, run
+from vistaflow_services.core.server.shell import make_server, run
 
 
 class Deaf:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vistaflow_services.core.expressions import parse_constraint
 from vistaflow_services.decks.cells import cell_count, every_point
+from vistaflow_services.decks.expressions import parse_constraint
 from vistaflow_services.decks.space import Kind, Parameter, Scale, Space
 
 WHOLE = Parameter(name="n", kind=Kind.INTEGER, low=-1, high=2)

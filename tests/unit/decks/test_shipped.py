@@ -49,7 +49,16 @@ def amplify(point: Point, folder: Path) -> dict[str, float]:
 
 
 def test_the_shipped_decks_are_these() -> None:
-    assert shipped_decks() == ["borehole", "branin", "hartmann6", "mosfet", "opamp", "welded_beam"]
+    assert shipped_decks() == [
+        "borehole",
+        "branin",
+        "hartmann6",
+        "inverter",
+        "mosfet",
+        "opamp",
+        "ring",
+        "welded_beam",
+    ]
 
 
 @pytest.mark.parametrize("name", shipped_decks())

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import math
 import pickle
-import time
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.calls import CountedCalls
 from vistaflow_services.core.errors import FieldViolation, InvalidError
-from vistaflow_services.core.expressions import parse_constraint
+from vistaflow_services.decks.expressions import parse_constraint
 from vistaflow_services.decks.feasibility import find_feasible, never_met, spread
 from vistaflow_services.decks.space import Kind, Parameter, Scale, Space
 
@@ -128,7 +128,7 @@ def test_a_space_with_constraints_and_fixed_parameters_survives_json() -> None:
     assert Space.from_dict(json.loads(json.dumps(space.to_dict()))) == space
 
 
-def test_a_hundred_thousand_points_of_fifty_parameters_decode_in_seconds() -> None:
+def test_more_points_of_fifty_parameters_take_no_more_calls() -> None:
     kinds = [
         Parameter(name="p", low=1e-3, high=1.0, scale=Scale.LOG),
         Parameter(name="p", low=-3, high=7),
@@ -141,13 +141,16 @@ def test_a_hundred_thousand_points_of_fifty_parameters_decode_in_seconds() -> No
             Parameter.from_dict(kinds[at % 5].to_dict() | {"name": f"p{at}"}) for at in range(50)
         )
     )
-    unit = np.random.default_rng(0).random((100_000, 50))
-    begun = time.process_time()
-    columns = space.decode_columns(unit)
-    features, _ = space.features_columns(columns)
-    # It takes 0.25 s alone on the machine it was written on; a loop over points takes minutes.
-    assert time.process_time() - begun < 5.0
-    assert features.shape == (100_000, 70)
+
+    def calls(count: int) -> int:
+        unit = np.random.default_rng(0).random((count, 50))
+        with CountedCalls() as counted:
+            features, _ = space.features_columns(space.decode_columns(unit))
+        assert features.shape == (count, 70)
+        return counted.count
+
+    # Whole columns are decoded: a loop over points would make a hundred times as many.
+    assert calls(10_000) <= 1.1 * calls(100)
 
 
 def test_a_typed_point_is_made_canonical() -> None:
@@ -253,8 +256,8 @@ def test_an_impossible_parameter_is_refused(fields: dict[str, Any], told: tuple[
     assert violations(error) == [told]
 
 
-@pytest.mark.parametrize("name", ["", "W1", "1w", "_w", "w-1", "w 1", "w" * 64, "µ", None])
-def test_a_name_is_a_lower_case_identifier(name: Any) -> None:
+@pytest.mark.parametrize("name", ["", "1w", "_w", "w-1", "w 1", "w" * 64, "µ", None])
+def test_a_name_is_an_identifier(name: Any) -> None:
     with pytest.raises(InvalidError) as error:
         Parameter(name=name, low=0, high=1)
     assert [field for field, _ in violations(error)] == ["name"]

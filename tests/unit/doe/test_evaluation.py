@@ -51,14 +51,16 @@ def test_outcomes_become_arrays_in_their_order() -> None:
 
 def test_the_most_common_failure_is_told_by_its_last_line() -> None:
     told = most_common_failure(results_of(MIXED, ["ion"]))
-    assert told == "; mostly CRASHED (3): ZeroDivisionError: division by zero"
+    assert told == (
+        ": 3 × CRASHED: ZeroDivisionError: division by zero; 1 × TIMEOUT: 30 s were not enough"
+    )
     assert hint_of(results_of(MIXED, ["ion"])).startswith("correct the deck")
 
 
 @pytest.mark.parametrize(
     ("fraction", "message"),
     [
-        (0.57, "4 of 7 runs failed, more than the 57% allowed; mostly CRASHED (3)"),
+        (0.57, "4 of 7 runs failed, more than the 57% allowed: 3 × CRASHED: Zero"),
         (0.58, ""),
         (1.0, ""),
     ],
@@ -74,4 +76,4 @@ def test_a_design_is_refused_over_the_fraction_its_policy_allows(
 def test_a_design_without_a_single_good_run_is_refused_whatever_the_policy() -> None:
     results = results_of([outcome(Failure.LICENSE, "none free")], ["ion"])
     told = too_many_failed(results, FailurePolicy(max_failed_fraction=1.0))
-    assert told == "the only run failed; mostly LICENSE (1): none free"
+    assert told == "the only run failed: 1 × LICENSE: none free"

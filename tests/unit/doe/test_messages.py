@@ -5,7 +5,7 @@ from typing import Any
 from google.protobuf import json_format
 
 from vistaflow.api.doe.v1 import doe_pb2 as pb
-from vistaflow_services.doe.domain import Generator
+from vistaflow_services.designs.recipe import Generator
 from vistaflow_services.doe.messages import design_message, generator_infos, row_messages
 
 MANIFEST: dict[str, Any] = {

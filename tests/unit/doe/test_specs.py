@@ -7,10 +7,10 @@ from google.protobuf import json_format
 
 from vistaflow.api.doe.v1 import doe_pb2 as pb
 from vistaflow_services.core.errors import InvalidError
-from vistaflow_services.core.expressions import parse_constraint
 from vistaflow_services.decks.deck import Deck, FailurePolicy, Policy, Response
+from vistaflow_services.decks.expressions import parse_constraint
 from vistaflow_services.decks.space import Kind, Parameter, Scale, Space
-from vistaflow_services.doe.domain import Generator
+from vistaflow_services.designs.recipe import Generator
 from vistaflow_services.doe.specs import check_spec, plan, policy_of, recipe_of
 
 DECK = Deck(

@@ -17,9 +17,10 @@ import pytest
 from google.protobuf import json_format
 
 from vistaflow.api.ml.v1 import ml_pb2 as pb
-from vistaflow_services.core.artifacts import ArtifactStore
 from vistaflow_services.core.errors import ConflictError, InvalidError
-from vistaflow_services.core.jobs import Attempt, JobError, JobResult
+from vistaflow_services.core.results import JobResult
+from vistaflow_services.core.work.artifacts import ArtifactStore
+from vistaflow_services.core.work.attempt import Attempt, JobError
 from vistaflow_services.decks.space import Kind, Parameter, Space
 from vistaflow_services.ml.jobs import JOBS
 from vistaflow_services.surrogates.dataset import Dataset

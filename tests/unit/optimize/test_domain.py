@@ -3,7 +3,7 @@ import math
 import pytest
 
 from vistaflow_services.core.errors import InvalidError
-from vistaflow_services.core.expressions import parse_constraint
+from vistaflow_services.decks.expressions import parse_constraint
 from vistaflow_services.decks.space import Parameter, Space
 from vistaflow_services.optimize.domain import (
     Problem,
@@ -15,8 +15,8 @@ from vistaflow_services.optimize.domain import (
     check_goals,
     made_trial,
 )
-from vistaflow_services.optimize.misses import constraint_unit
-from vistaflow_services.optimize.observation import best_observation
+from vistaflow_services.search.misses import constraint_unit
+from vistaflow_services.search.observation import best_observation
 
 SPACE = Space(
     parameters=(Parameter(name="w", low=0.0, high=10.0), Parameter(name="l", low=0.0, high=10.0)),
@@ -69,7 +69,7 @@ def test_goals_that_cannot_be_pursued_are_refused_with_the_reason(text: str, tol
 
 def test_constraints_over_parameters_alone_are_known_and_the_others_simulated() -> None:
     problem = _problem("maximize ion; w * l <= 9; ioff <= 1e-9 * w")
-    assert [str(each) for each in problem.known] == ["w * l <= 9"]
+    assert [str(each) for each in problem.parameter_constraints] == ["w * l <= 9"]
     assert [str(each) for each in problem.simulated] == ["ioff <= 1e-9 * w"]
 
 

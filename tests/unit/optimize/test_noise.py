@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from vistaflow_services.decks.space import Parameter, Point, Space
-from vistaflow_services.optimize.bayes import latin
 from vistaflow_services.optimize.domain import (
     Problem,
     StudyPlan,
@@ -20,6 +19,7 @@ from vistaflow_services.optimize.domain import (
 )
 from vistaflow_services.optimize.replicates import REPEATS, is_noisy, noise_of
 from vistaflow_services.optimize.study import Study, StudyResult
+from vistaflow_services.search.bayes import latin
 from vistaflow_services.simulators.outcome import Failure, Outcome
 
 SPACE = Space(

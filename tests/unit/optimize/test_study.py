@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 
 from vistaflow_services.core.errors import InvalidError
 from vistaflow_services.decks.space import Parameter, Point, Space
-from vistaflow_services.optimize.bayes import latin
 from vistaflow_services.optimize.domain import Problem, StudyPlan, Trial, check_goals, made_trial
 from vistaflow_services.optimize.plots import (
     best_so_far,
@@ -19,6 +18,7 @@ from vistaflow_services.optimize.plots import (
 )
 from vistaflow_services.optimize.study import Study, StudyResult
 from vistaflow_services.optimize.trials import named, read_trials, write_trials
+from vistaflow_services.search.bayes import latin
 from vistaflow_services.simulators.outcome import Failure, Outcome
 
 SPACE = Space(
@@ -164,6 +164,8 @@ def test_the_trials_read_back_page_by_page_as_they_were_written(tmp_path: Path) 
         "violation",
         "feasible",
         "failure",
+        "message",
+        "log",
         "mean.gain",
         "mean.power",
         "sd.gain",

@@ -8,7 +8,7 @@ from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.doe.v1 import doe_pb2
 from vistaflow.api.ml.v1 import ml_pb2
 from vistaflow_services.core.errors import InvalidError
-from vistaflow_services.pipeline.kitfile import deck_beside, read_kit
+from vistaflow_services.pipeline.kitfile import deck_beside, document_of, read_kit
 
 KIT = """\
 name: a kit
@@ -148,3 +148,39 @@ def test_a_deck_beside_the_file_is_found(text: str, path: str) -> None:
 
 def test_a_deck_beside_the_file_is_sent_along() -> None:
     assert read_kit("name: k\ndeck: ./mine", b"zip")[0].deck.archive == b"zip"
+
+
+def test_settings_replace_values_of_the_file_and_labels_are_added() -> None:
+    settings = {
+        "design.size": "12",
+        "design.parameters.gate_length": "[40, 1e2]",
+        "optimize.tolerance": "1e-3",
+        "goals": "minimize vth",
+    }
+    document = document_of(KIT, "k.yaml", settings, {"owner": "ana"})
+
+    spec, mistakes = read_kit(KIT, document=document)
+
+    assert mistakes == []
+    assert (spec.design.size, spec.optimize.tolerance, spec.optimize.budget) == (12, 1e-3, 20)
+    assert (spec.design.parameters[0].low, spec.design.parameters[0].high) == (40, 100)
+    assert spec.goals == "minimize vth"
+    assert dict(spec.labels) == {"team": "power", "owner": "ana"}
+
+
+def test_a_mistake_in_a_setting_is_no_mistake_of_its_line() -> None:
+    document = document_of(KIT, "k.yaml", {"seed": "x", "design.sise": "4"})
+
+    _, mistakes = read_kit(KIT, document=document)
+
+    assert [mistake.field for mistake in mistakes] == ["k.yaml: seed", "k.yaml:5 design.sise"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"), [("seed.a", "1"), ("", "1"), ("design..size", "1"), ("seed", "[")]
+)
+def test_a_setting_that_cannot_be_applied_is_named(path: str, value: str) -> None:
+    with pytest.raises(InvalidError) as error:
+        document_of(KIT, "k.yaml", {path: value})
+
+    assert error.value.violations[0].field.startswith(f"settings.{path}")

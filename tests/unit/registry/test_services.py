@@ -6,7 +6,7 @@ import pytest
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.core.errors import InvalidError
-from vistaflow_services.registry.hub import Hub
+from vistaflow_services.registry.log.hub import Hub
 from vistaflow_services.registry.services import ServiceDirectory
 
 

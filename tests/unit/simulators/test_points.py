@@ -12,7 +12,7 @@ import pytest
 from vistaflow_services.core.errors import InvalidError
 from vistaflow_services.decks.deck import Deck, Response
 from vistaflow_services.decks.space import Kind, Parameter, Scale, Space
-from vistaflow_services.simulators import Failure, Outcome
+from vistaflow_services.simulators import Failure, Outcome, points
 from vistaflow_services.simulators.canonical import canonical_points
 from vistaflow_services.simulators.function_simulator import VERSION
 from vistaflow_services.simulators.locks import locked
@@ -39,6 +39,13 @@ def outcome(**changes: object) -> Outcome:
     return replace(Outcome(point=dict(POINT), responses={"y": 1.5}, seconds=0.25), **changes)  # type: ignore[arg-type]
 
 
+@pytest.fixture
+def circuit(monkeypatch: pytest.MonkeyPatch) -> Deck:
+    """A deck of a simulator that is a program, whether this machine has it or not."""
+    monkeypatch.setattr(points, "deck_version", lambda deck: "39")
+    return replace(DECK, simulator="ngspice", function="", files={}, templates=())
+
+
 def test_a_kept_outcome_is_found_by_another_store_and_says_so(tmp_path: Path) -> None:
     PointStore(tmp_path).put(DECK, outcome())
     assert PointStore(tmp_path).get(DECK, POINT) == outcome(cached=True)
@@ -50,13 +57,56 @@ def test_the_same_point_written_otherwise_is_the_same_point(tmp_path: Path) -> N
     assert PointStore(tmp_path).get(DECK, rewritten) == outcome(cached=True)
 
 
-@pytest.mark.parametrize("failure", [Failure.INFEASIBLE, Failure.NO_CONVERGENCE])
-def test_a_failure_that_is_the_points_own_is_stored(tmp_path: Path, failure: Failure) -> None:
+def test_that_a_point_is_infeasible_is_stored(tmp_path: Path) -> None:
     store = PointStore(tmp_path)
-    store.put(DECK, outcome(responses={}, failure=failure, message="no such device"))
-    assert store.get(DECK, POINT) == outcome(
-        responses={}, failure=failure, message="no such device", cached=True
+    infeasible = outcome(responses={}, failure=Failure.INFEASIBLE, message="no such device")
+    store.put(DECK, infeasible)
+    assert store.get(DECK, POINT) == replace(infeasible, cached=True)
+
+
+UNCONVERGED = outcome(responses={}, failure=Failure.NO_CONVERGENCE, message="gave up at 0.3 V")
+
+
+def test_that_a_point_does_not_converge_is_reused_once_a_second_run_confirmed_it(
+    tmp_path: Path, circuit: Deck
+) -> None:
+    PointStore(tmp_path).put(circuit, UNCONVERGED)
+    once = PointStore(tmp_path).get(circuit, POINT)
+    PointStore(tmp_path).put(circuit, outcome(responses={}, failure=Failure.TIMEOUT))
+    PointStore(tmp_path).put(circuit, UNCONVERGED)
+    assert (once, PointStore(tmp_path).get(circuit, POINT)) == (
+        None,
+        replace(UNCONVERGED, cached=True),
     )
+
+
+def test_a_point_that_converges_at_the_second_run_has_its_responses(
+    tmp_path: Path, circuit: Deck
+) -> None:
+    store = PointStore(tmp_path)
+    for each in (UNCONVERGED, outcome(), UNCONVERGED):
+        store.put(circuit, each)
+    unconfirmed = store.get(circuit, POINT)
+    store.put(circuit, outcome())
+    assert (unconfirmed, store.get(circuit, POINT)) == (None, outcome(cached=True))
+
+
+def test_that_a_point_does_not_converge_was_stored_by_an_earlier_release_as_one_run(
+    tmp_path: Path, circuit: Deck
+) -> None:
+    key = point_key(POINT)
+    path = tmp_path / circuit.digest / "ngspice-39" / "points" / key[:2] / f"{key}.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(UNCONVERGED.to_dict()))
+    store = PointStore(tmp_path)
+    before = store.get(circuit, POINT)
+    store.put(circuit, UNCONVERGED)
+    assert (before, store.get(circuit, POINT)) == (None, replace(UNCONVERGED, cached=True))
+
+
+def test_that_a_function_is_not_finite_is_stored_at_once(tmp_path: Path) -> None:
+    PointStore(tmp_path).put_many(DECK, {point_key(POINT): UNCONVERGED})
+    assert PointStore(tmp_path).get(DECK, POINT) == replace(UNCONVERGED, cached=True)
 
 
 @pytest.mark.parametrize("failure", [Failure.TIMEOUT, Failure.CRASHED, Failure.LICENSE])
@@ -138,12 +188,12 @@ def test_a_damaged_file_counts_as_absent(tmp_path: Path) -> None:
 
 
 def test_a_torn_tail_of_a_chunk_loses_only_itself(tmp_path: Path) -> None:
-    points = canonical_points(SPACE, [{**POINT, "n": n} for n in range(1, 6)])
-    PointStore(tmp_path).put_many(DECK, {point_key(each): outcome(point=each) for each in points})
+    five = canonical_points(SPACE, [{**POINT, "n": n} for n in range(1, 6)])
+    PointStore(tmp_path).put_many(DECK, {point_key(each): outcome(point=each) for each in five})
     (file,) = tmp_path.rglob("*.jsonl")
     file.write_bytes(file.read_bytes()[:-30])
-    found = PointStore(tmp_path).get_many(DECK, {point_key(each): each for each in points})
-    assert set(found) == {point_key(each) for each in points[:4]}
+    found = PointStore(tmp_path).get_many(DECK, {point_key(each): each for each in five})
+    assert set(found) == {point_key(each) for each in five[:4]}
 
 
 def test_points_kept_by_another_process_after_the_first_look_are_found(tmp_path: Path) -> None:
@@ -164,9 +214,9 @@ def test_nothing_unfinished_is_left_behind(tmp_path: Path) -> None:
 
 
 def test_canonical_points_agree_with_the_space_one_by_one() -> None:
-    points = SPACE.decode(np.random.default_rng(0).random((500, 3)))
-    assert canonical_points(SPACE, points) == [SPACE.check(each) for each in points]
-    kinds = {name: type(value) for name, value in canonical_points(SPACE, points)[0].items()}
+    rows = SPACE.decode(np.random.default_rng(0).random((500, 3)))
+    assert canonical_points(SPACE, rows) == [SPACE.check(each) for each in rows]
+    kinds = {name: type(value) for name, value in canonical_points(SPACE, rows)[0].items()}
     assert kinds == {"x1": float, "x2": float, "n": int}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vistaflow.local import token_file
+from vistaflow._machine.local import token_file
 from vistaflow_services.suite.__main__ import SERVICES, main, services_of
 from vistaflow_services.suite.home import Home
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from vistaflow.local import started_at
+from vistaflow._machine.local import started_at
 from vistaflow_services.core.home import HomeError
 from vistaflow_services.suite.__main__ import main
 from vistaflow_services.suite.home import Home

@@ -10,7 +10,7 @@ import pytest
 from vistaflow_services.core.errors import InvalidError
 from vistaflow_services.decks.space import Parameter, Space
 from vistaflow_services.surrogates.dataset import DesignRows
-from vistaflow_services.surrogates.gaussian_process import GaussianProcess
+from vistaflow_services.surrogates.families.gaussian_process import GaussianProcess
 from vistaflow_services.surrogates.metrics import held_out_figures
 from vistaflow_services.surrogates.preparation import Preparation, prepare, rows_needed
 from vistaflow_services.surrogates.scaling import fit_scaler

@@ -1,0 +1,89 @@
+"""Files in a bucket as tables of a query: listed, pruned, downloaded, read."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import obstore
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.integration.stores.conftest import environment, make_bucket
+from vistaflow_services.core.errors import ExhaustedError, NotFoundError
+from vistaflow_services.core.work.artifacts import ArtifactStore
+from vistaflow_services.query.conversion import converted
+from vistaflow_services.query.engines.contract import Query
+from vistaflow_services.query.engines.duckdb_engine import DuckDbEngine
+from vistaflow_services.query.engines.forking import ForkingServer
+from vistaflow_services.query.statement import Dialect, parse
+from vistaflow_services.query.tables.cache import DownloadCache
+from vistaflow_services.query.tables.catalog import Tables
+from vistaflow_services.query.tables.inputs import Places, local_tables
+from vistaflow_services.stores.bucket import connect
+from vistaflow_services.stores.opening import aws_variables, declared_stores
+from vistaflow_services.stores.roots import Roots
+
+
+async def test_a_query_downloads_the_partitions_that_it_needs(
+    moto: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment(moto).items():
+        monkeypatch.setenv(name, value)
+    bucket = make_bucket(moto)
+    client: Any = connect("lake", bucket, "", aws_variables("lake", environment(moto)))
+    for month in (1, 2, 10):
+        content = io.BytesIO()
+        pq.write_table(pa.table({"amount": [month * 100]}), content)
+        obstore.put(client, f"sales/year=2024/month={month}/part.parquet", content.getvalue())
+    artifacts = ArtifactStore(tmp_path / "artifacts")
+    roots = Roots.parse(f"lake=s3://{bucket}")
+    # Not asked for files.
+    tables = Tables(None, artifacts, roots)  # type: ignore[arg-type]
+    text = 'select month, amount from files."lake/sales" where month > 1 and year = 2024'
+    statement = parse(text)
+    table = await tables.find(statement.tables[0], "p", statement.tree)
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "result").mkdir()
+    relation = (table.name,)
+
+    def places(max_bytes: int) -> Places:
+        blobs = declared_stores("", 1, tmp_path / "blobs")
+        return Places(
+            artifacts=artifacts,
+            roots=roots,
+            blobs=blobs,
+            project="p",
+            max_bytes=max_bytes,
+            cache=DownloadCache(tmp_path / "cache", 1 << 20),
+        )
+
+    def localized(max_bytes: int = 1 << 20) -> Any:
+        return local_tables([table], [relation], places(max_bytes), tmp_path / "scratch")
+
+    sql = converted(statement, Dialect.DUCKDB, {statement.tables[0]: relation})
+    server = ForkingServer()
+    try:
+        engine = DuckDbEngine(server)
+        with localized() as sources:
+            result = engine.run(Query(sql=sql, tables=sources), tmp_path / "result")
+            first = [file.path.stat().st_ino for file in sources[0].files]
+    finally:
+        server.close()
+
+    assert [file.partition for file in table.files] == [("2024", "2"), ("2024", "10")]
+    assert pq.read_table(result.parts[0].path).to_pylist() == [
+        {"month": 2, "amount": 200},
+        {"month": 10, "amount": 1000},
+    ]
+    assert list((tmp_path / "scratch").iterdir()) == []
+    with localized() as sources:  # nothing is downloaded a second time
+        assert [file.path.stat().st_ino for file in sources[0].files] == first
+    with pytest.raises(ExhaustedError, match="read fewer partitions"), localized(max_bytes=10):
+        pass
+    obstore.put(client, "sales/year=2024/month=2/part.parquet", b"another")
+    with pytest.raises(NotFoundError) as raised, localized():
+        pass
+    assert raised.value.reason == "SOURCE_GONE"

@@ -1,0 +1,158 @@
+"""Templates of decks, and kits side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from vistaflow.api.common.v1 import common_pb2
+from vistaflow.api.optimize.v1 import optimize_pb2
+from vistaflow.api.registry.v1 import registry_pb2
+from vistaflow.cli.app import app
+from vistaflow.cli.files.comparison import summary
+from vistaflow.cli.files.decks import simulators
+from vistaflow.cli.files.export import unpack, write_table
+from vistaflow.cli.live import waiting_text
+from vistaflow.cli.results import at_bounds, held_out, is_active, margin
+from vistaflow.errors import InvalidArgumentError
+from vistaflow.models import Kit, kit_of
+from vistaflow_services.decks.archives import read_folder, write_archive
+from vistaflow_services.decks.files.loading import parse_deck
+from vistaflow_services.pipeline.kitfile import read_kit
+
+
+def test_there_is_a_template_for_each_simulator() -> None:
+    assert simulators() == ["command", "devsim", "grpc", "ngspice", "python", "table"]
+
+
+@pytest.mark.parametrize("simulator", simulators())
+def test_a_template_is_a_deck_with_a_kit(simulator: str, tmp_path: Path) -> None:
+    folder = tmp_path / "My amp-2"
+
+    done = CliRunner().invoke(app, ["new", "deck", simulator, str(folder)])
+
+    assert done.exit_code == 0, done.output
+    deck = parse_deck(read_folder(folder))
+    assert (deck.name, deck.simulator) == ("my_amp_2", simulator)
+    archive = write_archive(read_folder(folder))
+    spec, mistakes = read_kit((folder / "kit.yaml").read_text(), archive)
+    assert mistakes == []
+    assert spec.deck.archive == archive
+
+
+def test_a_folder_that_exists_stays(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+
+    for arguments in (["new", "deck", "python", "DIR"], ["export", "7", "--to", "DIR"]):
+        words = [str(tmp_path) if word == "DIR" else word for word in arguments]
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 2
+        assert "exists; name a new folder" in done.output.replace("\n", " ")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_nothing_is_unpacked_outside_of_the_folder(tmp_path: Path) -> None:
+    import io
+    import zipfile
+
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("../evil.txt", b"x")
+
+    with pytest.raises(InvalidArgumentError, match="outside of the deck"):
+        unpack(buffer.getvalue(), tmp_path / "deck")
+    assert not (tmp_path / "evil.txt").exists()
+
+
+def test_a_table_has_the_columns_of_all_rows(tmp_path: Path) -> None:
+    rows = [{"a": 1.5, "failure": "TIMEOUT"}, {"a": 2.0, "y": 1e-300, "failure": ""}]
+
+    for name in ("rows.csv", "rows.parquet"):
+        write_table(rows, tmp_path / name)
+
+    assert (tmp_path / "rows.csv").read_text() == "a,failure,y\n1.5,TIMEOUT,\n2.0,,1e-300\n"
+    from pyarrow import parquet
+
+    table = parquet.read_table(tmp_path / "rows.parquet")
+    assert table.to_pylist() == [{"y": None, **rows[0]}, rows[1]]
+
+
+def test_margins_are_distances_and_negative_where_missed() -> None:
+    result = optimize_pb2.ConstraintResult
+    assert margin(result(met=True, value=3.0, limit=5.0)) == 2
+    assert margin(result(met=True, value=5.0, limit=3.0)) == 2
+    assert margin(result(met=False, value=5.0, limit=3.0, miss=2.0)) == -2
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "met", "active"),
+    [(99.5, 100.0, True, True), (98.0, 100.0, True, False), (101.0, 100.0, False, False)],
+)
+def test_a_constraint_that_is_met_with_hardly_any_margin_is_active(
+    value: float, limit: float, met: bool, active: bool
+) -> None:
+    assert is_active(optimize_pb2.ConstraintResult(value=value, limit=limit, met=met)) is active
+
+
+def test_parameters_at_an_end_of_their_range_are_named_on_their_scale() -> None:
+    space = [
+        {"name": "width", "range": [1, 10_000], "scale": "log"},
+        {"name": "length", "range": [0, 1], "scale": "linear"},
+        {"name": "kind", "choices": ["a", "b"]},
+    ]
+    kit = measured_kit({}, space=space)
+
+    assert at_bounds(kit, {"width": 30.0, "length": 0.997, "kind": "a"}) == {"length": "upper"}
+    assert at_bounds(kit, {"width": 1.0, "length": 0.5, "kind": "b"}) == {"width": "lower"}
+
+
+def test_a_model_is_doubted_for_its_fit_its_intervals_and_few_rows() -> None:
+    def figures(r2: float, high: float, rows: int) -> dict[str, object]:
+        return {"r2": r2, "coverage95": 0.8, "rows": rows, "ci": {"coverage95": [0.1, high]}}
+
+    kit = measured_kit(
+        {"a": figures(0.99, 1, 40), "b": figures(-2, 0.6, 4), "elsewhere": {"r2": "good"}}
+    )
+
+    doubts = {name: list(one.doubts) for name, one in held_out(kit).items()}
+    assert doubts == {"a": [], "b": ["explains 0%", "intervals too narrow", "few rows"]}
+
+
+def measured_kit(metrics: dict[str, object], space: list[dict[str, object]] | None = None) -> Kit:
+    job = common_pb2.Job(
+        job_id="j", job_type=common_pb2.JOB_TYPE_ML_TEST, status=common_pb2.STATUS_FINISHED
+    )
+    job.result.update({"metrics": metrics, "space": {"parameters": space or []}})
+    return kit_of(registry_pb2.Kit(kit_id=3, name="k", jobs=[job]))
+
+
+def test_a_kit_without_a_result_is_compared_by_its_status() -> None:
+    one = summary(kit_of(registry_pb2.Kit(kit_id=3, name="k")), None)
+    assert (one["kit_id"], one["settings"]) == (3, {})
+    assert "parameters" not in one
+
+
+@pytest.mark.parametrize(
+    ("design", "expected"),
+    [
+        (common_pb2.STATUS_RUNNING, ["", "waits for design", "waits for train"]),
+        (common_pb2.STATUS_FAILED, ["", *["not run: waits for design"] * 2]),
+    ],
+)
+def test_jobs_that_have_not_begun_say_what_they_wait_for(
+    design: common_pb2.Status.ValueType, expected: list[str]
+) -> None:
+    jobs = [
+        common_pb2.Job(job_id="1", name="design", status=design),
+        common_pb2.Job(
+            job_id="2", name="train", status=common_pb2.STATUS_INIT, depends_on=["design"]
+        ),
+        common_pb2.Job(
+            job_id="3", name="optimize", status=common_pb2.STATUS_INIT, depends_on=["train"]
+        ),
+    ]
+    kit = kit_of(registry_pb2.Kit(kit_id=1, status=design, jobs=jobs))
+
+    assert [waiting_text(job, kit) for job in kit.jobs] == expected

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from vistaflow_services.optimize.messages import study_message
+from vistaflow_services.search.manifest import ConstraintRecord
+
+TRIAL: dict[str, Any] = {
+    "number": 3,
+    "origin": "infill",
+    "point": {"x": 1.0},
+    "simulated": {"y": 2.0},
+    "objective": 2.0,
+    "feasible": False,
+    "constraints": [{"text": "y <= 1", "value": 2.0, "limit": 1.0, "met": False}],
+}
+RESULT: dict[str, Any] = {
+    "kind": "design",
+    "goals": "minimize y; y <= 1",
+    "best": {**TRIAL, "predicted": {"y": None}},
+    "responses": [{"name": "y", "unit": "V"}],
+    "evaluations": {"total": 4, "simulated": 3, "cached": 1, "failed": 0},
+    "trials": {"uri": "artifact://jobs/j/1/trials.parquet", "sha256": "ab", "bytes": 5},
+    "plots": [],
+}
+"""What version 0.1.0 published, without the keys that came later."""
+
+
+def test_the_result_of_an_earlier_version_is_read() -> None:
+    study = study_message("j", RESULT)
+
+    assert (study.stop_reason, study.evaluation_count, study.model_id) == ("budget", 4, "")
+    assert not study.HasField("design_best")
+    assert (study.best.number, study.comparisons[0].run_count) == (3, 1)
+    assert study.constraints[0].miss == 1.0
+
+
+@pytest.mark.parametrize("key", ["kind", "goals", "best", "responses", "evaluations", "trials"])
+def test_a_result_without_a_key_that_is_needed_cannot_be_read(key: str) -> None:
+    with pytest.raises(KeyError, match=key):
+        study_message("j", {name: value for name, value in RESULT.items() if name != key})
+
+
+@pytest.mark.parametrize(("value", "miss"), [(None, None), (0.25, 0.75)])
+def test_the_sides_of_a_constraint_give_how_far_it_is_missed(
+    value: float | None, miss: float | None
+) -> None:
+    record = ConstraintRecord.read({"text": "y >= 1", "value": value, "limit": 1.0, "met": False})
+
+    assert record.miss == miss
+    assert record.to_dict()["miss"] == miss
