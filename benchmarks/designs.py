@@ -1,4 +1,4 @@
-"""How good designs are and what they cost, against the generators of SciPy in the same run.
+"""The quality and the cost of designs, against the generators of SciPy in the same run.
 
     python benchmarks/designs.py [--seeds 9]
 
@@ -21,9 +21,9 @@ import numpy as np
 from scipy.stats import qmc
 
 from vistaflow_services.decks.space import Kind, Parameter, Scale, Space
-from vistaflow_services.doe.domain import Array, Generator, Recipe, Region
-from vistaflow_services.doe.generators import generate, unit_points
-from vistaflow_services.doe.quality import distances
+from vistaflow_services.designs.generators import generate, unit_points
+from vistaflow_services.designs.quality import distances
+from vistaflow_services.designs.recipe import Array, Generator, Recipe, Region
 
 SIZES = ((20, 2), (50, 5), (100, 8), (400, 10))
 BIG = (100_000, 50)
@@ -40,8 +40,8 @@ def own(generator: Generator) -> Make:
 
 def scipy_hypercube(optimization: str | None) -> Make:
     def make(size: int, dimension: int, seed: int) -> Array:
-        made = qmc.LatinHypercube(dimension, optimization=optimization, rng=seed)
-        return np.asarray(made.random(size))
+        sampler = qmc.LatinHypercube(dimension, optimization=optimization, rng=seed)
+        return np.asarray(sampler.random(size))
 
     return make
 
@@ -58,12 +58,12 @@ GENERATORS: dict[str, Make] = {
 
 
 def reals(dimension: int) -> Space:
-    names = (f"x{at}" for at in range(dimension))
-    return Space(parameters=tuple(Parameter(name=each, low=0.0, high=1.0) for each in names))
+    names = (f"x{index}" for index in range(dimension))
+    return Space(parameters=tuple(Parameter(name=name, low=0.0, high=1.0) for name in names))
 
 
 def compare(size: int, dimension: int, seeds: int) -> None:
-    found: dict[str, list[float]] = {}
+    medians: dict[str, list[float]] = {}
     for name, make in GENERATORS.items():
         figures = []
         for seed in range(seeds):
@@ -72,11 +72,11 @@ def compare(size: int, dimension: int, seeds: int) -> None:
             spent = time.process_time() - begun
             nearest, phi = distances(unit)
             figures.append((phi, nearest, float(qmc.discrepancy(unit, method="CD")), spent))
-        found[name] = [statistics.median(column) for column in zip(*figures, strict=True)]
+        medians[name] = [statistics.median(column) for column in zip(*figures, strict=True)]
     columns = f"{'phi_p':>8}{'nearest':>9}{'discrepancy':>13}{'CPU':>9}"
     print(f"\n{f'{size} points, {dimension} parameters':28}{columns}")
-    for name, (phi, nearest, discrepancy, spent) in found.items():
-        base = found[BASELINE]
+    for name, (phi, nearest, discrepancy, spent) in medians.items():
+        base = medians[BASELINE]
         print(
             f"  {name:26}{phi / base[0]:>8.2f}{nearest / base[1]:>9.2f}"
             f"{discrepancy / base[2]:>13.2f}{spent * 1e3:>7.1f}ms"
@@ -87,12 +87,17 @@ def large() -> None:
     """A large Sobol design in a space with whole numbers, choices and logarithms."""
     size, dimension = BIG
     parameters = [
-        Parameter(name=f"r{at}", low=1e-3, high=1e3, scale=Scale.LOG if at % 2 else Scale.LINEAR)
-        for at in range(dimension - 10)
+        Parameter(
+            name=f"r{index}", low=1e-3, high=1e3, scale=Scale.LOG if index % 2 else Scale.LINEAR
+        )
+        for index in range(dimension - 10)
     ]
-    parameters += [Parameter(name=f"n{at}", kind=Kind.INTEGER, low=1, high=9) for at in range(5)]
     parameters += [
-        Parameter(name=f"c{at}", kind=Kind.CATEGORICAL, choices=("a", "b", "c")) for at in range(5)
+        Parameter(name=f"n{index}", kind=Kind.INTEGER, low=1, high=9) for index in range(5)
+    ]
+    parameters += [
+        Parameter(name=f"c{index}", kind=Kind.CATEGORICAL, choices=("a", "b", "c"))
+        for index in range(5)
     ]
     region = Region(space=Space(parameters=tuple(parameters)))
     begun = time.process_time()

@@ -1,11 +1,11 @@
-"""How near the optimum a study comes, against Optuna's TPE and random search, at equal runs.
+"""How close a study comes to the optimum, against Optuna's TPE and random search, at equal runs.
 
     python benchmarks/optimize.py [--seeds 5]
 
 Every searcher may run the simulator 15 times a parameter; ours spends 10 of them on a design, as
-kits do by default, or 5. Regret is what is missed of the known optimum, as a part of it, in the
-median over seeds; infinite where nothing feasible was found. Processor time is the searcher's,
-for each run.
+kits do by default, or 5. Regret is the distance to the known optimum, as a part of the optimum, in
+the median over seeds; infinite where no point was feasible. Processor time is the searcher's, for
+each run.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ import optuna
 
 from vistaflow_services.decks.deck import shipped_deck
 from vistaflow_services.decks.space import Point
-from vistaflow_services.doe.domain import Generator, Recipe, Region
-from vistaflow_services.doe.generators import generate
+from vistaflow_services.designs.generators import generate
+from vistaflow_services.designs.recipe import Generator, Recipe, Region
 from vistaflow_services.optimize.domain import Problem, StudyPlan, check_goals, made_trial
 from vistaflow_services.optimize.study import Study
 from vistaflow_services.simulators import function_simulator
@@ -70,7 +70,9 @@ class Bench:
         self.runs = RUNS_PER_PARAMETER * self.space.dimension
 
     def evaluate(self, points: list[Point]) -> list[dict[str, float]]:
-        return [dict(each.responses) for each in function_simulator.compute(self.deck, points)]
+        return [
+            dict(outcome.responses) for outcome in function_simulator.compute(self.deck, points)
+        ]
 
     def regret(self, point: Point, responses: dict[str, float]) -> float:
         worth = self.problem.assess(point, responses)
@@ -99,7 +101,7 @@ def own(per_parameter: int, bench: Bench, seed: int) -> float:
         responses=bench.deck.response_names,
     )
     best = study.run().best
-    assert sum(each.origin != "verify" for each in study.trials) <= bench.runs
+    assert sum(trial.origin != "verify" for trial in study.trials) <= bench.runs
     assert best is not None
     assert best.responses is not None
     return bench.regret(dict(best.point), dict(best.responses))
@@ -112,12 +114,14 @@ def sampler(make: Callable[[int], optuna.samplers.BaseSampler]) -> Callable[[Ben
         for _ in range(bench.runs):
             trial = study.ask()
             point: Point = {
-                each.name: trial.suggest_float(each.name, each.low or 0.0, each.high or 0.0)
-                for each in bench.space.parameters
+                parameter.name: trial.suggest_float(
+                    parameter.name, parameter.low or 0.0, parameter.high or 0.0
+                )
+                for parameter in bench.space.parameters
             }
             (responses,) = bench.evaluate([point])
             worth = bench.problem.assess(point, responses)
-            limits = [float(each.violation(point)) for each in bench.space.constraints]
+            limits = [float(constraint.violation(point)) for constraint in bench.space.constraints]
             limits += [
                 (left - right) / abs(right)
                 for left, right in bench.problem.observe(point, responses).sides
@@ -154,16 +158,16 @@ def main() -> None:
     print(f"optimize: medians and worst of {seeds} seeds; ratios to random search")
     for case in CASES:
         bench = Bench(case)
-        found = {}
+        results = {}
         for name, search in SEARCHERS.items():
             begun = time.process_time()
             regrets = [search(bench, seed) for seed in range(seeds)]
             spent = (time.process_time() - begun) / seeds / bench.runs
-            found[name] = (statistics.median(regrets), max(regrets), spent)
+            results[name] = (statistics.median(regrets), max(regrets), spent)
         title = f"{case.deck}, {bench.runs} runs"
         print(f"\n{title:28}{'regret':>10}{'ratio':>9}{'worst':>10}{'CPU a run':>12}")
-        base = found["random"][0]
-        for name, (regret, worst, spent) in found.items():
+        base = results["random"][0]
+        for name, (regret, worst, spent) in results.items():
             ratio = regret / base if math.isfinite(base) else math.nan
             print(f"  {name:26}{regret:>10.2%}{ratio:>9.4f}{worst:>10.2%}{spent * 1e3:>10.1f}ms")
 

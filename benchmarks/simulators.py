@@ -1,10 +1,10 @@
-"""What it costs to run points safely, against running them bare in the same run.
+"""The cost of running points safely, against bare runs in the same run of the benchmark.
 
     python benchmarks/simulators.py [--points 20000]
 
-A point that is evaluated is checked, looked up, kept on disk for good, and told in order; a
-program runs in a process and a folder of its own, under limits, all of it gone afterwards. The
-tables show what that adds.
+A point that is evaluated is checked, looked up, stored on disk, and reported in order; a program
+runs in a process and a folder of its own, under limits, which are removed afterwards. The tables
+show what this adds.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from vistaflow_services.simulators import (
 from vistaflow_services.simulators.evaluate import evaluate, local_executor
 from vistaflow_services.simulators.functions import FUNCTIONS
 from vistaflow_services.simulators.points import PointStore
-from vistaflow_services.simulators.sandbox import this_sandbox
+from vistaflow_services.simulators.processes.sandbox import this_sandbox
 
 ROUNDS = 5
 
@@ -91,8 +91,8 @@ def functions(count: int, folder: Path) -> None:
     }
     print(f"borehole, {count:,} points{'points/s':>22}{'us a point':>13}{'ratio':>9}")
     for name, seconds in ways.items():
-        rate, each = count / seconds, seconds / count * 1e6
-        print(f"  {name:28}{rate:>17,.0f}{each:>13.2f}{seconds / direct:>9.1f}")
+        rate, microseconds = count / seconds, seconds / count * 1e6
+        print(f"  {name:28}{rate:>17,.0f}{microseconds:>13.2f}{seconds / direct:>9.1f}")
 
 
 def written(deck: str, program: str, folder: Path) -> Deck:
@@ -117,10 +117,10 @@ def bare(deck: Deck, folder: Path) -> Callable[[], None]:
         command = ["ngspice", "-n", "-b", deck.templates[0]]
     else:
         command = [sys.executable, "-I", "-B", python_deck.__file__, "point.json", deck.entry]
-    told = {**os.environ, **python_simulator.environment(str(folder))}
+    environment = {**os.environ, **python_simulator.environment(str(folder))}
 
     def once() -> None:
-        subprocess.run(command, cwd=folder, env=told, check=True, capture_output=True)
+        subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
 
     return once
 
@@ -153,7 +153,7 @@ def programs(folder: Path, available: set[str]) -> None:
         ways = bare(deck, place), supervised(deck, folder)
         # Interleaved, so that both meet the same machine.
         rounds = [[timed(way) for way in ways] for _ in range(ROUNDS)]
-        alone, watched = (statistics.median(each) * 1e3 for each in zip(*rounds, strict=True))
+        alone, watched = (statistics.median(column) * 1e3 for column in zip(*rounds, strict=True))
         print(
             f"  {f'{deck.name} ({deck.simulator})':28}{alone:>8.0f}ms{watched:>10.0f}ms"
             f"{watched - alone:>8.0f}ms{watched / alone:>8.2f}"
@@ -166,7 +166,7 @@ def main() -> None:
     count = parser.parse_args().points
     with tempfile.TemporaryDirectory(prefix="vistaflow-bench-") as folder:
         functions(1 << (count - 1).bit_length(), Path(folder))
-        programs(Path(folder), {each.name for each in simulator_status() if each.available})
+        programs(Path(folder), {status.name for status in simulator_status() if status.available})
 
 
 if __name__ == "__main__":

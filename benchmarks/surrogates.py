@@ -26,10 +26,10 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, Matern, WhiteKernel
 
 from vistaflow_services.decks.space import Parameter, Scale, Space
-from vistaflow_services.doe.domain import Array, Generator, Recipe, Region
-from vistaflow_services.doe.generators import unit_points
+from vistaflow_services.designs.generators import unit_points
+from vistaflow_services.designs.recipe import Array, Generator, Recipe, Region
 from vistaflow_services.simulators.functions import FUNCTIONS
-from vistaflow_services.surrogates.gaussian_process import GaussianProcess
+from vistaflow_services.surrogates.families.gaussian_process import GaussianProcess
 
 STARTS = 3
 TESTS = 1024
@@ -59,12 +59,12 @@ def space_of(name: str) -> Space:
     return Space(
         parameters=tuple(
             Parameter(
-                name=each,
+                name=parameter,
                 low=low,
                 high=high,
-                scale=Scale.LOG if (name, each) in LOGARITHMIC else Scale.LINEAR,
+                scale=Scale.LOG if (name, parameter) in LOGARITHMIC else Scale.LINEAR,
             )
-            for each, (low, high) in zip(FUNCTIONS[name].inputs, RANGES[name], strict=True)
+            for parameter, (low, high) in zip(FUNCTIONS[name].inputs, RANGES[name], strict=True)
         )
     )
 

@@ -1,9 +1,9 @@
-"""How fast the registry takes rows in, against its own parts in the same run.
+"""How fast the registry appends rows, against its own parts in the same run.
 
     python benchmarks/registry/append.py [--seconds 2] [--rounds 5] [--only unary|wait|streams]
 
-* unary: one row a call. Against the same registry with a journal that keeps nothing (everything
-  but the database), and against a server with the same interceptors that does nothing at all.
+* unary: one row a call. Against the same registry with a journal that stores nothing (everything
+  except the database), and against a server with the same interceptors that does nothing else.
 * wait: one caller. Against an empty call and one commit of one row by a bare connection.
 * streams: messages of 100 rows on 4 streams. Against COPY by one connection into a table with the
   log's columns and indexes.
@@ -39,7 +39,7 @@ from servers import (
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1 import registry_pb2_grpc as rpc
 from vistaflow_services.registry.domain import Head
-from vistaflow_services.registry.journal import Journal, Outcome
+from vistaflow_services.registry.log.journal import Journal, Outcome
 
 COPY_ROWS = 1000
 STREAM_ROWS = 100
@@ -90,10 +90,10 @@ class Forgetful(Journal):
 
 
 async def serve(what: str, file: Path) -> None:
-    from vistaflow_services.core.server import make_server
+    from vistaflow_services.core.server.shell import make_server
     from vistaflow_services.registry.__main__ import Registry, settle_memory
     from vistaflow_services.registry.config import Config
-    from vistaflow_services.registry.store import make_pool
+    from vistaflow_services.registry.reads.store import make_pool
 
     if what == "bare":
         server = make_server(pb.DESCRIPTOR.services_by_name["RegistryService"].full_name)
@@ -139,7 +139,9 @@ async def unary(address: str, callers: int, seconds: float, *, bare: bool) -> di
 
     begin = time.perf_counter()
     end = begin + seconds
-    await asyncio.gather(*(call(stubs[n % len(stubs)], each) for n, each in enumerate(requests)))
+    await asyncio.gather(
+        *(call(stubs[n % len(stubs)], request) for n, request in enumerate(requests))
+    )
     return {
         "rate": len(waits) / (time.perf_counter() - begin),
         "p50": 1000 * quantile(waits, 0.5),
@@ -250,15 +252,15 @@ async def stream(address: str, streams: int, seconds: float) -> dict[str, float]
 
 
 async def measure(home: Path) -> None:
-    wanted = (told.only,) if told.only else ("unary", "wait", "streams")
-    seconds, rounds = told.seconds, told.rounds
+    parts = (options.only,) if options.only else ("unary", "wait", "streams")
+    seconds, rounds = options.seconds, options.rounds
     with postgres(home) as dsn:
         async with (
             registry(dsn, home) as server,
             keeping_nothing("null", home) as null,
             keeping_nothing("bare", home) as bare,
         ):
-            if "unary" in wanted:
+            if "unary" in parts:
                 table = Table("unary appends of one row, 64 callers")
                 got = await interleave(
                     {
@@ -276,7 +278,7 @@ async def measure(home: Path) -> None:
                 table.add("appends", rate, "/s", against=got["bare"]["rate"], of="doing nothing")
                 table.add("ack p50", got["registry"]["p50"], "ms", against=got["null"]["p50"])
                 table.add("ack p99", got["registry"]["p99"], "ms", against=got["null"]["p99"])
-            if "wait" in wanted:
+            if "wait" in parts:
                 table = Table("one caller, one row a call")
                 got = await interleave(
                     {
@@ -295,7 +297,7 @@ async def measure(home: Path) -> None:
                     of="an empty call and a commit",
                     most=1.5,
                 )
-            if "streams" in wanted:
+            if "streams" in parts:
                 table = Table(f"4 streams of messages of {STREAM_ROWS} rows")
                 got = await interleave(
                     {
@@ -322,5 +324,5 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--serve"]:
         asyncio.run(serve(sys.argv[2], Path(sys.argv[3])))
     else:
-        told = parser.parse_args()
+        options = parser.parse_args()
         run(measure)

@@ -1,7 +1,7 @@
-"""What every benchmark of the registry is made of: interleaved runs, medians, one table.
+"""The parts of every benchmark of the registry: interleaved runs, medians, one table.
 
-Absolute figures say little on a shared machine, so a figure stands beside another of the same
-run, and what counts is their ratio. Variants take turns, and a figure is the median of its turns.
+Absolute figures mean little on a shared machine, so a figure is compared with another of the same
+run, and their ratio counts. Variants take turns, and a figure is the median of its turns.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ async def interleave(variants: Mapping[str, Run], rounds: int) -> dict[str, dict
         for name in list(variants)[:: -1 if number % 2 else 1]:
             turns[name].append(await variants[name]())
     return {
-        name: {key: statistics.median(each[key] for each in runs) for key in runs[0]}
+        name: {key: statistics.median(figures[key] for figures in runs) for key in runs[0]}
         for name, runs in turns.items()
     }
 

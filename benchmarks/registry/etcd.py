@@ -1,6 +1,6 @@
-"""etcd to measure beside the registry: Debian's `etcd-server`, asked over its gRPC interface.
+"""etcd to compare with the registry: Debian's `etcd-server`, called over its gRPC interface.
 
-The few messages needed are made here, with the names and numbers of etcd's `rpc.proto`.
+The few messages are defined here, with the names and numbers of etcd's `rpc.proto`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from typing import Any
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from servers import Running, wait_until_serving
+
+from vistaflow_services.suite.ports import free_port
 
 _INT, _BYTES, _BOOL, _MESSAGE = 3, 12, 8, 11
 _MESSAGES: dict[str, list[tuple[str, int, int, str]]] = {
@@ -34,7 +35,7 @@ _MESSAGES: dict[str, list[tuple[str, int, int, str]]] = {
 }
 
 
-def _made() -> dict[str, Any]:
+def _message_classes() -> dict[str, Any]:
     file = descriptor_pb2.FileDescriptorProto(name="etcd.proto", package="etcdserverpb")
     file.syntax = "proto3"
     for name, fields in _MESSAGES.items():
@@ -55,7 +56,7 @@ def _made() -> dict[str, Any]:
     }
 
 
-_classes = _made()
+_classes = _message_classes()
 PutRequest = _classes["PutRequest"]
 WatchRequest = _classes["WatchRequest"]
 WatchCreateRequest = _classes["WatchCreateRequest"]
@@ -91,7 +92,7 @@ async def etcd(home: Path) -> AsyncIterator[Running | None]:
     if command is None:
         yield None
         return
-    client, peer = (f"127.0.0.1:{_free_port()}" for _ in range(2))
+    client, peer = (f"127.0.0.1:{free_port()}" for _ in range(2))
     started = await asyncio.create_subprocess_exec(
         command,
         *("--data-dir", str(home / "etcd")),
@@ -117,9 +118,3 @@ async def etcd(home: Path) -> AsyncIterator[Running | None]:
     finally:
         started.terminate()
         await started.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])

@@ -1,8 +1,8 @@
-"""Logs of a given length, written straight into the tables as the registry would have left them.
+"""Logs of a given length, written directly into the tables with the content that a registry writes.
 
 A kit is four jobs of 1,125 events in 35 states each: 4,500 events, 140 states. The events of 22
-kits lie in turn, so that one kit's are spread over 99,000 rows. Every part of a fill is one
-transaction; a fill that was interrupted goes on where it was, and one that is there is left alone.
+kits alternate, so that those of one kit are spread over 99,000 rows. Every part of a fill is one
+transaction; an interrupted fill continues where it stopped, and a complete one is not changed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 import psycopg
 from psycopg import sql
 
-from vistaflow_services.core.migrations import migrate
+from vistaflow_services.registry.database.migrations import migrate
 
 PACKAGE = "vistaflow_services.registry"
 EVENTS = 4500
@@ -139,9 +139,9 @@ def log_bytes(dsn: str, schema: str) -> dict[str, int]:
          WHERE c.relnamespace = %s::regnamespace AND c.relkind = 'r'
     """
     with psycopg.connect(dsn) as connection:
-        found = connection.execute(query, [schema]).fetchone()
-    assert found is not None
-    log, indexes, everything = map(int, found)
+        sizes = connection.execute(query, [schema]).fetchone()
+    assert sizes is not None
+    log, indexes, everything = map(int, sizes)
     return {"log": log, "indexes": indexes, "everything": everything}
 
 

@@ -1,4 +1,4 @@
-"""What the interceptors around a call cost: processor time, without gRPC's own.
+"""The processor time of the interceptors around a call, without gRPC's own.
 
 python benchmarks/registry/interceptors.py [--rounds 15]
 """
@@ -15,9 +15,9 @@ import grpc
 from bench import Table, arguments, run
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
-from vistaflow_services.core.door import Door, DoorSettings
-from vistaflow_services.core.interceptor import ErrorInterceptor
-from vistaflow_services.core.metrics import Metrics
+from vistaflow_services.core.door.interceptor import Door, DoorSettings
+from vistaflow_services.core.rpc.interceptor import ErrorInterceptor
+from vistaflow_services.core.server.metrics import Metrics
 
 CALLS = 2000
 METHOD = f"/{pb.DESCRIPTOR.services_by_name['RegistryService'].full_name}/AppendStates"
@@ -52,30 +52,30 @@ async def microseconds(interceptors: Sequence[grpc.aio.ServerInterceptor], round
         return handler
 
     find: Any = innermost
-    for each in reversed(interceptors):
+    for interceptor in reversed(interceptors):
 
-        def around(details: Any, each: Any = each, inside: Any = find) -> Any:
-            return each.intercept_service(inside, details)
+        def around(details: Any, interceptor: Any = interceptor, inside: Any = find) -> Any:
+            return interceptor.intercept_service(inside, details)
 
         find = around
     best = float("inf")
     for _ in range(rounds):
         began = time.process_time()
         for _ in range(CALLS):
-            found = await find(details)
-            response = await found.unary_unary(found.request_deserializer(b""), context)
-            if found.response_serializer:
-                found.response_serializer(response)
+            rpc_handler = await find(details)
+            response = await rpc_handler.unary_unary(rpc_handler.request_deserializer(b""), context)
+            if rpc_handler.response_serializer:
+                rpc_handler.response_serializer(response)
         best = min(best, time.process_time() - began)
     return 1e6 * best / CALLS
 
 
 async def measure(home: Path) -> None:
     door = Door(DoorSettings())
-    limited = Door(DoorSettings(rate_per_second=1e9, streams_per_caller=100))
+    limited = Door(DoorSettings(rate_per_second=1e6, streams_per_caller=100))
     errors = ErrorInterceptor(default_timeout=60.0)
     metrics = Metrics()
-    none = await microseconds([], told.rounds)
+    none = await microseconds([], options.rounds)
     table = Table("interceptors around a unary call, processor time of each")
     for what, interceptors in (
         ("door, no tokens asked for", [door]),
@@ -84,9 +84,9 @@ async def measure(home: Path) -> None:
         ("door and errors: what every server has", [door, errors]),
         ("door, errors and metrics", [metrics.calls(), door, errors]),
     ):
-        table.add(what, await microseconds(interceptors, told.rounds) - none, "us")
+        table.add(what, await microseconds(interceptors, options.rounds) - none, "us")
 
 
-told = arguments(__doc__, rounds=15).parse_args()
+options = arguments(__doc__, rounds=15).parse_args()
 if __name__ == "__main__":
     run(measure)

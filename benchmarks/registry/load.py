@@ -1,11 +1,11 @@
-"""Clients that write or watch, in processes of their own: they take no time of what they measure.
+"""Clients that write or watch, in processes of their own, separate from what they measure.
 
     python load.py write --address A --kits FILE --rate 300 --seconds 4
     python load.py watch --address A --kits FILE --watchers 500 --of all
 
-Both print `ready`, wait for a line, and print one line of JSON at their end. Times are of the
-machine's monotonic clock, which all processes share. With `--etcd` the same is done to etcd: a kit
-is a key, a row is a put, and a watcher of all kits is one of the whole range.
+Both print `ready`, wait for a line, and print one line of JSON at their end. Times are those of the
+machine's monotonic clock, which all processes share. With `--etcd` they use etcd: a kit is a key, a
+row is a put, and a watcher of all kits watches the whole range.
 """
 
 from __future__ import annotations
@@ -36,9 +36,11 @@ SAMPLED = 100
 class Registry:
     """What is asked of the registry."""
 
-    def __init__(self, address: str, kits: Sequence[Sequence[Any]]) -> None:
+    def __init__(
+        self, address: str, kits: Sequence[Sequence[Any]], connections: int = CONNECTIONS
+    ) -> None:
         self._stubs = [stub_of(address) for _ in range(CONNECTIONS)]
-        self._watches = [_watch_of(address) for _ in range(CONNECTIONS)]
+        self._watches = [_watch_of(address) for _ in range(connections)]
         self._kits = kits
         self._rows = [pb.AppendStatesRequest(states=rows_of(job_id, 1)) for _, job_id in self._kits]
 
@@ -51,10 +53,10 @@ class Registry:
     async def watch(self, number: int, of: str) -> AsyncIterator[list[int]]:
         """The revisions of each message; an empty list once it is up to date."""
         stub = self._stubs[number % CONNECTIONS]
-        wanted = pb.StateFilter(kit_ids=[self._kits[number][0]] if of == "one" else [])
+        state_filter = pb.StateFilter(kit_ids=[self._kits[number][0]] if of == "one" else [])
         head = (await stub.GetServerInfo(pb.GetServerInfoRequest())).revision
-        request = pb.WatchStatesRequest(after_revision=head, filter=wanted)
-        async for data in self._watches[number % CONNECTIONS](request):
+        request = pb.WatchStatesRequest(after_revision=head, filter=state_filter)
+        async for data in self._watches[number % len(self._watches)](request):
             revisions = _revisions_of(data)
             if revisions is not None:
                 yield revisions
@@ -109,13 +111,13 @@ async def write(target: Registry | Etcd, rate: float, seconds: float) -> dict[st
     Returns:
         Of each append its kit, its revision, when it was asked for and when acknowledged.
     """
-    told: list[tuple[int, int, float, float]] = []
+    appends: list[tuple[int, int, float, float]] = []
     free = asyncio.Semaphore(CALLERS)
 
     async def one(number: int) -> None:
         asked = time.monotonic()
         revision = await target.append(number)
-        told.append((number, revision, asked, time.monotonic()))
+        appends.append((number, revision, asked, time.monotonic()))
         free.release()
 
     begin = time.monotonic()
@@ -127,7 +129,10 @@ async def write(target: Registry | Etcd, rate: float, seconds: float) -> dict[st
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             await free.acquire()
             group.create_task(one(number))
-    return {"appends": sorted(told, key=lambda each: each[1]), "seconds": time.monotonic() - begin}
+    return {
+        "appends": sorted(appends, key=lambda append: append[1]),
+        "seconds": time.monotonic() - begin,
+    }
 
 
 async def watch(target: Registry | Etcd, numbers: Sequence[int], of: str, step: int) -> Any:
@@ -159,13 +164,13 @@ async def watch(target: Registry | Etcd, numbers: Sequence[int], of: str, step: 
 
     tasks = [asyncio.create_task(one(number)) for number in numbers]
     for _ in numbers:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(600):
             await up.acquire()
     head = await asked("ready")
-    wanted = int(head or 0)
+    last_revision = int(head or 0)
     # Everything that was written has to come, for which it may take its time.
     for _ in range(1000):
-        if of == "one" or min(last.values()) >= wanted:
+        if of == "one" or min(last.values()) >= last_revision:
             break
         await asyncio.sleep(0.02)
     await asyncio.sleep(0.2)
@@ -197,18 +202,23 @@ async def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--watchers", type=int, default=0)
+    parser.add_argument("--connections", type=int, default=CONNECTIONS, help="of the watchers")
     parser.add_argument("--of", choices=("one", "all"), default="all")
-    told = parser.parse_args()
-    kits = json.loads(told.kits.read_text())
-    target = Etcd(told.address, kits) if told.etcd else Registry(told.address, kits)
-    if told.what == "write":
+    options = parser.parse_args()
+    kits = json.loads(options.kits.read_text())
+    target = (
+        Etcd(options.address, kits)
+        if options.etcd
+        else Registry(options.address, kits, options.connections)
+    )
+    if options.what == "write":
         await target.append(0)
         await asked("ready")
-        result = await write(target, told.rate, told.seconds)
+        result = await write(target, options.rate, options.seconds)
     else:
-        numbers = range(told.first, told.first + told.watchers)
-        step = max(1, told.watchers * 2 // SAMPLED)
-        result = await watch(target, numbers, told.of, step)
+        numbers = range(options.first, options.first + options.watchers)
+        step = max(1, options.watchers * 2 // SAMPLED)
+        result = await watch(target, numbers, options.of, step)
     print(json.dumps(result), flush=True)
 
 

@@ -1,10 +1,10 @@
-"""What the registry holds in memory for those who watch.
+"""The memory that the registry uses for watchers.
 
     python benchmarks/registry/memory.py [--seconds 4]
 
-Once its ring of the newest rows is full: with a thousand watchers of all kits while 300 rows a
-second are appended, and how much more for one watcher that never reads while a ring's worth of
-rows of 1 KiB goes by, beside the same without it.
+Measured once the ring of the newest rows is full: with a thousand watchers of all kits while 300
+rows a second are appended, and how much more for one watcher that never reads while as many rows of
+1 KiB as the ring holds are appended, compared with the same without it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from servers import Running, new_job, postgres, registry, rows_of, stub_of
 from watch import Load
 
 from vistaflow.api.registry.v1 import registry_pb2 as pb
-from vistaflow_services.registry.hub import RING_ROWS
+from vistaflow_services.registry.log.hub import RING_ROWS
 
 WATCHERS = 1_000
 APPEND_ROWS = 500
@@ -60,7 +60,7 @@ async def measure(home: Path) -> None:
             common = {"address": server.address, "kits": kits}
             crowd = await Load.start("watch", watchers=WATCHERS, of="all", **common)
             table.add(f"{WATCHERS:,} watchers", server.memory_mib(), "MiB", most=150)
-            writer = await Load.start("write", rate=300, seconds=told.seconds, **common)
+            writer = await Load.start("write", rate=300, seconds=options.seconds, **common)
             appends = (await writer.end())["appends"]
             table.add("and 300 rows a second", server.memory_mib(), "MiB", most=150)
             await crowd.end(str(appends[-1][1]))
@@ -80,6 +80,6 @@ async def measure(home: Path) -> None:
                 )
 
 
-told = arguments(__doc__, seconds=4.0).parse_args() if __name__ == "__main__" else None
+options = arguments(__doc__, seconds=4.0).parse_args() if __name__ == "__main__" else None
 if __name__ == "__main__":
     run(measure)

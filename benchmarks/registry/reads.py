@@ -9,8 +9,8 @@
 * lists: pages of 100 of ListKits and ListJobs by every filter, among so many kits. A filter
   is common (one kit in five) or old (100 kits, all among the first 500).
 
-Filling 10,000,000 rows takes minutes and 4 GB, 100,000,000 a quarter of an hour and 40 GB: with
-`--home` they are kept for the next time.
+Filling 10,000,000 rows takes minutes and 4 GB, 100,000,000 a quarter of an hour and 40 GB. With
+`--home` the filled logs are stored for the next run.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ from vistaflow_services.registry import commands as c
 from vistaflow_services.registry.__main__ import Registry, build, settle_memory
 from vistaflow_services.registry.cached_reads import CachedReads, StoreSource
 from vistaflow_services.registry.config import Config
-from vistaflow_services.registry.embedded import EmbeddedPostgres
-from vistaflow_services.registry.kit_cache import KitCache
-from vistaflow_services.registry.store import make_pool
+from vistaflow_services.registry.database.embedded import EmbeddedPostgres
+from vistaflow_services.registry.domain import JobFilter, KitFilter
+from vistaflow_services.registry.reads.cache import KitCache
+from vistaflow_services.registry.reads.store import make_pool
 
 READS = 300
 KITS_READ = 100
@@ -125,8 +126,8 @@ def task_rows(job_id: uuid.UUID, count: int) -> c.Append:
 async def from_sql(registry: Registry, kits: int) -> dict[str, float]:
     """Kits in memory out of the database."""
     some = chosen(kits)
-    for each in some:
-        await registry.store.kit(each)
+    for kit_id in some:
+        await registry.store.kit(kit_id)
     return await timed(lambda: registry.store.kit(random.choice(some)))
 
 
@@ -143,8 +144,8 @@ async def answered(registry: Registry, kits: int) -> dict[str, float]:
     some = chosen(kits)
 
     async def answer() -> None:
-        wanted = pb.GetKitRequest(kit_id=random.choice(some))
-        (await servicer.GetKit(wanted, context)).SerializeToString()
+        request = pb.GetKitRequest(kit_id=random.choice(some))
+        (await servicer.GetKit(request, context)).SerializeToString()
 
     return await timed(answer)
 
@@ -154,13 +155,13 @@ async def from_cache(registry: Registry, kits: int) -> dict[str, float]:
     context: Any = Patient()
     cache = KitCache(registry.hub, StoreSource(registry.store))
     reads = CachedReads(registry.servicer, cache, registry.hub)
-    wanted = pb.GetKitRequest(kit_id=kits)
+    request = pb.GetKitRequest(kit_id=kits)
     job_id = await running_job(registry, kits)
     waits = []
     for _ in range(READS):
         await registry.ledger.submit(task_rows(job_id, 1))
         began = time.perf_counter()
-        await reads.get_kit(wanted, context)
+        await reads.get_kit(request, context)
         waits.append(1000 * (time.perf_counter() - began))
     assert cache.hit_count == READS - 1
     return {"p50": quantile(waits, 0.5), "p99": quantile(waits, 0.99)}
@@ -169,9 +170,9 @@ async def from_cache(registry: Registry, kits: int) -> dict[str, float]:
 async def by_call(address: str, kits: int) -> dict[str, float]:
     """One caller through gRPC."""
     stub = stub_of(address)
-    some = [pb.GetKitRequest(kit_id=each) for each in chosen(kits)[:20]]
-    for each in some:
-        await stub.GetKit(each)
+    some = [pb.GetKitRequest(kit_id=kit_id) for kit_id in chosen(kits)[:20]]
+    for request in some:
+        await stub.GetKit(request)
     return await timed(lambda: stub.GetKit(random.choice(some)))
 
 
@@ -192,41 +193,42 @@ async def appended(registry: Registry, seconds: float) -> dict[str, float]:
     return {"rate": rows / seconds}
 
 
-def filters() -> dict[str, dict[str, Any]]:
-    """What lists are asked for: of kits, and after `jobs:` of jobs."""
+def filters() -> dict[str, KitFilter | JobFilter]:
+    """The filters of lists: of kits, and after `jobs:` of jobs."""
+    failed, running = frozenset(["FAILED"]), frozenset(["RUNNING"])
+    first, middle = FIRST + 200 * MINUTE, FIRST + 400 * MINUTE
+    site, campaign = (("site", "site-2"),), (("campaign", "first"),)
     return {
-        "any": {},
-        "status, common": {"statuses": ["FAILED"]},
-        "status, old": {"statuses": ["RUNNING"]},
-        "two statuses, old": {"statuses": ["RUNNING", "QUEUED"]},
-        "label, common": {"labels": {"site": "site-2"}},
-        "label, old": {"labels": {"campaign": "first"}},
-        "name, common": {"name_contains": "mosfet"},
-        "name, old": {"name_contains": "diode"},
-        "project, common": {"project": "photonics"},
-        "project, old": {"project": "old"},
-        "project and status": {"project": "default", "statuses": ["FAILED"]},
-        "project and status, none": {"project": "photonics", "statuses": ["RUNNING"]},
-        "created before, old": {"created_before": FIRST + 400 * MINUTE},
-        "created between, old": {
-            "created_after": FIRST + 200 * MINUTE,
-            "created_before": FIRST + 400 * MINUTE,
-        },
-        "jobs: any": {},
-        "jobs: status, common": {"statuses": ["FAILED"]},
-        "jobs: status, old": {"statuses": ["RUNNING"]},
-        "jobs: type, old": {"job_types": ["CONVERT"]},
-        "jobs: label, old": {"labels": {"campaign": "first"}},
-        "jobs: project, old": {"project": "old"},
-        "jobs: project, common": {"project": "photonics"},
+        "any": KitFilter(),
+        "status, common": KitFilter(statuses=failed),
+        "status, old": KitFilter(statuses=running),
+        "two statuses, old": KitFilter(statuses=running | {"QUEUED"}),
+        "label, common": KitFilter(labels=site),
+        "label, old": KitFilter(labels=campaign),
+        "name, common": KitFilter(name_contains="mosfet"),
+        "name, old": KitFilter(name_contains="diode"),
+        "project, common": KitFilter(project="photonics"),
+        "project, old": KitFilter(project="old"),
+        "project and status": KitFilter(project="default", statuses=failed),
+        "project and status, none": KitFilter(project="photonics", statuses=running),
+        "created before, old": KitFilter(created_before=middle),
+        "created between, old": KitFilter(created_after=first, created_before=middle),
+        "jobs: any": JobFilter(),
+        "jobs: status, common": JobFilter(statuses=failed),
+        "jobs: status, old": JobFilter(statuses=running),
+        "jobs: type, old": JobFilter(job_types=frozenset(["CONVERT"])),
+        "jobs: label, old": JobFilter(labels=campaign),
+        "jobs: project, old": JobFilter(project="old"),
+        "jobs: project, common": JobFilter(project="photonics"),
     }
 
 
-async def listed(registry: Registry, name: str, wanted: dict[str, Any]) -> dict[str, float]:
+async def listed(registry: Registry, chosen: KitFilter | JobFilter) -> dict[str, float]:
     """The first page of 100."""
     store = registry.store
-    many = store.list_jobs if name.startswith("jobs:") else store.list_kits
-    return await timed(lambda: many(before=None, limit=100, **wanted), 15)
+    if isinstance(chosen, JobFilter):
+        return await timed(lambda: store.list_jobs(chosen, before=None, limit=100), 15)
+    return await timed(lambda: store.list_kits(chosen, before=None, limit=100), 15)
 
 
 async def measure_kits(dsn: str, home: Path, sizes: list[int]) -> None:
@@ -242,7 +244,7 @@ async def measure_kits(dsn: str, home: Path, sizes: list[int]) -> None:
             for size, log in logs.items()
             for what, read in (("sql", from_sql), ("answer", answered), ("cache", from_cache))
         }
-        got = await interleave(variants, told.rounds)
+        got = await interleave(variants, options.rounds)
     for size in sizes:
         schema = f"log_{size}"
         async with (
@@ -253,7 +255,7 @@ async def measure_kits(dsn: str, home: Path, sizes: list[int]) -> None:
                 f"call, sql {size}": functools.partial(by_call, sql.address, logs[size][1]),
                 f"call, cache {size}": functools.partial(by_call, cache.address, logs[size][1]),
             }
-            got |= await interleave(calls, told.rounds)
+            got |= await interleave(calls, options.rounds)
     table = Table("GetKit of a kit of 4,500 events in 140 states, p50")
     for what, text, most in (
         ("sql", "from SQL, the kit in memory", 1.0),
@@ -274,17 +276,17 @@ async def measure_growth(dsn: str, sizes: list[int]) -> None:
     table = Table("Size of the log and of everything, bytes a row")
     for size in sizes:
         rows = filled.fill_log(dsn, f"log_{size}", size)
-        told_bytes = filled.log_bytes(dsn, f"log_{size}")
+        log_bytes = filled.log_bytes(dsn, f"log_{size}")
         for what, most in (("log", 350), ("everything", None)):
-            share = told_bytes[what] / rows
+            share = log_bytes[what] / rows
             table.add(f"{what}, {rows:,} rows", share, "B", most=most, absolute=True)
     async with contextlib.AsyncExitStack() as stack:
         variants = {}
         for size in sizes:
             registry = await stack.enter_async_context(opened(dsn, f"log_{size}"))
-            variants[f"{size}"] = functools.partial(appended, registry, told.seconds)
+            variants[f"{size}"] = functools.partial(appended, registry, options.seconds)
         settle_memory()
-        got = await interleave(variants, told.rounds)
+        got = await interleave(variants, options.rounds)
     table = Table("Appends of 100 rows by 8 writers, without gRPC")
     for size in sizes:
         rate, least = got[f"{size}"]["rate"], got[f"{sizes[0]}"]["rate"]
@@ -299,11 +301,11 @@ async def measure_lists(dsn: str, sizes: list[int]) -> None:
             registries[size] = await stack.enter_async_context(opened(dsn, f"kits_{size}"))
         settle_memory()
         variants = {
-            f"{name} {size}": functools.partial(listed, registry, name, wanted)
-            for name, wanted in filters().items()
+            f"{name} {size}": functools.partial(listed, registry, chosen)
+            for name, chosen in filters().items()
             for size, registry in registries.items()
         }
-        got = await interleave(variants, told.rounds)
+        got = await interleave(variants, options.rounds)
     table = Table(f"Pages of 100 among {sizes[-1]:,} kits, p50")
     for name in filters():
         few, many = (got[f"{name} {size}"]["p50"] for size in (sizes[0], sizes[-1]))
@@ -311,19 +313,19 @@ async def measure_lists(dsn: str, sizes: list[int]) -> None:
 
 
 def sizes(text: str) -> list[int]:
-    return [int(float(each)) for each in text.split(",")]
+    return [int(float(number)) for number in text.split(",")]
 
 
 async def measure(folder: Path) -> None:
-    home = told.home or folder
+    home = options.home or folder
     home.mkdir(parents=True, exist_ok=True)
     with postgres(home) as dsn:
-        if told.only in (None, "kit"):
-            await measure_kits(dsn, folder, told.rows)
-        if told.only in (None, "lists"):
-            await measure_lists(dsn, told.kits)
-        if told.only == "growth":
-            await measure_growth(dsn, told.rows)
+        if options.only in (None, "kit"):
+            await measure_kits(dsn, folder, options.rows)
+        if options.only in (None, "lists"):
+            await measure_lists(dsn, options.kits)
+        if options.only == "growth":
+            await measure_growth(dsn, options.rows)
 
 
 parser = arguments(__doc__)
@@ -332,5 +334,5 @@ parser.add_argument("--kits", type=sizes, default="1e3,1e6", help="kits to list"
 parser.add_argument("--home", type=Path, help="where the filled databases are kept")
 parser.add_argument("--only", choices=("kit", "lists", "growth"), help="one table of them")
 if __name__ == "__main__":
-    told = parser.parse_args()
+    options = parser.parse_args()
     run(measure)

@@ -3,8 +3,8 @@
     python benchmarks/registry/replicas.py [--seconds 3] [--rounds 5]
 
 The load comes from `h2load` (Debian's nghttp2-client), because two registries and a client in
-Python would measure the client. Every call appends one row; 64 calls are under way, half of them
-of each of two kits. What h2load counts is compared with what the log holds afterwards.
+Python would measure the client. Every call appends one row; 64 calls are in progress, half of them
+for each of two kits. The count of h2load is compared with the rows of the log afterwards.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ async def load(address: str, body: Path, connections: int, seconds: float) -> tu
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    told = (await process.communicate())[0].decode()
-    rate, done = RATE.search(told), DONE.search(told)
+    output = (await process.communicate())[0].decode()
+    rate, done = RATE.search(output), DONE.search(output)
     if process.returncode or rate is None or done is None:
-        raise SystemExit(f"h2load failed:\n{told}")
+        raise SystemExit(f"h2load failed:\n{output}")
     return float(rate[1]), int(done[1])
 
 
@@ -65,13 +65,13 @@ async def turn(
         load(addresses[place % len(addresses)], body, 4, seconds)
         for place, body in enumerate(bodies)
     ]
-    told = await asyncio.gather(*runs)
+    results = await asyncio.gather(*runs)
     await asyncio.sleep(0.5)
     rows = (await stub.GetServerInfo(pb.GetServerInfoRequest())).revision - before
-    answered = sum(done for _, done in told)
+    answered = sum(done for _, done in results)
     # Calls that were under way at the end are in the log and not among the answers.
     assert answered <= rows <= answered + 2 * 64, f"{answered} answers, {rows} rows"
-    return {"rate": sum(rate for rate, _ in told)}
+    return {"rate": sum(rate for rate, _ in results)}
 
 
 async def measure(home: Path) -> None:
@@ -84,10 +84,10 @@ async def measure(home: Path) -> None:
             both = (one.address, two.address)
             got = await interleave(
                 {
-                    "one": functools.partial(turn, both[:1], bodies, told.seconds),
-                    "two": functools.partial(turn, both, bodies, told.seconds),
+                    "one": functools.partial(turn, both[:1], bodies, options.seconds),
+                    "two": functools.partial(turn, both, bodies, options.seconds),
                 },
-                told.rounds,
+                options.rounds,
             )
     table = Table("appends of one row, 64 calls under way from C")
     table.add("one registry", got["one"]["rate"], "/s")
@@ -97,6 +97,6 @@ async def measure(home: Path) -> None:
     )  # fmt: skip
 
 
-told = arguments(__doc__, seconds=3.0).parse_args()
+options = arguments(__doc__, seconds=3.0).parse_args()
 if __name__ == "__main__":
     run(measure)

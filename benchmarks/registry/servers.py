@@ -1,4 +1,4 @@
-"""Servers to measure: PostgreSQL, the registry as it is installed, and others beside it."""
+"""Servers to measure: PostgreSQL, the registry as it is installed, and others to compare."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ SCHEMA = "vistadb_test"
 METADATA = {"batch": 17, "points": 32, "host": "node-4", "note": "simulate"}
 METADATA_TEXT = '{"batch": 17, "points": 32, "host": "node-4", "note": "simulate"}'
 TASKS = 20
-"""Tasks that the rows of a job are of."""
+"""Number of tasks of a job, which its rows belong to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,10 @@ def postgres(home: Path) -> Iterator[str]:
 
 @contextlib.asynccontextmanager
 async def process(
-    *command: str, address_file: Path, env: Mapping[str, str] | None = None
+    *command: str,
+    address_file: Path,
+    env: Mapping[str, str] | None = None,
+    ready: Callable[[str], Awaitable[None]] | None = None,
 ) -> AsyncIterator[Running]:
     """A Python process that writes its address to a file once it serves."""
     address_file.unlink(missing_ok=True)
@@ -83,7 +86,7 @@ async def process(
         if started.returncode is not None:
             raise SystemExit(f"{' '.join(command)} ended with {started.returncode}")
         address = address_file.read_text().strip()
-        await wait_until_serving(address)
+        await (ready or wait_until_serving)(address)
         yield Running(process=started, address=address)
     finally:
         if started.returncode is None:
@@ -111,14 +114,14 @@ async def registry(
     file = home / f"{name}.address"
     own = home / name
     own.mkdir(exist_ok=True)
-    wanted = {
+    variables = {
         "database": dsn,
         "listen": "127.0.0.1:0",
         "address_file": str(file),
         "schema": SCHEMA,
         **settings,
     }
-    env = {f"VISTAFLOW_REGISTRY_{key.upper()}": value for key, value in wanted.items()}
+    env = {f"VISTAFLOW_REGISTRY_{key.upper()}": value for key, value in variables.items()}
     env["VISTAFLOW_HOME"] = str(own)
     async with process("-m", "vistaflow_services.registry", address_file=file, env=env) as running:
         yield running

@@ -1,10 +1,10 @@
-"""How long requests of odd shapes hold other callers up.
+"""How long requests of unusual shapes delay other callers.
 
-Two neighbours, in a process of their own, go on calling while each request is served: one asks for
-the server's info, the other appends a row. What counts is the longest that either waits, which must
-not be more than 100 ms on an idle machine. Beside it stands what does not depend on what else the
-machine does: the processor time that the registry took meanwhile in all its threads, and the
-longest turn of its event loop.
+Two other callers, in a process of their own, make calls while each request is served: one requests
+the server's info, the other appends a row. The result is the longest wait of either, which must not
+be more than 100 ms on an idle machine. Two further columns do not depend on other load: the
+processor time that the registry used meanwhile in all its threads, and the longest turn of its
+event loop.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ async def neighbour(address: str, job_id: str, pid: int) -> None:
     ]
     line = await asked("ready")
     while line:
-        told = json.dumps(waits)
+        longest = json.dumps(waits)
         waits |= dict.fromkeys(waits, 0.0)
-        line = await asked(told)
+        line = await asked(longest)
     for task in tasks:
         task.cancel()
 
@@ -112,8 +112,8 @@ class Measure:
         assert self._beside.stdin is not None
         assert self._beside.stdout is not None
         self._beside.stdin.write(b"go on\n")
-        told: dict[str, float] = json.loads(await self._beside.stdout.readline())
-        return told
+        longest: dict[str, float] = json.loads(await self._beside.stdout.readline())
+        return longest
 
     async def _turn(self) -> float:
         self._turns.unlink(missing_ok=True)
@@ -150,16 +150,16 @@ def large_stub(address: str) -> Any:
 
 def numbers(count: int) -> struct_pb2.Struct:
     """Metadata that takes long to read: many numbers."""
-    made = struct_pb2.Struct()
-    made["a"] = [0] * count
-    return made
+    metadata = struct_pb2.Struct()
+    metadata["a"] = [0] * count
+    return metadata
 
 
 def text(size: int) -> struct_pb2.Struct:
     """Metadata of so many bytes."""
-    made = struct_pb2.Struct()
-    made["a"] = "x" * size
-    return made
+    metadata = struct_pb2.Struct()
+    metadata["a"] = "x" * size
+    return metadata
 
 
 def states(job_id: str, count: int, metadata: struct_pb2.Struct) -> list[common.State]:
@@ -175,11 +175,11 @@ def states(job_id: str, count: int, metadata: struct_pb2.Struct) -> list[common.
     ]
 
 
-def chain(count: int) -> list[pb.NewJob]:
-    """Jobs that each depend on all before."""
+def chain(count: int, most: int = 1000) -> list[pb.NewJob]:
+    """Jobs that each depend on all before, but on the first of them at most."""
     names = [f"j{number}" for number in range(count)]
     return [
-        pb.NewJob(job_type=common.JOB_TYPE_DOE, name=name, depends_on=names[:place])
+        pb.NewJob(job_type=common.JOB_TYPE_DOE, name=name, depends_on=names[: min(place, most)])
         for place, name in enumerate(names)
     ]
 
@@ -235,8 +235,8 @@ async def difference(stub: Any, kit_id: int, until: int) -> None:
 
 async def snapshot(stub: Any, kit_id: int) -> None:
     """Reads the snapshot with which a watch of a kit begins."""
-    wanted = pb.StateFilter(kit_ids=[kit_id])
-    call = stub.WatchStates(pb.WatchStatesRequest(include_snapshot=True, filter=wanted))
+    state_filter = pb.StateFilter(kit_ids=[kit_id])
+    call = stub.WatchStates(pb.WatchStatesRequest(include_snapshot=True, filter=state_filter))
     async for message in call:
         if message.HasField("synced"):
             break
@@ -244,7 +244,7 @@ async def snapshot(stub: Any, kit_id: int) -> None:
 
 
 async def watching(stub: Any, rows: Sequence[common.State]) -> None:
-    """Appends rows that somebody watches, and waits until they are told."""
+    """Appends rows that a watch receives, and waits until it has them."""
     head = (await stub.GetServerInfo(pb.GetServerInfoRequest())).revision
     call = stub.WatchStates(pb.WatchStatesRequest(after_revision=head))
     answer = await stub.AppendStates(pb.AppendStatesRequest(states=rows))
@@ -314,6 +314,8 @@ async def _kits(measured: Measure, stub: Any) -> None:
     await measured.of("kit with 300,000 labels", create(labels=labels))
     await measured.of("kit with a spec of 256 KiB of numbers", create(spec=numbers(130_000)))
     await measured.of("kit with 1,000 jobs that wait for all before", create(jobs=chain(1000)))
+    await measured.of("kit with 1,000 jobs", create(jobs=chain(1000, 0)))
+    await measured.of("kit with 1,000 jobs that wait for 200", create(jobs=chain(1000, 200)))
     again = create(jobs=chain(600))
     await measured.of("kit with 600 jobs that wait for all before", again)
     await measured.of("the same again", again)
@@ -329,17 +331,17 @@ async def _kits(measured: Measure, stub: Any) -> None:
 async def _changes(measured: Measure, stub: Any, jobs: int) -> None:
     one, other = await kit_of(stub, jobs), await kit_of(stub, 1000)
     cancel, retry = pb.CancelKitRequest(kit_id=one), pb.RetryKitRequest(kit_id=one)
-    wanted = pb.JobFilter(kit_ids=[one, other])
-    for reason, told in (("", "a short"), (REASON, "the longest")):
+    job_filter = pb.JobFilter(kit_ids=[one, other])
+    for reason, length in (("", "a short"), (REASON, "the longest")):
         cancel.reason = retry.reason = reason
-        of = f"of {jobs:,} jobs with {told} reason"
+        of = f"of {jobs:,} jobs with {length} reason"
         await measured.of(f"CancelKit {of}", lambda: stub.CancelKit(cancel))
         await measured.of(f"RetryKit {of}", lambda: stub.RetryKit(retry))
-        by_filter = pb.CancelJobsRequest(filter=wanted, reason=reason)
-        again = pb.RetryJobsRequest(filter=wanted, reason=reason)
+        by_filter = pb.CancelJobsRequest(filter=job_filter, reason=reason)
+        again = pb.RetryJobsRequest(filter=job_filter, reason=reason)
         more = f"of {jobs + 1000:,} jobs of two kits"
-        await measured.of(f"CancelJobs {more}", lambda each=by_filter: stub.CancelJobs(each))
-        await measured.of(f"RetryJobs {more}", lambda each=again: stub.RetryJobs(each))
+        await measured.of(f"CancelJobs {more}", lambda request=by_filter: stub.CancelJobs(request))
+        await measured.of(f"RetryJobs {more}", lambda request=again: stub.RetryJobs(request))
 
 
 async def _reads(measured: Measure, stub: Any, tasks: int) -> None:
@@ -363,8 +365,8 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--jobs", type=int, default=3_000, help="jobs of the kit that is canceled")
     parser.add_argument("--tasks", type=int, default=100_000, help="tasks of the kit that is read")
-    told = parser.parse_args()
-    run(lambda folder: measure(folder, told.jobs, told.tasks))
+    options = parser.parse_args()
+    run(lambda folder: measure(folder, options.jobs, options.tasks))
 
 
 if __name__ == "__main__":

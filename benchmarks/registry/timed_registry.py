@@ -1,7 +1,7 @@
 """The registry, with a clock on its event loop: see stalls.py.
 
-Each turn of the loop is timed by the processor time of its thread, so that what else runs on the
-machine does not count. SIGUSR1 writes the longest since the last time to `TURNS_FILE`, in ms.
+Each turn of the loop is timed by the processor time of its thread, so that other load does not
+count. SIGUSR1 writes the longest turn since the last signal to `TURNS_FILE`, in ms.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python benchmarks/registry/watch.py [--seconds 4] [--rounds 5] [--only one|all|etcd]
 
-One writer appends 300 rows a second, row by row, over a thousand kits; he, and the watchers, are
-processes of their own. Turns of each number of watchers are interleaved with turns without any,
-which is what the time of an append stands beside; etcd takes its turns with the same clients.
-Every watcher must get each of its rows once and in order, or there is no figure.
+One writer appends 300 rows a second, row by row, over a thousand kits; the writer and the watchers
+are processes of their own. Turns of each number of watchers are interleaved with turns without any,
+which are the baseline for the time of an append; etcd takes its turns with the same clients. The
+benchmark fails unless every watcher gets each of its rows once and in order.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ class Load:
         return self._process.pid
 
     @classmethod
-    async def start(cls, what: str, **options: Any) -> Load:
+    async def start(cls, what: str, *, script: str = "", **options: Any) -> Load:
         """Starts it and waits until it is ready."""
         words = [f"--{key}={value}" for key, value in options.items() if value is not True]
         words += [f"--{key}" for key, value in options.items() if value is True]
         load = cls(
             await asyncio.create_subprocess_exec(
                 sys.executable,
-                str(Path(__file__).with_name("load.py")),
+                script or str(Path(__file__).with_name("load.py")),
                 what,
                 *words,
                 stdin=asyncio.subprocess.PIPE,
@@ -63,9 +63,9 @@ class Load:
         """Gives it its line and returns what it found."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{word}\n".encode())
-        told: dict[str, Any] = json.loads(await self._line())
+        figures: dict[str, Any] = json.loads(await self._line())
         await self._process.wait()
-        return told
+        return figures
 
     async def _line(self) -> str:
         assert self._process.stdout is not None
@@ -96,12 +96,12 @@ async def turn(
 ) -> dict[str, float]:
     """Figures of one turn, times in ms."""
     common = {"address": server.address, "kits": kits, **more}
-    each = watchers // PROCESSES
+    count = watchers // PROCESSES
     crowd = [
-        await Load.start("watch", first=each * number, watchers=each, of=of, **common)
+        await Load.start("watch", first=count * number, watchers=count, of=of, **common)
         for number in range(PROCESSES if watchers else 0)
     ]
-    writer = await Load.start("write", rate=RATE, seconds=told.seconds, **common)
+    writer = await Load.start("write", rate=RATE, seconds=options.seconds, **common)
     prefer(writer.pid, 2)
     used = server.cpu_seconds()
     wrote = await writer.end()
@@ -112,13 +112,17 @@ async def turn(
     delays = []
     rows = len(appends) + 1  # and the one with which the writer said hello
     if watchers:
-        counts = [count for found in seen for count in found["counts"]]
+        counts = [count for result in seen for count in result["counts"]]
         complete = sum(counts) == rows if of == "one" else set(counts) == {rows}
-        if not complete or any(found["disorder"] for found in seen):
+        if not complete or any(result["disorder"] for result in seen):
             raise SystemExit(f"rows are missing: {min(counts)} to {max(counts)} of {rows} came")
-        for found in seen:
-            for rows_of_one in found["got"].values():
-                delays += [1000 * (at - acked[each]) for each, at in rows_of_one if each in acked]
+        for result in seen:
+            for rows_of_one in result["got"].values():
+                delays += [
+                    1000 * (delivered_at - acked[revision])
+                    for revision, delivered_at in rows_of_one
+                    if revision in acked
+                ]
     waits = [1000 * (ack - asked) for _, _, asked, ack in appends]
     return {
         "append p50": quantile(waits, 0.5),
@@ -132,7 +136,7 @@ async def turn(
 
 
 def report(table: Table, name: str, got: Mapping[str, float], none: Mapping[str, float]) -> None:
-    """Lines that have no target, or the same for whoever is measured."""
+    """Lines without a target, or with the same one for the registry and etcd."""
     table.add(f"{name}: appends", got["rate"], "/s", against=RATE, of="offered")
     table.add(f"{name}: ack to delivery p50", got["p50"], "ms")
     table.add(f"{name}: append p99", got["append p99"], "ms", against=none["append p99"])
@@ -147,14 +151,14 @@ async def measure(home: Path) -> None:
             kits = home / "kits"
             kits.write_text(json.dumps([await new_job(stub) for _ in range(KITS)]))
             variants: dict[str, Run] = {"none": lambda: turn(server, kits, 0, "all")}
-            if told.only in (None, "one"):
+            if options.only in (None, "one"):
                 variants["one"] = lambda: turn(server, kits, KITS, "one")
-            if told.only in (None, "all"):
+            if options.only in (None, "all"):
                 variants["all"] = lambda: turn(server, kits, KITS, "all")
-            if peer is not None and told.only in (None, "etcd"):
+            if peer is not None and options.only in (None, "etcd"):
                 variants["etcd none"] = lambda: turn(peer, kits, 0, "all", etcd=True)
                 variants["etcd"] = lambda: turn(peer, kits, KITS, "all", etcd=True)
-            got = await interleave(variants, told.rounds)
+            got = await interleave(variants, options.rounds)
             none = got["none"]
             table = Table(f"{KITS:,} watchers, {RATE:g} appends of one row a second")
             for of, name, most, dearer in (
@@ -162,35 +166,35 @@ async def measure(home: Path) -> None:
                 ("all", "each of all kits", 150.0, 2.0),
             ):
                 if of in got:
-                    found = got[of]
-                    table.add(f"{name}: ack to delivery p99", found["p99"], "ms", most=most)
+                    figures = got[of]
+                    table.add(f"{name}: ack to delivery p99", figures["p99"], "ms", most=most)
                     table.add(
                         f"{name}: append p50",
-                        found["append p50"],
+                        figures["append p50"],
                         "ms",
                         against=none["append p50"],
                         of="without watchers",
                         most=dearer,
                     )
-                    table.add(f"{name}: memory", found["memory"], "MiB", most=150, absolute=True)
-                    report(table, name, found, none)
+                    table.add(f"{name}: memory", figures["memory"], "MiB", most=150, absolute=True)
+                    report(table, name, figures, none)
             if "etcd" in got:
-                found, before = got["etcd"], got["etcd none"]
+                figures, before = got["etcd"], got["etcd none"]
                 beside = got.get("all", {}).get("p99")
                 table.add(
-                    "etcd: ack to delivery p99", found["p99"], "ms", against=beside, of="ours"
+                    "etcd: ack to delivery p99", figures["p99"], "ms", against=beside, of="ours"
                 )
                 table.add(
-                    "etcd: append p50", found["append p50"], "ms", against=before["append p50"]
+                    "etcd: append p50", figures["append p50"], "ms", against=before["append p50"]
                 )
-                table.add("etcd: memory", found["memory"], "MiB")
-                report(table, "etcd", found, before)
+                table.add("etcd: memory", figures["memory"], "MiB")
+                report(table, "etcd", figures, before)
             elif peer is None:
                 print("etcd is not here to stand beside it: apt-get install etcd-server")
 
 
 parser = arguments(__doc__, seconds=4.0)
 parser.add_argument("--only", choices=("one", "all", "etcd"), help="one kind of watchers")
-told = parser.parse_args() if __name__ == "__main__" else parser.parse_args([])
+options = parser.parse_args() if __name__ == "__main__" else parser.parse_args([])
 if __name__ == "__main__":
     run(measure)
