@@ -1,6 +1,6 @@
 #!/bin/sh
-# The main job from nothing: starts the suite, runs the MOSFET kit and follows it, while a second
-# watcher records every state change beside it.
+# The main job from an empty folder: starts the suite, runs the MOSFET kit and follows it, while a
+# second watcher records every state change.
 set -eu
 BIN=${BIN:-.venv/bin}
 VISTAFLOW_HOME=$(mkdir -p "${DEMO_HOME:-.demo}" && cd "${DEMO_HOME:-.demo}" && pwd)

@@ -1,9 +1,9 @@
-"""An existing script joins in: each thing that happens to it is one call.
+"""An existing script reports its states: one call for each.
 
     python examples/external_job.py 24
 
-Nothing runs the script but you; `vistaflow watch KIT` in another terminal shows it live, and its
-states stay in the same log as those of every other job.
+You run the script; `vistaflow watch KIT` in another terminal shows it live, and its
+states are in the same log as those of every other job.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import vistaflow
 
 
 def leakage_at(celsius: float) -> float:
-    """The work that was there before, here a diode's leakage in A."""
+    """The existing work, here a diode's leakage in A."""
     if celsius > 150:
         raise ValueError(f"the chuck only goes to 150 degC, not {celsius:g}")
     time.sleep(0.2)
@@ -50,4 +50,4 @@ def main(temperatures: list[float]) -> None:
 
 
 if __name__ == "__main__":
-    main([float(each) for each in sys.argv[1:]] or [25.0, 85.0, 125.0])
+    main([float(argument) for argument in sys.argv[1:]] or [25.0, 85.0, 125.0])

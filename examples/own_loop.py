@@ -1,8 +1,8 @@
-"""A loop of one's own from the same parts: design, run, read, learn, ask, run again.
+"""A loop of your own from the same parts: design, run, read, train, predict.
 
     python examples/own_loop.py
 
-Each call is a job in the log like any other; its id names what it made.
+Each call starts a job in the log like any other; its id identifies the result.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vistaflow.api.ml.v1 import ml_pb2
 
 
 def evaluated_design(client: vistaflow.Client, deck: str, size: int) -> str:
-    """Makes a design over a deck and runs it; its id."""
+    """Generates a design over a deck and runs it; returns its id."""
     recipe = doe_pb2.DesignSpec(generator=doe_pb2.GENERATOR_SOBOL, size=size, seed=1)
     design = client.generate_design(deck, recipe)
     client.wait(design.kit_id)
@@ -26,7 +26,7 @@ def evaluated_design(client: vistaflow.Client, deck: str, size: int) -> str:
 
 
 def trained_model(client: vistaflow.Client, design_id: str) -> str:
-    """Learns from a design's rows; the model's id. Jobs name each other within their kit."""
+    """Trains on the rows of a design; returns the model's id. Jobs refer to each other by name."""
     kit_id = client.create_kit("a model of my own").kit_id
     rows = client.create_job(
         "ML_PREPROCESS", ml_pb2.PreprocessSpec(design=design_id, test_fraction=0.1), kit_id=kit_id
@@ -42,7 +42,7 @@ def trained_model(client: vistaflow.Client, design_id: str) -> str:
 
 
 def describe(rows: list[dict[str, Any]], response: str) -> str:
-    """The rows as a table if pandas is there, and without it as plain Python has them."""
+    """Describes the rows, with pandas if it is installed."""
     try:
         import pandas
     except ImportError:
@@ -63,7 +63,9 @@ def main() -> None:
         predicted = client.predict(model_id, tries)
         promising = min(
             range(len(tries)),
-            key=lambda at: predicted[at]["y"].mean - 2 * predicted[at]["y"].standard_deviation,
+            key=lambda index: (
+                predicted[index]["y"].mean - 2 * predicted[index]["y"].standard_deviation
+            ),
         )
         value = predicted[promising]["y"]
         print(f"lowest of the design: {min(row['y'] for row in rows):.4f}")

@@ -1,9 +1,9 @@
-"""Tells every failure of every kit, once, also those that happen while this does not run.
+"""Prints every failure of every kit, once, also those that happen while this does not run.
 
     python examples/watch_failures.py seen.txt
 
-The file keeps the revision up to which everything was told. A watch that begins there misses
-nothing and repeats nothing, whichever process, connection or day it is.
+The file holds the last revision that was printed. A watch that starts there misses
+nothing and repeats nothing, in any process and over any connection.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def main(seen: Path) -> None:
             if isinstance(event, vistaflow.Delta):
                 for state in event.states:
                     tell(state)
-            # Not only after a failure: a revision without one need not be looked at again either.
+            # After every event: revisions without a failure are not read again either.
             save(seen, max(revision, event.revision))
 
 
@@ -36,7 +36,7 @@ def tell(state: vistaflow.State) -> None:
 
 
 def save(path: Path, revision: int) -> None:
-    """Replaces the file as a whole: killed at any moment, it says one revision or the other."""
+    """Replaces the file as a whole: after a kill at any moment it has the old or the new one."""
     beside = path.with_suffix(".new")
     beside.write_text(f"{revision}\n")
     beside.replace(path)
