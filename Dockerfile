@@ -1,4 +1,9 @@
 # One image for every service; docker-compose.yml says which one a container runs.
+FROM node:22-bookworm-slim AS page
+WORKDIR /web
+COPY client/web .
+RUN PYTHON=python3 sh build.sh /page
+
 FROM python:3.12-slim-bookworm
 
 RUN apt-get update \
@@ -11,6 +16,7 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY client client
 COPY services services
+COPY --from=page /page services/vistaflow_services/gateway/page/built
 RUN pip install --no-cache-dir '.[all]' && rm -rf /src
 
 USER vistaflow
