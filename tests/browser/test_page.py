@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tests.browser.conftest import Served, violations  # type: ignore[import-not-found]
+from tests.processes import end  # type: ignore[import-not-found]
 from tests.site import serving_site  # type: ignore[import-not-found]
 from vistaflow_services.gateway.page.serving import BUILT
 
@@ -192,8 +193,7 @@ def locked(served: Served, tmp_path: Path) -> Iterator[str]:
             time.sleep(0.05)
         yield f"http://{address.read_text()}"
     finally:
-        process.terminate()
-        process.wait(30)
+        end(process)
 
 
 def test_a_token_opens_the_page_until_it_is_revoked(

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.slow_kit import holding  # type: ignore[import-not-found]
 from vistaflow_services.suite.ports import free_port
 
 SERVICES = ("registry", "ingestion", "doe", "ml", "optimize", "pipeline", "query", "gateway")
@@ -155,6 +156,13 @@ def start_suite(home: Path) -> Iterator[Suite]:
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
     """A suite for the whole run."""
     yield from start_suite(tmp_path_factory.mktemp("suite") / "home")
+
+
+@pytest.fixture
+def hold() -> Iterator[Path]:
+    """While this file exists, some runs of a slow kit do not end."""
+    with holding() as path:
+        yield path
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -73,7 +75,7 @@ def write_kit(
         budget: Runs of the optimisation.
         seconds: That each run sleeps.
         first: A statement that each run begins with.
-        hold: While this file exists, runs in the right half of the space do not end.
+        hold: While this file of `holding` exists, runs in the right half of the space do not end.
     """
     (folder / "deck").mkdir(parents=True)
     (folder / "deck" / "deck.yaml").write_text(DECK.format(version=version))
@@ -83,6 +85,17 @@ def write_kit(
     kit = folder / "kit.yaml"
     kit.write_text(KIT.format(version=version, size=size, budget=budget))
     return kit
+
+
+@contextmanager
+def holding() -> Iterator[Path]:
+    """A file, not there yet, that is gone afterwards.
+
+    It lies where Python is installed: of all folders of this machine, a run in a sandbox sees that
+    one and the system's.
+    """
+    with tempfile.TemporaryDirectory(prefix="hold-", dir=sys.prefix) as folder:
+        yield Path(folder, "hold")
 
 
 class Puts:

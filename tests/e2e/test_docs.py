@@ -280,7 +280,8 @@ def test_the_walk_through_of_the_data_kits_works_as_written(suite: Suite, tmp_pa
     assert "tested is now tasted@1: 2 rows, 1 files in raw/tested" in by_hand
     assert "NOT_DELIVERED: accepted is 1, not >= 2; final stays tasted@2" in python
     assert "final FAILED" in python
-    assert "tasted@2\nwhisky@3" in python
+    # Other walk-throughs make versions of the same dataset.
+    assert re.search(r"^tasted@2\nwhisky@\d+$", python, re.MULTILINE)
     assert '"jobs"' in grpc
 
 

@@ -49,9 +49,8 @@ def simulators(home: Path) -> list[str]:
 
 
 def test_a_canceled_kit_stops_in_the_middle_of_its_runs_and_goes_on_when_retried(
-    suite: Suite, client: vistaflow.Client, tmp_path: Path
+    suite: Suite, client: vistaflow.Client, hold: Path, tmp_path: Path
 ) -> None:
-    hold = tmp_path / "hold"
     kit_file = write_kit(tmp_path / "kit", "canceled", size=24, budget=4, seconds=0.4, hold=hold)
     kit = client.run(kit_file)
     with Puts(suite.home) as puts:

@@ -61,14 +61,14 @@ class Terminal:
 
 
 def test_a_run_at_a_terminal_shows_the_live_tree_and_the_result(
-    suite: Suite, tmp_path: Path
+    suite: Suite, hold: Path, tmp_path: Path
 ) -> None:
-    hold = tmp_path / "hold"
     hold.touch()
     kit_file = write_kit(tmp_path / "kit", "seen", size=12, budget=2, seconds=0.1, hold=hold)
 
     terminal = Terminal(suite, "run", str(kit_file))
     terminal.read(until=r"[1-9]\d*/12")
+    assert "✔ design" not in terminal.text
     hold.unlink()
     code = terminal.code()
 
@@ -79,8 +79,7 @@ def test_a_run_at_a_terminal_shows_the_live_tree_and_the_result(
     assert "✔ met" in terminal.text
 
 
-def test_ctrl_c_detaches_and_the_kit_goes_on(suite: Suite, tmp_path: Path) -> None:
-    hold = tmp_path / "hold"
+def test_ctrl_c_detaches_and_the_kit_goes_on(suite: Suite, hold: Path, tmp_path: Path) -> None:
     hold.touch()
     kit_file = write_kit(tmp_path / "kit", "left alone", size=12, budget=2, seconds=0.2, hold=hold)
     terminal = Terminal(suite, "run", str(kit_file))
@@ -102,14 +101,14 @@ def test_ctrl_c_detaches_and_the_kit_goes_on(suite: Suite, tmp_path: Path) -> No
 
 
 def test_a_watch_at_a_terminal_survives_the_kill_of_the_registry(
-    suite: Suite, tmp_path: Path
+    suite: Suite, hold: Path, tmp_path: Path
 ) -> None:
-    hold = tmp_path / "hold"
     hold.touch()
     kit_file = write_kit(tmp_path / "kit", "watched", size=12, budget=2, seconds=0.1, hold=hold)
     (started,) = suite.json("run", str(kit_file), "--detach")
     terminal = Terminal(suite, "watch", str(started["kit_id"]))
     terminal.read(until=r"[1-9]\d*/12")
+    assert "✔ design" not in terminal.text
 
     suite.kill("registry")
     hold.unlink()

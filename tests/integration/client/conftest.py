@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import end  # type: ignore[import-not-found]
+
 
 class RegistryProcess:
     """`python -m vistaflow_services.registry` on a database."""
@@ -30,6 +32,7 @@ class RegistryProcess:
                 [sys.executable, "-m", "vistaflow_services.registry"],
                 env={
                     **os.environ,
+                    "PYTHONFAULTHANDLER": "1",
                     "VISTAFLOW_HOME": str(self._folder),
                     "VISTAFLOW_REGISTRY_DATABASE": self._database,
                     "VISTAFLOW_REGISTRY_LISTEN": self.address,
@@ -38,10 +41,10 @@ class RegistryProcess:
                 stdout=output,
                 stderr=output,
             )
-        end = time.monotonic() + 60
+        deadline = time.monotonic() + 60
         while not told.exists():
             assert self._process.poll() is None, (self._folder / "registry.out").read_text()
-            assert time.monotonic() < end
+            assert time.monotonic() < deadline
             time.sleep(0.05)
         self.address = told.read_text()
 
@@ -54,8 +57,7 @@ class RegistryProcess:
     def stop(self) -> None:
         """Ends it politely."""
         assert self._process is not None
-        self._process.terminate()
-        self._process.wait(30)
+        end(self._process, output=self._folder / "registry.out")
 
 
 @pytest.fixture
@@ -63,5 +65,7 @@ def process(database: str, tmp_path: Path) -> Iterator[RegistryProcess]:
     """A registry of this test's own."""
     made = RegistryProcess(database, tmp_path)
     made.start()
-    yield made
-    made.stop()
+    try:
+        yield made
+    finally:
+        made.stop()

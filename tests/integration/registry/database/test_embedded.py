@@ -18,6 +18,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from tests.processes import end  # type: ignore[import-not-found]
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
@@ -343,8 +344,7 @@ class Process:
 
     def end(self, number: signal.Signals) -> int:
         assert self.process is not None
-        self.process.send_signal(number)
-        return self.process.wait(30)
+        return end(self.process, sign=number)
 
 
 @pytest.fixture
