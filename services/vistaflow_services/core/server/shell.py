@@ -322,7 +322,12 @@ async def _awaited(serve: Callable[[], Awaitable[None]]) -> None:
     assert task is not None
     # Before it serves and after: what was started meanwhile is stopped, not left behind.
     with signals(task.cancel):
-        await serve()
+        try:
+            await serve()
+        finally:
+            # What a start that was stopped has left behind. `asyncio.run` cancels a task once, and
+            # waits without end for one that lost its cancellation.
+            await ended(asyncio.all_tasks() - {task})
 
 
 _handlers: list[Callable[[], object]] = []

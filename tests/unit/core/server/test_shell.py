@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -466,3 +467,29 @@ def test_details_that_are_no_status_are_passed_over() -> None:
 @pytest.fixture(autouse=True)
 def _logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
+
+
+DEAF = """
+import asyncio
+
+from vistaflow_services.core.server import shell
+
+
+async def deaf():
+    try:
+        await asyncio.sleep(3600)
+    except asyncio.CancelledError:
+        await asyncio.sleep(3600)  # as `asyncio.wait_for` of Python 3.11 loses one at times
+
+
+async def serve():
+    serve.task = asyncio.create_task(deaf())
+    await asyncio.sleep(0)
+
+
+shell.main("deaf", serve)
+"""
+
+
+def test_a_service_ends_though_a_task_lost_its_cancellation() -> None:
+    assert subprocess.run([sys.executable, "-c", DEAF], timeout=60).returncode == 0
