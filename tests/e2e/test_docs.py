@@ -322,20 +322,25 @@ def test_the_walk_through_of_the_notifications_works_as_written(
     suite: Suite, tmp_path: Path
 ) -> None:
     printed = []
-    for language, attributes, text in blocks("docs/notifications.md"):
-        text = text.replace("127.0.0.1:8500", suite.site)
-        text = text.replace('"127.0.0.1", 8500', f'"127.0.0.1", {suite.site.partition(":")[2]}')
-        if file := re.search(r"file=(\S+)", attributes):
-            (tmp_path / file.group(1)).write_text(text)
-        elif language == "python":
-            (tmp_path / "script.py").write_text(text)
-            printed.append(run("python script.py", suite, tmp_path))
-        elif language == "sh":
-            if "kill" in text:
-                # What is sent again after a lost connection may come later than other messages.
-                for event in ("webhook.test", "kit.finished"):
-                    wait_for_line(tmp_path / "received", event)
-            printed.append(run(text, suite, tmp_path))
+    try:
+        for language, attributes, text in blocks("docs/notifications.md"):
+            text = text.replace("127.0.0.1:8500", suite.site)
+            text = text.replace('"127.0.0.1", 8500', f'"127.0.0.1", {suite.site.partition(":")[2]}')
+            if file := re.search(r"file=(\S+)", attributes):
+                (tmp_path / file.group(1)).write_text(text)
+            elif language == "python":
+                (tmp_path / "script.py").write_text(text)
+                printed.append(run("python script.py", suite, tmp_path))
+            elif language == "sh":
+                if "kill" in text:
+                    # What is sent again after a lost connection may come after other messages.
+                    for event in ("webhook.test", "kit.finished"):
+                        wait_for_line(tmp_path / "received", event)
+                printed.append(run(text, suite, tmp_path))
+    finally:
+        # Neither the receiver nor a kit at every full hour is for other tests.
+        run("kill $(cat receiver.pid) || true", suite, tmp_path)
+        run("vistaflow schedule delete hourly || true", suite, tmp_path)
 
     hook, kit, _, deliveries, _ = printed
     assert "kit.failed dataset.version" in " ".join(hook.split())
