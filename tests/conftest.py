@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from pathlib import Path
 
 import pytest
 
 # Suites of several tests run at once: each gateway takes a free port.
 os.environ["VISTAFLOW_GATEWAY_LISTEN"] = "127.0.0.1:0"
+
+# All that tests connect to is on this machine, which a proxy does not reach.
+for name in ("grpc_proxy", "http_proxy", "https_proxy", "all_proxy"):
+    os.environ.pop(name, None)
+    os.environ.pop(name.upper(), None)
+
+# A run in the background ignores them, and so would all that tests start and interrupt.
+if threading.current_thread() is threading.main_thread():
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            is_interrupt = number is signal.SIGINT
+            signal.signal(number, signal.default_int_handler if is_interrupt else signal.SIG_DFL)
 
 ORDER = ("unit", "contract", "integration", "browser", "e2e")
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 def end(
-    process: subprocess.Popen[bytes],
+    process: subprocess.Popen[Any],
     seconds: float = 60,
     *,
     sign: signal.Signals = signal.SIGTERM,
@@ -20,8 +24,8 @@ def end(
     Started with `PYTHONFAULTHANDLER`, one that does not end in time writes where its threads are
     into its output, which the error shows.
     """
-    process.send_signal(sign)
     try:
+        process.send_signal(sign)
         return process.wait(seconds)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGABRT)
@@ -31,3 +35,27 @@ def end(
     finally:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def reaped(process: subprocess.Popen[Any]) -> Iterator[subprocess.Popen[Any]]:
+    """A process that is killed at the end of the block, if it has not ended by then."""
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+def files_below(folder: Path) -> Iterator[tuple[Path, bytes]]:
+    """The files below a folder, some of which may go while they are read."""
+    for parent, _, names in os.walk(folder):
+        for path in (Path(parent, name) for name in names):
+            try:
+                if path.is_file():
+                    yield path, path.read_bytes()
+            except OSError:
+                continue

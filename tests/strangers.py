@@ -109,12 +109,12 @@ def _call(address: str, method: str, request: str, token: str, stream: str) -> t
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
             if stream == "both":
-                answers = channel.stream_stream(method)(iter([body]), timeout=20, metadata=metadata)
+                answers = channel.stream_stream(method)(iter([body]), timeout=60, metadata=metadata)
                 next(answers, None)
             elif stream:
-                next(channel.unary_stream(method)(body, timeout=20, metadata=metadata), None)
+                next(channel.unary_stream(method)(body, timeout=60, metadata=metadata), None)
             else:
-                channel.unary_unary(method)(body, timeout=20, metadata=metadata)
+                channel.unary_unary(method)(body, timeout=60, metadata=metadata)
         except grpc.RpcError as error:
             return error.code().name, error.details() or ""
     return "OK", ""
@@ -123,7 +123,7 @@ def _call(address: str, method: str, request: str, token: str, stream: str) -> t
 def _fetch(url: str, headers: dict[str, str]) -> tuple[int, str]:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(urllib.request.Request(url, headers=headers), timeout=20) as answer:
+        with opener.open(urllib.request.Request(url, headers=headers), timeout=60) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()

@@ -40,6 +40,8 @@ class Loop:
     def __init__(self) -> None:
         forks.check()
         self._loop = asyncio.new_event_loop()
+        self._lock = threading.Lock()
+        self._closed = False
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="vistaflow-client", daemon=True
         )
@@ -47,8 +49,8 @@ class Loop:
 
     @property
     def is_usable(self) -> bool:
-        """Whether it runs, and in this process."""
-        return not self._loop.is_closed() and not forks.in_fork()
+        """Whether it takes coroutines, and in this process."""
+        return not self._closed and not forks.in_fork()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """The result of a coroutine; Ctrl-C cancels it.
@@ -59,15 +61,14 @@ class Loop:
         """
         try:
             forks.check()  # in a fork no thread runs the loop
-            if self._loop.is_closed():
-                raise CanceledError("the client was closed", reason="CLOSED")
-            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+            # What comes after `close` has looked for tasks would never end.
+            with self._lock:
+                if self._closed:
+                    raise CanceledError("the client was closed", reason="CLOSED")
+                future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         except (ForkedError, CanceledError):
             coroutine.close()
             raise
-        except RuntimeError:  # closed by another thread in this moment
-            coroutine.close()
-            raise CanceledError("the client was closed", reason="CLOSED") from None
         try:
             return future.result()
         except concurrent.futures.CancelledError:
@@ -114,7 +115,12 @@ class Loop:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-        self.run(cancel_all())
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            canceling = asyncio.run_coroutine_threadsafe(cancel_all(), self._loop)
+        canceling.result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

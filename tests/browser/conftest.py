@@ -136,7 +136,9 @@ def browser(suite: Suite) -> Iterator[Browser]:
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
     """What tabs of one browser share."""
-    with browser.new_context(locale="en-US", viewport={"width": 1280, "height": 900}) as context:
+    size = {"width": 1280, "height": 900}
+    with browser.new_context(locale="en-US", timezone_id="UTC", viewport=size) as context:
+        context.set_default_timeout(WAIT_MS)
         yield context
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 
@@ -188,8 +189,4 @@ def test_failures_are_grouped_by_reason(served: Served, page: Page) -> None:
         served.append({"job_id": job, "status": "STATUS_FAILED", "reason": reason})
     page.goto(f"{served.url}/kits/{kit['kit_id']}?tab=failures")
     cells = page.locator("tbody tr")
-    expect(cells).to_have_count(2)
-    assert [text[:11] for text in cells.all_inner_texts()] == [
-        "2\tno licence"[:11],
-        "1\tdiverged\t"[:11],
-    ]
+    expect(cells).to_have_text([re.compile("^2no licence"), re.compile("^1diverged")])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.conftest import Served  # type: ignore[import-not-found]
+from tests.browser.conftest import WAIT_MS, Served  # type: ignore[import-not-found]
 from tests.browser.test_page import violations  # type: ignore[import-not-found]
 
 KIT = """
@@ -23,6 +23,7 @@ optimize: {budget: 4}
 def opened(browser: Browser, file: Path) -> Page:
     """The file in a browser without network; no request but for itself and what it embeds."""
     context = browser.new_context(viewport={"width": 390, "height": 800}, offline=True)
+    context.set_default_timeout(WAIT_MS)
     page = context.new_page()
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
@@ -36,7 +37,7 @@ def opened(browser: Browser, file: Path) -> Page:
 def test_the_report_of_a_finished_kit(served: Served, browser: Browser, tmp_path: Path) -> None:
     (tmp_path / "kit.yaml").write_text(KIT)
     served.suite.cli("run", str(tmp_path / "kit.yaml"))
-    kit_id = int(served.get("/v1/kits", page_size=1)["kits"][0]["kit_id"])
+    kit_id = int(served.get("/v1/kits", name_contains="A <b>report</b>")["kits"][0]["kit_id"])
     file = tmp_path / "kit.html"
     printed = served.suite.cli("report", str(kit_id), "-o", str(file))
     assert str(file) in printed.stdout.replace("\n", "")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,10 +18,13 @@ from typing import Any
 import pytest
 
 from tests.e2e.slow_kit import holding  # type: ignore[import-not-found]
+from tests.processes import end, reaped  # type: ignore[import-not-found]
+from vistaflow_services.core.server import probe
 from vistaflow_services.suite.ports import free_port
 
 SERVICES = ("registry", "ingestion", "doe", "ml", "optimize", "pipeline", "query", "gateway")
 START_SECONDS = 120
+CLI_SECONDS = 600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +66,7 @@ class Suite:
             env=self.env,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=CLI_SECONDS,
         )
         assert done.returncode == code, (
             f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
@@ -78,8 +83,10 @@ class Suite:
     def pid(self, service: str) -> int:
         """The process of a service now, or of the postmaster; 0 if there is none."""
         if service == "postgres":
-            text = self.home / "pg" / "postmaster.pid"
-            return int(text.read_text().split()[0]) if text.exists() else 0
+            try:
+                return int((self.home / "pg" / "postmaster.pid").read_text().split()[0])
+            except (OSError, IndexError):  # not there, or being written
+                return 0
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit():
                 continue
@@ -95,11 +102,29 @@ class Suite:
         return 0
 
     def kill(self, service: str) -> int:
-        """Kills a service or the postmaster with SIGKILL; the process killed."""
-        pid = self.pid(service)
-        if pid:
-            os.kill(pid, signal.SIGKILL)
-        return pid
+        """Kills a service or the postmaster with SIGKILL, as soon as there is one; the process."""
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if pid := self.pid(service):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    return pid
+            time.sleep(0.05)
+        return 0
+
+    def wait_for(self, *services: str) -> None:
+        """Waits until services that were killed serve again."""
+        deadline = time.monotonic() + START_SECONDS
+        for service in services:
+            while not self.serves(service):
+                assert time.monotonic() < deadline, service
+                time.sleep(0.1)
+
+    def serves(self, service: str) -> bool:
+        """Whether a service says that it serves."""
+        endpoints = json.loads((self.home / "run" / "endpoints.json").read_bytes())
+        asked = probe.answers if service == "gateway" else probe.serves
+        return asked(endpoints[service], timeout=10)
 
 
 def data_of(home: Path) -> Path:
@@ -111,45 +136,55 @@ def tools_of(home: Path) -> Path:
     return home.parent / f"{home.name}-tools"
 
 
+@contextlib.contextmanager
+def kept_port() -> Iterator[int]:
+    """A port that nobody else gets while the block runs, and that servers here may listen on."""
+    with socket.socket() as keeper:
+        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        keeper.bind(("127.0.0.1", free_port()))
+        yield keeper.getsockname()[1]
+
+
 def start_suite(home: Path) -> Iterator[Suite]:
     """Starts a suite in a fresh home; ends it, and checks that nothing of it is left."""
-    port, site = free_port(), f"127.0.0.1:{free_port()}"
-    simulator, tools = f"127.0.0.1:{free_port()}", tools_of(home)
-    output = (home.parent / f"{home.name}.out").open("wb")
+    with kept_port() as site, kept_port() as simulator:
+        yield from _start_suite(home, f"127.0.0.1:{site}", f"127.0.0.1:{simulator}")
+
+
+def _start_suite(home: Path, site: str, simulator: str) -> Iterator[Suite]:
+    port, tools = free_port(), tools_of(home)
     data_of(home).mkdir(exist_ok=True)
     tools.mkdir(exist_ok=True)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "vistaflow_services.suite", f"--home={home}", f"--port={port}"],
-        stdout=output,
-        stderr=output,
-        env={
-            **os.environ,
-            "VISTAFLOW_DATA_ROOTS": f"raw={data_of(home)}",
-            "VISTAFLOW_PROGRAMS": f"amplifier={tools}/amplifier",
-            "VISTAFLOW_SIMULATOR_SERVERS": f"tcad={simulator}",
-            "VISTAFLOW_MODEL_FOLDERS": f"PDK_ROOT={tools}/pdk",
-            "VISTAFLOW_INGESTION_COLLECT_HOSTS": site,
-            "VISTAFLOW_WEBHOOK_HOSTS": site,
-            "VISTAFLOW_BACKUPS": f"disk={home.parent / f'{home.name}-backups'}",
-            "VISTAFLOW_INGESTION_COLLECT_DELAY_SECONDS": "0.1",
-        },
-    )
+    output = home.parent / f"{home.name}.out"
+    command = [sys.executable, "-m", "vistaflow_services.suite"]
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            [*command, f"--home={home}", f"--port={port}"],
+            stdout=file,
+            stderr=file,
+            env={
+                **os.environ,
+                "VISTAFLOW_DATA_ROOTS": f"raw={data_of(home)}",
+                "VISTAFLOW_PROGRAMS": f"amplifier={tools}/amplifier",
+                "VISTAFLOW_SIMULATOR_SERVERS": f"tcad={simulator}",
+                "VISTAFLOW_MODEL_FOLDERS": f"PDK_ROOT={tools}/pdk",
+                "VISTAFLOW_INGESTION_COLLECT_HOSTS": site,
+                "VISTAFLOW_WEBHOOK_HOSTS": site,
+                "VISTAFLOW_BACKUPS": f"disk={home.parent / f'{home.name}-backups'}",
+                "VISTAFLOW_INGESTION_COLLECT_DELAY_SECONDS": "0.1",
+            },
+        )
     try:
-        end = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + START_SECONDS
         while not (home / "run" / "endpoints.json").exists():
-            told = Path(output.name).read_text()
+            told = output.read_text()
             assert process.poll() is None, told
-            assert time.monotonic() < end, told
+            assert time.monotonic() < deadline, told
             time.sleep(0.1)
-        address = f"127.0.0.1:{port}"
-        yield Suite(home=home, address=address, site=site, simulator=simulator)
+        yield Suite(home=home, address=f"127.0.0.1:{port}", site=site, simulator=simulator)
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            assert process.wait(60) == 0
-        finally:
-            process.kill()
-            output.close()
+        code = end(process, START_SECONDS, output=output)
+    assert code == 0, output.read_text()[-20_000:]
 
 
 @pytest.fixture(scope="session")
@@ -171,10 +206,13 @@ def own_suite(tmp_path: Path) -> Iterator[Suite]:
     yield from start_suite(tmp_path / "home")
 
 
-def lines(command: Sequence[str], suite: Suite, path: Path) -> subprocess.Popen[bytes]:
-    """Starts a command whose output goes to a file."""
+@contextlib.contextmanager
+def lines(command: Sequence[str], suite: Suite, path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Runs a command whose output goes to a file; what has not ended after the block is killed."""
     with path.open("wb") as file:
-        return subprocess.Popen(command, env=suite.env, stdout=file, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, env=suite.env, stdout=file, stderr=subprocess.STDOUT)
+    with reaped(process):
+        yield process
 
 
 @pytest.fixture

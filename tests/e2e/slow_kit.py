@@ -7,13 +7,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import vistaflow
 from vistaflow.api.common.v1 import common_pb2
+from vistaflow.errors import CanceledError
 from vistaflow_services.decks.deck import read_archive
 
 DECK = """\
@@ -106,10 +107,11 @@ class Puts:
     """
 
     def __init__(self, home: Path) -> None:
-        self.seen: set[tuple[str, int]] = set()
+        self._seen: set[tuple[str, int]] = set()
+        self._lock = threading.Lock()
         self._root = home / "artifacts"
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread = threading.Thread(target=self._go_on_looking, daemon=True)
 
     def __enter__(self) -> Puts:
         self._thread.start()
@@ -121,15 +123,19 @@ class Puts:
 
     def of(self, folder: Path) -> list[str]:
         """The point of each put below a folder; twice the same: evaluated twice."""
-        return sorted(path for path, _ in self.seen if Path(path).is_relative_to(folder))
+        self._look()
+        with self._lock:
+            return sorted(path for path, _ in self._seen if Path(path).is_relative_to(folder))
+
+    def _go_on_looking(self) -> None:
+        while not self._stop.wait(0.03):
+            self._look()
 
     def _look(self) -> None:
-        while not self._stop.wait(0.03):
+        with self._lock:
             for path in self._root.glob("points/*/*/points/*/*.json"):
-                try:
-                    self.seen.add((str(path), path.stat().st_ino))
-                except FileNotFoundError:
-                    continue
+                with suppress(FileNotFoundError):
+                    self._seen.add((str(path), path.stat().st_ino))
 
 
 @dataclass
@@ -137,31 +143,32 @@ class Seen:
     """What a watcher saw of a kit."""
 
     revisions: list[int] = field(default_factory=list)
-    error: BaseException | None = None
 
 
 @contextmanager
 def watching(address: str, kit_id: int) -> Iterator[Seen]:
     """Watches a kit beside what goes on, over lost connections; ends when its last row was seen."""
-    seen, stop = Seen(), threading.Event()
+    seen = Seen()
+    client = vistaflow.connect(address)
 
     def watch() -> None:
-        with vistaflow.connect(address) as client:
+        with suppress(CanceledError):
             for event in client.watch(kit_ids=[kit_id]):
                 if isinstance(event, vistaflow.Delta):
                     seen.revisions += [each.revision for each in event.states]
-                if stop.is_set():
-                    return
 
-    thread = threading.Thread(target=watch, daemon=True)
+    thread = threading.Thread(target=watch)
     thread.start()
-    yield seen
-    with vistaflow.connect(address) as client:
-        last = max(each.revision for each in client.states(kit_ids=[kit_id]))
-    end = time.monotonic() + 60
-    while last not in seen.revisions and time.monotonic() < end:
-        time.sleep(0.1)
-    stop.set()
+    try:
+        yield seen
+        with vistaflow.connect(address) as other:
+            last = max(each.revision for each in other.states(kit_ids=[kit_id]))
+        end = time.monotonic() + 120
+        while last not in seen.revisions and time.monotonic() < end:
+            time.sleep(0.1)
+    finally:
+        client.close()
+        thread.join()
 
 
 class Reporter:
@@ -183,7 +190,7 @@ class Reporter:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join(60)
+        self._thread.join()
 
     def lost(self) -> dict[int, str]:
         """What was acknowledged and is not in the log."""
@@ -207,7 +214,7 @@ class Reporter:
                 self.acked[answer.results[0].revision] = name
 
 
-def ended(address: str, kit_id: int, *, seconds: float = 180) -> vistaflow.Kit:
+def ended(address: str, kit_id: int, *, seconds: float = 400) -> vistaflow.Kit:
     """The kit once it is FINISHED."""
     with vistaflow.connect(address, timeout=30) as client:
         return client.wait(kit_id, timeout=seconds)

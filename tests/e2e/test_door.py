@@ -14,6 +14,7 @@ from psycopg import sql
 import vistaflow
 from tests.e2e.conftest import Suite, start_suite  # type: ignore[import-not-found]
 from tests.integration.door.certificates import Authority  # type: ignore[import-not-found]
+from tests.processes import files_below  # type: ignore[import-not-found]
 from vistaflow.api.doe.v1 import doe_pb2
 from vistaflow.errors import NotFoundError, PermissionDeniedError, UnauthenticatedError
 from vistaflow_services.registry.database.embedded import EmbeddedPostgres
@@ -41,7 +42,7 @@ def behind_the_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 def on_the_machine(suite: Suite, *arguments: str) -> str:
     """What the command that needs no token prints."""
     command = [sys.executable, "-m", "vistaflow_services.registry.tokens", *arguments]
-    done = subprocess.run(command, env=suite.env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=suite.env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -62,9 +63,9 @@ def test_work_goes_on_behind_the_door_and_leaves_no_secret_anywhere(
     spec = doe_pb2.DesignSpec(size=8)
     with vistaflow.connect(suite.address, token=editor) as client:
         job = client.generate_design("branin", spec)
-        assert client.wait(job.kit_id, timeout=60).project == "mine"
+        assert client.wait(job.kit_id, timeout=120).project == "mine"
         run = client.evaluate_design(job.job_id)
-        assert client.wait(run.kit_id, timeout=60).status == "FINISHED"
+        assert client.wait(run.kit_id, timeout=120).status == "FINISHED"
         assert len(client.design_rows(run.job_id)) == 8
         with pytest.raises(PermissionDeniedError) as refused:
             client.tokens()
@@ -105,9 +106,9 @@ def test_work_goes_on_behind_the_door_and_leaves_no_secret_anywhere(
 def files(home: Path) -> dict[Path, str]:
     """What lies below a home, but for the database's own files."""
     return {
-        path: path.read_bytes().decode(errors="replace")
-        for path in home.rglob("*")
-        if path.is_file() and "pg" not in path.relative_to(home).parts[:1]
+        path: content.decode(errors="replace")
+        for path, content in files_below(home)
+        if "pg" not in path.relative_to(home).parts[:1]
     }
 
 

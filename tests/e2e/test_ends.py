@@ -32,8 +32,14 @@ def until(holds: Callable[[], object], seconds: float) -> bool:
     return True
 
 
-def simulators(home: Path) -> list[str]:
-    """Commands of the simulator runs that go on now."""
+def kit_named(client: vistaflow.Client, name: str) -> vistaflow.Kit:
+    """The one kit of a name; schedules of other tests may make kits at any time."""
+    (kit,) = client.kits(name_contains=name)
+    return kit
+
+
+def simulators(job_id: str) -> list[str]:
+    """Commands of the simulator runs of a job that go on now."""
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -43,7 +49,7 @@ def simulators(home: Path) -> list[str]:
             folder = os.readlink(entry / "cwd")
         except OSError:
             continue
-        if "python_deck" in command and (str(home) in command or str(home) in folder):
+        if "python_deck" in command and (job_id in command or job_id in folder):
             found.append(command)
     return found
 
@@ -51,19 +57,18 @@ def simulators(home: Path) -> list[str]:
 def test_a_canceled_kit_stops_in_the_middle_of_its_runs_and_goes_on_when_retried(
     suite: Suite, client: vistaflow.Client, hold: Path, tmp_path: Path
 ) -> None:
-    kit_file = write_kit(tmp_path / "kit", "canceled", size=24, budget=4, seconds=0.4, hold=hold)
+    hold.touch()  # whatever the machine does meanwhile, it does not finish
+    kit_file = write_kit(tmp_path / "kit", "canceled", size=24, budget=4, seconds=0.1, hold=hold)
     kit = client.run(kit_file)
     with Puts(suite.home) as puts:
         design = kit.job("DOE").job_id
-        assert until(lambda: client.job(design).status == "RUNNING", 60)
+        assert until(lambda: client.job(design).status == "RUNNING", 120)
         points = points_folder(suite.home, client.kit(kit.kit_id))
-        assert until(lambda: len(list(points.glob("*/points/*/*.json"))) >= 4, 60)
-        hold.touch()  # whatever the machine does meanwhile, it does not finish
-        assert until(lambda: simulators(suite.home), 60)
+        assert until(lambda: puts.of(points) and simulators(design), 120)
 
         suite.cli("cancel", str(kit.kit_id), "--reason", "enough")
 
-        assert until(lambda: not simulators(suite.home), 30)
+        assert until(lambda: not simulators(design), 120)
         hold.unlink()
         canceled = client.kit(kit.kit_id)
         assert canceled.status == "CANCELED"
@@ -72,16 +77,15 @@ def test_a_canceled_kit_stops_in_the_middle_of_its_runs_and_goes_on_when_retried
         with pytest.raises(vistaflow.KitFailedError, match="CANCELED"):
             client.wait(kit.kit_id)
         suite.cli("watch", str(kit.kit_id), code=1)
-        time.sleep(1)  # longer than a run and a look at the store
         kept = len(puts.of(points))
-        assert kept < 24
+        assert 0 < kept < 24
 
         suite.cli("retry", str(kit.kit_id))
-        ended = client.wait(kit.kit_id, timeout=120)
+        ended = client.wait(kit.kit_id, timeout=240)
 
         assert ended.status == "FINISHED"
         result = ended.job("design").result
-        assert result["cached_count"] >= kept - 1
+        assert result["cached_count"] >= kept
         assert ended.job("collect").attempt == 1
         assert ended.job("design").attempt == 2
         evaluated = puts.of(points)
@@ -89,17 +93,18 @@ def test_a_canceled_kit_stops_in_the_middle_of_its_runs_and_goes_on_when_retried
 
 
 def test_a_kit_goes_on_in_a_corrected_deck_and_keeps_the_points_that_are_still_valid(
-    suite: Suite, client: vistaflow.Client, tmp_path: Path
+    suite: Suite, client: vistaflow.Client, hold: Path, tmp_path: Path
 ) -> None:
-    slow = "time.sleep(12 * (parameters['x'] > 1.0))"
+    hold.touch()
+    slow = f"while parameters['x'] > 1.0 and os.path.exists({str(hold)!r}): time.sleep(0.02)"
     kit_file = write_kit(tmp_path / "kit", "impatient", size=12, seconds=0, first=slow, budget=2)
     settings = kit_file.parent / "deck" / "deck.yaml"
     text = settings.read_text()
     settings.write_text(
-        text.replace("timeout: 120", "timeout: 5\nfailure: {max_failed_fraction: 0.1}")
+        text.replace("timeout: 120", "timeout: 15\nfailure: {max_failed_fraction: 0.1}")
     )
     done = suite.cli("run", str(kit_file), code=1)
-    (kit,) = client.kits(limit=1)
+    kit = kit_named(client, "slow bowl impatient")
     assert f"vistaflow retry {kit.kit_id} --deck FOLDER" in done.stdout
     first = client.kit(kit.kit_id)
     good = [
@@ -110,6 +115,7 @@ def test_a_kit_goes_on_in_a_corrected_deck_and_keeps_the_points_that_are_still_v
     assert good
     before = [(each.name, each.status, each.revision) for each in first.jobs[:1]]
 
+    hold.unlink()
     settings.write_text(text)
     suite.cli("retry", str(kit.kit_id), "--deck", str(settings.parent), "--reason", "impatient")
     ended = client.wait(kit.kit_id, timeout=240)
@@ -138,7 +144,7 @@ def test_a_kit_whose_every_run_fails_ends_failed_with_the_reason(
     assert "FAILED" in done.stdout
     assert "the bowl is cracked" in done.stdout
     assert "vistaflow retry" in done.stdout
-    (kit,) = client.kits(limit=1)
+    kit = kit_named(client, "slow bowl cracked")
     failed = client.kit(kit.kit_id).job("design")
     assert "failed, more than the 50% that its policy allows" in failed.reason
     assert client.kit(kit.kit_id).job("train").status == "INIT"

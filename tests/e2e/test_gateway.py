@@ -63,7 +63,7 @@ def test_every_unary_rpc_answers_as_over_grpc(suite: Suite, http: httpx.Client) 
                 response_deserializer=GetMessageClass(method.output_type).FromString,
             )
             try:
-                call(GetMessageClass(method.input_type)(), timeout=20)
+                call(GetMessageClass(method.input_type)(), timeout=60)
                 expected = 200
             except grpc.RpcError as error:
                 expected = STATUSES.get(error.code().name, 500)
@@ -205,7 +205,7 @@ class Reader(threading.Thread):
             headers = {"last-event-id": last_id} if last_id else {}
             try:
                 with (
-                    httpx.Client(timeout=20, trust_env=False) as client,
+                    httpx.Client(timeout=60, trust_env=False) as client,
                     client.stream("GET", self.url + self.path, headers=headers) as answer,
                 ):
                     if answer.status_code != 200:
@@ -242,6 +242,7 @@ class Reader(threading.Thread):
         return bool(self.goal) and self.last >= self.goal
 
 
+@pytest.mark.timeout(600)
 def test_no_row_is_missed_or_repeated_whatever_is_killed(own_suite: Suite, tmp_path: Path) -> None:
     url = url_of(own_suite)
     options = [("grpc.enable_http_proxy", 0)]
@@ -249,7 +250,7 @@ def test_no_row_is_missed_or_repeated_whatever_is_killed(own_suite: Suite, tmp_p
         stub = registry_pb2_grpc.RegistryServiceStub(channel)
         job = registry_pb2.NewJob(name="work", job_type=common_pb2.JOB_TYPE_DOE)
         kit = stub.CreateKit(registry_pb2.CreateKitRequest(name="a", jobs=[job])).kit
-        readers = [Reader(url, f"/v1/kits/{kit.kit_id}/events", 120) for _ in range(3)]
+        readers = [Reader(url, f"/v1/kits/{kit.kit_id}/events", 240) for _ in range(3)]
         seq = 0
 
         def append(count: int) -> None:
@@ -262,7 +263,9 @@ def test_no_row_is_missed_or_repeated_whatever_is_killed(own_suite: Suite, tmp_p
                 )  # fmt: skip
                 while True:
                     try:
-                        stub.AppendStates(registry_pb2.AppendStatesRequest(states=[row]), timeout=5)
+                        stub.AppendStates(
+                            registry_pb2.AppendStatesRequest(states=[row]), timeout=20
+                        )
                         break
                     except grpc.RpcError:
                         time.sleep(0.2)
@@ -270,7 +273,7 @@ def test_no_row_is_missed_or_repeated_whatever_is_killed(own_suite: Suite, tmp_p
         append(5)
         for reader in readers[:2]:
             reader.start()
-        end = time.monotonic() + 60
+        end = time.monotonic() + 120
         while not all(reader.snapshots for reader in readers[:2]):
             assert time.monotonic() < end
             time.sleep(0.05)
@@ -284,14 +287,14 @@ def test_no_row_is_missed_or_repeated_whatever_is_killed(own_suite: Suite, tmp_p
         question.filter.kit_ids.append(kit.kit_id)
         while True:
             try:
-                log = [row.revision for row in stub.ListStates(question, timeout=5).states]
+                log = [row.revision for row in stub.ListStates(question, timeout=20).states]
                 break
             except grpc.RpcError:
                 time.sleep(0.2)
         for reader in readers:
             reader.goal = log[-1]
         for reader in readers:
-            reader.join(120)
+            reader.join(240)
 
     for reader in readers:
         assert reader.done

@@ -38,7 +38,7 @@ def document() -> Any:
 
 @pytest.fixture
 def http(suite: Suite) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url_of(suite), timeout=90, trust_env=False) as client:
+    with httpx.Client(base_url=url_of(suite), timeout=180, trust_env=False) as client:
         yield client
 
 
@@ -186,7 +186,7 @@ def attack(document: Any, base: str, most_examples: int) -> dict[str, int]:
 
         send()
 
-    with httpx.Client(base_url=base, timeout=90, trust_env=False) as http:
+    with httpx.Client(base_url=base, timeout=180, trust_env=False) as http:
         for result in schema.get_all_operations():
             assert isinstance(result, Ok), result
             operation = result.ok()
@@ -257,9 +257,20 @@ def test_rows_are_asked_for_with_curl_as_users_do(suite: Suite, tmp_path: Path) 
         text=True,
     )
     answer = json.loads(
-        curl("-G", url, "-d", "limit=10", "-d", "wait=30s", "--data-urlencode", sql)
+        curl("-G", url, "-d", "limit=10", "-d", "wait=60s", "--data-urlencode", sql)
     )
-    curl("-G", "-H", "Accept: text/csv", "-o", "data.csv", url, "--data-urlencode", sql)
+    curl(
+        "-G",
+        "-d",
+        "wait=60s",
+        "-H",
+        "Accept: text/csv",
+        "-o",
+        "data.csv",
+        url,
+        "--data-urlencode",
+        sql,
+    )
     query = answer["query"]["query_id"]
     rows = f"{url_of(suite)}/v1/queries/{query}/rows"
     as_json = curl(rows, "-H", "Accept: application/json")

@@ -14,6 +14,8 @@ import pytest
 import vistaflow
 from tests.e2e.conftest import Suite, lines  # type: ignore[import-not-found]
 
+pytestmark = pytest.mark.timeout(900)  # whole kits, on a machine that does others' work, too
+
 BEAM = """\
 name: cheapest welded beam
 deck: welded_beam
@@ -39,9 +41,9 @@ def beam(suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ob
     (started,) = suite.json("run", str(kit_file), "--detach")
     kit_id = started["kit_id"]
     watch = [sys.executable, "-m", "vistaflow.cli.app", "watch", str(kit_id), "--json"]
-    watcher = lines(watch, suite, folder / "watch.jsonl")
-    suite.cli("watch", str(kit_id))
-    assert watcher.wait(60) == 0
+    with lines(watch, suite, folder / "watch.jsonl") as watcher:
+        suite.cli("watch", str(kit_id))
+        assert watcher.wait(120) == 0
     (kit,) = suite.json("show", str(kit_id))
     seen = [json.loads(line) for line in (folder / "watch.jsonl").read_text().splitlines()]
     return {"kit": kit, "seen": seen}
@@ -143,7 +145,7 @@ def test_the_suite_is_driven_by_reflection_alone(suite: Suite) -> None:
             ],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
         )
         assert done.returncode == 0, done.stderr
         decoder, text, found = json.JSONDecoder(), done.stdout.strip(), []

@@ -14,6 +14,7 @@ import pytest
 
 import vistaflow
 from tests.e2e.conftest import Suite, start_suite  # type: ignore[import-not-found]
+from tests.processes import files_below  # type: ignore[import-not-found]
 from tests.strangers import (  # type: ignore[import-not-found]
     Stranger,
     as_root,
@@ -49,7 +50,7 @@ def cli(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         env={"VISTAFLOW_HOME": str(home), "COLUMNS": "120", "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
 
 
@@ -125,7 +126,7 @@ def test_the_user_who_started_it_needs_no_token_at_any_port(suite: Suite) -> Non
             continue
         with grpc.insecure_channel(addresses[service]) as channel:
             try:
-                channel.unary_unary(method)(b"", timeout=20)
+                channel.unary_unary(method)(b"", timeout=60)
             except grpc.RpcError as error:
                 if error.code().name in DENIED:
                     wrong.append((method, error.code(), error.details()))
@@ -139,10 +140,12 @@ def test_only_that_user_may_read_the_token_and_it_is_nowhere_else(suite: Suite) 
     secret = file.read_text().strip().rpartition(".")[2]
     places = [
         path
-        for path in suite.home.rglob("*")
-        if path.is_file() and path != file and "pg" not in path.relative_to(suite.home).parts
+        for path, content in files_below(suite.home)
+        if path != file
+        and "pg" not in path.relative_to(suite.home).parts
+        and secret.encode() in content
     ]
-    assert [path for path in places if secret.encode() in path.read_bytes()] == []
+    assert places == []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             assert secret.encode() not in path.read_bytes()
@@ -165,9 +168,9 @@ def test_commands_find_the_suite_by_its_home_and_say_who_is_let_in(suite: Suite)
 def test_work_is_done_without_anybody_showing_a_token(suite: Suite) -> None:
     with vistaflow.connect(suite.address) as client:
         design = client.generate_design("branin", doe_pb2.DesignSpec(size=8))
-        assert client.wait(design.kit_id, timeout=60).status == "FINISHED"
+        assert client.wait(design.kit_id, timeout=120).status == "FINISHED"
         run = client.evaluate_design(design.job_id)
-        assert client.wait(run.kit_id, timeout=60).status == "FINISHED"
+        assert client.wait(run.kit_id, timeout=120).status == "FINISHED"
         assert len(client.design_rows(run.job_id)) == 8
 
 

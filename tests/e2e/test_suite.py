@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from tests.e2e.conftest import (  # type: ignore[import-not-found]
     START_SECONDS,
     Suite,
 )
+from tests.processes import reaped  # type: ignore[import-not-found]
 from vistaflow_services.suite.ports import free_port
 
 
@@ -55,12 +57,23 @@ def processes(home: Path) -> dict[int, str]:
     return found
 
 
-def none_left(home: Path, seconds: float) -> dict[int, str]:
+def none_left(home: Path, seconds: float = START_SECONDS) -> dict[int, str]:
     """What is left of a home after so long; returns as soon as it is nothing."""
     end = time.monotonic() + seconds
     while (left := processes(home)) and time.monotonic() < end:
         time.sleep(0.1)
     return left
+
+
+def announced(suite: Suite) -> None:
+    """Waits until the registry lists all services, as it does right after they began to serve."""
+    end = time.monotonic() + START_SECONDS
+    with vistaflow.connect(suite.address) as client:
+        while {
+            service.name for service in client.server_info().services if service.status == "SERVING"
+        } != set(SERVICES):
+            assert time.monotonic() < end
+            time.sleep(0.05)
 
 
 def suite_pid(home: Path) -> int:
@@ -71,6 +84,7 @@ def test_up_down_up_goes_on_with_the_old_data_and_leaves_no_process(tmp_path: Pa
     home = tmp_path / "home"
     with up(home) as suite:
         endpoints = json.loads((home / "run" / "endpoints.json").read_text())
+        announced(suite)
         (told,) = suite.json("status")
         assert tuple(endpoints) == SERVICES
         assert endpoints["registry"] == suite.address
@@ -86,7 +100,7 @@ def test_up_down_up_goes_on_with_the_old_data_and_leaves_no_process(tmp_path: Pa
         assert suite_pid(home) == pid
 
         assert "vistaflow is down" in suite.cli("down").stdout
-        assert none_left(home, 30) == {}
+        assert none_left(home) == {}
         assert not (home / "run" / "endpoints.json").exists()
         assert "nothing is up" in suite.cli("down").stdout
         assert "vistaflow up" in suite.cli("status", code=3).stderr
@@ -95,7 +109,7 @@ def test_up_down_up_goes_on_with_the_old_data_and_leaves_no_process(tmp_path: Pa
         kept = client.kit(kit.kit_id)
         assert (kept.name, kept.revision) == ("kept", kit.revision)
         assert client.create_kit("next").kit_id == kit.kit_id + 1
-    assert none_left(home, 30) == {}
+    assert none_left(home) == {}
 
 
 def test_what_a_killed_suite_leaves_is_taken_up_by_the_next(tmp_path: Path) -> None:
@@ -107,7 +121,7 @@ def test_what_a_killed_suite_leaves_is_taken_up_by_the_next(tmp_path: Path) -> N
 
         os.kill(suite_pid(home), signal.SIGKILL)
 
-        assert none_left(home, 60) == {}
+        assert none_left(home) == {}
         assert (home / "run" / "endpoints.json").exists()  # stale: the next must not trust it
 
     with up(home) as suite:
@@ -117,6 +131,7 @@ def test_what_a_killed_suite_leaves_is_taken_up_by_the_next(tmp_path: Path) -> N
         postgres = suite.pid("postgres")
         # Frozen first, so that none can react to the death of another.
         pids = [suite_pid(home), *(suite.pid(each) for each in SERVICES)]
+        assert all(pids)  # 0 would be this process and its group
         for signum in (signal.SIGSTOP, signal.SIGKILL):
             for pid in pids:
                 os.kill(pid, signum)
@@ -127,7 +142,7 @@ def test_what_a_killed_suite_leaves_is_taken_up_by_the_next(tmp_path: Path) -> N
             assert following.pid("postgres") == postgres
             with vistaflow.connect(following.address) as client:
                 assert client.job(job.job_id).status == "FINISHED"
-    assert none_left(home, 30) == {}
+    assert none_left(home) == {}
 
 
 @pytest.mark.parametrize("sign", ["run/suite.json", "pg/postmaster.pid", "run/endpoints.json"])
@@ -141,13 +156,15 @@ def test_a_suite_whose_terminal_is_closed_ends_with_all_it_has_started(
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    end = time.monotonic() + START_SECONDS
-    while not (own_home.home / sign).exists() and time.monotonic() < end:
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGHUP)
-    process.wait(START_SECONDS)
-    assert none_left(own_home.home, 30) == {}
+    with reaped(process):
+        deadline = time.monotonic() + START_SECONDS
+        while not (own_home.home / sign).exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGHUP)
+        process.wait(START_SECONDS)
+    assert none_left(own_home.home) == {}
     assert own_home.cli("down").stdout == "nothing is up\n"
 
 
@@ -159,23 +176,24 @@ def test_two_homes_at_once_know_nothing_of_each_other(suite: Suite, tmp_path: Pa
     ):
         one.create_kit("of the first")
         assert other.create_kit("of the second").kit_id == 1
-        assert [each.name for each in other.kits()] == ["of the second"]
+        assert [each.name for each in other.kits(project="default")] == ["of the second"]
         assert "of the second" not in [each.name for each in one.kits()]
         assert one.server_info().epoch != other.server_info().epoch
-    assert none_left(tmp_path, 30) == {}
-    assert suite.cli("status")
+    assert none_left(tmp_path) == {}
+    assert suite.serves("registry")
 
 
 def test_a_taken_port_is_told_at_once(own_home: Suite) -> None:
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", int(own_home.address.rpartition(":")[2])))
+        taken.bind(("127.0.0.1", 0))
         taken.listen()
+        own_home = replace(own_home, address=f"127.0.0.1:{taken.getsockname()[1]}")
 
         told = own_home.cli("up", "--detach", code=1).stderr
 
     assert f"cannot listen on {own_home.address}" in told
     assert "--port" in told
-    assert none_left(own_home.home, 30) == {}
+    assert none_left(own_home.home) == {}
 
 
 @pytest.mark.parametrize(
@@ -201,4 +219,4 @@ def test_a_service_that_cannot_start_is_given_up_with_its_reason(
     assert said in told
     assert f"vistaflow logs {service}" in told
     assert "Traceback" not in told
-    assert none_left(own_home.home, 30) == {}
+    assert none_left(own_home.home) == {}

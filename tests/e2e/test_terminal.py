@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pty
 import re
@@ -11,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import vistaflow
@@ -34,7 +34,7 @@ class Terminal:
         )
         os.close(theirs)
 
-    def read(self, until: str = "", seconds: float = 90) -> str:
+    def read(self, until: str = "", seconds: float = 240) -> str:
         """What was shown, up to a text or to the end, without colours and moves."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -54,10 +54,13 @@ class Terminal:
     def code(self) -> int:
         """Its exit code."""
         self.read()
-        code = self.process.wait(60)
-        with contextlib.suppress(OSError):
-            os.close(self._ours)
-        return code
+        return self.process.wait(60)
+
+    def close(self) -> None:
+        """Kills it, if it has not ended."""
+        self.process.kill()
+        self.process.wait()
+        os.close(self._ours)
 
 
 def test_a_run_at_a_terminal_shows_the_live_tree_and_the_result(
@@ -66,11 +69,11 @@ def test_a_run_at_a_terminal_shows_the_live_tree_and_the_result(
     hold.touch()
     kit_file = write_kit(tmp_path / "kit", "seen", size=12, budget=2, seconds=0.1, hold=hold)
 
-    terminal = Terminal(suite, "run", str(kit_file))
-    terminal.read(until=r"[1-9]\d*/12")
-    assert "✔ design" not in terminal.text
-    hold.unlink()
-    code = terminal.code()
+    with closing(Terminal(suite, "run", str(kit_file))) as terminal:
+        terminal.read(until=r"[1-9]\d*/12")
+        assert "✔ design" not in terminal.text
+        hold.unlink()
+        code = terminal.code()
 
     assert code == 0, terminal.text
     assert re.search(r"▶ design +RUNNING", terminal.text)
@@ -82,14 +85,14 @@ def test_a_run_at_a_terminal_shows_the_live_tree_and_the_result(
 def test_ctrl_c_detaches_and_the_kit_goes_on(suite: Suite, hold: Path, tmp_path: Path) -> None:
     hold.touch()
     kit_file = write_kit(tmp_path / "kit", "left alone", size=12, budget=2, seconds=0.2, hold=hold)
-    terminal = Terminal(suite, "run", str(kit_file))
-    terminal.read(until=r"▶ collect|▶ design")
-    found = re.search(r"kit (\d+) is started", terminal.text)
-    assert found is not None
-    kit_id = int(found.group(1))
+    with closing(Terminal(suite, "run", str(kit_file))) as terminal:
+        terminal.read(until=r"▶ collect|▶ design")
+        found = re.search(r"kit (\d+) is started", terminal.text)
+        assert found is not None
+        kit_id = int(found.group(1))
 
-    terminal.process.send_signal(signal.SIGINT)
-    code = terminal.code()
+        terminal.process.send_signal(signal.SIGINT)
+        code = terminal.code()
 
     assert code == 130, terminal.text
     assert f"kit {kit_id} goes on" in terminal.text
@@ -106,13 +109,13 @@ def test_a_watch_at_a_terminal_survives_the_kill_of_the_registry(
     hold.touch()
     kit_file = write_kit(tmp_path / "kit", "watched", size=12, budget=2, seconds=0.1, hold=hold)
     (started,) = suite.json("run", str(kit_file), "--detach")
-    terminal = Terminal(suite, "watch", str(started["kit_id"]))
-    terminal.read(until=r"[1-9]\d*/12")
-    assert "✔ design" not in terminal.text
+    with closing(Terminal(suite, "watch", str(started["kit_id"]))) as terminal:
+        terminal.read(until=r"[1-9]\d*/12")
+        assert "✔ design" not in terminal.text
 
-    suite.kill("registry")
-    hold.unlink()
-    code = terminal.code()
+        suite.kill("registry")
+        hold.unlink()
+        code = terminal.code()
 
     assert code == 0, terminal.text
     assert re.search(r"✔ optimize +FINISHED", terminal.text)

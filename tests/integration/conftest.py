@@ -90,7 +90,7 @@ def module_database(postgres: str, template: str) -> Iterator[str]:
 @asynccontextmanager
 async def serving(conninfo: str, config: Config | None = None) -> AsyncIterator[Registry]:
     """A registry on a migrated database, listening on a free port."""
-    config = config or Config(lease_seconds=2.0)
+    config = config or Config(lease_seconds=5.0)
     pool = make_pool(conninfo, schema=config.schema, size=6)
     await pool.open(wait=True, timeout=60)
     try:

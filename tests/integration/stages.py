@@ -48,7 +48,7 @@ async def stage_serving(
 
 
 async def finished(
-    registry: RegistryClient, job: common_pb2.Job, *, seconds: float = 120
+    registry: RegistryClient, job: common_pb2.Job, *, seconds: float = 240
 ) -> common_pb2.Job:
     """The job once it has ended."""
     async with asyncio.timeout(seconds):
@@ -90,7 +90,7 @@ async def refused(call: Any) -> tuple[grpc.StatusCode, dict[str, str]]:
 
 async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]]) -> None:
     """Waits for a condition."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while True:
             met = condition()
             if await met if isinstance(met, Awaitable) else met:

@@ -158,7 +158,7 @@ def services_of(home: Home, port: int, auth: str) -> list[Supervised]:
         service = Supervised(name, port=own_port, logs=home.logs, over_http=name == "gateway")
         if name == "gateway":
             service.listen = service.listen[0], host
-            service.may_move = service.listen[0] not in os.environ
+            service.may_move = not own_port or service.listen[0] not in os.environ
         service.environment = {
             **os.environ,
             **token,

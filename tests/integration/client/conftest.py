@@ -41,7 +41,7 @@ class RegistryProcess:
                 stdout=output,
                 stderr=output,
             )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not told.exists():
             assert self._process.poll() is None, (self._folder / "registry.out").read_text()
             assert time.monotonic() < deadline

@@ -59,10 +59,10 @@ async def address(module_registry: str, home: Path, data_root: Path) -> AsyncIte
         stage_serving(SERVICE, StageConfig(), **common),
         stage_serving(INGESTION, Config(listen="127.0.0.1:0"), **common),
         AsyncClient(module_registry) as client,
-        asyncio.timeout(60),
     ):
-        while len((await client.server_info()).services) < 2:  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+        async with asyncio.timeout(120):
+            while len((await client.server_info()).services) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
         yield module_registry
 
 
@@ -162,7 +162,7 @@ async def test_the_logs_of_a_running_job_are_followed_by_client_and_command(
     new = registry_pb2.NewJob(name="design", job_type=common_pb2.JOB_TYPE_DOE, spec=spec)
     job = (await registry_client.create_job(registry_pb2.CreateJobRequest(job=new))).job
 
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         (code, output), *_ = await asyncio.gather(
             command("logs", job.job_id, "-f", address=address, folder=tmp_path),
             finished(registry_client, job),
@@ -268,7 +268,7 @@ async def test_the_log_of_a_service_is_followed_into_its_next_file(
     code, output = await command("logs", "registry", "-n", "1", address=address, folder=tmp_path)
     assert (code, output) == (0, "registry: two\n")
     lines = []
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         async for line in client.service_logs("registry", follow=True):
             lines.append(line)
             if line == "two":

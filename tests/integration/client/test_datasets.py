@@ -50,10 +50,10 @@ async def client(
         async with (
             stage_serving(SERVICE, config, home=home, registry=module_registry),
             AsyncClient(module_registry) as client,
-            asyncio.timeout(60),
         ):
-            while not (await client.server_info()).services:  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
+            async with asyncio.timeout(120):
+                while not (await client.server_info()).services:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
             yield client
 
 

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from typer.testing import CliRunner
 
 import vistaflow
 from tests.integration.client.conftest import RegistryProcess  # type: ignore[import-not-found]
+from tests.processes import reaped  # type: ignore[import-not-found]
 from vistaflow.aio.client import connect
 from vistaflow.cli.app import app
 from vistaflow.errors import InvalidArgumentError, OutOfRangeError
@@ -24,7 +24,7 @@ from vistaflow.errors import InvalidArgumentError, OutOfRangeError
 async def test_each_watch_of_a_stream_goes_on_after_the_registry_was_killed(
     process: RegistryProcess,
 ) -> None:
-    async with connect(process.address) as client, asyncio.timeout(60):
+    async with connect(process.address) as client, asyncio.timeout(180):
         one = await client.create_kit("one", ["DOE"], project="a")
         many = client.watch_many(
             all={}, failed={"statuses": ["FAILED"], "kit_ids": [one.kit_id]}, b={"project": "b"}
@@ -59,7 +59,7 @@ async def test_each_watch_of_a_stream_goes_on_after_the_registry_was_killed(
 async def test_a_watch_that_cannot_be_served_is_raised_by_its_name(
     process: RegistryProcess,
 ) -> None:
-    async with connect(process.address) as client, asyncio.timeout(30):
+    async with connect(process.address) as client, asyncio.timeout(120):
         await client.create_kit("one", ["DOE"])
         for wanted, kind in (
             ({"kit_ids": [-1]}, InvalidArgumentError),
@@ -154,12 +154,10 @@ def test_the_command_line_lists_reports_and_watches(
         stderr=subprocess.PIPE,
         text=True,
     )
-    timer = threading.Timer(60, watched.kill)
-    timer.start()
-    assert watched.stdout is not None
-    assert "FAILED out of memory" in watched.stdout.readline()
-    watched.send_signal(signal.SIGINT)
-    _, errors = watched.communicate(timeout=60)
-    timer.cancel()
+    with reaped(watched):
+        assert watched.stdout is not None
+        assert "FAILED out of memory" in watched.stdout.readline()
+        watched.send_signal(signal.SIGINT)
+        _, errors = watched.communicate(timeout=120)
     assert watched.returncode == 130
     assert "go on from here with --from 5" in errors

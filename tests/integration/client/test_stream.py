@@ -59,15 +59,19 @@ async def test_rows_survive_a_registry_that_is_killed_and_none_comes_twice(
         job_id = await running_job(client)
         stop, count, answers = time.monotonic() + 3, 0, []
 
-        def disturb() -> None:
-            for _ in range(2):
-                time.sleep(0.8)
-                process.kill()
-                process.start()
-
-        disturbing = threading.Thread(target=disturb)
-        disturbing.start()
         async with client.stream() as stream:
+
+            def disturb() -> None:
+                for count in range(2):
+                    time.sleep(0.8)
+                    end = time.monotonic() + 120
+                    while stream.reconnect_count < count and time.monotonic() < end:
+                        time.sleep(0.01)  # what did not come back cannot be cut off
+                    process.kill()
+                    process.start()
+
+            disturbing = threading.Thread(target=disturb)
+            disturbing.start()
             while time.monotonic() < stop or disturbing.is_alive():
                 chunk = rows(job_id, count, 20)
                 for n, row in enumerate(chunk):
@@ -156,7 +160,7 @@ async def test_a_client_that_is_closed_under_its_stream_ends_it(process: Registr
     await client.close()
     await stream.send(rows(job_id, 3, 3))
     with pytest.raises(vistaflow.VistaError):
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             await stream.close()
 
 
@@ -185,7 +189,7 @@ async def test_a_block_that_raises_ends_the_stream_without_waiting(
         answers = []
 
         async def fail() -> None:
-            async with asyncio.timeout(60), client.stream() as stream:
+            async with asyncio.timeout(120), client.stream() as stream:
                 answers.append(await stream.send(rows(job_id, 0, 3)))
                 raise KeyError("the caller's own")
 

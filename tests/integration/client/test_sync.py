@@ -81,7 +81,7 @@ def test_a_closed_client_leaves_no_thread(process: RegistryProcess) -> None:
 
 
 def test_a_watch_survives_the_kill_of_the_registry(process: RegistryProcess) -> None:
-    with vistaflow.connect(process.address, timeout=30) as client:
+    with vistaflow.connect(process.address, timeout=120) as client:
         kit = client.create_kit("x", ["DOE"])
         job = kit.jobs[0].job_id
         client.append(job, "RUNNING")
@@ -105,7 +105,7 @@ def test_a_watch_survives_the_kill_of_the_registry(process: RegistryProcess) -> 
                 again = threading.Thread(target=process.start)
                 again.start()
         client.append(job, "FINISHED")
-        watcher.join(30)
+        watcher.join(120)
         again.join()
 
         assert not watcher.is_alive()
@@ -116,7 +116,7 @@ def test_a_watch_survives_the_kill_of_the_registry(process: RegistryProcess) -> 
 def test_an_append_in_flight_while_the_registry_dies_is_recorded_once(
     process: RegistryProcess,
 ) -> None:
-    with vistaflow.connect(process.address, timeout=30) as client:
+    with vistaflow.connect(process.address, timeout=120) as client:
         job = client.create_kit("x", ["DOE"]).jobs[0].job_id
         client.append(job, "RUNNING")
         for at in range(4):
@@ -127,7 +127,7 @@ def test_an_append_in_flight_while_the_registry_dies_is_recorded_once(
             time.sleep(0.002 * at)
             process.kill()
             process.start()
-            sending.join(30)
+            sending.join(120)
             assert not sending.is_alive()
         parts = [each.task_name for each in client.states(job_ids=[job]) if each.task_name]
         assert parts == ["part-0", "part-1", "part-2", "part-3"]

@@ -62,7 +62,7 @@ class ScriptedRegistry(registry_pb2_grpc.RegistryServiceServicer):
             await self._server.stop(0)
             self._server = None
 
-    async def until(self, holds: Callable[[], Any], seconds: float = 60) -> None:
+    async def until(self, holds: Callable[[], Any], seconds: float = 120) -> None:
         async with asyncio.timeout(seconds), self._changed:
             await self._changed.wait_for(holds)
 

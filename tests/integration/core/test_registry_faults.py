@@ -37,7 +37,7 @@ async def begin(database: str, address: str, tmp_path: Path) -> AsyncIterator[Be
             "VISTAFLOW_HOME": str(tmp_path),
             "VISTAFLOW_REGISTRY_LISTEN": address,
             "VISTAFLOW_REGISTRY_DATABASE": database,
-            "VISTAFLOW_REGISTRY_LEASE_SECONDS": "3",
+            "VISTAFLOW_REGISTRY_LEASE_SECONDS": "10",
         }
         started.append(
             await asyncio.create_subprocess_exec(
@@ -67,7 +67,7 @@ async def stage(address: str, tmp_path: Path) -> AsyncIterator[asyncio.subproces
     )
     yield process
     process.terminate()
-    await asyncio.wait_for(process.wait(), 60)
+    await asyncio.wait_for(process.wait(), 120)
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ async def start(registry: str, tmp_path: Path) -> AsyncIterator[Start]:
     for each in started:
         if each.returncode is None:
             each.terminate()
-            await asyncio.wait_for(each.wait(), 60)
+            await asyncio.wait_for(each.wait(), 120)
 
 
 async def new_job(client: RegistryClient, **what: Any) -> common_pb2.Job:
@@ -90,7 +90,7 @@ async def until(
     client: RegistryClient,
     job_id: str,
     holds: Callable[[common_pb2.Job], Any],
-    seconds: float = 60,
+    seconds: float = 120,
 ) -> common_pb2.Job:
     give_up = time.monotonic() + seconds
     while True:
@@ -186,7 +186,7 @@ async def test_killing_the_service_leaves_no_process_and_its_job_runs_again(
     assert set(pids) <= set(descendants(service.pid))
     service.kill()
     await service.wait()
-    assert await still_there(pids, 20) == []
+    assert await still_there(pids, 120) == []
     await start()
     job = await until(client, job.job_id, is_over)
     assert (status_word(job.status), job.attempt) == ("FINISHED", 2)
@@ -216,8 +216,8 @@ async def test_sigterm_gives_the_job_back_without_counting_it(
     job = await until(client, job.job_id, has_begun)
     pids = pids_of(job)
     service.terminate()
-    assert await asyncio.wait_for(service.wait(), 30) == 0
-    assert await still_there(pids, 20) == []
+    assert await asyncio.wait_for(service.wait(), 120) == 0
+    assert await still_there(pids, 120) == []
     job = await client.get_job(job.job_id)
     assert status_word(job.status) == "QUEUED"
     assert "shuts down" in job.reason
@@ -273,7 +273,7 @@ async def test_a_warm_service_does_a_small_job_in_a_fraction_of_the_time(
 
 async def test_a_misspelt_setting_stops_the_service_with_the_right_name(start: Start) -> None:
     service = await start(VISTAFLOW_DOE_CAPACTIY="2")
-    assert await asyncio.wait_for(service.wait(), 60) == 2
+    assert await asyncio.wait_for(service.wait(), 120) == 2
 
 
 async def test_a_second_service_gets_another_worker_name_and_both_work(
@@ -301,7 +301,7 @@ async def test_a_frozen_service_loses_its_job_and_stops_it_when_it_wakes(
     job = await until(client, job.job_id, lambda job: job.attempt == 2 and has_begun(job))
     assert not set(pids_of(job)) & set(pids)
     frozen.send_signal(signal.SIGCONT)
-    assert await still_there(pids, 30) == []
+    assert await still_there(pids, 120) == []
     job = await until(client, job.job_id, is_over)
     assert (status_word(job.status), job.attempt) == ("FINISHED", 2)
     request = registry_pb2.ListStatesRequest(

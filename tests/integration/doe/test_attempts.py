@@ -23,7 +23,7 @@ SLOW = b"""
 import time
 
 def solve(p):
-    time.sleep(0.2)
+    time.sleep(0.5)
     return {"product": p["x"] * p["y"]}
 """
 
@@ -38,7 +38,7 @@ def slow_deck() -> Deck:
             parameters=(Parameter(name="x", low=1, high=2), Parameter(name="y", low=1, high=2))
         ),
         responses=(Response(name="product"),),
-        timeout_seconds=20.0,
+        timeout_seconds=120.0,
     )
     return read_archive(deck.to_archive())
 

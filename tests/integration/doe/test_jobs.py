@@ -51,7 +51,7 @@ def frail_deck(limit: float, **policy: Any) -> Deck:
         ),
         responses=(Response(name="sum", unit="m"),),
         failure_policy=FailurePolicy(**policy),
-        timeout_seconds=20,
+        timeout_seconds=120,
     )
     return read_archive(deck.to_archive())
 

@@ -131,6 +131,7 @@ async def test_clocks_may_differ_by_a_little(accepting: Registry, issuer: LocalI
 async def test_a_rotated_key_is_fetched_and_unknown_ones_are_not_a_flood(
     accepting: Registry, issuer: LocalIssuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(issuing, "FETCH_SECONDS", 3600.0)
     assert (await shown(accepting, issuer.token())).name == "kim@lab"
     unknown = ECKey.generate_key("P-256", {"kid": "unknown"})
     for number in range(5):
@@ -206,7 +207,7 @@ async def test_a_stream_ends_when_the_token_expires(
     accepting: Registry, issuer: LocalIssuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(issuing, "SKEW_SECONDS", 0)
-    token = issuer.token(exp=issuer.claims()["iat"] + 3)
+    token = issuer.token(exp=issuer.claims()["iat"] + 6)
     async with Keys(accepting).channel(token) as channel:
         stub: Any = RegistryServiceStub(channel)
         await new_kit(stub, project="lab")

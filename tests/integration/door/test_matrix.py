@@ -143,14 +143,14 @@ async def outcome(channel: grpc.aio.Channel, method: MethodDescriptor, body: byt
 
     try:
         if method.client_streaming and method.server_streaming:
-            call: Any = channel.stream_stream(path)(requests(), timeout=20)
+            call: Any = channel.stream_stream(path)(requests(), timeout=60)
         elif method.client_streaming:
-            await channel.stream_unary(path)(iter([body]), timeout=20)
+            await channel.stream_unary(path)(iter([body]), timeout=60)
             return grpc.StatusCode.OK, ""
         elif method.server_streaming:
-            call = channel.unary_stream(path)(body, timeout=20)
+            call = channel.unary_stream(path)(body, timeout=60)
         else:
-            await channel.unary_unary(path)(body, timeout=20)
+            await channel.unary_unary(path)(body, timeout=60)
             return grpc.StatusCode.OK, ""
         await call.read()
         call.cancel()

@@ -18,6 +18,7 @@ from google.protobuf.duration_pb2 import Duration
 from keys import Keys
 
 import vistaflow
+from tests.networks import has_ipv6  # type: ignore[import-not-found]
 from tests.strangers import UID, Stranger, as_root, stranger  # type: ignore[import-not-found]
 from vistaflow._machine.local import token_file
 from vistaflow.api.registry.v1 import registry_pb2 as pb
@@ -30,6 +31,7 @@ from vistaflow_services.registry.__main__ import Registry
 
 SERVICE = pb.DESCRIPTOR.services_by_name["RegistryService"].full_name
 GET_KIT = f"/{SERVICE}/GetKit"
+needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="there is no IPv6 here")
 Text = wrappers_pb2.StringValue
 OPTIONS = [("grpc.use_local_subchannel_pool", 1)]
 
@@ -166,7 +168,15 @@ async def test_a_call_of_another_user_is_not_the_owners_who_takes_over_its_port(
         assert any(judged)
 
 
-@pytest.mark.parametrize("listen", ["127.0.0.1:0", "[::1]:0", "localhost:0", "unix:{}/socket"])
+@pytest.mark.parametrize(
+    "listen",
+    [
+        "127.0.0.1:0",
+        pytest.param("[::1]:0", marks=needs_ipv6),
+        "localhost:0",
+        "unix:{}/socket",
+    ],
+)
 async def test_the_owner_enters_wherever_the_service_listens_here(
     listen: str, tmp_path: Path
 ) -> None:

@@ -99,28 +99,30 @@ async def test_no_secret_is_found_in_anything_that_a_registry_leaves_or_tells(
 
     with (tmp_path / "out").open("wb") as out:
         process = await asyncio.create_subprocess_exec(*REGISTRY, stdout=out, stderr=out)
-    async with asyncio.timeout(60):
-        while not (tmp_path / "address").exists():  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
-    address = (tmp_path / "address").read_text()
-    heard = await asked(address, good, revoked)
-    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
-        # Faults, whose reports are where secrets like to show.
-        await connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    try:
+        async with asyncio.timeout(120):
+            while not (tmp_path / "address").exists():  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        address = (tmp_path / "address").read_text()
+        heard = await asked(address, good, revoked)
+        async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
+            # Faults, whose reports are where secrets like to show.
+            await connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            heard += await asked(address, good, revoked)
+            await connection.execute("ALTER TABLE vistadb_test.kits RENAME TO hidden")
+            heard += await asked(address, good, revoked)
+            await connection.execute("ALTER TABLE vistadb_test.hidden RENAME TO kits")
+        url = f"http://127.0.0.1:{metrics}/metrics"
+        heard.append(
+            await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=60).read().decode())
         )
-        heard += await asked(address, good, revoked)
-        await connection.execute("ALTER TABLE vistadb_test.kits RENAME TO hidden")
-        heard += await asked(address, good, revoked)
-        await connection.execute("ALTER TABLE vistadb_test.hidden RENAME TO kits")
-    url = f"http://127.0.0.1:{metrics}/metrics"
-    heard.append(
-        await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=20).read().decode())
-    )
-    heard += written(Path(f"/proc/{process.pid}"), "cmdline")
-    process.terminate()
-    await process.wait()
+        heard += written(Path(f"/proc/{process.pid}"), "cmdline")
+    finally:
+        process.terminate()
+        await process.wait()
 
     # One that cannot reach its database says so, and not how.
     monkeypatch.setenv(

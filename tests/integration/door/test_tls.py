@@ -56,7 +56,7 @@ async def answers(address: str, **environment: str | Path) -> bool:
     async with secured_channel(address, options, environment=settings) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
-            await stub.Check(health_pb2.HealthCheckRequest(), timeout=3)  # type: ignore[misc]
+            await stub.Check(health_pb2.HealthCheckRequest(), timeout=60)  # type: ignore[misc]
         except grpc.aio.AioRpcError as error:
             return error.code() is not grpc.StatusCode.UNAVAILABLE
     return True
@@ -95,7 +95,7 @@ async def test_a_server_that_wants_certificates_answers_only_those_its_authority
         assert not await answers(address, VISTAFLOW_TLS_CA=authority.ca)
         # A service shows the certificate that it serves with; so do health probes.
         monkeypatch.setenv("VISTAFLOW_TLS_CA", str(authority.ca))
-        assert await asyncio.to_thread(probe.serves, address)
+        assert await asyncio.to_thread(probe.serves, address, 60)
 
 
 async def test_a_new_certificate_is_served_without_a_restart_and_half_of_one_is_not(

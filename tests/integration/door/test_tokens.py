@@ -182,7 +182,7 @@ async def watch(stub: Any) -> Any:
 async def test_a_watch_ends_with_unauthenticated_when_its_token_does(
     keys: Keys, guarded: Registry, how: str
 ) -> None:
-    token = await keys.make("VIEWER", "mine", seconds=1.0 if how == "expired" else None)
+    token = await keys.make("VIEWER", "mine", seconds=4.0 if how == "expired" else None)
     call = await watch(pb_stub(keys.channel(token)))
     if how == "revoked here":
         admin = await keys.stub("ADMIN")

@@ -119,7 +119,7 @@ async def gateway_serving(address: str, home: Path, **settings: Any) -> AsyncIte
     try:
         async with httpx.AsyncClient(
             base_url=f"{'https' if gateway.tls else 'http'}://{gateway.address}",
-            timeout=30,
+            timeout=120,
             trust_env=False,
             limits=limits,
             verify=ssl.create_default_context(cafile=os.environ.get("VISTAFLOW_TLS_CA")),

@@ -143,13 +143,13 @@ class Suite:
         new = registry_pb2.CreateKitRequest(
             name="smoke", jobs=[registry_pb2.NewJob(name="work", job_type=2)]
         )
-        kit = (await stub.CreateKit(new, timeout=20)).kit
+        kit = (await stub.CreateKit(new, timeout=60)).kit
         row = registry_pb2.AppendStatesRequest()
         row.states.add(job_id=kit.jobs[0].job_id, status=3)
-        answer = await stub.AppendStates(row, timeout=20)
+        answer = await stub.AppendStates(row, timeout=60)
         assert answer.results[0].verdict == registry_pb2.VERDICT_ACCEPTED
         read = registry_pb2.GetKitRequest(kit_id=kit.kit_id, min_revision=answer.revision)
-        assert (await stub.GetKit(read, timeout=20)).kit.jobs[0].status == 3
+        assert (await stub.GetKit(read, timeout=60)).kit.jobs[0].status == 3
         for name in STAGES:
             service = next(s for s in services() if s.name.lower() == f"{name}service")
             info = await self.call(service.methods[0], b"\xff")
@@ -157,7 +157,7 @@ class Suite:
         return str(kit.jobs[0].job_id)
 
     async def call(
-        self, method: MethodDescriptor, *bodies: bytes, seconds: float = 30.0
+        self, method: MethodDescriptor, *bodies: bytes, seconds: float = 100.0
     ) -> Outcome:
         """Sends raw bytes to a method; to a stream, one message after the other."""
         channel = self.channels[method.containing_service.name]
@@ -179,7 +179,7 @@ class Suite:
         calls: Sequence[tuple[MethodDescriptor, Sequence[bytes]]],
         *,
         at_once: int = 32,
-        seconds: float = 30.0,
+        seconds: float = 100.0,
     ) -> list[Outcome]:
         """Makes many calls, some at once."""
         room = asyncio.Semaphore(at_once)

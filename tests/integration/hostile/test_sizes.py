@@ -154,10 +154,10 @@ async def test_an_answer_is_paged_before_it_is_too_large_to_send(suite: Suite) -
     spec = any_pb2.Any(type_url="a/b", value=bytes(1_900_000))
     for _ in range(4):
         jobs = [pb.NewJob(name=f"j{n}", job_type=common.JOB_TYPE_QUERY, spec=spec) for n in (1, 2)]
-        await stub.CreateKit(pb.CreateKitRequest(name="large", jobs=jobs), timeout=30)
+        await stub.CreateKit(pb.CreateKitRequest(name="large", jobs=jobs), timeout=60)
     found, token, largest = 0, "", 0
     while True:
-        page = await stub.ListJobs(pb.ListJobsRequest(page_size=1000, page_token=token), timeout=30)
+        page = await stub.ListJobs(pb.ListJobsRequest(page_size=1000, page_token=token), timeout=60)
         found += sum(job.job_type == common.JOB_TYPE_QUERY for job in page.jobs)
         largest = max(largest, page.ByteSize())
         token = page.next_page_token

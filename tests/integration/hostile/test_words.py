@@ -32,7 +32,7 @@ async def test_odd_words_of_a_worker_cost_it_neither_its_lease_nor_its_stream(
     progress = common.Progress(phase=ODD, unit=ODD, message=ODD, completed=7, total=-1)
     sign = pb.AttemptProgress(job_id=job_id, attempt=1, progress=progress)
     stranger = pb.AttemptProgress(job_id=str(uuid.uuid4()), attempt=-5, progress=progress)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while True:
             said = pb.Heartbeat(attempts=[stranger, sign])
             await call.write(pb.LeaseJobsRequest(heartbeat=said))
@@ -45,7 +45,7 @@ async def test_odd_words_of_a_worker_cost_it_neither_its_lease_nor_its_stream(
 
     release = pb.Release(job_id=job_id, attempt=1, reason=ODD, counts=True)
     await call.write(pb.LeaseJobsRequest(release=release))
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while not (message := await call.read()).HasField("grant"):
             pass
     again = message.grant

@@ -70,7 +70,7 @@ def messages(
 async def received(ingestion: rpc.IngestionServiceAsyncStub, upload_id: str, count: int) -> None:
     """Waits until so many bytes of an upload are there."""
     question = pb.GetUploadRequest(upload_id=upload_id)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while True:
             try:
                 if (await ingestion.GetUpload(question)).upload.received_bytes == count:
@@ -119,7 +119,7 @@ async def test_an_interrupted_upload_goes_on_and_is_an_input(
     assert code is grpc.StatusCode.FAILED_PRECONDITION
     call.cancel()
 
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while True:
             with pytest.raises(grpc.aio.AioRpcError) as raised:
                 await ingestion.UploadFile(messages(head, CONTENT))
@@ -254,7 +254,7 @@ async def test_the_disk_keeps_its_reserve_and_nothing_stays_for_good(
         ingestion = rpc.IngestionServiceStub(channel)
         (tmp_path / "uploads" / "_" / ".removed-by-halves").mkdir()
         await ingestion.UploadFile(messages(header(b"1"), b"1"))
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while any((tmp_path / "uploads" / "_").iterdir()):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         # A caller that sends nothing more does not hold its place.
@@ -307,7 +307,7 @@ async def test_files_go_on_in_both_directions_after_a_kill(database: str, tmp_pa
 
     async with (
         serving(database) as running,
-        AsyncClient(running.address, timeout=60) as client,
+        AsyncClient(running.address, timeout=120) as client,
     ):
         service = Killed(tmp_path, running.address)
         service.start()

@@ -33,7 +33,7 @@ def _deck(z: str, g: str, **fields: Any) -> Deck:
             parameters=(Parameter(name="x", low=0, high=1), Parameter(name="y", low=0, high=1))
         ),
         responses=(Response(name="z"), Response(name="g")),
-        timeout_seconds=20,
+        timeout_seconds=120,
         **fields,
     )
     return read_archive(deck.to_archive())

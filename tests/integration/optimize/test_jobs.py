@@ -213,7 +213,7 @@ def _frail_deck(limit: float, **policy: Any) -> Deck:
         ),
         responses=(Response(name="loss"),),
         failure_policy=FailurePolicy(**policy),
-        timeout_seconds=20,
+        timeout_seconds=120,
     )
     return read_archive(deck.to_archive())
 

@@ -51,7 +51,7 @@ class Receiver:
         """The messages that were answered 2xx, in order."""
         return [message for message in self.messages if message.status == 201]
 
-    async def until(self, count: int, seconds: float = 60) -> list[Message]:
+    async def until(self, count: int, seconds: float = 120) -> list[Message]:
         """Waits until so many messages were taken."""
         async with asyncio.timeout(seconds):
             while len(self.taken) < count:  # noqa: ASYNC110

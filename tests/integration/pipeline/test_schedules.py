@@ -234,7 +234,7 @@ async def knows(client: RegistryClient, service: str) -> bool:
     return service in [entry.name for entry in (await client.server_info()).services]
 
 
-async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 60) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 120) -> None:
     async with asyncio.timeout(seconds):
         while not await condition():  # noqa: ASYNC110
             await asyncio.sleep(0.05)

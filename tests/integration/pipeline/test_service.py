@@ -99,7 +99,7 @@ async def suite(
         stage_serving(DOE, doe_config, home=home, registry=module_registry),
         stage_serving(SERVICE, config, home=home, registry=module_registry) as channel,
     ):
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while "doe" not in [each.name for each in (await registry.server_info()).services]:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         yield Suite(
@@ -425,7 +425,7 @@ async def test_a_simulator_that_is_missing_is_told_with_how_to_get_it(
             SERVICE, config, home=tmp_path, registry=suite.registry_address
         ) as channel:
             stub: rpc.PipelineServiceAsyncStub = rpc.PipelineServiceStub(channel)
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(120):
                 while True:
                     try:
                         found = await stub.ValidateKit(pb.ValidateKitRequest(kit_yaml=kit_yaml))
@@ -448,6 +448,6 @@ async def test_no_doe_service_is_told_within_seconds(suite: Suite, tmp_path: Pat
     ) as channel:
         stub: rpc.PipelineServiceAsyncStub = rpc.PipelineServiceStub(channel)
         with pytest.raises(grpc.aio.AioRpcError, match="DOE service does not answer") as caught:
-            await stub.RunKit(pb.RunKitRequest(kit_yaml=KIT), timeout=20)
+            await stub.RunKit(pb.RunKitRequest(kit_yaml=KIT), timeout=60)
 
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE

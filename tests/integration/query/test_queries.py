@@ -73,7 +73,7 @@ class Suite:
 
     async def until(self, query_id: str, status: int) -> None:
         """Waits until a query is in a status."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while (await self.registry.get_job(query_id)).status != status:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 

@@ -82,7 +82,7 @@ class StreamWriter:
         self.most_unacked = max(self.most_unacked, self.unacked)
         return number
 
-    async def acked(self, number: int, *, seconds: float = 60.0) -> pb.StreamAck:
+    async def acked(self, number: int, *, seconds: float = 120.0) -> pb.StreamAck:
         async with asyncio.timeout(seconds):
             while len(self.acks) < number and not self.ended:
                 self._news.clear()
@@ -95,7 +95,7 @@ class StreamWriter:
         await self.call.done_writing()
         await self.over()
 
-    async def over(self, seconds: float = 60.0) -> None:
+    async def over(self, seconds: float = 120.0) -> None:
         async with asyncio.timeout(seconds):
             await self.reading
 

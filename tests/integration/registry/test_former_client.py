@@ -148,7 +148,7 @@ async def test_a_former_client_and_worker_run_a_kit_to_its_end(stub: Former) -> 
                 states=[{"jobId": own.job_id, "status": f"STATUS_{status}"}],
             )
         )
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while not seen or (seen[-1].job_id, seen[-1].status) != (own.job_id, FINISHED):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     lease.cancel()

@@ -87,18 +87,18 @@ async def test_a_restart_under_load_fails_no_call_and_costs_no_watcher_a_row(
             for number in range(UNARY_COUNT)
         ]
         watching = [
-            asyncio.create_task(each.watch_until(lambda: False, patience=60)) for each in watchers
+            asyncio.create_task(each.watch_until(lambda: False, patience=120)) for each in watchers
         ]
-        await until(lambda: sum(map(len, acked.values())) > 2 * UNARY_COUNT, seconds=60)
-        await until(lambda: all(each.got("delta") for each in watchers), seconds=60)
+        await until(lambda: sum(map(len, acked.values())) > 2 * UNARY_COUNT, seconds=120)
+        await until(lambda: all(each.got("delta") for each in watchers), seconds=120)
         assert await registry.stop() == 0
         before = sum(map(len, acked.values()))
         await registry.start()
-        await until(lambda: sum(map(len, acked.values())) > before + UNARY_COUNT, seconds=60)
+        await until(lambda: sum(map(len, acked.values())) > before + UNARY_COUNT, seconds=120)
         over.set()
         await asyncio.gather(*writing)
         head = max(revision for each in acked.values() for revision in each)
-        await until(lambda: all(each.at >= head for each in watchers), seconds=60)
+        await until(lambda: all(each.at >= head for each in watchers), seconds=120)
         print(f"{before} appends before the end")
         revisions = sorted(revision for each in acked.values() for revision in each)
         assert len(set(revisions)) == len(revisions)
@@ -129,13 +129,13 @@ async def test_a_restarted_postgres_costs_no_acked_row_and_little_time(
             writers = [Writer(stub, (await external_job(stub))[1], seed=n) for n in range(4)]
             over = asyncio.Event()
             writing = [
-                asyncio.create_task(each.write_until(over.is_set, patience=60)) for each in writers
+                asyncio.create_task(each.write_until(over.is_set, patience=120)) for each in writers
             ]
 
             async def first(call: Callable[[], Awaitable[object]]) -> float:
                 """Seconds until a call succeeds."""
                 began = time.monotonic()
-                end = began + 60
+                end = began + 120
                 while True:
                     try:
                         await call()
@@ -149,18 +149,18 @@ async def test_a_restarted_postgres_costs_no_acked_row_and_little_time(
                     job_id=writers[0].job_id, task_name="probe", status=common.STATUS_RUNNING
                 )
                 request = pb.AppendStatesRequest(request_id=str(uuid.uuid4()), states=[row])
-                await stub.AppendStates(request, timeout=30)
+                await stub.AppendStates(request, timeout=60)
 
             for cycle in range(cycles):
-                await asyncio.sleep(0.3)
+                await until(lambda least=25 * (cycle + 1): len(appends_of(writers)) > least)
                 pid = own_postgres.pid
                 assert pid is not None
                 os.kill(pid, (signal.SIGINT, signal.SIGQUIT)[cycle % 2])
-                await until(lambda: not own_postgres._running(), seconds=30)
+                await until(lambda: not own_postgres._running(), seconds=120)
                 # It comes back proven by a query: that is what pg_isready asks.
                 await asyncio.to_thread(own_postgres.start)
                 took = await asyncio.gather(
-                    first(append), first(lambda: stub.ListJobs(pb.ListJobsRequest(), timeout=30))
+                    first(append), first(lambda: stub.ListJobs(pb.ListJobsRequest(), timeout=60))
                 )
                 gaps["append"].append(took[0])
                 gaps["read"].append(took[1])
@@ -206,7 +206,7 @@ async def test_without_notifications_a_replica_only_hears_later(
     watching = asyncio.create_task(watcher.watch_until(lambda: False))
     for _ in range(3):
         await writer.append(3)
-        await until(lambda: watcher.at >= head_of([writer]), seconds=30)
+        await until(lambda: watcher.at >= head_of([writer]), seconds=120)
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
     assert judge(watcher.messages, appends_of([writer]), after=2).told() == {}

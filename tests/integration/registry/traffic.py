@@ -98,7 +98,7 @@ class Writer:
         while True:
             try:
                 answer = await self.stub.AppendStates(
-                    pb.AppendStatesRequest(states=states), timeout=10
+                    pb.AppendStatesRequest(states=states), timeout=60
                 )
                 break
             except grpc.aio.AioRpcError as error:
@@ -209,14 +209,14 @@ class Watcher:
         """Whether a message of this kind came."""
         return any(message.kind == kind for message in self.messages)
 
-    async def catch_up(self, revision: int, *, seconds: float = 60.0) -> None:
+    async def catch_up(self, revision: int, *, seconds: float = 120.0) -> None:
         """Watches until everything up to a revision was delivered."""
         async with asyncio.timeout(seconds):
             if self.at < revision:
                 await self.watch_until(lambda: self.at >= revision)
 
 
-async def until(happened: Callable[[], bool], *, seconds: float = 60.0) -> None:
+async def until(happened: Callable[[], bool], *, seconds: float = 120.0) -> None:
     """Waits until something has happened; a machine that others use, too, may take its time."""
     end = time.monotonic() + seconds
     while not happened():

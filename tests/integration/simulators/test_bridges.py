@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator, Mapping
 from concurrent import futures
 from pathlib import Path
@@ -278,12 +279,13 @@ class TestServer:
     def test_a_stopped_run_cancels_its_call(
         self, run: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        ended = futures.Future[bool]()
+        begun, ended = threading.Event(), futures.Future[bool]()
 
         class Endless(rpc.SimulatorServiceServicer):
             def Evaluate(self, request: pb.EvaluateRequest, context: Any) -> pb.EvaluateResponse:
                 done = futures.Future[None]()
                 context.add_callback(lambda: done.set_result(None))
+                begun.set()
                 done.result()
                 ended.set_result(True)
                 return pb.EvaluateResponse()
@@ -293,8 +295,8 @@ class TestServer:
         monkeypatch.setenv(SERVERS, f"tcad=127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
         server.start()
         with pytest.raises(Canceled):
-            run(deck_of(self.YAML), should_stop=lambda: True)
-        assert ended.result(timeout=60)
+            run(deck_of(self.YAML), should_stop=begun.is_set)
+        assert ended.result(timeout=120)
         server.stop(None).wait()
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.e2e.slow_kit import holding  # type: ignore[import-not-found]
 from vistaflow_services.core.errors import InvalidError, UnavailableError
 from vistaflow_services.core.work.attempt import JobError
 from vistaflow_services.decks.deck import Deck, FailurePolicy, Policy, Response, shipped_deck
@@ -36,7 +37,7 @@ def deck(body: str, **options: Any) -> Deck:
         responses=(Response(name="y"),),
         files={"deck.py": code.encode()},
         entry="deck.py:simulate",
-        **{"timeout_seconds": 20.0, **options},
+        **{"timeout_seconds": 120.0, **options},
     )
 
 
@@ -130,12 +131,17 @@ def test_runs_of_the_policy_retry_confirm_that_a_point_does_not_converge(run: Ev
 def test_a_longer_timeout_runs_what_timed_out_again_and_keeps_every_good_point(
     run: Evaluate,
 ) -> None:
-    slow = deck(
-        "import time\ntime.sleep(4 * (point['n'] == 2))\nreturn {'y': point['n']}",
-        timeout_seconds=2.0,
-    )
-    first = run(slow, numbers(1, 2))
-    longer = run(replace(slow, timeout_seconds=20.0), numbers(1, 2))
+    with holding() as hold:
+        hold.touch()
+        slow = deck(
+            "import os, time\n"
+            f"while point['n'] == 2 and os.path.exists({str(hold)!r}): time.sleep(0.01)\n"
+            "return {'y': point['n']}",
+            timeout_seconds=6.0,
+        )
+        first = run(slow, numbers(1, 2))
+        hold.unlink()
+        longer = run(replace(slow, timeout_seconds=120.0), numbers(1, 2))
     assert [each.failure for each in first] == [None, Failure.TIMEOUT]
     assert [(each.responses, each.cached) for each in longer] == [
         ({"y": 1.0}, True),
@@ -303,7 +309,7 @@ deck = Deck(
     name="toy", simulator="devsim",
     space=Space(parameters=(Parameter(name="n", kind=Kind.INTEGER, low=0, high=999),)),
     responses=(Response(name="y"),), files={{"deck.py": {code!r}}},
-    entry="deck.py:simulate", timeout_seconds=20.0,
+    entry="deck.py:simulate", timeout_seconds=120.0,
 )
 root = Path({root!r})
 for each in evaluate(
@@ -335,12 +341,12 @@ def test_after_a_kill_only_the_rest_is_run_and_no_process_is_left(tmp_path: Path
                 first.send_signal(signal.SIGKILL)
     assert first.returncode == -signal.SIGKILL
     assert [cached for _, cached in told[:5]] == ["0"] * 5
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while any(mark.encode() in each for each in command_lines()) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(mark.encode() in each for each in command_lines())
     kept = {int(index) for index, _ in told}
-    second = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=60)
+    second = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=240)
     lines = [line.split() for line in second.stdout.splitlines()]
     assert lines[-1] == ["done"]
     cached = {int(index) for index, was in (each for each in lines[:-1]) if was == "1"}

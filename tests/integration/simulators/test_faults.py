@@ -31,7 +31,7 @@ def deck(body: str, **options: object) -> Deck:
         responses=(Response(name="y", unit="V", low=0.0, high=10.0),),
         files={"deck.py": code.encode()},
         entry="deck.py:simulate",
-        **{"timeout_seconds": 20.0, "memory_limit_bytes": 512 * MEBIBYTE, **options},  # type: ignore[arg-type]
+        **{"timeout_seconds": 120.0, "memory_limit_bytes": 512 * MEBIBYTE, **options},  # type: ignore[arg-type]
     )
 
 
@@ -208,7 +208,7 @@ def test_children_that_hide_in_a_session_of_their_own_are_found(run: Run) -> Non
 
 
 def test_endless_output_is_capped(run: Run) -> None:
-    outcome = run("while True: print('x' * 10_000)", timeout_seconds=15.0)
+    outcome = run("while True: print('x' * 10_000)", timeout_seconds=120.0)
     assert outcome.failure is Failure.CRASHED
     assert len(outcome.message) <= 2000
 

@@ -33,7 +33,7 @@ LIMITS_ONLY = Sandbox(program="", description="resource limits only (by this tes
 
 
 def divider(
-    more: str = "", text: str = DIVIDER, measure: str = "vout", seconds: float = 10.0
+    more: str = "", text: str = DIVIDER, measure: str = "vout", seconds: float = 60.0
 ) -> Deck:
     return Deck(
         name="divider",

@@ -34,7 +34,7 @@ _serial = count(1)
 def serving(*command: str, port: int) -> Iterator[str]:
     """The URL of a server that was started and answers."""
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 break

@@ -56,7 +56,7 @@ async def test_calls_at_once_all_go_on_where_a_service_has_moved(
 ) -> None:
     old, address = await ingesting()
     scripted.answers = [at(address)]
-    async with connect(scripted.address, timeout=2.0) as client:
+    async with connect(scripted.address, timeout=20.0) as client:
         assert len(await client.decks()) == 3
         await old.stop(0)
         new, moved = await ingesting()

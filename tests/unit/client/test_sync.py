@@ -6,6 +6,7 @@ blocking client runs the asynchronous one.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import threading
 import time
@@ -32,7 +33,7 @@ from vistaflow.api.registry.v1 import registry_pb2 as pb
 
 @pytest.fixture
 def client(background: ScriptedRegistry) -> Iterator[vistaflow.Client]:
-    with vistaflow.connect(background.address, timeout=5) as client:
+    with vistaflow.connect(background.address, timeout=60) as client:
         yield client
 
 
@@ -109,13 +110,32 @@ def test_closing_a_client_ends_a_call_that_waits_in_another_thread(
 
     asking = threading.Thread(target=ask)
     asking.start()
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while not background.requests and time.monotonic() < end:
         time.sleep(0.01)
     client.close()
-    asking.join(30)
+    asking.join(120)
     assert not asking.is_alive()
     assert [type(error) for error in raised] == [vistaflow.CanceledError]
+
+
+def test_closing_a_client_ends_the_watches_of_other_threads(background: ScriptedRegistry) -> None:
+    for _ in range(100):
+        background.streams = [[delta(1), HANG]]
+        client = vistaflow.connect(background.address, timeout=60)
+        begun = threading.Event()
+
+        def watch(client: vistaflow.Client = client, begun: threading.Event = begun) -> None:
+            with contextlib.suppress(vistaflow.VistaError):
+                for _ in client.watch(kit_ids=[1]):
+                    begun.set()
+
+        watching = threading.Thread(target=watch, daemon=True)
+        watching.start()
+        assert begun.wait(60)
+        client.close()
+        watching.join(60)
+        assert not watching.is_alive()
 
 
 def test_a_closed_client_says_so(background: ScriptedRegistry) -> None:

@@ -15,8 +15,10 @@ class Deaf:
 
     def __init__(self) -> None:
         self.lost = 0
+        self.waits = asyncio.Event()
 
     async def wait(self) -> bool:
+        self.waits.set()
         try:
             await asyncio.sleep(0.02 if self.lost else 60)
         except asyncio.CancelledError:
@@ -63,8 +65,8 @@ async def test_a_server_stops_though_its_readiness_loses_the_cancellation() -> N
     server = make_server("vistaflow.test.v1.Test")
     server.bind("127.0.0.1:0")
     running = asyncio.create_task(run(server, ready=deaf.wait, stop=stop))
-    await asyncio.sleep(0.2)
-    stop.set()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
+        await deaf.waits.wait()
+        stop.set()
         await running
     assert deaf.lost == 1

@@ -34,6 +34,15 @@ def test_the_owners_services_show_the_token_of_the_home_and_no_other(
     assert environments(home, "owner") == found
 
 
+@pytest.mark.parametrize(("listen", "moves"), [("127.0.0.1:0", True), ("127.0.0.1:61236", False)])
+def test_a_gateway_without_a_port_of_its_own_may_get_another_if_that_is_taken(
+    home: Home, monkeypatch: pytest.MonkeyPatch, listen: str, moves: bool
+) -> None:
+    monkeypatch.setenv("VISTAFLOW_GATEWAY_LISTEN", listen)
+    (gateway,) = [each for each in services_of(home, 51311, "off") if each.name == "gateway"]
+    assert gateway.may_move is moves
+
+
 @pytest.mark.parametrize("auth", ["off", "required"])
 def test_a_token_that_would_not_count_is_removed(
     auth: str, home: Home, monkeypatch: pytest.MonkeyPatch

@@ -60,7 +60,7 @@ async def forking() -> AsyncIterator[tuple[ForkServer, asyncio.Task[None]]]:
     """A server that is ready to fork, and what ends with it."""
     made = ForkServer(MODULE)
     running = asyncio.create_task(made.run())
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while not made.ready:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     yield made, running
@@ -139,7 +139,9 @@ async def test_tasks_progress_and_result_come_in_order(do: Do) -> None:
     assert code == 0
     tasks = [(each["name"], each["status"]) for each in said if each["kind"] == "task"]
     assert tasks == [(f"step-{n}", word) for n in range(3) for word in ("RUNNING", "FINISHED")]
-    assert [each["completed"] for each in said if each["kind"] == "progress"] == [1, 3]
+    completed = [each["completed"] for each in said if each["kind"] == "progress"]
+    # The one between is left out, unless the machine took long for a step.
+    assert completed in ([1, 3], [1, 2, 3])
     assert said[0] == {"kind": "ready"}
     assert said[-1] == {"kind": "result", "result": {"count": 3, "attempt": 1, "inputs": []}}
     assert "all steps done\n" in log
@@ -253,7 +255,7 @@ async def test_stopping_ends_the_job_and_everything_it_started(started: Any) -> 
     pids = await pids_of(execution)
     assert len(pids) == 5
     await execution.stop("canceled")
-    assert await until_gone(pids, 20) == []
+    assert await until_gone(pids, 120) == []
 
 
 async def test_a_job_that_heeds_sigterm_is_given_no_grace(started: Any) -> None:
@@ -262,14 +264,14 @@ async def test_a_job_that_heeds_sigterm_is_given_no_grace(started: Any) -> None:
     await execution.stop("canceled")
     # SIGKILL comes when the grace is over.
     assert await execution._child.wait() == -signal.SIGTERM
-    assert await until_gone(pids, 20) == []
+    assert await until_gone(pids, 120) == []
 
 
 async def test_what_a_job_leaves_behind_ends_with_it(started: Any) -> None:
     execution = await started(do="leave")
     pids = await pids_of(execution)
     await execution.ended()
-    assert await until_gone(pids, 20) == []
+    assert await until_gone(pids, 120) == []
 
 
 async def test_killing_the_watching_process_takes_the_job_with_it(started: Any) -> None:
@@ -277,7 +279,7 @@ async def test_killing_the_watching_process_takes_the_job_with_it(started: Any) 
     pids = await pids_of(execution)
     os.kill(execution.pid, signal.SIGKILL)
     assert await execution.ended() == -signal.SIGKILL
-    assert await until_gone(pids, 20) == []
+    assert await until_gone(pids, 120) == []
 
 
 @pytest.mark.parametrize("how", ["started", "forked"])
@@ -312,7 +314,7 @@ async def test_killing_the_worker_leaves_no_process_behind(tmp_path: Path, how: 
     await worker.communicate()
     # The job's two processes, its two children, and the fork server.
     assert (set(pids) <= set(below), len(below)) == (True, 5)
-    assert await until_gone(below, 20) == []
+    assert await until_gone(below, 120) == []
 
 
 @pytest.mark.slow
@@ -348,9 +350,9 @@ async def test_the_end_of_the_fork_server_ends_its_attempts_and_others_start_wit
         pids = await pids_of(execution)
         (server,) = {each for each in descendants(os.getpid()) if each in parents_of(execution.pid)}
         os.kill(server, signal.SIGKILL)
-        assert await asyncio.wait_for(execution.ended(), 60) == -signal.SIGKILL
-        await asyncio.wait_for(running, 60)
-        assert (await until_gone(pids, 20), made.ready) == ([], False)
+        assert await asyncio.wait_for(execution.ended(), 120) == -signal.SIGKILL
+        await asyncio.wait_for(running, 120)
+        assert (await until_gone(pids, 120), made.ready) == ([], False)
         execution = await Execution.prepare(MODULE, made)
         await execution.start(header(tmp_path, do="steps", count=0), tmp_path / "2.log")
         assert [each async for each in execution.messages()][-1]["kind"] == "result"
@@ -367,14 +369,14 @@ async def test_imports_that_leave_a_thread_running_are_not_forked(
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     made = ForkServer("threaded_jobs")
-    await asyncio.wait_for(made.run(), 60)
+    await asyncio.wait_for(made.run(), 120)
     assert not made.ready
 
 
 async def test_a_process_that_gets_no_job_ends_when_stopped() -> None:
     idle = await Execution.prepare(MODULE)
     await idle.stop("not needed")
-    assert await until_gone([idle.pid], 20) == []
+    assert await until_gone([idle.pid], 120) == []
 
 
 async def test_output_beyond_the_bound_keeps_its_beginning_and_its_end(

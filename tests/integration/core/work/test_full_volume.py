@@ -53,7 +53,7 @@ async def test_a_file_that_cannot_be_written_fails_the_job_and_leaves_nothing_ha
         ]
         for number, (what, told) in enumerate(jobs, start=1):
             job_id = await registry.grant(do="write much", **what)
-            await registry.until(lambda number=number: len(registry.rows) == number, 30)
+            await registry.until(lambda number=number: len(registry.rows) == number, 120)
             row = registry.rows[-1]
             assert (row.job_id, row.status) == (job_id, common_pb2.STATUS_FAILED)
             assert row.reason == (
@@ -65,7 +65,7 @@ async def test_a_file_that_cannot_be_written_fails_the_job_and_leaves_nothing_ha
         assert registry.releases == []
         # With room it goes on by itself.
         await registry.grant(do="write much", kind="csv", bytes=1 << 20)
-        await registry.until(lambda: len(registry.rows) == 4, 30)
+        await registry.until(lambda: len(registry.rows) == 4, 120)
         assert registry.rows[-1].status == common_pb2.STATUS_FINISHED
     finally:
         running.cancel()

@@ -72,8 +72,8 @@ async def is_whole(pool: Pool) -> None:
         stats = pool.get_stats()
         return stats["pool_available"] == stats["pool_size"] and not stats["requests_waiting"]
 
-    await until(at_rest, seconds=30)
-    async with asyncio.timeout(30):
+    await until(at_rest, seconds=120)
+    async with asyncio.timeout(120):
         for _ in range(2 * POOL_SIZE):
             async with pool.connection() as connection:
                 await connection.execute("SELECT 1")
@@ -128,15 +128,15 @@ async def test_readers_beyond_the_queue_are_turned_away_at_once_and_none_hangs(
 
         async with jobs_locked(database):
             readers = [asyncio.create_task(read()) for _ in range(200)]
-            await until(lambda: refused_count >= 200 - POOL_SIZE - MAX_WAITING, seconds=30)
+            await until(lambda: refused_count >= 200 - POOL_SIZE - MAX_WAITING, seconds=120)
             assert pool.get_stats()["requests_waiting"] <= MAX_WAITING
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             statuses = await asyncio.gather(*readers)
         print({each: statuses.count(each) for each in set(statuses)})
         # Who waited in vain, for the lock or a connection, is told to try again.
         assert set(statuses) <= {"OK", "RESOURCE_EXHAUSTED", "UNAVAILABLE"}
         await is_whole(pool)
-        assert await ended(stub.ListJobs(pb.ListJobsRequest(), timeout=10)) == "OK"
+        assert await ended(stub.ListJobs(pb.ListJobsRequest(), timeout=60)) == "OK"
 
 
 @pytest.mark.parametrize("count", [50, pytest.param(1_000, marks=pytest.mark.slow)])
@@ -156,9 +156,9 @@ async def test_a_read_whose_caller_has_gone_ends_in_the_database_too(
                     call.cancel()
                 assert await asyncio.gather(*reading) == ["CANCELLED"] * 2
                 # While the lock is still held.
-                await until(lambda: busy_backends(admin) == 0, seconds=60)
+                await until(lambda: busy_backends(admin) == 0, seconds=120)
         await is_whole(pool)
-        assert await ended(stub.ListJobs(pb.ListJobsRequest(), timeout=10)) == "OK"
+        assert await ended(stub.ListJobs(pb.ListJobsRequest(), timeout=60)) == "OK"
 
 
 async def test_a_deadline_ends_the_statement_that_runs_for_it(
@@ -173,7 +173,7 @@ async def test_a_deadline_ends_the_statement_that_runs_for_it(
                 reading = asyncio.create_task(ended(stub.ListJobs(pb.ListJobsRequest(), timeout=2)))
                 await until(lambda: busy_backends(admin) > 0)
                 # While the lock is still held.
-                await until(lambda: busy_backends(admin) == 0, seconds=60)
+                await until(lambda: busy_backends(admin) == 0, seconds=120)
                 assert await reading == "DEADLINE_EXCEEDED"
         await is_whole(pool)
 
@@ -191,20 +191,22 @@ async def test_backends_ended_at_random_cost_the_pool_no_connection(
 
         async def read() -> None:
             while not over.is_set():
-                statuses.append(await ended(stub.ListJobs(pb.ListJobsRequest(), timeout=10)))
+                statuses.append(await ended(stub.ListJobs(pb.ListJobsRequest(), timeout=60)))
 
         tasks = [asyncio.create_task(read()) for _ in range(8)]
-        tasks.append(asyncio.create_task(writer.write_until(over.is_set, patience=30)))
+        tasks.append(asyncio.create_task(writer.write_until(over.is_set, patience=120)))
         with psycopg.connect(database, autocommit=True) as admin:
             for _ in range(10):
-                await asyncio.sleep(0.2)
+                # So many that most of them are not cut off.
+                least = len(statuses) + 40
+                await until(lambda least=least: len(statuses) > least)
                 admin.execute(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE "
                     "datname = current_database() AND pid <> pg_backend_pid() "
                     "ORDER BY random() LIMIT 2"
                 )
         over.set()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             await asyncio.gather(*tasks)
         await is_whole(pool)
         assert statuses.count("OK") > len(statuses) / 2
@@ -307,7 +309,7 @@ async def test_a_read_that_conflicts_is_tried_again(small: tuple[Registry, Pool]
 async def third_row(stub: Any, job_id: str) -> None:
     """Appends a row to a log of two, which it is in once."""
     row = common.State(job_id=job_id, task_name="t", status=common.STATUS_RUNNING)
-    answer = await stub.AppendStates(pb.AppendStatesRequest(states=[row]), timeout=20)
+    answer = await stub.AppendStates(pb.AppendStatesRequest(states=[row]), timeout=60)
     assert answer.results[0].verdict == pb.VERDICT_ACCEPTED
     states = (await stub.ListStates(pb.ListStatesRequest())).states
     assert [each.revision for each in states] == [1, 2, 3]
@@ -349,9 +351,9 @@ async def test_a_commit_that_takes_too_long_is_refused_as_not_made_and_the_next_
         async with await psycopg.AsyncConnection.connect(database) as holder:
             await holder.execute(f"LOCK TABLE {SCHEMA}.mlops_totalstate_table IN SHARE MODE")
             # Its lock timeout is over after 2 s.
-            assert await ended(stub.AppendStates(request, timeout=20)) == "UNAVAILABLE"
+            assert await ended(stub.AppendStates(request, timeout=60)) == "UNAVAILABLE"
             await holder.rollback()
-        again = await stub.AppendStates(request, timeout=20)
+        again = await stub.AppendStates(request, timeout=60)
         assert (again.results[0].verdict, again.replayed) == (pb.VERDICT_ACCEPTED, False)
         assert again.revision == 3
 

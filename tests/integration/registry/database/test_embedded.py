@@ -18,7 +18,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from tests.processes import end  # type: ignore[import-not-found]
+from tests.processes import end, reaped  # type: ignore[import-not-found]
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
@@ -91,11 +91,12 @@ def test_a_command_that_is_ended_leaves_no_postgres_behind(home: Path) -> None:
         env={**os.environ, "VISTAFLOW_HOME": str(home)},
         stderr=subprocess.DEVNULL,
     )
-    while not (home / "pg" / "postmaster.pid").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) in (1, 128 + signal.SIGTERM)
+    with reaped(process):
+        while not (home / "pg" / "postmaster.pid").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(120) in (1, 128 + signal.SIGTERM)
     assert processes(home) == []
 
 
@@ -117,7 +118,7 @@ def test_a_pid_file_left_behind_does_not_hinder_whoever_has_the_pid_now(home: Pa
     pid = postgres.pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while is_postgres(pid, home / "pg") and time.monotonic() < deadline:
         postgres._reap()
         time.sleep(0.02)
@@ -335,7 +336,7 @@ class Process:
     def start(self) -> str:
         self.launch()
         assert self.process is not None
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not self.file.exists():
             assert self.process.poll() is None, "the registry did not start"
             assert time.monotonic() < deadline
@@ -435,7 +436,7 @@ async def test_no_acked_row_is_lost_when_postgres_is_killed(process: Process) ->
                 request = pb.AppendStatesRequest(
                     states=[state], request_id=str(uuid.uuid4()) if seq % 2 else ""
                 )
-                answer = await stub.AppendStates(request, timeout=30)
+                answer = await stub.AppendStates(request, timeout=120)
                 assert answer.results[0].verdict == pb.VERDICT_ACCEPTED
                 acked[job_id, seq] = answer.results[0].revision
                 await asyncio.sleep(0.002)
@@ -447,7 +448,7 @@ async def test_no_acked_row_is_lost_when_postgres_is_killed(process: Process) ->
             assert pid is not None
             os.kill(pid, signal.SIGKILL)
             before = len(acked)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(120):
                 while len(acked) < before + 20:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
         over.set()

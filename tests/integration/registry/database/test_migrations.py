@@ -66,7 +66,7 @@ async def test_appends_go_on_while_the_schema_migrates(database: str, serve, new
                 while not stop.is_set():
                     states = writer.next_rows(1)
                     answer = await stub.AppendStates(
-                        pb.AppendStatesRequest(states=states), timeout=10
+                        pb.AppendStatesRequest(states=states), timeout=60
                     )
                     if answer.results[0].verdict != pb.VERDICT_ACCEPTED:
                         failures.append(answer.results[0].detail)
@@ -124,7 +124,7 @@ def test_two_that_migrate_at_once_do_it_once(database: str, newer: str) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(120)
     assert sorted(done) == [0, 0, 1]
 
 
@@ -151,11 +151,11 @@ def test_a_waiting_migration_lets_others_pass(database: str, newer: str) -> None
         thread = threading.Thread(target=migrate, args=(database, SCHEMA, newer))
         thread.start()
         for _ in range(3):
-            end = time.monotonic() + 30
+            end = time.monotonic() + 120
             while other.execute(waiting, [f"{SCHEMA}.jobs"]).fetchone() == (0,):
                 assert time.monotonic() < end, "the migration never waited"
             # It is answered while the reader still holds up the migration.
             other.execute(f"SELECT count(*) FROM {SCHEMA}.jobs")
         assert thread.is_alive()
         reader.rollback()
-        thread.join(30)
+        thread.join(120)

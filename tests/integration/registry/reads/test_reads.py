@@ -114,12 +114,12 @@ async def test_a_read_waits_for_the_revision_it_is_asked_for(
         assert "min_revision" in mistakes(refused.value)
 
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await call(request_of(method, **fields, min_revision=head + 1), timeout=1.2)
+            await call(request_of(method, **fields, min_revision=head + 1), timeout=2.0)
         assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
         assert f"revision {head + 1} is not reached" in (refused.value.details() or "")
 
         reading = asyncio.ensure_future(
-            call(request_of(method, **fields, min_revision=head + 1), timeout=20)
+            call(request_of(method, **fields, min_revision=head + 1), timeout=60)
         )
         await asyncio.sleep(0.1)
         assert not reading.done()

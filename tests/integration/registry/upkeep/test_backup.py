@@ -20,6 +20,7 @@ import grpc
 import psycopg
 import pytest
 
+from tests.processes import reaped  # type: ignore[import-not-found]
 from vistaflow.api.common.v1 import common_pb2 as common
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow_services.core.door.callers import Role
@@ -123,7 +124,7 @@ async def test_a_backup_made_under_load_is_restored_and_clients_go_on(
                 pb.AppendStatesRequest(request_id=str(uuid.uuid4()), states=states_of_new)
             )
             assert appended.revision == restored.next_revision
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(120):
                 async for message in careless:
                     if message.HasField("delta"):
                         break
@@ -181,7 +182,7 @@ async def test_a_token_that_the_backup_knows_as_revoked_stays_revoked(
 ) -> None:
     older, newer = tmp_path / "older.dump", tmp_path / "newer.dump"
     pool = make_pool(database, schema=SCHEMA, size=1)
-    await pool.open(wait=True, timeout=10)
+    await pool.open(wait=True, timeout=60)
     store = TokenStore(pool)
     token, *_ = await store.create(
         name="lost", project="", role=Role.ADMIN, created_by="test", seconds=None
@@ -315,12 +316,13 @@ def test_a_restore_that_is_interrupted_changes_nothing(database: str, tmp_path: 
             stderr=subprocess.DEVNULL,
         )
         query = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'CREATE SCHEMA%'"
-        deadline = time.monotonic() + 60
-        while not (waiting := connection.execute(query).fetchall()):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        restoring.send_signal(signal.SIGINT)
-        assert restoring.wait(20) != 0
+        with reaped(restoring):
+            deadline = time.monotonic() + 120
+            while not (waiting := connection.execute(query).fetchall()):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            restoring.send_signal(signal.SIGINT)
+            assert restoring.wait(120) != 0
         connection.execute("SELECT pg_terminate_backend(%s)", waiting[0])
         query = f"SELECT last_id FROM {SCHEMA}.head"
         assert connection.execute(query).fetchone() == (0,)

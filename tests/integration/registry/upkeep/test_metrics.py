@@ -44,7 +44,7 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 def scrape(address: str) -> Samples:
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=60) as answer:
         text = answer.read().decode()
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
@@ -72,7 +72,7 @@ class Served:
     async def __aenter__(self) -> Served:
         self.pool = make_pool(self.database)
         await self.pool.open(wait=True, timeout=60)
-        self.registry = await build(self.pool, Config(lease_seconds=0.5), metrics=self.metrics)
+        self.registry = await build(self.pool, Config(lease_seconds=3.0), metrics=self.metrics)
         self.registry.address = self.registry.server.bind("127.0.0.1:0")
         await self.registry.open()
         await self.registry.server.start()
@@ -125,7 +125,7 @@ async def test_what_happens_is_counted(database: str) -> None:
             job = pb.NewJob(name="leased", job_type=common.JOB_TYPE_DOE, max_attempts=1)
             job.spec.Pack(duration_pb2.Duration(seconds=1))
             await stub.CreateJob(pb.CreateJobRequest(request_id=str(uuid.uuid4()), job=job))
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(120):
                 while not (await lease.read()).HasField("grant"):
                     pass
             held = await served.scrape()
@@ -288,7 +288,7 @@ async def test_calls_are_counted_however_they_end() -> None:
 
 def is_ready(address: str) -> bool:
     try:
-        with urllib.request.urlopen(f"http://{address}/readyz", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://{address}/readyz", timeout=60) as answer:
             return bool(answer.status == 200)
     except urllib.error.HTTPError:
         return False
@@ -316,7 +316,7 @@ async def test_a_stage_service_serves_metrics_and_says_that_it_is_ready_where_it
     )
     await bound.wait()
     samples = await asyncio.to_thread(scrape, f"127.0.0.1:{port}")
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while not await asyncio.to_thread(is_ready, f"127.0.0.1:{port}"):
             pass
     stop.set()

@@ -17,17 +17,18 @@ from vistaflow_services.registry.upkeep.retention import Policy, apply
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from process import RegistryProcess
-from traffic import connect, external_job
+from traffic import connect, external_job, until
 
 SCHEMA = Config.schema
 SIZE = 2000
 AT_ONCE = Policy(finished_days=1e-9, failed_days=1e-9, canceled_days=1e-9)
 
 
-async def last_word(stub, **wanted: object) -> pb.WatchStatesResponse:
-    """What a watch ends with, or its status as one."""
+async def last_word(stub, began: list[int], **wanted: object) -> pb.WatchStatesResponse:
+    """What a watch ends with, or its status as one; notes that it began."""
     try:
         async for message in stub.WatchStates(pb.WatchStatesRequest(**wanted)):
+            began.append(message.revision)
             if message.HasField("end"):
                 return message
     except grpc.aio.AioRpcError as error:
@@ -59,13 +60,13 @@ async def test_a_replica_frozen_past_retention_recovers_by_itself(
         # In its cache, and on its ledger's board.
         await stub.GetKit(pb.GetKitRequest(kit_id=kit_id))
         at = await append(stub, job_id, 1, common.STATUS_RUNNING, "first")
+        began: list[int] = []
+        of_kit = pb.StateFilter(kit_ids=[kit_id])
         watches = [
-            asyncio.create_task(last_word(stub, after_revision=at)),
-            asyncio.create_task(
-                last_word(stub, after_revision=at, filter=pb.StateFilter(kit_ids=[kit_id]))
-            ),
+            asyncio.create_task(last_word(stub, began, after_revision=at)),
+            asyncio.create_task(last_word(stub, began, after_revision=at, filter=of_kit)),
         ]
-        await asyncio.sleep(0.5)
+        await until(lambda: len(began) >= len(watches))
         frozen.freeze()
         try:
             for _ in range(5):
@@ -77,7 +78,7 @@ async def test_a_replica_frozen_past_retention_recovers_by_itself(
         finally:
             frozen.thaw()
 
-        for ended in await asyncio.wait_for(asyncio.gather(*watches), 30):
+        for ended in await asyncio.wait_for(asyncio.gather(*watches), 120):
             assert ended.end.code == pb.END_REASON_EXPIRED
         # What it answers is what is there now.
         kit = (await stub.GetKit(pb.GetKitRequest(kit_id=kit_id, min_revision=newest))).kit
@@ -89,7 +90,7 @@ async def test_a_replica_frozen_past_retention_recovers_by_itself(
         assert info.oldest_revision == 2 * SIZE + 1
         watch = stub.WatchStates(pb.WatchStatesRequest(after_revision=info.oldest_revision - 1))
         seen = []
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while len(seen) < newest + 3 - 2 * SIZE:
                 seen += [state.revision for state in (await watch.read()).delta.states]
         assert seen == list(range(2 * SIZE + 1, newest + 4))

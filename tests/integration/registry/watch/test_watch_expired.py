@@ -62,7 +62,7 @@ def info_of(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo:
 
 async def last_of(events: AsyncIterator[pb.WatchStatesResponse]) -> pb.WatchStatesResponse:
     last = pb.WatchStatesResponse()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         async for event in events:
             last = event
     return last
@@ -197,7 +197,7 @@ async def test_when_the_log_is_replaced_every_watch_ends_and_resuming_is_refused
     await until(lambda: watcher.got("synced") and one_kit.got("synced"))
     (synced,) = [m for m in watcher.responses if m.HasField("synced")]
     await run_sql(rig, "UPDATE head SET epoch = gen_random_uuid()")
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         await asyncio.gather(*tasks)
     for each in (watcher, one_kit):
         last = each.responses[-1]
@@ -279,7 +279,7 @@ async def test_a_registry_under_which_the_log_is_replaced_tells_so_and_stops(
     await until(lambda: watcher.got("synced"))
     async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
         await connection.execute("UPDATE vistadb_test.head SET epoch = gen_random_uuid()")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         await watching
         assert process.process is not None
         await process.process.wait()

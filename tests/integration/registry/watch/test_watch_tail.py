@@ -70,7 +70,7 @@ async def wire(database: str) -> AsyncIterator[tuple[Wire, str]]:
     await wire.close()
 
 
-@pytest.mark.parametrize("patience", [1.0, pytest.param(PATIENCE_SECONDS, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("patience", [3.0, pytest.param(PATIENCE_SECONDS, marks=pytest.mark.slow)])
 async def test_a_silent_connection_is_noticed_by_the_poll_and_no_row_is_missed(
     rig: Rig, wire: tuple[Wire, str], patience: float
 ) -> None:
@@ -92,9 +92,10 @@ async def test_a_silent_connection_is_noticed_by_the_poll_and_no_row_is_missed(
     way.fall_silent()
     await writer.append(5)
     began = time.monotonic()
-    await until(lambda: hub.head == head_of([writer]) == 12, seconds=60)
+    await until(lambda: hub.head == head_of([writer]) == 12, seconds=120)
     print(f"noticed after {time.monotonic() - began:.1f} s")
     assert seen == list(range(1, 13))
-    assert (tail.reconnect_count, way.connection_count > 1) == (1, True)
+    assert tail.reconnect_count >= 1
+    assert way.connection_count > 1
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)

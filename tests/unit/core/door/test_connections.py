@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.networks import has_ipv6  # type: ignore[import-not-found]
 from tests.strangers import UID, Stranger, as_root, stranger  # type: ignore[import-not-found]
 from vistaflow_services.core.door import connections
 from vistaflow_services.core.door.connections import Connection, Netlink, ProcFiles, way_to_ask
@@ -72,6 +73,7 @@ async def test_a_socket_of_ipv6_with_an_address_of_ipv4_is_found(
 
 
 @as_root
+@pytest.mark.skipif(not has_ipv6(), reason="there is no IPv6 here")
 async def test_a_connection_over_ipv6_is_found(way: Netlink | ProcFiles, other: Stranger) -> None:
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
         host, port = listener.getsockname()[:2]

@@ -80,7 +80,7 @@ async def serving(
 
     async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
         yield await who(request, context)
-        await asyncio.sleep(30)
+        await asyncio.sleep(300)
 
     handlers = {
         "GetKit": grpc.unary_unary_rpc_method_handler(who, **CODEC),
@@ -106,7 +106,7 @@ async def calling(address: str, token: str = "") -> AsyncIterator[grpc.aio.Chann
 
 
 async def get(channel: grpc.aio.Channel, name: str = "GetKit") -> str:
-    answer = await channel.unary_unary(f"/{SERVICE}/{name}")(b"", timeout=5)
+    answer = await channel.unary_unary(f"/{SERVICE}/{name}")(b"", timeout=60)
     return Text.FromString(answer).value
 
 
@@ -195,7 +195,7 @@ async def test_what_is_no_bearer_token_is_refused_without_asking(shown: str) -> 
     keeper = Keeper()
     async with serving(keeper, required=True) as address, calling(address) as channel:
         metadata = (("authorization", shown),) if shown else ()
-        call = channel.unary_unary(f"/{SERVICE}/GetKit")(b"", timeout=5, metadata=metadata)
+        call = channel.unary_unary(f"/{SERVICE}/GetKit")(b"", timeout=60, metadata=metadata)
         error = await failed(call)
     assert error.code() is grpc.StatusCode.UNAUTHENTICATED
     assert keeper.asked == 0
@@ -216,7 +216,7 @@ async def test_health_is_open_and_reflection_for_whoever_has_a_token() -> None:
     keeper = Keeper()
     async with serving(keeper, required=True) as address, calling(address) as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)
-        await health.Check(health_pb2.HealthCheckRequest(), timeout=5)
+        await health.Check(health_pb2.HealthCheckRequest(), timeout=60)
         codes = [await reflected(channel)]
         for role in Role:
             async with calling(address, keeper.make(role)) as shown:
@@ -228,9 +228,9 @@ async def test_a_stream_ends_when_its_token_expires() -> None:
     keeper = Keeper()
     async with (
         serving(keeper, required=True) as address,
-        calling(address, keeper.make(Role.VIEWER, seconds=0.3)) as channel,
+        calling(address, keeper.make(Role.VIEWER, seconds=2.0)) as channel,
     ):
-        stream = channel.unary_stream(f"/{SERVICE}/WatchStates")(b"", timeout=10)
+        stream = channel.unary_stream(f"/{SERVICE}/WatchStates")(b"", timeout=60)
         await stream.read()
         error = await failed(stream.read())
     assert (error.code(), detail(error, error_details_pb2.ErrorInfo).reason) == (
@@ -280,7 +280,7 @@ async def test_a_caller_has_only_so_many_streams_open_and_a_closed_one_makes_roo
     ):
 
         def watch() -> Any:
-            return channel.unary_stream(f"/{SERVICE}/WatchStates")(b"", timeout=10)
+            return channel.unary_stream(f"/{SERVICE}/WatchStates")(b"", timeout=60)
 
         streams = [watch(), watch()]
         for each in streams:
@@ -290,8 +290,14 @@ async def test_a_caller_has_only_so_many_streams_open_and_a_closed_one_makes_roo
         assert detail(error, error_details_pb2.RetryInfo).retry_delay.seconds == 5
         assert await get(channel) == "VIEWER t"
         streams[0].cancel()
-        await asyncio.sleep(0.1)
-        assert await watch().read() is not None
+        # The server learns of it a moment later.
+        async with asyncio.timeout(60):
+            while True:
+                try:
+                    assert await watch().read() is not None
+                    break
+                except grpc.aio.AioRpcError as error:
+                    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED  # noqa: PT017
 
 
 @pytest.mark.parametrize(
