@@ -16,7 +16,7 @@ import functools
 import json
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -126,11 +126,27 @@ class Events:
         print(json.dumps(seen), flush=True)
 
 
+async def quiet(running: Sequence[Running]) -> float:
+    """Waits until the servers have nothing to do; the processor time that they have used.
+
+    Readers have begun before the work of their arrival is over: the watch that each began with is
+    still to be ended. Rows would wait behind it, and it would count as that of the rows.
+    """
+    used = 0.0
+    while True:
+        before, used = used, sum(one.cpu_seconds() for one in running)
+        if used - before <= 0.02:
+            return used
+        await asyncio.sleep(0.5)
+
+
 async def turn(
     server: Running, front: Running | None, kits: Path, readers: int
 ) -> dict[str, float]:
     """Figures of one turn, times in ms; without a gateway the readers are gRPC watches."""
     head = (await stub_of(server.address).GetServerInfo(pb.GetServerInfoRequest())).revision
+    running = [one for one in (server, front) if one is not None]
+    before = sum(one.cpu_seconds() for one in running)
     common = {"address": server.address, "kits": kits}
     if front is None:
         # A connection each, as readers have that are programs of their own.
@@ -140,8 +156,8 @@ async def turn(
             "read", script=__file__, address=front.address, head=head, readers=readers
         )
     writer = await Load.start("write", rate=RATE, seconds=options.seconds, **common)
-    running = [one for one in (server, front) if one is not None]
-    used = sum(one.cpu_seconds() for one in running)
+    used = await quiet(running)
+    arrival = used - before
     appends = (await writer.end())["appends"]
     # The last rows may still be on their way to the readers.
     await asyncio.sleep(0.5)
@@ -159,6 +175,7 @@ async def turn(
         if revision in acked
     ]
     return {
+        "arrival": 1000 * arrival / readers,
         "cpu": 1000 * used / len(appends),
         "p50": quantile(delays, 0.5),
         "p99": quantile(delays, 0.99),
@@ -216,6 +233,13 @@ async def measure(home: Path) -> None:
                 sse, watch = got["sse"], got["grpc"]
                 name = f"{readers:,} readers"
                 cpu = {"against": watch["cpu"], "of": "gRPC"}
+                table.add(
+                    f"{name}: processor of an arrival",
+                    sse["arrival"],
+                    "ms",
+                    against=watch["arrival"],
+                    of="gRPC",
+                )
                 table.add(f"{name}: processor a row", sse["cpu"], "ms", most=0.5, **cpu)
                 table.add(f"{name}: p50", sse["p50"], "ms", against=watch["p50"], of="gRPC")
                 table.add(f"{name}: p99", sse["p99"], "ms", against=watch["p99"], of="gRPC", most=1)

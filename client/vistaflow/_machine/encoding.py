@@ -11,9 +11,10 @@ import codecs
 import sys
 import unicodedata
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from vistaflow.errors import FieldViolation, InvalidArgumentError
+if TYPE_CHECKING:
+    from vistaflow.errors import InvalidArgumentError
 
 ERRORS: Final = "vistaflow.resembling"
 """The name of the error handler that replaces characters."""
@@ -62,6 +63,9 @@ def read_text(path: Path) -> str:
 
 
 def _wrong(field: str, problem: str) -> InvalidArgumentError:
+    # The command imports this module before it knows whether it needs the client.
+    from vistaflow.errors import FieldViolation, InvalidArgumentError
+
     violation = FieldViolation(field=field, description=problem)
     return InvalidArgumentError(f"{field}: {problem}", violations=(violation,))
 

@@ -1,6 +1,6 @@
 """The `vistaflow` command.
 
-app.py       the commands and what they share
+app.py       the table of the commands, each imported when it is used
 kits.py      run, validate, schema, watch, show, report
 lists.py     kits, jobs, states, requests
 changes.py   pause, resume, diff, cancel, retry

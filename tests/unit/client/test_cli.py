@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+import typer.main
 from google.rpc import error_details_pb2
 from rich.console import Console
 from typer.testing import CliRunner, Result
@@ -25,7 +29,7 @@ from tests.unit.client.scripted import (  # type: ignore[import-not-found]
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.cli import local
-from vistaflow.cli.app import app
+from vistaflow.cli.app import COMMANDS, app
 from vistaflow.cli.live import clock, tree
 from vistaflow.cli.output import number, plain
 from vistaflow.models import kit_of
@@ -111,6 +115,61 @@ def test_help_names_every_command() -> None:
     """
     for name in names.split():
         assert f" {name} " in told.output
+
+
+def test_the_help_says_of_a_command_what_its_own_help_begins_with() -> None:
+    group = typer.main.get_command(app)
+    lines = {
+        name: inspect.cleandoc(command.help or "").partition("\n\n")[0].replace("\n", " ")
+        for name, command in group.commands.items()  # type: ignore[attr-defined]
+        if not command.hidden
+    }
+    assert lines == {name: line for name, (_, line) in COMMANDS.items()}
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"ARGUMENTS": "--help"},
+        {"ARGUMENTS": "--version"},
+        {"_VISTAFLOW_COMPLETE": "complete_bash", "COMP_WORDS": "vistaflow ", "COMP_CWORD": "1"},
+    ],
+    ids=["help", "version", "completion"],
+)
+def test_what_needs_no_client_does_not_import_it(variables: dict[str, str]) -> None:
+    program = (
+        "import atexit, os, sys\n"
+        "sys.argv = ['vistaflow', *os.environ.get('ARGUMENTS', '').split()]\n"
+        "heavy = {'grpc', 'google.protobuf', 'yaml', 'vistaflow.errors'}\n"
+        "atexit.register(lambda: print(sorted(heavy & set(sys.modules)), file=sys.stderr))\n"
+        "from vistaflow.cli.app import main; main()"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.stderr == "[]\n"
+    assert ran.stdout
+
+
+def test_a_command_is_completed_with_its_own_options() -> None:
+    variables = {
+        "_VISTAFLOW_COMPLETE": "complete_bash",
+        "COMP_WORDS": "vistaflow dataset read --tab",
+        "COMP_CWORD": "3",
+    }
+    program = "import sys; sys.argv = ['vistaflow']; from vistaflow.cli.app import main; main()"
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.stdout.split() == ["--table"]
 
 
 def test_the_version_is_told() -> None:

@@ -4,6 +4,7 @@ conversions.py  convert
 queries.py      query, queries
 collections.py  collect
 datasets.py     datasets; dataset show, versions, profile, alias, pin, update, delete, forget
+dataset.py      the commands of dataset in one place
 delivery.py     deliver
 rows.py         dataset read
 imports.py      dataset import

@@ -10,7 +10,7 @@ import typer
 
 from vistaflow.api.schedules.v1 import schedules_pb2
 from vistaflow.cli.connection import answer_of
-from vistaflow.cli.kits import KitFile, kit_file
+from vistaflow.cli.kits import kit_file
 from vistaflow.cli.output import USAGE, Address, AsJson, console, print_json, stop, user
 from vistaflow.cli.schedules import lists
 from vistaflow.cli.schedules.lists import Name, Project
@@ -127,7 +127,7 @@ def create(
 def update(
     name: Name,
     kit: Annotated[
-        KitFile | None, typer.Option("--kit", help="The kit of later fires.", metavar="KIT.yaml")
+        Path | None, typer.Option("--kit", help="The kit of later fires.", metavar="KIT.yaml")
     ] = None,
     cron: Cron = "",
     zone: Zone = "",
