@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Sequence
 from enum import StrEnum
 from importlib.resources import files
@@ -28,7 +29,7 @@ from vistaflow.cli.arguments import (
 )
 from vistaflow.cli.connection import CommandClient, answer_of
 from vistaflow.cli.files.kit_text import kit_text, kit_values
-from vistaflow.cli.live import clock, follow, print_rows_of, tree
+from vistaflow.cli.live import follow, print_rows_of, reason_text, tree
 from vistaflow.cli.output import (
     DETACHED,
     FAILED,
@@ -45,6 +46,7 @@ from vistaflow.cli.results import (
     Failures,
     failures_of,
     failures_text,
+    folded,
     held_out_table,
     pictures,
     result_dict,
@@ -240,10 +242,15 @@ def watch(
 
 
 def _follow_kit(address: str, kit: int, *, as_json: bool, forever: bool) -> None:
-    """Shows a kit until it ends."""
-    ended = answer_of(
-        address, lambda client: follow(client, kit, as_json=as_json, until_done=not forever)
-    )
+    """Shows a kit until it ends, and why it failed."""
+
+    async def ask(client: CommandClient) -> tuple[Kit, Failures | None]:
+        ended = await follow(client, kit, as_json=as_json, until_done=not forever)
+        return ended, None if as_json else await failures_of(client, ended)
+
+    ended, failures = answer_of(address, ask)
+    if ended.status == "FAILED" and not as_json:
+        _tell_failure(ended, failures)
     if ended.status != "FINISHED":
         raise typer.Exit(FAILED)
 
@@ -326,26 +333,35 @@ def _tell_result(
         return
     if (table := held_out_table(kit)) is not None:
         console.print(table)
+    if kit.status == "FAILED":
+        _tell_failure(kit, failures)
+        return
     if failures is not None:
-        text = failures_text(kit, failures, log=kit.status == "FAILED")
+        text = failures_text(kit, failures, log=False)
         console.print(text, markup=False, highlight=False, soft_wrap=True)
     for picture in files:
         console.print(f"picture: {picture}", markup=False, soft_wrap=True)
-    if kit.status == "FAILED":
-        corrected = f"\n  or, in a corrected deck: vistaflow retry {kit.kit_id} --deck FOLDER"
-        for job in kit.jobs:
-            if job.status == "FAILED":
-                # The reasons of failed points are above.
-                why = f": {job.reason}" if failures is None or job.job_type != "DOE" else ""
-                console.print(
-                    f"{job.name} failed after {clock(job.elapsed)}{why}\n"
-                    f"  its log: vistaflow logs {job.job_id}\n"
-                    f"  go on with: vistaflow retry {kit.kit_id}"
-                    + corrected
-                    * ("jobs" not in kit.spec),
-                    markup=False,
-                    soft_wrap=True,
-                )
+
+
+def _tell_failure(kit: Kit, failures: Failures | None) -> None:
+    """One reason, what the points say of it, and what to do, on one screen with the tree."""
+    width = console.width - 1 if console.is_terminal or "COLUMNS" in os.environ else 0
+    if failures is not None:
+        text = failures_text(kit, failures, width=width)
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+    for job in kit.jobs:
+        if job.status != "FAILED":
+            continue
+        # The reasons of failed points are above, with what helps.
+        told = failures is not None and job.job_type == "DOE"
+        if not told:
+            why = "\n".join(folded(f"{job.name} failed: {reason_text(job)}", "  ", width))
+            console.print(why, markup=False, soft_wrap=True)
+        console.print(f"its log:     vistaflow logs {job.job_id}", markup=False, soft_wrap=True)
+        if not (told and failures and failures.hint):
+            corrected = "" if "jobs" in kit.spec else "   (with a corrected deck: --deck FOLDER)"
+            retry = f"go on with:  vistaflow retry {kit.kit_id}{corrected}"
+            console.print(retry, markup=False, soft_wrap=True)
 
 
 def report(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -32,6 +33,9 @@ TASKS_SHOWN = 4
 PROGRESS_TASK = "progress"
 """The task whose rows sample the progress of a job."""
 REMARK_CHARACTERS = 150
+WIDE = 100
+"""Columns of a terminal from which bars are long."""
+WIDE_BAR, NARROW_BAR = 18, 8
 READ_AGAIN = (UnavailableError, DeadlineExceededError, ResourceExhaustedError)
 """Errors after which a kit is read again at the next redraw."""
 MOST_PENDING = 1000
@@ -114,7 +118,11 @@ def tree(kit: Kit, *, note: str = "") -> RenderableType:
     table = Table.grid(padding=(0, 1), expand=True)
     table.add_column(no_wrap=True, min_width=14)
     table.add_column(no_wrap=True, width=9)
-    table.add_column(no_wrap=True, width=18)
+    # Without a bar, the remarks of a kit that has ended are readable at 80 columns, too.
+    moves = any(job.status == "RUNNING" for job in kit.jobs)
+    bar_width = (WIDE_BAR if console.width >= WIDE else NARROW_BAR) if moves else 0
+    if moves:
+        table.add_column(no_wrap=True, width=bar_width)
     table.add_column(no_wrap=True, justify="right", width=8)
     table.add_column(overflow="ellipsis", no_wrap=True, ratio=1)
     for job in kit.jobs:
@@ -123,17 +131,16 @@ def tree(kit: Kit, *, note: str = "") -> RenderableType:
         table.add_row(
             Text(f"  {MARKS.get(job.status, '?')} {job.name}", style=style),
             Text(job.status, style=style),
-            _bar(job),
+            *([_bar(job, bar_width)] if moves else []),
             Text(clock(job.elapsed), style="dim"),
             Text(waits, style="dim") if waits else _remark_text(job),
         )
-        for task in _shown_tasks(job):
+        for task in _shown_tasks(job) if moves else ():
             task_style = STYLES.get(task.status, "")
             table.add_row(
                 Text(f"      {task.task_name}", style="dim"),
                 Text(task.status.lower(), style=task_style),
-                "",
-                "",
+                *([""] * (1 + moves)),
                 Text(task.reason, style="dim"),
             )
     return Group(title, table)
@@ -355,14 +362,14 @@ def _print_states(states: tuple[State, ...], names: dict[str, str], *, as_json: 
             console.print(state_line(state, names), markup=False, soft_wrap=True)
 
 
-def _bar(job: Job) -> RenderableType:
+def _bar(job: Job, width: int) -> RenderableType:
     progress = job.progress
     if job.status == "RUNNING" and progress and progress.total:
-        return ProgressBar(total=progress.total, completed=progress.completed, width=18)
+        return ProgressBar(total=progress.total, completed=progress.completed, width=width)
     if job.status == "RUNNING":
-        return ProgressBar(total=None, width=18, pulse=True)
+        return ProgressBar(total=None, width=width, pulse=True)
     if job.status == "FINISHED":
-        return ProgressBar(total=1, completed=1, width=18)
+        return ProgressBar(total=1, completed=1, width=width)
     return Text("")
 
 
@@ -388,7 +395,13 @@ def _remark(job: Job) -> str:
     if job.status == "FINISHED":
         return data_text(job) or evaluation_text(job)
     again = f"attempt {job.attempt}  " if job.attempt > 1 and job.status == "RUNNING" else ""
-    return again + (job.reason if job.status in ("FAILED", "CANCELED", "INIT", "QUEUED") else "")
+    ended = job.status in ("FAILED", "CANCELED", "INIT", "QUEUED")
+    return again + (reason_text(job) if ended else "")
+
+
+def reason_text(job: Job) -> str:
+    """The reason of a job for people: without its code, which is for programs."""
+    return re.sub(r"^[A-Z][A-Z0-9_]+: ", "", job.reason)
 
 
 def data_text(job: Job) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +37,11 @@ NEAR_BOUND: Final = 0.005
 ACTIVE: Final = 0.01
 """The part of its limit within which a constraint is active."""
 
-LOG_LINES: Final = 8
+LOG_LINES: Final = 4
 """Lines of the end of what a failed run printed that are shown at once."""
+
+REASONS: Final = 3
+"""Reasons of failed points that are shown at once: a failed kit is one screen of 24 rows."""
 
 MAX_PICTURES: Final = 50
 """Pictures of a kit that are copied to this machine."""
@@ -231,6 +235,12 @@ class Failures:
     rows: Sequence[Mapping[str, Any]]
     """The failed points that are known; those of a failed job may be a part of them."""
 
+    summary: str = ""
+    """Of a failed job: how many failed, and what is allowed."""
+
+    hint: str = ""
+    """Of a failed job: what usually helps."""
+
 
 def design_job(kit: Kit) -> Job | None:
     """The kit's job that ran its design."""
@@ -255,41 +265,83 @@ async def failures_of(client: AsyncClient, kit: Kit, *, rows: bool = False) -> F
             failed = [row for row in await client.design_rows(job.job_id) if row["failure"]]
         failures = Failures(count=count, reasons=job.result.get("reasons") or (), rows=failed)
         return failures if count else None
-    details: Mapping[str, Any] = {}
+    error: Mapping[str, Any] = {}
     async for state in client.states(job_ids=[job.job_id], statuses=["FAILED"]):
         if not state.task_name:
-            details = (state.metadata.get("error") or {}).get("details") or {}
+            error = state.metadata.get("error") or {}
+    details = error.get("details") or {}
     known = [
         {"row_id": row["row_id"], **row["parameters"], **{key: row[key] for key in WORDS}}
         for row in details.get("failed_rows") or ()
     ]
     count = int(details.get("failed_count") or 0)
-    return (
-        Failures(count=count, reasons=details.get("reasons") or (), rows=known) if count else None
+    if not count:
+        return None
+    return Failures(
+        count=count,
+        reasons=details.get("reasons") or (),
+        rows=known,
+        summary=str(details.get("summary") or ""),
+        hint=str(error.get("hint") or ""),
     )
 
 
-def failures_text(kit: Kit, failures: Failures, *, log: bool = True) -> str:
-    """Why points failed, grouped; how to look at one; the end of what the first printed."""
+def failures_text(kit: Kit, failures: Failures, *, log: bool = True, width: int = 0) -> str:
+    """Why points failed, grouped; how to look at one; the end of what the first printed.
+
+    Args:
+        kit: The kit.
+        failures: Its failed points.
+        log: Whether to show what a run printed, if all failed for one reason.
+        width: Columns to fold the text to; 0 leaves its lines as they are.
+    """
     job = design_job(kit)
     total = int(job.result.get("evaluated_count") or 0) if job else 0
-    lines = [f"{failures.count} {f'of {total} ' if total else ''}points failed:"]
-    for reason in failures.reasons:
+    counted = f"{failures.count} {f'of {total} ' if total else ''}points failed"
+    lines = folded(f"{failures.summary or counted}:", "", width)
+    shown = failures.reasons[:REASONS]
+    for reason in shown:
         message = f": {reason['message']}" if reason["message"] else ""
         place = f"such as point {reason['row_id']}"
-        lines.append(f"  {reason['count']} × {reason['failure']}{message} ({place})")
-    listed = sum(reason["count"] for reason in failures.reasons)
+        text = f"  {reason['count']} × {reason['failure']}{message} ({place})"
+        lines += folded(text, "      ", width)
+    listed = sum(reason["count"] for reason in shown)
     if listed < failures.count:
         lines.append(f"  {failures.count - listed} × other reasons")
-    if failures.reasons:
-        first = failures.reasons[0]["row_id"]
+    if shown:
+        first = shown[0]["row_id"]
         printed = next((row["log"] for row in failures.rows if row["row_id"] == first), "")
-        if log and printed:
-            lines.append(f"point {first} printed at its end:")
-            lines += [f"  | {line}" for line in printed.splitlines()[-LOG_LINES:]]
+        if log and len(shown) == 1 and printed:
+            lines += _end_of(printed, shown[0]["message"], first, width)
+        if failures.hint:
+            hint = failures.hint.replace("retry KIT", f"retry {kit.kit_id}")
+            lines += folded(f"what helps: {hint}", "  ", width)
         lines.append(f"look at one: vistaflow try {kit.kit_id} --point {first}")
     lines.append(f"all of them: vistaflow points {kit.kit_id} --failed")
     return "\n".join(lines)
+
+
+def _end_of(printed: str, message: str, point: int, width: int) -> list[str]:
+    """The last lines of a log, a row each; the last of all is mostly the message itself."""
+    noise = ("Traceback (most recent call last):", 'File "<frozen ')
+    lines = [
+        line for line in printed.splitlines() if line.strip() and not line.strip().startswith(noise)
+    ]
+    if lines and message.rsplit(" (", 1)[0][-40:] in lines[-1]:
+        lines.pop()
+    if not lines:
+        return []
+    rows = [f"  | {line}" for line in lines[-LOG_LINES:]]
+    if width:
+        rows = [row if len(row) <= width else f"{row[: width - 1]}…" for row in rows]
+    return [f"point {point} printed at its end:", *rows]
+
+
+def folded(text: str, indent: str, width: int) -> list[str]:
+    """A text as lines of at most `width` columns, all but the first indented; 0: as it is."""
+    if not width:
+        return [text]
+    return textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False)
 
 
 async def pictures(client: AsyncClient, kit: Kit) -> list[Path]:

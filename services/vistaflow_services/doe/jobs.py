@@ -186,23 +186,23 @@ def _simulate(attempt: Attempt, prepared: _Prepared, policy: FailurePolicy) -> R
             )
             order = list(range(len(points)))
             results = evaluation.results_of(outcomes, names)
-            refused = evaluation.too_many_failed(results, policy)
+            summary = evaluation.too_many_failed(results, policy)
         except JobError as error:
             order = sorted(seen)
             results = evaluation.results_of([seen[index] for index in order], names)
-            short = error.details.get("short", error.message)
-            refused = short + evaluation.most_common_failure(results)
+            summary = error.details.get("short", error.message)
         finally:
             executor.shutdown(cancel_futures=True)
             shutil.rmtree(scratch, ignore_errors=True)
         metadata.update(_counts(results))
-        if refused:
+        if summary:
             raise JobError(
-                refused,
+                summary + evaluation.most_common_failure(results),
                 reason="RUNS_FAILED",
                 hint=evaluation.hint_of(results),
                 details={
                     "run": len(results.failures),
+                    "summary": summary,
                     **_counts(results),
                     "failed_rows": [
                         {**row, "row_id": order[row["row_id"]]}

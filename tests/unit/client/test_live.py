@@ -157,6 +157,6 @@ def test_all_of_how_far_a_job_is_fits_a_narrow_terminal() -> None:
     console.print(live.tree(shown.kit))
 
     lines = console.export_text().splitlines()
-    words = " ".join(line[53:] for line in lines[1:]).split()
+    words = " ".join(line[43:] for line in lines[1:]).split()
     assert max(map(len, lines)) <= 80
     assert " ".join(words[words.index("54.5") :]).startswith(f"54.5 MB of 65.4 MB {message}")
