@@ -353,12 +353,12 @@ def _tell_failure(kit: Kit, failures: Failures | None) -> None:
         if job.status != "FAILED":
             continue
         # The reasons of failed points are above, with what helps.
-        told = failures is not None and job.job_type == "DOE"
-        if not told:
+        explained = failures is not None and job.job_type == "DOE"
+        if not explained:
             why = "\n".join(folded(f"{job.name} failed: {reason_text(job)}", "  ", width))
             console.print(why, markup=False, soft_wrap=True)
         console.print(f"its log:     vistaflow logs {job.job_id}", markup=False, soft_wrap=True)
-        if not (told and failures and failures.hint):
+        if not (explained and failures and failures.hint):
             corrected = "" if "jobs" in kit.spec else "   (with a corrected deck: --deck FOLDER)"
             retry = f"go on with:  vistaflow retry {kit.kit_id}{corrected}"
             console.print(retry, markup=False, soft_wrap=True)

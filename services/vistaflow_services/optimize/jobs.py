@@ -28,6 +28,7 @@ from vistaflow_services.optimize.domain import (
     Problem,
     StudyPlan,
     Trial,
+    at_bounds,
     blocking,
     check_goals,
     constants_of,
@@ -273,6 +274,7 @@ def _report(attempt: Attempt, setting: _Setting, result: StudyResult) -> dict[st
             *_noise_notes(deck, result),
             *_failure_notes(result.trials),
         ],
+        at_bounds=at_bounds(problem, best.point),
         evaluations=_evaluations(result.trials),
         last_model=publish_last_model(
             attempt,
