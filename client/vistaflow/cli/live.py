@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
+from types import MappingProxyType
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -29,6 +32,10 @@ from vistaflow.errors import (
 from vistaflow.models import Delta, Job, Kit, Progress, Snapshot, State
 
 REDRAW_SECONDS = 0.25
+QUEUE_SECONDS = 5.0
+"""How often the place of a job in its queue is asked for."""
+MOST_IN_QUEUE = 1000
+"""Jobs that are looked at for it."""
 TASKS_SHOWN = 4
 PROGRESS_TASK = "progress"
 """The task whose rows sample the progress of a job."""
@@ -103,8 +110,44 @@ async def print_rows_of(
         errors.print(f"go on from here with --from {watch.revision}", markup=False)
 
 
-def tree(kit: Kit, *, note: str = "") -> RenderableType:
-    """A kit with its jobs and their tasks as they are now."""
+async def queue_places(client: AsyncClient, kit: Kit) -> dict[str, str]:
+    """Where the kit's queued jobs are in their queue, such as `2 of 5`, by job id.
+
+    As the registry hands jobs out: kits take turns, those with less running first.
+    """
+    queued = [job for job in kit.jobs if job.status == "QUEUED" and not job.pb.external]
+    if not queued:
+        return {}
+    jobs = [
+        job
+        async for job in client.jobs(statuses=["QUEUED", "RUNNING"], limit=MOST_IN_QUEUE)
+        if not job.pb.external
+    ]
+    turns = Counter(job.kit_id for job in jobs if job.status == "RUNNING")
+    queue = []
+    for job in sorted(jobs, key=lambda job: (-job.pb.priority, job.kit_id, job.current_order)):
+        if job.status == "QUEUED":
+            turns[job.kit_id] += 1
+            queue.append((turns[job.kit_id], job.kit_id, job))
+    queue.sort(key=lambda waiting: waiting[:2])
+    places = {}
+    for job in queued:
+        ids = [other.job_id for *_, other in queue if other.job_type == job.job_type]
+        if job.job_id in ids:
+            places[job.job_id] = f"{ids.index(job.job_id) + 1} of {len(ids)}"
+    return places
+
+
+def tree(
+    kit: Kit, *, note: str = "", places: Mapping[str, str] = MappingProxyType({})
+) -> RenderableType:
+    """A kit with its jobs and their tasks as they are now.
+
+    Args:
+        kit: The kit.
+        note: What is said behind its title.
+        places: Of its queued jobs, as `queue_places` returns them.
+    """
     title = Text.assemble(
         (f"{MARKS.get(kit.status, '?')} ", STYLES.get(kit.status, "")),
         (f"kit {kit.kit_id} ", "bold"),
@@ -128,6 +171,8 @@ def tree(kit: Kit, *, note: str = "") -> RenderableType:
     for job in kit.jobs:
         style = STYLES.get(job.status, "")
         waits = waiting_text(job, kit)
+        if job.status == "QUEUED" and job.job_id in places:
+            waits = f"in the queue: {places[job.job_id]}"
         table.add_row(
             Text(f"  {MARKS.get(job.status, '?')} {job.name}", style=style),
             Text(job.status, style=style),
@@ -310,6 +355,8 @@ async def _redraw(client: AsyncClient, kit: Kit, *, until_done: bool) -> Kit:
     shown = LiveKit(kit)
     watch = client.watch(kit_ids=[kit.kit_id], after_revision=kit.revision)
     listener = asyncio.create_task(_listen(watch, shown.take))
+    places: Mapping[str, str] = {}
+    look_at = 0.0
     try:
         with Live(tree(kit), console=console, refresh_per_second=8) as live:
             while True:
@@ -322,7 +369,11 @@ async def _redraw(client: AsyncClient, kit: Kit, *, until_done: bool) -> Kit:
                 elif ends:
                     break
                 note = "" if watch.connected else "reconnecting …"
-                live.update(tree(shown.kit, note=note))
+                if time.monotonic() >= look_at and watch.connected:
+                    look_at = time.monotonic() + QUEUE_SECONDS
+                    with contextlib.suppress(*READ_AGAIN):
+                        places = await queue_places(client, shown.kit)
+                live.update(tree(shown.kit, note=note, places=places))
                 await asyncio.sleep(REDRAW_SECONDS)
             live.update(tree(shown.kit))
     finally:
