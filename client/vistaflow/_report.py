@@ -23,9 +23,6 @@ MAX_PICTURES: Final = 40
 MAX_PICTURE_BYTES: Final = 4 * 1024 * 1024
 """Largest picture that is embedded."""
 
-WEAK_R2: Final = 0.7
-"""A model below it explains too little of what it was tested on to be trusted."""
-
 NOMINAL_COVERAGE: Final = 0.95
 
 Call = Callable[[str, str, Any], Awaitable[Any]]
@@ -184,13 +181,14 @@ def _warnings(contents: Contents) -> str:
         for job in kit["jobs"]
         if job["status"] == "STATUS_FAILED"
     ]
-    warnings += _at_bounds(contents)
+    warnings += _at_bounds(study)
     for constraint in study.get("constraints", ()):
         if not constraint.get("met"):
             warnings.append(f"The best point misses {constraint['text']}.")
     for name, metrics in _metrics(kit).items():
-        if (r2 := metrics.get("r2")) is not None and r2 < WEAK_R2:
-            warnings.append(f"The model of {name} is weak: R² is {_number(r2)} on rows held out.")
+        if doubts := metrics.get("doubts"):
+            figures = f"R² is {_number(metrics.get('r2'))} on rows held out"
+            warnings.append(f"The model of {name} is in doubt: {', '.join(doubts)}; {figures}.")
     for job in kit["jobs"]:
         result = job.get("result") or {}
         if count := int(result.get("failed_count") or 0):
@@ -200,19 +198,13 @@ def _warnings(contents: Contents) -> str:
     return _items(dict.fromkeys(warnings))
 
 
-def _at_bounds(contents: Contents) -> Iterable[str]:
-    best = (contents.study.get("best") or {}).get("parameters") or {}
-    for parameter in contents.model.get("parameters", ()):
-        name, value = parameter["name"], best.get(parameter["name"])
-        low, high = parameter.get("low", 0.0), parameter.get("high", 0.0)
-        if not isinstance(value, float | int) or not high > low:
-            continue
-        margin = 1e-6 * (high - low)
-        if not low + margin < value < high - margin:
-            yield (
-                f"{name} = {_number(value)} is at an end of its range, {_number(low)} to "
-                f"{_number(high)}: a better point may be beyond it."
-            )
+def _at_bounds(study: Mapping[str, Any]) -> Iterable[str]:
+    for bound in study.get("at_bounds", ()):
+        low, high = bound.get("low", 0.0), bound.get("high", 0.0)
+        yield (
+            f"{bound['name']} = {_number(bound.get('value', 0.0))} is at an end of its range, "
+            f"{_number(low)} to {_number(high)}: a better point may be beyond it."
+        )
 
 
 def _optimum(contents: Contents) -> str:
@@ -246,8 +238,8 @@ def _optimum(contents: Contents) -> str:
         _table(
             "Constraints", ("Constraint", "Value", "Margin", "Unit", ""),
             [
-                (one["text"], one.get("value", 0.0), _margin(one), one.get("unit", ""),
-                 "met" if one.get("met") else "missed")
+                (one["text"], one.get("value", 0.0), one.get("margin", 0.0), one.get("unit", ""),
+                 "met, active" if one.get("active") else "met" if one.get("met") else "missed")
                 for one in study.get("constraints", ())
             ],
         ),
@@ -262,13 +254,6 @@ def _optimum(contents: Contents) -> str:
         f"ended by {_text(study.get('stop_reason', '') or 'an unknown reason')}.{compared}</p>"
     )
     return "".join(parts)
-
-
-def _margin(constraint: Mapping[str, Any]) -> Any:
-    if not constraint.get("met"):
-        miss = constraint.get("miss", 0.0)
-        return f"-{miss}" if isinstance(miss, str) else -miss
-    return abs(float(constraint.get("limit", 0.0)) - float(constraint.get("value", 0.0)))
 
 
 def _metrics(kit: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -286,14 +271,22 @@ def _model_test(kit: Mapping[str, Any]) -> str:
         (
             name, str(families.get(name, "")).replace("_", " "), one.get("r2"), one.get("rmse"),
             one.get("mae"), one.get("coverage95"), one.get("rows"),
+            _verdict(one.get("doubts")),
         )
         for name, one in sorted(metrics.items())
     ]  # fmt: skip
     return (
-        _table("", ("Response", "Family", "R²", "RMSE", "MAE", "Coverage", "Rows"), rows)
+        _table("", ("Response", "Family", "R²", "RMSE", "MAE", "Coverage", "Rows", ""), rows)
         + "<p>Coverage is the part of the rows inside the model's interval of "
         f"{NOMINAL_COVERAGE:.0%}.</p>"
     )
+
+
+def _verdict(doubts: Sequence[str] | None) -> str:
+    """Whether a model may be trusted; nothing where that was not judged."""
+    if doubts is None:
+        return ""
+    return f"⚠ {', '.join(doubts)}" if doubts else "✔"
 
 
 def _deck(contents: Contents) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from importlib.resources import files
@@ -12,7 +14,9 @@ from typing import Annotated, Any
 import typer
 
 from vistaflow._report import report as report_of
+from vistaflow._spans import span_text
 from vistaflow.api.optimize.v1 import optimize_pb2
+from vistaflow.api.pipeline.v1 import pipeline_pb2
 from vistaflow.cli.arguments import (
     AnyKit,
     JobIds,
@@ -28,7 +32,7 @@ from vistaflow.cli.arguments import (
 )
 from vistaflow.cli.connection import CommandClient, answer_of
 from vistaflow.cli.files.kit_text import kit_text, kit_values
-from vistaflow.cli.live import clock, follow, print_rows_of, tree
+from vistaflow.cli.live import follow, print_rows_of, queue_places, reason_text, tree
 from vistaflow.cli.output import (
     DETACHED,
     FAILED,
@@ -36,6 +40,7 @@ from vistaflow.cli.output import (
     Address,
     AsJson,
     console,
+    plain,
     print_json,
     reported,
     stop,
@@ -45,6 +50,7 @@ from vistaflow.cli.results import (
     Failures,
     failures_of,
     failures_text,
+    folded,
     held_out_table,
     pictures,
     result_dict,
@@ -91,8 +97,14 @@ def run(
     detach: Annotated[bool, typer.Option("--detach", help="Return once it is started.")] = False,
     set_: Settings = None,
     label: NewLabels = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Start it however long its runs may take.")
+    ] = False,
 ) -> None:
     """Validate a kit, start it, and follow it to its result.
+
+    What its runs may take is estimated from stored runs of its deck. Above the operator's limit
+    (VISTAFLOW_PIPELINE_CONFIRMATION_HOURS) it is started with --yes, or once you confirm it.
 
     For example: vistaflow run kit.yaml --set optimize.budget=40 --set "goals=minimize power"
 
@@ -101,6 +113,11 @@ def run(
     """
     kit = kit_file(kit)
     settings, labels = labels_of(set_, "--set"), labels_of(label)
+    answer = answer_of(address, lambda client: client.validate(kit, settings=settings))
+    if answer.HasField("estimate"):
+        if not as_json:
+            console.print(estimate_text(answer.estimate), markup=False, soft_wrap=True)
+        confirm(answer.estimate, yes=yes)
     started = answer_of(
         address,
         lambda client: client.run(kit, settings=settings, labels=labels, actor=user()),
@@ -128,6 +145,35 @@ def run(
     _tell_result(*result, as_json)
     if result[0].status != "FINISHED":
         raise typer.Exit(FAILED)
+
+
+def confirm(estimate: pipeline_pb2.RunEstimate, *, yes: bool) -> None:
+    """Ends the command, before anything is started, unless what takes long is confirmed."""
+    span, limit = estimate.duration.ToTimedelta(), estimate.confirmation_limit.ToTimedelta()
+    if yes or not limit or span <= limit:
+        return
+    takes = f"its runs take about {span_text(span.total_seconds())}"
+    above = f"more than the limit of {span_text(limit.total_seconds())}"
+    if not (sys.stdin.isatty() and console.is_terminal):
+        stop(
+            f"{takes}, {above} (VISTAFLOW_PIPELINE_CONFIRMATION_HOURS): nothing was started; add "
+            "--yes to start it",
+            USAGE,
+        )
+    if not typer.confirm(f"{takes}, {above}. Start it?"):
+        stop("nothing was started", USAGE)
+
+
+def estimate_text(estimate: pipeline_pb2.RunEstimate) -> str:
+    """Such as `≈ 6 d on 2 cores: 65 runs of 4 h; 40 known`."""
+    runs = f"{estimate.run_count} run{'s' * (estimate.run_count != 1)}"
+    known = f"; {estimate.known_count} known" if estimate.known_count else ""
+    if not estimate.HasField("duration"):
+        return f"at most {runs}; no run of this deck is stored to estimate the time from"
+    cores = f"{estimate.core_count} core{'s' * (estimate.core_count != 1)}"
+    one = span_text(estimate.run_duration.ToTimedelta().total_seconds())
+    whole = span_text(estimate.duration.ToTimedelta().total_seconds())
+    return f"≈ {whole} on {cores}: at most {runs} of {one}{known}"
 
 
 def validate(
@@ -160,6 +206,8 @@ def validate(
             parts = [jobs] * bool(answer.jobs)
             parts += [runs] * bool(answer.max_simulation_count or not answer.jobs)
             console.print(f"valid; {'; '.join(parts)}", markup=False, soft_wrap=True)
+        if answer.HasField("estimate"):
+            console.print(estimate_text(answer.estimate), markup=False, soft_wrap=True)
     if answer.mistakes:
         raise typer.Exit(USAGE)
     if try_:
@@ -240,10 +288,15 @@ def watch(
 
 
 def _follow_kit(address: str, kit: int, *, as_json: bool, forever: bool) -> None:
-    """Shows a kit until it ends."""
-    ended = answer_of(
-        address, lambda client: follow(client, kit, as_json=as_json, until_done=not forever)
-    )
+    """Shows a kit until it ends, and why it failed."""
+
+    async def ask(client: CommandClient) -> tuple[Kit, Failures | None]:
+        ended = await follow(client, kit, as_json=as_json, until_done=not forever)
+        return ended, None if as_json else await failures_of(client, ended)
+
+    ended, failures = answer_of(address, ask)
+    if ended.status == "FAILED" and not as_json:
+        _tell_failure(ended, failures)
     if ended.status != "FINISHED":
         raise typer.Exit(FAILED)
 
@@ -281,11 +334,16 @@ def show(
         shown = await client.kit(kit, as_of=moment)
         return await _result_of(client, shown, as_json=as_json)
 
+    async def places_of(client: CommandClient) -> dict[str, str]:
+        return {} if moment else await queue_places(client, result[0])
+
     result = answer_of(address, ask)
+    places = answer_of(address, places_of) if result[0].status == "QUEUED" else {}
     if as_json:
-        print_json(result[0])
+        jobs = [{**plain(job), "queue_place": places.get(job.job_id)} for job in result[0].jobs]
+        print_json({**plain(result[0]), "jobs": jobs})
         return
-    console.print(tree(result[0]))
+    console.print(tree(result[0], places=places))
     _tell_result(*result, as_json)
 
 
@@ -326,26 +384,35 @@ def _tell_result(
         return
     if (table := held_out_table(kit)) is not None:
         console.print(table)
+    if kit.status == "FAILED":
+        _tell_failure(kit, failures)
+        return
     if failures is not None:
-        text = failures_text(kit, failures, log=kit.status == "FAILED")
+        text = failures_text(kit, failures, log=False)
         console.print(text, markup=False, highlight=False, soft_wrap=True)
     for picture in files:
         console.print(f"picture: {picture}", markup=False, soft_wrap=True)
-    if kit.status == "FAILED":
-        corrected = f"\n  or, in a corrected deck: vistaflow retry {kit.kit_id} --deck FOLDER"
-        for job in kit.jobs:
-            if job.status == "FAILED":
-                # The reasons of failed points are above.
-                why = f": {job.reason}" if failures is None or job.job_type != "DOE" else ""
-                console.print(
-                    f"{job.name} failed after {clock(job.elapsed)}{why}\n"
-                    f"  its log: vistaflow logs {job.job_id}\n"
-                    f"  go on with: vistaflow retry {kit.kit_id}"
-                    + corrected
-                    * ("jobs" not in kit.spec),
-                    markup=False,
-                    soft_wrap=True,
-                )
+
+
+def _tell_failure(kit: Kit, failures: Failures | None) -> None:
+    """One reason, what the points say of it, and what to do, on one screen with the tree."""
+    width = console.width - 1 if console.is_terminal or "COLUMNS" in os.environ else 0
+    if failures is not None:
+        text = failures_text(kit, failures, width=width)
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+    for job in kit.jobs:
+        if job.status != "FAILED":
+            continue
+        # The reasons of failed points are above, with what helps.
+        explained = failures is not None and job.job_type == "DOE"
+        if not explained:
+            why = "\n".join(folded(f"{job.name} failed: {reason_text(job)}", "  ", width))
+            console.print(why, markup=False, soft_wrap=True)
+        console.print(f"its log:     vistaflow logs {job.job_id}", markup=False, soft_wrap=True)
+        if not (explained and failures and failures.hint):
+            corrected = "" if "jobs" in kit.spec else "   (with a corrected deck: --deck FOLDER)"
+            retry = f"go on with:  vistaflow retry {kit.kit_id}{corrected}"
+            console.print(retry, markup=False, soft_wrap=True)
 
 
 def report(

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
+import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
+from types import MappingProxyType
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -28,10 +32,17 @@ from vistaflow.errors import (
 from vistaflow.models import Delta, Job, Kit, Progress, Snapshot, State
 
 REDRAW_SECONDS = 0.25
+QUEUE_SECONDS = 5.0
+"""How often the place of a job in its queue is asked for."""
+MOST_IN_QUEUE = 1000
+"""Jobs that are looked at for it."""
 TASKS_SHOWN = 4
 PROGRESS_TASK = "progress"
 """The task whose rows sample the progress of a job."""
 REMARK_CHARACTERS = 150
+WIDE = 100
+"""Columns of a terminal from which bars are long."""
+WIDE_BAR, NARROW_BAR = 18, 8
 READ_AGAIN = (UnavailableError, DeadlineExceededError, ResourceExhaustedError)
 """Errors after which a kit is read again at the next redraw."""
 MOST_PENDING = 1000
@@ -99,8 +110,44 @@ async def print_rows_of(
         errors.print(f"go on from here with --from {watch.revision}", markup=False)
 
 
-def tree(kit: Kit, *, note: str = "") -> RenderableType:
-    """A kit with its jobs and their tasks as they are now."""
+async def queue_places(client: AsyncClient, kit: Kit) -> dict[str, str]:
+    """Where the kit's queued jobs are in their queue, such as `2 of 5`, by job id.
+
+    As the registry hands jobs out: kits take turns, those with less running first.
+    """
+    queued = [job for job in kit.jobs if job.status == "QUEUED" and not job.pb.external]
+    if not queued:
+        return {}
+    jobs = [
+        job
+        async for job in client.jobs(statuses=["QUEUED", "RUNNING"], limit=MOST_IN_QUEUE)
+        if not job.pb.external
+    ]
+    turns = Counter(job.kit_id for job in jobs if job.status == "RUNNING")
+    queue = []
+    for job in sorted(jobs, key=lambda job: (-job.pb.priority, job.kit_id, job.current_order)):
+        if job.status == "QUEUED":
+            turns[job.kit_id] += 1
+            queue.append((turns[job.kit_id], job.kit_id, job))
+    queue.sort(key=lambda waiting: waiting[:2])
+    places = {}
+    for job in queued:
+        ids = [other.job_id for *_, other in queue if other.job_type == job.job_type]
+        if job.job_id in ids:
+            places[job.job_id] = f"{ids.index(job.job_id) + 1} of {len(ids)}"
+    return places
+
+
+def tree(
+    kit: Kit, *, note: str = "", places: Mapping[str, str] = MappingProxyType({})
+) -> RenderableType:
+    """A kit with its jobs and their tasks as they are now.
+
+    Args:
+        kit: The kit.
+        note: What is said behind its title.
+        places: Of its queued jobs, as `queue_places` returns them.
+    """
     title = Text.assemble(
         (f"{MARKS.get(kit.status, '?')} ", STYLES.get(kit.status, "")),
         (f"kit {kit.kit_id} ", "bold"),
@@ -114,26 +161,31 @@ def tree(kit: Kit, *, note: str = "") -> RenderableType:
     table = Table.grid(padding=(0, 1), expand=True)
     table.add_column(no_wrap=True, min_width=14)
     table.add_column(no_wrap=True, width=9)
-    table.add_column(no_wrap=True, width=18)
+    # Without a bar, the remarks of a kit that has ended are readable at 80 columns, too.
+    moves = any(job.status == "RUNNING" for job in kit.jobs)
+    bar_width = (WIDE_BAR if console.width >= WIDE else NARROW_BAR) if moves else 0
+    if moves:
+        table.add_column(no_wrap=True, width=bar_width)
     table.add_column(no_wrap=True, justify="right", width=8)
     table.add_column(overflow="ellipsis", no_wrap=True, ratio=1)
     for job in kit.jobs:
         style = STYLES.get(job.status, "")
         waits = waiting_text(job, kit)
+        if job.status == "QUEUED" and job.job_id in places:
+            waits = f"in the queue: {places[job.job_id]}"
         table.add_row(
             Text(f"  {MARKS.get(job.status, '?')} {job.name}", style=style),
             Text(job.status, style=style),
-            _bar(job),
+            *([_bar(job, bar_width)] if moves else []),
             Text(clock(job.elapsed), style="dim"),
             Text(waits, style="dim") if waits else _remark_text(job),
         )
-        for task in _shown_tasks(job):
+        for task in _shown_tasks(job) if moves else ():
             task_style = STYLES.get(task.status, "")
             table.add_row(
                 Text(f"      {task.task_name}", style="dim"),
                 Text(task.status.lower(), style=task_style),
-                "",
-                "",
+                *([""] * (1 + moves)),
                 Text(task.reason, style="dim"),
             )
     return Group(title, table)
@@ -303,6 +355,8 @@ async def _redraw(client: AsyncClient, kit: Kit, *, until_done: bool) -> Kit:
     shown = LiveKit(kit)
     watch = client.watch(kit_ids=[kit.kit_id], after_revision=kit.revision)
     listener = asyncio.create_task(_listen(watch, shown.take))
+    places: Mapping[str, str] = {}
+    look_at = 0.0
     try:
         with Live(tree(kit), console=console, refresh_per_second=8) as live:
             while True:
@@ -315,7 +369,11 @@ async def _redraw(client: AsyncClient, kit: Kit, *, until_done: bool) -> Kit:
                 elif ends:
                     break
                 note = "" if watch.connected else "reconnecting …"
-                live.update(tree(shown.kit, note=note))
+                if time.monotonic() >= look_at and watch.connected:
+                    look_at = time.monotonic() + QUEUE_SECONDS
+                    with contextlib.suppress(*READ_AGAIN):
+                        places = await queue_places(client, shown.kit)
+                live.update(tree(shown.kit, note=note, places=places))
                 await asyncio.sleep(REDRAW_SECONDS)
             live.update(tree(shown.kit))
     finally:
@@ -355,14 +413,14 @@ def _print_states(states: tuple[State, ...], names: dict[str, str], *, as_json: 
             console.print(state_line(state, names), markup=False, soft_wrap=True)
 
 
-def _bar(job: Job) -> RenderableType:
+def _bar(job: Job, width: int) -> RenderableType:
     progress = job.progress
     if job.status == "RUNNING" and progress and progress.total:
-        return ProgressBar(total=progress.total, completed=progress.completed, width=18)
+        return ProgressBar(total=progress.total, completed=progress.completed, width=width)
     if job.status == "RUNNING":
-        return ProgressBar(total=None, width=18, pulse=True)
+        return ProgressBar(total=None, width=width, pulse=True)
     if job.status == "FINISHED":
-        return ProgressBar(total=1, completed=1, width=18)
+        return ProgressBar(total=1, completed=1, width=width)
     return Text("")
 
 
@@ -388,7 +446,13 @@ def _remark(job: Job) -> str:
     if job.status == "FINISHED":
         return data_text(job) or evaluation_text(job)
     again = f"attempt {job.attempt}  " if job.attempt > 1 and job.status == "RUNNING" else ""
-    return again + (job.reason if job.status in ("FAILED", "CANCELED", "INIT", "QUEUED") else "")
+    ended = job.status in ("FAILED", "CANCELED", "INIT", "QUEUED")
+    return again + (reason_text(job) if ended else "")
+
+
+def reason_text(job: Job) -> str:
+    """The reason of a job for people: without its code, which is for programs."""
+    return re.sub(r"^[A-Z][A-Z0-9_]+: ", "", job.reason)
 
 
 def data_text(job: Job) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,20 +26,11 @@ from vistaflow.models import Job, Kit, struct_dict
 WORDS: Final = ("failure", "message", "log")
 """What rows of failed points say beside their parameters."""
 
-GOOD_R2: Final = 0.8
-GOOD_COVERAGE: Final = 0.85
-"""What the upper end of the confidence interval of a coverage has to reach."""
-ENOUGH_ROWS: Final = 10
-"""Rows held out below which R² and the coverage say little."""
-
-NEAR_BOUND: Final = 0.005
-"""The part of a range within which a value is at its end."""
-
-ACTIVE: Final = 0.01
-"""The part of its limit within which a constraint is active."""
-
-LOG_LINES: Final = 8
+LOG_LINES: Final = 4
 """Lines of the end of what a failed run printed that are shown at once."""
+
+REASONS: Final = 3
+"""Reasons of failed points that are shown at once: a failed kit is one screen of 24 rows."""
 
 MAX_PICTURES: Final = 50
 """Pictures of a kit that are copied to this machine."""
@@ -59,7 +52,7 @@ def result_table(kit: Kit, study: optimize_pb2.Study) -> RenderableType:
     parameters.add_column("parameter")
     parameters.add_column("value", justify="right")
     parameters.add_column("unit")
-    bounds = at_bounds(kit, best)
+    bounds = {bound.name: bound.end for bound in study.at_bounds}
     if bounds:
         parameters.add_column("")
     for name in _in_order(kit, best):
@@ -112,12 +105,12 @@ def result_dict(kit: Kit, study: optimize_pb2.Study) -> dict[str, Any]:
             for constraint in study.constraints
             if not constraint.met
         },
-        "margins": {constraint.text: margin(constraint) for constraint in study.constraints},
-        "active": [constraint.text for constraint in study.constraints if is_active(constraint)],
-        "at_bounds": at_bounds(kit, struct_dict(study.best.parameters)),
+        "margins": {constraint.text: constraint.margin for constraint in study.constraints},
+        "active": [constraint.text for constraint in study.constraints if constraint.active],
+        "at_bounds": {bound.name: bound.end for bound in study.at_bounds},
         "models": {
             name: {"r2": figures.r2, "coverage95": figures.coverage95, "rows": figures.rows}
-            | {"doubts": list(figures.doubts)}
+            | {"doubts": None if figures.doubts is None else list(figures.doubts)}
             for name, figures in held_out(kit).items()
         },
         "design_best_objective": (
@@ -138,8 +131,8 @@ class HeldOut:
     coverage95: float
     """The part of the rows that the 95 % intervals hold."""
     rows: int
-    doubts: Sequence[str]
-    """Why it should not be trusted yet; empty if it may be."""
+    doubts: Sequence[str] | None
+    """Why it should not be trusted yet; empty if it may be, None if that was not judged."""
 
 
 def held_out(kit: Kit) -> dict[str, HeldOut]:
@@ -150,19 +143,14 @@ def held_out(kit: Kit) -> dict[str, HeldOut]:
             metrics = job.result.get("metrics") or {}
     figures = {}
     for name, measured in metrics.items() if isinstance(metrics, Mapping) else ():
-        try:
-            rows, r2 = int(measured["rows"]), float(measured["r2"])
-            coverage, high = float(measured["coverage95"]), float(measured["ci"]["coverage95"][1])
-        except (KeyError, TypeError, ValueError, IndexError):
-            continue  # the result of a job that was done elsewhere
-        doubts = []
-        if r2 < GOOD_R2:
-            doubts.append(f"explains {max(r2, 0.0):.0%}")
-        if high < GOOD_COVERAGE:
-            doubts.append("intervals too narrow")
-        if rows < ENOUGH_ROWS:
-            doubts.append("few rows")
-        figures[name] = HeldOut(r2=r2, coverage95=coverage, rows=rows, doubts=doubts)
+        with suppress(KeyError, TypeError, ValueError):  # the result of a job done elsewhere
+            figures[name] = HeldOut(
+                r2=float(measured["r2"]),
+                coverage95=float(measured["coverage95"]),
+                rows=int(measured["rows"]),
+                # Earlier releases published none.
+                doubts=measured.get("doubts"),
+            )
     return figures
 
 
@@ -177,47 +165,18 @@ def held_out_table(kit: Kit) -> RenderableType | None:
         table.add_column(name, justify="right")
     table.add_column("")
     for name, one in figures.items():
-        doubts = Text(f"⚠ {', '.join(one.doubts)}", style="yellow")
+        verdict = Text("✔" if one.doubts is not None else "", style="green")
+        if one.doubts:
+            verdict = Text(f"⚠ {', '.join(one.doubts)}", style="yellow")
         table.add_row(
             name,
             f"{one.r2:.3f}",
             f"{one.coverage95:.0%}",
             str(one.rows),
-            doubts if one.doubts else Text("✔", style="green"),
+            verdict,
         )
     title = Text("models of the design on rows held out", style="bold")
     return Group(title, table)
-
-
-def at_bounds(kit: Kit, point: Mapping[str, Any]) -> dict[str, str]:
-    """The parameters of a point at an end of their range: "lower" or "upper" by name."""
-    ends = {}
-    for job in kit.jobs:
-        space = job.result.get("space")
-        for parameter in space.get("parameters", ()) if isinstance(space, dict) else ():
-            value, bounds = point.get(parameter["name"]), parameter.get("range")
-            if not bounds or not isinstance(value, int | float):
-                continue
-            low, high = map(float, bounds)
-            if parameter.get("scale") == "log" and low > 0 and value > 0:
-                low, high, value = math.log(low), math.log(high), math.log(value)
-            near = NEAR_BOUND * (high - low)
-            if high > low and (value <= low + near or value >= high - near):
-                ends[parameter["name"]] = "lower" if value <= low + near else "upper"
-    return ends
-
-
-def margin(constraint: optimize_pb2.ConstraintResult) -> float:
-    """How far a side is from its limit, in its own unit; negative if the constraint is missed."""
-    if not constraint.met:
-        return -constraint.miss
-    return abs(constraint.limit - constraint.value)
-
-
-def is_active(constraint: optimize_pb2.ConstraintResult) -> bool:
-    """Whether a constraint holds the objective back: it is met with hardly any margin."""
-    scale = max(abs(constraint.limit), abs(constraint.value))
-    return constraint.met and margin(constraint) <= ACTIVE * scale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +189,12 @@ class Failures:
 
     rows: Sequence[Mapping[str, Any]]
     """The failed points that are known; those of a failed job may be a part of them."""
+
+    summary: str = ""
+    """Of a failed job: how many failed, and what is allowed."""
+
+    hint: str = ""
+    """Of a failed job: what usually helps."""
 
 
 def design_job(kit: Kit) -> Job | None:
@@ -255,41 +220,83 @@ async def failures_of(client: AsyncClient, kit: Kit, *, rows: bool = False) -> F
             failed = [row for row in await client.design_rows(job.job_id) if row["failure"]]
         failures = Failures(count=count, reasons=job.result.get("reasons") or (), rows=failed)
         return failures if count else None
-    details: Mapping[str, Any] = {}
+    error: Mapping[str, Any] = {}
     async for state in client.states(job_ids=[job.job_id], statuses=["FAILED"]):
         if not state.task_name:
-            details = (state.metadata.get("error") or {}).get("details") or {}
+            error = state.metadata.get("error") or {}
+    details = error.get("details") or {}
     known = [
         {"row_id": row["row_id"], **row["parameters"], **{key: row[key] for key in WORDS}}
         for row in details.get("failed_rows") or ()
     ]
     count = int(details.get("failed_count") or 0)
-    return (
-        Failures(count=count, reasons=details.get("reasons") or (), rows=known) if count else None
+    if not count:
+        return None
+    return Failures(
+        count=count,
+        reasons=details.get("reasons") or (),
+        rows=known,
+        summary=str(details.get("summary") or ""),
+        hint=str(error.get("hint") or ""),
     )
 
 
-def failures_text(kit: Kit, failures: Failures, *, log: bool = True) -> str:
-    """Why points failed, grouped; how to look at one; the end of what the first printed."""
+def failures_text(kit: Kit, failures: Failures, *, log: bool = True, width: int = 0) -> str:
+    """Why points failed, grouped; how to look at one; the end of what the first printed.
+
+    Args:
+        kit: The kit.
+        failures: Its failed points.
+        log: Whether to show what a run printed, if all failed for one reason.
+        width: Columns to fold the text to; 0 leaves its lines as they are.
+    """
     job = design_job(kit)
     total = int(job.result.get("evaluated_count") or 0) if job else 0
-    lines = [f"{failures.count} {f'of {total} ' if total else ''}points failed:"]
-    for reason in failures.reasons:
+    counted = f"{failures.count} {f'of {total} ' if total else ''}points failed"
+    lines = folded(f"{failures.summary or counted}:", "", width)
+    shown = failures.reasons[:REASONS]
+    for reason in shown:
         message = f": {reason['message']}" if reason["message"] else ""
         place = f"such as point {reason['row_id']}"
-        lines.append(f"  {reason['count']} × {reason['failure']}{message} ({place})")
-    listed = sum(reason["count"] for reason in failures.reasons)
+        text = f"  {reason['count']} × {reason['failure']}{message} ({place})"
+        lines += folded(text, "      ", width)
+    listed = sum(reason["count"] for reason in shown)
     if listed < failures.count:
         lines.append(f"  {failures.count - listed} × other reasons")
-    if failures.reasons:
-        first = failures.reasons[0]["row_id"]
+    if shown:
+        first = shown[0]["row_id"]
         printed = next((row["log"] for row in failures.rows if row["row_id"] == first), "")
-        if log and printed:
-            lines.append(f"point {first} printed at its end:")
-            lines += [f"  | {line}" for line in printed.splitlines()[-LOG_LINES:]]
+        if log and len(shown) == 1 and printed:
+            lines += _end_of(printed, shown[0]["message"], first, width)
+        if failures.hint:
+            hint = failures.hint.replace("retry KIT", f"retry {kit.kit_id}")
+            lines += folded(f"what helps: {hint}", "  ", width)
         lines.append(f"look at one: vistaflow try {kit.kit_id} --point {first}")
     lines.append(f"all of them: vistaflow points {kit.kit_id} --failed")
     return "\n".join(lines)
+
+
+def _end_of(printed: str, message: str, point: int, width: int) -> list[str]:
+    """The last lines of a log, a row each; the last of all is mostly the message itself."""
+    noise = ("Traceback (most recent call last):", 'File "<frozen ')
+    lines = [
+        line for line in printed.splitlines() if line.strip() and not line.strip().startswith(noise)
+    ]
+    if lines and message.rsplit(" (", 1)[0][-40:] in lines[-1]:
+        lines.pop()
+    if not lines:
+        return []
+    rows = [f"  | {line}" for line in lines[-LOG_LINES:]]
+    if width:
+        rows = [row if len(row) <= width else f"{row[: width - 1]}…" for row in rows]
+    return [f"point {point} printed at its end:", *rows]
+
+
+def folded(text: str, indent: str, width: int) -> list[str]:
+    """A text as lines of at most `width` columns, all but the first indented; 0: as it is."""
+    if not width:
+        return [text]
+    return textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False)
 
 
 async def pictures(client: AsyncClient, kit: Kit) -> list[Path]:
@@ -384,11 +391,11 @@ def _constraints(study: optimize_pb2.Study) -> Table:
     table.add_column("")
     for constraint in study.constraints:
         mark = (
-            Text("✔ met, active" if is_active(constraint) else "✔ met", style="green")
+            Text("✔ met, active" if constraint.active else "✔ met", style="green")
             if constraint.met
             else Text(f"✘ missed by {_miss(constraint)}", style="red")
         )
-        distance = number(margin(constraint)) if math.isfinite(margin(constraint)) else "-"
+        distance = number(constraint.margin) if math.isfinite(constraint.margin) else "-"
         table.add_row(constraint.text, number(constraint.value), distance, constraint.unit, mark)
     return table
 

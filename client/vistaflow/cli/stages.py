@@ -32,7 +32,6 @@ from vistaflow.cli.output import (
     stop,
 )
 from vistaflow.cli.results import (
-    LOG_LINES,
     WORDS,
     Failures,
     design_job,
@@ -45,6 +44,9 @@ from vistaflow.results import Deck
 
 TRIED_LINES: Final = 24
 """Lines of the input and of the output of one run that are shown."""
+
+LOG_LINES: Final = 8
+"""Lines of the end of what each failed run printed that a list shows."""
 
 GENERATORS = {
     name.removeprefix("GENERATOR_").lower(): value

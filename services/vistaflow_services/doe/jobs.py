@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from vistaflow._spans import span_text
 from vistaflow.api.doe.v1 import doe_pb2 as pb
 from vistaflow_services.core.results import PublishedFile
 from vistaflow_services.core.work.attempt import Attempt, JobError, plain
@@ -30,6 +31,7 @@ from vistaflow_services.designs.table import Results
 from vistaflow_services.doe import evaluation, plots, references, specs
 from vistaflow_services.simulators.evaluate import evaluate, local_executor
 from vistaflow_services.simulators.outcome import Outcome
+from vistaflow_services.simulators.pace import Pace
 from vistaflow_services.simulators.points import PointStore
 
 POINTS = "points"
@@ -161,12 +163,17 @@ def _simulate(attempt: Attempt, prepared: _Prepared, policy: FailurePolicy) -> R
     names = prepared.deck.response_names
     seen: dict[int, Outcome] = {}
     counts: Counter[str] = Counter()
+    pace = Pace()
 
     def on_outcome(index: int, outcome: Outcome) -> None:
         seen[index] = outcome
         counts["failed"] += not outcome.ok
         counts[f"of {len(points)} found in the store"] += outcome.cached
-        text = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+        # What is in the store comes first: all that is not seen yet has to be run.
+        counts["run"] += not outcome.cached
+        left = pace.left(counts["run"], len(points) - len(seen))
+        said = [f"{count} {name}" for name, count in counts.items() if count and name != "run"]
+        text = ", ".join([f"{span_text(left)} left"] * (left > 0) + said)
         attempt.progress("simulate", len(seen), len(points), unit="runs", message=text)
 
     scratch = attempt.folder / ".scratch"
@@ -186,23 +193,23 @@ def _simulate(attempt: Attempt, prepared: _Prepared, policy: FailurePolicy) -> R
             )
             order = list(range(len(points)))
             results = evaluation.results_of(outcomes, names)
-            refused = evaluation.too_many_failed(results, policy)
+            summary = evaluation.too_many_failed(results, policy)
         except JobError as error:
             order = sorted(seen)
             results = evaluation.results_of([seen[index] for index in order], names)
-            short = error.details.get("short", error.message)
-            refused = short + evaluation.most_common_failure(results)
+            summary = error.details.get("short", error.message)
         finally:
             executor.shutdown(cancel_futures=True)
             shutil.rmtree(scratch, ignore_errors=True)
         metadata.update(_counts(results))
-        if refused:
+        if summary:
             raise JobError(
-                refused,
+                summary + evaluation.most_common_failure(results),
                 reason="RUNS_FAILED",
                 hint=evaluation.hint_of(results),
                 details={
                     "run": len(results.failures),
+                    "summary": summary,
                     **_counts(results),
                     "failed_rows": [
                         {**row, "row_id": order[row["row_id"]]}

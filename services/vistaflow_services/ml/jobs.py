@@ -47,6 +47,7 @@ from vistaflow_services.surrogates.manifest import (
     ScalerManifest,
     TrainingTable,
 )
+from vistaflow_services.surrogates.metrics import HeldOut, doubts_of
 from vistaflow_services.surrogates.model import ResponseModel
 from vistaflow_services.surrogates.preparation import prepare
 from vistaflow_services.surrogates.scaling import Scaler, fit_scaler
@@ -314,7 +315,7 @@ def _untested(names: list[str], tested: ModelTest) -> list[str]:
     ]
 
 
-def _metrics(figures: Any) -> dict[str, Any]:
+def _metrics(figures: HeldOut) -> dict[str, Any]:
     """Figures as `{name: value}` and, under `ci`, `{name: [low, high]}`."""
     fields = asdict(figures)
     intervals = {
@@ -326,6 +327,7 @@ def _metrics(figures: Any) -> dict[str, Any]:
         "calibration": {f"{level:g}": seen for level, seen in fields["calibration"].items()},
         "sharpness": fields["sharpness"],
         "rows": fields["rows"],
+        "doubts": doubts_of(figures),
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from vistaflow_services.core.errors import FieldViolation, InvalidError, Violations
 from vistaflow_services.decks.expressions import Constraint, Goals, Objective, parse_goals
-from vistaflow_services.decks.space import Point, Space
+from vistaflow_services.decks.space import Point, Scale, Space
 from vistaflow_services.search.limits import MAX_BATCH, MAX_BUDGET
 from vistaflow_services.search.misses import MissScale, constraint_unit
 from vistaflow_services.search.observation import Observation
@@ -464,3 +464,27 @@ def blocking(trials: Sequence[Trial], problem: Problem) -> list[str]:
             missed = f"`{constraints[j]}` is missed by {counts[j]} of {len(usable)} points"
             descriptions.append(missed + always)
     return descriptions
+
+
+NEAR_BOUND = 0.005
+"""The part of a range, on the parameter's scale, within which a value is at its end."""
+
+
+def at_bounds(problem: Problem, point: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The parameters of a point at an end of their range, beyond which a better one may be.
+
+    Returns:
+        For each `name`, `value`, `low`, `high` and `end`, which is `lower` or `upper`.
+    """
+    ends: list[dict[str, Any]] = []
+    for parameter in problem.space.parameters:
+        name, low, high = parameter.name, parameter.low, parameter.high
+        if name in problem.fixed or low is None or high is None:
+            continue
+        scale = math.log if parameter.scale is Scale.LOG else float
+        place = (scale(point[name]) - scale(low)) / (scale(high) - scale(low))
+        if not NEAR_BOUND < place < 1 - NEAR_BOUND:
+            end = "lower" if place <= NEAR_BOUND else "upper"
+            values = {"value": float(point[name]), "low": float(low), "high": float(high)}
+            ends.append({"name": name, **values, "end": end})
+    return ends

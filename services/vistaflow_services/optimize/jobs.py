@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from vistaflow._spans import span_text
 from vistaflow.api.optimize.v1 import optimize_pb2 as pb
 from vistaflow_services.core.errors import InvalidError
 from vistaflow_services.core.results import PublishedFile
@@ -28,6 +29,7 @@ from vistaflow_services.optimize.domain import (
     Problem,
     StudyPlan,
     Trial,
+    at_bounds,
     blocking,
     check_goals,
     constants_of,
@@ -54,6 +56,7 @@ from vistaflow_services.search.manifest import (
 )
 from vistaflow_services.simulators.evaluate import evaluate, local_executor
 from vistaflow_services.simulators.outcome import Outcome, reasons_of, reasons_text
+from vistaflow_services.simulators.pace import Pace
 from vistaflow_services.simulators.points import PointStore
 from vistaflow_services.simulators.run import run_point
 from vistaflow_services.surrogates.model import Model
@@ -159,6 +162,7 @@ def _search(attempt: Attempt, setting: _Setting) -> StudyResult:
     scratch = attempt.folder / ".scratch"
     store = PointStore(attempt.artifacts.root / POINTS)
     executor: Executor = local_executor(attempt.workers)
+    pace = Pace()
 
     def simulate(points: Sequence[Point]) -> list[Outcome]:
         return evaluate(
@@ -171,7 +175,9 @@ def _search(attempt: Attempt, setting: _Setting) -> StudyResult:
         return [run.result() for run in runs]
 
     def on_round(completed: int, message: str) -> None:
-        attempt.progress("infill", completed, setting.budget, unit="runs", message=message)
+        left = pace.left(completed, setting.budget - completed)
+        text = f"{span_text(left)} left, {message}" if left > 0 else message
+        attempt.progress("infill", completed, setting.budget, unit="runs", message=text)
 
     study = Study(
         problem=setting.problem,
@@ -273,6 +279,7 @@ def _report(attempt: Attempt, setting: _Setting, result: StudyResult) -> dict[st
             *_noise_notes(deck, result),
             *_failure_notes(result.trials),
         ],
+        at_bounds=at_bounds(problem, best.point),
         evaluations=_evaluations(result.trials),
         last_model=publish_last_model(
             attempt,

@@ -19,6 +19,9 @@ from vistaflow_services.search.manifest import (
     TuningManifest,
 )
 
+ACTIVE = 0.01
+"""The part of its sides within which a constraint that is met is active."""
+
 Z95 = 1.959963984540054
 """Half the width of a central 95 % interval, in standard deviations."""
 
@@ -65,9 +68,12 @@ def _fill_design(message: pb.Study, manifest: DesignStudyManifest) -> None:
             met=constraint.met,
             miss=_miss(constraint),
             unit=constraint.unit,
+            margin=_margin(constraint),
+            active=constraint.met and _margin(constraint) <= ACTIVE * _scale(constraint),
         )
         for constraint in best.constraints
     )
+    message.at_bounds.extend(pb.ParameterAtBound(**bound) for bound in manifest.at_bounds)
     model = manifest.last_model
     if model is not None:
         message.model_id = model["model_id"]
@@ -122,6 +128,17 @@ def _miss(constraint: ConstraintRecord) -> float:
         return 0.0
     miss = constraint.miss
     return math.inf if miss is None or math.isnan(miss) else float(miss)
+
+
+def _margin(constraint: ConstraintRecord) -> float:
+    """How far a side is from its limit; negative if the constraint is missed."""
+    if not constraint.met:
+        return -_miss(constraint)
+    return abs(_number(constraint.limit) - _number(constraint.value))
+
+
+def _scale(constraint: ConstraintRecord) -> float:
+    return max(abs(_number(constraint.limit)), abs(_number(constraint.value)))
 
 
 def _number(value: float | None) -> float:

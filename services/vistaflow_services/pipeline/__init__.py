@@ -2,6 +2,7 @@
 
 domain.py      what a kit is, and every mistake it can have
 kitfile.py     kit.yaml to a kit spec, with the line of every mistake
+estimate.py    how long the runs of a kit may take
 schema.py      kit.yaml as a JSON Schema for editors
 translate.py   between the protos and the domain; the jobs of a kit
 successor.py   a kit that goes on in another deck

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from vistaflow.api.pipeline.v1 import pipeline_pb2 as pb
 from vistaflow.api.pipeline.v1 import pipeline_pb2_grpc as rpc
 from vistaflow_services.core.server.shell import Server
@@ -10,10 +12,12 @@ from vistaflow_services.decks.library import DeckLibrary
 from vistaflow_services.pipeline.config import Config
 from vistaflow_services.pipeline.deliveries.loop import Courier
 from vistaflow_services.pipeline.deliveries.sender import Sender
+from vistaflow_services.pipeline.estimate import Estimates
 from vistaflow_services.pipeline.reading import Reading
 from vistaflow_services.pipeline.schedules.loop import Scheduler
 from vistaflow_services.pipeline.servicer import PipelineServicer
 from vistaflow_services.pipeline.simulators import Simulators
+from vistaflow_services.simulators.points import PointStore
 
 
 def build(stage: Stage, server: Server) -> None:
@@ -21,7 +25,12 @@ def build(stage: Stage, server: Server) -> None:
     assert isinstance(stage.config, Config)
     reading = Reading(DeckLibrary(stage.artifacts.root / "decks"), stage.config.deck_folders)
     simulators = Simulators(stage.registry, stage.config.doe)
-    servicer = PipelineServicer(stage.registry, reading, simulators)
+    estimates = Estimates(
+        store=PointStore(stage.artifacts.root / "points"),
+        cores=stage.config.cores or len(os.sched_getaffinity(0)),
+        limit_hours=stage.config.confirmation_hours,
+    )
+    servicer = PipelineServicer(stage.registry, reading, simulators, estimates)
     rpc.add_PipelineServiceServicer_to_server(servicer, server)
 
 

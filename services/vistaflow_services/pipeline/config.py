@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,12 @@ class Config(StageConfig):
     doe: str = ""
     """Address of the DOE service; asked of the registry if empty."""
 
+    confirmation_hours: float = 24.0
+    """Hours of simulator runs above which `vistaflow run` needs --yes; 0: never."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not 0 <= self.confirmation_hours < math.inf:
+            raise ValueError(f"confirmation_hours is at least 0, not {self.confirmation_hours}")
         # A mistake in the settings of deliveries is one at the start, not at the first event.
         Sender("")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from vistaflow.api.doe.v1 import doe_pb2
@@ -13,6 +14,7 @@ from vistaflow_services.core.registry_client import RegistryClient
 from vistaflow_services.core.rpc.interceptor import Context
 from vistaflow_services.pipeline import successor
 from vistaflow_services.pipeline.domain import KitPlan
+from vistaflow_services.pipeline.estimate import Estimates
 from vistaflow_services.pipeline.flows.checks import Checks
 from vistaflow_services.pipeline.flows.creation import creation_of, new_jobs
 from vistaflow_services.pipeline.flows.reading import FlowRead, FlowReading, flow_document
@@ -31,8 +33,15 @@ Simulators = Callable[[], Awaitable[list[doe_pb2.SimulatorInfo]]]
 class PipelineServicer(ScheduleCalls):
     """Translates between the proto and the domain; decides nothing itself."""
 
-    def __init__(self, registry: RegistryClient, reading: Reading, simulators: Simulators) -> None:
+    def __init__(
+        self,
+        registry: RegistryClient,
+        reading: Reading,
+        simulators: Simulators,
+        estimates: Estimates,
+    ) -> None:
         super().__init__(registry, self._scheduled)
+        self._estimates = estimates
         self._reading = reading
         self._simulators = simulators
         self._flows = FlowReading(reading, Checks(registry), registry, self._missing)
@@ -55,8 +64,12 @@ class PipelineServicer(ScheduleCalls):
             response.mistakes.extend(mistake_messages(located))
         mistakes = await notify_mistakes(self._registry, read.spec.project, read.spec.notify)
         response.mistakes.extend(mistake_messages(source.located(mistakes)))
-        if not response.mistakes:
+        if not response.mistakes and read.plan:
             response.spec.CopyFrom(read.spec)
+            seed, runs = read.spec.design.seed, read.simulation_count
+            # Making the design and reading what is stored of it take processor time.
+            estimated = await asyncio.to_thread(self._estimates.message, read.plan, runs, seed)
+            response.estimate.CopyFrom(estimated)
         return response
 
     async def RunKit(self, request: pb.RunKitRequest, context: Context) -> pb.RunKitResponse:

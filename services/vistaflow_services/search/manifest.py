@@ -114,6 +114,9 @@ class DesignStudyManifest(Manifest):
     """The best trial of the design that the study began with."""
     improvement: float | None = field(default=None, metadata=NULLABLE)
     notes: Sequence[str] = ()
+    at_bounds: Sequence[Mapping[str, Any]] = ()
+    """Parameters of the best point at an end of their range: `name`, `value`, `low`, `high` and
+    `end`, which is `lower` or `upper`."""
     evaluations: Mapping[str, Any]
     """Runs: `total`, `simulated`, `cached`, `failed`."""
     last_model: Mapping[str, Any] | None = field(default=None, metadata=NULLABLE)

@@ -5,6 +5,7 @@ run.py                 one point in a scratch folder of its own: `run_point`, `c
 evaluate.py            many points, in parallel, none twice
 points.py              the store of evaluated points
 canonical.py           points in the one form that is stored
+pace.py                how long the runs that are left take
 locks.py               one run of a point at a time, over threads and processes
 status.py              which simulators this machine has
 functions.py           the named analytic functions

@@ -31,6 +31,7 @@ import threading
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -138,6 +139,20 @@ class PointStore:
         if lines:
             path = self._folder(deck) / "chunks" / f"{uuid.uuid4().hex}.jsonl"
             files.write(path, ("\n".join(lines) + "\n").encode())
+
+    def run_seconds(self, deck: Deck, most: int = 200) -> list[float]:
+        """What runs of the deck took, in seconds: of `most` stored ones, whatever their points."""
+        folder = self._folder(deck)
+        lines = list(islice(self._chunks_of(folder).values(), most))
+        for shelf in _folders(folder / "points"):
+            for name in sorted(_names(shelf))[: most - len(lines)]:
+                with contextlib.suppress(OSError):
+                    lines.append((shelf / name).read_bytes())
+        seconds = []
+        for line in lines:
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                seconds.append(float(json.loads(line)["seconds"]))
+        return seconds
 
     def count(self, deck: Deck) -> int:
         """How many outcomes of the deck are kept."""

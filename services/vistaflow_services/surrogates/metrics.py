@@ -59,6 +59,25 @@ class HeldOut:
     """Mean standard deviation predicted, in the response's unit."""
 
 
+GOOD_R2 = 0.8
+GOOD_COVERAGE = 0.85
+"""What the upper end of the confidence interval of a coverage has to reach."""
+ENOUGH_ROWS = 10
+"""Rows below which R² and the coverage say little."""
+
+
+def doubts_of(figures: HeldOut) -> list[str]:
+    """Why a model should not be trusted yet, a few words each; empty if it may be."""
+    doubts = []
+    if figures.r2.value < GOOD_R2:
+        doubts.append(f"explains {max(figures.r2.value, 0.0):.0%}")
+    if figures.coverage95.high < GOOD_COVERAGE:
+        doubts.append("intervals too narrow")
+    if figures.rows < ENOUGH_ROWS:
+        doubts.append("few rows")
+    return doubts
+
+
 def held_out_figures(
     y: Floats,
     predicted: Prediction,

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import io
+from collections.abc import AsyncIterator
+from contextlib import nullcontext
+from datetime import timedelta
+from typing import cast
 
 import pytest
+import typer
 from rich.console import Console
 
 from tests.unit.client.scripted import ScriptedRegistry, bookmark, row  # type: ignore[import-not-found]
 from vistaflow.aio import connect
+from vistaflow.aio.client import AsyncClient
 from vistaflow.api.common.v1 import common_pb2
+from vistaflow.api.pipeline.v1 import pipeline_pb2
 from vistaflow.api.registry.v1 import registry_pb2 as pb
 from vistaflow.cli import live
+from vistaflow.cli.kits import confirm, estimate_text
 from vistaflow.cli.live import MOST_PENDING, TASKS_SHOWN, LiveKit
-from vistaflow.models import Delta, kit_of
+from vistaflow.models import Delta, Job, job_of, kit_of
 from vistaflow.models import event_of as event
 
 JOB = "00000000-0000-0000-0000-000000000001"
@@ -157,6 +165,58 @@ def test_all_of_how_far_a_job_is_fits_a_narrow_terminal() -> None:
     console.print(live.tree(shown.kit))
 
     lines = console.export_text().splitlines()
-    words = " ".join(line[53:] for line in lines[1:]).split()
+    words = " ".join(line[43:] for line in lines[1:]).split()
     assert max(map(len, lines)) <= 80
     assert " ".join(words[words.index("54.5") :]).startswith(f"54.5 MB of 65.4 MB {message}")
+
+
+async def test_queued_jobs_have_the_place_at_which_kits_take_turns() -> None:
+    def job(kit_id: int, number: int, status: str, job_type: str = "DOE") -> common_pb2.Job:
+        return common_pb2.Job(
+            kit_id=kit_id,
+            job_id=f"{kit_id}-{number}",
+            job_type=common_pb2.JobType.Value(f"JOB_TYPE_{job_type}"),
+            status=common_pb2.Status.Value(f"STATUS_{status}"),
+            current_order=number,
+        )
+
+    jobs = [
+        job(1, 1, "RUNNING"),
+        job(1, 2, "QUEUED"),
+        job(1, 3, "QUEUED"),
+        job(2, 1, "QUEUED"),
+        job(2, 2, "QUEUED", "OPTIMIZE"),
+        job(3, 1, "QUEUED"),
+    ]
+
+    class Client:
+        async def jobs(self, **_: object) -> AsyncIterator[Job]:
+            for message in jobs:
+                yield job_of(message)
+
+    async def places(kit_id: int) -> dict[str, str]:
+        message = pb.Kit(kit_id=kit_id, jobs=[job for job in jobs if job.kit_id == kit_id])
+        return await live.queue_places(cast(AsyncClient, Client()), kit_of(message))
+
+    assert await places(3) == {"3-1": "2 of 4"}
+    assert await places(2) == {"2-1": "1 of 4", "2-2": "1 of 1"}
+    assert await places(1) == {"1-2": "3 of 4", "1-3": "4 of 4"}
+
+
+@pytest.mark.parametrize(
+    ("yes", "hours", "ends"), [(False, 9, True), (True, 9, False), (False, 1, False)]
+)
+def test_a_kit_above_the_limit_needs_yes(
+    yes: bool, hours: int, ends: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    estimate = pipeline_pb2.RunEstimate(run_count=65, known_count=40, core_count=2)
+    estimate.run_duration.FromTimedelta(timedelta(minutes=10))
+    estimate.duration.FromTimedelta(timedelta(hours=hours))
+    estimate.confirmation_limit.FromTimedelta(timedelta(hours=8))
+    assert estimate_text(estimate) == (
+        f"≈ {'9 h' if hours == 9 else '60 min'} on 2 cores: at most 65 runs of 10 min; 40 known"
+    )
+    with pytest.raises(typer.Exit) if ends else nullcontext():
+        confirm(estimate, yes=yes)
+    said = capsys.readouterr().err
+    assert ("more than the limit of 8 h" in said and "add --yes" in said) is ends

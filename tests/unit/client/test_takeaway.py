@@ -8,14 +8,13 @@ import pytest
 from typer.testing import CliRunner
 
 from vistaflow.api.common.v1 import common_pb2
-from vistaflow.api.optimize.v1 import optimize_pb2
 from vistaflow.api.registry.v1 import registry_pb2
 from vistaflow.cli.app import app
 from vistaflow.cli.files.comparison import summary
 from vistaflow.cli.files.decks import simulators
 from vistaflow.cli.files.export import unpack, write_table
 from vistaflow.cli.live import waiting_text
-from vistaflow.cli.results import at_bounds, held_out, is_active, margin
+from vistaflow.cli.results import held_out
 from vistaflow.errors import InvalidArgumentError
 from vistaflow.models import Kit, kit_of
 from vistaflow_services.decks.archives import read_folder, write_archive
@@ -79,52 +78,26 @@ def test_a_table_has_the_columns_of_all_rows(tmp_path: Path) -> None:
     assert table.to_pylist() == [{"y": None, **rows[0]}, rows[1]]
 
 
-def test_margins_are_distances_and_negative_where_missed() -> None:
-    result = optimize_pb2.ConstraintResult
-    assert margin(result(met=True, value=3.0, limit=5.0)) == 2
-    assert margin(result(met=True, value=5.0, limit=3.0)) == 2
-    assert margin(result(met=False, value=5.0, limit=3.0, miss=2.0)) == -2
-
-
-@pytest.mark.parametrize(
-    ("value", "limit", "met", "active"),
-    [(99.5, 100.0, True, True), (98.0, 100.0, True, False), (101.0, 100.0, False, False)],
-)
-def test_a_constraint_that_is_met_with_hardly_any_margin_is_active(
-    value: float, limit: float, met: bool, active: bool
-) -> None:
-    assert is_active(optimize_pb2.ConstraintResult(value=value, limit=limit, met=met)) is active
-
-
-def test_parameters_at_an_end_of_their_range_are_named_on_their_scale() -> None:
-    space = [
-        {"name": "width", "range": [1, 10_000], "scale": "log"},
-        {"name": "length", "range": [0, 1], "scale": "linear"},
-        {"name": "kind", "choices": ["a", "b"]},
-    ]
-    kit = measured_kit({}, space=space)
-
-    assert at_bounds(kit, {"width": 30.0, "length": 0.997, "kind": "a"}) == {"length": "upper"}
-    assert at_bounds(kit, {"width": 1.0, "length": 0.5, "kind": "b"}) == {"width": "lower"}
-
-
-def test_a_model_is_doubted_for_its_fit_its_intervals_and_few_rows() -> None:
-    def figures(r2: float, high: float, rows: int) -> dict[str, object]:
-        return {"r2": r2, "coverage95": 0.8, "rows": rows, "ci": {"coverage95": [0.1, high]}}
-
+def test_the_verdicts_on_models_are_those_of_the_test_and_none_of_earlier_releases() -> None:
+    figures = {"r2": 0.99, "coverage95": 0.8, "rows": 40}
     kit = measured_kit(
-        {"a": figures(0.99, 1, 40), "b": figures(-2, 0.6, 4), "elsewhere": {"r2": "good"}}
+        {
+            "a": {**figures, "doubts": []},
+            "b": {**figures, "doubts": ["few rows"]},
+            "before": figures,
+            "elsewhere": {"r2": "good"},
+        }
     )
 
-    doubts = {name: list(one.doubts) for name, one in held_out(kit).items()}
-    assert doubts == {"a": [], "b": ["explains 0%", "intervals too narrow", "few rows"]}
+    doubts = {name: one.doubts for name, one in held_out(kit).items()}
+    assert doubts == {"a": [], "b": ["few rows"], "before": None}
 
 
-def measured_kit(metrics: dict[str, object], space: list[dict[str, object]] | None = None) -> Kit:
+def measured_kit(metrics: dict[str, object]) -> Kit:
     job = common_pb2.Job(
         job_id="j", job_type=common_pb2.JOB_TYPE_ML_TEST, status=common_pb2.STATUS_FINISHED
     )
-    job.result.update({"metrics": metrics, "space": {"parameters": space or []}})
+    job.result.update({"metrics": metrics})
     return kit_of(registry_pb2.Kit(kit_id=3, name="k", jobs=[job]))
 
 

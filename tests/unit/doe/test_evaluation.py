@@ -60,7 +60,7 @@ def test_the_most_common_failure_is_told_by_its_last_line() -> None:
 @pytest.mark.parametrize(
     ("fraction", "message"),
     [
-        (0.57, "4 of 7 runs failed, more than the 57% allowed: 3 × CRASHED: Zero"),
+        (0.57, "4 of 7 runs failed, more than the 57% allowed"),
         (0.58, ""),
         (1.0, ""),
     ],
@@ -69,11 +69,10 @@ def test_a_design_is_refused_over_the_fraction_its_policy_allows(
     fraction: float, message: str
 ) -> None:
     told = too_many_failed(results_of(MIXED, ["ion"]), FailurePolicy(max_failed_fraction=fraction))
-    assert told.startswith(message)
-    assert bool(told) == bool(message)
+    assert told == message
 
 
 def test_a_design_without_a_single_good_run_is_refused_whatever_the_policy() -> None:
     results = results_of([outcome(Failure.LICENSE, "none free")], ["ion"])
     told = too_many_failed(results, FailurePolicy(max_failed_fraction=1.0))
-    assert told == "the only run failed: 1 × LICENSE: none free"
+    assert told == "the only run failed"

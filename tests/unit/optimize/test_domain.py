@@ -4,12 +4,13 @@ import pytest
 
 from vistaflow_services.core.errors import InvalidError
 from vistaflow_services.decks.expressions import parse_constraint
-from vistaflow_services.decks.space import Parameter, Space
+from vistaflow_services.decks.space import Kind, Parameter, Scale, Space
 from vistaflow_services.optimize.domain import (
     Problem,
     StudyPlan,
     Trial,
     TuningPlan,
+    at_bounds,
     best_trial,
     blocking,
     check_goals,
@@ -201,4 +202,27 @@ def test_with_nothing_feasible_the_best_misses_least_and_the_blocking_limit_is_n
     assert blocking(trials, problem) == [
         "`ioff <= 1` is missed by 3 of 3 points, by 0.1 or more",
         "`ion >= 2` is missed by 1 of 3 points",
+    ]
+
+
+def test_parameters_at_an_end_of_their_range_are_named_on_their_scale() -> None:
+    space = Space(
+        parameters=(
+            Parameter(name="width", low=1, high=10_000, scale=Scale.LOG),
+            Parameter(name="length", low=0, high=1),
+            Parameter(name="kind", kind=Kind.CATEGORICAL, choices=("a", "b")),
+            Parameter(name="still", low=0, high=1),
+        )
+    )
+    goals = check_goals("minimize y", responses=["y"], parameters=["width", "length"])
+    problem = Problem(space=space, goals=goals, fixed={"still": 0.0})
+
+    def ends(width: float, length: float) -> dict[str, str]:
+        point = {"width": width, "length": length, "kind": "a", "still": 0.0}
+        return {bound["name"]: bound["end"] for bound in at_bounds(problem, point)}
+
+    assert ends(30.0, 0.997) == {"length": "upper"}
+    assert ends(1.0, 0.5) == {"width": "lower"}
+    assert at_bounds(problem, {"width": 30.0, "length": 1.0, "kind": "a", "still": 0.0}) == [
+        {"name": "length", "value": 1.0, "low": 0.0, "high": 1.0, "end": "upper"}
     ]

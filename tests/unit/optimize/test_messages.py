@@ -51,3 +51,21 @@ def test_the_sides_of_a_constraint_give_how_far_it_is_missed(
 
     assert record.miss == miss
     assert record.to_dict()["miss"] == miss
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "met", "margin", "active"),
+    [
+        (3.0, 5.0, True, 2.0, False),
+        (5.0, 3.0, True, 2.0, False),
+        (99.5, 100.0, True, 0.5, True),
+        (101.0, 100.0, False, -1.0, False),
+    ],
+)
+def test_a_constraint_has_its_margin_and_is_active_with_hardly_any(
+    value: float, limit: float, met: bool, margin: float, active: bool
+) -> None:
+    constraint = {"text": "y <= 1", "value": value, "limit": limit, "met": met}
+    constraint["miss"] = 0.0 if met else abs(value - limit)
+    study = study_message("s", {**RESULT, "best": {**RESULT["best"], "constraints": [constraint]}})
+    assert (study.constraints[0].margin, study.constraints[0].active) == (margin, active)

@@ -11,7 +11,7 @@ from vistaflow_services.core.errors import InvalidError
 from vistaflow_services.decks.space import Parameter, Space
 from vistaflow_services.surrogates.dataset import DesignRows
 from vistaflow_services.surrogates.families.gaussian_process import GaussianProcess
-from vistaflow_services.surrogates.metrics import held_out_figures
+from vistaflow_services.surrogates.metrics import doubts_of, held_out_figures
 from vistaflow_services.surrogates.preparation import Preparation, prepare, rows_needed
 from vistaflow_services.surrogates.scaling import fit_scaler
 from vistaflow_services.surrogates.transforms import (
@@ -311,6 +311,20 @@ def test_held_out_figures_of_honest_predictions_are_right() -> None:
     assert all(abs(level - seen) < 0.08 for level, seen in figures.calibration.items())
     assert figures.nlpd.value == pytest.approx(np.log(0.1) + 1.42, abs=0.15)
     assert figures.rmse_decades is None
+
+
+def test_a_model_is_doubted_for_its_fit_its_intervals_and_few_rows() -> None:
+    rng = np.random.default_rng(0)
+
+    def doubts(rows: int, error: float) -> list[str]:
+        truth = rng.normal(0, 1, rows)
+        mean = truth + error * rng.choice([-1.0, 1.0], rows)
+        predicted = backward(Transform.IDENTITY, mean, np.full(rows, 0.1))
+        return doubts_of(held_out_figures(truth, predicted, Transform.IDENTITY))
+
+    assert doubts(40, 0.1) == []
+    assert doubts(6, 0.1) == ["few rows"]
+    assert doubts(6, 3.0) == ["explains 0%", "intervals too narrow", "few rows"]
 
 
 def test_held_out_figures_of_logarithms_are_also_told_in_decades() -> None:

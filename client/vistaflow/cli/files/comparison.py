@@ -16,7 +16,7 @@ from vistaflow.cli.arguments import complete_kits
 from vistaflow.cli.connection import CommandClient, answer_of
 from vistaflow.cli.files.kit_text import kit_values
 from vistaflow.cli.output import USAGE, Address, AsJson, console, number, print_json, stop
-from vistaflow.cli.results import margin, study_of
+from vistaflow.cli.results import study_of
 from vistaflow.errors import FailedPreconditionError
 from vistaflow.models import Kit, struct_dict
 
@@ -77,7 +77,7 @@ def summary(kit: Kit, study: optimize_pb2.Study | None) -> dict[str, Any]:
             comparison.response.name: comparison.simulated for comparison in study.comparisons
         }
         or dict(sorted(study.best.responses.items())),
-        "margins": {constraint.text: margin(constraint) for constraint in study.constraints},
+        "margins": {constraint.text: constraint.margin for constraint in study.constraints},
         "cost": {
             "objective": study.best.objective if study.best.HasField("objective") else None,
             "points": study.evaluation_count,

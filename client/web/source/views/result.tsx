@@ -40,7 +40,8 @@ export interface Study {
   best?: Trial;
   design_best?: Trial;
   comparisons?: { response: Response; predicted?: Prediction; simulated?: number; noise?: number; run_count?: number }[];
-  constraints?: { text: string; value?: number; limit?: number; met?: boolean; miss?: number; unit?: string }[];
+  constraints?: { text: string; value?: number; limit?: number; met?: boolean; miss?: number; unit?: string; margin?: number; active?: boolean }[];
+  at_bounds?: { name: string; value?: number; low?: number; high?: number; end: string }[];
   evaluation_count?: number;
   simulated_count?: number;
   cached_count?: number;
@@ -57,9 +58,6 @@ export interface Model {
   training_row_count?: number;
 }
 
-/** Closer to an end of its range than this part of it, a parameter is at the end. */
-const AT_END = 1e-6;
-
 export async function readStudy(id: string, signal?: AbortSignal): Promise<{ study: Study; model: Model | undefined }> {
   const { study } = await get<{ study: Study }>(`/v1/studies/${id}`, {}, signal);
   const model = study.model_id
@@ -75,15 +73,16 @@ export function inOrder<T>(values: Record<string, T>, model: Model | undefined):
 }
 
 /** Parameters of the best point that are at an end of their range, where more may be beyond it. */
-function atEnds(study: Study, model: Model | undefined): string[] {
-  return (model?.parameters ?? []).flatMap((parameter) => {
-    const value = study.best?.parameters[parameter.name];
-    const { low, high } = parameter;
-    if (typeof value !== "number" || low === undefined || high === undefined || high <= low) return [];
-    const margin = AT_END * (high - low);
-    if (value > low + margin && value < high - margin) return [];
-    return [t("result.at_end", { name: parameter.name, value: number(value), low: number(low), high: number(high) })];
-  });
+function atEnds(study: Study): string[] {
+  return (study.at_bounds ?? []).map(({ name, value = 0, low = 0, high = 0 }) =>
+    t("result.at_end", { name, value: number(value), low: number(low), high: number(high) }),
+  );
+}
+
+/** Whether a model may be trusted; nothing where that was not judged. */
+function verdict(doubts: string[] | undefined): string {
+  if (!doubts) return "";
+  return doubts.length > 0 ? `⚠ ${doubts.join(", ")}` : "✔";
 }
 
 export default function Result({ job, kit }: { job: Job; kit: Kit }) {
@@ -91,7 +90,7 @@ export default function Result({ job, kit }: { job: Job; kit: Kit }) {
   if (!value) return <ErrorNote error={error} />;
   const { study, model } = value;
   const test = kit.jobs!.find((one) => one.job_type === "JOB_TYPE_ML_TEST" && one.result)?.result;
-  const warnings = [...atEnds(study, model), ...(study.notes ?? []), ...((test?.warnings as string[]) ?? [])];
+  const warnings = [...atEnds(study), ...(study.notes ?? []), ...((test?.warnings as string[]) ?? [])];
   const units = new Map(model?.parameters.map((one) => [one.name, one.unit]) ?? []);
   return (
     <section class="card result" aria-label={t("result.title")}>
@@ -167,9 +166,9 @@ export default function Result({ job, kit }: { job: Job; kit: Kit }) {
                     <code>{one.text}</code>
                   </th>
                   <td class="number">{number(one.value ?? 0)}</td>
-                  <td class="number">{number(one.met ? Math.abs((one.limit ?? 0) - (one.value ?? 0)) : -(one.miss ?? 0))}</td>
+                  <td class="number">{number(one.margin ?? 0)}</td>
                   <td>{one.unit}</td>
-                  <td>{one.met ? t("result.met") : t("result.missed")}</td>
+                  <td>{t(one.active ? "result.active" : one.met ? "result.met" : "result.missed")}</td>
                 </tr>
               ))}
             </tbody>
@@ -184,7 +183,9 @@ export default function Result({ job, kit }: { job: Job; kit: Kit }) {
                 <th>{t("result.family")}</th>
                 <th class="number">R²</th>
                 <th class="number">RMSE</th>
+                <th class="number">{t("result.coverage")}</th>
                 <th class="number">{t("result.rows")}</th>
+                <th />
               </tr>
             </thead>
             <tbody>
@@ -194,7 +195,9 @@ export default function Result({ job, kit }: { job: Job; kit: Kit }) {
                   <td>{named("family", test.families?.[name] ?? "")}</td>
                   <td class="number">{number(metrics.r2, 3)}</td>
                   <td class="number">{number(metrics.rmse, 3)}</td>
+                  <td class="number">{number(metrics.coverage95, 3)}</td>
                   <td class="number">{number(metrics.rows)}</td>
+                  <td>{verdict(metrics.doubts)}</td>
                 </tr>
               ))}
             </tbody>

@@ -236,6 +236,8 @@ class ConstraintResult(_message.Message):
     MET_FIELD_NUMBER: _builtins.int
     MISS_FIELD_NUMBER: _builtins.int
     UNIT_FIELD_NUMBER: _builtins.int
+    MARGIN_FIELD_NUMBER: _builtins.int
+    ACTIVE_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The constraint as written."""
     value: _builtins.float
@@ -252,6 +254,14 @@ class ConstraintResult(_message.Message):
     """The unit of its sides, such as "psi". Empty where none follows from its
     formulas.
     """
+    margin: _builtins.float
+    """How far its left side is from its limit, in its own unit; negative if it is
+    missed, by `miss`.
+    """
+    active: _builtins.bool
+    """Whether it is met with a margin of at most 1 % of its sides: it holds the
+    objective back.
+    """
     def __init__(
         self,
         *,
@@ -261,14 +271,54 @@ class ConstraintResult(_message.Message):
         met: _builtins.bool = ...,
         miss: _builtins.float = ...,
         unit: _builtins.str = ...,
+        margin: _builtins.float = ...,
+        active: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "met", b"met", "miss", b"miss", "text", b"text", "unit", b"unit", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "limit", b"limit", "margin", b"margin", "met", b"met", "miss", b"miss", "text", b"text", "unit", b"unit", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ConstraintResult: _TypeAlias = ConstraintResult  # noqa: Y015
+
+@_typing.final
+class ParameterAtBound(_message.Message):
+    """A parameter of a point at an end of its range: a better point may be beyond it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The parameter."""
+    value: _builtins.float
+    """Its value."""
+    low: _builtins.float
+    """The lower end of its range."""
+    high: _builtins.float
+    """The upper end of its range."""
+    end: _builtins.str
+    """The end where it is: "lower" or "upper"."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        value: _builtins.float = ...,
+        low: _builtins.float = ...,
+        high: _builtins.float = ...,
+        end: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "high", b"high", "low", b"low", "name", b"name", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ParameterAtBound: _TypeAlias = ParameterAtBound  # noqa: Y015
 
 @_typing.final
 class ResponseComparison(_message.Message):
@@ -420,6 +470,7 @@ class Study(_message.Message):
     NOTES_FIELD_NUMBER: _builtins.int
     MODEL_ID_FIELD_NUMBER: _builtins.int
     MODEL_ROW_COUNT_FIELD_NUMBER: _builtins.int
+    AT_BOUNDS_FIELD_NUMBER: _builtins.int
     study_id: _builtins.str
     """The id of the job that made it."""
     kit_id: _builtins.int
@@ -476,6 +527,12 @@ class Study(_message.Message):
         for a model, noise.
         """
 
+    @_builtins.property
+    def at_bounds(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParameterAtBound]:
+        """Parameters of the best point within 0.5 % of an end of their range, measured
+        on their scale.
+        """
+
     def __init__(
         self,
         *,
@@ -497,10 +554,11 @@ class Study(_message.Message):
         notes: _abc.Iterable[_builtins.str] | None = ...,
         model_id: _builtins.str = ...,
         model_row_count: _builtins.int = ...,
+        at_bounds: _abc.Iterable[Global___ParameterAtBound] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["best", b"best", "design_best", b"design_best", "hyperparameters", b"hyperparameters", "trials", b"trials"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["best", b"best", "cached_count", b"cached_count", "comparisons", b"comparisons", "constraints", b"constraints", "design_best", b"design_best", "evaluation_count", b"evaluation_count", "failed_count", b"failed_count", "goals", b"goals", "hyperparameters", b"hyperparameters", "kit_id", b"kit_id", "model_id", b"model_id", "model_row_count", b"model_row_count", "notes", b"notes", "plots", b"plots", "simulated_count", b"simulated_count", "stop_reason", b"stop_reason", "study_id", b"study_id", "trials", b"trials"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_bounds", b"at_bounds", "best", b"best", "cached_count", b"cached_count", "comparisons", b"comparisons", "constraints", b"constraints", "design_best", b"design_best", "evaluation_count", b"evaluation_count", "failed_count", b"failed_count", "goals", b"goals", "hyperparameters", b"hyperparameters", "kit_id", b"kit_id", "model_id", b"model_id", "model_row_count", b"model_row_count", "notes", b"notes", "plots", b"plots", "simulated_count", b"simulated_count", "stop_reason", b"stop_reason", "study_id", b"study_id", "trials", b"trials"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -382,6 +382,7 @@ class ValidateKitResponse(_message.Message):
     WARNINGS_FIELD_NUMBER: _builtins.int
     MAX_SIMULATION_COUNT_FIELD_NUMBER: _builtins.int
     JOBS_FIELD_NUMBER: _builtins.int
+    ESTIMATE_FIELD_NUMBER: _builtins.int
     max_simulation_count: _builtins.int
     """Simulator runs it would make at most. Noise that the deck does not declare
     takes up to 10 more to verify the best point.
@@ -404,6 +405,10 @@ class ValidateKitResponse(_message.Message):
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[_registry_pb2.NewJob]:
         """Of a data kit, in place of `spec`: its jobs, without their specs."""
 
+    @_builtins.property
+    def estimate(self) -> Global___RunEstimate:
+        """How long its runs may take. Unset if there are mistakes, and for a data kit."""
+
     def __init__(
         self,
         *,
@@ -412,14 +417,67 @@ class ValidateKitResponse(_message.Message):
         warnings: _abc.Iterable[Global___Mistake] | None = ...,
         max_simulation_count: _builtins.int = ...,
         jobs: _abc.Iterable[_registry_pb2.NewJob] | None = ...,
+        estimate: Global___RunEstimate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs", "max_simulation_count", b"max_simulation_count", "mistakes", b"mistakes", "spec", b"spec", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate", "jobs", b"jobs", "max_simulation_count", b"max_simulation_count", "mistakes", b"mistakes", "spec", b"spec", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ValidateKitResponse: _TypeAlias = ValidateKitResponse  # noqa: Y015
+
+@_typing.final
+class RunEstimate(_message.Message):
+    """How long the simulator runs of a kit may take, by the runs of its deck that
+    are stored. What models take is not in it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_COUNT_FIELD_NUMBER: _builtins.int
+    KNOWN_COUNT_FIELD_NUMBER: _builtins.int
+    RUN_DURATION_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    CORE_COUNT_FIELD_NUMBER: _builtins.int
+    CONFIRMATION_LIMIT_FIELD_NUMBER: _builtins.int
+    run_count: _builtins.int
+    """Simulator runs it would make at most, without those that are stored."""
+    known_count: _builtins.int
+    """Points of its design that are stored and cost nothing. Not looked up, so 0,
+    for a design of more than 1,000 points.
+    """
+    core_count: _builtins.int
+    """Cores that one job keeps busy."""
+    @_builtins.property
+    def run_duration(self) -> _duration_pb2.Duration:
+        """What one run takes: the median of stored ones. Unset: none is stored."""
+
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """What all runs take together. Unset: none is stored."""
+
+    @_builtins.property
+    def confirmation_limit(self) -> _duration_pb2.Duration:
+        """The operator's limit, above which `vistaflow run` needs --yes. Unset: none."""
+
+    def __init__(
+        self,
+        *,
+        run_count: _builtins.int = ...,
+        known_count: _builtins.int = ...,
+        run_duration: _duration_pb2.Duration | None = ...,
+        duration: _duration_pb2.Duration | None = ...,
+        core_count: _builtins.int = ...,
+        confirmation_limit: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["confirmation_limit", b"confirmation_limit", "duration", b"duration", "run_duration", b"run_duration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmation_limit", b"confirmation_limit", "core_count", b"core_count", "duration", b"duration", "known_count", b"known_count", "run_count", b"run_count", "run_duration", b"run_duration"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunEstimate: _TypeAlias = RunEstimate  # noqa: Y015
 
 @_typing.final
 class RunKitRequest(_message.Message):
