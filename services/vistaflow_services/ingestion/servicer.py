@@ -61,6 +61,7 @@ from vistaflow_services.ingestion.datasets.stores import scratch_folder, stores_
 from vistaflow_services.ingestion.datasets.table_specs import check_spec
 from vistaflow_services.ingestion.inputs import Inputs
 from vistaflow_services.ingestion.keys import Seal, Sealed, aes_of
+from vistaflow_services.ingestion.page_sources import collected_sources
 from vistaflow_services.ingestion.reception import Receiver
 from vistaflow_services.ingestion.shopping import Summaries
 from vistaflow_services.ingestion.translate import deck_to_proto, upload_message
@@ -146,6 +147,8 @@ class IngestionServicer(rpc.IngestionServiceServicer):
     ) -> pb.ConvertJsonResponse:
         """Starts converting. See the proto for the contract."""
         spec = await asyncio.to_thread(self._spec, request, callers.current().project)
+        if request.collection.job_id or not request.validate_only:
+            await self._check_collection(request)
         if request.validate_only:
             return pb.ConvertJsonResponse()
         job = await self._stage.submit(spec, "CONVERT", request_id=request.request_id)
@@ -358,7 +361,10 @@ class IngestionServicer(rpc.IngestionServiceServicer):
         """The spec of a conversion, checked as a whole before anything is queued."""
         options_of(request, self._config)
         aes_of(request.aes256cbckey, request.iv, request.key_ref, self._config.key_folder)
-        self._inputs.find_all(request.file_names, project)
+        if not request.HasField("collection"):
+            self._inputs.find_all(request.file_names, project)
+        elif request.file_names:
+            raise field_error("file_names", "are given beside collection; leave out one of both")
         output = output_name(request.output, self._inputs.roots, project)
         if output:
             place = output_of(output, self._inputs.roots, project)
@@ -374,6 +380,14 @@ class IngestionServicer(rpc.IngestionServiceServicer):
             spec.request.ClearField(field)
         spec.request.output = output
         return spec
+
+    async def _check_collection(self, request: pb.ConvertJsonRequest) -> None:
+        """Looks up the collection that a conversion reads, in the caller's name."""
+        if request.HasField("collection"):
+            job_id, field = request.collection.job_id, "collection.job_id"
+            job = await self._stage.registry.result(job_id, job_type="COLLECT", field=field)
+            artifacts = self._stage.artifacts
+            await asyncio.to_thread(collected_sources, request.collection, job, artifacts)
 
     def _add_files(
         self, answer: pb.GetConversionResponse, project: str, after: int, size: int

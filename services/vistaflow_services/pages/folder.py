@@ -78,7 +78,7 @@ class Folder:
 
     def content(self, sha256: str) -> Path:
         """Where a page is."""
-        return self.path / CONTENT / sha256[:2] / sha256[2:]
+        return content_in(self.path, sha256)
 
     def put(self, temporary: Path, sha256: str) -> None:
         """Takes a page in."""
@@ -114,7 +114,7 @@ class Folder:
 
     def _former(self, sha256: str) -> Path:
         assert self._previous is not None
-        return self._previous / CONTENT / sha256[:2] / sha256[2:]
+        return content_in(self._previous, sha256)
 
     def extract(self, url: str) -> Path:
         """Where the rows of a page are."""
@@ -181,6 +181,11 @@ class Folder:
         shutil.rmtree(self.path / "extracts", ignore_errors=True)
         for path in self.path.glob("journal-*.jsonl"):
             path.unlink()
+
+
+def content_in(folder: Path, sha256: str) -> Path:
+    """Where a page is in the folder of a collection."""
+    return folder / CONTENT / sha256[:2] / sha256[2:]
 
 
 class _Part:

@@ -114,6 +114,37 @@ async def test_a_collection_is_imported_and_the_next_one_fetches_what_changed(
     ]
 
 
+async def test_a_collection_is_converted_as_rows_and_as_pages(suite: Suite) -> None:
+    body = json.dumps(
+        [{"id": number, "tags": [{"t": 1}, {"t": 2}]} for number in range(3)]
+    ).encode()
+    suite.site.pages["/list"] = (200, {}, body)
+    spec = pb.CollectSpec(urls=[f"{suite.site.url}/list"], json=pb.JsonRows())
+    job, _ = await suite.collected(spec)
+    tables = {}
+    for pages in (False, True):
+        request = pb.ConvertJsonRequest(
+            collection=pb.CollectedJson(job_id=job.job_id, pages=pages), output_file_name="x"
+        )
+        started = (await suite.ingestion.ConvertJson(request)).job
+        done = await finished(suite.registry, started)
+        assert done.status == common_pb2.STATUS_FINISHED, done.reason
+        question = pb.GetConversionRequest(job_id=started.job_id)
+        answer = await suite.ingestion.GetConversion(question)
+        tables[pages] = {table.table: table.rows for table in answer.tables}
+        assert answer.request.collection == request.collection
+    assert tables[False] == tables[True] == {"": 3, "tags": 6}
+
+    absent = "6f1c8a52-0000-4000-8000-000000000000"
+    for name, code in (
+        (started.job_id, grpc.StatusCode.INVALID_ARGUMENT),  # no COLLECT job
+        ("", grpc.StatusCode.INVALID_ARGUMENT),
+        (absent, grpc.StatusCode.NOT_FOUND),
+    ):
+        request.collection.job_id = name
+        assert (await refused(suite.ingestion.ConvertJson(request)))[0] is code
+
+
 async def test_an_erasure_names_its_collections_and_old_pages_are_removed(suite: Suite) -> None:
     suite.site.html("/persons", WHISKY)
     spec = whisky(suite.site, "/persons", name="persons")
