@@ -24,9 +24,10 @@ from vistaflow_services.ingestion.config import Config
 from vistaflow_services.ingestion.conversions import artifact_folder, options_of, output_of
 from vistaflow_services.ingestion.datasets.deliveries import deliver_dataset
 from vistaflow_services.ingestion.datasets.imports import import_dataset
+from vistaflow_services.ingestion.datasets.stores import scratch_folder, stores_of
 from vistaflow_services.ingestion.inputs import Inputs, source_of
 from vistaflow_services.ingestion.keys import Seal, aes_of
-from vistaflow_services.ingestion.page_sources import collected_sources
+from vistaflow_services.ingestion.page_sources import collected_sources, page_opener
 from vistaflow_services.ingestion.upkeep.backup import back_up
 from vistaflow_services.ingestion.upkeep.cleanup import clean_up, repair_stores
 from vistaflow_services.simulators.run import check_deck
@@ -164,7 +165,9 @@ def _sources(
     job = find_result(request.collection.job_id, attempt.inputs)
     if job is None or job.job_type != "COLLECT":
         raise NotFoundError("collection: there is no finished COLLECT job of this id for this one")
-    return collected_sources(request.collection, job, attempt.artifacts, aes)
+    home = configuration.home()
+    open_page = page_opener(stores_of(home), scratch_folder(home))
+    return collected_sources(request.collection, job, attempt.artifacts, open_page, aes)
 
 
 def _progress(attempt: Attempt) -> Callable[[Progress], None]:
