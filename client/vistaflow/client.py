@@ -895,21 +895,25 @@ class Client(BlockingClient):
 
     def convert(
         self,
-        files: FileSource | Sequence[FileSource],
+        files: FileSource | Sequence[FileSource] | Job,
         output_file_name: str,
         *,
+        pages: bool = False,
         request_id: str = "",
         on_upload: Callable[[str, int, int], None] | None = None,
         **options: Any,
     ) -> Job:
         """Starts converting JSON files to CSV or Parquet.
 
-        Files that the service does not see are sent to it first.
+        Files that the service does not see are sent to it first. A job that collected pages stands
+        for its rows, or for its pages as they were fetched.
 
         Args:
             files: Names of files in the service's data roots, such as `raw/users.json`, and files
-                of this machine. `./users.json` and a `Path` are always of this machine.
+                of this machine. `./users.json` and a `Path` are always of this machine. Instead, a
+                finished job of `collect_pages`, or its id.
             output_file_name: First part of the names of the output files.
+            pages: Whether the pages of the job are read instead of its rows.
             request_id: Makes the call safe to repeat: a UUID.
             on_upload: Called with a file's name, the bytes of it that were sent, and its size.
             options: The other fields of `ConvertJsonRequest`, such as `merge=True`,
@@ -920,7 +924,12 @@ class Client(BlockingClient):
         """
         return self._loop.run(
             self._client.convert(
-                files, output_file_name, request_id=request_id, on_upload=on_upload, **options
+                files,
+                output_file_name,
+                pages=pages,
+                request_id=request_id,
+                on_upload=on_upload,
+                **options,
             )
         )
 

@@ -42,7 +42,7 @@ RPCS = {
     schedules_pb2: "AddSchedule FindSchedules ChangeSchedule RemoveSchedule AddFire "
     "ListDueSchedules PlanFires StartFire",
     outbox_pb2: "SetWebhook ListWebhooks DeleteWebhook TestWebhook ListDeliveries RetryDelivery "
-    "AddEvent LeaseDeliveries ReportDelivery",
+    "LeaseDeliveries ReportDelivery",
     datasets_pb2: "ListDatasets GetDataset ListDatasetVersions UpdateDataset SetDatasetAlias "
     "PinDatasetVersion DeleteDataset RecordDatasetVersion FindReferences PurgeBlobs",
 }

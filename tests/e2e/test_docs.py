@@ -242,8 +242,9 @@ def test_the_walk_through_of_the_collections_works_as_written(suite: Suite, tmp_
                     printed.append(run("python script.py", suite, tmp_path))
         finally:
             server.kill()
-    first, again, mistakes, python = printed
+    first, again, mistakes, python, nested = printed
 
+    assert nested == "['', 'tastings']\n['', 'items', 'items.tastings']\n"
     assert "3 rows of 2 pages, 0 of them unchanged, in rows" in first
     assert "3 rows of 2 pages, 1 of them unchanged" in again
     assert "3 rows of 2 pages, 2 of them unchanged" in again

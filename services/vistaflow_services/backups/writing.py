@@ -1,7 +1,7 @@
 """Saves what a target has not got yet, and removes old backups.
 
     1  the dump of the log
-    2  files of datasets, then artifacts: those whose content is not there yet
+    2  artifacts, then what these and the dump refer to in the stores: what is not there yet
     3  the list of the files
     4  the manifest: from now on there is a backup
     5  old manifests, then what only they referred to
@@ -48,7 +48,7 @@ class ChangedError(Exception):
 
 
 class Fetch(Protocol):
-    """Opens a file of the datasets."""
+    """Opens a blob of the stores."""
 
     def __call__(self, sha256: str) -> AbstractContextManager[Path]:
         """The file, verified.
@@ -70,8 +70,8 @@ class Moment:
     revision: int
     database_schema: str
     dump: Path
-    datasets: Callable[[], Iterable[Blob]]
-    """The files that the dump refers to."""
+    blobs: Callable[[], Iterable[Blob]]
+    """What the dump and the artifacts refer to in the stores."""
     fetch: Fetch
     artifacts: Path
     """The artifact store."""
@@ -84,7 +84,7 @@ class Written:
     """What was done at one target."""
 
     files: int = 0
-    """Files of datasets, and artifacts."""
+    """Artifacts, files of datasets, and pages."""
     sent: int = 0
     """Contents that were not there yet, among them the dump and the list of the files."""
     sent_bytes: int = 0
@@ -92,7 +92,7 @@ class Written:
     removed_files: int = 0
     removed_bytes: int = 0
     missing: tuple[str, ...] = ()
-    """Files of datasets that are in no store, or damaged in all."""
+    """Blobs that are in no store, or damaged in all."""
 
 
 class Writer:
@@ -161,7 +161,11 @@ class Writer:
         return written
 
     def _entries(self, saved: _Saved, missing: list[str]) -> Iterator[Entry]:
-        for blob in self._moment.datasets():
+        for path in artifacts_in(self._moment.artifacts, self._moment.excluded):
+            # Gone or changing again and again: of an attempt that is at work.
+            with contextlib.suppress(ChangedError):
+                yield self._artifact(path, saved)
+        for blob in self._moment.blobs():
             with contextlib.ExitStack() as stack:
                 if not saved.has(blob):
                     try:
@@ -171,10 +175,6 @@ class Writer:
                         continue
                     saved.put(blob, path)
             yield Entry(sha256=blob.sha256, size_bytes=blob.size_bytes)
-        for path in artifacts_in(self._moment.artifacts, self._moment.excluded):
-            # Gone or changing again and again: of an attempt that is at work.
-            with contextlib.suppress(ChangedError):
-                yield self._artifact(path, saved)
 
     def _artifact(self, path: Path, saved: _Saved) -> Entry:
         for _ in range(TRIES):

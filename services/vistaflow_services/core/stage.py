@@ -47,7 +47,7 @@ from vistaflow_services.core.server.metrics import Metrics, served
 from vistaflow_services.core.server.shell import Server, ServerSettings, main, make_server, run
 from vistaflow_services.core.vouching import vouched
 from vistaflow_services.core.work import artifact_service
-from vistaflow_services.core.work.artifact_service import ArtifactServicer
+from vistaflow_services.core.work.artifact_service import ArtifactServicer, OpenStored
 from vistaflow_services.core.work.artifacts import ArtifactStore
 from vistaflow_services.core.work.templates import Complete
 from vistaflow_services.core.work.worker import Worker
@@ -119,6 +119,8 @@ class Stage:
         """Set while it serves, if it has metrics."""
         self.complete: Complete | None = None
         """Makes specs of requests of data kits; set with the servicers."""
+        self.open_stored: OpenStored | None = None
+        """Opens artifacts that are in the stores of blobs; set with the servicers."""
 
     async def submit(
         self,
@@ -206,7 +208,10 @@ class StageService:
         """Adds all its servicers to a server; returns the one that reads artifacts and logs."""
         self.add_servicers(stage, server)
         reading = ArtifactServicer(
-            stage.registry, stage.artifacts.root, stage.home / "logs" / "jobs"
+            stage.registry,
+            stage.artifacts.root,
+            stage.home / "logs" / "jobs",
+            stage.open_stored,
         )
         add_ArtifactServiceServicer_to_server(reading, server)
         return reading

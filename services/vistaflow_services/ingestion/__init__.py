@@ -8,6 +8,7 @@ inputs.py       the files that callers name: in data roots, or uploaded
 uploads.py      uploaded files on disk, with quota and expiry
 reception.py    the messages of UploadFile
 keys.py         keys of encrypted inputs: sealed, or kept by the operator
+page_sources.py what collections gathered, as inputs of conversions
 collection.py   requests for pages of the web, and the job that collects them
 shopping.py     SummarizeShopping, in a process of its own
 servicer.py     the gRPC service

@@ -19,6 +19,7 @@ def build(stage: Stage, server: Server) -> None:
     """Adds the service to its server."""
     servicer = IngestionServicer(stage)
     stage.complete = servicer.completed
+    stage.open_stored = servicer.open_stored
     rpc.add_IngestionServiceServicer_to_server(servicer, server)
 
 

@@ -1,8 +1,8 @@
 """Collections of pages: requests checked before anything is queued, and the COLLECT job.
 
 The job checks its spec in the same way, as it may have been created past CollectPages; the hosts
-are those that its own service allows. It has no credentials, and knows of the collection before by
-a file in the artifact store that only such jobs write.
+are those that its own service allows. Its environment has no credentials; it knows of the
+collection before by a file in the artifact store that only such jobs write.
 """
 
 from __future__ import annotations
@@ -17,9 +17,15 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from vistaflow.api.ingestion.v1 import ingestion_pb2 as pb
+from vistaflow_services.core import config as configuration
 from vistaflow_services.core import files
 from vistaflow_services.core.config import read_config
-from vistaflow_services.core.errors import ServiceError, Violations
+from vistaflow_services.core.errors import (
+    ExhaustedError,
+    ServiceError,
+    UnavailableError,
+    Violations,
+)
 from vistaflow_services.core.names import is_dataset_name, is_job_id
 from vistaflow_services.core.stage import version
 from vistaflow_services.core.work.artifacts import ArtifactStore
@@ -27,15 +33,26 @@ from vistaflow_services.core.work.attempt import Attempt, JobError
 from vistaflow_services.core.work.uris import SCHEME
 from vistaflow_services.ingestion.config import Config
 from vistaflow_services.ingestion.datasets.registrar import Registrar
+from vistaflow_services.ingestion.datasets.stores import PAGES_LOCK, stores_of
 from vistaflow_services.ingestion.datasets.table_specs import NAME_HINT
+from vistaflow_services.pages.contents import Contents
 from vistaflow_services.pages.documents import (
     DocumentError,
     compiled_pattern,
     compiled_selector,
 )
-from vistaflow_services.pages.folder import PAGES, Folder
+from vistaflow_services.pages.folder import Folder
 from vistaflow_services.pages.hosts import Hosts, Place, RefusedError
-from vistaflow_services.pages.plan import Column, Content, Kind, Numbers, Page, Plan, failures
+from vistaflow_services.pages.plan import (
+    PAGES,
+    Column,
+    Content,
+    Kind,
+    Numbers,
+    Page,
+    Plan,
+    failures,
+)
 from vistaflow_services.pages.run import CollectError, Hooks, Progress, collect
 
 MAX_URLS: Final = 10_000
@@ -208,6 +225,9 @@ def collect_pages(attempt: Attempt) -> dict[str, Any]:
     spec = attempt.unpack(pb.CollectSpec)
     config = read_config(Config, "VISTAFLOW_INGESTION_")
     latest, previous = _latest(attempt, spec.name)
+    home = configuration.home()
+    # The clients of the stores keep the credentials that they need.
+    contents = Contents(stores_of(home), home / PAGES_LOCK)
     for name in filter(CREDENTIALS.search, list(os.environ)):
         del os.environ[name]
     path = attempt.artifacts.path(f"{SCHEME}jobs/{attempt.job_id}/collection")
@@ -215,14 +235,17 @@ def collect_pages(attempt: Attempt) -> dict[str, Any]:
         plan = plan_of(spec, config)
         hooks = Hooks(progress=_progress(attempt), host=_host(attempt))
         hosts = Hosts(config.collect_hosts)
-        collected = collect(plan, hosts, Folder(path, previous), version(), hooks)
+        collected = collect(plan, hosts, Folder(path, contents, previous), version(), hooks)
     except CollectError as error:
         raise JobError(error.message, error.reason, error.hint, {"pages": error.details}) from None
     except ServiceError as error:
+        is_of_stores = isinstance(error, UnavailableError | ExhaustedError)
         raise JobError(
             error.message,
             error.reason,
-            "correct the request, and collect again",
+            "see to the stores, then retry the job: what it fetched is there"
+            if is_of_stores
+            else "correct the request, and collect again",
             {"violations": [vars(violation) for violation in error.violations[:50]]},
         ) from None
     if latest is not None:

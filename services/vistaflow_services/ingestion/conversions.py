@@ -53,7 +53,7 @@ def options_of(request: pb.ConvertJsonRequest, config: Config) -> Conversion:
         output_file_name=request.output_file_name,
         file_sep_size=request.file_sep_size or config.file_sep_size,
         max_csv_rows=request.max_csv_rows or config.max_csv_rows,
-        merge=request.merge,
+        merge=request.merge or request.HasField("collection"),
         delimiter=request.delimiter or ",",
         byte_order_mark=request.byte_order_mark,
         formula_guard=request.formula_guard if request.HasField("formula_guard") else True,

@@ -13,7 +13,8 @@ from google.protobuf.json_format import MessageToDict
 from vistaflow.api.ingestion.v1 import ingestion_pb2
 from vistaflow_services.core import config as configuration
 from vistaflow_services.core.config import read_config
-from vistaflow_services.core.errors import ServiceError
+from vistaflow_services.core.errors import NotFoundError, ServiceError
+from vistaflow_services.core.results import find_result
 from vistaflow_services.core.work.attempt import Attempt, JobError
 from vistaflow_services.decks.library import Collected, CollectedDeck, DeckLibrary
 from vistaflow_services.decks.origins import deck_of
@@ -23,8 +24,10 @@ from vistaflow_services.ingestion.config import Config
 from vistaflow_services.ingestion.conversions import artifact_folder, options_of, output_of
 from vistaflow_services.ingestion.datasets.deliveries import deliver_dataset
 from vistaflow_services.ingestion.datasets.imports import import_dataset
+from vistaflow_services.ingestion.datasets.stores import scratch_folder, stores_of
 from vistaflow_services.ingestion.inputs import Inputs, source_of
 from vistaflow_services.ingestion.keys import Seal, aes_of
+from vistaflow_services.ingestion.page_sources import collected_sources, page_opener
 from vistaflow_services.ingestion.upkeep.backup import back_up
 from vistaflow_services.ingestion.upkeep.cleanup import clean_up, repair_stores
 from vistaflow_services.simulators.run import check_deck
@@ -32,6 +35,7 @@ from vistaflow_services.tables.conversion import Hooks, Progress
 from vistaflow_services.tables.publication import manifest_name
 from vistaflow_services.tables.run import convert as convert_tables
 from vistaflow_services.tables.run import identity_of
+from vistaflow_services.tables.sources import Aes, Source
 
 MAX_WARNINGS: Final = 20
 """Most warnings that are recorded of one deck."""
@@ -88,9 +92,7 @@ def convert(attempt: Attempt) -> dict[str, Any]:
         sealed = Seal.load(configuration.home(), config.sealing_key).open(spec.sealed)
         aes = aes_of(sealed.key, sealed.iv, request.key_ref, config.key_folder)
         options = options_of(request, config)
-        sources = [
-            source_of(entry, aes) for entry in inputs.find_all(request.file_names, sealed.project)
-        ]
+        sources = _sources(attempt, request, inputs, sealed.project, aes)
         folder, bucket = artifact_folder(attempt.artifacts, attempt.job_id), None
         if request.output:
             place = output_of(request.output, inputs.roots, sealed.project)
@@ -148,6 +150,24 @@ def convert(attempt: Attempt) -> dict[str, Any]:
     }
     attempt.task("convert", "FINISHED", {"options": MessageToDict(request), **result})
     return result
+
+
+def _sources(
+    attempt: Attempt,
+    request: ingestion_pb2.ConvertJsonRequest,
+    inputs: Inputs,
+    project: str,
+    aes: Aes | None,
+) -> list[Source]:
+    """What a conversion reads."""
+    if not request.HasField("collection"):
+        return [source_of(entry, aes) for entry in inputs.find_all(request.file_names, project)]
+    job = find_result(request.collection.job_id, attempt.inputs)
+    if job is None or job.job_type != "COLLECT":
+        raise NotFoundError("collection: there is no finished COLLECT job of this id for this one")
+    home = configuration.home()
+    open_page = page_opener(stores_of(home), scratch_folder(home))
+    return collected_sources(request.collection, job, attempt.artifacts, open_page, aes)
 
 
 def _progress(attempt: Attempt) -> Callable[[Progress], None]:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from google.protobuf.message import Message
 
@@ -61,6 +62,11 @@ from vistaflow_services.ingestion.datasets.stores import scratch_folder, stores_
 from vistaflow_services.ingestion.datasets.table_specs import check_spec
 from vistaflow_services.ingestion.inputs import Inputs
 from vistaflow_services.ingestion.keys import Seal, Sealed, aes_of
+from vistaflow_services.ingestion.page_sources import (
+    collected_sources,
+    page_of,
+    page_opener,
+)
 from vistaflow_services.ingestion.reception import Receiver
 from vistaflow_services.ingestion.shopping import Summaries
 from vistaflow_services.ingestion.translate import deck_to_proto, upload_message
@@ -102,7 +108,9 @@ class IngestionServicer(rpc.IngestionServiceServicer):
         declared_targets(backups())  # a malformed declaration stops the service at its start
         self._seal = Seal.load(stage.home, stage.config.sealing_key)
         self._summaries = Summaries()
-        self._reads = Reads(stores_of(stage.home), scratch_folder(stage.home))
+        store, scratch = stores_of(stage.home), scratch_folder(stage.home)
+        self._reads = Reads(store, scratch)
+        self._open_page = page_opener(store, scratch)
 
     async def CollectDecks(
         self, request: pb.CollectDecksRequest, context: Context
@@ -146,6 +154,8 @@ class IngestionServicer(rpc.IngestionServiceServicer):
     ) -> pb.ConvertJsonResponse:
         """Starts converting. See the proto for the contract."""
         spec = await asyncio.to_thread(self._spec, request, callers.current().project)
+        if request.collection.job_id or not request.validate_only:
+            await self._check_collection(request)
         if request.validate_only:
             return pb.ConvertJsonResponse()
         job = await self._stage.submit(spec, "CONVERT", request_id=request.request_id)
@@ -358,7 +368,10 @@ class IngestionServicer(rpc.IngestionServiceServicer):
         """The spec of a conversion, checked as a whole before anything is queued."""
         options_of(request, self._config)
         aes_of(request.aes256cbckey, request.iv, request.key_ref, self._config.key_folder)
-        self._inputs.find_all(request.file_names, project)
+        if not request.HasField("collection"):
+            self._inputs.find_all(request.file_names, project)
+        elif request.file_names:
+            raise field_error("file_names", "are given beside collection; leave out one of both")
         output = output_name(request.output, self._inputs.roots, project)
         if output:
             place = output_of(output, self._inputs.roots, project)
@@ -374,6 +387,21 @@ class IngestionServicer(rpc.IngestionServiceServicer):
             spec.request.ClearField(field)
         spec.request.output = output
         return spec
+
+    async def _check_collection(self, request: pb.ConvertJsonRequest) -> None:
+        """Looks up the collection that a conversion reads, in the caller's name."""
+        if request.HasField("collection"):
+            job_id, field = request.collection.job_id, "collection.job_id"
+            job = await self._stage.registry.result(job_id, job_type="COLLECT", field=field)
+            artifacts = self._stage.artifacts
+            await asyncio.to_thread(
+                collected_sources, request.collection, job, artifacts, self._open_page
+            )
+
+    def open_stored(self, parts: Sequence[str]) -> BinaryIO | None:
+        """A page of a collection, by the path that its artifact has; None for any other path."""
+        sha256 = page_of(self._stage.artifacts.root, parts)
+        return self._open_page(sha256) if sha256 else None
 
     def _add_files(
         self, answer: pb.GetConversionResponse, project: str, after: int, size: int

@@ -1,6 +1,6 @@
 """The files of a collection, in one folder for all attempts of its job.
 
-    content/ab/cdef…            pages by their SHA-256; of unchanged ones links to the former files
+    content/ab/cdef…            pages by their SHA-256, until they are in the stores
     extracts/NAME.jsonl         the rows of one page while the job runs
     journal-NUMBER.jsonl        the pages that are done, one file a host
     parts.json, rows_1.jsonl …  the rows
@@ -28,10 +28,11 @@ import pyarrow.parquet as pq
 
 from vistaflow_services.core import files
 from vistaflow_services.core.errors import ConflictError
-from vistaflow_services.pages.plan import Column, Page
+from vistaflow_services.pages.contents import Contents
+from vistaflow_services.pages.plan import PAGES, Column, Page, read_pages
+from vistaflow_services.stores.blobs import Blob
 
 CONTENT: Final = "content"
-PAGES: Final = "pages.jsonl"
 PARTS: Final = "parts.json"
 PART_ROWS: Final = 300_000
 """Rows of a full part."""
@@ -47,11 +48,13 @@ class Folder:
 
     Args:
         path: Where it is; made if it is not there.
+        contents: Where the pages are kept.
         previous: The folder of the collection before.
     """
 
-    def __init__(self, path: Path, previous: Path | None = None) -> None:
+    def __init__(self, path: Path, contents: Contents, previous: Path | None = None) -> None:
         self.path = path
+        self._contents = contents
         self._previous = previous
         for name in (CONTENT, "extracts"):
             (path / name).mkdir(parents=True, exist_ok=True)
@@ -97,24 +100,14 @@ class Folder:
         return {}
 
     def has_former(self, sha256: str) -> bool:
-        """Whether a page of the collection before is there, undamaged."""
-        with suppress(OSError), self._former(sha256).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
-        return False
+        """Whether a page of the collection before is there."""
+        return self._contents.has(sha256)
 
-    def take_former(self, sha256: str) -> None:
-        """Takes in a page of the collection before: a link to it, if the file system has links."""
+    def take_former(self, sha256: str) -> bool:
+        """Takes in a page of the collection before; whether it is there, undamaged."""
         target = self.content(sha256)
         target.parent.mkdir(exist_ok=True)
-        with files.appearing(target) as temporary:
-            try:
-                os.link(self._former(sha256), temporary)
-            except OSError:
-                shutil.copyfile(self._former(sha256), temporary)
-
-    def _former(self, sha256: str) -> Path:
-        assert self._previous is not None
-        return self._previous / CONTENT / sha256[:2] / sha256[2:]
+        return self._contents.take(sha256, target)
 
     def extract(self, url: str) -> Path:
         """Where the rows of a page are."""
@@ -172,13 +165,29 @@ class Folder:
                 with self.extract(page.url).open("rb") as file:
                     yield from file
 
-    def finish(self, pages: Iterable[Page], parts: dict[str, Any]) -> None:
-        """Writes the lists of parts and pages, and removes what only the job needed."""
-        files.write(self.path / PARTS, json.dumps(parts).encode())
-        with files.appearing(self.path / PAGES) as temporary, temporary.open("wb") as file:
-            for page in pages:
-                file.write(line_of(page.to_dict()))
-        shutil.rmtree(self.path / "extracts", ignore_errors=True)
+    def finish(self, pages: Sequence[Page], parts: dict[str, Any]) -> None:
+        """Stores the pages, and writes the lists of parts and pages.
+
+        Raises:
+            UnavailableError: Too few stores answer; what is here stays.
+            ExhaustedError: A store is full.
+        """
+        paths = {
+            Blob(sha256=page.sha256, size_bytes=page.bytes): self.content(page.sha256)
+            for page in pages
+            if page.sha256
+        }
+        with self._contents.storing(paths):
+            files.write(self.path / PARTS, json.dumps(parts).encode())
+            with files.appearing(self.path / PAGES) as temporary, temporary.open("wb") as file:
+                for page in pages:
+                    file.write(line_of(page.to_dict()))
+        self.clear()
+
+    def clear(self) -> None:
+        """Removes what only the job needed."""
+        for name in (CONTENT, "extracts"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
         for path in self.path.glob("journal-*.jsonl"):
             path.unlink()
 
@@ -213,33 +222,6 @@ class _Part:
             "size_bytes": self._path.stat().st_size,
             "sha256": digest,
         }
-
-
-def remove_pages(collections: Iterable[Path], before: float) -> int:
-    """Removes the pages of collections that ended before a time; the rows and manifests stay.
-
-    Args:
-        collections: Folders of collections.
-        before: The time in seconds since 1970.
-
-    Returns:
-        How many collections had pages.
-    """
-    removed = 0
-    for folder in collections:
-        with suppress(OSError):
-            ended = max(path.stat().st_mtime for path in folder.iterdir() if path.is_file())
-            if ended < before and (folder / CONTENT).exists():
-                shutil.rmtree(folder / CONTENT)
-                removed += 1
-    return removed
-
-
-def read_pages(path: Path) -> Iterator[Page]:
-    """The pages of a manifest."""
-    with path.open("rb") as file:
-        for line in file:
-            yield Page.read(json.loads(line))
 
 
 def line_of(document: Any) -> bytes:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Final, Literal, Self
+
+PAGES: Final = "pages.jsonl"
+"""The manifest of the pages of a collection."""
 
 MAX_URL: Final = 8_000
 """Longest address of a page."""
@@ -133,3 +138,10 @@ def _printable(text: str) -> str:
         character if character.isprintable() else "\N{REPLACEMENT CHARACTER}"
         for character in text[:MAX_LISTED_TEXT]
     )
+
+
+def read_pages(path: Path) -> Iterator[Page]:
+    """The pages of a manifest."""
+    with path.open("rb") as file:
+        for line in file:
+            yield Page.read(json.loads(line))

@@ -21,9 +21,9 @@ from typing import IO, Any, Final
 
 from vistaflow_services.pages.documents import DocumentError, Extractor
 from vistaflow_services.pages.fetcher import Fetcher, FetchError
-from vistaflow_services.pages.folder import PAGES, PARTS, Folder, line_of, read_pages
+from vistaflow_services.pages.folder import PARTS, Folder, line_of
 from vistaflow_services.pages.hosts import Hosts, Place, RefusedError
-from vistaflow_services.pages.plan import MAX_URL, Page, Plan, failures
+from vistaflow_services.pages.plan import MAX_URL, PAGES, Page, Plan, failures, read_pages
 
 HOSTS_AT_ONCE: Final = 8
 MAX_BLANK_PAGES: Final = 20
@@ -99,6 +99,7 @@ def collect(plan: Plan, hosts: Hosts, folder: Folder, version: str, hooks: Hooks
         if (folder.path / PAGES).exists():  # all was done when the process was killed
             written = json.loads((folder.path / PARTS).read_bytes())
             pages = list(read_pages(folder.path / PAGES))
+            folder.clear()
             return Collected(pages=pages, parts=written["parts"], is_limited=written["is_limited"])
         run = _Run(plan, hosts, folder, version, hooks)
         pages = run.pages()
@@ -294,10 +295,11 @@ class _Walk:
                 host = Place.of(target)
                 raise RefusedError(f"is the next page at {host}; name pages of that host instead")
             page = fetcher.fetch(target, self._temporary, former)
+            if page.unchanged and not run.folder.take_former(page.sha256):
+                # The stores have lost it.
+                page = fetcher.fetch(target, self._temporary)
             self._outages = 0
-            if page.unchanged:
-                run.folder.take_former(page.sha256)
-            else:
+            if not page.unchanged:
                 run.folder.put(self._temporary, page.sha256)
             self._extract(page)
         except FetchError as error:

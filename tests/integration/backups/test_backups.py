@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 import random
 import shutil
@@ -37,6 +38,7 @@ from vistaflow_services.core.work import hold
 from vistaflow_services.ingestion.__main__ import SERVICE
 from vistaflow_services.ingestion.config import Config
 from vistaflow_services.ingestion.datasets.stores import stores_of
+from vistaflow_services.pages.plan import PAGES, Page
 from vistaflow_services.registry.config import Config as RegistryConfig
 from vistaflow_services.registry.database.embedded import EmbeddedPostgres
 from vistaflow_services.registry.upkeep.checksums import check_checksum
@@ -255,6 +257,11 @@ async def test_nights_to_two_targets_and_a_restore_from_the_one_that_is_left(
 
     # One target is lost: the other gets its backup, and the job says so.
     shutil.rmtree(suite.disk.parent)
+    page = stores_of(suite.home).put([b"<li>Talisker"])
+    collection = suite.home / "artifacts" / "jobs" / str(uuid.uuid4()) / "collection"
+    collection.mkdir(parents=True)
+    named = Page(url="http://shop.example/", sha256=page.sha256, bytes=page.size_bytes)
+    (collection / PAGES).write_text(json.dumps(named.to_dict()) + "\n")
     await suite.imported("id\n5\n")
     before = artifacts_of(suite.home)
     job = await suite.backed_up("disk", "cloud")
@@ -266,6 +273,7 @@ async def test_nights_to_two_targets_and_a_restore_from_the_one_that_is_left(
     done = await asyncio.to_thread(restored, empty, "--from", suite.cloud)
     assert done.returncode == 0, done.stderr
     after = artifacts_of(empty)
+    assert b"".join(stores_of(empty).read(page.sha256)) == b"<li>Talisker"
     assert not (empty / "artifacts" / "downloads").exists()
     assert {path: after.get(path) for path in before} == before
     revision = chosen_backup(suite.target("cloud"), "").revision

@@ -111,7 +111,7 @@ TABLE = {
     "OutboxService": {
         frozenset(READERS): "ListWebhooks ListDeliveries",
         frozenset(WRITERS): "SetWebhook DeleteWebhook TestWebhook RetryDelivery",
-        frozenset({W}): "AddEvent LeaseDeliveries ReportDelivery",
+        frozenset({W}): "LeaseDeliveries ReportDelivery",
     },
 }
 """Who may make which call. A call that is not here must be put here."""

@@ -129,9 +129,6 @@ def good(suite: Suite) -> dict[str, Any]:
         "TestWebhook": outbox_pb2.TestWebhookRequest(name="a"),
         "DeleteWebhook": outbox_pb2.DeleteWebhookRequest(name="a"),
         "RetryDelivery": outbox_pb2.RetryDeliveryRequest(delivery_id=1),
-        "AddEvent": outbox_pb2.AddEventRequest(
-            request_id=made, event_type="backup.alarm", order_key="a"
-        ),
         "LeaseDeliveries": outbox_pb2.LeaseDeliveriesRequest(limit=1),
         "ReportDelivery": outbox_pb2.ReportDeliveryRequest(delivery_id=1, lease=made),
         "GetDataset": datasets_pb2.GetDatasetRequest(dataset="a"),

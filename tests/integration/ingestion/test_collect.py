@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -21,6 +22,8 @@ import pytest_asyncio
 
 from tests.integration.stages import finished, refused, stage_serving
 from tests.site import Answer, Asked, Site, serving_site  # type: ignore[import-not-found]
+from vistaflow.api.artifacts.v1.artifacts_pb2 import ReadArtifactRequest
+from vistaflow.api.artifacts.v1.artifacts_pb2_grpc import ArtifactServiceStub
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.ingestion.v1 import ingestion_pb2 as pb
 from vistaflow.api.ingestion.v1 import ingestion_pb2_grpc as rpc
@@ -29,6 +32,7 @@ from vistaflow_services.core.config import read_config
 from vistaflow_services.core.registry_client import RegistryClient, struct_to_dict
 from vistaflow_services.ingestion.__main__ import SERVICE
 from vistaflow_services.ingestion.config import Config
+from vistaflow_services.pages.plan import read_pages
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -43,6 +47,7 @@ class Suite:
     """A registry and ingestion, both serving, and a site that may be collected from."""
 
     ingestion: rpc.IngestionServiceAsyncStub
+    artifacts: Any
     registry: RegistryClient
     site: Site
     home: Path
@@ -57,6 +62,12 @@ class Suite:
         job = await finished(self.registry, await self.collect(spec))
         return job, struct_to_dict(job.result)
 
+    async def page(self, job_id: str, sha256: str) -> bytes:
+        """A page of a collection as its artifact."""
+        uri = f"artifact://jobs/{job_id}/collection/content/{sha256[:2]}/{sha256[2:]}"
+        stream = self.artifacts.ReadArtifact(ReadArtifactRequest(uri=uri))
+        return b"".join([answer.data async for answer in stream])
+
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def suite(
@@ -65,13 +76,16 @@ async def suite(
     home = tmp_path_factory.mktemp("home")
     with serving_site() as site, pytest.MonkeyPatch.context() as patch:
         patch.setenv("VISTAFLOW_HOME", str(home))
+        patch.setenv("VISTAFLOW_STORES", f"one={home / 'one'},two={home / 'two'}")
+        patch.setenv("VISTAFLOW_COPIES", "2")
         patch.setenv("VISTAFLOW_INGESTION_LISTEN", "127.0.0.1:0")
         patch.setenv("VISTAFLOW_INGESTION_COLLECT_HOSTS", f"{site.place},localhost")
         patch.setenv("VISTAFLOW_INGESTION_COLLECT_DELAY_SECONDS", "0")
         config = read_config(Config, "VISTAFLOW_INGESTION_")
         async with stage_serving(SERVICE, config, home=home, registry=module_registry) as channel:
             registry = RegistryClient(module_registry, actor="test")
-            yield Suite(rpc.IngestionServiceStub(channel), registry, site, home)
+            artifacts = ArtifactServiceStub(channel)
+            yield Suite(rpc.IngestionServiceStub(channel), artifacts, registry, site, home)
             await registry.close()
 
 
@@ -114,6 +128,37 @@ async def test_a_collection_is_imported_and_the_next_one_fetches_what_changed(
     ]
 
 
+async def test_a_collection_is_converted_as_rows_and_as_pages(suite: Suite) -> None:
+    body = json.dumps(
+        [{"id": number, "tags": [{"t": 1}, {"t": 2}]} for number in range(3)]
+    ).encode()
+    suite.site.pages["/list"] = (200, {}, body)
+    spec = pb.CollectSpec(urls=[f"{suite.site.url}/list"], json=pb.JsonRows())
+    job, _ = await suite.collected(spec)
+    tables = {}
+    for pages in (False, True):
+        request = pb.ConvertJsonRequest(
+            collection=pb.CollectedJson(job_id=job.job_id, pages=pages), output_file_name="x"
+        )
+        started = (await suite.ingestion.ConvertJson(request)).job
+        done = await finished(suite.registry, started)
+        assert done.status == common_pb2.STATUS_FINISHED, done.reason
+        question = pb.GetConversionRequest(job_id=started.job_id)
+        answer = await suite.ingestion.GetConversion(question)
+        tables[pages] = {table.table: table.rows for table in answer.tables}
+        assert answer.request.collection == request.collection
+    assert tables[False] == tables[True] == {"": 3, "tags": 6}
+
+    absent = "6f1c8a52-0000-4000-8000-000000000000"
+    for name, code in (
+        (started.job_id, grpc.StatusCode.INVALID_ARGUMENT),  # no COLLECT job
+        ("", grpc.StatusCode.INVALID_ARGUMENT),
+        (absent, grpc.StatusCode.NOT_FOUND),
+    ):
+        request.collection.job_id = name
+        assert (await refused(suite.ingestion.ConvertJson(request)))[0] is code
+
+
 async def test_an_erasure_names_its_collections_and_old_pages_are_removed(suite: Suite) -> None:
     suite.site.html("/persons", WHISKY)
     spec = whisky(suite.site, "/persons", name="persons")
@@ -131,20 +176,38 @@ async def test_an_erasure_names_its_collections_and_old_pages_are_removed(suite:
         assert struct_to_dict(done.result)["collections"] == [job.job_id]
 
     folder = suite.home / "artifacts" / "jobs" / job.job_id / "collection"
+    (page,) = read_pages(folder / "pages.jsonl")
+    copies = [
+        suite.home / store / "cas" / page.sha256[:2] / page.sha256 for store in ("one", "two")
+    ]
+    assert all(path.read_text() == WHISKY for path in copies)
+
+    # A store that lost its copy gets it from the other; meanwhile that one is read.
+    copies[0].unlink()
+    assert await suite.page(job.job_id, page.sha256) == WHISKY.encode()
+    assert (await repaired(suite.registry.address))["restored"] >= 1
+    assert copies[0].read_text() == WHISKY
+    other, _ = await suite.collected(pb.CollectSpec(urls=[f"{suite.site.url}/persons"]))
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await suite.page(other.job_id, "0" * 64)
+    assert raised.value.code() is grpc.StatusCode.NOT_FOUND
+
     old = time.time() - 91 * 86_400
-    assert await repaired(suite.registry.address) == 0  # it is young
-    for path in folder.iterdir():
+    for path in (*folder.iterdir(), *copies):
         os.utime(path, (old, old))
-    assert await repaired(suite.registry.address) == 1
-    assert await repaired(suite.registry.address) == 0
+    outcome = await repaired(suite.registry.address)
+    assert (outcome["collections"], all(path.exists() for path in copies)) == (1, True)
+    assert (await repaired(suite.registry.address))["collections"] == 0
+    shutil.rmtree(folder.parents[1] / other.job_id)  # the other collection that names the page
+    assert (await repaired(suite.registry.address))["swept"] >= 1
+    assert not any(path.exists() for path in copies)
     assert {path.name for path in folder.iterdir()} >= {"pages.jsonl", "rows_1.jsonl"}
-    assert not (folder / "content").exists()
     _, again = await suite.collected(spec)
     assert (result["rows"], again["rows"], again["unchanged"]) == (2, 2, 0)
 
 
-async def repaired(registry: str) -> int:
-    """How many collections lost their pages by the operator's command."""
+async def repaired(registry: str) -> dict[str, Any]:
+    """What the operator's command did."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "vistaflow_services.ingestion.repair"),
         stdout=asyncio.subprocess.PIPE,
@@ -153,7 +216,7 @@ async def repaired(registry: str) -> int:
     output, _ = await process.communicate()
     outcome = json.loads(output)
     assert outcome["errors"] == []
-    return int(outcome["collections"])
+    return dict(outcome)
 
 
 async def test_every_mistake_of_a_request_is_named_before_anything_is_queued(

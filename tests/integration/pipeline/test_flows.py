@@ -334,6 +334,87 @@ async def test_a_design_is_part_of_a_data_kit(suite: Suite) -> None:
     }
 
 
+API = """\
+name: orders of an API
+jobs:
+  orders:
+    collect:
+      urls: [http://SITE/api/1]
+      json: {records: data.items, next: next}
+  rows:
+    convert: {collection: "${orders.result}", output_file_name: rows, format: parquet}
+  raw:
+    convert:
+      collection: {job: "${orders.result}", pages: true}
+      output_file_name: raw
+  orders_of_rows:
+    import: {dataset: api_orders, source: "${rows.tables}", primary_key: _record}
+  lines:
+    import: {dataset: api_lines, source: {job: "${raw.tables}", table: data.items.lines}}
+  counted:
+    query:
+      user_query: |
+        select count(*) as n, max(${rows.records}) as orders, max(${raw.records}) as pages
+        from ${lines.dataset}
+"""
+
+
+async def test_what_an_api_answers_is_converted_and_imported(suite: Suite) -> None:
+    lines = [{"sku": "가", "n": 1}, {"sku": "b", "n": 2}]
+    for page, items in (
+        (1, [{"id": 1, "lines": lines}, {"id": 2, "lines": lines[:1]}]),
+        (2, [{"id": 3, "lines": lines, "note": "late"}]),
+    ):
+        answer = {"data": {"items": items}, "next": f"/api/{page + 1}" if page == 1 else None}
+        body = json.dumps(answer, indent=1).encode()
+        suite.site.pages[f"/api/{page}"] = (200, {"Content-Type": "application/json"}, body)
+    results = await suite.night(API.replace("SITE", suite.site.place))
+
+    assert (results["rows"]["records"], results["raw"]["records"]) == (3, 2)
+    assert (results["orders_of_rows"]["accepted"], results["lines"]["accepted"]) == (3, 5)
+    path = suite.home / "artifacts" / results["counted"]["files"][0]["uri"][len("artifact://") :]
+    assert pq.read_table(path).to_pylist() == [{"n": 5, "orders": 3, "pages": 2}]
+
+
+async def test_a_conversion_names_one_collection_that_has_json(suite: Suite) -> None:
+    html = "  shop: {collect: {urls: [http://SITE/1], html: {rows: li, columns: {name: i}}}}"
+    kit = """\
+name: wrong conversions
+jobs:
+  HTML
+  plain: {collect: {urls: [http://SITE/1]}}
+  typed:
+    collect: {urls: [http://SITE/1], json: {columns: {a: b}}, format: parquet}
+  pages:
+    convert: {output_file_name: a, collection: {job: "${shop.result}", pages: true}}
+  nothing:
+    convert: {output_file_name: b, collection: "${plain.result}"}
+  parquet:
+    convert: {output_file_name: c, collection: "${typed.result}"}
+  both:
+    convert: {output_file_name: d, collection: "${shop.result}", file_names: [raw/notes.json]}
+  other:
+    convert: {output_file_name: e, collection: "${both.tables}"}
+  figure:
+    convert: {output_file_name: f, collection: "${shop.rows}"}
+  named:
+    convert: {output_file_name: g, collection: shop}
+"""
+    found = await suite.mistakes(kit.replace("  HTML", html).replace("SITE", suite.site.place))
+
+    assert {field.split()[1].split(".")[1]: text for field, text in found.items()} == {
+        "pages": "the pages of `shop` are HTML; leave `pages` out to read its rows",
+        "nothing": "`plain` reads no rows; give it `json`, or say `pages: true`",
+        "parquet": "`typed` writes Parquet, which is no JSON; import its rows",
+        "both": "are given beside collection; leave out one of both",
+        "other": "`${both.tables}` is no result of a `collect` job",
+        "figure": "`${shop.rows}` is no result of a `collect` job",
+        "named": "give an earlier job, as ${pages.result} or {job: …, pages: true}",
+    }
+    lines = {int(field.partition(":")[2].split()[0]) for field in found}
+    assert lines == {8, 10, 12, 14, 16, 18, 20}
+
+
 async def test_a_schedule_runs_a_data_kit_and_refuses_a_wrong_one(suite: Suite) -> None:
     kit = suite.request()
     timing = schedules_pb2.Timing(cron="0 2 * * *", time_zone="Asia/Seoul")

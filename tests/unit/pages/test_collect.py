@@ -7,6 +7,7 @@ import gzip
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.site import Answer, Asked, Site, serving_site  # type: ignore[import-not-found]
+from vistaflow_services.core.errors import UnavailableError
 from vistaflow_services.pages import fetcher
+from vistaflow_services.pages.contents import Contents, expire, stored_pages
 from vistaflow_services.pages.documents import Extractor, text_of
 from vistaflow_services.pages.folder import Folder
 from vistaflow_services.pages.hosts import Hosts, Place, RefusedError
 from vistaflow_services.pages.plan import Column, Content, Numbers, Page, Plan
 from vistaflow_services.pages.run import Collected, CollectError, Hooks, Progress, collect
+from vistaflow_services.stores.folder import FolderStore
 
 NAME = Column(name="name", selector="b")
 ROWS = Content(kind="html", rows="li", columns=(NAME,), next="a.next")
@@ -48,10 +52,15 @@ def run(site: Site, tmp_path: Path) -> Callable[..., Collected]:
     ) -> Collected:
         options = {"content": ROWS, "delay": 0.0, "timeout": 5.0, **options}
         plan = Plan(urls=tuple(f"{site.url}{path}" for path in paths), **options)
-        folder = Folder(tmp_path / name, tmp_path / previous if previous else None)
+        contents = contents_in(tmp_path)
+        folder = Folder(tmp_path / name, contents, tmp_path / previous if previous else None)
         return collect(plan, Hosts([site.place]), folder, "1.0", Hooks(progress=progress))
 
     return run
+
+
+def contents_in(folder: Path) -> Contents:
+    return Contents(FolderStore("local", folder / "blobs", strict=False), folder / "lock")
 
 
 def rows(tmp_path: Path, name: str = "one") -> list[dict[str, Any]]:
@@ -127,14 +136,49 @@ def test_a_second_collection_transfers_only_what_changed(
         (200, False, 2),
     ]
     assert [row["name"] for row in rows(tmp_path, "two")] == ["a", "b", "c"]
-    first = second.pages[0].sha256
-    assert (tmp_path / "two/content" / first[:2] / first[2:]).samefile(
-        tmp_path / "one/content" / first[:2] / first[2:]
-    )
-    # Damaged or lost, it is fetched again, without a condition.
-    (tmp_path / "two/content" / first[:2] / first[2:]).write_bytes(b"damaged")
+
+
+def test_pages_are_in_the_store_once_and_what_it_lost_is_fetched_again(
+    site: Site, run: Callable[..., Collected], tmp_path: Path
+) -> None:
+    site.html("/1", listing("a", next="/2"))
+    site.html("/2", listing("b"))
+    store, folders = FolderStore("local", tmp_path / "blobs"), [tmp_path / "one", tmp_path / "two"]
+    first, second = run("/1").pages
+    run("/1", name="two", previous="one")
+
+    kept = {blob.sha256: b"".join(store.read(blob.sha256)) for blob in stored_pages(folders)}
+    assert kept == {
+        first.sha256: listing("a", next="/2").encode(),
+        second.sha256: b"<ul><li><b>b</b></li></ul>",
+    }
+    assert {blob.sha256 for blob in store.blobs()} == set(kept)
+    assert not any((folder / "content").exists() for folder in folders)
+
+    # A lost page is asked for without a condition, a damaged one again without.
+    (tmp_path / "blobs" / "cas" / first.sha256[:2] / first.sha256).write_bytes(b"x" * first.bytes)
+    store.delete(second.sha256)
     third = run("/1", name="three", previous="two")
-    assert [(page.status, page.unchanged) for page in third.pages] == [(200, False), (304, True)]
+    assert [(page.status, page.unchanged) for page in third.pages] == [(200, False)] * 2
+    assert {sha256: b"".join(store.read(sha256)) for sha256 in kept} == kept
+    assert expire(folders, time.time() + 1) == 2
+    assert expire(folders, time.time() + 1) == 0
+    assert not list(stored_pages(folders))
+    assert len(list(stored_pages([tmp_path / "three"]))) == 2
+
+
+def test_a_store_that_is_away_fails_the_collection_which_then_goes_on(
+    site: Site, run: Callable[..., Collected], tmp_path: Path
+) -> None:
+    site.html("/1", listing("a"))
+    (tmp_path / "blobs").write_text("no folder")
+    with pytest.raises(UnavailableError, match="store local cannot be used"):
+        run("/1")
+    (tmp_path / "blobs").unlink()
+    run("/1")
+
+    assert site.paths() == ["/1"]
+    assert len(list(stored_pages([tmp_path / "one"]))) == 1
 
 
 def test_numbered_pages_end_where_there_are_no_rows_or_no_page(
@@ -297,7 +341,13 @@ def test_a_host_that_sends_a_byte_now_and_then_is_left(
         place = f"127.0.0.1:{listener.getsockname()[1]}"
         plan = Plan(urls=(f"http://{place}/x",), content=ROWS, delay=0.0, timeout=0.5)
         with pytest.raises(CollectError) as raised:
-            collect(plan, Hosts([place]), Folder(tmp_path / "one"), "1.0", Hooks())
+            collect(
+                plan,
+                Hosts([place]),
+                Folder(tmp_path / "one", contents_in(tmp_path)),
+                "1.0",
+                Hooks(),
+            )
         end.set()
     assert "took longer than 2 s" in raised.value.message
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from vistaflow._rpc.messages import message_of
 from vistaflow.aio._artifacts import JOBS, ArtifactCalls
+from vistaflow.aio._data.import_specs import is_uuid
 from vistaflow.aio._data.uploads import FileSource, UploadCalls
 from vistaflow.api.ingestion.v1 import ingestion_pb2
 from vistaflow.errors import FailedPreconditionError, NotFoundError, invalid
@@ -21,21 +22,25 @@ class DataCalls(UploadCalls, ArtifactCalls):
 
     async def convert(
         self,
-        files: FileSource | Sequence[FileSource],
+        files: FileSource | Sequence[FileSource] | Job,
         output_file_name: str,
         *,
+        pages: bool = False,
         request_id: str = "",
         on_upload: Callable[[str, int, int], None] | None = None,
         **options: Any,
     ) -> Job:
         """Starts converting JSON files to CSV or Parquet.
 
-        Files that the service does not see are sent to it first.
+        Files that the service does not see are sent to it first. A job that collected pages stands
+        for its rows, or for its pages as they were fetched.
 
         Args:
             files: Names of files in the service's data roots, such as `raw/users.json`, and files
-                of this machine. `./users.json` and a `Path` are always of this machine.
+                of this machine. `./users.json` and a `Path` are always of this machine. Instead, a
+                finished job of `collect_pages`, or its id.
             output_file_name: First part of the names of the output files.
+            pages: Whether the pages of the job are read instead of its rows.
             request_id: Makes the call safe to repeat: a UUID.
             on_upload: Called with a file's name, the bytes of it that were sent, and its size.
             options: The other fields of `ConvertJsonRequest`, such as `merge=True`,
@@ -44,6 +49,14 @@ class DataCalls(UploadCalls, ArtifactCalls):
         Returns:
             The job. `conversion(job.job_id)` says how far it is.
         """
+        if isinstance(files, Job) or (isinstance(files, str) and is_uuid(files)):
+            job_id = files.job_id if isinstance(files, Job) else files
+            options["collection"] = message_of(
+                ingestion_pb2.CollectedJson, job_id=job_id, pages=pages
+            )
+            files = []
+        elif pages:
+            raise invalid("pages", "are those of a job; give the job that collected them")
         if not isinstance(files, str | os.PathLike | Sequence):
             raise invalid("files", f"{files!r} is neither a name nor a list of names")
         sources = [files] if isinstance(files, str | os.PathLike) else list(files)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Mapping, Sequence
 from datetime import date, time
 from typing import Any, Final, TypeVar
@@ -22,6 +23,14 @@ MessageT = TypeVar("MessageT", bound=Message)
 _REFERENCE: Final = re.compile(r"\s*(.+?)\s*->\s*(\w+)\.(.+?)\s*")
 _SIGNS: Final = {">=": "ge", "<=": "le", "!=": "ne", "<>": "ne", ">": "gt", "<": "lt", "=": "eq"}
 _COMPARED: Final = ("minimum", "maximum")
+
+
+def is_uuid(text: str) -> bool:
+    """Whether a name is the id of a job."""
+    try:
+        return str(uuid.UUID(text)) == text.lower()
+    except ValueError:
+        return False
 
 
 def table_message(table: Mapping[str, Any], path: str) -> ingestion_pb2.ImportTable:

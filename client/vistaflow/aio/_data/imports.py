@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import os
 import tempfile
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +16,7 @@ from vistaflow._rpc.messages import listed, message_of, set_span
 from vistaflow.aio._data.import_specs import (
     Rules,
     files_message,
+    is_uuid,
     key_text,
     number_of_word,
     table_message,
@@ -154,7 +154,7 @@ class ImportCalls(UploadCalls):
         """A source as a message, and its files as the caller named them."""
         if isinstance(source, DatasetFigures):
             source = {"dataset": source.name, "table": source.table_name}
-        elif isinstance(source, Job) or (isinstance(source, str) and _is_uuid(source)):
+        elif isinstance(source, Job) or (isinstance(source, str) and is_uuid(source)):
             source = {"job": source}
         elif not isinstance(source, Mapping):
             source = {"files": source}
@@ -276,10 +276,3 @@ class ImportCalls(UploadCalls):
             request.keys.add(values=[key_text(value, "keys") for value in values])
         set_span(request.purge_after, purge_after, "purge_after")
         return job_of((await self._call("ingestion", "ForgetRecords", request)).job)
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        return str(uuid.UUID(text)) == text.lower()
-    except ValueError:
-        return False

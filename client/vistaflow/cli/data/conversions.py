@@ -50,7 +50,8 @@ def convert(
     files: Annotated[
         list[str],
         typer.Argument(
-            help="Files in the service's data roots, ROOT/PATH, or of this machine.",
+            help="Files in the service's data roots, ROOT/PATH, or of this machine; or a job that "
+            "collected pages.",
             metavar="FILE…",
         ),
     ],
@@ -62,6 +63,9 @@ def convert(
     ] = "",
     address: Address = "",
     merge: Annotated[bool, typer.Option("--merge", help="One sequence of parts for all.")] = False,
+    pages: Annotated[
+        bool, typer.Option("--pages", help="Read the job's pages as they are, not its rows.")
+    ] = False,
     format_: Annotated[
         TableFormat, typer.Option("--format", help="What to write.")
     ] = TableFormat.CSV,
@@ -115,8 +119,9 @@ def convert(
     async def run(client: CommandClient) -> ingestion_pb2.GetConversionResponse:
         with UploadBar() as bar:
             job = await client.convert(
-                files,
+                files[0] if len(files) == 1 else files,
                 name,
+                pages=pages,
                 merge=merge,
                 format=f"TABLE_FORMAT_{format_.upper()}",
                 compression=f"CSV_COMPRESSION_{compression.upper()}",

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Mapping
+import os
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from vistaflow.api.artifacts.v1 import artifacts_pb2 as pb
 from vistaflow.api.artifacts.v1 import artifacts_pb2_grpc as rpc
@@ -64,6 +65,9 @@ CONTENT_TYPES: Final = {
 }
 """Media types by the end of a file's name."""
 
+OpenStored = Callable[[Sequence[str]], BinaryIO | None]
+"""Opens the artifact of a path that is no file of the artifact store; None if there is none."""
+
 UNKNOWN_TYPE: Final = "application/octet-stream"
 
 
@@ -74,12 +78,20 @@ class ArtifactServicer(rpc.ArtifactServiceServicer):
         registry: Says which jobs a caller may see.
         artifacts: The folder of the artifact store.
         logs: The folder that holds a folder with logs for each job.
+        open_stored: Opens artifacts that are in the stores of blobs.
     """
 
-    def __init__(self, registry: RegistryClient, artifacts: Path, logs: Path) -> None:
+    def __init__(
+        self,
+        registry: RegistryClient,
+        artifacts: Path,
+        logs: Path,
+        open_stored: OpenStored | None = None,
+    ) -> None:
         self._registry = registry
         self._artifacts = artifacts
         self._logs = logs
+        self._open_stored = open_stored
         self._draining = asyncio.Event()
 
     async def drain(self) -> None:
@@ -124,7 +136,7 @@ class ArtifactServicer(rpc.ArtifactServiceServicer):
                 violations.add(field, f"{getattr(request, field)} is less than 0")
         violations.check()
         job = await self._job_of(request.uri, parts)
-        file = await asyncio.to_thread(open_file, self._artifacts, parts, request.uri)
+        file = await asyncio.to_thread(self._open, parts, request.uri)
         try:
             if request.offset > file.size:
                 violations.add(
@@ -151,6 +163,16 @@ class ArtifactServicer(rpc.ArtifactServiceServicer):
                 answer = pb.ReadArtifactResponse()
         finally:
             await asyncio.to_thread(file.close)
+
+    def _open(self, parts: tuple[str, ...], uri: str) -> StoredFile:
+        try:
+            return open_file(self._artifacts, parts, uri)
+        except NotFoundError:
+            stored = self._open_stored(parts) if self._open_stored else None
+            if stored is None:
+                raise
+        with stored:
+            return StoredFile(os.dup(stored.fileno()))
 
     async def ReadLogs(
         self, request: pb.ReadLogsRequest, context: Context

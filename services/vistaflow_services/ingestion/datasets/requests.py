@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from vistaflow.api.datasets.v1 import datasets_pb2
 from vistaflow.api.ingestion.v1 import ingestion_pb2 as pb
@@ -24,6 +25,9 @@ from vistaflow_services.ingestion.config import MAX_PURGE_SECONDS
 from vistaflow_services.ingestion.datasets.registrar import manifest_of
 from vistaflow_services.ingestion.datasets.row_sources import JOB_TYPES, Places, converted_tables
 from vistaflow_services.ingestion.datasets.table_specs import NAME_HINT, check_key
+
+_NAMES = {"files": "file_names", "dataset": "dataset"}
+"""The field of a source that names what it is; `job_id` of all others."""
 
 MAX_KEY_BYTES = 1 << 20
 """Bytes of all keys of a request: a spec has room for them."""
@@ -71,7 +75,8 @@ async def check_sources(
         named.append(("spec", pb.RowSource(conversion=job)))
     for field, source in named:
         kind = source.WhichOneof("source")
-        if expects and kind and not next(iter(source.ListFields()))[1].ListFields():
+        named_rows: Any = getattr(source, kind) if kind else None
+        if expects and kind and not getattr(named_rows, _NAMES.get(kind, "job_id")):
             continue
         try:
             await _check_source(source, registry, places, field)

@@ -186,11 +186,11 @@ def source_of_job(
     with readable(job.job_id, field):
         if kind == "design":
             file = DesignManifest.read(job.result).design
-            paths = [places.artifacts.verified(_own(file.uri, job.job_id), file.sha256)]
+            paths = [places.artifacts.verified(own_uri(file.uri, job.job_id), file.sha256)]
         else:
-            folder = places.artifacts.existing(_own(job.result["result_path"], job.job_id))
+            folder = places.artifacts.existing(own_uri(job.result["result_path"], job.job_id))
             parts = json.loads((folder / QUERY_PARTS).read_bytes())["parts"]
-            paths = [folder / _plain(part["name"]) for part in parts]
+            paths = [folder / plain_name(part["name"]) for part in parts]
     is_json = any(path.suffix == ".jsonl" for path in paths)
     return Source(
         paths=tuple(paths), format="json" if is_json else "parquet", name=field, types=types
@@ -207,7 +207,7 @@ def converted_tables(job: JobResult, places: Places, field: str) -> list[Convert
     with readable(job.job_id, field):
         output, inputs = job.result["output"], places.inputs
         folder = written_to(output, job.job_id, places.artifacts, inputs.roots, places.project)
-        manifest = read_manifest(folder / _plain(job.result["manifest"]))
+        manifest = read_manifest(folder / plain_name(job.result["manifest"]))
         tables = [_converted(table, manifest["options"], folder) for table in manifest["tables"]]
     paths = [table.path for table in tables]
     if len(set(paths)) < len(paths):
@@ -253,7 +253,7 @@ def conversion_specs(job: JobResult, dataset: str, places: Places, field: str) -
 
 
 def _converted(table: Mapping[str, Any], options: Mapping[str, Any], folder: Path) -> Converted:
-    names = [_plain(file["file_name"]) for file in table["files"]]
+    names = [plain_name(file["file_name"]) for file in table["files"]]
     typed = [name for name in names if name.endswith(".parquet")]
     files = tuple((folder / name).resolve(strict=True) for name in typed or names)
     if any(file.parent != folder.resolve() for file in files):
@@ -267,14 +267,14 @@ def _converted(table: Mapping[str, Any], options: Mapping[str, Any], folder: Pat
     )
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """A name of a file that is no path."""
     if not name or Path(name).name != name:
         raise ValueError("a file's name is a path")
     return name
 
 
-def _own(uri: str, job_id: str) -> str:
+def own_uri(uri: str, job_id: str) -> str:
     """The URI of an artifact, which must be the job's own."""
     if not uri.startswith(f"{SCHEME}jobs/{job_id}/"):
         raise ValueError("an artifact is that of another job")

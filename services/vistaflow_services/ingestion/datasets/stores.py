@@ -2,10 +2,10 @@
 
     probe     what each store can do, if that is asked
     purge     files with forgotten records whose time has come, from every store
+    expire    pages of old collections, which are then swept unless a newer one has them
     repair    copies that are missing, because a store was down or lost
-    sweep     files that no version refers to, after a grace time
+    sweep     files that no version or collection refers to, after a grace time
     clear     what killed processes left in the scratch folder and in the stores
-    expire    pages of old collections
 
 A store that is down fails the steps that need all stores; they are done again the next time.
 """
@@ -26,14 +26,17 @@ from vistaflow_services.core import config as configuration
 from vistaflow_services.core.errors import ServiceError
 from vistaflow_services.core.work.hold import removing
 from vistaflow_services.ingestion.datasets.registrar import Registrar
-from vistaflow_services.pages.folder import remove_pages
+from vistaflow_services.pages.contents import expire, stored_pages
 from vistaflow_services.stores.blobs import BlobStore
 from vistaflow_services.stores.copies import CopiesStore
 from vistaflow_services.stores.opening import declared_stores
-from vistaflow_services.stores.sweep import sweep
+from vistaflow_services.stores.sweep import References, sweep
 
 LOCK = "lock"
 """The file in the scratch folder of a job that its process holds a lock on."""
+
+PAGES_LOCK = "run/pages.lock"
+"""The file in the home that collections lock while they store pages, and sweeps."""
 
 LOCK_SECONDS = 60.0
 """Age of a scratch folder from which its process must hold the lock."""
@@ -43,6 +46,11 @@ def stores_of(home: Path) -> BlobStore:
     """The stores of blobs, as the environment declares them."""
     default = home / "artifacts" / "blobs"
     return declared_stores(configuration.stores(), configuration.copies(), default)
+
+
+def collections_of(artifacts: Path) -> Iterator[Path]:
+    """The folders of collections in the artifact store."""
+    return (artifacts / "jobs").glob("*/collection")
 
 
 def scratch_folder(home: Path) -> Path:
@@ -70,11 +78,11 @@ class Tidied:
     """Hashes of files without an undamaged copy in any store."""
 
     swept: int = 0
-    """Files that no version refers to."""
+    """Files that no version or collection refers to."""
 
     swept_bytes: int = 0
     collections: int = 0
-    """Collections whose pages were removed."""
+    """Collections whose pages were given up."""
 
     errors: list[str] = field(default_factory=list)
     """Why a step was not done to its end."""
@@ -125,18 +133,28 @@ def tidy(
             due = registrar.purge(due)
         return hashes
 
+    def references() -> References:
+        """Those of versions and of collections."""
+        pages_of = collections_of(home / "artifacts")
+        hashes = {bytes.fromhex(blob.sha256) for blob in stored_pages(pages_of)}
+        return lambda batch: {
+            *registrar.references(batch),
+            *(sha256 for sha256 in batch if bytes.fromhex(sha256) in hashes),
+        }
+
     def repair() -> None:
         if isinstance(store, CopiesStore):
-            repaired = store.repair(registrar.references, scratch, verify=verify)
+            repaired = store.repair(references(), scratch, verify=verify)
             tidied.restored, tidied.lost = repaired.restored_count, list(repaired.lost)
 
     def remove() -> None:
-        with removing(home / "artifacts") as allowed:
-            if allowed:
+        # A collection that stores pages just now has no manifest yet that names them.
+        with removing(home / "artifacts") as allowed, _alone(home / PAGES_LOCK) as alone:
+            if allowed and alone:
                 remove_unreferenced()
 
     def remove_unreferenced() -> None:
-        swept = sweep(store, registrar.references, purged, grace=grace)
+        swept = sweep(store, references(), purged, grace=grace)
         tidied.swept, tidied.swept_bytes = swept.blob_count, swept.size_bytes
 
     def clear() -> None:
@@ -146,15 +164,15 @@ def tidy(
                 if abandoned(folder, grace):
                     shutil.rmtree(folder)
 
-    def expire() -> None:
-        collections = (home / "artifacts" / "jobs").glob("*/collection")
+    def give_up() -> None:
+        collections = collections_of(home / "artifacts")
         with removing(home / "artifacts") as allowed:
             if allowed:
-                tidied.collections = remove_pages(collections, time.time() - pages.total_seconds())
+                tidied.collections = expire(collections, time.time() - pages.total_seconds())
 
     with _alone(home / "run" / "stores.lock") as alone:
         tidied.busy = not alone
-        for step in (look, purge, repair, remove, clear, expire) if alone else ():
+        for step in (look, purge, give_up, repair, remove, clear) if alone else ():
             try:
                 step()
             except ServiceError as error:

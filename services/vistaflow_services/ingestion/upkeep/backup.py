@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import fcntl
+import itertools
 import shutil
 import time
 from collections.abc import Iterator
@@ -33,12 +34,13 @@ from vistaflow_services.core.work import hold
 from vistaflow_services.core.work.attempt import Attempt, JobError
 from vistaflow_services.core.work.uris import DOWNLOADS
 from vistaflow_services.ingestion.buckets import LOCKS
-from vistaflow_services.ingestion.datasets.stores import LOCK, stores_of
+from vistaflow_services.ingestion.datasets.stores import LOCK, collections_of, stores_of
 from vistaflow_services.ingestion.upkeep.requests import DEFAULT_KEEP, targets_of
+from vistaflow_services.pages.contents import stored_pages
 from vistaflow_services.stores.blobs import Blob
 
 EXCLUDED: Final = frozenset({"blobs", hold.FOLDER, LOCKS, DOWNLOADS})
-"""Names in the artifact store that are no artifacts: the default store of datasets, locks, and
+"""Names in the artifact store that are no artifacts: the default store of blobs, locks, and
 files of buckets."""
 
 PATIENCE_SECONDS: Final = 600.0
@@ -84,7 +86,9 @@ def back_up(attempt: Attempt) -> dict[str, Any]:
             revision=log.revision,
             database_schema=log.database_schema,
             dump=scratch / "dump",
-            datasets=lambda: _blobs(scratch / "files"),
+            blobs=lambda: itertools.chain(
+                _blobs(scratch / "files"), stored_pages(collections_of(root))
+            ),
             fetch=lambda sha256: store.fetch(sha256, scratch),
             artifacts=root,
             excluded=EXCLUDED,
@@ -127,8 +131,8 @@ def _saved(attempt: Attempt, writer: Writer, name: str, url: str, keep: int) -> 
             written = writer.write(open_target(name, url), keep)
         if written.missing:
             problem = (
-                f"{len(written.missing):,} files of datasets are in no store undamaged, such as "
-                f"{written.missing[0]}; the rest is saved"
+                f"{len(written.missing):,} files of datasets or pages are in no store undamaged, "
+                f"such as {written.missing[0]}; the rest is saved"
             )
     except ServiceError as error:
         problem = error.message

@@ -144,9 +144,10 @@ def _staged(root: Path, home: Path, age: timedelta, live: set[str]) -> Iterator[
             folder = job / name
             if folder.is_dir() and _is_old(folder, age) and not any(folder.glob(finished)):
                 yield folder
-        extracts = job / "collection" / "extracts"
-        if any((job / "collection").glob(_UNFINISHED["collection"])) and _is_old(extracts, age):
-            yield from (path for path in extracts.iterdir() if _is_old(path, age))
+        if any((job / "collection").glob(_UNFINISHED["collection"])):
+            for name in ("content", "extracts"):
+                if _is_old(job / "collection" / name, age):
+                    yield job / "collection" / name
         for path in job.rglob(".*"):
             if _TEMPORARY.fullmatch(path.name) and path.is_file() and _is_old(path, age):
                 yield path

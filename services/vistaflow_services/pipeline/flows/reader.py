@@ -106,6 +106,8 @@ class FlowReader:
             return
         for name, entry in jobs.items():
             self._job(str(name), entry, jobs)
+        for job in self.flow.jobs.values():
+            self._check_collected(job)
         self._check_order()
 
     def wrong(self, path: str, problem: str, file: str = "") -> None:
@@ -240,6 +242,26 @@ class FlowReader:
             ring = " needs ".join(f"`{name}`" for name in (*cycle, cycle[0]))
             self.wrong(f"jobs.{cycle[0]}", f"the jobs wait for each other: {ring}")
 
+    def _check_collected(self, job: FlowJob) -> None:
+        """Whether a conversion reads JSON of the collection that it names."""
+        if not isinstance(job.request, ingestion_pb2.ConvertJsonRequest):
+            return
+        for reference in job.references:
+            other = self.flow.jobs.get(reference.job)
+            if other is None or not isinstance(other.request, ingestion_pb2.CollectSpec):
+                continue
+            spec, problem = other.request, ""
+            kind, name = spec.WhichOneof("content"), f"`{reference.job}`"
+            if job.request.collection.pages:
+                if kind == "html":
+                    problem = f"the pages of {name} are HTML; leave `pages` out to read its rows"
+            elif kind is None:
+                problem = f"{name} reads no rows; give it `json`, or say `pages: true`"
+            elif spec.format == ingestion_pb2.ROW_FORMAT_PARQUET:
+                problem = f"{name} writes Parquet, which is no JSON; import its rows"
+            if problem:
+                self.wrong(f"{job.path}.collection".lstrip("."), problem, job.file)
+
     def published(
         self, job: FlowJob, name: str, value: str, path: str, where: str = ""
     ) -> Published | None:
@@ -292,6 +314,7 @@ class JobReader(Reader):
             f"{table}.dedupe": partial(self._built, "dedupe", dedupe_of),
             f"{spec}.html": partial(self._built, "html", partial(rows_message, html)),
             f"{spec}.json": partial(self._built, "json", partial(rows_message, json)),
+            "vistaflow.api.ingestion.v1.ConvertJsonRequest.collection": self._collection,
             f"{query}.user_query": self._query,
             f"{query}.parameters": self._parameters,
         }
@@ -437,6 +460,27 @@ class JobReader(Reader):
             self._note(match, published, f"{place}.{kind.source}.job_id")
         else:
             self.wrong(named_at, f"`{match[0]}` is {_of_type(published.type)}, not rows")
+
+    def _collection(self, value: Any, into: Message, path: str) -> None:
+        """What a conversion reads of an earlier collection."""
+        collection: ingestion_pb2.CollectedJson = getattr(into, "collection")  # noqa: B009
+        collection.SetInParent()
+        named, place = value, path
+        if isinstance(value, Mapping) and "job" in value:
+            named, place = value["job"], f"{path}.job"
+            rest = {key: item for key, item in value.items() if key != "job"}
+            self.message(rest, collection, path)
+        match = _match(named)
+        if match is None:
+            self.wrong(path, "give an earlier job, as ${pages.result} or {job: …, pages: true}")
+            return
+        published = self._flow.published(self._job, match[1], match[2], place)
+        if published is None:
+            return
+        if published.type != TABLE or self._kind_of(match[1]) != "collect":
+            self.wrong(place, f"`{match[0]}` is no result of a `collect` job")
+            return
+        self._note(match, published, f"{self._place(path)}.job_id")
 
     def _files(
         self, names: Any, options: Mapping[str, Any], source: ingestion_pb2.RowSource, path: str

@@ -158,6 +158,17 @@ def _fill() -> None:
             f"{package}.CollectSpec.pages": {
                 "anyOf": [_TEXT, _message(ingestion_pb2.PageNumbers.DESCRIPTOR)]
             },
+            f"{package}.ConvertJsonRequest.collection": {
+                "anyOf": [
+                    _REFERENCE,
+                    {
+                        "type": "object",
+                        "additionalProperties": False,
+                        "properties": {"job": _REFERENCE, "pages": {"type": "boolean"}},
+                        "required": ["job"],
+                    },
+                ]
+            },
             f"{package}.ImportTable.source": anything,
             f"{package}.ImportTable.rules": {"type": ["array", "object"]},
             f"{package}.ImportTable.references": {"type": "array"},

@@ -207,11 +207,12 @@ def _conversion(job_id: str, data: bytes, result: Found) -> Found:
     if "rows" in result:
         figures = {"rowCount": int(result["rows"]), "size": int(result.get("bytes", 0))}
         output["outputFacets"] = _facets(outputStatistics=figures)
+    inputs = [_table(f'vistaflow.files."{name}"') for name in spec.request.file_names[:MAX_INPUTS]]
+    if collection := spec.request.collection.job_id:
+        inputs = [_table(f'vistaflow.collection."{collection}"')]
     return {
         "job": {"name": f"convert.{spec.request.output_file_name or job_id}"},
-        "inputs": [
-            _table(f'vistaflow.files."{name}"') for name in spec.request.file_names[:MAX_INPUTS]
-        ],
+        "inputs": inputs,
         "outputs": [output],
     }
 

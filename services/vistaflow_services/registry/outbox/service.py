@@ -12,21 +12,18 @@ from vistaflow_services.core.door import callers
 from vistaflow_services.core.errors import Violations
 from vistaflow_services.core.message_limits import MESSAGE_BYTES, fitting
 from vistaflow_services.core.names import MAX_PROJECT
-from vistaflow_services.core.registry_client import struct_to_dict
 from vistaflow_services.core.rpc import pages
 from vistaflow_services.core.rpc.request_size import Check, check_size
 from vistaflow_services.core.server.shell import Context
 from vistaflow_services.registry import commands as c
 from vistaflow_services.registry.messages import requests, translate
 from vistaflow_services.registry.messages.raw import SMALL_BYTES
-from vistaflow_services.registry.outbox import events, messages, sealing
+from vistaflow_services.registry.outbox import messages, sealing
 from vistaflow_services.registry.outbox.store import Leased, OutboxStore
 
 MAX_PAGE: Final = 1_000
 MAX_LEASED: Final = 100
 MAX_ERROR: Final = 1_000
-MAX_KEY: Final = 200
-MAX_NAMES: Final = 20
 MAX_RETRY_AFTER: Final = timedelta(days=1)
 MAX_DURATION_SECONDS: Final = 315_576_000_000
 
@@ -139,35 +136,6 @@ class OutboxServicer(rpc.OutboxServiceServicer):
         project = callers.current().project or None
         delivery = await self._store.retry(request.delivery_id, project, asked)
         return pb.RetryDeliveryResponse(delivery=messages.delivery_to_proto(delivery))
-
-    async def AddEvent(self, request: pb.AddEventRequest, context: Context) -> pb.AddEventResponse:
-        """Records an event."""
-        violations = Violations()
-        event_id = translate.uuid_from_proto(request.request_id, "request_id", violations)
-        project = messages.project_of(request.project)
-        translate.name_from_proto(project, "project", MAX_PROJECT, violations)
-        if request.event_type not in events.TYPES:
-            violations.add("event_type", f"give one of {', '.join(events.TYPES)}")
-        translate.label_from_proto(request.order_key, "order_key", MAX_KEY, violations)
-        if not request.order_key:
-            violations.add("order_key", "is required")
-        if len(request.webhooks) > MAX_NAMES:
-            violations.add("webhooks", f"give at most {MAX_NAMES}")
-        for place, name in enumerate(request.webhooks[:MAX_NAMES]):
-            translate.label_from_proto(name, f"webhooks[{place}]", messages.MAX_NAME, violations)
-        translate.struct_from_proto(
-            request.data, "data", 64 * 1024, violations, numbers_checked=False
-        )
-        violations.check()
-        event = events.Event(
-            event_id=event_id,
-            event_type=request.event_type,
-            project=project,
-            order_key=request.order_key,
-            data=await off_loop.reading.do(struct_to_dict, request.data),
-            names=list(request.webhooks),
-        )
-        return pb.AddEventResponse(delivery_count=await self._store.add([event]))
 
     async def LeaseDeliveries(
         self, request: pb.LeaseDeliveriesRequest, context: Context

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
@@ -169,16 +169,6 @@ class OutboxStore:
         self._guard.check()
         event_id = uuid.UUID((await once(self._connections, work, request)).decode())
         return (await self.deliveries(event_id=event_id, limit=1))[0]
-
-    async def add(self, events: Iterable[Event]) -> int:
-        """Records events; returns for how many webhooks."""
-        self._guard.check()
-
-        async def work(connection: Connection) -> int:
-            async with connection.transaction():
-                return await add_events(connection, events, self.clock())
-
-        return await self._connections.use(work)
 
     async def deliveries(
         self, *, limit: int, before: int | None = None, **chosen: Any

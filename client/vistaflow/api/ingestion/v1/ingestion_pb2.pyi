@@ -256,6 +256,7 @@ class ConvertJsonRequest(_message.Message):
     OUTPUT_FIELD_NUMBER: _builtins.int
     DOWNLOAD_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call safe to repeat. A UUID. Optional."""
     output_file_name: _builtins.str
@@ -305,9 +306,9 @@ class ConvertJsonRequest(_message.Message):
     """Whether the request is only checked: no job is made."""
     @_builtins.property
     def file_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The files, 1 to 1,000: `ROOT/PATH`, a path in the only data root, an
-        absolute path in a root as the service sees it, a URL below a root's, or
-        `upload:ID` for a file that UploadFile took.
+        """The files, 1 to 1,000, unless `collection` is set: `ROOT/PATH`, a path in the
+        only data root, an absolute path in a root as the service sees it, a URL
+        below a root's, or `upload:ID` for a file that UploadFile took.
         JSON arrays, NDJSON or concatenated JSON, also gzip or zstd of these.
         """
 
@@ -316,6 +317,12 @@ class ConvertJsonRequest(_message.Message):
         """Paths of objects whose keys are ids, such as "accounts": each becomes a
         child table with a `_key` column. Objects with over 100 keys of one shape
         are found without it.
+        """
+
+    @_builtins.property
+    def collection(self) -> Global___CollectedJson:
+        """What a COLLECT job gathered, instead of file_names. It feeds one numbered
+        sequence of parts.
         """
 
     def __init__(
@@ -340,16 +347,45 @@ class ConvertJsonRequest(_message.Message):
         output: _builtins.str = ...,
         download: _builtins.bool = ...,
         validate_only: _builtins.bool = ...,
+        collection: Global___CollectedJson | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_formula_guard", b"_formula_guard", "formula_guard", b"formula_guard"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_formula_guard", b"_formula_guard", "collection", b"collection", "formula_guard", b"formula_guard"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_formula_guard", b"_formula_guard", "aes256cbckey", b"aes256cbckey", "byte_order_mark", b"byte_order_mark", "compression", b"compression", "delimiter", b"delimiter", "download", b"download", "engine", b"engine", "file_names", b"file_names", "file_sep_size", b"file_sep_size", "format", b"format", "formula_guard", b"formula_guard", "iv", b"iv", "key_ref", b"key_ref", "map_paths", b"map_paths", "max_csv_rows", b"max_csv_rows", "merge", b"merge", "output", b"output", "output_file_name", b"output_file_name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_formula_guard", b"_formula_guard", "aes256cbckey", b"aes256cbckey", "byte_order_mark", b"byte_order_mark", "collection", b"collection", "compression", b"compression", "delimiter", b"delimiter", "download", b"download", "engine", b"engine", "file_names", b"file_names", "file_sep_size", b"file_sep_size", "format", b"format", "formula_guard", b"formula_guard", "iv", b"iv", "key_ref", b"key_ref", "map_paths", b"map_paths", "max_csv_rows", b"max_csv_rows", "merge", b"merge", "output", b"output", "output_file_name", b"output_file_name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__formula_guard: _TypeAlias = _typing.Literal["formula_guard"]  # noqa: Y015
     _WhichOneofArgType__formula_guard: _TypeAlias = _typing.Literal["_formula_guard", b"_formula_guard"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__formula_guard) -> _WhichOneofReturnType__formula_guard | None: ...
 
 Global___ConvertJsonRequest: _TypeAlias = ConvertJsonRequest  # noqa: Y015
+
+@_typing.final
+class CollectedJson(_message.Message):
+    """What a COLLECT job gathered, as JSON."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    PAGES_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The job, which must be FINISHED and whose files must be there still."""
+    pages: _builtins.bool
+    """Whether its pages are read as they were fetched, those of a JSON API, each
+    as a file of its own. Unset: its rows, which it wrote as JSON.
+    """
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        pages: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "pages", b"pages"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollectedJson: _TypeAlias = CollectedJson  # noqa: Y015
 
 @_typing.final
 class ConvertSpec(_message.Message):

@@ -24,12 +24,11 @@ _sym_db = _symbol_database.Default()
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
-from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from vistaflow.api.common.v1 import access_pb2 as vistaflow_dot_api_dot_common_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$vistaflow/api/outbox/v1/outbox.proto\x12\x17vistaflow.api.outbox.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$vistaflow/api/common/v1/access.proto\")\n\x06Notify\x12\x0f\n\x07webhook\x18\x01 \x01(\t\x12\x0e\n\x06\x65vents\x18\x02 \x03(\t\"\xca\x01\n\x07Webhook\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0b\n\x03url\x18\x03 \x01(\t\x12\x0e\n\x06\x65vents\x18\x04 \x03(\t\x12\x14\n\x0csecret_count\x18\x05 \x01(\x05\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x08 \x01(\t\"\xc1\x03\n\x08\x44\x65livery\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\x03\x12\x10\n\x08\x65vent_id\x18\x02 \x01(\t\x12\x33\n\x04kind\x18\x03 \x01(\x0e\x32%.vistaflow.api.outbox.v1.DeliveryKind\x12\x12\n\nevent_type\x18\x04 \x01(\t\x12\x0f\n\x07project\x18\x05 \x01(\t\x12\x0e\n\x06target\x18\x06 \x01(\t\x12\x11\n\torder_key\x18\x07 \x01(\t\x12\x35\n\x05state\x18\x08 \x01(\x0e\x32&.vistaflow.api.outbox.v1.DeliveryState\x12\x15\n\rattempt_count\x18\t \x01(\x05\x12\x15\n\ranswer_status\x18\n \x01(\x05\x12\r\n\x05\x65rror\x18\x0b \x01(\t\x12.\n\ncreated_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tnext_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06job_id\x18\x0f \x01(\t\"\x9a\x01\n\x11SetWebhookRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0b\n\x03url\x18\x04 \x01(\t\x12\x0e\n\x06\x65vents\x18\x05 \x03(\t\x12\x15\n\rchange_events\x18\x06 \x01(\x08\x12\x0f\n\x07secrets\x18\x07 \x03(\t\x12\r\n\x05\x61\x63tor\x18\x08 \x01(\t\"G\n\x12SetWebhookResponse\x12\x31\n\x07webhook\x18\x01 \x01(\x0b\x32 .vistaflow.api.outbox.v1.Webhook\"&\n\x13ListWebhooksRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\"J\n\x14ListWebhooksResponse\x12\x32\n\x08webhooks\x18\x01 \x03(\x0b\x32 .vistaflow.api.outbox.v1.Webhook\"X\n\x14\x44\x65leteWebhookRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\"\x17\n\x15\x44\x65leteWebhookResponse\"V\n\x12TestWebhookRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\"J\n\x13TestWebhookResponse\x12\x33\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32!.vistaflow.api.outbox.v1.Delivery\"\x96\x01\n\x15ListDeliveriesRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x35\n\x05state\x18\x02 \x01(\x0e\x32&.vistaflow.api.outbox.v1.DeliveryState\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"h\n\x16ListDeliveriesResponse\x12\x35\n\ndeliveries\x18\x01 \x03(\x0b\x32!.vistaflow.api.outbox.v1.Delivery\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"N\n\x14RetryDeliveryRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65livery_id\x18\x02 \x01(\x03\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\"L\n\x15RetryDeliveryResponse\x12\x33\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32!.vistaflow.api.outbox.v1.Delivery\"\x96\x01\n\x0f\x41\x64\x64\x45ventRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x12\n\nevent_type\x18\x03 \x01(\t\x12\x11\n\torder_key\x18\x04 \x01(\t\x12%\n\x04\x64\x61ta\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x10\n\x08webhooks\x18\x06 \x03(\t\"*\n\x10\x41\x64\x64\x45ventResponse\x12\x16\n\x0e\x64\x65livery_count\x18\x01 \x01(\x05\"\'\n\x16LeaseDeliveriesRequest\x12\r\n\x05limit\x18\x01 \x01(\x05\"\xa7\x02\n\x0eLeasedDelivery\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\x03\x12\r\n\x05lease\x18\x02 \x01(\t\x12\x33\n\x04kind\x18\x03 \x01(\x0e\x32%.vistaflow.api.outbox.v1.DeliveryKind\x12\x0b\n\x03url\x18\x04 \x01(\t\x12\x45\n\x07headers\x18\x05 \x03(\x0b\x32\x34.vistaflow.api.outbox.v1.LeasedDelivery.HeadersEntry\x12\x0c\n\x04\x62ody\x18\x06 \x01(\x0c\x12*\n\x07timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"V\n\x17LeaseDeliveriesResponse\x12;\n\ndeliveries\x18\x01 \x03(\x0b\x32\'.vistaflow.api.outbox.v1.LeasedDelivery\"\xb2\x01\n\x15ReportDeliveryRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\x03\x12\r\n\x05lease\x18\x02 \x01(\t\x12\x0c\n\x04sent\x18\x03 \x01(\x08\x12\x15\n\ranswer_status\x18\x04 \x01(\x05\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\x11\n\tpermanent\x18\x06 \x01(\x08\x12.\n\x0bretry_after\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\")\n\x16ReportDeliveryResponse\x12\x0f\n\x07\x61pplied\x18\x01 \x01(\x08*c\n\x0c\x44\x65liveryKind\x12\x1d\n\x19\x44\x45LIVERY_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44\x45LIVERY_KIND_WEBHOOK\x10\x01\x12\x19\n\x15\x44\x45LIVERY_KIND_LINEAGE\x10\x02*}\n\rDeliveryState\x12\x1e\n\x1a\x44\x45LIVERY_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x44\x45LIVERY_STATE_PENDING\x10\x01\x12\x17\n\x13\x44\x45LIVERY_STATE_SENT\x10\x02\x12\x17\n\x13\x44\x45LIVERY_STATE_DEAD\x10\x03\x32\xe4\t\n\rOutboxService\x12\x84\x01\n\nSetWebhook\x12*.vistaflow.api.outbox.v1.SetWebhookRequest\x1a+.vistaflow.api.outbox.v1.SetWebhookResponse\"\x1d\xfa\xc5\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/webhooks:\x01*\x12\x87\x01\n\x0cListWebhooks\x12,.vistaflow.api.outbox.v1.ListWebhooksRequest\x1a-.vistaflow.api.outbox.v1.ListWebhooksResponse\"\x1a\xfa\xc5\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/webhooks\x12\x91\x01\n\rDeleteWebhook\x12-.vistaflow.api.outbox.v1.DeleteWebhookRequest\x1a..vistaflow.api.outbox.v1.DeleteWebhookResponse\"!\xfa\xc5\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x15*\x13/v1/webhooks/{name}\x12\x93\x01\n\x0bTestWebhook\x12+.vistaflow.api.outbox.v1.TestWebhookRequest\x1a,.vistaflow.api.outbox.v1.TestWebhookResponse\")\xfa\xc5\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/webhooks/{name}/test:\x01*\x12\x8f\x01\n\x0eListDeliveries\x12..vistaflow.api.outbox.v1.ListDeliveriesRequest\x1a/.vistaflow.api.outbox.v1.ListDeliveriesResponse\"\x1c\xfa\xc5\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x10\x12\x0e/v1/deliveries\x12\xa3\x01\n\rRetryDelivery\x12-.vistaflow.api.outbox.v1.RetryDeliveryRequest\x1a..vistaflow.api.outbox.v1.RetryDeliveryResponse\"3\xfa\xc5\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\'\"\"/v1/deliveries/{delivery_id}/retry:\x01*\x12g\n\x08\x41\x64\x64\x45vent\x12(.vistaflow.api.outbox.v1.AddEventRequest\x1a).vistaflow.api.outbox.v1.AddEventResponse\"\x06\xfa\xc5\x18\x02\x08\x04\x12|\n\x0fLeaseDeliveries\x12/.vistaflow.api.outbox.v1.LeaseDeliveriesRequest\x1a\x30.vistaflow.api.outbox.v1.LeaseDeliveriesResponse\"\x06\xfa\xc5\x18\x02\x08\x04\x12y\n\x0eReportDelivery\x12..vistaflow.api.outbox.v1.ReportDeliveryRequest\x1a/.vistaflow.api.outbox.v1.ReportDeliveryResponse\"\x06\xfa\xc5\x18\x02\x08\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$vistaflow/api/outbox/v1/outbox.proto\x12\x17vistaflow.api.outbox.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$vistaflow/api/common/v1/access.proto\")\n\x06Notify\x12\x0f\n\x07webhook\x18\x01 \x01(\t\x12\x0e\n\x06\x65vents\x18\x02 \x03(\t\"\xca\x01\n\x07Webhook\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0b\n\x03url\x18\x03 \x01(\t\x12\x0e\n\x06\x65vents\x18\x04 \x03(\t\x12\x14\n\x0csecret_count\x18\x05 \x01(\x05\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x08 \x01(\t\"\xc1\x03\n\x08\x44\x65livery\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\x03\x12\x10\n\x08\x65vent_id\x18\x02 \x01(\t\x12\x33\n\x04kind\x18\x03 \x01(\x0e\x32%.vistaflow.api.outbox.v1.DeliveryKind\x12\x12\n\nevent_type\x18\x04 \x01(\t\x12\x0f\n\x07project\x18\x05 \x01(\t\x12\x0e\n\x06target\x18\x06 \x01(\t\x12\x11\n\torder_key\x18\x07 \x01(\t\x12\x35\n\x05state\x18\x08 \x01(\x0e\x32&.vistaflow.api.outbox.v1.DeliveryState\x12\x15\n\rattempt_count\x18\t \x01(\x05\x12\x15\n\ranswer_status\x18\n \x01(\x05\x12\r\n\x05\x65rror\x18\x0b \x01(\t\x12.\n\ncreated_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tnext_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06job_id\x18\x0f \x01(\t\"\x9a\x01\n\x11SetWebhookRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0b\n\x03url\x18\x04 \x01(\t\x12\x0e\n\x06\x65vents\x18\x05 \x03(\t\x12\x15\n\rchange_events\x18\x06 \x01(\x08\x12\x0f\n\x07secrets\x18\x07 \x03(\t\x12\r\n\x05\x61\x63tor\x18\x08 \x01(\t\"G\n\x12SetWebhookResponse\x12\x31\n\x07webhook\x18\x01 \x01(\x0b\x32 .vistaflow.api.outbox.v1.Webhook\"&\n\x13ListWebhooksRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\"J\n\x14ListWebhooksResponse\x12\x32\n\x08webhooks\x18\x01 \x03(\x0b\x32 .vistaflow.api.outbox.v1.Webhook\"X\n\x14\x44\x65leteWebhookRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\"\x17\n\x15\x44\x65leteWebhookResponse\"V\n\x12TestWebhookRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\"J\n\x13TestWebhookResponse\x12\x33\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32!.vistaflow.api.outbox.v1.Delivery\"\x96\x01\n\x15ListDeliveriesRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x35\n\x05state\x18\x02 \x01(\x0e\x32&.vistaflow.api.outbox.v1.DeliveryState\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"h\n\x16ListDeliveriesResponse\x12\x35\n\ndeliveries\x18\x01 \x03(\x0b\x32!.vistaflow.api.outbox.v1.Delivery\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"N\n\x14RetryDeliveryRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65livery_id\x18\x02 \x01(\x03\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\"L\n\x15RetryDeliveryResponse\x12\x33\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32!.vistaflow.api.outbox.v1.Delivery\"\'\n\x16LeaseDeliveriesRequest\x12\r\n\x05limit\x18\x01 \x01(\x05\"\xa7\x02\n\x0eLeasedDelivery\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\x03\x12\r\n\x05lease\x18\x02 \x01(\t\x12\x33\n\x04kind\x18\x03 \x01(\x0e\x32%.vistaflow.api.outbox.v1.DeliveryKind\x12\x0b\n\x03url\x18\x04 \x01(\t\x12\x45\n\x07headers\x18\x05 \x03(\x0b\x32\x34.vistaflow.api.outbox.v1.LeasedDelivery.HeadersEntry\x12\x0c\n\x04\x62ody\x18\x06 \x01(\x0c\x12*\n\x07timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"V\n\x17LeaseDeliveriesResponse\x12;\n\ndeliveries\x18\x01 \x03(\x0b\x32\'.vistaflow.api.outbox.v1.LeasedDelivery\"\xb2\x01\n\x15ReportDeliveryRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\x03\x12\r\n\x05lease\x18\x02 \x01(\t\x12\x0c\n\x04sent\x18\x03 \x01(\x08\x12\x15\n\ranswer_status\x18\x04 \x01(\x05\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\x11\n\tpermanent\x18\x06 \x01(\x08\x12.\n\x0bretry_after\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\")\n\x16ReportDeliveryResponse\x12\x0f\n\x07\x61pplied\x18\x01 \x01(\x08*c\n\x0c\x44\x65liveryKind\x12\x1d\n\x19\x44\x45LIVERY_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44\x45LIVERY_KIND_WEBHOOK\x10\x01\x12\x19\n\x15\x44\x45LIVERY_KIND_LINEAGE\x10\x02*}\n\rDeliveryState\x12\x1e\n\x1a\x44\x45LIVERY_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x44\x45LIVERY_STATE_PENDING\x10\x01\x12\x17\n\x13\x44\x45LIVERY_STATE_SENT\x10\x02\x12\x17\n\x13\x44\x45LIVERY_STATE_DEAD\x10\x03\x32\xfb\x08\n\rOutboxService\x12\x84\x01\n\nSetWebhook\x12*.vistaflow.api.outbox.v1.SetWebhookRequest\x1a+.vistaflow.api.outbox.v1.SetWebhookResponse\"\x1d\xfa\xc5\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/webhooks:\x01*\x12\x87\x01\n\x0cListWebhooks\x12,.vistaflow.api.outbox.v1.ListWebhooksRequest\x1a-.vistaflow.api.outbox.v1.ListWebhooksResponse\"\x1a\xfa\xc5\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/webhooks\x12\x91\x01\n\rDeleteWebhook\x12-.vistaflow.api.outbox.v1.DeleteWebhookRequest\x1a..vistaflow.api.outbox.v1.DeleteWebhookResponse\"!\xfa\xc5\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x15*\x13/v1/webhooks/{name}\x12\x93\x01\n\x0bTestWebhook\x12+.vistaflow.api.outbox.v1.TestWebhookRequest\x1a,.vistaflow.api.outbox.v1.TestWebhookResponse\")\xfa\xc5\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/webhooks/{name}/test:\x01*\x12\x8f\x01\n\x0eListDeliveries\x12..vistaflow.api.outbox.v1.ListDeliveriesRequest\x1a/.vistaflow.api.outbox.v1.ListDeliveriesResponse\"\x1c\xfa\xc5\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x10\x12\x0e/v1/deliveries\x12\xa3\x01\n\rRetryDelivery\x12-.vistaflow.api.outbox.v1.RetryDeliveryRequest\x1a..vistaflow.api.outbox.v1.RetryDeliveryResponse\"3\xfa\xc5\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\'\"\"/v1/deliveries/{delivery_id}/retry:\x01*\x12|\n\x0fLeaseDeliveries\x12/.vistaflow.api.outbox.v1.LeaseDeliveriesRequest\x1a\x30.vistaflow.api.outbox.v1.LeaseDeliveriesResponse\"\x06\xfa\xc5\x18\x02\x08\x04\x12y\n\x0eReportDelivery\x12..vistaflow.api.outbox.v1.ReportDeliveryRequest\x1a/.vistaflow.api.outbox.v1.ReportDeliveryResponse\"\x06\xfa\xc5\x18\x02\x08\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,62 +49,56 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OUTBOXSERVICE'].methods_by_name['ListDeliveries']._serialized_options = b'\372\305\030\002\010\001\202\323\344\223\002\020\022\016/v1/deliveries'
   _globals['_OUTBOXSERVICE'].methods_by_name['RetryDelivery']._loaded_options = None
   _globals['_OUTBOXSERVICE'].methods_by_name['RetryDelivery']._serialized_options = b'\372\305\030\002\010\002\202\323\344\223\002\'\"\"/v1/deliveries/{delivery_id}/retry:\001*'
-  _globals['_OUTBOXSERVICE'].methods_by_name['AddEvent']._loaded_options = None
-  _globals['_OUTBOXSERVICE'].methods_by_name['AddEvent']._serialized_options = b'\372\305\030\002\010\004'
   _globals['_OUTBOXSERVICE'].methods_by_name['LeaseDeliveries']._loaded_options = None
   _globals['_OUTBOXSERVICE'].methods_by_name['LeaseDeliveries']._serialized_options = b'\372\305\030\002\010\004'
   _globals['_OUTBOXSERVICE'].methods_by_name['ReportDelivery']._loaded_options = None
   _globals['_OUTBOXSERVICE'].methods_by_name['ReportDelivery']._serialized_options = b'\372\305\030\002\010\004'
-  _globals['_DELIVERYKIND']._serialized_start=2818
-  _globals['_DELIVERYKIND']._serialized_end=2917
-  _globals['_DELIVERYSTATE']._serialized_start=2919
-  _globals['_DELIVERYSTATE']._serialized_end=3044
-  _globals['_NOTIFY']._serialized_start=228
-  _globals['_NOTIFY']._serialized_end=269
-  _globals['_WEBHOOK']._serialized_start=272
-  _globals['_WEBHOOK']._serialized_end=474
-  _globals['_DELIVERY']._serialized_start=477
-  _globals['_DELIVERY']._serialized_end=926
-  _globals['_SETWEBHOOKREQUEST']._serialized_start=929
-  _globals['_SETWEBHOOKREQUEST']._serialized_end=1083
-  _globals['_SETWEBHOOKRESPONSE']._serialized_start=1085
-  _globals['_SETWEBHOOKRESPONSE']._serialized_end=1156
-  _globals['_LISTWEBHOOKSREQUEST']._serialized_start=1158
-  _globals['_LISTWEBHOOKSREQUEST']._serialized_end=1196
-  _globals['_LISTWEBHOOKSRESPONSE']._serialized_start=1198
-  _globals['_LISTWEBHOOKSRESPONSE']._serialized_end=1272
-  _globals['_DELETEWEBHOOKREQUEST']._serialized_start=1274
-  _globals['_DELETEWEBHOOKREQUEST']._serialized_end=1362
-  _globals['_DELETEWEBHOOKRESPONSE']._serialized_start=1364
-  _globals['_DELETEWEBHOOKRESPONSE']._serialized_end=1387
-  _globals['_TESTWEBHOOKREQUEST']._serialized_start=1389
-  _globals['_TESTWEBHOOKREQUEST']._serialized_end=1475
-  _globals['_TESTWEBHOOKRESPONSE']._serialized_start=1477
-  _globals['_TESTWEBHOOKRESPONSE']._serialized_end=1551
-  _globals['_LISTDELIVERIESREQUEST']._serialized_start=1554
-  _globals['_LISTDELIVERIESREQUEST']._serialized_end=1704
-  _globals['_LISTDELIVERIESRESPONSE']._serialized_start=1706
-  _globals['_LISTDELIVERIESRESPONSE']._serialized_end=1810
-  _globals['_RETRYDELIVERYREQUEST']._serialized_start=1812
-  _globals['_RETRYDELIVERYREQUEST']._serialized_end=1890
-  _globals['_RETRYDELIVERYRESPONSE']._serialized_start=1892
-  _globals['_RETRYDELIVERYRESPONSE']._serialized_end=1968
-  _globals['_ADDEVENTREQUEST']._serialized_start=1971
-  _globals['_ADDEVENTREQUEST']._serialized_end=2121
-  _globals['_ADDEVENTRESPONSE']._serialized_start=2123
-  _globals['_ADDEVENTRESPONSE']._serialized_end=2165
-  _globals['_LEASEDELIVERIESREQUEST']._serialized_start=2167
-  _globals['_LEASEDELIVERIESREQUEST']._serialized_end=2206
-  _globals['_LEASEDDELIVERY']._serialized_start=2209
-  _globals['_LEASEDDELIVERY']._serialized_end=2504
-  _globals['_LEASEDDELIVERY_HEADERSENTRY']._serialized_start=2458
-  _globals['_LEASEDDELIVERY_HEADERSENTRY']._serialized_end=2504
-  _globals['_LEASEDELIVERIESRESPONSE']._serialized_start=2506
-  _globals['_LEASEDELIVERIESRESPONSE']._serialized_end=2592
-  _globals['_REPORTDELIVERYREQUEST']._serialized_start=2595
-  _globals['_REPORTDELIVERYREQUEST']._serialized_end=2773
-  _globals['_REPORTDELIVERYRESPONSE']._serialized_start=2775
-  _globals['_REPORTDELIVERYRESPONSE']._serialized_end=2816
-  _globals['_OUTBOXSERVICE']._serialized_start=3047
-  _globals['_OUTBOXSERVICE']._serialized_end=4299
+  _globals['_DELIVERYKIND']._serialized_start=2591
+  _globals['_DELIVERYKIND']._serialized_end=2690
+  _globals['_DELIVERYSTATE']._serialized_start=2692
+  _globals['_DELIVERYSTATE']._serialized_end=2817
+  _globals['_NOTIFY']._serialized_start=198
+  _globals['_NOTIFY']._serialized_end=239
+  _globals['_WEBHOOK']._serialized_start=242
+  _globals['_WEBHOOK']._serialized_end=444
+  _globals['_DELIVERY']._serialized_start=447
+  _globals['_DELIVERY']._serialized_end=896
+  _globals['_SETWEBHOOKREQUEST']._serialized_start=899
+  _globals['_SETWEBHOOKREQUEST']._serialized_end=1053
+  _globals['_SETWEBHOOKRESPONSE']._serialized_start=1055
+  _globals['_SETWEBHOOKRESPONSE']._serialized_end=1126
+  _globals['_LISTWEBHOOKSREQUEST']._serialized_start=1128
+  _globals['_LISTWEBHOOKSREQUEST']._serialized_end=1166
+  _globals['_LISTWEBHOOKSRESPONSE']._serialized_start=1168
+  _globals['_LISTWEBHOOKSRESPONSE']._serialized_end=1242
+  _globals['_DELETEWEBHOOKREQUEST']._serialized_start=1244
+  _globals['_DELETEWEBHOOKREQUEST']._serialized_end=1332
+  _globals['_DELETEWEBHOOKRESPONSE']._serialized_start=1334
+  _globals['_DELETEWEBHOOKRESPONSE']._serialized_end=1357
+  _globals['_TESTWEBHOOKREQUEST']._serialized_start=1359
+  _globals['_TESTWEBHOOKREQUEST']._serialized_end=1445
+  _globals['_TESTWEBHOOKRESPONSE']._serialized_start=1447
+  _globals['_TESTWEBHOOKRESPONSE']._serialized_end=1521
+  _globals['_LISTDELIVERIESREQUEST']._serialized_start=1524
+  _globals['_LISTDELIVERIESREQUEST']._serialized_end=1674
+  _globals['_LISTDELIVERIESRESPONSE']._serialized_start=1676
+  _globals['_LISTDELIVERIESRESPONSE']._serialized_end=1780
+  _globals['_RETRYDELIVERYREQUEST']._serialized_start=1782
+  _globals['_RETRYDELIVERYREQUEST']._serialized_end=1860
+  _globals['_RETRYDELIVERYRESPONSE']._serialized_start=1862
+  _globals['_RETRYDELIVERYRESPONSE']._serialized_end=1938
+  _globals['_LEASEDELIVERIESREQUEST']._serialized_start=1940
+  _globals['_LEASEDELIVERIESREQUEST']._serialized_end=1979
+  _globals['_LEASEDDELIVERY']._serialized_start=1982
+  _globals['_LEASEDDELIVERY']._serialized_end=2277
+  _globals['_LEASEDDELIVERY_HEADERSENTRY']._serialized_start=2231
+  _globals['_LEASEDDELIVERY_HEADERSENTRY']._serialized_end=2277
+  _globals['_LEASEDELIVERIESRESPONSE']._serialized_start=2279
+  _globals['_LEASEDELIVERIESRESPONSE']._serialized_end=2365
+  _globals['_REPORTDELIVERYREQUEST']._serialized_start=2368
+  _globals['_REPORTDELIVERYREQUEST']._serialized_end=2546
+  _globals['_REPORTDELIVERYRESPONSE']._serialized_start=2548
+  _globals['_REPORTDELIVERYRESPONSE']._serialized_end=2589
+  _globals['_OUTBOXSERVICE']._serialized_start=2820
+  _globals['_OUTBOXSERVICE']._serialized_end=3967
 # @@protoc_insertion_point(module_scope)

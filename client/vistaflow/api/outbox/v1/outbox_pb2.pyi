@@ -7,7 +7,6 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
-from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -608,74 +607,6 @@ class RetryDeliveryResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RetryDeliveryResponse: _TypeAlias = RetryDeliveryResponse  # noqa: Y015
-
-@_typing.final
-class AddEventRequest(_message.Message):
-    """Request for OutboxService.AddEvent."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    REQUEST_ID_FIELD_NUMBER: _builtins.int
-    PROJECT_FIELD_NUMBER: _builtins.int
-    EVENT_TYPE_FIELD_NUMBER: _builtins.int
-    ORDER_KEY_FIELD_NUMBER: _builtins.int
-    DATA_FIELD_NUMBER: _builtins.int
-    WEBHOOKS_FIELD_NUMBER: _builtins.int
-    request_id: _builtins.str
-    """The id of the event, which makes the call safe to repeat. A UUID. Required."""
-    project: _builtins.str
-    """The project whose webhooks get it. "default" if unset."""
-    event_type: _builtins.str
-    """One of the types of Webhook.events."""
-    order_key: _builtins.str
-    """What it is in order with, such as `backup:nightly`. Required."""
-    @_builtins.property
-    def data(self) -> _struct_pb2.Struct:
-        """What receivers get beside the id, the type, the time and the project."""
-
-    @_builtins.property
-    def webhooks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Webhooks that get it in any case, by name."""
-
-    def __init__(
-        self,
-        *,
-        request_id: _builtins.str = ...,
-        project: _builtins.str = ...,
-        event_type: _builtins.str = ...,
-        order_key: _builtins.str = ...,
-        data: _struct_pb2.Struct | None = ...,
-        webhooks: _abc.Iterable[_builtins.str] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "event_type", b"event_type", "order_key", b"order_key", "project", b"project", "request_id", b"request_id", "webhooks", b"webhooks"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___AddEventRequest: _TypeAlias = AddEventRequest  # noqa: Y015
-
-@_typing.final
-class AddEventResponse(_message.Message):
-    """Response for OutboxService.AddEvent."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    DELIVERY_COUNT_FIELD_NUMBER: _builtins.int
-    delivery_count: _builtins.int
-    """How many webhooks get it."""
-    def __init__(
-        self,
-        *,
-        delivery_count: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivery_count", b"delivery_count"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___AddEventResponse: _TypeAlias = AddEventResponse  # noqa: Y015
 
 @_typing.final
 class LeaseDeliveriesRequest(_message.Message):

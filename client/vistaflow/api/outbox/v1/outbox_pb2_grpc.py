@@ -71,11 +71,6 @@ class OutboxServiceStub(object):
                 request_serializer=vistaflow_dot_api_dot_outbox_dot_v1_dot_outbox__pb2.RetryDeliveryRequest.SerializeToString,
                 response_deserializer=vistaflow_dot_api_dot_outbox_dot_v1_dot_outbox__pb2.RetryDeliveryResponse.FromString,
                 _registered_method=True)
-        self.AddEvent = channel.unary_unary(
-                '/vistaflow.api.outbox.v1.OutboxService/AddEvent',
-                request_serializer=vistaflow_dot_api_dot_outbox_dot_v1_dot_outbox__pb2.AddEventRequest.SerializeToString,
-                response_deserializer=vistaflow_dot_api_dot_outbox_dot_v1_dot_outbox__pb2.AddEventResponse.FromString,
-                _registered_method=True)
         self.LeaseDeliveries = channel.unary_unary(
                 '/vistaflow.api.outbox.v1.OutboxService/LeaseDeliveries',
                 request_serializer=vistaflow_dot_api_dot_outbox_dot_v1_dot_outbox__pb2.LeaseDeliveriesRequest.SerializeToString,
@@ -153,16 +148,6 @@ class OutboxServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def AddEvent(self, request, context):
-        """Records an event for the webhooks of a project that want its type, such as
-        `backup.alarm`. Safe to repeat with its `request_id`.
-
-        Errors: `INVALID_ARGUMENT`.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
     def LeaseDeliveries(self, request, context):
         """Leases deliveries that are due: of each key of a target the oldest only, and
         of each target a few.
@@ -212,11 +197,6 @@ def add_OutboxServiceServicer_to_server(servicer, server):
                     servicer.RetryDelivery,
                     request_deserializer=vistaflow_dot_api_dot_outbox_dot_v1_dot_outbox__pb2.RetryDeliveryRequest.FromString,
                     response_serializer=vistaflow_dot_api_dot_outbox_dot_v1_dot_outbox__pb2.RetryDeliveryResponse.SerializeToString,
-            ),
-            'AddEvent': grpc.unary_unary_rpc_method_handler(
-                    servicer.AddEvent,
-                    request_deserializer=vistaflow_dot_api_dot_outbox_dot_v1_dot_outbox__pb2.AddEventRequest.FromString,
-                    response_serializer=vistaflow_dot_api_dot_outbox_dot_v1_dot_outbox__pb2.AddEventResponse.SerializeToString,
             ),
             'LeaseDeliveries': grpc.unary_unary_rpc_method_handler(
                     servicer.LeaseDeliveries,
@@ -398,33 +378,6 @@ class OutboxService(object):
             '/vistaflow.api.outbox.v1.OutboxService/RetryDelivery',
             vistaflow_dot_api_dot_outbox_dot_v1_dot_outbox__pb2.RetryDeliveryRequest.SerializeToString,
             vistaflow_dot_api_dot_outbox_dot_v1_dot_outbox__pb2.RetryDeliveryResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def AddEvent(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/vistaflow.api.outbox.v1.OutboxService/AddEvent',
-            vistaflow_dot_api_dot_outbox_dot_v1_dot_outbox__pb2.AddEventRequest.SerializeToString,
-            vistaflow_dot_api_dot_outbox_dot_v1_dot_outbox__pb2.AddEventResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -70,12 +70,6 @@ class OutboxServiceStub:
     Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if it is not DEAD, or its webhook
     was deleted.
     """
-    AddEvent: _grpc.UnaryUnaryMultiCallable[_outbox_pb2.AddEventRequest, _outbox_pb2.AddEventResponse]
-    """Records an event for the webhooks of a project that want its type, such as
-    `backup.alarm`. Safe to repeat with its `request_id`.
-
-    Errors: `INVALID_ARGUMENT`.
-    """
     LeaseDeliveries: _grpc.UnaryUnaryMultiCallable[_outbox_pb2.LeaseDeliveriesRequest, _outbox_pb2.LeaseDeliveriesResponse]
     """Leases deliveries that are due: of each key of a target the oldest only, and
     of each target a few.
@@ -127,12 +121,6 @@ class OutboxServiceAsyncStub(OutboxServiceStub):
 
     Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if it is not DEAD, or its webhook
     was deleted.
-    """
-    AddEvent: _aio.UnaryUnaryMultiCallable[_outbox_pb2.AddEventRequest, _outbox_pb2.AddEventResponse]  # type: ignore[assignment]
-    """Records an event for the webhooks of a project that want its type, such as
-    `backup.alarm`. Safe to repeat with its `request_id`.
-
-    Errors: `INVALID_ARGUMENT`.
     """
     LeaseDeliveries: _aio.UnaryUnaryMultiCallable[_outbox_pb2.LeaseDeliveriesRequest, _outbox_pb2.LeaseDeliveriesResponse]  # type: ignore[assignment]
     """Leases deliveries that are due: of each key of a target the oldest only, and
@@ -218,18 +206,6 @@ class OutboxServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if it is not DEAD, or its webhook
         was deleted.
-        """
-
-    @_abc_1.abstractmethod
-    def AddEvent(
-        self,
-        request: _outbox_pb2.AddEventRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_outbox_pb2.AddEventResponse, _abc.Awaitable[_outbox_pb2.AddEventResponse]]:
-        """Records an event for the webhooks of a project that want its type, such as
-        `backup.alarm`. Safe to repeat with its `request_id`.
-
-        Errors: `INVALID_ARGUMENT`.
         """
 
     @_abc_1.abstractmethod
