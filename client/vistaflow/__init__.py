@@ -22,6 +22,7 @@ _datasets.py datasets as values
 _html.py     how notebooks show results
 _report.py   a kit as one HTML file
 _rows.py     lists that turn into data frames
+_spans.py    spans of time as text
 _rpc/        calls over gRPC
 _machine/    the suite, decks and files of this machine
 _schemas/    the JSON Schemas of deck.yaml and kit.yaml
