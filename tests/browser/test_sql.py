@@ -87,6 +87,8 @@ def test_text_outlives_a_reload_and_the_history_has_the_stored_result(sql: Page)
 
     sql.get_by_role("button", name="New tab").click()
     write(sql, "select 'not run'")
+    # It is stored by the next frame.
+    sql.wait_for_function("Object.values(localStorage).some(text => text.includes('not run'))")
     sql.reload()
     expect(sql.locator(".cm-content")).to_have_text("select 'not run'")
     history = sql.get_by_role("region", name="History")

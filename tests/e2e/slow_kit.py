@@ -200,7 +200,7 @@ class Reporter:
 
     def _report(self) -> None:
         number = 0
-        with vistaflow.connect(self._address, timeout=30) as client:
+        with vistaflow.connect(self._address, timeout=120) as client:
             while not self._stop.wait(0.05):
                 number += 1
                 name = f"part-{number}"
@@ -216,7 +216,7 @@ class Reporter:
 
 def ended(address: str, kit_id: int, *, seconds: float = 400) -> vistaflow.Kit:
     """The kit once it is FINISHED."""
-    with vistaflow.connect(address, timeout=30) as client:
+    with vistaflow.connect(address, timeout=120) as client:
         return client.wait(kit_id, timeout=seconds)
 
 

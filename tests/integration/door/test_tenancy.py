@@ -211,7 +211,7 @@ async def test_what_is_of_another_project_is_answered_as_what_never_was_by_the_s
         for _ in range(2):  # the second time, as whatever is remembered shows then
             asked.clear()
             try:
-                told = str(await getattr(mine, name.partition(" ")[0])(request, timeout=30))
+                told = str(await getattr(mine, name.partition(" ")[0])(request, timeout=60))
             except grpc.aio.AioRpcError as error:
                 told = f"{error.code()} {error.details()}"
             told = told.replace(f"kit {ids[0]}", "kit").replace(ids[1], "JOB")

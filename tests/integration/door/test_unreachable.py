@@ -63,7 +63,7 @@ async def test_a_secured_channel_that_cannot_be_says_why(
     Authority(tmp_path, "other")
     if ca:
         monkeypatch.setenv("VISTAFLOW_TLS_CA", str(tmp_path / f"{ca}.crt"))
-    async with AsyncClient(addresses[server], timeout=2) as client:
+    async with AsyncClient(addresses[server], timeout=4) as client:
         with pytest.raises(UnavailableError) as caught:
             await client.server_info()
     assert f"no registry answers at {addresses[server]}: " in caught.value.message
@@ -73,7 +73,7 @@ async def test_a_secured_channel_that_cannot_be_says_why(
 async def test_a_host_that_is_not_there_is_told_apart_from_a_port_where_nobody_is() -> None:
     told = []
     for address in ("no-such-host.invalid:50051", "127.0.0.1:9"):
-        async with AsyncClient(address, timeout=1) as client:
+        async with AsyncClient(address, timeout=2) as client:
             with pytest.raises(UnavailableError) as caught:
                 await client.server_info()
             told.append(caught.value.message)

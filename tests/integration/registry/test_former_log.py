@@ -208,6 +208,6 @@ async def test_a_large_kit_is_canceled_waited_for_and_retried(former: tuple[str,
         canceled = await client.cancel_kit(LARGE_TREE, reason="enough")
         assert (canceled.status, canceled.jobs[0].status) == ("CANCELED", "CANCELED")
         with pytest.raises(vistaflow.KitFailedError, match="enough"):
-            await client.wait(LARGE_TREE, timeout=30)
+            await client.wait(LARGE_TREE, timeout=120)
         retried = await client.retry_kit(LARGE_TREE)
         assert retried.job("work").status == "QUEUED"

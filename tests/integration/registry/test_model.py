@@ -120,7 +120,7 @@ class Served:
 
     def call(self, method: str, request: Any) -> Any:
         async def ask() -> Any:
-            return await getattr(self.stub, method)(request, timeout=30)
+            return await getattr(self.stub, method)(request, timeout=120)
 
         return self.run(ask())
 
@@ -140,7 +140,7 @@ class Served:
 
         async def watch() -> list[tuple[Any, ...]]:
             found: list[tuple[Any, ...]] = []
-            call = self.stub.WatchStates(pb.WatchStatesRequest(after_revision=after), timeout=30)
+            call = self.stub.WatchStates(pb.WatchStatesRequest(after_revision=after), timeout=120)
             async for message in call:
                 found += map(of_state, message.delta.states)
                 if message.HasField("synced"):

@@ -34,14 +34,14 @@ _serial = count(1)
 def serving(*command: str, port: int) -> Iterator[str]:
     """The URL of a server that was started and answers."""
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-        deadline = time.monotonic() + 120
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            assert server.poll() is None, f"{command[0]} ended with {server.returncode}"
-            assert time.monotonic() < deadline, f"{command[0]} does not answer"
-            time.sleep(0.05)
         try:
+            deadline = time.monotonic() + 120
+            while True:
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                    break
+                assert server.poll() is None, f"{command[0]} ended with {server.returncode}"
+                assert time.monotonic() < deadline, f"{command[0]} does not answer"
+                time.sleep(0.05)
             yield f"http://127.0.0.1:{port}"
         finally:
             server.kill()

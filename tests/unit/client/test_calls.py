@@ -42,11 +42,11 @@ async def test_a_call_that_the_server_dropped_is_made_again_if_it_may_be() -> No
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         stub = rpc.RegistryServiceStub(channel)
-        answer = await call(stub.AppendStates, pb.AppendStatesRequest(), timeout=20)
+        answer = await call(stub.AppendStates, pb.AppendStatesRequest(), timeout=60)
         assert answer.revision == 7
         assert len(servicer.request_ids) == 3
         assert len(set(servicer.request_ids)) == 1
         servicer.drops = 1
         with pytest.raises(CanceledError):
-            await call(stub.RevokeToken, pb.RevokeTokenRequest(), timeout=20)
+            await call(stub.RevokeToken, pb.RevokeTokenRequest(), timeout=60)
     await server.stop(0)

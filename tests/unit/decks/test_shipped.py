@@ -39,7 +39,7 @@ def amplify(point: Point, folder: Path) -> dict[str, float]:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=True,
     )
     found = dict(re.findall(r"^(\w+)\s*=\s*(\S+)", run.stdout, re.MULTILINE))

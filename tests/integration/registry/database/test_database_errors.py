@@ -53,7 +53,7 @@ async def small(database: str) -> AsyncIterator[tuple[Registry, Pool]]:
 @contextlib.asynccontextmanager
 async def serving_small(database: str) -> AsyncIterator[tuple[Registry, Pool]]:
     pool = make_pool(database, schema=SCHEMA, size=POOL_SIZE, max_waiting=MAX_WAITING)
-    await pool.open(wait=True, timeout=30)
+    await pool.open(wait=True, timeout=120)
     registry = await build(pool, Config(lease_seconds=2.0))
     registry.address = registry.server.bind("127.0.0.1:0")
     await registry.open()

@@ -53,7 +53,7 @@ async def repeated(stubs: list[Any], job_id: str, keys: int) -> dict[str, int]:
         )
         answers = await asyncio.gather(
             *(
-                insisting(lambda stub=stub, request=request: stub.AppendStates(request, timeout=10))
+                insisting(lambda stub=stub, request=request: stub.AppendStates(request, timeout=60))
                 for stub in (random.choice(stubs) for _ in range(DUPLICATES))
             )
         )
