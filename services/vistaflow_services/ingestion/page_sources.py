@@ -42,8 +42,8 @@ def page_opener(store: BlobStore, folder: Path) -> OpenPage:
 def page_of(artifacts: Path, parts: Sequence[str]) -> str:
     """The SHA-256 of the page that a path of the artifact store means; empty if it means none.
 
-    Only a page that the manifest of this collection names: to know a hash must not be enough
-    to read what others have stored.
+    Only a page that the manifest of this very collection names: to know a hash is no right to read
+    what others have stored.
     """
     jobs, job_id, *rest = parts if len(parts) > 1 else ("", "")
     if (jobs, rest[:2]) != ("jobs", ["collection", CONTENT]):

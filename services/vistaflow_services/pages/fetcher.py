@@ -3,7 +3,7 @@
     status               outcome
     200                  the page, written while it arrives
     301 302 303 307 308  the page that it names, if it is of the same host
-    304                  the page of the collection before, if that was asked for
+    304                  the page of the collection before, if that was asked for and the ETag fits
     429 500 502 503 504  tried again, later; so is a host that does not answer
     others               an error
 
@@ -118,7 +118,11 @@ class Fetcher:
             FetchError: It could not be fetched.
         """
         self._check_robots(url, target)
-        return self._fetch(url, target, former, self._plan.max_page_bytes)
+        page = self._fetch(url, target, former, self._plan.max_page_bytes)
+        if former is not None and page.status == 304 and not _is_of(page.etag, former.etag):
+            # "Not modified", and the ETag of other content: it is not that of the former page.
+            return self._fetch(url, target, None, self._plan.max_page_bytes)
+        return page
 
     def _check_robots(self, url: httpx.URL, scratch: Path) -> None:
         if self._robots is None:
@@ -316,6 +320,11 @@ def _decoded(answer: httpx.Response) -> Iterator[bytes]:
         raise FetchError("says that it is gzip but is not") from None
     if not inflate.eof:
         raise FetchError("is cut off in the middle", after=0.0)
+
+
+def _is_of(etag: str, former: str) -> bool:
+    """Whether an ETag may be that of the former content; weak ones have a prefix."""
+    return not former or etag.removeprefix("W/") == former.removeprefix("W/")
 
 
 def _header(answer: httpx.Response, name: str) -> str:

@@ -56,9 +56,12 @@ def with_defaults(spec: pb.KitSpec, deck: Deck) -> pb.KitSpec:
     elif not design.size:
         design.size = max(10, min(max_size(Generator.LHS_ESE), 10 * varied))
         held = {
-            parameter.name: _choice(parameter.fixed, deck, parameter.name)
+            parameter.name: value
             for parameter in design.parameters
-            if parameter.HasField("fixed")
+            if parameter.HasField("fixed") and parameter.name in deck.space.names
+            # A value that its parameter cannot have is reported when the plan is examined.
+            for value, problem in (deck.space[parameter.name].canonical(_plain(parameter.fixed)),)
+            if value is not None and not problem
         }
         design.size = min(design.size, cell_count(deck.space, held) or design.size)
     design.seed = design.seed or spec.seed

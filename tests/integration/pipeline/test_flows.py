@@ -275,6 +275,16 @@ jobs:
       output: nowhere/out                    # names no data root
   tune:
     design: {deck: mosfett, stop_after: doe} # mosfett
+  sized:
+    design:
+      deck: welded_beam
+      seed: ${other.rows}
+      goals: minimize cost + ${other.rows}   # a value of a job is never a part of a text
+      design:
+        size: ${load.dataset}                # is a version of a dataset, not a whole number
+        parameters:
+          h: [0.1, "${othr.rows}"]           # `othr` is no other job; did you mean `other`
+      stop_after: ${other.rows}              # cannot be used here; it can in seed, design.size
   late:
     depends_on: [finl]                       # `finl` is no other job; did you mean `final`
     deliver: {dataset: "${lod.dataset}"}     # `lod` is no other job; did you mean `load`
@@ -311,27 +321,54 @@ async def test_every_mistake_is_reported_at_its_line(suite: Suite) -> None:
 MIXED = """\
 name: tuned beam
 jobs:
+  sizes:
+    query: {user_query: "select * from (values 1, 2, 3, 4, 5, 6, 7, 8) as v (a)"}
   tune:
-    design: {deck: welded_beam, design: {generator: sobol, size: 8}, stop_after: doe}
+    design:
+      deck: welded_beam
+      seed: ${sizes.rows}
+      design:
+        generator: sobol
+        size: ${sizes.rows}
+        parameters: {l: ["${sizes.rows}", 9], t: "${sizes.rows}"}
+      stop_after: doe
   runs:
     import: {dataset: runs, source: "${tune.result}"}
   counted:
-    query: {user_query: "select count(*) as n, max(${tune.runs}) as runs from ${runs.dataset}"}
+    query:
+      user_query: |
+        select count(*) as n, max(${tune.runs}) as runs, min(floor("x.l")) as l, max("x.t") as t
+        from ${runs.dataset}
 """
 
 
 async def test_a_design_is_part_of_a_data_kit(suite: Suite) -> None:
     results = await suite.night(MIXED)
 
-    assert {"tune.collect", "tune.design", "runs", "counted"} == set(results)
+    assert {"sizes", "tune.collect", "tune.design", "runs", "counted"} == set(results)
     assert results["runs"]["accepted"] == 8
     files = results["counted"]["files"]
     path = suite.home / "artifacts" / files[0]["uri"].removeprefix("artifact://")
-    assert pq.read_table(path).to_pylist() == [{"n": 8, "runs": 8}]
+    assert pq.read_table(path).to_pylist() == [{"n": 8, "runs": 8, "l": 8.0, "t": 8.0}]
     stopped = await suite.mistakes(MIXED.replace("${tune.runs}", "${tune.best}"))
     assert stopped == {
-        "kit.yaml:8 jobs.counted.query": "`${tune.best}`: the design stops before that stage"
+        "kit.yaml:17 jobs.counted.query": "`${tune.best}`: the design stops before that stage"
     }
+
+
+async def test_a_value_that_a_design_cannot_have_fails_its_stage(suite: Suite) -> None:
+    kit = """\
+name: no points
+jobs:
+  none: {query: {user_query: select 1 as one where false}}
+  tune: {design: {deck: branin, design: {size: "${none.rows}"}, stop_after: doe}}
+"""
+    answer = await suite.pipeline.RunKit(pb.RunKitRequest(kit_yaml=kit))
+    jobs = await suite.ended(answer.kit.kit_id)
+
+    assert jobs["tune.collect"].status == common_pb2.STATUS_FINISHED
+    assert jobs["tune.design"].status == common_pb2.STATUS_FAILED
+    assert "size" in jobs["tune.design"].reason
 
 
 API = """\

@@ -317,6 +317,65 @@ def test_an_unsteady_host_is_asked_again_and_a_dead_one_left_alone(
     assert "was not tried" in raised.value.details[8]["error"]
 
 
+def test_a_page_without_an_end_is_left_where_the_limit_is(tmp_path: Path) -> None:
+    sent = 0
+
+    def pour(listener: socket.socket) -> None:
+        nonlocal sent
+        with contextlib.suppress(OSError):
+            while True:
+                with listener.accept()[0] as connection:
+                    if connection.recv(1000).split()[1] == b"/robots.txt":
+                        connection.sendall(b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n")
+                        continue
+                    connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                    while sent < 1 << 30:
+                        sent += connection.send(bytes(1 << 16))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=pour, args=(listener,), daemon=True)
+        thread.start()
+        place = f"127.0.0.1:{listener.getsockname()[1]}"
+        plan = Plan(urls=(f"http://{place}/x",), delay=0.0, timeout=5.0, max_page_bytes=1 << 20)
+        folder = Folder(tmp_path / "one", contents_in(tmp_path))
+        with pytest.raises(CollectError, match=r"is larger than 1,048,576 bytes"):
+            collect(plan, Hosts([place]), folder, "1.0", Hooks())
+        thread.join(60)
+    assert 1 << 20 <= sent < 64 << 20  # what the sockets hold beside the limit
+    assert not list((tmp_path / "one").glob("page-*"))
+
+
+def test_an_etag_that_lies_hides_no_change(site: Site, run: Callable[..., Collected]) -> None:
+    site.pages["/same"] = answer(200, listing("old").encode(), ETag='"1"')
+    site.pages["/other"] = answer(200, listing("old").encode(), ETag='W/"1"')
+    run("/same", "/other")
+
+    def not_modified(asked: Asked) -> Answer:
+        """Says that nothing changed, and names the ETag of other content."""
+        if "if-none-match" in asked:
+            return answer(304, ETag='"2"')
+        return answer(200, listing("new").encode(), ETag='"2"')
+
+    site.pages["/same"] = answer(200, listing("new").encode(), ETag='"1"')
+    site.pages["/other"] = not_modified
+    second = run("/same", "/other", name="two", previous="one")
+
+    assert [(page.status, page.unchanged, page.etag) for page in second.pages] == [
+        (200, False, '"1"'),
+        (200, False, '"2"'),
+    ]
+
+
+def test_a_redirect_to_another_host_is_refused_even_if_that_is_allowed(
+    site: Site, tmp_path: Path
+) -> None:
+    site.pages["/page"] = answer(302, Location="http://localhost/")
+    plan = Plan(urls=(f"{site.url}/page",), content=ROWS, delay=0.0, timeout=5.0)
+    folder = Folder(tmp_path / "one", contents_in(tmp_path))
+    with pytest.raises(CollectError, match="is redirected to localhost; name pages of that host"):
+        collect(plan, Hosts([site.place, "localhost"]), folder, "1.0", Hooks())
+
+
 @pytest.mark.parametrize("sent", [b"HTTP/1.1 200 OK\r\nA: ", b"HTTP/1.1 200 OK\r\n\r\n"])
 def test_a_host_that_sends_a_byte_now_and_then_is_left(
     sent: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.doe.v1 import doe_pb2
 from vistaflow.api.ml.v1 import ml_pb2
 from vistaflow_services.core.errors import InvalidError
+from vistaflow_services.decks.library import DeckLibrary
 from vistaflow_services.pipeline.kitfile import deck_beside, document_of, read_kit
+from vistaflow_services.pipeline.reading import Reading, Source
 
 KIT = """\
 name: a kit
@@ -184,3 +188,16 @@ def test_a_setting_that_cannot_be_applied_is_named(path: str, value: str) -> Non
         document_of(KIT, "k.yaml", {path: value})
 
     assert error.value.violations[0].field.startswith(f"settings.{path}")
+
+
+@pytest.mark.parametrize("value", ["abc", "{fixed: null}", "{fixed: [1]}"])
+async def test_a_fixed_value_that_a_parameter_cannot_have_is_a_mistake(
+    value: str, tmp_path: Path
+) -> None:
+    text = (
+        f"name: a\ndeck: welded_beam\ngoals: minimize cost\ndesign: {{parameters: {{t: {value}}}}}"
+    )
+    read = await Reading(DeckLibrary(tmp_path), []).read(Source(kit_yaml=text))
+
+    (mistake,) = read.mistakes
+    assert mistake.field.startswith("kit.yaml:4 design.parameters.t")

@@ -391,19 +391,26 @@ class Run:
         """
         spec: any_pb2.Any = self.job.spec
         template, complete = template_of(spec), self._around.complete
-        if template is None or complete is None:
+        if template is None:
             return spec
-        registry = self._around.registry
-        request = registry_pb2.GetKitRequest(kit_id=self.job.kit_id, page_size=1)
-        project = (await registry.call(registry.stub.GetKit, request)).kit.project
         packed = any_pb2.Any()
         try:
-            # With the rights of the project, and no others: anybody may have made the template.
-            with callers.serving(callers.Caller(project=project, role=callers.Role.EDITOR)):
-                packed.Pack(await complete(filled(template, inputs), project))
+            request = filled(template, inputs)
+            if complete is not None:
+                project = await self._project()
+                # With its rights, and no others: anybody may have made the template.
+                with callers.serving(callers.Caller(project=project, role=callers.Role.EDITOR)):
+                    request = await complete(request, project)
+            packed.Pack(request)
         except (InvalidError, NotFoundError, ConflictError) as error:
             raise _IncompleteError(error) from None
         return packed
+
+    async def _project(self) -> str:
+        """The project of the job's kit."""
+        registry = self._around.registry
+        request = registry_pb2.GetKitRequest(kit_id=self.job.kit_id, page_size=1)
+        return str((await registry.call(registry.stub.GetKit, request)).kit.project)
 
     async def _inputs(self) -> dict[str, dict[str, Any]]:
         """The results of the jobs that this one depends on, by their names in the kit."""

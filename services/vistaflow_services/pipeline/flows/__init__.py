@@ -2,6 +2,7 @@
 
 published.py  the kinds of jobs, and what each publishes
 flow.py       a data kit and its order
+designs.py    values of earlier jobs in a design, and the stages that take them
 reader.py     kit.yaml to a data kit, with the line of every mistake
 checks.py     what only the services know: hosts, files, datasets, SQL
 reading.py    all of that for one request

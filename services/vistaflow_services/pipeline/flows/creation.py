@@ -7,8 +7,10 @@ from typing import Any
 from google.protobuf import any_pb2
 
 from vistaflow.api.common.v1 import common_pb2
+from vistaflow.api.pipeline.v1 import pipeline_pb2
 from vistaflow.api.registry.v1 import registry_pb2
 from vistaflow_services.core.registry_client import exact
+from vistaflow_services.pipeline.flows.designs import stages_of
 from vistaflow_services.pipeline.flows.flow import Flow, FlowJob, Reference
 from vistaflow_services.pipeline.flows.published import DATASET, TABLE, TEXT, type_number
 from vistaflow_services.pipeline.translate import jobs_of
@@ -56,6 +58,7 @@ def new_jobs(flow: Flow) -> list[registry_pb2.NewJob]:
             stages[0].depends_on.extend(before)
             for stage in stages:
                 stage.max_attempts = attempts or stage.max_attempts
+            _fill_stages(job, job.spec, stages)
             jobs += stages
         else:
             jobs.append(
@@ -77,6 +80,26 @@ def _ends(job: FlowJob) -> list[str]:
     if job.spec is None or job.plan is None:
         return [job.name]
     return [new.name for new in jobs_of(job.spec, job.plan, prefix=f"{job.name}.")]
+
+
+def _fill_stages(
+    job: FlowJob, spec: pipeline_pb2.KitSpec, stages: list[registry_pb2.NewJob]
+) -> None:
+    """Has the stages of a design take the values of other jobs when they start."""
+    by_name = {stage.name: stage for stage in stages}
+    templates = dict[str, common_pb2.JobTemplate]()
+    for reference in job.references:
+        value = _value(reference)
+        for name, field in stages_of(reference.field, spec):
+            stage = by_name.get(f"{job.name}.{name}")
+            if stage is None:
+                continue  # the design stops before it
+            template = templates.setdefault(stage.name, common_pb2.JobTemplate(request=stage.spec))
+            template.values.add(field=field, job=value.job, key=value.key, type=value.type)
+            if value.job not in stage.depends_on:
+                stage.depends_on.append(value.job)
+    for name, template in templates.items():
+        by_name[name].spec.Pack(template)
 
 
 def _template(job: FlowJob) -> any_pb2.Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from google.protobuf.message import Message
 
@@ -20,7 +21,7 @@ class Reference:
     job: str
     value: str
     field: str
-    """Where it goes in the request, as `JobValue.field`."""
+    """Where it goes in the request, as `JobValue.field`; of a design, in its `KitSpec`."""
 
     published: Published
 
@@ -46,6 +47,9 @@ class FlowJob:
 
     file: str = ""
     """The other file that has its request; empty for the kit file."""
+
+    options: Any = None
+    """Of a design: what the file says, without the values of other jobs."""
 
     spec: pipeline_pb2.KitSpec | None = None
     """Of a design: its spec with the defaults filled in."""

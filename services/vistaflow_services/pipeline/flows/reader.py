@@ -32,6 +32,7 @@ from vistaflow_services.core.names import (
 )
 from vistaflow_services.decks.expressions import suggest
 from vistaflow_services.decks.files.document import Document, read_document
+from vistaflow_services.pipeline.flows.designs import PLACES, type_of, with_bounds
 from vistaflow_services.pipeline.flows.flow import Flow, FlowJob, Reference
 from vistaflow_services.pipeline.flows.published import (
     DATASET,
@@ -205,8 +206,54 @@ class FlowReader:
             else:
                 self.wrong(place, f"`{other}` is no other job{suggest(str(other), list(names))}")
         options = self._options(job, entry[word])
-        if options is not None and word != "design":
+        if options is not None and word == "design":
+            job.options = self._without_values(job, with_bounds(options, _match), "", "")
+        elif options is not None:
             JobReader(self, job, self.documents[job.file]).options(options)
+
+    def _without_values(self, job: FlowJob, node: Any, path: str, field: str) -> Any:
+        """The options of a design without the values of other jobs, which are noted.
+
+        Args:
+            job: The design.
+            node: A part of its options.
+            path: Where the file has it, below the options.
+            field: Where `KitSpec` has it: parameters are numbered.
+        """
+        if isinstance(node, Mapping):
+            places = {
+                key: f"[{number}]" if field == "design.parameters" else key
+                for number, key in enumerate(node)
+            }
+            rest = {
+                key: self._without_values(
+                    job, item, _join(path, str(key)), _join(field, str(places[key]))
+                )
+                for key, item in node.items()
+            }
+            return {key: item for key, item in rest.items() if item is not _NOTHING}
+        if isinstance(node, list):
+            entries = [
+                self._without_values(job, item, f"{path}[{number}]", f"{field}[{number}]")
+                for number, item in enumerate(node)
+            ]
+            return [entry for entry in entries if entry is not _NOTHING]
+        if not isinstance(node, str) or not _REFERENCE.search(node):
+            return node
+        match, place, expected = _match(node), _join(job.path, path), type_of(field)
+        if match is None:
+            self.wrong(place, "a value of a job is never a part of a text", job.file)
+        elif not expected:
+            self.wrong(place, f"`{node}` cannot be used here; it can in {PLACES}", job.file)
+        elif published := self.published(job, match[1], match[2], place):
+            if published.type not in (expected, WHOLE):
+                problem = f"`{node}` is {_of_type(published.type)}, not {_of_type(expected)}"
+                self.wrong(place, problem, job.file)
+            else:
+                job.references.append(
+                    Reference(job=match[1], value=match[2], field=field, published=published)
+                )
+        return _NOTHING
 
     def _options(self, job: FlowJob, value: Any) -> Mapping[str, Any] | None:
         """The options of a job, from another file if that is named."""

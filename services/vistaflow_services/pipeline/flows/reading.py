@@ -101,7 +101,7 @@ class FlowReading:
     async def _design(self, reader: FlowReader, job: FlowJob, warnings: Violations) -> int:
         """Reads a design; returns how many simulator runs it makes at most."""
         document = reader.documents[job.file]
-        options = _value_at(document.root, job.path)
+        options = job.options
         if not isinstance(options, Mapping):
             return 0
         for key in sorted(job.kind.hidden & set(options)):
@@ -137,9 +137,3 @@ def _check_stages(reader: FlowReader) -> None:
                     f"`${{{reference.job}.{reference.value}}}`: the design stops before that stage",
                     job.file,
                 )
-
-
-def _value_at(root: Any, path: str) -> Any:
-    for step in filter(None, path.split(".")):
-        root = root.get(step) if isinstance(root, Mapping) else None
-    return root

@@ -6,6 +6,7 @@ the protos. What depends on other jobs or on the services is left to the checks.
 
 from __future__ import annotations
 
+import copy
 import gzip
 from collections.abc import Iterator
 from functools import cache
@@ -17,6 +18,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from vistaflow.api.ingestion.v1 import ingestion_pb2
 from vistaflow_services.decks.files.schema import DIALECT, Schema
+from vistaflow_services.pipeline.flows.designs import FIELDS
 from vistaflow_services.pipeline.flows.published import KINDS
 from vistaflow_services.pipeline.schema import kit_schema, or_null, scalar_schema
 
@@ -49,6 +51,7 @@ def _flow(design: Schema) -> Schema:
             options["properties"] = {
                 key: value for key, value in design["properties"].items() if key not in kind.hidden
             }
+            options = _with_values(options)
         else:
             descriptor: Any = kind.request.DESCRIPTOR
             options = _message(descriptor, kind.hidden)
@@ -85,6 +88,25 @@ def _flow(design: Schema) -> Schema:
         "properties": properties,
         "required": ["name", "jobs"],
     }
+
+
+def _with_values(options: Schema) -> Schema:
+    """The options of a design, whose numbers may be values of earlier jobs."""
+    options = copy.deepcopy(options)
+    for path in FIELDS:
+        *above, last = path.split(".")
+        node = options
+        for step in above:
+            node = node["properties"][step]
+        schema = node["properties"][last]
+        about = {"description": schema.pop("description")} if "description" in schema else {}
+        node["properties"][last] = {**about, "anyOf": [schema, _REFERENCE]}
+    number: Schema = {"anyOf": [{"type": "number"}, _REFERENCE]}
+    parameters = options["properties"]["design"]["properties"]["parameters"]
+    _, pair, fields = parameters["additionalProperties"]["anyOf"]
+    pair["items"] = number
+    fields["properties"] |= {"low": number, "high": number}
+    return options
 
 
 def _message(message: Descriptor, hidden: frozenset[str] = frozenset()) -> Schema:
