@@ -21,7 +21,7 @@ from vistaflow.cli.data import (
     rows,
     uploads,
 )
-from vistaflow.cli.files import comparison, export
+from vistaflow.cli.files import comparison, export, picture
 from vistaflow.cli.files import decks as deck_files
 from vistaflow.cli.outbox import deliveries, webhooks
 from vistaflow.cli.output import USAGE, stop
@@ -69,6 +69,7 @@ for command in (
     kits.report,
     comparison.compare,
     export.export,
+    picture.picture,
     lists.kits,
     lists.jobs,
     lists.states,

@@ -172,8 +172,8 @@ def _simulate(attempt: Attempt, prepared: _Prepared, policy: FailurePolicy) -> R
         # What is in the store comes first: all that is not seen yet has to be run.
         counts["run"] += not outcome.cached
         left = pace.left(counts["run"], len(points) - len(seen))
-        said = [f"{count} {name}" for name, count in counts.items() if count and name != "run"]
-        text = ", ".join([f"{span_text(left)} left"] * (left > 0) + said)
+        parts = [f"{count} {name}" for name, count in counts.items() if count and name != "run"]
+        text = ", ".join([f"{span_text(left)} left"] * (left > 0) + parts)
         attempt.progress("simulate", len(seen), len(points), unit="runs", message=text)
 
     scratch = attempt.folder / ".scratch"
