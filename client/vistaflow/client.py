@@ -893,6 +893,31 @@ class Client(BlockingClient):
         """
         return self._loop.run(self._client.trials(study_id))
 
+    def picture(
+        self,
+        kit_id: int,
+        picture: str,
+        *,
+        format: str = "png",
+        parameters: Iterable[str] = (),
+        response: str = "",
+    ) -> bytes:
+        """A picture of a kit, drawn from what it has published so far.
+
+        Args:
+            kit_id: The kit.
+            picture: `effects`, `slices`, `contours`, `parallel`, `importance`, `correlation` or
+                `timeline`.
+            format: `png`, `svg` or `pdf`.
+            parameters: The parameters to show; those that matter most if empty.
+            response: The response to show; those of the goals if empty.
+        """
+        return self._loop.run(
+            self._client.picture(
+                kit_id, picture, format=format, parameters=parameters, response=response
+            )
+        )
+
     def convert(
         self,
         files: FileSource | Sequence[FileSource] | Job,

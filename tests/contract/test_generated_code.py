@@ -36,7 +36,7 @@ RPCS = {
     doe_pb2: "ListGenerators GenerateDesign EvaluateDesign GetDesign ReadDesign ListSimulators "
     "TryPoint",
     ml_pb2: "Preprocess Scale Train Test Predict GetModel ListModels",
-    optimize_pb2: "TuneModel OptimizeDesign GetStudy ListTrials",
+    optimize_pb2: "TuneModel OptimizeDesign GetStudy ListTrials DrawPicture",
     query_pb2: "SubmitQuery ValidateQuery GetQuery ListQueries CancelQuery FetchResult",
     artifacts_pb2: "ListArtifacts ReadArtifact ReadLogs",
     schedules_pb2: "AddSchedule FindSchedules ChangeSchedule RemoveSchedule AddFire "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -236,6 +236,38 @@ class StageCalls(Calls):
         request = message_of(optimize_pb2.ListTrialsRequest, study_id=study_id, page_size=10_000)
         pages = self._pages("optimize", "ListTrials", request, "trials")
         return Rows([trial_of(message) async for message in pages])
+
+    async def picture(
+        self,
+        kit_id: int,
+        picture: str,
+        *,
+        format: str = "png",
+        parameters: Iterable[str] = (),
+        response: str = "",
+    ) -> bytes:
+        """A picture of a kit, drawn from what it has published so far.
+
+        Args:
+            kit_id: The kit.
+            picture: `effects`, `slices`, `contours`, `parallel`, `importance`, `correlation` or
+                `timeline`.
+            format: `png`, `svg` or `pdf`.
+            parameters: The parameters to show; those that matter most if empty.
+            response: The response to show; those of the goals if empty.
+        """
+        request = message_of(
+            optimize_pb2.DrawPictureRequest,
+            kit_id=kit_id,
+            picture=picture,
+            format=format,
+            parameters=listed(parameters, "parameters"),
+            response=response,
+        )
+        timeout = 6 * self._timeout
+        answer = await self._call("optimize", "DrawPicture", request, timeout=timeout)
+        content: bytes = answer.content
+        return content
 
 
 def _first(points: Sequence[struct_pb2.Struct], most: int) -> Iterator[struct_pb2.Struct]:

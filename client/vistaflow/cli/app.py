@@ -59,6 +59,10 @@ COMMANDS: Final = {
         "files.export:export",
         "Copy a kit to a folder: kit.yaml, deck, points, trials, best point, model and pictures.",
     ),
+    "picture": (
+        "files.picture:picture",
+        "Draw a picture of a kit, such as effects or contours; without NAME list what there is.",
+    ),
     "kits": ("lists:kits", "List kits, newest first."),
     "jobs": ("lists:jobs", "List jobs, newest first; labels are those of the jobs."),
     "states": (

@@ -27,7 +27,6 @@ MOST_POINTS = 5000
 
 _DOTS = "viridis"
 _POINT = "#33658a"
-_TREND = "#d1495b"
 _FAILED = "#d1495b"
 
 
@@ -90,7 +89,7 @@ def plot_design(
 def plot_responses(
     path: Path, region: Region, columns: Columns, results: Results, *, units: dict[str, str]
 ) -> None:
-    """Each response against each parameter, with the median along the range: the main effects."""
+    """Each response against each parameter."""
     results = _drawable(results)
     rows = _thinned(len(results.seconds))
     finite_responses = {
@@ -110,9 +109,8 @@ def plot_responses(
             place = grid[row][column]
             x = _apart(parameter, rows, turn=0)
             place.scatter(x, response.values[rows], s=9, linewidths=0, color=_POINT)
-            place.plot(*_medians(parameter, response), color=_TREND, linewidth=1.6)
             _label(place, parameter, response, row, column, last=len(down) - 1)
-    figure.suptitle("Responses along each parameter, with the running median", fontsize=11)
+    figure.suptitle("Responses along each parameter", fontsize=11)
     _save(figure, path)
 
 
@@ -229,21 +227,6 @@ def _numbers(label: str, values: NDArray[np.float64], log: bool, whole: bool) ->
         low=low - room,
         high=high + room,
         whole=whole,
-    )
-
-
-def _medians(parameter: _Axis, response: _Axis) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Medians of the response over 2 to 8 equal parts of the points, at least 8 in each."""
-    finite = np.isfinite(response.values)
-    x, y = parameter.values[finite], response.values[finite]
-    levels = np.unique(x)
-    if len(levels) <= 8:
-        return levels, np.array([np.median(y[x == level]) for level in levels])
-    order = np.argsort(x, kind="stable")
-    parts = [part for part in np.array_split(order, min(8, max(2, len(x) // 8))) if len(part)]
-    return (
-        np.array([np.median(x[part]) for part in parts]),
-        np.array([np.median(y[part]) for part in parts]),
     )
 
 

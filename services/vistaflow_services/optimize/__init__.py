@@ -10,6 +10,7 @@ suggestion.py  the point a trained model would try first
 tuning.py      hyper-parameters by cross-validation
 inputs.py      finds the design, deck, model or dataset that a study refers to
 trials.py      trials.parquet
+pictures/      what someone asks for, drawn at that moment
 plots.py       convergence, predicted against simulated
 specs.py       messages to plans
 messages.py    manifests to messages

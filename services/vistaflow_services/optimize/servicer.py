@@ -35,6 +35,8 @@ class OptimizeServicer(rpc.OptimizeServiceServicer):
         self._stage = stage
         self._registry = stage.registry
         self._artifacts = stage.artifacts
+        self._drawing = asyncio.Semaphore(1)
+        """Held while a picture is drawn, which takes seconds of a core."""
 
     async def TuneModel(
         self, request: pb.TuneModelRequest, context: Context
@@ -88,6 +90,27 @@ class OptimizeServicer(rpc.OptimizeServiceServicer):
             trials=trials,
             next_page_token=pages.encode(offset + len(trials), request) if more else "",
         )
+
+    async def DrawPicture(
+        self, request: pb.DrawPictureRequest, context: Context
+    ) -> pb.DrawPictureResponse:
+        """Draws a picture of a kit."""
+        # Imported with the first picture: matplotlib is large.
+        from vistaflow_services.optimize.pictures import catalog, subject
+
+        file_format = request.format or "png"
+        catalog.check(request.picture, file_format, request.parameters)
+        kit = await self._registry.get_kit(request.kit_id)
+
+        def draw() -> bytes:
+            with readable(str(kit.kit_id), "kit_id"):
+                of = subject.subject_of(kit, self._artifacts)
+            chosen = list(request.parameters)
+            return catalog.drawn(of, request.picture, file_format, chosen, request.response)
+
+        async with self._drawing:
+            content = await asyncio.to_thread(draw)
+        return pb.DrawPictureResponse(content=content, media_type=catalog.MEDIA_TYPES[file_format])
 
     def _check_design(self, spec: pb.OptimizeDesignSpec, result: Mapping[str, Any]) -> None:
         """Raises what would fail the job at once: goals, an unrun design, a missing simulator."""

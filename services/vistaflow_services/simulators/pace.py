@@ -17,11 +17,11 @@ class Pace:
         self._clock = clock
         self._start = clock()
 
-    def left(self, done: int, remaining: int) -> float:
+    def left(self, run_count: int, remaining: int) -> float:
         """Seconds that the rest takes; 0 before the first run, when that is not known.
 
         Args:
-            done: Runs that took time; those from the store did not.
+            run_count: Runs that took time; those from the store did not.
             remaining: Runs still to make.
         """
-        return (self._clock() - self._start) / done * remaining if done > 0 else 0.0
+        return (self._clock() - self._start) / run_count * remaining if run_count > 0 else 0.0

@@ -87,7 +87,7 @@ TABLE = {
         frozenset(WRITERS): "Preprocess Scale Train Test",
     },
     "OptimizeService": {
-        frozenset(READERS): "GetStudy ListTrials",
+        frozenset(READERS): "GetStudy ListTrials DrawPicture",
         frozenset(WRITERS): "TuneModel OptimizeDesign",
     },
     "QueryService": {

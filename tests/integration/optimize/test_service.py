@@ -195,6 +195,28 @@ async def test_pages_out_of_range_are_refused(suite: Suite) -> None:
     assert set(found) == {"page_size", "page_token"}
 
 
+async def test_a_picture_is_drawn_or_the_reason_is_said_why_not(suite: Suite) -> None:
+    new = registry_pb2.NewJob(job_type=common_pb2.JOB_TYPE_OPTIMIZE)
+    kit_id = (await suite.registry.create_job(registry_pb2.CreateJobRequest(job=new))).job.kit_id
+
+    def asked(picture: str, **fields: Any) -> Any:
+        request = pb.DrawPictureRequest(kit_id=kit_id, picture=picture, **fields)
+        return suite.stub.DrawPicture(request)
+
+    drawn = await asked("timeline", format="svg")
+    assert drawn.media_type == "image/svg+xml"
+    assert drawn.content.startswith(b"<?xml")
+    assert (await asked("timeline")).content.startswith(b"\x89PNG")
+    code, found = await refused(asked("timelines", format="gif"))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert set(found) == {"picture", "format"}
+    code, _ = await refused(asked("effects"))
+    assert code is grpc.StatusCode.FAILED_PRECONDITION
+    missing = pb.DrawPictureRequest(kit_id=kit_id + 1000, picture="timeline")
+    code, _ = await refused(suite.stub.DrawPicture(missing))
+    assert code is grpc.StatusCode.NOT_FOUND
+
+
 async def test_a_family_is_tuned_and_the_best_settings_are_told(suite: Suite) -> None:
     scaler = await suite.publish(suite.bench.inputs["scale"])
     spec = pb.TuneModelSpec(

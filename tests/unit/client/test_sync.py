@@ -164,6 +164,7 @@ VALUES: dict[str, Any] = {
     "model_id": "m",
     "points": [{"x": 1.0}],
     "study_id": "s",
+    "picture": "effects",
     "role": "VIEWER",
     "token_id": "t",
     "uri": "artifact://jobs/j/1/a.png",

@@ -667,3 +667,71 @@ class ListTrialsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListTrialsResponse: _TypeAlias = ListTrialsResponse  # noqa: Y015
+
+@_typing.final
+class DrawPictureRequest(_message.Message):
+    """Request for OptimizeService.DrawPicture."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIT_ID_FIELD_NUMBER: _builtins.int
+    PICTURE_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    kit_id: _builtins.int
+    """The kit. At least 1."""
+    picture: _builtins.str
+    """Which picture: effects, slices, contours, parallel, importance, correlation
+    or timeline.
+    """
+    format: _builtins.str
+    """The format: png, svg or pdf; png if unset."""
+    response: _builtins.str
+    """The response to show. Empty: those of the goals."""
+    @_builtins.property
+    def parameters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The parameters to show. At most 100. Empty: those that matter most."""
+
+    def __init__(
+        self,
+        *,
+        kit_id: _builtins.int = ...,
+        picture: _builtins.str = ...,
+        format: _builtins.str = ...,
+        parameters: _abc.Iterable[_builtins.str] | None = ...,
+        response: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "kit_id", b"kit_id", "parameters", b"parameters", "picture", b"picture", "response", b"response"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrawPictureRequest: _TypeAlias = DrawPictureRequest  # noqa: Y015
+
+@_typing.final
+class DrawPictureResponse(_message.Message):
+    """Response for OptimizeService.DrawPicture."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENT_FIELD_NUMBER: _builtins.int
+    MEDIA_TYPE_FIELD_NUMBER: _builtins.int
+    content: _builtins.bytes
+    """The file."""
+    media_type: _builtins.str
+    """Its media type, such as "image/png"."""
+    def __init__(
+        self,
+        *,
+        content: _builtins.bytes = ...,
+        media_type: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "media_type", b"media_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrawPictureResponse: _TypeAlias = DrawPictureResponse  # noqa: Y015

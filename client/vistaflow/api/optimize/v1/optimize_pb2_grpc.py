@@ -56,6 +56,11 @@ class OptimizeServiceStub(object):
                 request_serializer=vistaflow_dot_api_dot_optimize_dot_v1_dot_optimize__pb2.ListTrialsRequest.SerializeToString,
                 response_deserializer=vistaflow_dot_api_dot_optimize_dot_v1_dot_optimize__pb2.ListTrialsResponse.FromString,
                 _registered_method=True)
+        self.DrawPicture = channel.unary_unary(
+                '/vistaflow.api.optimize.v1.OptimizeService/DrawPicture',
+                request_serializer=vistaflow_dot_api_dot_optimize_dot_v1_dot_optimize__pb2.DrawPictureRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_optimize_dot_v1_dot_optimize__pb2.DrawPictureResponse.FromString,
+                _registered_method=True)
 
 
 class OptimizeServiceServicer(object):
@@ -101,6 +106,17 @@ class OptimizeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DrawPicture(self, request, context):
+        """Draws a picture of a kit from what it has published so far.
+
+        Errors: `INVALID_ARGUMENT` naming the pictures, formats, parameters or
+        responses that there are; `NOT_FOUND`; `FAILED_PRECONDITION` if the kit has
+        no points or no model yet.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OptimizeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -123,6 +139,11 @@ def add_OptimizeServiceServicer_to_server(servicer, server):
                     servicer.ListTrials,
                     request_deserializer=vistaflow_dot_api_dot_optimize_dot_v1_dot_optimize__pb2.ListTrialsRequest.FromString,
                     response_serializer=vistaflow_dot_api_dot_optimize_dot_v1_dot_optimize__pb2.ListTrialsResponse.SerializeToString,
+            ),
+            'DrawPicture': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrawPicture,
+                    request_deserializer=vistaflow_dot_api_dot_optimize_dot_v1_dot_optimize__pb2.DrawPictureRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_optimize_dot_v1_dot_optimize__pb2.DrawPictureResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -235,6 +256,33 @@ class OptimizeService(object):
             '/vistaflow.api.optimize.v1.OptimizeService/ListTrials',
             vistaflow_dot_api_dot_optimize_dot_v1_dot_optimize__pb2.ListTrialsRequest.SerializeToString,
             vistaflow_dot_api_dot_optimize_dot_v1_dot_optimize__pb2.ListTrialsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrawPicture(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vistaflow.api.optimize.v1.OptimizeService/DrawPicture',
+            vistaflow_dot_api_dot_optimize_dot_v1_dot_optimize__pb2.DrawPictureRequest.SerializeToString,
+            vistaflow_dot_api_dot_optimize_dot_v1_dot_optimize__pb2.DrawPictureResponse.FromString,
             options,
             channel_credentials,
             insecure,

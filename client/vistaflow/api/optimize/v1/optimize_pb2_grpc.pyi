@@ -57,6 +57,13 @@ class OptimizeServiceStub:
 
     Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if its job is not finished.
     """
+    DrawPicture: _grpc.UnaryUnaryMultiCallable[_optimize_pb2.DrawPictureRequest, _optimize_pb2.DrawPictureResponse]
+    """Draws a picture of a kit from what it has published so far.
+
+    Errors: `INVALID_ARGUMENT` naming the pictures, formats, parameters or
+    responses that there are; `NOT_FOUND`; `FAILED_PRECONDITION` if the kit has
+    no points or no model yet.
+    """
 
 @_typing.type_check_only
 class OptimizeServiceAsyncStub(OptimizeServiceStub):
@@ -86,6 +93,13 @@ class OptimizeServiceAsyncStub(OptimizeServiceStub):
     """Lists what a study tried, in order.
 
     Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if its job is not finished.
+    """
+    DrawPicture: _aio.UnaryUnaryMultiCallable[_optimize_pb2.DrawPictureRequest, _optimize_pb2.DrawPictureResponse]  # type: ignore[assignment]
+    """Draws a picture of a kit from what it has published so far.
+
+    Errors: `INVALID_ARGUMENT` naming the pictures, formats, parameters or
+    responses that there are; `NOT_FOUND`; `FAILED_PRECONDITION` if the kit has
+    no points or no model yet.
     """
 
 class OptimizeServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -137,6 +151,19 @@ class OptimizeServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists what a study tried, in order.
 
         Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if its job is not finished.
+        """
+
+    @_abc_1.abstractmethod
+    def DrawPicture(
+        self,
+        request: _optimize_pb2.DrawPictureRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_optimize_pb2.DrawPictureResponse, _abc.Awaitable[_optimize_pb2.DrawPictureResponse]]:
+        """Draws a picture of a kit from what it has published so far.
+
+        Errors: `INVALID_ARGUMENT` naming the pictures, formats, parameters or
+        responses that there are; `NOT_FOUND`; `FAILED_PRECONDITION` if the kit has
+        no points or no model yet.
         """
 
 def add_OptimizeServiceServicer_to_server(servicer: OptimizeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
