@@ -133,6 +133,10 @@ class Trial(_FromMessage):
     """The reason of the failure."""
     log: str = ""
     """The end of what the failed run printed."""
+    run_time: timedelta | None = None
+    """How long its run took; None if that is not known."""
+    cached: bool = False
+    """Whether the point store had its run."""
     pb: optimize_pb2.Trial = field(repr=False, compare=False)
 
     def __repr__(self) -> str:
@@ -273,6 +277,8 @@ def trial_of(message: optimize_pb2.Trial) -> Trial:
         failure=message.failure,
         message=message.message,
         log=message.log,
+        run_time=message.run_duration.ToTimedelta() if message.HasField("run_duration") else None,
+        cached=message.cached,
         pb=message,
     )
 

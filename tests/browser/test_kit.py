@@ -142,6 +142,7 @@ def test_a_study_answers_what_if(
     area = page.get_by_role("img", name="Convergence").locator(".u-over")
     area.click(position={"x": 3, "y": 50})
     expect(page.get_by_text("point 0", exact=True)).to_be_visible()
+    expect(page.get_by_text(re.compile(r"^ran .* s$"))).to_be_visible()
     assert violations(page) == []
 
 

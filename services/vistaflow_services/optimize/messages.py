@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.ml.v1 import ml_pb2
 from vistaflow.api.optimize.v1 import optimize_pb2 as pb
 from vistaflow_services.messages import artifact_message
-from vistaflow_services.optimize.trials import PARAMETER, RESPONSE, named
+from vistaflow_services.optimize.trials import DEVIATION, MEAN, PARAMETER, RESPONSE, named
 from vistaflow_services.search.manifest import (
     ConstraintRecord,
     DesignStudyManifest,
@@ -116,7 +117,10 @@ def _trial_of(record: TrialRecord) -> pb.Trial:
 def _prediction(figures: Mapping[str, float] | None) -> ml_pb2.Prediction | None:
     if figures is None:
         return None
-    mean, sd = _number(figures["mean"]), _number(figures["sd"])
+    return _prediction_of(_number(figures["mean"]), _number(figures["sd"]))
+
+
+def _prediction_of(mean: float, sd: float) -> ml_pb2.Prediction:
     return ml_pb2.Prediction(
         mean=mean, standard_deviation=sd, low95=mean - Z95 * sd, high95=mean + Z95 * sd
     )
@@ -158,6 +162,12 @@ def trial_message(row: Mapping[str, Any]) -> pb.Trial:
         log=row.get("log") or "",
     )
     trial.parameters.update(named(row, PARAMETER))
+    trial.cached = bool(row.get("cached"))
+    if row.get("seconds"):
+        trial.run_duration.FromTimedelta(timedelta(seconds=row["seconds"]))
+    deviations = named(row, DEVIATION)
+    for name, mean in named(row, MEAN).items():
+        trial.predicted[name].MergeFrom(_prediction_of(mean, deviations[name]))
     if row["objective"] is not None:
         trial.objective = row["objective"]
     return trial

@@ -111,6 +111,11 @@ async def test_a_design_is_optimised_told_and_its_trials_are_listed_in_pages(sui
         if not token:
             break
     assert [each.number for each in trials] == list(range(33))
+    names = {each.response.name for each in study.comparisons}
+    assert all(set(each.predicted) == names for each in trials if each.origin == "infill")
+    assert all(each.HasField("run_duration") for each in trials if each.origin == "infill")
+    for name in ("run_duration", "cached", "predicted"):
+        trials[-1].ClearField(name)
     assert trials[-1] == study.best
 
 

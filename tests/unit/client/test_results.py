@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,13 @@ def test_code_of_the_first_version_finds_the_fields_of_the_message() -> None:
 def test_a_failed_trial_has_no_objective() -> None:
     value = trial_of(trial(4, failed=True))
     assert (value.objective, value.responses, value.failure) == (None, {}, "TIMEOUT")
+    assert value.run_time is None
+
+
+def test_a_trial_says_how_long_it_ran() -> None:
+    message = trial(4)
+    message.run_duration.FromMilliseconds(1_250)
+    assert trial_of(message).run_time == timedelta(milliseconds=1_250)
 
 
 def test_a_deck_has_ranges_and_choices() -> None:

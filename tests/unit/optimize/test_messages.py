@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from vistaflow_services.optimize.messages import study_message
+from vistaflow_services.optimize.messages import study_message, trial_message
 from vistaflow_services.search.manifest import ConstraintRecord
 
 TRIAL: dict[str, Any] = {
@@ -69,3 +69,38 @@ def test_a_constraint_has_its_margin_and_is_active_with_hardly_any(
     constraint["miss"] = 0.0 if met else abs(value - limit)
     study = study_message("s", {**RESULT, "best": {**RESULT["best"], "constraints": [constraint]}})
     assert (study.constraints[0].margin, study.constraints[0].active) == (margin, active)
+
+
+def test_a_trial_says_how_long_it_ran_what_was_predicted_and_what_it_printed() -> None:
+    row = {
+        "number": 4,
+        "origin": "infill",
+        "x.a": 1.0,
+        "y.v": None,
+        "objective": None,
+        "feasible": False,
+        "failure": "NO_CONVERGENCE",
+        "message": "step 3",
+        "log": "giving up",
+        "mean.v": 2.0,
+        "sd.v": 0.5,
+        "mean.w": None,
+        "sd.w": None,
+        "cached": True,
+        "seconds": 1.25,
+    }
+    trial = trial_message(row)
+
+    assert trial.run_duration.ToMilliseconds() == 1250
+    assert trial.cached
+    assert set(trial.predicted) == {"v"}
+    assert (trial.predicted["v"].mean, trial.predicted["v"].standard_deviation) == (2.0, 0.5)
+    assert (trial.message, trial.log) == ("step 3", "giving up")
+
+
+def test_a_trial_of_an_earlier_version_says_nothing_of_its_run() -> None:
+    row = {"number": 0, "origin": "doe", "objective": 1.0, "feasible": True, "failure": None}
+    trial = trial_message(row)
+
+    assert not trial.HasField("run_duration")
+    assert not trial.predicted

@@ -33,6 +33,11 @@ export interface Trial {
   objective?: number;
   feasible?: boolean;
   failure?: string;
+  message?: string;
+  log?: string;
+  run_duration?: string;
+  cached?: boolean;
+  predicted?: Record<string, Prediction>;
 }
 export interface Study {
   study_id: string;

@@ -8,10 +8,12 @@ import { Elapsed, ErrorNote, isOver, Loading, useLoaded } from "../parts";
 import { Link, type Place } from "../router";
 import { follow } from "../stream";
 import { Contour, Convergence, Parallel, Slice } from "./study_charts";
-import { inOrder, readStudy, type Model, type Study, type Trial } from "./result";
+import { inOrder, readStudy, type Model, type Prediction, type Study, type Trial } from "./result";
 import WhatIf, { middle, type Point } from "./what_if";
 
 const MOST_KITS = 4;
+
+const numberOf = (trial: Trial | undefined): number => Number(trial?.number ?? 0);
 
 export interface Known {
   kit: Kit;
@@ -82,7 +84,10 @@ export default function StudyView({ place, match }: { place: Place; match: RegEx
 function Views({ main, all }: { main: Known; all: Known[] }) {
   const { study, model, trials, kit } = main;
   const [point, setPoint] = useState<Point>(() => ({ ...(model ? middle(model) : {}), ...study.best?.parameters }));
-  const [picked, setPicked] = useState<Trial | undefined>(study.best);
+  const [picked, setPicked] = useState<Trial | undefined>(
+    // Its row of the trials says more than the study does.
+    () => trials.find((trial) => numberOf(trial) === numberOf(study.best)) ?? study.best,
+  );
   const test = kit.jobs!.find((one) => one.job_type === "JOB_TYPE_ML_TEST" && one.result)?.result;
   const pictures: { name: string; uri: string }[] = [...(test?.plots ?? []), ...(main.job.result.plots ?? [])].filter(
     (plot) => plot.name !== "convergence.png",
@@ -138,6 +143,9 @@ function Views({ main, all }: { main: Known; all: Known[] }) {
   );
 }
 
+const predictionOf = (known: Prediction | undefined): string =>
+  known ? t("study.was_predicted", { mean: number(known.mean), deviation: number(known.standard_deviation) }) : "";
+
 function Picked({ trial, main, onTry }: { trial: Trial; main: Known; onTry(): void }) {
   const units = new Map(main.model?.parameters.map((one) => [one.name, one.unit]) ?? []);
   const responseUnits = new Map(main.model?.responses.map(({ response }) => [response.name, response.unit]) ?? []);
@@ -148,6 +156,8 @@ function Picked({ trial, main, onTry }: { trial: Trial; main: Known; onTry(): vo
         <span>{trial.origin}</span>
         <span>{trial.failure ? t("study.failed", { reason: trial.failure }) : trial.feasible ? t("study.feasible") : t("study.infeasible")}</span>
         {trial.objective !== undefined && <span>{t("study.objective", { value: number(trial.objective) })}</span>}
+        {trial.run_duration && <span>{t("study.run_time", { seconds: number(parseFloat(trial.run_duration)) })}</span>}
+        {trial.cached && <span class="muted">{t("study.cached")}</span>}
         <span class="space" />
         {main.model && <button onClick={onTry}>{t("study.try")}</button>}
         <Link class="button" to={`/kits/${main.kit.kit_id}`} parameters={{ job: main.job.job_id }}>
@@ -175,11 +185,19 @@ function Picked({ trial, main, onTry }: { trial: Trial; main: Known; onTry(): vo
                 <th scope="row">{name}</th>
                 <td class="number">{number(value)}</td>
                 <td>{responseUnits.get(name)}</td>
+                {trial.predicted && <td class="muted">{predictionOf(trial.predicted[name])}</td>}
               </tr>
             ))}
           </tbody>
         </table>
       </div>
+      {trial.message && <p role="note">{trial.message}</p>}
+      {trial.log && (
+        <details>
+          <summary>{t("study.printed")}</summary>
+          <pre tabIndex={0}>{trial.log}</pre>
+        </details>
+      )}
     </>
   );
 }

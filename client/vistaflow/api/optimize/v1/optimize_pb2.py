@@ -23,13 +23,14 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from vistaflow.api.common.v1 import access_pb2 as vistaflow_dot_api_dot_common_dot_v1_dot_access__pb2
 from vistaflow.api.common.v1 import common_pb2 as vistaflow_dot_api_dot_common_dot_v1_dot_common__pb2
 from vistaflow.api.ml.v1 import ml_pb2 as vistaflow_dot_api_dot_ml_dot_v1_dot_ml__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(vistaflow/api/optimize/v1/optimize.proto\x12\x19vistaflow.api.optimize.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a$vistaflow/api/common/v1/access.proto\x1a$vistaflow/api/common/v1/common.proto\x1a\x1cvistaflow/api/ml/v1/ml.proto\"\x87\x01\n\x12OptimizeDesignSpec\x12\x0e\n\x06\x64\x65sign\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\r\n\x05goals\x18\x03 \x01(\t\x12\x0e\n\x06\x62udget\x18\x04 \x01(\x05\x12\x12\n\nbatch_size\x18\x05 \x01(\x05\x12\x11\n\ttolerance\x18\x06 \x01(\x01\x12\x0c\n\x04seed\x18\x07 \x01(\x03\"\x90\x01\n\rTuneModelSpec\x12\x0e\n\x06scaler\x18\x01 \x01(\t\x12+\n\x06\x66\x61mily\x18\x02 \x01(\x0e\x32\x1b.vistaflow.api.ml.v1.Family\x12\x10\n\x08response\x18\x03 \x01(\t\x12\x13\n\x0btrial_count\x18\x04 \x01(\x05\x12\r\n\x05\x66olds\x18\x05 \x01(\x05\x12\x0c\n\x04seed\x18\x06 \x01(\x03\"^\n\x10TuneModelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x36\n\x04spec\x18\x02 \x01(\x0b\x32(.vistaflow.api.optimize.v1.TuneModelSpec\">\n\x11TuneModelResponse\x12)\n\x03job\x18\x01 \x01(\x0b\x32\x1c.vistaflow.api.common.v1.Job\"h\n\x15OptimizeDesignRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12;\n\x04spec\x18\x02 \x01(\x0b\x32-.vistaflow.api.optimize.v1.OptimizeDesignSpec\"C\n\x16OptimizeDesignResponse\x12)\n\x03job\x18\x01 \x01(\x0b\x32\x1c.vistaflow.api.common.v1.Job\"\x87\x01\n\x10\x43onstraintResult\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\r\n\x05limit\x18\x03 \x01(\x01\x12\x0b\n\x03met\x18\x04 \x01(\x08\x12\x0c\n\x04miss\x18\x05 \x01(\x01\x12\x0c\n\x04unit\x18\x06 \x01(\t\x12\x0e\n\x06margin\x18\x07 \x01(\x01\x12\x0e\n\x06\x61\x63tive\x18\x08 \x01(\x08\"W\n\x10ParameterAtBound\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x0b\n\x03low\x18\x03 \x01(\x01\x12\x0c\n\x04high\x18\x04 \x01(\x01\x12\x0b\n\x03\x65nd\x18\x05 \x01(\t\"\xb2\x01\n\x12ResponseComparison\x12\x33\n\x08response\x18\x01 \x01(\x0b\x32!.vistaflow.api.common.v1.Response\x12\x32\n\tpredicted\x18\x02 \x01(\x0b\x32\x1f.vistaflow.api.ml.v1.Prediction\x12\x11\n\tsimulated\x18\x03 \x01(\x01\x12\r\n\x05noise\x18\x04 \x01(\x01\x12\x11\n\trun_count\x18\x05 \x01(\x05\"\xb1\x02\n\x05Trial\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x0e\n\x06origin\x18\x02 \x01(\t\x12+\n\nparameters\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x42\n\tresponses\x18\x04 \x03(\x0b\x32/.vistaflow.api.optimize.v1.Trial.ResponsesEntry\x12\x16\n\tobjective\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x08\x66\x65\x61sible\x18\x06 \x01(\x08\x12\x0f\n\x07\x66\x61ilure\x18\x07 \x01(\t\x12\x0f\n\x07message\x18\x08 \x01(\t\x12\x0b\n\x03log\x18\t \x01(\t\x1a\x30\n\x0eResponsesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0c\n\n_objective\"\xaa\x05\n\x05Study\x12\x10\n\x08study_id\x18\x01 \x01(\t\x12\x0e\n\x06kit_id\x18\x02 \x01(\x05\x12\r\n\x05goals\x18\x03 \x01(\t\x12.\n\x04\x62\x65st\x18\x04 \x01(\x0b\x32 .vistaflow.api.optimize.v1.Trial\x12\x35\n\x0b\x64\x65sign_best\x18\x05 \x01(\x0b\x32 .vistaflow.api.optimize.v1.Trial\x12\x42\n\x0b\x63omparisons\x18\x06 \x03(\x0b\x32-.vistaflow.api.optimize.v1.ResponseComparison\x12@\n\x0b\x63onstraints\x18\x07 \x03(\x0b\x32+.vistaflow.api.optimize.v1.ConstraintResult\x12\x18\n\x10\x65valuation_count\x18\x08 \x01(\x05\x12\x17\n\x0fsimulated_count\x18\t \x01(\x05\x12\x14\n\x0c\x63\x61\x63hed_count\x18\n \x01(\x05\x12\x14\n\x0c\x66\x61iled_count\x18\x0b \x01(\x05\x12\x13\n\x0bstop_reason\x18\x0c \x01(\t\x12\x31\n\x06trials\x18\r \x01(\x0b\x32!.vistaflow.api.common.v1.Artifact\x12\x30\n\x05plots\x18\x0e \x03(\x0b\x32!.vistaflow.api.common.v1.Artifact\x12\x30\n\x0fhyperparameters\x18\x0f \x01(\x0b\x32\x17.google.protobuf.Struct\x12\r\n\x05notes\x18K \x03(\t\x12\x10\n\x08model_id\x18L \x01(\t\x12\x17\n\x0fmodel_row_count\x18M \x01(\x05\x12>\n\tat_bounds\x18N \x03(\x0b\x32+.vistaflow.api.optimize.v1.ParameterAtBound\"#\n\x0fGetStudyRequest\x12\x10\n\x08study_id\x18\x01 \x01(\t\"C\n\x10GetStudyResponse\x12/\n\x05study\x18\x01 \x01(\x0b\x32 .vistaflow.api.optimize.v1.Study\"L\n\x11ListTrialsRequest\x12\x10\n\x08study_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"_\n\x12ListTrialsResponse\x12\x30\n\x06trials\x18\x01 \x03(\x0b\x32 .vistaflow.api.optimize.v1.Trial\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"k\n\x12\x44rawPictureRequest\x12\x0e\n\x06kit_id\x18\x01 \x01(\x05\x12\x0f\n\x07picture\x18\x02 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x03 \x01(\t\x12\x12\n\nparameters\x18\x04 \x03(\t\x12\x10\n\x08response\x18\x05 \x01(\t\":\n\x13\x44rawPictureResponse\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x12\x12\n\nmedia_type\x18\x02 \x01(\t2\xdf\x05\n\x0fOptimizeService\x12n\n\tTuneModel\x12+.vistaflow.api.optimize.v1.TuneModelRequest\x1a,.vistaflow.api.optimize.v1.TuneModelResponse\"\x06\xfa\xc5\x18\x02\x08\x02\x12\x93\x01\n\x0eOptimizeDesign\x12\x30.vistaflow.api.optimize.v1.OptimizeDesignRequest\x1a\x31.vistaflow.api.optimize.v1.OptimizeDesignResponse\"\x1c\xfa\xc5\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x10\"\x0b/v1/studies:\x01*\x12\x89\x01\n\x08GetStudy\x12*.vistaflow.api.optimize.v1.GetStudyRequest\x1a+.vistaflow.api.optimize.v1.GetStudyResponse\"$\xfa\xc5\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/studies/{study_id}\x12\x96\x01\n\nListTrials\x12,.vistaflow.api.optimize.v1.ListTrialsRequest\x1a-.vistaflow.api.optimize.v1.ListTrialsResponse\"+\xfa\xc5\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x1f\x12\x1d/v1/studies/{study_id}/trials\x12\xa0\x01\n\x0b\x44rawPicture\x12-.vistaflow.api.optimize.v1.DrawPictureRequest\x1a..vistaflow.api.optimize.v1.DrawPictureResponse\"2\xfa\xc5\x18\x02\x08\x01\x82\xd3\xe4\x93\x02&\x12$/v1/kits/{kit_id}/pictures/{picture}b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(vistaflow/api/optimize/v1/optimize.proto\x12\x19vistaflow.api.optimize.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a$vistaflow/api/common/v1/access.proto\x1a$vistaflow/api/common/v1/common.proto\x1a\x1cvistaflow/api/ml/v1/ml.proto\"\x87\x01\n\x12OptimizeDesignSpec\x12\x0e\n\x06\x64\x65sign\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\r\n\x05goals\x18\x03 \x01(\t\x12\x0e\n\x06\x62udget\x18\x04 \x01(\x05\x12\x12\n\nbatch_size\x18\x05 \x01(\x05\x12\x11\n\ttolerance\x18\x06 \x01(\x01\x12\x0c\n\x04seed\x18\x07 \x01(\x03\"\x90\x01\n\rTuneModelSpec\x12\x0e\n\x06scaler\x18\x01 \x01(\t\x12+\n\x06\x66\x61mily\x18\x02 \x01(\x0e\x32\x1b.vistaflow.api.ml.v1.Family\x12\x10\n\x08response\x18\x03 \x01(\t\x12\x13\n\x0btrial_count\x18\x04 \x01(\x05\x12\r\n\x05\x66olds\x18\x05 \x01(\x05\x12\x0c\n\x04seed\x18\x06 \x01(\x03\"^\n\x10TuneModelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x36\n\x04spec\x18\x02 \x01(\x0b\x32(.vistaflow.api.optimize.v1.TuneModelSpec\">\n\x11TuneModelResponse\x12)\n\x03job\x18\x01 \x01(\x0b\x32\x1c.vistaflow.api.common.v1.Job\"h\n\x15OptimizeDesignRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12;\n\x04spec\x18\x02 \x01(\x0b\x32-.vistaflow.api.optimize.v1.OptimizeDesignSpec\"C\n\x16OptimizeDesignResponse\x12)\n\x03job\x18\x01 \x01(\x0b\x32\x1c.vistaflow.api.common.v1.Job\"\x87\x01\n\x10\x43onstraintResult\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\r\n\x05limit\x18\x03 \x01(\x01\x12\x0b\n\x03met\x18\x04 \x01(\x08\x12\x0c\n\x04miss\x18\x05 \x01(\x01\x12\x0c\n\x04unit\x18\x06 \x01(\t\x12\x0e\n\x06margin\x18\x07 \x01(\x01\x12\x0e\n\x06\x61\x63tive\x18\x08 \x01(\x08\"W\n\x10ParameterAtBound\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x0b\n\x03low\x18\x03 \x01(\x01\x12\x0c\n\x04high\x18\x04 \x01(\x01\x12\x0b\n\x03\x65nd\x18\x05 \x01(\t\"\xb2\x01\n\x12ResponseComparison\x12\x33\n\x08response\x18\x01 \x01(\x0b\x32!.vistaflow.api.common.v1.Response\x12\x32\n\tpredicted\x18\x02 \x01(\x0b\x32\x1f.vistaflow.api.ml.v1.Prediction\x12\x11\n\tsimulated\x18\x03 \x01(\x01\x12\r\n\x05noise\x18\x04 \x01(\x01\x12\x11\n\trun_count\x18\x05 \x01(\x05\"\x89\x04\n\x05Trial\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x0e\n\x06origin\x18\x02 \x01(\t\x12+\n\nparameters\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x42\n\tresponses\x18\x04 \x03(\x0b\x32/.vistaflow.api.optimize.v1.Trial.ResponsesEntry\x12\x16\n\tobjective\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x08\x66\x65\x61sible\x18\x06 \x01(\x08\x12\x0f\n\x07\x66\x61ilure\x18\x07 \x01(\t\x12\x0f\n\x07message\x18\x08 \x01(\t\x12\x0b\n\x03log\x18\t \x01(\t\x12/\n\x0crun_duration\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06\x63\x61\x63hed\x18\x0b \x01(\x08\x12\x42\n\tpredicted\x18\x0c \x03(\x0b\x32/.vistaflow.api.optimize.v1.Trial.PredictedEntry\x1a\x30\n\x0eResponsesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1aQ\n\x0ePredictedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12.\n\x05value\x18\x02 \x01(\x0b\x32\x1f.vistaflow.api.ml.v1.Prediction:\x02\x38\x01\x42\x0c\n\n_objective\"\xaa\x05\n\x05Study\x12\x10\n\x08study_id\x18\x01 \x01(\t\x12\x0e\n\x06kit_id\x18\x02 \x01(\x05\x12\r\n\x05goals\x18\x03 \x01(\t\x12.\n\x04\x62\x65st\x18\x04 \x01(\x0b\x32 .vistaflow.api.optimize.v1.Trial\x12\x35\n\x0b\x64\x65sign_best\x18\x05 \x01(\x0b\x32 .vistaflow.api.optimize.v1.Trial\x12\x42\n\x0b\x63omparisons\x18\x06 \x03(\x0b\x32-.vistaflow.api.optimize.v1.ResponseComparison\x12@\n\x0b\x63onstraints\x18\x07 \x03(\x0b\x32+.vistaflow.api.optimize.v1.ConstraintResult\x12\x18\n\x10\x65valuation_count\x18\x08 \x01(\x05\x12\x17\n\x0fsimulated_count\x18\t \x01(\x05\x12\x14\n\x0c\x63\x61\x63hed_count\x18\n \x01(\x05\x12\x14\n\x0c\x66\x61iled_count\x18\x0b \x01(\x05\x12\x13\n\x0bstop_reason\x18\x0c \x01(\t\x12\x31\n\x06trials\x18\r \x01(\x0b\x32!.vistaflow.api.common.v1.Artifact\x12\x30\n\x05plots\x18\x0e \x03(\x0b\x32!.vistaflow.api.common.v1.Artifact\x12\x30\n\x0fhyperparameters\x18\x0f \x01(\x0b\x32\x17.google.protobuf.Struct\x12\r\n\x05notes\x18K \x03(\t\x12\x10\n\x08model_id\x18L \x01(\t\x12\x17\n\x0fmodel_row_count\x18M \x01(\x05\x12>\n\tat_bounds\x18N \x03(\x0b\x32+.vistaflow.api.optimize.v1.ParameterAtBound\"#\n\x0fGetStudyRequest\x12\x10\n\x08study_id\x18\x01 \x01(\t\"C\n\x10GetStudyResponse\x12/\n\x05study\x18\x01 \x01(\x0b\x32 .vistaflow.api.optimize.v1.Study\"L\n\x11ListTrialsRequest\x12\x10\n\x08study_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"_\n\x12ListTrialsResponse\x12\x30\n\x06trials\x18\x01 \x03(\x0b\x32 .vistaflow.api.optimize.v1.Trial\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"k\n\x12\x44rawPictureRequest\x12\x0e\n\x06kit_id\x18\x01 \x01(\x05\x12\x0f\n\x07picture\x18\x02 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x03 \x01(\t\x12\x12\n\nparameters\x18\x04 \x03(\t\x12\x10\n\x08response\x18\x05 \x01(\t\":\n\x13\x44rawPictureResponse\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x12\x12\n\nmedia_type\x18\x02 \x01(\t2\xdf\x05\n\x0fOptimizeService\x12n\n\tTuneModel\x12+.vistaflow.api.optimize.v1.TuneModelRequest\x1a,.vistaflow.api.optimize.v1.TuneModelResponse\"\x06\xfa\xc5\x18\x02\x08\x02\x12\x93\x01\n\x0eOptimizeDesign\x12\x30.vistaflow.api.optimize.v1.OptimizeDesignRequest\x1a\x31.vistaflow.api.optimize.v1.OptimizeDesignResponse\"\x1c\xfa\xc5\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x10\"\x0b/v1/studies:\x01*\x12\x89\x01\n\x08GetStudy\x12*.vistaflow.api.optimize.v1.GetStudyRequest\x1a+.vistaflow.api.optimize.v1.GetStudyResponse\"$\xfa\xc5\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/studies/{study_id}\x12\x96\x01\n\nListTrials\x12,.vistaflow.api.optimize.v1.ListTrialsRequest\x1a-.vistaflow.api.optimize.v1.ListTrialsResponse\"+\xfa\xc5\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x1f\x12\x1d/v1/studies/{study_id}/trials\x12\xa0\x01\n\x0b\x44rawPicture\x12-.vistaflow.api.optimize.v1.DrawPictureRequest\x1a..vistaflow.api.optimize.v1.DrawPictureResponse\"2\xfa\xc5\x18\x02\x08\x01\x82\xd3\xe4\x93\x02&\x12$/v1/kits/{kit_id}/pictures/{picture}b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,6 +39,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TRIAL_RESPONSESENTRY']._loaded_options = None
   _globals['_TRIAL_RESPONSESENTRY']._serialized_options = b'8\001'
+  _globals['_TRIAL_PREDICTEDENTRY']._loaded_options = None
+  _globals['_TRIAL_PREDICTEDENTRY']._serialized_options = b'8\001'
   _globals['_OPTIMIZESERVICE'].methods_by_name['TuneModel']._loaded_options = None
   _globals['_OPTIMIZESERVICE'].methods_by_name['TuneModel']._serialized_options = b'\372\305\030\002\010\002'
   _globals['_OPTIMIZESERVICE'].methods_by_name['OptimizeDesign']._loaded_options = None
@@ -48,42 +51,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OPTIMIZESERVICE'].methods_by_name['ListTrials']._serialized_options = b'\372\305\030\002\010\001\202\323\344\223\002\037\022\035/v1/studies/{study_id}/trials'
   _globals['_OPTIMIZESERVICE'].methods_by_name['DrawPicture']._loaded_options = None
   _globals['_OPTIMIZESERVICE'].methods_by_name['DrawPicture']._serialized_options = b'\372\305\030\002\010\001\202\323\344\223\002&\022$/v1/kits/{kit_id}/pictures/{picture}'
-  _globals['_OPTIMIZEDESIGNSPEC']._serialized_start=238
-  _globals['_OPTIMIZEDESIGNSPEC']._serialized_end=373
-  _globals['_TUNEMODELSPEC']._serialized_start=376
-  _globals['_TUNEMODELSPEC']._serialized_end=520
-  _globals['_TUNEMODELREQUEST']._serialized_start=522
-  _globals['_TUNEMODELREQUEST']._serialized_end=616
-  _globals['_TUNEMODELRESPONSE']._serialized_start=618
-  _globals['_TUNEMODELRESPONSE']._serialized_end=680
-  _globals['_OPTIMIZEDESIGNREQUEST']._serialized_start=682
-  _globals['_OPTIMIZEDESIGNREQUEST']._serialized_end=786
-  _globals['_OPTIMIZEDESIGNRESPONSE']._serialized_start=788
-  _globals['_OPTIMIZEDESIGNRESPONSE']._serialized_end=855
-  _globals['_CONSTRAINTRESULT']._serialized_start=858
-  _globals['_CONSTRAINTRESULT']._serialized_end=993
-  _globals['_PARAMETERATBOUND']._serialized_start=995
-  _globals['_PARAMETERATBOUND']._serialized_end=1082
-  _globals['_RESPONSECOMPARISON']._serialized_start=1085
-  _globals['_RESPONSECOMPARISON']._serialized_end=1263
-  _globals['_TRIAL']._serialized_start=1266
-  _globals['_TRIAL']._serialized_end=1571
-  _globals['_TRIAL_RESPONSESENTRY']._serialized_start=1509
-  _globals['_TRIAL_RESPONSESENTRY']._serialized_end=1557
-  _globals['_STUDY']._serialized_start=1574
-  _globals['_STUDY']._serialized_end=2256
-  _globals['_GETSTUDYREQUEST']._serialized_start=2258
-  _globals['_GETSTUDYREQUEST']._serialized_end=2293
-  _globals['_GETSTUDYRESPONSE']._serialized_start=2295
-  _globals['_GETSTUDYRESPONSE']._serialized_end=2362
-  _globals['_LISTTRIALSREQUEST']._serialized_start=2364
-  _globals['_LISTTRIALSREQUEST']._serialized_end=2440
-  _globals['_LISTTRIALSRESPONSE']._serialized_start=2442
-  _globals['_LISTTRIALSRESPONSE']._serialized_end=2537
-  _globals['_DRAWPICTUREREQUEST']._serialized_start=2539
-  _globals['_DRAWPICTUREREQUEST']._serialized_end=2646
-  _globals['_DRAWPICTURERESPONSE']._serialized_start=2648
-  _globals['_DRAWPICTURERESPONSE']._serialized_end=2706
-  _globals['_OPTIMIZESERVICE']._serialized_start=2709
-  _globals['_OPTIMIZESERVICE']._serialized_end=3444
+  _globals['_OPTIMIZEDESIGNSPEC']._serialized_start=270
+  _globals['_OPTIMIZEDESIGNSPEC']._serialized_end=405
+  _globals['_TUNEMODELSPEC']._serialized_start=408
+  _globals['_TUNEMODELSPEC']._serialized_end=552
+  _globals['_TUNEMODELREQUEST']._serialized_start=554
+  _globals['_TUNEMODELREQUEST']._serialized_end=648
+  _globals['_TUNEMODELRESPONSE']._serialized_start=650
+  _globals['_TUNEMODELRESPONSE']._serialized_end=712
+  _globals['_OPTIMIZEDESIGNREQUEST']._serialized_start=714
+  _globals['_OPTIMIZEDESIGNREQUEST']._serialized_end=818
+  _globals['_OPTIMIZEDESIGNRESPONSE']._serialized_start=820
+  _globals['_OPTIMIZEDESIGNRESPONSE']._serialized_end=887
+  _globals['_CONSTRAINTRESULT']._serialized_start=890
+  _globals['_CONSTRAINTRESULT']._serialized_end=1025
+  _globals['_PARAMETERATBOUND']._serialized_start=1027
+  _globals['_PARAMETERATBOUND']._serialized_end=1114
+  _globals['_RESPONSECOMPARISON']._serialized_start=1117
+  _globals['_RESPONSECOMPARISON']._serialized_end=1295
+  _globals['_TRIAL']._serialized_start=1298
+  _globals['_TRIAL']._serialized_end=1819
+  _globals['_TRIAL_RESPONSESENTRY']._serialized_start=1674
+  _globals['_TRIAL_RESPONSESENTRY']._serialized_end=1722
+  _globals['_TRIAL_PREDICTEDENTRY']._serialized_start=1724
+  _globals['_TRIAL_PREDICTEDENTRY']._serialized_end=1805
+  _globals['_STUDY']._serialized_start=1822
+  _globals['_STUDY']._serialized_end=2504
+  _globals['_GETSTUDYREQUEST']._serialized_start=2506
+  _globals['_GETSTUDYREQUEST']._serialized_end=2541
+  _globals['_GETSTUDYRESPONSE']._serialized_start=2543
+  _globals['_GETSTUDYRESPONSE']._serialized_end=2610
+  _globals['_LISTTRIALSREQUEST']._serialized_start=2612
+  _globals['_LISTTRIALSREQUEST']._serialized_end=2688
+  _globals['_LISTTRIALSRESPONSE']._serialized_start=2690
+  _globals['_LISTTRIALSRESPONSE']._serialized_end=2785
+  _globals['_DRAWPICTUREREQUEST']._serialized_start=2787
+  _globals['_DRAWPICTUREREQUEST']._serialized_end=2894
+  _globals['_DRAWPICTURERESPONSE']._serialized_start=2896
+  _globals['_DRAWPICTURERESPONSE']._serialized_end=2954
+  _globals['_OPTIMIZESERVICE']._serialized_start=2957
+  _globals['_OPTIMIZESERVICE']._serialized_end=3692
 # @@protoc_insertion_point(module_scope)

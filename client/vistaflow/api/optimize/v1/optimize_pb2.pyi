@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
@@ -392,6 +393,27 @@ class Trial(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class PredictedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _ml_pb2.Prediction: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _ml_pb2.Prediction | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NUMBER_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
@@ -401,6 +423,9 @@ class Trial(_message.Message):
     FAILURE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     LOG_FIELD_NUMBER: _builtins.int
+    RUN_DURATION_FIELD_NUMBER: _builtins.int
+    CACHED_FIELD_NUMBER: _builtins.int
+    PREDICTED_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Its number in the study, from 0."""
     origin: _builtins.str
@@ -415,6 +440,8 @@ class Trial(_message.Message):
     """The reason of the failure."""
     log: _builtins.str
     """The end of what the failed run printed, at most 8 KiB."""
+    cached: _builtins.bool
+    """Whether the point store had its run."""
     @_builtins.property
     def parameters(self) -> _struct_pb2.Struct:
         """Values of the parameters, or of the hyper-parameters, by name."""
@@ -422,6 +449,18 @@ class Trial(_message.Message):
     @_builtins.property
     def responses(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """What the simulator returned, by response name. Empty: it failed."""
+
+    @_builtins.property
+    def run_duration(self) -> _duration_pb2.Duration:
+        """How long its run took, the first one where the point store had it. Unset:
+        not known, or a trial of hyper-parameters.
+        """
+
+    @_builtins.property
+    def predicted(self) -> _containers.MessageMap[_builtins.str, _ml_pb2.Prediction]:
+        """What the study predicted before the run, by response name. Empty: there was
+        no model yet.
+        """
 
     def __init__(
         self,
@@ -435,10 +474,13 @@ class Trial(_message.Message):
         failure: _builtins.str = ...,
         message: _builtins.str = ...,
         log: _builtins.str = ...,
+        run_duration: _duration_pb2.Duration | None = ...,
+        cached: _builtins.bool = ...,
+        predicted: _abc.Mapping[_builtins.str, _ml_pb2.Prediction] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_objective", b"_objective", "objective", b"objective", "parameters", b"parameters"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_objective", b"_objective", "objective", b"objective", "parameters", b"parameters", "run_duration", b"run_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_objective", b"_objective", "failure", b"failure", "feasible", b"feasible", "log", b"log", "message", b"message", "number", b"number", "objective", b"objective", "origin", b"origin", "parameters", b"parameters", "responses", b"responses"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_objective", b"_objective", "cached", b"cached", "failure", b"failure", "feasible", b"feasible", "log", b"log", "message", b"message", "number", b"number", "objective", b"objective", "origin", b"origin", "parameters", b"parameters", "predicted", b"predicted", "responses", b"responses", "run_duration", b"run_duration"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__objective: _TypeAlias = _typing.Literal["objective"]  # noqa: Y015
     _WhichOneofArgType__objective: _TypeAlias = _typing.Literal["_objective", b"_objective"]  # noqa: Y015
