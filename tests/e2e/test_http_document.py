@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import warnings
 from collections.abc import Iterator
@@ -60,7 +61,8 @@ class Examples:
 
     def real(self, value: Any) -> Any:
         """A value of an example, with the ids that there are."""
-        text = json.dumps(value)
+        # Another dataset than that of other tests of the same suite.
+        text = re.sub(r"\breviews\b(?!\.json)", "documented", json.dumps(value))
         for name, sample in self.samples.items():
             if name in self.ids:
                 quoted = f'"{sample}"' if len(sample) < 9 else sample
