@@ -232,13 +232,15 @@ def _table(name: str, *, version: str = "", schema: Sequence[Any] = ()) -> Found
 
 def _facets(**facets: Found) -> Found:
     return {
-        name: {
-            "_producer": PRODUCER,
-            "_schemaURL": f"{SPEC}/facets/{_FACETS[name]}.json",
-            **content,
-        }
+        name: {"_producer": PRODUCER, "_schemaURL": _schema_url(name), **content}
         for name, content in facets.items()
     }
+
+
+def _schema_url(facet: str) -> str:
+    """Where the definition of a facet is."""
+    version, _, definition = _FACETS[facet].partition("/")
+    return f"{SPEC}/facets/{version}/{definition}.json#/$defs/{definition}"
 
 
 def _mapping(value: Any) -> Found:
