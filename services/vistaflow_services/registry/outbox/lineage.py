@@ -145,8 +145,8 @@ def _of_flow(project: str, data: bytes, before: Mapping[str, Found]) -> tuple[Fo
 
 def _source(project: str, text: str) -> Found:
     """A table of a query: a version of a dataset, or the result of another query by its id."""
-    name, at, version = text.partition("@")
-    if at:
+    name, _, version = text.partition("@")
+    if version:
         full = name if "." in name else f"{project}.{name}"
         return {"fqn": f"vistaflow.dataset.{full}", "version": version}
     return {"fqn": f'vistaflow.results.{project}."{text}"', "version": text}
