@@ -64,6 +64,7 @@ DATASETS: Final = Source(
         "csv": "ROW_ENCODING_CSV",
         "ndjson": "ROW_ENCODING_JSON",
         "arrow": "ROW_ENCODING_ARROW",
+        "parquet": "ROW_ENCODING_PARQUET",
     },
 )
 DESIGNS: Final = Source(

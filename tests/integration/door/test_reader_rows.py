@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import grpc
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from keys import Keys, code_of
 
@@ -123,6 +125,8 @@ async def test_a_reader_reads_the_rows_of_the_final_version_everywhere(
         assert await got(f"{rows}.csv") == (200, '"name","price"\n"가",1\n"b",2\n'.encode())
         _, content = await got(f"{rows}.json")
         assert json.loads(content) == FINAL
+        _, content = await got(f"{rows}.parquet")
+        assert pq.read_table(io.BytesIO(content)).to_pylist() == FINAL
         _, content = await got(f"{rows}.arrow")
         assert pa.ipc.open_stream(content).read_all().to_pylist() == FINAL
         for path in ("datasets/mine.whisky@2/rows.csv", "datasets/mine.secret/rows.csv"):

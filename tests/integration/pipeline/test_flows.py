@@ -193,6 +193,9 @@ def listed(**prices: str) -> str:
 async def test_three_nights_fetch_what_changed_and_deliver_what_is_good(suite: Suite) -> None:
     suite.site.html("/1", listed(Talisker="₩ 58,000", Ardbeg="₩ 71,000"))
     suite.site.html("/2", listed(Talisker="₩ 60,000", Nameless="sold out"))
+    limits = datasets_pb2.DatasetLimits(max_versions=2, quota_bytes=1 << 20)
+    update = datasets_pb2.UpdateDatasetRequest(dataset="shop", limits=limits)
+    await suite.registry.call(suite.registry.datasets.UpdateDataset, update)
     first = await suite.night()
 
     assert (first["pages"]["unchanged"], first["shop"]["accepted"]) == (0, 2)
@@ -223,6 +226,10 @@ async def test_three_nights_fetch_what_changed_and_deliver_what_is_good(suite: S
     assert jobs["best"].status == common_pb2.STATUS_FINISHED
     assert "NOT_DELIVERED: accepted is 1, not >= 2; final stays best@2" in jobs["final"].reason
     assert await suite.version("best@final") == 2
+    listed_versions = datasets_pb2.ListDatasetVersionsRequest(dataset="shop")
+    method = suite.registry.datasets.ListDatasetVersions
+    versions = (await suite.registry.call(method, listed_versions)).versions
+    assert [version.version for version in versions] == [3, 2]
 
 
 WRONG = """\

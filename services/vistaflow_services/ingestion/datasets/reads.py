@@ -30,6 +30,7 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
 
 from vistaflow.api.ingestion.v1 import ingestion_pb2 as pb
 from vistaflow_services.core.errors import TooSlowError
@@ -237,6 +238,18 @@ def csv_parts(
     yield sink.taken()
 
 
+def _parquet(
+    batches: Iterable[pa.RecordBatch], schema: pa.Schema, _: Path
+) -> Iterator[Sequence[Part]]:
+    """A Parquet file with a row group for each batch."""
+    sink = _Sink()
+    with pq.ParquetWriter(pa.PythonFile(sink, "w"), schema, compression="zstd") as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+            yield sink.taken()
+    yield sink.taken()
+
+
 def _json(
     batches: Iterable[pa.RecordBatch], schema: pa.Schema, folder: Path
 ) -> Iterator[Sequence[Part]]:
@@ -315,4 +328,5 @@ _ENCODINGS: Mapping[int, Encode] = {
     pb.ROW_ENCODING_ARROW: _arrow,
     pb.ROW_ENCODING_CSV: csv_parts,
     pb.ROW_ENCODING_JSON: _json,
+    pb.ROW_ENCODING_PARQUET: _parquet,
 }

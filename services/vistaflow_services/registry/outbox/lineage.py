@@ -19,7 +19,11 @@ from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 
+from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.ingestion.v1 import ingestion_pb2
+from vistaflow.api.query.v1 import query_pb2
+from vistaflow_services.core.errors import ConflictError
+from vistaflow_services.core.work.templates import filled
 from vistaflow_services.registry.outbox.events import MAX_REASON, event_id, timestamp
 
 NAMESPACE: Final = "vistaflow"
@@ -43,14 +47,19 @@ _FACETS: Final = {
 _ENDS: Final = {"FINISHED": "COMPLETE", "FAILED": "FAIL", "CANCELED": "ABORT"}
 _KINDS: Final = {"conversion": "conversion", "design": "job", "collection": "job"}
 
+_TEMPLATE: Final = common_pb2.JobTemplate.DESCRIPTOR.full_name
+
 Found = dict[str, Any]
 
 
 def lineage_events(row: Sequence[Any]) -> Iterator[Found]:
     """The events of a row of the query `data_jobs`, as rows of the query `add_lineage`."""
-    (revision, job_id, job_type, status, time, reason, attempt, project, spec, job_spec, result,
-     dataset, version, manifest, names) = row  # fmt: skip
-    spec, result = _mapping(spec), _mapping(result)
+    (revision, job_id, job_type, status, time, reason, attempt, project, spec, spec_type, job_spec,
+     result, dataset, version, manifest, jobs) = row  # fmt: skip
+    spec, result, job_spec = _mapping(spec), _mapping(result), bytes(job_spec)
+    before = {name: _mapping(job) for name, job in _mapping(jobs).items()}
+    if str(spec_type).endswith(_TEMPLATE):
+        spec, job_spec = _of_flow(project, job_spec, before)
     run: Found = {"runId": str(job_id)}
     if status == "FAILED":
         message = {"message": reason[:MAX_REASON], "programmingLanguage": "SQL"}
@@ -63,13 +72,13 @@ def lineage_events(row: Sequence[Any]) -> Iterator[Found]:
         key = f"results:{job_id}"
         event |= _query(str(job_id), project, spec, result if status == "FINISHED" else {})
     elif job_type == "IMPORT":
-        key, parts = _import(project, bytes(job_spec), _mapping(names))
+        key, parts = _import(project, job_spec, before)
         event |= parts
         if dataset is not None:
             event["outputs"] = _tables(project, dataset, version, _mapping(manifest))
     else:
         key = f"conversion:{job_id}"
-        event |= _conversion(str(job_id), bytes(job_spec), result)
+        event |= _conversion(str(job_id), job_spec, result)
     event["job"]["namespace"] = f"{NAMESPACE}.{project}"
     yield _row(revision, job_id, project, key, event["eventType"], time, RUN_EVENT, event)
     if dataset is not None and "register_as" in spec:
@@ -109,6 +118,40 @@ def _row(
     }
 
 
+def _of_flow(project: str, data: bytes, before: Mapping[str, Found]) -> tuple[Found, bytes]:
+    """A job of a data kit: what is recorded of a query, and the spec of any other job.
+
+    Of the tables of a query those are known that earlier jobs made.
+    """
+    template = common_pb2.JobTemplate.FromString(data)
+    # Figures of earlier jobs are no inputs.
+    values = [value for value in template.values if value.key in ("", "pinned")]
+    inputs = {
+        name: {"job_id": _text(job.get("job_id")), "result": {"pinned": job.get("pinned")}}
+        for name, job in before.items()
+    }
+    try:
+        named = common_pb2.JobTemplate(request=template.request, values=values)
+        request = filled(named, inputs)
+    except ConflictError:  # an earlier job has published something else
+        request = filled(common_pb2.JobTemplate(request=template.request), {})
+    if isinstance(request, query_pb2.SubmitQueryRequest):
+        sources = [_source(project, text) for text in request.tables.values() if text]
+        return {"user_query": request.user_query, "sources": sources}, b""
+    if isinstance(request, ingestion_pb2.ConvertJsonRequest):
+        request = ingestion_pb2.ConvertSpec(request=request)
+    return {}, request.SerializeToString()
+
+
+def _source(project: str, text: str) -> Found:
+    """A table of a query: a version of a dataset, or the result of another query by its id."""
+    name, _, version = text.partition("@")
+    if version:
+        full = name if "." in name else f"{project}.{name}"
+        return {"fqn": f"vistaflow.dataset.{full}", "version": version}
+    return {"fqn": f'vistaflow.results.{project}."{text}"', "version": text}
+
+
 def _query(job_id: str, project: str, spec: Found, result: Found) -> Found:
     """A query; its spec is what SubmitQuery records of it."""
     text = _text(spec.get("user_query"))
@@ -146,7 +189,7 @@ def _query(job_id: str, project: str, spec: Found, result: Found) -> Found:
     }
 
 
-def _import(project: str, data: bytes, jobs: Found) -> tuple[str, Found]:
+def _import(project: str, data: bytes, jobs: Mapping[str, Found]) -> tuple[str, Found]:
     """An import, by its spec; what is no ImportSpec has no inputs."""
     spec = ingestion_pb2.ImportSpec()
     try:
@@ -155,7 +198,7 @@ def _import(project: str, data: bytes, jobs: Found) -> tuple[str, Found]:
         spec.Clear()
     inputs: dict[str, Found] = {}
     if spec.conversion:
-        job_id = _text(jobs.get(spec.conversion, spec.conversion))
+        job_id = _id(spec.conversion, jobs)
         inputs[job_id] = _table(f'vistaflow.conversion."{job_id}"')
     for table in spec.tables:
         kind = table.source.WhichOneof("source") or ""
@@ -168,7 +211,7 @@ def _import(project: str, data: bytes, jobs: Found) -> tuple[str, Found]:
             inputs[full] = _table(f"vistaflow.dataset.{full}", version=version)
         elif kind:
             named = getattr(table.source, kind)
-            job_id = _text(jobs.get(named.job_id, named.job_id))
+            job_id = _id(named.job_id, jobs)
             target = f"{job_id}/{named.table}" if named.table else job_id
             inputs[target] = _table(
                 f'vistaflow.results.{project}."{job_id}"'
@@ -181,6 +224,11 @@ def _import(project: str, data: bytes, jobs: Found) -> tuple[str, Found]:
         "inputs": list(inputs.values())[:MAX_INPUTS],
         "outputs": [_table(f"vistaflow.dataset.{name}")],
     }
+
+
+def _id(reference: str, jobs: Mapping[str, Found]) -> str:
+    """The id of a job that is named by its name in the kit, or by its id."""
+    return _text(jobs[reference].get("job_id")) if reference in jobs else reference
 
 
 def _tables(project: str, dataset: str, version: int, manifest: Found) -> list[Found]:
@@ -209,7 +257,7 @@ def _conversion(job_id: str, data: bytes, result: Found) -> Found:
         output["outputFacets"] = _facets(outputStatistics=figures)
     inputs = [_table(f'vistaflow.files."{name}"') for name in spec.request.file_names[:MAX_INPUTS]]
     if collection := spec.request.collection.job_id:
-        inputs = [_table(f'vistaflow.collection."{collection}"')]
+        inputs = [_table(f'vistaflow.job."{collection}"')]
     return {
         "job": {"name": f"convert.{spec.request.output_file_name or job_id}"},
         "inputs": inputs,
@@ -232,13 +280,15 @@ def _table(name: str, *, version: str = "", schema: Sequence[Any] = ()) -> Found
 
 def _facets(**facets: Found) -> Found:
     return {
-        name: {
-            "_producer": PRODUCER,
-            "_schemaURL": f"{SPEC}/facets/{_FACETS[name]}.json",
-            **content,
-        }
+        name: {"_producer": PRODUCER, "_schemaURL": _schema_url(name), **content}
         for name, content in facets.items()
     }
+
+
+def _schema_url(facet: str) -> str:
+    """Where the definition of a facet is."""
+    version, _, definition = _FACETS[facet].partition("/")
+    return f"{SPEC}/facets/{version}/{definition}.json#/$defs/{definition}"
 
 
 def _mapping(value: Any) -> Found:

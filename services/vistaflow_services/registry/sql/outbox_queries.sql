@@ -188,12 +188,12 @@ SELECT e.id, e.kit_id, e.created_at, e.status, k.name, k.project, k.labels, k.sp
  ORDER BY e.id
 
 -- name: data_jobs
--- Jobs that move data and began or ended within a part of the log; in order.
+-- Jobs that move data and began or ended within a part of the log; in order. Last, the jobs that
+-- each depends on, by name: their ids, and the versions of datasets that they made.
 SELECT l.id, l.job_id, l.job_type, l.status, l.created_at, l.reason, l.attempt, k.project, k.spec,
-       j.spec, j.result, d.name, v.version, v.manifest,
-       CASE WHEN l.job_type = 'IMPORT'
-            THEN (SELECT jsonb_object_agg(name, job_id) FROM jobs AS other
-                   WHERE other.kit_id = l.kit_id AND other.name = ANY (j.depends_on)) END
+       j.spec_type, j.spec, j.result, d.name, v.version, v.manifest,
+       (SELECT jsonb_object_agg(name, jsonb_build_object('job_id', job_id, 'pinned', result -> 'pinned'))
+          FROM jobs AS other WHERE other.kit_id = l.kit_id AND other.name = ANY (j.depends_on))
   FROM mlops_totalstate_table AS l
   JOIN jobs AS j ON j.job_id = l.job_id
   JOIN kits AS k ON k.kit_id = l.kit_id

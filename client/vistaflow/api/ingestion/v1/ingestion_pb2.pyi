@@ -181,6 +181,8 @@ class _RowEncodingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RowEncodi
     """CSV with a header, in UTF-8."""
     ROW_ENCODING_JSON: _RowEncoding.ValueType  # 3
     """One JSON object a line."""
+    ROW_ENCODING_PARQUET: _RowEncoding.ValueType  # 4
+    """A Parquet file."""
 
 class RowEncoding(_RowEncoding, metaclass=_RowEncodingEnumTypeWrapper):
     """How ReadDataset sends rows."""
@@ -193,6 +195,8 @@ ROW_ENCODING_CSV: RowEncoding.ValueType  # 2
 """CSV with a header, in UTF-8."""
 ROW_ENCODING_JSON: RowEncoding.ValueType  # 3
 """One JSON object a line."""
+ROW_ENCODING_PARQUET: RowEncoding.ValueType  # 4
+"""A Parquet file."""
 Global___RowEncoding: _TypeAlias = RowEncoding  # noqa: Y015
 
 class _PageValue:
