@@ -95,8 +95,13 @@ def test_the_walk_through_of_the_results_works_as_written(suite: Suite, tmp_path
         if language == "sh"
     ]
 
-    compared, valid, again = printed[1].partition("valid; at most")
-    assert "few rows" in printed[0]
+    ran, drawn, taken = printed
+    compared, valid, again = taken.partition("valid; at most")
+    assert "few rows" in ran
+    assert re.search(r"≈ .+ on \d+ cores?: at most \d+ runs of .+; 16 known", ran)
+    assert re.search(r"timeline of kit \d+ is in kit-\d+-timeline.png", drawn)
+    assert (tmp_path / "effects.svg").read_bytes().startswith(b"<?xml")
+    assert (tmp_path / "contours.pdf").read_bytes().startswith(b"%PDF")
     assert valid
     assert re.search(r"goals +maximize gain\s+maximize gain;", compared)
     assert re.search(r"budget +10 +6 ", compared)
@@ -104,7 +109,7 @@ def test_the_walk_through_of_the_results_works_as_written(suite: Suite, tmp_path
     assert re.search(r"bandwidth >= 20 +- +\S+ ", compared)
     assert "kit_id" not in compared
     assert "kit.yaml\nmanifest.json\nmodel\npictures\npoints.csv\ntrials.csv\n" in again
-    assert "valid; at most 27 simulator runs" in printed[1]
+    assert "valid; at most 27 simulator runs" in taken
     assert "valid; at most 23 simulator runs" in again
     folder = tmp_path / "stage-20MHz"
     manifest = json.loads((folder / "manifest.json").read_bytes())

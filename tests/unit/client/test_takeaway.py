@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ from typer.testing import CliRunner
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.registry.v1 import registry_pb2
 from vistaflow.cli.app import app
+from vistaflow.cli.files import export
 from vistaflow.cli.files.comparison import summary
 from vistaflow.cli.files.decks import simulators
 from vistaflow.cli.files.export import unpack, write_table
+from vistaflow.cli.files.folders import new_folder
 from vistaflow.cli.live import waiting_text
 from vistaflow.cli.results import held_out
 from vistaflow.errors import InvalidArgumentError
@@ -54,7 +57,6 @@ def test_a_folder_that_exists_stays(tmp_path: Path) -> None:
 
 def test_nothing_is_unpacked_outside_of_the_folder(tmp_path: Path) -> None:
     import io
-    import zipfile
 
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -76,6 +78,48 @@ def test_a_table_has_the_columns_of_all_rows(tmp_path: Path) -> None:
 
     table = parquet.read_table(tmp_path / "rows.parquet")
     assert table.to_pylist() == [{"y": None, **rows[0]}, rows[1]]
+
+
+def test_a_workbook_has_numbers_and_texts_and_no_formulas(tmp_path: Path) -> None:
+    pytest.importorskip("xlsxwriter")
+    rows = [
+        {"a": 1.5, "n": 3, "feasible": True, "message": "=1+2 https://a.example", "log": "\x01-x"},
+        {"a": float("inf"), "y": 1e-300, "message": "+cmd|' /C calc'!A0"},
+    ]
+
+    write_table(rows, tmp_path / "points.xlsx")
+
+    with zipfile.ZipFile(tmp_path / "points.xlsx") as book:
+        sheet = book.read("xl/worksheets/sheet1.xml").decode()
+        assert not any("rels" in name and "sheet1" in name for name in book.namelist())
+    for text in ("a", "message", "=1+2 https://a.example", "_x0001_-x", "inf"):
+        assert f">{text}</t>" in sheet, text
+    for cell in ("<v>1.5</v>", "<v>3</v>", "<v>1E-300</v>", 't="b"><v>1</v>'):
+        assert cell in sheet, cell
+    assert "<f>" not in sheet
+
+
+def test_a_sheet_has_room_for_so_many_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("xlsxwriter")
+    monkeypatch.setattr(export, "SHEET_ROWS", 3)
+    write_table([{"a": 1}] * 2, tmp_path / "points.xlsx")
+    with pytest.raises(InvalidArgumentError, match="room for 2 rows; trials has 3"):
+        write_table([{"a": 1}] * 3, tmp_path / "trials.xlsx")
+
+
+def test_a_new_folder_appears_complete_or_not_at_all(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "whole", "to") as part:
+        (part / "a").write_text("a")
+        assert not (tmp_path / "whole").exists()
+
+    def fail() -> None:
+        with new_folder(tmp_path / "none", "to") as part:
+            (part / "a").write_text("a")
+            raise OSError("no room")
+
+    with pytest.raises(InvalidArgumentError, match="cannot be written: no room"):
+        fail()
+    assert [path.name for path in tmp_path.iterdir()] == ["whole"]
 
 
 def test_the_verdicts_on_models_are_those_of_the_test_and_none_of_earlier_releases() -> None:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import shutil
-from collections.abc import Callable
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -15,8 +11,8 @@ import typer
 
 from vistaflow.cli.connection import answer_of
 from vistaflow.cli.files.export import unpack
+from vistaflow.cli.files.folders import check_new, new_folder
 from vistaflow.cli.output import USAGE, console, print_json, reported, stop
-from vistaflow.errors import invalid
 
 app = typer.Typer(help="Write the files of a new deck.", no_args_is_help=True)
 
@@ -45,20 +41,18 @@ def deck(
     """
     if simulator not in simulators():
         stop(f"SIMULATOR: {simulator!r} is none of {', '.join(simulators())}", USAGE)
-    _check_new(folder, "FOLDER")
+    check_new(folder, "FOLDER")
     name = "".join(
         letter if letter.isascii() and letter.isalnum() else "_"
         for letter in folder.absolute().name.lower()
     )
     name = name if name[:1].isalpha() else f"deck_{name}"
 
-    def fill(part: Path) -> None:
+    with reported(), new_folder(folder, "folder") as part:
         for file in (_templates() / simulator).iterdir():
             text = file.read_text("utf-8").replace("DECK_NAME", name)
             (part / file.name).write_text(text, "utf-8")
-
-    with reported():
-        written = _new_folder(folder, fill)
+    written = _paths(folder)
     for path in written:
         console.print(f"  {folder / path}", markup=False, soft_wrap=True)
     console.print(
@@ -73,10 +67,11 @@ def export_deck(address: str, name: str, folder: Path, *, as_json: bool) -> None
     """Copies a deck of the suite to a new folder."""
     if not name:
         stop("DECK: say which deck, such as `vistaflow decks opamp --export ./amp`", USAGE)
-    _check_new(folder, "--export")
+    check_new(folder, "--export")
     archive = answer_of(address, lambda client: client.deck_archive(name))
-    with reported():
-        written = _new_folder(folder, lambda part: unpack(archive, part))
+    with reported(), new_folder(folder, "folder") as part:
+        unpack(archive, part)
+    written = _paths(folder)
     if as_json:
         print_json({"folder": str(folder), "files": written})
         return
@@ -94,23 +89,7 @@ def _templates() -> Traversable:
     return files("vistaflow.cli.files") / "templates"
 
 
-def _check_new(folder: Path, option: str) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        stop(f"{option}: {folder} exists; name a new folder", USAGE)
-
-
-def _new_folder(folder: Path, fill: Callable[[Path], None]) -> list[str]:
-    """Fills a folder, which appears once it is complete; returns the paths in it."""
-    folder = folder.absolute()
-    part = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.part")
-    try:
-        part.mkdir(parents=True)
-        fill(part)
-        os.replace(part, folder)
-    except OSError as error:
-        raise invalid("folder", f"{folder} cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+def _paths(folder: Path) -> list[str]:
     return sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
     )

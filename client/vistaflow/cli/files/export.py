@@ -6,9 +6,7 @@ import csv
 import hashlib
 import io
 import json
-import os
-import secrets
-import shutil
+import math
 import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -22,8 +20,9 @@ import typer
 from vistaflow.api.optimize.v1 import optimize_pb2
 from vistaflow.cli.arguments import KitId
 from vistaflow.cli.connection import CommandClient, answer_of
+from vistaflow.cli.files.folders import check_new, new_folder
 from vistaflow.cli.files.kit_text import kit_text, yaml_text
-from vistaflow.cli.output import USAGE, Address, AsJson, console, plain, print_json, size_text, stop
+from vistaflow.cli.output import Address, AsJson, console, plain, print_json, size_text
 from vistaflow.cli.results import design_job, result_dict, study_of
 from vistaflow.errors import FailedPreconditionError, MissingPackageError, invalid
 from vistaflow.models import Kit
@@ -31,6 +30,12 @@ from vistaflow.results import Trial
 
 MANIFEST = "manifest.json"
 """Lists every other file of the folder with its size and SHA-256."""
+
+SHEET_ROWS = 1_048_576
+"""Rows of a sheet."""
+
+CELL_CHARACTERS = 32_767
+"""Longest text of a cell."""
 
 _HIDDEN = ("pb", "parameters", "responses")
 
@@ -40,6 +45,7 @@ class Tables(StrEnum):
 
     CSV = "csv"
     PARQUET = "parquet"
+    XLSX = "xlsx"
 
 
 def export(
@@ -54,10 +60,9 @@ def export(
     `manifest.json` lists every file with its size and SHA-256. The folder appears once it is
     complete.
 
-    For example: vistaflow export 7 --to amp; vistaflow export 7 --to amp --tables parquet
+    For example: vistaflow export 7 --to amp; vistaflow export 7 --to amp --tables xlsx
     """
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        stop(f"--to: {to} exists; name a new folder", USAGE)
+    check_new(to, "--to")
 
     async def ask(client: CommandClient) -> dict[str, Any]:
         return await exported(client, await client.kit(kit), to.absolute(), tables)
@@ -89,9 +94,7 @@ async def exported(
         InvalidArgumentError: The folder cannot be written.
         VistaError: What the kit consists of cannot be read.
     """
-    part = to.with_name(f".{to.name}.{secrets.token_hex(8)}.part")
-    try:
-        part.mkdir(parents=True)
+    with new_folder(to, "to") as part:
         await _fill(client, kit, part, tables)
         manifest = {
             "kit_id": kit.kit_id,
@@ -103,11 +106,6 @@ async def exported(
         }
         text = json.dumps(plain(manifest), indent=1, ensure_ascii=False)
         (part / MANIFEST).write_text(text + "\n", "utf-8")
-        os.replace(part, to)
-    except OSError as error:
-        raise invalid("to", f"{to} cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return manifest
 
 
@@ -160,10 +158,11 @@ def _trial_row(trial: Trial) -> dict[str, Any]:
 
 
 def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Writes rows as CSV, or as Parquet if the file is called so.
+    """Writes rows as CSV, or as Parquet or XLSX if the file is called so.
 
     Raises:
-        MissingPackageError: Parquet without pyarrow.
+        MissingPackageError: Parquet without pyarrow, or XLSX without XlsxWriter.
+        InvalidArgumentError: There are more rows than a sheet has.
     """
     # Failed rows have no responses.
     columns = list(dict.fromkeys(name for row in rows for name in row))
@@ -178,10 +177,41 @@ def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         cells = {name: [row.get(name) for row in rows] for name in columns}
         parquet.write_table(pyarrow.table(cells), path, compression="zstd")
         return
+    if path.suffix == ".xlsx":
+        _write_sheet(rows, columns, path)
+        return
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
+
+
+def _write_sheet(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: Path) -> None:
+    """Writes rows as a workbook of one sheet; no text of it is a formula or a link."""
+    try:
+        import xlsxwriter
+    except ImportError:
+        raise MissingPackageError(
+            "XLSX needs XlsxWriter: pip install 'vistaflow[xlsx]'", reason="XLSXWRITER_MISSING"
+        ) from None
+    if len(rows) >= SHEET_ROWS:
+        most = f"a sheet has room for {SHEET_ROWS - 1:,} rows; {path.stem} has {len(rows):,}"
+        raise invalid("tables", f"{most}: take csv or parquet")
+    with xlsxwriter.Workbook(path, {"constant_memory": True}) as book:
+        sheet = book.add_worksheet(path.stem)
+        sheet.freeze_panes(1, 0)
+        for place, name in enumerate(columns):
+            sheet.write_string(0, place, name)
+        for number, row in enumerate(rows, start=1):
+            for place, name in enumerate(columns):
+                value = row.get(name)
+                if isinstance(value, bool):
+                    sheet.write_boolean(number, place, value)
+                elif isinstance(value, int | float) and math.isfinite(value):
+                    sheet.write_number(number, place, value)
+                elif value is not None:
+                    # As text, whatever it begins with.
+                    sheet.write_string(number, place, str(value)[:CELL_CHARACTERS])
 
 
 def unpack(archive: bytes, folder: Path) -> None:
