@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,6 +65,40 @@ def test_a_service_that_runs_jobs_has_them_in_one_module(service: str) -> None:
     if stage is not None and runs_jobs:
         assert stage.jobs_module == f"vistaflow_services.{service}.jobs"
         assert set(importlib.import_module(stage.jobs_module).JOBS) == set(stage.job_types)
+
+
+def test_only_attempts_import_what_they_compute_with() -> None:
+    program = (
+        "import importlib, sys\n"
+        "for service in ('doe', 'ml', 'optimize'):\n"
+        "    importlib.import_module(f'vistaflow_services.{service}.__main__')\n"
+        "scipy = {f'scipy.{part}' for part in ('linalg', 'optimize', 'special', 'stats')}\n"
+        "print(*sorted((scipy | {'sklearn', 'matplotlib', 'optuna'}) & set(sys.modules)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (0, "\n"), ran.stderr
+
+
+def test_models_compute_on_one_thread_although_libraries_are_loaded_late() -> None:
+    program = (
+        "from threadpoolctl import threadpool_info\n"
+        "from vistaflow_services.ml import servicer\n"
+        "servicer.open_model = lambda *_: None\n"
+        "servicer._opened(None, None)\n"
+        "import scipy.linalg, scipy.special\n"
+        "print({pool['num_threads'] for pool in threadpool_info()})\n"
+        "import vistaflow_services.ml.jobs\n"
+        "known = len(threadpool_info())\n"
+        "import scipy.optimize, scipy.special, scipy.linalg.lapack\n"
+        "print(len(threadpool_info()) - known)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+    )
+    assert (ran.returncode, ran.stdout.split()) == (0, ["{1}", "0"]), ran.stderr
 
 
 @pytest.mark.parametrize("service", SERVICES)

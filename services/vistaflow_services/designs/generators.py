@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import scipy
 from numpy.typing import NDArray
-from scipy.stats import qmc
 
 from vistaflow_services.core.errors import InvalidError, field_error
 from vistaflow_services.decks.cells import every_point
@@ -122,12 +121,12 @@ def _sequence(recipe: Recipe, dimension: int) -> Iterator[Array]:
     rng = np.random.default_rng(recipe.seed)
     following = min(max(recipe.size, 1024), _BLOCK)
     if recipe.generator is Generator.HALTON:
-        sequence = qmc.Halton(dimension, scramble=True, rng=rng)
+        sequence = scipy.stats.qmc.Halton(dimension, scramble=True, rng=rng)
         yield sequence.random(recipe.size)
     else:
         # Sobol is balanced in powers of two only, and SciPy warns of any other first
         # block: the first is rounded up, a prefix of it is used.
-        sequence = qmc.Sobol(dimension, scramble=True, rng=rng)
+        sequence = scipy.stats.qmc.Sobol(dimension, scramble=True, rng=rng)
         yield sequence.random_base2((recipe.size - 1).bit_length())
     while True:
         yield sequence.random(following)

@@ -75,7 +75,7 @@ def run(attempt: Attempt) -> dict[str, Any]:
     return attempt.publish(manifest)
 
 
-PRELOAD: Final = ("vistaflow_services.doe.plots",)
+PRELOAD: Final = ("scipy.stats", "vistaflow_services.doe.plots")
 """What the process that attempts are forked from imports beforehand."""
 
 JOBS: dict[str, Callable[[Attempt], dict[str, Any]]] = {"DOE": run}

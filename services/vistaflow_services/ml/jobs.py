@@ -19,6 +19,11 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+# What the models compute with, loaded now: a limit of threads holds for libraries that are loaded.
+import scipy.linalg
+import scipy.optimize
+import scipy.special  # noqa: F401
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from vistaflow.api.ml.v1 import ml_pb2 as pb

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ from vistaflow_services.core.results import readable
 from vistaflow_services.core.rpc import pages
 from vistaflow_services.core.rpc.interceptor import Context
 from vistaflow_services.core.stage import Stage
+from vistaflow_services.core.work.artifacts import ArtifactStore
 from vistaflow_services.designs.manifest import DesignManifest
 from vistaflow_services.ml import messages, specs
 from vistaflow_services.ml.config import Config
@@ -171,9 +173,17 @@ class MlServicer(rpc.MlServiceServicer):
         if model is None:
             with readable(model_id, "model_id"):
                 manifest = ModelManifest.read(result)
-                model = await asyncio.to_thread(open_model, manifest, self._stage.artifacts)
+                model = await asyncio.to_thread(_opened, manifest, self._stage.artifacts)
             self._models.put(model_id, model)
         return model
+
+
+def _opened(manifest: ModelManifest, artifacts: ArtifactStore) -> Model:
+    """A model; what it computes with is loaded before, as limits hold for what is loaded."""
+    for name in ("scipy.linalg", "scipy.special"):
+        importlib.import_module(name)
+    threadpool_limits(1)
+    return open_model(manifest, artifacts)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtri
+import scipy
 
 from vistaflow_services.surrogates.surrogate import Floats, magnitude_unit
 from vistaflow_services.surrogates.transforms import Prediction, Transform
@@ -115,7 +115,8 @@ def held_out_figures(
         mae=figure(lambda columns: np.asarray(np.mean(columns[0], -1)), np.abs(error), unit=unit),
         r2=figure(_r_squared, squared, modelled),
         coverage95=figure(
-            lambda columns: np.asarray(np.mean(columns[0], -1)), (z <= ndtri(0.975)).astype(float)
+            lambda columns: np.asarray(np.mean(columns[0], -1)),
+            (z <= scipy.special.ndtri(0.975)).astype(float),
         ),
         nlpd=figure(lambda columns: np.asarray(np.mean(columns[0], -1)), density),
         rmse_decades=(
@@ -123,7 +124,9 @@ def held_out_figures(
             if transform is Transform.LOG10
             else None
         ),
-        calibration={level: float(np.mean(z <= ndtri(0.5 + 0.5 * level))) for level in LEVELS},
+        calibration={
+            level: float(np.mean(z <= scipy.special.ndtri(0.5 + 0.5 * level))) for level in LEVELS
+        },
         sharpness=float(np.mean(predicted.sd / unit)) * unit,
     )
 
@@ -135,7 +138,7 @@ def _modelled_scale(
     if transform is Transform.IDENTITY:
         return y / unit, predicted.mean / unit, np.maximum(predicted.sd / unit, 1e-300)
     low, high = np.log10(predicted.low95), np.log10(predicted.high95)
-    width = (high - low) / (2.0 * float(ndtri(0.975)))
+    width = (high - low) / (2.0 * float(scipy.special.ndtri(0.975)))
     return np.log10(y), np.log10(predicted.median), np.maximum(width, 1e-15)
 
 

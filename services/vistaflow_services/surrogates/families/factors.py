@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import lapack, solve_triangular
+import scipy
 
 from vistaflow_services.surrogates.surrogate import Floats
 
@@ -49,7 +49,7 @@ def cholesky_with_jitter(matrix: Floats) -> tuple[Floats, float]:
     jitter = 0.0
     while True:
         lifted = matrix if jitter == 0.0 else matrix + jitter * np.eye(len(matrix))
-        lower, failed = lapack.dpotrf(lifted, lower=1, clean=1)
+        lower, failed = scipy.linalg.lapack.dpotrf(lifted, lower=1, clean=1)
         if not failed and np.isfinite(lower[-1, -1]):
             return lower, jitter
         jitter = 1e-10 if jitter == 0.0 else jitter * 10.0
@@ -60,8 +60,8 @@ def cholesky_with_jitter(matrix: Floats) -> tuple[Floats, float]:
 def factor(K: Floats, z: Floats, trend: Floats) -> Factors:
     """Factors the correlation `K` (n, n) of responses `z` (n,) with trend columns (n, q)."""
     lower, _ = cholesky_with_jitter(K)
-    white_trend = solve_triangular(lower, trend, lower=True, check_finite=False)
-    white = solve_triangular(lower, z, lower=True, check_finite=False)
+    white_trend = scipy.linalg.solve_triangular(lower, trend, lower=True, check_finite=False)
+    white = scipy.linalg.solve_triangular(lower, z, lower=True, check_finite=False)
     orthogonal, upper = np.linalg.qr(white_trend)
     projected = orthogonal.T @ white
     residual = white - orthogonal @ projected
@@ -74,7 +74,9 @@ def factor(K: Floats, z: Floats, trend: Floats) -> Factors:
         trend=white_trend,
         upper=upper,
         orthogonal=orthogonal,
-        coefficients=solve_triangular(upper, projected, check_finite=False),
-        weights=solve_triangular(lower, residual, lower=True, trans=1, check_finite=False),
+        coefficients=scipy.linalg.solve_triangular(upper, projected, check_finite=False),
+        weights=scipy.linalg.solve_triangular(
+            lower, residual, lower=True, trans=1, check_finite=False
+        ),
         variance=max(variance, TINY),
     )

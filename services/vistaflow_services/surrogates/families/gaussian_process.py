@@ -28,9 +28,8 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, Self, cast, get_args
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import cho_solve, lapack, qr, solve_triangular
-from scipy.optimize import minimize
 
 from vistaflow_services.surrogates.families.factors import (
     TINY,
@@ -189,7 +188,7 @@ class GaussianProcess:
         used = [0]
         if columns.shape[1] > 1:
             rest = columns[:, 1:] - columns[:, 1:].mean(0)
-            _, upper, pivot = qr(rest, mode="economic", pivoting=True)
+            _, upper, pivot = scipy.linalg.qr(rest, mode="economic", pivoting=True)
             size = np.abs(np.diag(upper))
             used += sorted(1 + pivot[: len(size)][size > 1e-8 * max(size[0], 1e-8)])
         self._trend_columns_used = np.asarray(used, np.int64)
@@ -221,7 +220,7 @@ class GaussianProcess:
         best: Floats | None = None
         best_value = np.inf
         for start in starts:
-            result = minimize(
+            result = scipy.optimize.minimize(
                 objective,
                 np.clip(start[:free], low, high),
                 jac=True,
@@ -280,9 +279,11 @@ class GaussianProcess:
             + float(np.log(np.abs(np.diag(f.upper))).sum())
         )
         # K^-1 from L: only the lower triangle is computed, and mirrored.
-        half, _ = lapack.dpotri(f.lower, lower=1)
+        half, _ = scipy.linalg.lapack.dpotri(f.lower, lower=1)
         precision = np.tril(half) + np.tril(half, -1).T
-        whitened = solve_triangular(f.lower, f.orthogonal, lower=True, trans=1, check_finite=False)
+        whitened = scipy.linalg.solve_triangular(
+            f.lower, f.orthogonal, lower=True, trans=1, check_finite=False
+        )
         # K^-1 F (F'K^-1 F)^-1 F'K^-1 = L^-T Q Q'L^-1: the trend is projected out of the precision.
         M = np.outer(f.weights, f.weights / f.variance) - precision + whitened @ whitened.T
         MG = M * G
@@ -328,8 +329,8 @@ class GaussianProcess:
             part = slice(first, first + 4096)
             k = covariance(self.kernel, rows[part], self.X, self._inverse)
             trend = _trend_columns(rows[part])[:, self._trend_columns_used]
-            white = solve_triangular(f.lower, k.T, lower=True, check_finite=False)
-            gap = solve_triangular(f.upper, trend.T - f.trend.T @ white, trans=1)
+            white = scipy.linalg.solve_triangular(f.lower, k.T, lower=True, check_finite=False)
+            gap = scipy.linalg.solve_triangular(f.upper, trend.T - f.trend.T @ white, trans=1)
             ratio = 1.0 - np.sum(white * white, 0) + np.sum(gap * gap, 0) + extra
             means[part] = trend @ f.coefficients + k @ f.weights
             deviations[part] = np.sqrt(f.variance * np.maximum(ratio, TINY))
@@ -348,16 +349,16 @@ class GaussianProcess:
         k, G = covariance_and_slope(self.kernel, rows, self.X, self._inverse)
         dk = -G[:, :, None] * (rows[:, None, :] - self.X[None]) * self._inverse**2
         trend, slopes = _trend_columns(rows)[:, self._trend_columns_used], self._trend_slopes(rows)
-        white = solve_triangular(f.lower, k.T, lower=True, check_finite=False)
-        gap = solve_triangular(f.upper, trend.T - f.trend.T @ white, trans=1)
+        white = scipy.linalg.solve_triangular(f.lower, k.T, lower=True, check_finite=False)
+        gap = scipy.linalg.solve_triangular(f.upper, trend.T - f.trend.T @ white, trans=1)
         ratio = 1.0 - np.sum(white * white, 0) + np.sum(gap * gap, 0)
         sd = np.sqrt(f.variance * np.maximum(ratio, TINY))
         mean = trend @ f.coefficients + k @ f.weights
         dmean = np.einsum("mnd,n->md", dk, f.weights)
         dmean += np.einsum("mdq,q->md", slopes, f.coefficients)
         # ratio = 1 - k'K^-1 k + |R^-T (f - F'K^-1 k)|^2
-        pull = solve_triangular(f.upper, gap)
-        solved = solve_triangular(
+        pull = scipy.linalg.solve_triangular(f.upper, gap)
+        solved = scipy.linalg.solve_triangular(
             f.lower, white + f.trend @ pull, lower=True, trans=1, check_finite=False
         )
         dratio = 2.0 * np.einsum("mdq,qm->md", slopes, pull)
@@ -391,8 +392,8 @@ class GaussianProcess:
         mean, sd = self.predict(self.X, noise=True)
         if len(self.X) <= len(self._trend_columns_used) + 1:
             return mean, sd
-        precision = cho_solve((f.lower, True), np.eye(len(self.X)))
-        whitened = solve_triangular(f.lower, f.orthogonal, lower=True, trans=1)
+        precision = scipy.linalg.cho_solve((f.lower, True), np.eye(len(self.X)))
+        whitened = scipy.linalg.solve_triangular(f.lower, f.orthogonal, lower=True, trans=1)
         projected = precision - whitened @ whitened.T
         pulled = projected @ self._z
         for fold in folds:
