@@ -29,6 +29,7 @@ SOURCES: Final = (
     ("_data/datasets.py", "DatasetCalls"),
     ("_data/imports.py", "ImportCalls"),
     ("_data/uploads.py", "UploadCalls"),
+    ("_kits/extension.py", "ExtensionCalls"),
     ("_kits/schedules.py", "ScheduleCalls"),
     ("_deliveries.py", "DeliveryCalls"),
     ("_artifacts.py", "ArtifactCalls"),

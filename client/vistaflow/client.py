@@ -843,7 +843,7 @@ class Client(BlockingClient):
         Returns:
             A mapping for each row: `row_id`, parameters and responses in the units of the deck, by
             name, `failure`, and of a failed run its reason (`message`) and the end of what it
-            printed (`log`).
+            printed (`log`). If the design took known points, `origin` says from where.
         """
         return self._loop.run(self._client.design_rows(design_id))
 
@@ -1560,6 +1560,110 @@ class Client(BlockingClient):
             upload_id: Its id.
         """
         return self._loop.run(self._client.delete_upload(upload_id))
+
+    def extend_kit(
+        self,
+        kit_id: int,
+        *,
+        budget: int = 0,
+        goals: str = "",
+        narrow: Mapping[str, Any] | None = None,
+        name: str = "",
+        labels: Mapping[str, str] | None = None,
+        actor: str = "",
+        request_id: str = "",
+    ) -> Kit:
+        """Extends a kit by a new one, which goes on from all that the kit knows; returns at once.
+
+        No point is run again. Of a kit that stopped after a stage, the rest is run.
+
+        Args:
+            kit_id: The kit to extend; it stays as it is.
+            budget: Further runs of the simulator; as many as the kit's own if 0.
+            goals: What is wanted now; the kit's own if empty.
+            narrow: Other ranges by parameter: `[low, high]`, one value, or `{"choices": […]}`.
+            name: The name of the new kit; the kit's own if empty.
+            labels: Labels beside those of the kit.
+            actor: The caller's name, for the log.
+            request_id: A UUID that makes the call safe to repeat from elsewhere.
+
+        Returns:
+            The new kit. Its `extends` in `spec` is the kit.
+        """
+        return self._loop.run(
+            self._client.extend_kit(
+                kit_id,
+                budget=budget,
+                goals=goals,
+                narrow=narrow,
+                name=name,
+                labels=labels,
+                actor=actor,
+                request_id=request_id,
+            )
+        )
+
+    def import_points(
+        self,
+        dataset: str,
+        file: str | os.PathLike[str] | bytes,
+        deck: str | Path,
+        *,
+        request_id: str = "",
+    ) -> Job:
+        """Imports measurements or earlier runs as points of a deck; returns at once.
+
+        Every row is checked against the deck first. A kit takes the points by
+        `reuse: dataset NAME`.
+
+        Args:
+            dataset: The dataset's name; it is made if it is not there, else gets a version.
+            file: The path of a CSV file with a column for each parameter and response, or its
+                content.
+            deck: The name or id of a deck, or the path of a folder or an archive of this machine.
+            request_id: A UUID that makes the call safe to repeat from elsewhere.
+
+        Raises:
+            InvalidArgumentError: With every mistake, by line and column.
+        """
+        return self._loop.run(
+            self._client.import_points(dataset, file, deck, request_id=request_id)
+        )
+
+    def lineage(
+        self,
+        *,
+        kit_id: int = 0,
+        job_id: str = "",
+        dataset: str = "",
+        file: str = "",
+        direction: str = "",
+        project: str = "",
+        limit: int = 0,
+    ) -> registry_pb2.GetLineageResponse:
+        """Where something comes from, or what was made of it.
+
+        Args:
+            kit_id: Of all that a kit made.
+            job_id: Of what a job made.
+            dataset: Of a version of a dataset, such as `bench@3`.
+            file: Of a file, as imports and conversions name it, or the name of an uploaded file.
+            direction: `back` to what it was made from, or `forward` to what was made of it; if
+                empty back from kits and jobs, forward from datasets and files.
+            project: Only what is in this project.
+            limit: Most nodes.
+        """
+        return self._loop.run(
+            self._client.lineage(
+                kit_id=kit_id,
+                job_id=job_id,
+                dataset=dataset,
+                file=file,
+                direction=direction,
+                project=project,
+                limit=limit,
+            )
+        )
 
     def create_schedule(
         self,

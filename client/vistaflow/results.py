@@ -137,6 +137,8 @@ class Trial(_FromMessage):
     """How long its run took; None if that is not known."""
     cached: bool = False
     """Whether the point store had its run."""
+    source: str = ""
+    """Where the design took it from, such as `kit 31`; empty if it was run for the kit."""
     pb: optimize_pb2.Trial = field(repr=False, compare=False)
 
     def __repr__(self) -> str:
@@ -279,6 +281,7 @@ def trial_of(message: optimize_pb2.Trial) -> Trial:
         log=message.log,
         run_time=message.run_duration.ToTimedelta() if message.HasField("run_duration") else None,
         cached=message.cached,
+        source=message.source,
         pb=message,
     )
 

@@ -24,17 +24,17 @@ from vistaflow.api.schedules.v1 import schedules_pb2
 ROOT = Path(__file__).parents[2]
 
 RPCS = {
-    registry_pb2: "CreateKit GetKit ListKits CancelKit PauseKit ResumeKit DiffKit RetryKit "
-    "CreateJob GetJob ListJobs CancelJob RetryJob CancelJobs RetryJobs AppendStates StreamStates "
-    "ListStates WatchStates WatchMany LeaseJobs AnnounceService CreateToken ListTokens RevokeToken "
-    "ListRequests DumpLog GetServerInfo",
-    pipeline_pb2: "RetryKit RunKit ValidateKit CreateSchedule GetSchedule ListSchedules "
-    "UpdateSchedule PauseSchedule ResumeSchedule RunSchedule DeleteSchedule",
+    registry_pb2: "CreateKit GetKit ListKits CancelKit PauseKit ResumeKit DiffKit GetLineage "
+    "RetryKit CreateJob GetJob ListJobs CancelJob RetryJob CancelJobs RetryJobs AppendStates "
+    "StreamStates ListStates WatchStates WatchMany LeaseJobs AnnounceService CreateToken "
+    "ListTokens RevokeToken ListRequests DumpLog GetServerInfo",
+    pipeline_pb2: "RetryKit RunKit ValidateKit ExtendKit ImportPoints CreateSchedule GetSchedule "
+    "ListSchedules UpdateSchedule PauseSchedule ResumeSchedule RunSchedule DeleteSchedule",
     ingestion_pb2: "CollectDecks ListDecks GetDeck ConvertJson GetConversion SummarizeShopping "
     "UploadFile GetUpload DeleteUpload ImportDataset ReadDataset ForgetRecords CollectPages "
     "DeliverDataset BackUp CleanUp RepairStores",
     doe_pb2: "ListGenerators GenerateDesign EvaluateDesign GetDesign ReadDesign ListSimulators "
-    "TryPoint",
+    "FindPoints TryPoint",
     ml_pb2: "Preprocess Scale Train Test Predict GetModel ListModels",
     optimize_pb2: "TuneModel OptimizeDesign GetStudy ListTrials DrawPicture",
     query_pb2: "SubmitQuery ValidateQuery GetQuery ListQueries CancelQuery FetchResult",

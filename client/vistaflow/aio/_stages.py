@@ -151,7 +151,7 @@ class StageCalls(Calls):
         Returns:
             A mapping for each row: `row_id`, parameters and responses in the units of the deck, by
             name, `failure`, and of a failed run its reason (`message`) and the end of what it
-            printed (`log`).
+            printed (`log`). If the design took known points, `origin` says from where.
         """
         design = await self.design(design_id)
         request = message_of(doe_pb2.ReadDesignRequest, design_id=design_id)
@@ -298,4 +298,5 @@ def _row(row: doe_pb2.DesignRow, design: doe_pb2.Design) -> dict[str, Any]:
     cells |= {parameter.name: parameters.get(parameter.name) for parameter in design.parameters}
     if design.evaluated_count:
         cells |= {response.name: row.responses.get(response.name) for response in design.responses}
-    return cells | {"failure": row.failure, "message": row.message, "log": row.log}
+    cells |= {"failure": row.failure, "message": row.message, "log": row.log}
+    return cells | ({"origin": row.origin} if design.origins else {})

@@ -28,6 +28,7 @@ from vistaflow.aio._data.queries import QueryCalls
 from vistaflow.aio._data.upkeep import UpkeepCalls
 from vistaflow.aio._deliveries import DeliveryCalls
 from vistaflow.aio._filters import job_filter, job_type_values, status_values, watch_filter
+from vistaflow.aio._kits.extension import ExtensionCalls
 from vistaflow.aio._kits.schedules import ScheduleCalls
 from vistaflow.aio._kits.sources import KitSource, fill_kit
 from vistaflow.aio._stages import StageCalls
@@ -93,6 +94,7 @@ class AsyncClient(
     DataCalls,
     CollectionCalls,
     QueryCalls,
+    ExtensionCalls,
     ScheduleCalls,
     DeliveryCalls,
     UpkeepCalls,

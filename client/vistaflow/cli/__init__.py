@@ -1,7 +1,7 @@
 """The `vistaflow` command.
 
 app.py       the table of the commands, each imported when it is used
-kits.py      run, validate, schema, watch, show, report
+kits.py      run, extend, validate, schema, watch, show, report
 lists.py     kits, jobs, states, requests
 changes.py   pause, resume, diff, cancel, retry
 external.py  create, append: kits whose work is done elsewhere

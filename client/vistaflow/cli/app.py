@@ -34,6 +34,10 @@ COMMANDS: Final = {
         "Look at what vistaflow needs on this machine, and say how to correct what is wrong.",
     ),
     "run": ("kits:run", "Validate a kit, start it, and follow it to its result."),
+    "extend": (
+        "kits:extend",
+        "Go on from all that a kit knows, as a new kit that refers to it; no point is run again.",
+    ),
     "validate": (
         "kits:validate",
         "Find every mistake of a kit without starting it; with --try also run one point.",

@@ -1,4 +1,4 @@
-"""run, validate, schema, watch, show, report."""
+"""run, extend, validate, schema, watch, show, report."""
 
 from __future__ import annotations
 
@@ -27,10 +27,12 @@ from vistaflow.cli.arguments import (
     Types,
     labels_of,
     moment_of,
+    number_of,
     statuses_of,
     types_of,
 )
 from vistaflow.cli.connection import CommandClient, answer_of
+from vistaflow.cli.data.lineage import print_lineage
 from vistaflow.cli.files.kit_text import kit_text, kit_values
 from vistaflow.cli.live import follow, print_rows_of, queue_places, reason_text, tree
 from vistaflow.cli.output import (
@@ -56,6 +58,7 @@ from vistaflow.cli.results import (
     result_dict,
     result_table,
     study_of,
+    taken_text,
 )
 from vistaflow.cli.stages import answer_and_show
 from vistaflow.models import Kit
@@ -122,6 +125,74 @@ def run(
         address,
         lambda client: client.run(kit, settings=settings, labels=labels, actor=user()),
     )
+    _follow_started(address, started, as_json=as_json, detach=detach)
+
+
+def extend(
+    kit: KitId,
+    address: Address = "",
+    budget: Annotated[
+        str, typer.Option(help="Further runs, such as +20; the kit's own if left out.")
+    ] = "",
+    goal: Annotated[
+        list[str] | None,
+        typer.Option("--goal", help="What is wanted now; may be repeated.", metavar="GOAL"),
+    ] = None,
+    narrow: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--narrow", help="Another range, value or choices; may be repeated.", metavar="NAME=…"
+        ),
+    ] = None,
+    name: Annotated[str, typer.Option(help="The name of the new kit.")] = "",
+    label: NewLabels = None,
+    as_json: AsJson = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Return once it is started.")] = False,
+) -> None:
+    """Go on from all that a kit knows, as a new kit that refers to it; no point is run again.
+
+    Of a kit that stopped after a stage, the rest is run.
+
+    For example: vistaflow extend 7 --budget +20; vistaflow extend 7 --goal "minimize power"
+    --goal "gain >= 40" --narrow width=2:5 --narrow material=Si,Ge
+    """
+    runs = budget.removeprefix("+")
+    if runs and not runs.isdecimal():
+        stop(f"--budget: {budget!r} is no number of runs, such as +20", USAGE)
+    ranges = {key: _narrowed(text) for key, text in labels_of(narrow, "--narrow").items()}
+    labels = labels_of(label)
+    started = answer_of(
+        address,
+        lambda client: client.extend_kit(
+            kit,
+            budget=int(runs or 0),
+            goals="\n".join(goal or []),
+            narrow=ranges,
+            name=name,
+            labels=labels,
+            actor=user(),
+        ),
+    )
+    _follow_started(address, started, as_json=as_json, detach=detach)
+
+
+def _narrowed(text: str) -> Any:
+    """What `--narrow` says of a parameter: `2:5`, `Si,Ge` or one value."""
+
+    def value(word: str) -> int | float | str:
+        try:
+            return number_of(word)
+        except ValueError:
+            return word
+
+    low, sign, high = text.partition(":")
+    if sign:
+        return [value(low), value(high)]
+    return {"choices": [value(word) for word in text.split(",")]} if "," in text else value(text)
+
+
+def _follow_started(address: str, started: Kit, *, as_json: bool, detach: bool) -> None:
+    """Follows a kit that was started to its result."""
     if detach:
         print_json(started) if as_json else console.print(f"kit {started.kit_id} is started")
         return
@@ -200,6 +271,9 @@ def validate(
             console.print(
                 f"mistake: {mistake.field}: {mistake.description}", markup=False, soft_wrap=True
             )
+        for origin in answer.reused:
+            outside = f", {origin.outside_count} outside the space" * bool(origin.outside_count)
+            console.print(f"takes {origin.count} points of {origin.origin}{outside}", markup=False)
         if not answer.mistakes:
             jobs = f"{len(answer.jobs)} jobs: " + ", ".join(job.name for job in answer.jobs)
             runs = f"at most {answer.max_simulation_count} simulator runs"
@@ -312,6 +386,9 @@ def show(
             metavar="REV|TIME",
         ),
     ] = "",
+    lineage: Annotated[
+        bool, typer.Option("--lineage", help="Show what its results were made from.")
+    ] = False,
     as_kit: Annotated[
         bool, typer.Option("--kit", help="Print the kit.yaml that ran, defaults filled in.")
     ] = False,
@@ -320,6 +397,10 @@ def show(
 
     For example: vistaflow show 7; vistaflow show 7 --as-of 2026-01-31T09:30; vistaflow show 7 --kit
     """
+    if lineage:
+        answer = answer_of(address, lambda client: client.lineage(kit_id=kit))
+        print_lineage(answer, back=True, as_json=as_json)
+        return
     moment = moment_of("--as-of", as_of)
     if as_kit:
         shown = answer_of(address, lambda client: client.kit(kit, as_of=moment))
@@ -382,6 +463,8 @@ def _tell_result(
         console.print(result_table(kit, study))
     if as_json:
         return
+    if text := taken_text(kit):
+        console.print(text, markup=False, soft_wrap=True)
     if (table := held_out_table(kit)) is not None:
         console.print(table)
     if kit.status == "FAILED":

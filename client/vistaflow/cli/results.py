@@ -202,6 +202,15 @@ def design_job(kit: Kit) -> Job | None:
     return next((job for job in reversed(kit.jobs) if job.job_type == "DOE"), None)
 
 
+def taken_text(kit: Kit) -> str:
+    """What a kit goes on from: the kit that it extends, and its known points by origin."""
+    job = design_job(kit)
+    origins: Any = job.result.get("origins") or () if job else ()
+    parts = [f"extends kit {kit.spec['extends']}"] if kit.spec.get("extends") else []
+    parts += [f"{one['count']} points of {one['origin']}" for one in origins]
+    return "; ".join(parts)
+
+
 async def failures_of(client: AsyncClient, kit: Kit, *, rows: bool = False) -> Failures | None:
     """The failed points of a kit; None if there are none.
 

@@ -83,4 +83,6 @@ class DesignRuns(Manifest):
     """Failed runs by kind."""
     reasons: Sequence[Mapping[str, Any]] = ()
     """Why runs failed, the most common reason first: failure, message, count, row_id."""
+    origins: Sequence[Mapping[str, Any]] = ()
+    """Rows taken from elsewhere: origin, count, failed_count, outside_count."""
     plots: tuple[PublishedFile, ...] = field(metadata=FILES)

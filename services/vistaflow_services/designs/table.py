@@ -2,8 +2,9 @@
 
 Columns: `row_id`, a column `x.<name>` a parameter, a column `y.<name>` a response
 (null where the point was not run or failed), `failure`, `message` and `log` (null where it did not
-fail; the reason, and the end of what the run printed), `seconds` (null where it was not run). How
-the design was made is kept in the file's own metadata, so that the file explains itself.
+fail; the reason, and the end of what the run printed), `seconds` (null where it was not run),
+`origin` (where the row was taken from; null where the design made it). How the design was made is
+kept in the file's own metadata, so that the file explains itself.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from vistaflow_services.decks.space import Columns, Space
 
 ROW_GROUP = 4096
 """Rows that a reader holds at a time."""
+
+IMPORTED = "dataset "
+"""What the origin of a row begins with that no simulator of the suite has run."""
 
 METADATA_KEY = b"vistaflow.design"
 """Where the file's metadata says how the design was made, as JSON."""
@@ -54,6 +58,9 @@ class Results:
 
     substituted_count: int = 0
     """Failed runs that the deck's policy gave values to."""
+
+    origins: Sequence[str] = ()
+    """Where each row was taken from; empty where the design made it."""
 
     @staticmethod
     def not_run(count: int, responses: Sequence[str]) -> Results:
@@ -86,7 +93,8 @@ def write_table(path: Path, columns: Columns, results: Results, about: Mapping[s
         for name, values in results.responses.items()
     }
     named["failure"] = pa.array(results.failures, pa.string())
-    for name, texts in (("message", results.messages), ("log", results.logs)):
+    words = {"message": results.messages, "log": results.logs, "origin": results.origins}
+    for name, texts in words.items():
         named[name] = pa.array([text or None for text in texts] or [None] * count, pa.string())
     named["seconds"] = pa.array(results.seconds, pa.float64(), from_pandas=True)
     metadata = json.dumps(about, sort_keys=True, allow_nan=False)

@@ -6,6 +6,7 @@ specs.py       from the protos to the domain, with field paths
 messages.py    from the domain to the protos
 looking.py     one point, run to be looked at
 references.py  finds the deck and the design that a job refers to
+known.py       known points that a design takes as rows
 jobs.py        what a DOE job does
 servicer.py    the gRPC service
 config.py      settings, from VISTAFLOW_DOE_* variables

@@ -28,14 +28,12 @@ from vistaflow_services.designs.manifest import DesignManifest, DesignOrigin, De
 from vistaflow_services.designs.quality import assess
 from vistaflow_services.designs.recipe import Design, Region
 from vistaflow_services.designs.table import Results
-from vistaflow_services.doe import evaluation, plots, references, specs
+from vistaflow_services.doe import evaluation, known, plots, references, specs
+from vistaflow_services.doe.known import POINTS, KnownPoints
 from vistaflow_services.simulators.evaluate import evaluate, local_executor
 from vistaflow_services.simulators.outcome import Outcome
 from vistaflow_services.simulators.pace import Pace
 from vistaflow_services.simulators.points import PointStore
-
-POINTS = "points"
-"""The folder of the artifact store that holds every point ever run."""
 
 MOST_COVERED = 50
 """Most parameters whose coverage is in the result; with more it is in `quality.json` only."""
@@ -68,10 +66,14 @@ def run(attempt: Attempt) -> dict[str, Any]:
     specs.check_spec(spec)
     prepared = _generate(attempt, spec) if spec.HasField("design") else _reopen(attempt, spec)
     results = Results.not_run(_count(prepared.columns), prepared.deck.response_names)
-    if spec.HasField("evaluation"):
+    if spec.HasField("evaluation") and results.failures:
         policy = specs.policy_of(spec.evaluation, prepared.deck)
         results = _simulate(attempt, prepared, policy)
-    manifest = _summarize(attempt, prepared, results, evaluated=spec.HasField("evaluation"))
+    reused = KnownPoints()
+    if spec.HasField("reuse"):
+        prepared, results, reused = _reuse(attempt, spec.reuse, prepared, results)
+    evaluated = spec.HasField("evaluation") or bool(reused.points)
+    manifest = _summarize(attempt, prepared, results, reused, evaluated=evaluated)
     return attempt.publish(manifest)
 
 
@@ -85,6 +87,15 @@ def _generate(attempt: Attempt, spec: pb.DoeSpec) -> _Prepared:
     """Makes the design that the spec asks for."""
     with attempt.part("generate") as metadata:
         source = references.find_deck(spec.deck, attempt.inputs, attempt.artifacts)
+        if spec.reuse.only:
+            region = specs.region_of(spec.design, source.deck.space)
+            return _Prepared(
+                deck=source.deck,
+                deck_uri=source.uri,
+                region=region,
+                columns=region.space.columns([]),
+                origin=DesignOrigin(generator="reuse", version="1", seed=0, size=0, quality={}),
+            )
         recipe, region = specs.plan(spec.design, source.deck)
         attempt.progress("generate", 0, recipe.size, unit="points", message=str(recipe.generator))
         design = generate(recipe, region)
@@ -157,6 +168,27 @@ def _origin(attempt: Attempt, design: Design) -> DesignOrigin:
     )
 
 
+def _reuse(
+    attempt: Attempt, reuse: pb.ReuseSpec, prepared: _Prepared, results: Results
+) -> tuple[_Prepared, Results, KnownPoints]:
+    """The design with known points beside its own."""
+    published = {source.job_id: source.result for source in attempt.inputs.values()}
+    with attempt.part("reuse") as metadata:
+        reused = known.known_points(
+            reuse, prepared.deck, prepared.region, published, attempt.artifacts
+        )
+        points = reused.without(prepared.region.space.points(prepared.columns))
+        columns, results = known.joined(prepared.columns, results, points, prepared.region)
+        metadata.update({"rows": len(points), "origins": reused.origins})
+    if not results.failures:
+        raise JobError(
+            "no known point is inside the space",
+            reason="NO_POINTS",
+            hint="widen the ranges, or let the design make points of its own",
+        )
+    return replace(prepared, columns=columns), results, reused
+
+
 def _simulate(attempt: Attempt, prepared: _Prepared, policy: FailurePolicy) -> Results:
     """Runs every point on all cores; those that were run before are not run again."""
     points = prepared.region.space.points(prepared.columns)
@@ -221,7 +253,12 @@ def _simulate(attempt: Attempt, prepared: _Prepared, policy: FailurePolicy) -> R
 
 
 def _summarize(
-    attempt: Attempt, prepared: _Prepared, results: Results, *, evaluated: bool
+    attempt: Attempt,
+    prepared: _Prepared,
+    results: Results,
+    reused: KnownPoints,
+    *,
+    evaluated: bool,
 ) -> dict[str, Any]:
     """Writes the rows and the pictures; the job's result, which describes all of it."""
     with attempt.part("summarize") as metadata:
@@ -252,7 +289,7 @@ def _summarize(
             evaluated_count=len(results.failures) if evaluated else 0,
         )
         plots = PublishedFile.read_all(_plots(attempt, prepared, results))
-        runs = DesignRuns(**_counts(results), plots=plots)
+        runs = DesignRuns(**_counts(results), plots=plots, origins=reused.origins)
         metadata.update({"rows": _count(prepared.columns), "plots": len(plots)})
     return {**manifest.to_dict(), **prepared.origin.to_dict(), **runs.to_dict()}
 

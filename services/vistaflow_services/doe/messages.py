@@ -61,6 +61,7 @@ def design_message(design_id: str, result: Mapping[str, Any]) -> pb.Design:
             if isinstance(value, int | float) and math.isfinite(value)
         },
         data=artifact_message("design.parquet", manifest.design),
+        origins=[pb.PointOrigin(**origin) for origin in runs.origins],
         reasons=[pb.FailureReason(**reason) for reason in runs.reasons],
         plots=[artifact_message(plot.name or "", plot) for plot in runs.plots],
     )
@@ -113,6 +114,7 @@ def _row(row: Mapping[str, Any]) -> pb.DesignRow:
         # Releases before these columns had neither.
         message=row.get("message") or "",
         log=row.get("log") or "",
+        origin=row.get("origin") or "",
     )
     message.parameters.update(
         {name[2:]: value for name, value in row.items() if name.startswith("x.")}

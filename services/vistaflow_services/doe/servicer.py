@@ -24,6 +24,7 @@ from vistaflow_services.decks.space import Point
 from vistaflow_services.designs import table
 from vistaflow_services.designs.manifest import DesignManifest
 from vistaflow_services.doe import looking, messages, references, specs
+from vistaflow_services.doe.known import known_points
 from vistaflow_services.simulators.run import check_deck
 from vistaflow_services.simulators.status import require_simulator, simulator_status
 
@@ -93,6 +94,29 @@ class DoeServicer(rpc.DoeServiceServicer):
             async for chunk in _in_threads(_chunks(request, path)):
                 yield chunk
 
+    async def FindPoints(
+        self, request: pb.FindPointsRequest, context: Context
+    ) -> pb.FindPointsResponse:
+        """Counts the known points that a design would take."""
+        specs.check_reuse(request.reuse)
+        deck = await self._deck(request)
+        region = specs.region_of(request.design, deck.space)
+        results = {
+            job_id: (await self._stage.registry.result(job_id, field="reuse.kits")).result
+            for kit in request.reuse.kits
+            for job_id in kit.job_ids
+        }
+        known = await asyncio.to_thread(
+            known_points, request.reuse, deck, region, results, self._artifacts
+        )
+        return pb.FindPointsResponse(origins=[pb.PointOrigin(**entry) for entry in known.origins])
+
+    async def _deck(self, request: pb.TryPointRequest | pb.FindPointsRequest) -> Deck:
+        """The deck of a request, by its archive or its name."""
+        if request.deck_archive:
+            return await asyncio.to_thread(read_archive, request.deck_archive)
+        return (await asyncio.to_thread(self._decks.find, request.deck)).deck
+
     async def TryPoint(self, request: pb.TryPointRequest, context: Context) -> pb.TryPointResponse:
         """Runs one point and returns what it was given and what came of it."""
         deck, point = await self._tried(request)
@@ -133,10 +157,8 @@ class DoeServicer(rpc.DoeServiceServicer):
                 file = manifest.design
                 path = await asyncio.to_thread(self._artifacts.verified, file.uri, file.sha256)
             values = {**await asyncio.to_thread(_point_of, path, request.row_id), **values}
-        elif request.deck_archive:
-            deck = await asyncio.to_thread(read_archive, request.deck_archive)
         else:
-            deck = (await asyncio.to_thread(self._decks.find, request.deck)).deck
+            deck = await self._deck(request)
         await asyncio.to_thread(check_deck, deck)
         require_simulator(deck.simulator)
         region = specs.region_of(pb.DesignSpec(parameters=request.ranges), deck.space)

@@ -15,6 +15,7 @@ from vistaflow_services.decks.expressions import Constraint, parse_constraint, s
 from vistaflow_services.decks.space import Choice, Space
 from vistaflow_services.designs.generators import check_feasible
 from vistaflow_services.designs.recipe import Generator, Recipe, Region, default_generator
+from vistaflow_services.designs.table import IMPORTED
 
 GENERATORS = {
     pb.GENERATOR_FULL_FACTORIAL: Generator.FULL_FACTORIAL,
@@ -30,6 +31,17 @@ POLICIES = {
     pb.FAILURE_POLICY_SUBSTITUTE: Policy.SUBSTITUTE,
     pb.FAILURE_POLICY_CONTINUE: Policy.CONTINUE,
 }
+
+MAX_SOURCES = 20
+"""Most kits, and most tables, whose points a design takes."""
+
+MAX_JOBS = 100
+"""Most jobs of one kit whose points a design takes."""
+
+MAX_ROWS = 10_000
+"""Most rows of a table of known points."""
+
+MAX_ORIGIN = 200
 
 MAX_CONSTRAINTS = 100
 """Most constraints that a design adds to its deck's."""
@@ -48,6 +60,29 @@ def check_spec(spec: pb.DoeSpec) -> None:
         violations.add("deck", "missing: give the deck's id, its name, or the job that collects it")
     elif spec.design_id and not spec.HasField("evaluation"):
         violations.add("evaluation", "missing: a design that is made already can only be run")
+    if spec.HasField("reuse") and spec.design_id:
+        violations.add("reuse", "goes with a design to make, not with one that is made already")
+    violations.check()
+    check_reuse(spec.reuse)
+
+
+def check_reuse(reuse: pb.ReuseSpec) -> None:
+    """Raises `InvalidError` for more known points than a request may name."""
+    violations = Violations()
+    for name in ("kits", "tables"):
+        if len(getattr(reuse, name)) > MAX_SOURCES:
+            violations.add(f"reuse.{name}", f"give at most {MAX_SOURCES}")
+    for place, kit in enumerate(reuse.kits):
+        if not 1 <= len(kit.job_ids) <= MAX_JOBS:
+            violations.add(f"reuse.kits[{place}].job_ids", f"give 1 to {MAX_JOBS}")
+    for place, table in enumerate(reuse.tables):
+        if not table.origin.startswith(IMPORTED) or len(table.origin) > MAX_ORIGIN:
+            violations.add(
+                f"reuse.tables[{place}].origin",
+                f"give at most {MAX_ORIGIN} characters that begin with `{IMPORTED}`",
+            )
+        if any(len(column.numbers or column.texts) > MAX_ROWS for column in table.columns):
+            violations.add(f"reuse.tables[{place}]", f"give at most {MAX_ROWS:,} rows")
     violations.check()
 
 

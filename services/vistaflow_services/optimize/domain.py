@@ -300,6 +300,9 @@ class Trial:
     origin: str
     """`doe`, `infill` or `verify`; `default` or `tuned` where hyper-parameters are tuned."""
 
+    source: str = ""
+    """Where the design took it from, such as `kit 31`; empty if it was run for the kit."""
+
     point: Mapping[str, float | int | str]
     """Values of the parameters."""
 

@@ -20,6 +20,7 @@ from vistaflow_services.core.work.attempt import JobError
 from vistaflow_services.decks.deck import Deck, read_archive
 from vistaflow_services.decks.space import Point, Space
 from vistaflow_services.designs.manifest import DesignManifest
+from vistaflow_services.designs.table import IMPORTED
 from vistaflow_services.optimize.domain import Problem, Trial, made_trial
 from vistaflow_services.surrogates.extremes import huge_limit
 from vistaflow_services.surrogates.manifest import ModelManifest
@@ -39,18 +40,31 @@ class Design:
     """Parameters that it held."""
 
     rows: tuple[Mapping[str, Any], ...]
-    """Its table: `x.<name>`, `y.<name>`, `failure`, `seconds`."""
+    """Its table: `x.<name>`, `y.<name>`, `failure`, `seconds`, `origin`."""
 
     def trials(self, problem: Problem) -> list[Trial]:
-        """Its evaluated points as the first trials of a study, in order.
+        """Its simulated points as the first trials of a study, in order.
 
         Rows that repeat a point and its responses are one run.
         """
+        return self._trials(problem, imported=False)
+
+    def imported(self, problem: Problem) -> list[Trial]:
+        """Its points that no simulator of the suite has run, such as measured ones.
+
+        They are no trials: what a simulator says there may differ.
+        """
+        return self._trials(problem, imported=True)
+
+    def _trials(self, problem: Problem, *, imported: bool) -> list[Trial]:
         trials: list[Trial] = []
         seen: set[tuple[Any, ...]] = set()
         substituted = self.deck.failure_policy.substitute
         limits = self.limits()
         for row in self.rows:
+            source = row.get("origin") or ""
+            if source.startswith(IMPORTED) != imported:
+                continue
             point: Point = {
                 parameter.name: self._canonical(parameter.name, row[f"x.{parameter.name}"])
                 for parameter in self.space.parameters
@@ -76,12 +90,16 @@ class Design:
                 limits=limits,
             )
             message, log = (row.get(key) or "" for key in ("message", "log"))
-            trials.append(replace(trial, message=message, log=log))
+            trials.append(replace(trial, message=message, log=log, source=source))
         return trials
 
     def limits(self) -> dict[str, float]:
         """The magnitude beyond which each response is too large to be one."""
-        ran = [row for row in self.rows if row["failure"] is None]
+        ran = [
+            row
+            for row in self.rows
+            if row["failure"] is None and not (row.get("origin") or "").startswith(IMPORTED)
+        ]
         return {
             name: huge_limit([row[f"y.{name}"] for row in ran if row[f"y.{name}"] is not None])
             for name in self.deck.response_names

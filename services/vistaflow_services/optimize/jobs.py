@@ -30,6 +30,7 @@ from vistaflow_services.optimize.domain import (
     StudyPlan,
     Trial,
     at_bounds,
+    best_trial,
     blocking,
     check_goals,
     constants_of,
@@ -207,16 +208,19 @@ def _search(attempt: Attempt, setting: _Setting) -> StudyResult:
 
 
 def _first_suggestions(setting: _Setting) -> list[Point]:
-    """The first point that the trained model proposes, if there is a model."""
-    if setting.model is None:
-        return []
-    return predicted_best(
-        setting.problem,
-        setting.model,
-        setting.plan.seed,
-        miss_scale(setting.trials),
-        constants_of(setting.trials),
-    )
+    """The first points to try: what the trained model proposes, and the best imported point."""
+    points = []
+    if setting.model is not None:
+        points = predicted_best(
+            setting.problem,
+            setting.model,
+            setting.plan.seed,
+            miss_scale(setting.trials),
+            constants_of(setting.trials),
+        )
+    imported = setting.design.imported(setting.problem)
+    best = best_trial(imported, setting.problem.objective.sign)
+    return points + ([dict(best.point)] if best else [])
 
 
 def _report(attempt: Attempt, setting: _Setting, result: StudyResult) -> dict[str, Any]:

@@ -160,6 +160,7 @@ def trial_message(row: Mapping[str, Any]) -> pb.Trial:
         failure=row["failure"] or "",
         message=row.get("message") or "",
         log=row.get("log") or "",
+        source=row.get("source") or "",
     )
     trial.parameters.update(named(row, PARAMETER))
     trial.cached = bool(row.get("cached"))

@@ -4,7 +4,7 @@ Columns: `number`, `origin`, a column `x.<name>` a parameter, `y.<name>` a respo
 run failed), `objective`, `violation` (the sum of misses, each in spreads of its constraint over the
 trials; 0 where all are met), `feasible`, `failure`, `message`, `log`, `mean.<name>` and
 `sd.<name>` a response (what was predicted before the run; null where nothing was), `cached`,
-`seconds`.
+`seconds`, `source` (where the design took it from; null if it was run for the kit).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def write_trials(
     )
     columns["feasible"] = pa.array([trial.feasible for trial in trials], pa.bool_())
     columns["failure"] = pa.array([trial.failure for trial in trials], pa.string())
-    for name in ("message", "log"):
+    for name in ("message", "log", "source"):
         columns[name] = pa.array([getattr(trial, name) or None for trial in trials], pa.string())
     for index, prefix in enumerate((MEAN, DEVIATION)):
         for name in responses:

@@ -6,6 +6,9 @@ estimate.py    how long the runs of a kit may take
 schema.py      kit.yaml as a JSON Schema for editors
 translate.py   between the protos and the domain; the jobs of a kit
 successor.py   a kit that goes on in another deck
+extension.py   a kit that goes on from all that another knows
+reuse.py       the known points that a kit takes, and points that are imported
+points.py      rows of a table as points of a deck
 notify.py      whom a kit or a schedule notifies
 flows/         data kits: jobs that use what earlier ones published
 services.py    other services as the pipeline asks them

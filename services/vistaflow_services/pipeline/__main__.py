@@ -14,6 +14,7 @@ from vistaflow_services.pipeline.deliveries.loop import Courier
 from vistaflow_services.pipeline.deliveries.sender import Sender
 from vistaflow_services.pipeline.estimate import Estimates
 from vistaflow_services.pipeline.reading import Reading
+from vistaflow_services.pipeline.reuse import Reuse
 from vistaflow_services.pipeline.schedules.loop import Scheduler
 from vistaflow_services.pipeline.servicer import PipelineServicer
 from vistaflow_services.pipeline.simulators import Simulators
@@ -23,14 +24,16 @@ from vistaflow_services.simulators.points import PointStore
 def build(stage: Stage, server: Server) -> None:
     """Adds the service to its server."""
     assert isinstance(stage.config, Config)
-    reading = Reading(DeckLibrary(stage.artifacts.root / "decks"), stage.config.deck_folders)
+    reuse = Reuse(stage.registry, stage.config.doe)
+    library = DeckLibrary(stage.artifacts.root / "decks")
+    reading = Reading(library, stage.config.deck_folders, reuse)
     simulators = Simulators(stage.registry, stage.config.doe)
     estimates = Estimates(
         store=PointStore(stage.artifacts.root / "points"),
         cores=stage.config.cores or len(os.sched_getaffinity(0)),
         limit_hours=stage.config.confirmation_hours,
     )
-    servicer = PipelineServicer(stage.registry, reading, simulators, estimates)
+    servicer = PipelineServicer(stage.registry, reading, simulators, estimates, reuse)
     rpc.add_PipelineServiceServicer_to_server(servicer, server)
 
 

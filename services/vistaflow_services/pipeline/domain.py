@@ -35,7 +35,12 @@ from vistaflow_services.designs.recipe import (
     factorial_size,
 )
 from vistaflow_services.search.limits import MAX_BATCH, MAX_BUDGET
-from vistaflow_services.surrogates.limits import MAX_FOLDS, MAX_TEST_FRACTION, MIN_FOLDS
+from vistaflow_services.surrogates.limits import (
+    MAX_FOLDS,
+    MAX_TEST_FRACTION,
+    MIN_FOLDS,
+    MIN_TRAINING_ROWS,
+)
 
 STAGES: Final = (
     "DECK_COLLECTION",
@@ -75,6 +80,10 @@ class KitPlan:
     levels: int = DEFAULT_LEVELS
     parameter_levels: Mapping[str, int] = field(default_factory=dict)
     include_default: bool = False
+    known_count: int = 0
+    """Known points that the design takes as rows and whose runs did not fail."""
+    known_only: bool = False
+    """Whether it makes no others."""
     failure_policy: str = ""
     """What failed runs do to the design; empty: as the deck says."""
     max_failed_fraction: float | None = None
@@ -121,15 +130,19 @@ def examine(plan: KitPlan) -> Findings:
     cells = cell_count(space, plan.fixed) if space is not None else None
     points = 0
     if plan.reaches("DOE"):
-        points = _check_design(plan, space, mistakes)
+        if not plan.known_only:
+            points = _check_design(plan, space, mistakes)
+        elif not plan.known_count:
+            mistakes.add("reuse", "no known point inside the space has responses: widen the ranges")
         if cells:
             _check_cells(plan, cells, points, warnings)
             points = min(points, cells)  # each point is run once
         _check_evaluation(plan, mistakes)
         if space is not None:
             _check_feasible(space, plan.fixed, mistakes, warnings)
+    rows = points + plan.known_count
     if plan.reaches("ML_PREPROCESS"):
-        _check_ml(plan, space, points, cells, mistakes, warnings)
+        _check_ml(plan, space, rows, cells, mistakes, warnings)
     for warning in plan.deck.warnings:
         warnings.add("deck", warning)
     goals = _goals(plan, space, mistakes)
@@ -137,7 +150,7 @@ def examine(plan: KitPlan) -> Findings:
         _check_optimize(plan, goals, mistakes, warnings)
     # A study runs no point again, so that it may end before its budget; its best is verified.
     verifying = NOISY_VERIFYING_RUNS if plan.deck.noisy else 1
-    budget = plan.budget if not cells else min(plan.budget, cells - points)
+    budget = plan.budget if not cells else max(0, min(plan.budget, cells - rows))
     runs = points + (budget + verifying if plan.reaches("OPTIMIZE") else 0)
     return Findings(mistakes=tuple(mistakes), warnings=tuple(warnings), simulation_count=runs)
 
@@ -341,11 +354,16 @@ def _check_training_rows(
     """
     varied = space.dimension - len(plan.fixed)
     needed = max(2 * plan.folds, varied + 2, 5)
+    if plan.known_only:
+        # What runs is known: so are the rows that will be usable.
+        needed = max(needed, varied + 3, MIN_TRAINING_ROWS)
     training = points - math.ceil(points * plan.test_fraction)
     # The smallest design that is large enough, one row more for rounding.
     size = math.ceil(needed / (1 - plan.test_fraction)) + 1
     field_name = "design.size" if plan.generator != Generator.FULL_FACTORIAL else "design.levels"
-    if training < needed and cells and size > cells:
+    if plan.known_only:
+        field_name = "reuse"
+    if training < needed and cells and size > cells and not plan.known_only:
         violations.add(
             field_name,
             f"{points} of the {cells} points of the space leave {training} to train on, too few "
@@ -355,7 +373,12 @@ def _check_training_rows(
         violations.add(
             field_name,
             f"{points} points leave {training} to train on; {varied} parameters and {plan.folds} "
-            f"folds need {needed}: make at least {size}",
+            f"folds need {needed}: "
+            + (
+                f"widen the ranges, so that {size} known points are inside"
+                if plan.known_only
+                else f"make at least {size}"
+            ),
         )
     elif points < 5 * varied:
         warnings.add(

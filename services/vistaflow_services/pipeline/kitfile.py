@@ -34,6 +34,9 @@ INTEGER_BITS: Final = {
 }
 """How many bits a whole number may have, by the type of its field."""
 
+REUSE_WORDS: Final = re.compile(r"^(?:(all)|kit ([0-9]{1,9})|dataset (\S+))$")
+"""What an entry of `reuse` may be."""
+
 OVERRIDE_KEYS: Final = ("low", "high", "choices", "fixed")
 """What an entry of `design.parameters` may hold."""
 
@@ -143,6 +146,7 @@ class Reader:
             "vistaflow.api.pipeline.v1.KitSpec.goals": self._goals,
             "vistaflow.api.doe.v1.DesignSpec.parameters": self._parameters,
             "vistaflow.api.pipeline.v1.KitSpec.notify": self._notify,
+            "vistaflow.api.pipeline.v1.KitSpec.reuse": self._reuse,
         }
 
     def wrong(self, path: str, problem: str) -> None:
@@ -287,6 +291,24 @@ class Reader:
                 message.events[:] = [event.upper() for event in message.events]
             else:
                 self.wrong(path, "give the name of a webhook, or `webhook` and `events`")
+
+    def _reuse(self, value: Any, into: Message, path: str) -> None:
+        reuse: pb.KitReuse = getattr(into, "reuse")  # noqa: B009
+        reuse.SetInParent()
+        if isinstance(value, Mapping):
+            self.message(value, reuse, path)
+            return
+        for number, entry in enumerate(value if isinstance(value, list) else [value]):
+            match = REUSE_WORDS.match(entry) if isinstance(entry, str) else None
+            if match is None:
+                place = f"{path}[{number}]" if isinstance(value, list) else path
+                self.wrong(place, f"`{entry}` is none of `all`, `kit 31` and `dataset NAME`")
+            elif match[2]:
+                reuse.kits.append(int(match[2]))
+            elif match[3]:
+                reuse.datasets.append(match[3])
+            else:
+                reuse.all = True
 
     def _parameters(self, value: Any, into: Message, path: str) -> None:
         if not isinstance(value, Mapping):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vistaflow.api.common.v1 import common_pb2
@@ -20,6 +20,7 @@ from vistaflow_services.decks.library import DeckLibrary
 from vistaflow_services.decks.origins import deck_of
 from vistaflow_services.pipeline.domain import KitPlan, examine
 from vistaflow_services.pipeline.kitfile import FILE, document_of, read_kit
+from vistaflow_services.pipeline.reuse import Known, Reuse
 from vistaflow_services.pipeline.translate import plan_of, with_defaults
 from vistaflow_services.simulators.run import check_deck
 
@@ -135,6 +136,8 @@ class Read:
     warnings: tuple[FieldViolation, ...] = ()
     simulation_count: int = 0
     """Simulator runs the kit makes at most."""
+    known: Known = field(default_factory=Known)
+    """The known points that it takes."""
     missing: NotFoundError | None = None
     """If there is no such deck."""
 
@@ -158,16 +161,23 @@ class Read:
 class Reading:
     """Reads kits, with the decks of this machine at hand."""
 
-    def __init__(self, library: DeckLibrary, roots: Sequence[Path]) -> None:
-        self._library = library
+    def __init__(self, library: DeckLibrary, roots: Sequence[Path], reuse: Reuse) -> None:
+        self.library = library
         self._roots = roots
+        self._reuse = reuse
 
     async def read(self, source: Source) -> Read:
         """What is in a request's kit; one mistake does not hide another."""
         # Parsing YAML and sampling a space take milliseconds of processor time each.
-        return await asyncio.to_thread(self._read, source)
+        read = await asyncio.to_thread(self._parsed, source)
+        if read.plan is None:
+            return read
+        known = Known()
+        if read.spec.HasField("reuse"):
+            known = await self._reuse.known(read.spec, read.plan.deck)
+        return await asyncio.to_thread(_examined, read, source, known)
 
-    def _read(self, source: Source) -> Read:
+    def _parsed(self, source: Source) -> Read:
         mistakes: list[FieldViolation] = []
         try:
             spec, unreadable = _spec(source)
@@ -184,23 +194,11 @@ class Reading:
                 missing = FieldViolation(field="deck", description="say which deck")
                 mistakes += source.located([missing])
             return Read(spec=spec, mistakes=tuple(mistakes))
+        if spec.extends < 0:
+            negative = FieldViolation(field="extends", description="is negative; leave it out")
+            mistakes += source.located([negative])
         full = with_defaults(spec, deck)
-        plan = plan_of(full, deck)
-        findings = examine(plan)
-        # What could not be read is reported already: that it is missing is no mistake of its own.
-        paths = [_path(mistake) for mistake in mistakes]
-        mistakes += [
-            mistake
-            for mistake in source.located(findings.mistakes)
-            if not any(_path(mistake).startswith(path) for path in paths)
-        ]
-        return Read(
-            spec=full,
-            plan=plan,
-            mistakes=tuple(mistakes),
-            warnings=tuple(source.located(findings.warnings)),
-            simulation_count=findings.simulation_count,
-        )
+        return Read(spec=full, plan=plan_of(full, deck), mistakes=tuple(mistakes))
 
     def _deck(self, deck_source: ingestion_pb2.DeckSource, source: Source) -> Deck:
         try:
@@ -208,7 +206,7 @@ class Reading:
                 name=deck_source.name,
                 path=deck_source.path,
                 archive=deck_source.archive,
-                library=self._library,
+                library=self.library,
                 roots=self._roots,
             )
             check_deck(deck)
@@ -230,6 +228,29 @@ class Reading:
             # Pinned: what was validated is what will run.
             deck_source.archive = deck.to_archive()
         return deck
+
+
+def _examined(read: Read, source: Source, known: Known) -> Read:
+    """What could be read, with every mistake of it."""
+    assert read.plan is not None
+    plan = replace(read.plan, known_count=known.count)
+    findings = examine(plan)
+    # What could not be read is reported already: that it is missing is no mistake of its own.
+    mistakes = [*read.mistakes, *source.located(known.mistakes)]
+    paths = [_path(mistake) for mistake in mistakes]
+    mistakes += [
+        mistake
+        for mistake in source.located(findings.mistakes)
+        if not any(_path(mistake).startswith(path) for path in paths)
+    ]
+    return replace(
+        read,
+        plan=plan,
+        mistakes=tuple(mistakes),
+        warnings=tuple(source.located(findings.warnings)),
+        simulation_count=findings.simulation_count,
+        known=known,
+    )
 
 
 def _spec(source: Source) -> tuple[pb.KitSpec, list[FieldViolation]]:

@@ -21,6 +21,7 @@ from vistaflow_services.designs.recipe import MAX_SIZE
 from vistaflow_services.pipeline.kitfile import (
     INTEGER_BITS,
     OVERRIDE_KEYS,
+    REUSE_WORDS,
     enum_prefix,
     enum_words,
 )
@@ -60,6 +61,12 @@ ABOUT: Final = {
     "seed": "Of the design, the split, the training and the optimisation; 0 if left out.",
     "notify": "Webhooks that get the end of the kit: names, or `webhook` and `events` "
     "(finished, failed, canceled).",
+    "reuse": "Known points to take as rows: `all`, `kit 31`, `dataset NAME`, or a list of these.",
+    "reuse.all": "Whether to take every point of the deck that was ever simulated.",
+    "reuse.kits": "Kits whose points to take.",
+    "reuse.datasets": "Datasets of points, such as bench or bench@3.",
+    "reuse.only": "Whether the design makes no points beside them.",
+    "extends": "The kit that this one extends; `vistaflow extend` sets it.",
     "max_attempts": "Attempts of each job that may be lost or crash, 1 to 100; 5 if left out.",
 }
 """What each key is, by its path."""
@@ -181,6 +188,12 @@ def _parameters() -> Schema:
     }
 
 
+def _reuse() -> Schema:
+    word = {"type": "string", "pattern": REUSE_WORDS.pattern}
+    fields = _message(pb.KitReuse.DESCRIPTOR, "reuse")
+    return {"anyOf": [word, {"type": "array", "items": word}, fields, {"type": "null"}]}
+
+
 def _notify() -> Schema:
     text = {"type": "string"}
     events = {"anyOf": [{"enum": [*ENDS, *map(str.lower, ENDS)]}]}
@@ -196,6 +209,7 @@ def _notify() -> Schema:
 
 _SPECIAL: Final[dict[str, Callable[[], Schema]]] = {
     "notify": _notify,
+    "reuse": _reuse,
     "deck": _deck,
     "goals": _goals,
     "design.parameters": _parameters,

@@ -12,14 +12,15 @@ from vistaflow_services.core.errors import FieldViolation, UnavailableError, Vio
 from vistaflow_services.core.message_limits import fitting
 from vistaflow_services.core.registry_client import RegistryClient
 from vistaflow_services.core.rpc.interceptor import Context
-from vistaflow_services.pipeline import successor
-from vistaflow_services.pipeline.domain import KitPlan
+from vistaflow_services.pipeline import extension, successor
 from vistaflow_services.pipeline.estimate import Estimates
 from vistaflow_services.pipeline.flows.checks import Checks
 from vistaflow_services.pipeline.flows.creation import creation_of, new_jobs
 from vistaflow_services.pipeline.flows.reading import FlowRead, FlowReading, flow_document
 from vistaflow_services.pipeline.notify import notify_mistakes
-from vistaflow_services.pipeline.reading import Reading, Source
+from vistaflow_services.pipeline.points import csv_rows, read_points
+from vistaflow_services.pipeline.reading import Read, Reading, Source
+from vistaflow_services.pipeline.reuse import Reuse
 from vistaflow_services.pipeline.schedules.calls import ScheduleCalls
 from vistaflow_services.pipeline.translate import jobs_of, spec_record
 
@@ -39,11 +40,13 @@ class PipelineServicer(ScheduleCalls):
         reading: Reading,
         simulators: Simulators,
         estimates: Estimates,
+        reuse: Reuse,
     ) -> None:
         super().__init__(registry, self._scheduled)
         self._estimates = estimates
         self._reading = reading
         self._simulators = simulators
+        self._reuse = reuse
         self._flows = FlowReading(reading, Checks(registry), registry, self._missing)
 
     async def ValidateKit(
@@ -58,6 +61,7 @@ class PipelineServicer(ScheduleCalls):
             mistakes=mistake_messages(read.mistakes),
             warnings=mistake_messages(read.warnings),
             max_simulation_count=read.simulation_count,
+            reused=read.known.origins,
         )
         if read.plan and (missing := await self._missing(read.plan.deck.simulator)):
             located = source.located([FieldViolation(field="deck", description=missing)])
@@ -95,7 +99,7 @@ class PipelineServicer(ScheduleCalls):
         violations.check()
         if missing := await self._missing(plan.deck.simulator):
             raise UnavailableError(missing, reason="SIMULATOR_MISSING")
-        created = await self._create(spec, plan, request.request_id, request.actor)
+        created = await self._create(read, request.request_id, request.actor)
         return pb.RunKitResponse(
             kit=created.kit, revision=created.revision, replayed=created.replayed
         )
@@ -111,7 +115,7 @@ class PipelineServicer(ScheduleCalls):
         if missing := await self._missing(deck.simulator):
             raise UnavailableError(missing, reason="SIMULATOR_MISSING")
         if restarts:
-            created = await self._create(read.spec, plan, request.request_id, request.actor)
+            created = await self._create(read, request.request_id, request.actor)
             return pb.RetryKitResponse(
                 kit=created.kit,
                 retried_count=len(created.kit.jobs),
@@ -136,11 +140,44 @@ class PipelineServicer(ScheduleCalls):
             deck_id=deck.digest,
         )
 
+    async def ExtendKit(
+        self, request: pb.ExtendKitRequest, context: Context
+    ) -> pb.ExtendKitResponse:
+        """Extends a kit by a new one. See the proto for the contract."""
+        kit = await self._registry.get_kit(request.kit_id)
+        read = await self._reading.read(Source(spec=extension.spec_of(kit, request)))
+        plan = read.checked()
+        if missing := await self._missing(plan.deck.simulator):
+            raise UnavailableError(missing, reason="SIMULATOR_MISSING")
+        created = await self._create(read, request.request_id, request.actor)
+        return pb.ExtendKitResponse(
+            kit=created.kit,
+            revision=created.revision,
+            replayed=created.replayed,
+            reused=read.known.origins,
+        )
+
+    async def ImportPoints(
+        self, request: pb.ImportPointsRequest, context: Context
+    ) -> pb.ImportPointsResponse:
+        """Imports a table as points of a deck. See the proto for the contract."""
+        file_name = request.file_name or "points.csv"
+        deck = await asyncio.to_thread(extension.deck_of_points, request, self._reading.library)
+        rows = await asyncio.to_thread(csv_rows, request.csv, file_name)
+        points = await asyncio.to_thread(read_points, rows, deck, "")
+        violations = Violations()
+        for row, column, problem in points.mistakes:
+            # The first line is the header.
+            violations.add(f"{file_name}:{row + 1} {column}".rstrip(), problem)
+        violations.check()
+        job = await self._reuse.import_points(request, file_name)
+        return pb.ImportPointsResponse(job=job, point_count=points.count)
+
     async def _create(
-        self, spec: pb.KitSpec, plan: KitPlan, request_id: str, actor: str
+        self, read: Read, request_id: str, actor: str
     ) -> registry_pb2.CreateKitResponse:
         """A new kit of a spec that has been read."""
-        return await self._registry.create_kit(_creation(spec, plan, request_id, actor))
+        return await self._registry.create_kit(_creation(read, request_id, actor))
 
     async def _scheduled(
         self, request: pb.RunKitRequest, violations: Violations
@@ -160,7 +197,7 @@ class PipelineServicer(ScheduleCalls):
             return None
         if missing := await self._missing(read.plan.deck.simulator):
             raise UnavailableError(missing, reason="SIMULATOR_MISSING")
-        return _creation(read.spec, read.plan)
+        return _creation(read)
 
     async def _missing(self, simulator: str) -> str:
         """Why a simulator cannot be used, and how to get it; nothing if it can."""
@@ -172,16 +209,16 @@ class PipelineServicer(ScheduleCalls):
         return f"the DOE service knows no simulator {simulator}"
 
 
-def _creation(
-    spec: pb.KitSpec, plan: KitPlan, request_id: str = "", actor: str = ""
-) -> registry_pb2.CreateKitRequest:
-    """What makes a kit of a spec that has been read."""
+def _creation(read: Read, request_id: str = "", actor: str = "") -> registry_pb2.CreateKitRequest:
+    """What makes a kit of a spec that has been read without mistakes."""
+    spec, plan = read.spec, read.plan
+    assert plan is not None
     return registry_pb2.CreateKitRequest(
         request_id=request_id,
         name=spec.name,
         project=spec.project,
         labels=spec.labels,
-        jobs=jobs_of(spec, plan),
+        jobs=jobs_of(spec, plan, read.known.spec),
         spec=spec_record(spec, plan.deck),
         numbers_checked=True,
         actor=actor,

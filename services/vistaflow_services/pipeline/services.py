@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, TypeVar
 
 import grpc
@@ -42,7 +42,28 @@ async def address_of(registry: RegistryClient, name: str, purpose: str) -> str:
     raise UnavailableError(f"no {name.upper()} service is up; it is needed to {purpose}")
 
 
-async def asked(address: str, stub: Callable[[Any], Any], method: str, request: Message) -> Any:
+async def streamed(
+    address: str, stub: Callable[[Any], Any], method: str, request: Message
+) -> AsyncIterator[Any]:
+    """The messages of a service's stream.
+
+    Raises:
+        ServiceError: What it said, or that it does not answer.
+    """
+    async with open_channel(address) as channel:
+        try:
+            async for message in getattr(stub(channel), method)(
+                request, timeout=CHECK_SECONDS, wait_for_ready=True
+            ):
+                yield message
+        except grpc.aio.AioRpcError as failure:
+            error: ServiceError = error_of(failure)
+            raise error from None
+
+
+async def asked(
+    address: str, stub: Callable[[Any], Any], method: str, request: Message | Iterator[Message]
+) -> Any:
     """The answer of a service.
 
     Raises:

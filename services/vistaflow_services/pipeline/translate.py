@@ -48,12 +48,14 @@ def with_defaults(spec: pb.KitSpec, deck: Deck) -> pb.KitSpec:
         parameter.HasField("fixed") for parameter in spec.design.parameters
     )
     design = full.design
-    if not design.generator:
+    if full.reuse.only:
+        pass  # it makes no points
+    elif not design.generator:
         word = default_generator(design.size).name
         design.generator = doe_pb2.Generator.Value(f"GENERATOR_{word}")
     if design.generator == doe_pb2.GENERATOR_FULL_FACTORIAL:
         design.levels = design.levels or DEFAULT_LEVELS
-    elif not design.size:
+    elif not design.size and not full.reuse.only:
         design.size = max(10, min(max_size(Generator.LHS_ESE), 10 * varied))
         held = {
             parameter.name: value
@@ -99,6 +101,7 @@ def plan_of(spec: pb.KitSpec, deck: Deck) -> KitPlan:
         levels=design.levels or DEFAULT_LEVELS,
         parameter_levels=dict(design.parameter_levels),
         include_default=design.include_default,
+        known_only=spec.reuse.only,
         failure_policy=_policy(spec.evaluation.failure_policy),
         max_failed_fraction=(
             spec.evaluation.max_failed_fraction
@@ -127,12 +130,19 @@ def _policy(number: doe_pb2.FailurePolicy.ValueType) -> str:
     return "" if word == "unspecified" else word
 
 
-def jobs_of(spec: pb.KitSpec, plan: KitPlan, prefix: str = "") -> list[registry_pb2.NewJob]:
+def jobs_of(
+    spec: pb.KitSpec,
+    plan: KitPlan,
+    reuse: doe_pb2.ReuseSpec | None = None,
+    *,
+    prefix: str = "",
+) -> list[registry_pb2.NewJob]:
     """The jobs of a kit, in order, each with the spec of its stage.
 
     Args:
         spec: The kit.
         plan: The same with its deck read.
+        reuse: The known points that its design takes.
         prefix: What the names of its jobs begin with, in a kit that has others.
     """
     collect, design, preprocess, scale, train, test, optimize = (
@@ -144,7 +154,12 @@ def jobs_of(spec: pb.KitSpec, plan: KitPlan, prefix: str = "") -> list[registry_
         (
             design,
             [collect],
-            doe_pb2.DoeSpec(deck=collect, design=spec.design, evaluation=spec.evaluation),
+            doe_pb2.DoeSpec(
+                deck=collect,
+                design=spec.design,
+                evaluation=spec.evaluation,
+                reuse=reuse if reuse is not None and reuse.ByteSize() else None,
+            ),
         ),
         (
             preprocess,

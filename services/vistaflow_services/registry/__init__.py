@@ -7,6 +7,7 @@ upkeep/            backups, retention, checks of health
 schedules/         kits that are made again and again, and when
 access/            bearer tokens, and which project a caller sees
 datasets/          which datasets there are, and their versions
+lineage/           what was made of what, by what jobs record
 outbox/            events for webhooks and catalogs, and how far each delivery is
 watch/  lease/     streams to watchers; jobs to workers
 reads/             kits and lists, now and in the past

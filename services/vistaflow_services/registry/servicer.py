@@ -25,6 +25,7 @@ from vistaflow_services.registry.access.tenancy import Tenancy
 from vistaflow_services.registry.access.trail import Trail
 from vistaflow_services.registry.domain import Counts, Job, Kit, StateRow
 from vistaflow_services.registry.lease.service import LeaseService
+from vistaflow_services.registry.lineage.trace import Lineage
 from vistaflow_services.registry.log.hub import Hub
 from vistaflow_services.registry.log.ledger import DEFAULT_WAIT, Ledger
 from vistaflow_services.registry.log.unfinished import UnfinishedChanges
@@ -104,6 +105,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         self._directory = directory
         self._trail = trail
         self._dumps = dumps
+        self._lineage = Lineage(store)
         self.tokens = tokens
         """Knows the bearers of tokens, for the door."""
         self.tenancy = Tenancy(store)
@@ -384,6 +386,12 @@ class RegistryServicer(rpc.RegistryServiceServicer):
     ) -> pb.RevokeTokenResponse:
         """Makes a token invalid."""
         return await self.tokens.revoke(request)
+
+    async def GetLineage(
+        self, request: pb.GetLineageRequest, context: Context
+    ) -> pb.GetLineageResponse:
+        """Tells where something comes from, or what was made of it."""
+        return await self._lineage.trace(request)
 
     async def ListRequests(
         self, request: pb.ListRequestsRequest, context: Context

@@ -29,7 +29,7 @@ import os
 import re
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -128,6 +128,28 @@ class PointStore:
             if outcome is not None:
                 outcomes[key] = outcome
         return outcomes
+
+    def outcomes(self, deck: Deck) -> Iterator[Outcome]:
+        """Every outcome of the deck that is stored and still holds, in the order of the keys."""
+        seen: set[str] = set()
+        for folder in (self._folder(deck), *self._earlier_folders(deck)):
+            for key, line in self._lines(folder):
+                with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+                    outcome = _parsed(line, deck, json.loads(line)["point"])
+                    if outcome is not None and key not in seen:
+                        seen.add(key)
+                        yield outcome
+
+    def _lines(self, folder: Path) -> Iterator[tuple[str, bytes]]:
+        chunks = dict(self._chunks_of(folder))
+        names = {
+            name.removesuffix(".json")
+            for shelf in _folders(folder / "points")
+            for name in _names(shelf)
+        }
+        for key in sorted(names | chunks.keys()):
+            with contextlib.suppress(OSError):
+                yield key, chunks.get(key) or _file(folder, key).read_bytes()
 
     def put_many(self, deck: Deck, outcomes: Mapping[str, Outcome]) -> None:
         """Keeps many outcomes of a named function, by `point_key`, in one file, all or none."""

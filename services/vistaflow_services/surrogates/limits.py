@@ -10,3 +10,6 @@ MAX_FOLDS: Final = 20
 
 MAX_TEST_FRACTION: Final = 0.9
 """Largest part of the rows that may be held out."""
+
+MIN_TRAINING_ROWS: Final = 8
+"""Fewest usable rows to train on."""

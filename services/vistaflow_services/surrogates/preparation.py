@@ -26,12 +26,11 @@ from vistaflow_services.decks.expressions import suggest
 from vistaflow_services.decks.space import Point, Space
 from vistaflow_services.surrogates.dataset import Dataset, DesignRows, dataset_of
 from vistaflow_services.surrogates.extremes import huge_limit, huge_note
-from vistaflow_services.surrogates.limits import MAX_TEST_FRACTION
+from vistaflow_services.surrogates.limits import MAX_TEST_FRACTION, MIN_TRAINING_ROWS
 from vistaflow_services.surrogates.logarithms import logarithm_is_better
 from vistaflow_services.surrogates.surrogate import Floats
 from vistaflow_services.surrogates.transforms import Transform, forward, spans_decades
 
-MIN_TRAINING_ROWS = 8
 MIN_TEST_ROWS = 2
 _MAD_TO_SD = 1.4826
 

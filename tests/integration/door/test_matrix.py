@@ -55,7 +55,7 @@ TABLE = {
     "RegistryService": {
         frozenset({*READERS, W}): "GetKit ListKits GetJob ListJobs WatchStates",
         frozenset({*READERS, W, R}): "GetServerInfo",
-        frozenset(READERS): "DiffKit ListStates WatchMany",
+        frozenset(READERS): "DiffKit GetLineage ListStates WatchMany",
         frozenset({*WRITERS, W}): "CreateKit CreateJob AppendStates StreamStates",
         frozenset(WRITERS): "CancelKit PauseKit ResumeKit RetryKit CancelJob RetryJob CancelJobs "
         "RetryJobs",
@@ -65,8 +65,8 @@ TABLE = {
     },
     "PipelineService": {
         frozenset(READERS): "ValidateKit GetSchedule ListSchedules",
-        frozenset(WRITERS): "RunKit RetryKit CreateSchedule UpdateSchedule PauseSchedule "
-        "ResumeSchedule RunSchedule DeleteSchedule",
+        frozenset(WRITERS): "RunKit RetryKit ExtendKit ImportPoints CreateSchedule UpdateSchedule "
+        "PauseSchedule ResumeSchedule RunSchedule DeleteSchedule",
     },
     "IngestionService": {
         frozenset(READERS): "ListDecks GetDeck GetConversion SummarizeShopping GetUpload",
@@ -79,7 +79,7 @@ TABLE = {
     },
     "DoeService": {
         frozenset({*READERS, W}): "ListSimulators",
-        frozenset(READERS): "ListGenerators GetDesign ReadDesign",
+        frozenset(READERS): "ListGenerators GetDesign ReadDesign FindPoints",
         frozenset(WRITERS): "GenerateDesign EvaluateDesign TryPoint",
     },
     "MlService": {

@@ -166,6 +166,8 @@ def about(kit_id: int, job_id: str) -> dict[str, Any]:
     return {
         "GetKit": pb.GetKitRequest(kit_id=kit_id, min_revision=10**9),
         "DiffKit": pb.DiffKitRequest(kit_id=kit_id, from_revision=-1),
+        "GetLineage": pb.GetLineageRequest(kit_id=kit_id),
+        "GetLineage of a job": pb.GetLineageRequest(job_id=job_id),
         "CancelKit": pb.CancelKitRequest(kit_id=kit_id, reason="\x00"),
         "RetryKit": pb.RetryKitRequest(kit_id=kit_id),
         "PauseKit": pb.PauseKitRequest(kit_id=kit_id),

@@ -166,6 +166,7 @@ def test_the_trials_read_back_page_by_page_as_they_were_written(tmp_path: Path) 
         "failure",
         "message",
         "log",
+        "source",
         "mean.gain",
         "mean.power",
         "sd.gain",

@@ -9,6 +9,7 @@ delivery.py     deliver
 rows.py         dataset read
 imports.py      dataset import
 import_file.py  the YAML file of an import or a collection
+lineage.py      dataset lineage, show --lineage
 figures.py      versions of datasets on a terminal
 uploads.py      upload, and the bar of files on their way
 """

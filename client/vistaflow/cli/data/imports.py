@@ -78,6 +78,12 @@ def import_(
         list[str] | None, typer.Option(help="A text in CSV that means a missing value.")
     ] = None,
     alias: Annotated[str, typer.Option(help="A name for the new version.")] = "",
+    deck: Annotated[
+        str,
+        typer.Option(
+            help="Check that the rows of one CSV file are points of this deck.", metavar="DECK"
+        ),
+    ] = "",
     profile: Annotated[bool, typer.Option(help="Compute the figures of the columns.")] = True,
     detach: Annotated[bool, typer.Option("--detach", help="Return once it is started.")] = False,
     as_json: AsJson = False,
@@ -88,7 +94,11 @@ def import_(
 
     vistaflow dataset import whisky ./x.csv --key id --rule "price > 0" --dedupe newest:updated_at
     vistaflow dataset import --spec import.yaml
+    vistaflow dataset import bench ./bench.csv --deck opamp
     """
+    of_deck = Path(deck) if "/" in deck or Path(deck).is_dir() else deck
+    if deck and (spec or len(source or []) != 1 or key or rule or dedupe or type_ or alias):
+        stop("--deck: takes one CSV file and no other options of the import", USAGE)
     file = None
     arguments: dict[str, Any] = {}
     if spec is not None:
@@ -123,6 +133,10 @@ def import_(
 
     async def run(client: CommandClient) -> tuple[Job, AsyncDataset | None]:
         try:
+            if deck:
+                job = await client.import_points(name, (source or [""])[0], of_deck)
+                started.append(job)
+                return (job, None) if detach else await made_by(client, job, name, as_json)
             with UploadBar() as bar:
                 job = await client.import_dataset(name, **arguments, on_upload=bar)
         except InvalidArgumentError as error:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -62,6 +63,9 @@ from vistaflow_services.ingestion.datasets.table_specs import check_spec, table_
 from vistaflow_services.ingestion.inputs import Inputs
 from vistaflow_services.ingestion.keys import Seal
 from vistaflow_services.stores.blobs import BlobStore
+
+MAX_FILES = 100
+"""Files of an import whose SHA-256 is in its result."""
 
 MAX_COLLECTIONS = 19
 """Most collections that an erasure names: the source of a version has room for them."""
@@ -147,9 +151,9 @@ def _import(workshop: Workshop, spec: pb.ImportSpec) -> dict[str, Any]:
     if recorded is not None:  # by an attempt that was killed before it could say so
         return _result(project, spec.dataset, recorded)
     with attempt.part("build") as metadata, ExitStack() as stack:
-        origins = list[str]()
+        origins, files = list[str](), list[dict[str, str]]()
         built = build(
-            _tables(workshop, spec, stack, origins),
+            _tables(workshop, spec, stack, origins, files),
             workshop.store,
             workshop.scratch,
             with_profile=not spec.skip_profile,
@@ -172,13 +176,20 @@ def _import(workshop: Workshop, spec: pb.ImportSpec) -> dict[str, Any]:
         ),
         built.manifest,
     )
-    return _result(project, spec.dataset, version)
+    return {**_result(project, spec.dataset, version), "files": files}
 
 
 def _tables(
-    workshop: Workshop, spec: pb.ImportSpec, stack: ExitStack, origins: list[str]
+    workshop: Workshop,
+    spec: pb.ImportSpec,
+    stack: ExitStack,
+    origins: list[str],
+    read_files: list[dict[str, str]],
 ) -> list[TableSpec]:
-    """The tables of a request with their sources, whose descriptions are added to `origins`."""
+    """The tables of a request with their sources.
+
+    Their descriptions are added to `origins`, what identifies their first files to `read_files`.
+    """
     attempt, places = workshop.attempt, workshop.places
     if spec.conversion:
         origins.append(f"conversion {spec.conversion}")
@@ -198,6 +209,12 @@ def _tables(
             source = source_of_files(
                 files, places, workshop.scratch, stack, field=f"{field}.files", types=types
             )
+            for place, path in enumerate(source.paths[: MAX_FILES - len(read_files)]):
+                name = files.file_names[place]
+                with path.open("rb") as content:
+                    sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+                facts = {"name": name, "title": title(name, places, f"{field}.files")}
+                read_files.append({**facts, "sha256": sha256})
         elif kind == "dataset":
             source = _dataset_rows(workshop, table.source.dataset, stack, f"{field}.dataset")
             source = replace(source, types=types)

@@ -54,7 +54,7 @@ def new_jobs(flow: Flow) -> list[registry_pb2.NewJob]:
         before = [name for other in job.depends_on for name in _ends(flow.jobs[other])]
         attempts = job.max_attempts or flow.max_attempts
         if job.spec is not None and job.plan is not None:
-            stages = jobs_of(job.spec, job.plan, prefix=f"{job.name}.")
+            stages = jobs_of(job.spec, job.plan, job.reuse, prefix=f"{job.name}.")
             stages[0].depends_on.extend(before)
             for stage in stages:
                 stage.max_attempts = attempts or stage.max_attempts

@@ -8,6 +8,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from vistaflow.api.doe.v1 import doe_pb2
 from vistaflow.api.outbox.v1 import outbox_pb2
 from vistaflow.api.pipeline.v1 import pipeline_pb2
 from vistaflow_services.pipeline.domain import KitPlan
@@ -55,6 +56,7 @@ class FlowJob:
     """Of a design: its spec with the defaults filled in."""
 
     plan: KitPlan | None = None
+    reuse: doe_pb2.ReuseSpec | None = None
 
     @property
     def kind(self) -> Kind:

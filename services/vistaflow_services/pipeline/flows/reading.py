@@ -120,7 +120,7 @@ class FlowReading:
             return 0
         if missing := await self._missing(read.plan.deck.simulator):
             reader.wrong(f"{job.path}.deck".lstrip("."), missing, job.file)
-        job.spec, job.plan = read.spec, read.plan
+        job.spec, job.plan, job.reuse = read.spec, read.plan, read.known.spec
         return read.simulation_count
 
 

@@ -392,6 +392,236 @@ class EvaluationSpec(_message.Message):
 Global___EvaluationSpec: _TypeAlias = EvaluationSpec  # noqa: Y015
 
 @_typing.final
+class ReusedKit(_message.Message):
+    """Known points of another kit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIT_ID_FIELD_NUMBER: _builtins.int
+    JOB_IDS_FIELD_NUMBER: _builtins.int
+    kit_id: _builtins.int
+    """The kit."""
+    @_builtins.property
+    def job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Its finished jobs that ran points, DOE and OPTIMIZE. 1 to 100."""
+
+    def __init__(
+        self,
+        *,
+        kit_id: _builtins.int = ...,
+        job_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_ids", b"job_ids", "kit_id", b"kit_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReusedKit: _TypeAlias = ReusedKit  # noqa: Y015
+
+@_typing.final
+class PointColumn(_message.Message):
+    """A column of known points. One of `numbers` and `texts` has a value a row."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    NUMBERS_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """A parameter, or a response of the deck."""
+    @_builtins.property
+    def numbers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Its values, if they are numbers."""
+
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Its values, if they are texts."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        numbers: _abc.Iterable[_builtins.float] | None = ...,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "numbers", b"numbers", "texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PointColumn: _TypeAlias = PointColumn  # noqa: Y015
+
+@_typing.final
+class PointTable(_message.Message):
+    """Known points that no simulator of the suite has run, such as measured ones."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    origin: _builtins.str
+    """Where they come from, such as "dataset default.bench@3". Required, at most 200
+    characters.
+    """
+    @_builtins.property
+    def columns(self) -> _containers.RepeatedCompositeFieldContainer[Global___PointColumn]:
+        """A value of each parameter, but for fixed ones, and of each response for each
+        row. At most 10,000 rows.
+        """
+
+    def __init__(
+        self,
+        *,
+        origin: _builtins.str = ...,
+        columns: _abc.Iterable[Global___PointColumn] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "origin", b"origin"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PointTable: _TypeAlias = PointTable  # noqa: Y015
+
+@_typing.final
+class ReuseSpec(_message.Message):
+    """Known points that a design takes as rows beside the ones it makes: those inside
+    its space.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALL_FIELD_NUMBER: _builtins.int
+    KITS_FIELD_NUMBER: _builtins.int
+    TABLES_FIELD_NUMBER: _builtins.int
+    ONLY_FIELD_NUMBER: _builtins.int
+    all: _builtins.bool
+    """Whether it takes every point of the deck that was ever simulated."""
+    only: _builtins.bool
+    """Whether it makes no points, and has these alone."""
+    @_builtins.property
+    def kits(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReusedKit]:
+        """The kits whose points it takes. At most 20."""
+
+    @_builtins.property
+    def tables(self) -> _containers.RepeatedCompositeFieldContainer[Global___PointTable]:
+        """Points of other origin. At most 20."""
+
+    def __init__(
+        self,
+        *,
+        all: _builtins.bool = ...,
+        kits: _abc.Iterable[Global___ReusedKit] | None = ...,
+        tables: _abc.Iterable[Global___PointTable] | None = ...,
+        only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "kits", b"kits", "only", b"only", "tables", b"tables"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReuseSpec: _TypeAlias = ReuseSpec  # noqa: Y015
+
+@_typing.final
+class PointOrigin(_message.Message):
+    """Known points of one origin."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    FAILED_COUNT_FIELD_NUMBER: _builtins.int
+    OUTSIDE_COUNT_FIELD_NUMBER: _builtins.int
+    origin: _builtins.str
+    """Such as "kit 31", "store" or "dataset default.bench@3"."""
+    count: _builtins.int
+    """Those inside the space. A point of several origins counts in the first."""
+    failed_count: _builtins.int
+    """Of these, those whose run failed."""
+    outside_count: _builtins.int
+    """Those outside the space, which are left out."""
+    def __init__(
+        self,
+        *,
+        origin: _builtins.str = ...,
+        count: _builtins.int = ...,
+        failed_count: _builtins.int = ...,
+        outside_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "failed_count", b"failed_count", "origin", b"origin", "outside_count", b"outside_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PointOrigin: _TypeAlias = PointOrigin  # noqa: Y015
+
+@_typing.final
+class FindPointsRequest(_message.Message):
+    """Request for DoeService.FindPoints."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECK_FIELD_NUMBER: _builtins.int
+    DECK_ARCHIVE_FIELD_NUMBER: _builtins.int
+    DESIGN_FIELD_NUMBER: _builtins.int
+    REUSE_FIELD_NUMBER: _builtins.int
+    deck: _builtins.str
+    """The deck: a deck id or a deck's name."""
+    deck_archive: _builtins.bytes
+    """A deck's folder as a zip, tar or tar.gz. At most 1 MiB. Instead of `deck`."""
+    @_builtins.property
+    def design(self) -> Global___DesignSpec:
+        """The ranges and the constraints of the design. Its other fields are not read."""
+
+    @_builtins.property
+    def reuse(self) -> Global___ReuseSpec:
+        """Which points."""
+
+    def __init__(
+        self,
+        *,
+        deck: _builtins.str = ...,
+        deck_archive: _builtins.bytes = ...,
+        design: Global___DesignSpec | None = ...,
+        reuse: Global___ReuseSpec | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["design", b"design", "reuse", b"reuse"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deck", b"deck", "deck_archive", b"deck_archive", "design", b"design", "reuse", b"reuse"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindPointsRequest: _TypeAlias = FindPointsRequest  # noqa: Y015
+
+@_typing.final
+class FindPointsResponse(_message.Message):
+    """Response for DoeService.FindPoints."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORIGINS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def origins(self) -> _containers.RepeatedCompositeFieldContainer[Global___PointOrigin]:
+        """The points by origin, in the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        origins: _abc.Iterable[Global___PointOrigin] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["origins", b"origins"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindPointsResponse: _TypeAlias = FindPointsResponse  # noqa: Y015
+
+@_typing.final
 class DoeSpec(_message.Message):
     """What a DOE job does: make a design, run one, or both."""
 
@@ -401,6 +631,7 @@ class DoeSpec(_message.Message):
     DESIGN_FIELD_NUMBER: _builtins.int
     DESIGN_ID_FIELD_NUMBER: _builtins.int
     EVALUATION_FIELD_NUMBER: _builtins.int
+    REUSE_FIELD_NUMBER: _builtins.int
     deck: _builtins.str
     """The deck: a job's name in the same kit, a deck id, or a deck's name."""
     design_id: _builtins.str
@@ -415,6 +646,10 @@ class DoeSpec(_message.Message):
     def evaluation(self) -> Global___EvaluationSpec:
         """How to run it. Unset: it is not run."""
 
+    @_builtins.property
+    def reuse(self) -> Global___ReuseSpec:
+        """Known points that it takes as rows, too. With `design` alone."""
+
     def __init__(
         self,
         *,
@@ -422,10 +657,11 @@ class DoeSpec(_message.Message):
         design: Global___DesignSpec | None = ...,
         design_id: _builtins.str = ...,
         evaluation: Global___EvaluationSpec | None = ...,
+        reuse: Global___ReuseSpec | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["design", b"design", "evaluation", b"evaluation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["design", b"design", "evaluation", b"evaluation", "reuse", b"reuse"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deck", b"deck", "design", b"design", "design_id", b"design_id", "evaluation", b"evaluation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deck", b"deck", "design", b"design", "design_id", b"design_id", "evaluation", b"evaluation", "reuse", b"reuse"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -585,6 +821,7 @@ class Design(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     PLOTS_FIELD_NUMBER: _builtins.int
     REASONS_FIELD_NUMBER: _builtins.int
+    ORIGINS_FIELD_NUMBER: _builtins.int
     design_id: _builtins.str
     """The id of the job that made it."""
     deck_id: _builtins.str
@@ -633,6 +870,10 @@ class Design(_message.Message):
     def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___FailureReason]:
         """Why runs failed, the most common reason first; at most 5."""
 
+    @_builtins.property
+    def origins(self) -> _containers.RepeatedCompositeFieldContainer[Global___PointOrigin]:
+        """Rows that it took from elsewhere, by origin."""
+
     def __init__(
         self,
         *,
@@ -652,10 +893,11 @@ class Design(_message.Message):
         data: _common_pb2.Artifact | None = ...,
         plots: _abc.Iterable[_common_pb2.Artifact] | None = ...,
         reasons: _abc.Iterable[Global___FailureReason] | None = ...,
+        origins: _abc.Iterable[Global___PointOrigin] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_count", b"cached_count", "constraints", b"constraints", "data", b"data", "deck_id", b"deck_id", "design_id", b"design_id", "evaluated_count", b"evaluated_count", "failed_count", b"failed_count", "generator", b"generator", "generator_version", b"generator_version", "parameters", b"parameters", "plots", b"plots", "quality", b"quality", "reasons", b"reasons", "responses", b"responses", "seed", b"seed", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_count", b"cached_count", "constraints", b"constraints", "data", b"data", "deck_id", b"deck_id", "design_id", b"design_id", "evaluated_count", b"evaluated_count", "failed_count", b"failed_count", "generator", b"generator", "generator_version", b"generator_version", "origins", b"origins", "parameters", b"parameters", "plots", b"plots", "quality", b"quality", "reasons", b"reasons", "responses", b"responses", "seed", b"seed", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -981,6 +1223,7 @@ class DesignRow(_message.Message):
     FAILURE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     LOG_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
     row_id: _builtins.int
     """Its number in the design, from 0."""
     failure: _builtins.str
@@ -989,6 +1232,8 @@ class DesignRow(_message.Message):
     """The reason of the failure."""
     log: _builtins.str
     """The end of what the failed run printed, at most 8 KiB."""
+    origin: _builtins.str
+    """Where it was taken from, such as "kit 31". Empty: the design made it."""
     @_builtins.property
     def parameters(self) -> _struct_pb2.Struct:
         """Values of the parameters by name."""
@@ -1006,10 +1251,11 @@ class DesignRow(_message.Message):
         failure: _builtins.str = ...,
         message: _builtins.str = ...,
         log: _builtins.str = ...,
+        origin: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "log", b"log", "message", b"message", "parameters", b"parameters", "responses", b"responses", "row_id", b"row_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "log", b"log", "message", b"message", "origin", b"origin", "parameters", b"parameters", "responses", b"responses", "row_id", b"row_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

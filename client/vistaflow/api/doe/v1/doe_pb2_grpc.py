@@ -61,6 +61,11 @@ class DoeServiceStub(object):
                 request_serializer=vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.ReadDesignRequest.SerializeToString,
                 response_deserializer=vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.ReadDesignResponse.FromString,
                 _registered_method=True)
+        self.FindPoints = channel.unary_unary(
+                '/vistaflow.api.doe.v1.DoeService/FindPoints',
+                request_serializer=vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.FindPointsRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.FindPointsResponse.FromString,
+                _registered_method=True)
         self.TryPoint = channel.unary_unary(
                 '/vistaflow.api.doe.v1.DoeService/TryPoint',
                 request_serializer=vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.TryPointRequest.SerializeToString,
@@ -126,6 +131,16 @@ class DoeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FindPoints(self, request, context):
+        """Counts the known points that a design would take beside the ones it makes, by
+        their origin. Starts nothing.
+
+        Errors: `INVALID_ARGUMENT`; `NOT_FOUND` for the deck or a job.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def TryPoint(self, request, context):
         """Runs one point now and returns what the simulator was given, what it printed
         and what came of it. Nothing is stored. The run ends with the call's deadline,
@@ -173,6 +188,11 @@ def add_DoeServiceServicer_to_server(servicer, server):
                     servicer.ReadDesign,
                     request_deserializer=vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.ReadDesignRequest.FromString,
                     response_serializer=vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.ReadDesignResponse.SerializeToString,
+            ),
+            'FindPoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindPoints,
+                    request_deserializer=vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.FindPointsRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.FindPointsResponse.SerializeToString,
             ),
             'TryPoint': grpc.unary_unary_rpc_method_handler(
                     servicer.TryPoint,
@@ -322,6 +342,33 @@ class DoeService(object):
             '/vistaflow.api.doe.v1.DoeService/ReadDesign',
             vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.ReadDesignRequest.SerializeToString,
             vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.ReadDesignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindPoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vistaflow.api.doe.v1.DoeService/FindPoints',
+            vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.FindPointsRequest.SerializeToString,
+            vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.FindPointsResponse.FromString,
             options,
             channel_credentials,
             insecure,

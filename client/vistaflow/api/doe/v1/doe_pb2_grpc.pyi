@@ -62,6 +62,12 @@ class DoeServiceStub:
 
     Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if its job is not finished.
     """
+    FindPoints: _grpc.UnaryUnaryMultiCallable[_doe_pb2.FindPointsRequest, _doe_pb2.FindPointsResponse]
+    """Counts the known points that a design would take beside the ones it makes, by
+    their origin. Starts nothing.
+
+    Errors: `INVALID_ARGUMENT`; `NOT_FOUND` for the deck or a job.
+    """
     TryPoint: _grpc.UnaryUnaryMultiCallable[_doe_pb2.TryPointRequest, _doe_pb2.TryPointResponse]
     """Runs one point now and returns what the simulator was given, what it printed
     and what came of it. Nothing is stored. The run ends with the call's deadline,
@@ -107,6 +113,12 @@ class DoeServiceAsyncStub(DoeServiceStub):
     """Streams the rows of a design in chunks of about 1 MiB.
 
     Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if its job is not finished.
+    """
+    FindPoints: _aio.UnaryUnaryMultiCallable[_doe_pb2.FindPointsRequest, _doe_pb2.FindPointsResponse]  # type: ignore[assignment]
+    """Counts the known points that a design would take beside the ones it makes, by
+    their origin. Starts nothing.
+
+    Errors: `INVALID_ARGUMENT`; `NOT_FOUND` for the deck or a job.
     """
     TryPoint: _aio.UnaryUnaryMultiCallable[_doe_pb2.TryPointRequest, _doe_pb2.TryPointResponse]  # type: ignore[assignment]
     """Runs one point now and returns what the simulator was given, what it printed
@@ -180,6 +192,18 @@ class DoeServiceServicer(metaclass=_abc_1.ABCMeta):
         """Streams the rows of a design in chunks of about 1 MiB.
 
         Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if its job is not finished.
+        """
+
+    @_abc_1.abstractmethod
+    def FindPoints(
+        self,
+        request: _doe_pb2.FindPointsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_doe_pb2.FindPointsResponse, _abc.Awaitable[_doe_pb2.FindPointsResponse]]:
+        """Counts the known points that a design would take beside the ones it makes, by
+        their origin. Starts nothing.
+
+        Errors: `INVALID_ARGUMENT`; `NOT_FOUND` for the deck or a job.
         """
 
     @_abc_1.abstractmethod

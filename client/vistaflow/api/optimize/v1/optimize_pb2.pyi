@@ -426,6 +426,7 @@ class Trial(_message.Message):
     RUN_DURATION_FIELD_NUMBER: _builtins.int
     CACHED_FIELD_NUMBER: _builtins.int
     PREDICTED_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Its number in the study, from 0."""
     origin: _builtins.str
@@ -442,6 +443,8 @@ class Trial(_message.Message):
     """The end of what the failed run printed, at most 8 KiB."""
     cached: _builtins.bool
     """Whether the point store had its run."""
+    source: _builtins.str
+    """Where the design took it from, such as "kit 31". Empty: it was run for the kit."""
     @_builtins.property
     def parameters(self) -> _struct_pb2.Struct:
         """Values of the parameters, or of the hyper-parameters, by name."""
@@ -477,10 +480,11 @@ class Trial(_message.Message):
         run_duration: _duration_pb2.Duration | None = ...,
         cached: _builtins.bool = ...,
         predicted: _abc.Mapping[_builtins.str, _ml_pb2.Prediction] | None = ...,
+        source: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_objective", b"_objective", "objective", b"objective", "parameters", b"parameters", "run_duration", b"run_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_objective", b"_objective", "cached", b"cached", "failure", b"failure", "feasible", b"feasible", "log", b"log", "message", b"message", "number", b"number", "objective", b"objective", "origin", b"origin", "parameters", b"parameters", "predicted", b"predicted", "responses", b"responses", "run_duration", b"run_duration"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_objective", b"_objective", "cached", b"cached", "failure", b"failure", "feasible", b"feasible", "log", b"log", "message", b"message", "number", b"number", "objective", b"objective", "origin", b"origin", "parameters", b"parameters", "predicted", b"predicted", "responses", b"responses", "run_duration", b"run_duration", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__objective: _TypeAlias = _typing.Literal["objective"]  # noqa: Y015
     _WhichOneofArgType__objective: _TypeAlias = _typing.Literal["_objective", b"_objective"]  # noqa: Y015

@@ -114,6 +114,46 @@ class OptimizeSpec(_message.Message):
 Global___OptimizeSpec: _TypeAlias = OptimizeSpec  # noqa: Y015
 
 @_typing.final
+class KitReuse(_message.Message):
+    """Known points that a kit takes as rows of its design: those inside its space."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALL_FIELD_NUMBER: _builtins.int
+    KITS_FIELD_NUMBER: _builtins.int
+    DATASETS_FIELD_NUMBER: _builtins.int
+    ONLY_FIELD_NUMBER: _builtins.int
+    all: _builtins.bool
+    """Whether it takes every point of the deck that was ever simulated."""
+    only: _builtins.bool
+    """Whether the design makes no points, and has these alone."""
+    @_builtins.property
+    def kits(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The kits whose points it takes. At most 20."""
+
+    @_builtins.property
+    def datasets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Datasets of points, as ReadDatasetRequest.dataset names them. At most 20 of
+        10,000 rows.
+        """
+
+    def __init__(
+        self,
+        *,
+        all: _builtins.bool = ...,
+        kits: _abc.Iterable[_builtins.int] | None = ...,
+        datasets: _abc.Iterable[_builtins.str] | None = ...,
+        only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "datasets", b"datasets", "kits", b"kits", "only", b"only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KitReuse: _TypeAlias = KitReuse  # noqa: Y015
+
+@_typing.final
 class KitSpec(_message.Message):
     """A whole kit: deck, space, design, surrogates and goals."""
 
@@ -152,6 +192,8 @@ class KitSpec(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
     NOTIFY_FIELD_NUMBER: _builtins.int
+    REUSE_FIELD_NUMBER: _builtins.int
+    EXTENDS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, for people. Required, 1 to 200 characters."""
     project: _builtins.str
@@ -168,6 +210,8 @@ class KitSpec(_message.Message):
     """Attempts of each job that may be lost or fail by a fault. From 1 to 100; 5
     if unset.
     """
+    extends: _builtins.int
+    """The kit that it extends. ExtendKit sets it. 0: none."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Key and value pairs to filter by."""
@@ -196,6 +240,10 @@ class KitSpec(_message.Message):
     def notify(self) -> _containers.RepeatedCompositeFieldContainer[_outbox_pb2.Notify]:
         """Webhooks of the project that get the end of the kit. At most 20."""
 
+    @_builtins.property
+    def reuse(self) -> Global___KitReuse:
+        """Known points that it takes as rows of its design."""
+
     def __init__(
         self,
         *,
@@ -212,10 +260,12 @@ class KitSpec(_message.Message):
         seed: _builtins.int = ...,
         max_attempts: _builtins.int = ...,
         notify: _abc.Iterable[_outbox_pb2.Notify] | None = ...,
+        reuse: Global___KitReuse | None = ...,
+        extends: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["deck", b"deck", "design", b"design", "evaluation", b"evaluation", "ml", b"ml", "optimize", b"optimize"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deck", b"deck", "design", b"design", "evaluation", b"evaluation", "ml", b"ml", "optimize", b"optimize", "reuse", b"reuse"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deck", b"deck", "design", b"design", "evaluation", b"evaluation", "goals", b"goals", "labels", b"labels", "max_attempts", b"max_attempts", "ml", b"ml", "name", b"name", "notify", b"notify", "optimize", b"optimize", "project", b"project", "seed", b"seed", "stop_after", b"stop_after"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deck", b"deck", "design", b"design", "evaluation", b"evaluation", "extends", b"extends", "goals", b"goals", "labels", b"labels", "max_attempts", b"max_attempts", "ml", b"ml", "name", b"name", "notify", b"notify", "optimize", b"optimize", "project", b"project", "reuse", b"reuse", "seed", b"seed", "stop_after", b"stop_after"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -382,6 +432,7 @@ class ValidateKitResponse(_message.Message):
     WARNINGS_FIELD_NUMBER: _builtins.int
     MAX_SIMULATION_COUNT_FIELD_NUMBER: _builtins.int
     JOBS_FIELD_NUMBER: _builtins.int
+    REUSED_FIELD_NUMBER: _builtins.int
     ESTIMATE_FIELD_NUMBER: _builtins.int
     max_simulation_count: _builtins.int
     """Simulator runs it would make at most. Noise that the deck does not declare
@@ -406,6 +457,10 @@ class ValidateKitResponse(_message.Message):
         """Of a data kit, in place of `spec`: its jobs, without their specs."""
 
     @_builtins.property
+    def reused(self) -> _containers.RepeatedCompositeFieldContainer[_doe_pb2.PointOrigin]:
+        """The known points that it would take, by origin."""
+
+    @_builtins.property
     def estimate(self) -> Global___RunEstimate:
         """How long its runs may take. Unset if there are mistakes, and for a data kit."""
 
@@ -417,11 +472,12 @@ class ValidateKitResponse(_message.Message):
         warnings: _abc.Iterable[Global___Mistake] | None = ...,
         max_simulation_count: _builtins.int = ...,
         jobs: _abc.Iterable[_registry_pb2.NewJob] | None = ...,
+        reused: _abc.Iterable[_doe_pb2.PointOrigin] | None = ...,
         estimate: Global___RunEstimate | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate", "jobs", b"jobs", "max_simulation_count", b"max_simulation_count", "mistakes", b"mistakes", "spec", b"spec", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate", "jobs", b"jobs", "max_simulation_count", b"max_simulation_count", "mistakes", b"mistakes", "reused", b"reused", "spec", b"spec", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -724,6 +780,196 @@ class RetryKitResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RetryKitResponse: _TypeAlias = RetryKitResponse  # noqa: Y015
+
+@_typing.final
+class ExtendKitRequest(_message.Message):
+    """Request for PipelineService.ExtendKit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    KIT_ID_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    GOALS_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call safe to repeat. A UUID. Optional."""
+    kit_id: _builtins.int
+    """The kit to extend. At least 1."""
+    budget: _builtins.int
+    """Further runs of the simulator, from 1 to 100,000; as many as the kit's own if
+    unset.
+    """
+    goals: _builtins.str
+    """What is wanted now; see OptimizeDesignSpec.goals. The kit's own if unset."""
+    name: _builtins.str
+    """The name of the new kit. The kit's own if unset."""
+    actor: _builtins.str
+    """Who makes the request, for the record."""
+    @_builtins.property
+    def parameters(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.ParameterOverride]:
+        """Other ranges for some parameters, within those of the deck."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels beside those of the kit."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        kit_id: _builtins.int = ...,
+        budget: _builtins.int = ...,
+        goals: _builtins.str = ...,
+        parameters: _abc.Iterable[_common_pb2.ParameterOverride] | None = ...,
+        name: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        actor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "budget", b"budget", "goals", b"goals", "kit_id", b"kit_id", "labels", b"labels", "name", b"name", "parameters", b"parameters", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExtendKitRequest: _TypeAlias = ExtendKitRequest  # noqa: Y015
+
+@_typing.final
+class ExtendKitResponse(_message.Message):
+    """Response for PipelineService.ExtendKit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    REUSED_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """Revision of its last row."""
+    replayed: _builtins.bool
+    """Whether this is the answer to an earlier request of the same id."""
+    @_builtins.property
+    def kit(self) -> _registry_pb2.Kit:
+        """The new kit with its jobs."""
+
+    @_builtins.property
+    def reused(self) -> _containers.RepeatedCompositeFieldContainer[_doe_pb2.PointOrigin]:
+        """The known points that it takes, by origin."""
+
+    def __init__(
+        self,
+        *,
+        kit: _registry_pb2.Kit | None = ...,
+        revision: _builtins.int = ...,
+        replayed: _builtins.bool = ...,
+        reused: _abc.Iterable[_doe_pb2.PointOrigin] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kit", b"kit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kit", b"kit", "replayed", b"replayed", "reused", b"reused", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExtendKitResponse: _TypeAlias = ExtendKitResponse  # noqa: Y015
+
+@_typing.final
+class ImportPointsRequest(_message.Message):
+    """Request for PipelineService.ImportPoints."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    DECK_FIELD_NUMBER: _builtins.int
+    DECK_ARCHIVE_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
+    CSV_FIELD_NUMBER: _builtins.int
+    FILE_NAME_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call safe to repeat. A UUID. Optional."""
+    deck: _builtins.str
+    """The deck: a deck id or a deck's name."""
+    deck_archive: _builtins.bytes
+    """A deck's folder as a zip, tar or tar.gz. At most 1 MiB. Instead of `deck`."""
+    dataset: _builtins.str
+    """The dataset: `NAME`. It is made if it is not there, else gets a version."""
+    csv: _builtins.bytes
+    """CSV in UTF-8 with a header: a column for each parameter and each response of
+    the deck, under their names or after `x.` and `y.`; others are kept, too. At
+    most 1 MiB and 10,000 rows. Rows with a text in a column `failure` are no
+    points.
+    """
+    file_name: _builtins.str
+    """How messages and the record name the file. At most 200 characters;
+    "points.csv" if unset.
+    """
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        deck: _builtins.str = ...,
+        deck_archive: _builtins.bytes = ...,
+        dataset: _builtins.str = ...,
+        csv: _builtins.bytes = ...,
+        file_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["csv", b"csv", "dataset", b"dataset", "deck", b"deck", "deck_archive", b"deck_archive", "file_name", b"file_name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportPointsRequest: _TypeAlias = ImportPointsRequest  # noqa: Y015
+
+@_typing.final
+class ImportPointsResponse(_message.Message):
+    """Response for PipelineService.ImportPoints."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    POINT_COUNT_FIELD_NUMBER: _builtins.int
+    point_count: _builtins.int
+    """How many points there are."""
+    @_builtins.property
+    def job(self) -> _common_pb2.Job:
+        """The job that imports the dataset."""
+
+    def __init__(
+        self,
+        *,
+        job: _common_pb2.Job | None = ...,
+        point_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "point_count", b"point_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportPointsResponse: _TypeAlias = ImportPointsResponse  # noqa: Y015
 
 @_typing.final
 class SystemJob(_message.Message):

@@ -50,6 +50,16 @@ class PipelineServiceStub(object):
                 request_serializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.RetryKitRequest.SerializeToString,
                 response_deserializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.RetryKitResponse.FromString,
                 _registered_method=True)
+        self.ExtendKit = channel.unary_unary(
+                '/vistaflow.api.pipeline.v1.PipelineService/ExtendKit',
+                request_serializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.ExtendKitRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.ExtendKitResponse.FromString,
+                _registered_method=True)
+        self.ImportPoints = channel.unary_unary(
+                '/vistaflow.api.pipeline.v1.PipelineService/ImportPoints',
+                request_serializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.ImportPointsRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.ImportPointsResponse.FromString,
+                _registered_method=True)
         self.CreateSchedule = channel.unary_unary(
                 '/vistaflow.api.pipeline.v1.PipelineService/CreateSchedule',
                 request_serializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.CreateScheduleRequest.SerializeToString,
@@ -130,6 +140,31 @@ class PipelineServiceServicer(object):
         `NOT_FOUND`; `FAILED_PRECONDITION` if the kit was not started by `RunKit`, is
         collecting its deck, or has a job that is QUEUED or RUNNING;
         `UNAVAILABLE` if the simulator is not there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExtendKit(self, request, context):
+        """Extends a kit by a new one that refers to it: its rows are all that the kit
+        knows inside the space, and it goes on from there, with further runs of the
+        simulator, other goals or other ranges. Of a kit that stopped after a stage, the
+        rest is run. No point is run again. The kit itself does not change.
+
+        Errors: `INVALID_ARGUMENT` with every mistake; `NOT_FOUND`;
+        `FAILED_PRECONDITION` if the kit was not started from a design kit, or is at
+        work; `UNAVAILABLE` if the simulator is not there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportPoints(self, request, context):
+        """Imports a table of measurements or of earlier runs as points of a deck: a
+        dataset, once each row is checked against the deck. `KitSpec.reuse` names it.
+
+        Errors: `INVALID_ARGUMENT` with every mistake, by column and row; `NOT_FOUND`
+        for the deck.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -232,6 +267,16 @@ def add_PipelineServiceServicer_to_server(servicer, server):
                     servicer.RetryKit,
                     request_deserializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.RetryKitRequest.FromString,
                     response_serializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.RetryKitResponse.SerializeToString,
+            ),
+            'ExtendKit': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExtendKit,
+                    request_deserializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.ExtendKitRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.ExtendKitResponse.SerializeToString,
+            ),
+            'ImportPoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportPoints,
+                    request_deserializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.ImportPointsRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.ImportPointsResponse.SerializeToString,
             ),
             'CreateSchedule': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateSchedule,
@@ -356,6 +401,60 @@ class PipelineService(object):
             '/vistaflow.api.pipeline.v1.PipelineService/RetryKit',
             vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.RetryKitRequest.SerializeToString,
             vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.RetryKitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExtendKit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vistaflow.api.pipeline.v1.PipelineService/ExtendKit',
+            vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.ExtendKitRequest.SerializeToString,
+            vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.ExtendKitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportPoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vistaflow.api.pipeline.v1.PipelineService/ImportPoints',
+            vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.ImportPointsRequest.SerializeToString,
+            vistaflow_dot_api_dot_pipeline_dot_v1_dot_pipeline__pb2.ImportPointsResponse.FromString,
             options,
             channel_credentials,
             insecure,

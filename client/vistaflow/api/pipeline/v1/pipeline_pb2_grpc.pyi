@@ -60,6 +60,23 @@ class PipelineServiceStub:
     collecting its deck, or has a job that is QUEUED or RUNNING;
     `UNAVAILABLE` if the simulator is not there.
     """
+    ExtendKit: _grpc.UnaryUnaryMultiCallable[_pipeline_pb2.ExtendKitRequest, _pipeline_pb2.ExtendKitResponse]
+    """Extends a kit by a new one that refers to it: its rows are all that the kit
+    knows inside the space, and it goes on from there, with further runs of the
+    simulator, other goals or other ranges. Of a kit that stopped after a stage, the
+    rest is run. No point is run again. The kit itself does not change.
+
+    Errors: `INVALID_ARGUMENT` with every mistake; `NOT_FOUND`;
+    `FAILED_PRECONDITION` if the kit was not started from a design kit, or is at
+    work; `UNAVAILABLE` if the simulator is not there.
+    """
+    ImportPoints: _grpc.UnaryUnaryMultiCallable[_pipeline_pb2.ImportPointsRequest, _pipeline_pb2.ImportPointsResponse]
+    """Imports a table of measurements or of earlier runs as points of a deck: a
+    dataset, once each row is checked against the deck. `KitSpec.reuse` names it.
+
+    Errors: `INVALID_ARGUMENT` with every mistake, by column and row; `NOT_FOUND`
+    for the deck.
+    """
     CreateSchedule: _grpc.UnaryUnaryMultiCallable[_pipeline_pb2.CreateScheduleRequest, _pipeline_pb2.CreateScheduleResponse]
     """Creates a schedule: each fire makes one kit, with the fire time added to its
     name and the labels `schedule` and `fire_time`. The deck is pinned: what was
@@ -139,6 +156,23 @@ class PipelineServiceAsyncStub(PipelineServiceStub):
     `NOT_FOUND`; `FAILED_PRECONDITION` if the kit was not started by `RunKit`, is
     collecting its deck, or has a job that is QUEUED or RUNNING;
     `UNAVAILABLE` if the simulator is not there.
+    """
+    ExtendKit: _aio.UnaryUnaryMultiCallable[_pipeline_pb2.ExtendKitRequest, _pipeline_pb2.ExtendKitResponse]  # type: ignore[assignment]
+    """Extends a kit by a new one that refers to it: its rows are all that the kit
+    knows inside the space, and it goes on from there, with further runs of the
+    simulator, other goals or other ranges. Of a kit that stopped after a stage, the
+    rest is run. No point is run again. The kit itself does not change.
+
+    Errors: `INVALID_ARGUMENT` with every mistake; `NOT_FOUND`;
+    `FAILED_PRECONDITION` if the kit was not started from a design kit, or is at
+    work; `UNAVAILABLE` if the simulator is not there.
+    """
+    ImportPoints: _aio.UnaryUnaryMultiCallable[_pipeline_pb2.ImportPointsRequest, _pipeline_pb2.ImportPointsResponse]  # type: ignore[assignment]
+    """Imports a table of measurements or of earlier runs as points of a deck: a
+    dataset, once each row is checked against the deck. `KitSpec.reuse` names it.
+
+    Errors: `INVALID_ARGUMENT` with every mistake, by column and row; `NOT_FOUND`
+    for the deck.
     """
     CreateSchedule: _aio.UnaryUnaryMultiCallable[_pipeline_pb2.CreateScheduleRequest, _pipeline_pb2.CreateScheduleResponse]  # type: ignore[assignment]
     """Creates a schedule: each fire makes one kit, with the fire time added to its
@@ -234,6 +268,35 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
         `NOT_FOUND`; `FAILED_PRECONDITION` if the kit was not started by `RunKit`, is
         collecting its deck, or has a job that is QUEUED or RUNNING;
         `UNAVAILABLE` if the simulator is not there.
+        """
+
+    @_abc_1.abstractmethod
+    def ExtendKit(
+        self,
+        request: _pipeline_pb2.ExtendKitRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pipeline_pb2.ExtendKitResponse, _abc.Awaitable[_pipeline_pb2.ExtendKitResponse]]:
+        """Extends a kit by a new one that refers to it: its rows are all that the kit
+        knows inside the space, and it goes on from there, with further runs of the
+        simulator, other goals or other ranges. Of a kit that stopped after a stage, the
+        rest is run. No point is run again. The kit itself does not change.
+
+        Errors: `INVALID_ARGUMENT` with every mistake; `NOT_FOUND`;
+        `FAILED_PRECONDITION` if the kit was not started from a design kit, or is at
+        work; `UNAVAILABLE` if the simulator is not there.
+        """
+
+    @_abc_1.abstractmethod
+    def ImportPoints(
+        self,
+        request: _pipeline_pb2.ImportPointsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pipeline_pb2.ImportPointsResponse, _abc.Awaitable[_pipeline_pb2.ImportPointsResponse]]:
+        """Imports a table of measurements or of earlier runs as points of a deck: a
+        dataset, once each row is checked against the deck. `KitSpec.reuse` names it.
+
+        Errors: `INVALID_ARGUMENT` with every mistake, by column and row; `NOT_FOUND`
+        for the deck.
         """
 
     @_abc_1.abstractmethod

@@ -26,6 +26,102 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _LineageDirection:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LineageDirectionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LineageDirection.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LINEAGE_DIRECTION_UNSPECIFIED: _LineageDirection.ValueType  # 0
+    """Not set: back from kits and jobs, forward from datasets and files."""
+    LINEAGE_DIRECTION_BACK: _LineageDirection.ValueType  # 1
+    """To what it was made from."""
+    LINEAGE_DIRECTION_FORWARD: _LineageDirection.ValueType  # 2
+    """To what was made of it."""
+
+class LineageDirection(_LineageDirection, metaclass=_LineageDirectionEnumTypeWrapper):
+    """Which way a lineage goes."""
+
+LINEAGE_DIRECTION_UNSPECIFIED: LineageDirection.ValueType  # 0
+"""Not set: back from kits and jobs, forward from datasets and files."""
+LINEAGE_DIRECTION_BACK: LineageDirection.ValueType  # 1
+"""To what it was made from."""
+LINEAGE_DIRECTION_FORWARD: LineageDirection.ValueType  # 2
+"""To what was made of it."""
+Global___LineageDirection: _TypeAlias = LineageDirection  # noqa: Y015
+
+class _LineageKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LineageKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LineageKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LINEAGE_KIND_UNSPECIFIED: _LineageKind.ValueType  # 0
+    """Not set; never returned."""
+    LINEAGE_KIND_FILE: _LineageKind.ValueType  # 1
+    """A file that was read, or an upload."""
+    LINEAGE_KIND_DECK: _LineageKind.ValueType  # 2
+    """A deck."""
+    LINEAGE_KIND_DATASET: _LineageKind.ValueType  # 3
+    """A version of a dataset."""
+    LINEAGE_KIND_CONVERSION: _LineageKind.ValueType  # 4
+    """The tables of a conversion."""
+    LINEAGE_KIND_COLLECTION: _LineageKind.ValueType  # 5
+    """The rows of collected pages."""
+    LINEAGE_KIND_QUERY: _LineageKind.ValueType  # 6
+    """The result of a query."""
+    LINEAGE_KIND_DESIGN: _LineageKind.ValueType  # 7
+    """The points of a design, with their runs."""
+    LINEAGE_KIND_ROWS: _LineageKind.ValueType  # 8
+    """The training table of a design."""
+    LINEAGE_KIND_SCALER: _LineageKind.ValueType  # 9
+    """A scaler."""
+    LINEAGE_KIND_MODEL: _LineageKind.ValueType  # 10
+    """A model."""
+    LINEAGE_KIND_TEST: _LineageKind.ValueType  # 11
+    """The test of a model."""
+    LINEAGE_KIND_OPTIMUM: _LineageKind.ValueType  # 12
+    """The verified best point of a study."""
+    LINEAGE_KIND_DELIVERY: _LineageKind.ValueType  # 13
+    """A delivery of a dataset."""
+    LINEAGE_KIND_JOB: _LineageKind.ValueType  # 14
+    """What another job made."""
+
+class LineageKind(_LineageKind, metaclass=_LineageKindEnumTypeWrapper):
+    """What a node of a lineage is."""
+
+LINEAGE_KIND_UNSPECIFIED: LineageKind.ValueType  # 0
+"""Not set; never returned."""
+LINEAGE_KIND_FILE: LineageKind.ValueType  # 1
+"""A file that was read, or an upload."""
+LINEAGE_KIND_DECK: LineageKind.ValueType  # 2
+"""A deck."""
+LINEAGE_KIND_DATASET: LineageKind.ValueType  # 3
+"""A version of a dataset."""
+LINEAGE_KIND_CONVERSION: LineageKind.ValueType  # 4
+"""The tables of a conversion."""
+LINEAGE_KIND_COLLECTION: LineageKind.ValueType  # 5
+"""The rows of collected pages."""
+LINEAGE_KIND_QUERY: LineageKind.ValueType  # 6
+"""The result of a query."""
+LINEAGE_KIND_DESIGN: LineageKind.ValueType  # 7
+"""The points of a design, with their runs."""
+LINEAGE_KIND_ROWS: LineageKind.ValueType  # 8
+"""The training table of a design."""
+LINEAGE_KIND_SCALER: LineageKind.ValueType  # 9
+"""A scaler."""
+LINEAGE_KIND_MODEL: LineageKind.ValueType  # 10
+"""A model."""
+LINEAGE_KIND_TEST: LineageKind.ValueType  # 11
+"""The test of a model."""
+LINEAGE_KIND_OPTIMUM: LineageKind.ValueType  # 12
+"""The verified best point of a study."""
+LINEAGE_KIND_DELIVERY: LineageKind.ValueType  # 13
+"""A delivery of a dataset."""
+LINEAGE_KIND_JOB: LineageKind.ValueType  # 14
+"""What another job made."""
+Global___LineageKind: _TypeAlias = LineageKind  # noqa: Y015
+
 class _Verdict:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -779,6 +875,178 @@ class CancelKitResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelKitResponse: _TypeAlias = CancelKitResponse  # noqa: Y015
+
+@_typing.final
+class GetLineageRequest(_message.Message):
+    """Request for RegistryService.GetLineage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIT_ID_FIELD_NUMBER: _builtins.int
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    DIRECTION_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    MAX_NODES_FIELD_NUMBER: _builtins.int
+    kit_id: _builtins.int
+    """All that a kit made."""
+    job_id: _builtins.str
+    """What a job made."""
+    dataset: _builtins.str
+    """A version of a dataset: `NAME`, `NAME@3`, `NAME@ALIAS`, or these after
+    `PROJECT.`.
+    """
+    file: _builtins.str
+    """A file, as conversions and imports name it: `raw/x.json`, `upload:ID`; or an
+    upload by the name of its file.
+    """
+    direction: Global___LineageDirection.ValueType
+    """Which way."""
+    project: _builtins.str
+    """Only what is in this project. Empty: in all that the caller sees."""
+    max_nodes: _builtins.int
+    """Most nodes to return. 1 to 1,000; 1,000 if unset."""
+    def __init__(
+        self,
+        *,
+        kit_id: _builtins.int = ...,
+        job_id: _builtins.str = ...,
+        dataset: _builtins.str = ...,
+        file: _builtins.str = ...,
+        direction: Global___LineageDirection.ValueType = ...,
+        project: _builtins.str = ...,
+        max_nodes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "file", b"file", "job_id", b"job_id", "kit_id", b"kit_id", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "direction", b"direction", "file", b"file", "job_id", b"job_id", "kit_id", b"kit_id", "max_nodes", b"max_nodes", "project", b"project", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_start: _TypeAlias = _typing.Literal["kit_id", "job_id", "dataset", "file"]  # noqa: Y015
+    _WhichOneofArgType_start: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_start) -> _WhichOneofReturnType_start | None: ...
+
+Global___GetLineageRequest: _TypeAlias = GetLineageRequest  # noqa: Y015
+
+@_typing.final
+class LineageNode(_message.Message):
+    """Something that was made, or a file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    KIT_ID_FIELD_NUMBER: _builtins.int
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    URI_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Its identity in this answer: of what a job made, the job's id."""
+    kind: Global___LineageKind.ValueType
+    """What it is."""
+    name: _builtins.str
+    """Such as "mosfet 3", "default.bench@2", "raw/users.json"."""
+    kit_id: _builtins.int
+    """The kit that made it. 0: none did."""
+    job_id: _builtins.str
+    """The job that made it. Empty: none did."""
+    status: _common_pb2.Status.ValueType
+    """Whether and how that job ended."""
+    sha256: _builtins.str
+    """SHA-256 of its content; of a version of a dataset its digest. Empty: not known."""
+    uri: _builtins.str
+    """Where it lies. Empty: not known."""
+    start: _builtins.bool
+    """Whether the lineage begins here."""
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When the job was created."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        kind: Global___LineageKind.ValueType = ...,
+        name: _builtins.str = ...,
+        kit_id: _builtins.int = ...,
+        job_id: _builtins.str = ...,
+        status: _common_pb2.Status.ValueType = ...,
+        sha256: _builtins.str = ...,
+        uri: _builtins.str = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        start: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "id", b"id", "job_id", b"job_id", "kind", b"kind", "kit_id", b"kit_id", "name", b"name", "sha256", b"sha256", "start", b"start", "status", b"status", "uri", b"uri"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LineageNode: _TypeAlias = LineageNode  # noqa: Y015
+
+@_typing.final
+class LineageEdge(_message.Message):
+    """One thing was made of another."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_ID_FIELD_NUMBER: _builtins.int
+    TARGET_ID_FIELD_NUMBER: _builtins.int
+    source_id: _builtins.str
+    """The id of what was used."""
+    target_id: _builtins.str
+    """The id of what was made."""
+    def __init__(
+        self,
+        *,
+        source_id: _builtins.str = ...,
+        target_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["source_id", b"source_id", "target_id", b"target_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LineageEdge: _TypeAlias = LineageEdge  # noqa: Y015
+
+@_typing.final
+class GetLineageResponse(_message.Message):
+    """Response for RegistryService.GetLineage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODES_FIELD_NUMBER: _builtins.int
+    EDGES_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    truncated: _builtins.bool
+    """Whether there is more than `max_nodes`."""
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineageNode]:
+        """The nodes, the ones it begins with first."""
+
+    @_builtins.property
+    def edges(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineageEdge]:
+        """Which was made of which."""
+
+    def __init__(
+        self,
+        *,
+        nodes: _abc.Iterable[Global___LineageNode] | None = ...,
+        edges: _abc.Iterable[Global___LineageEdge] | None = ...,
+        truncated: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["edges", b"edges", "nodes", b"nodes", "truncated", b"truncated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetLineageResponse: _TypeAlias = GetLineageResponse  # noqa: Y015
 
 @_typing.final
 class RetryKitRequest(_message.Message):

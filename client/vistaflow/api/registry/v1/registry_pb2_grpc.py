@@ -83,6 +83,11 @@ class RegistryServiceStub(object):
                 request_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.DiffKitRequest.SerializeToString,
                 response_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.DiffKitResponse.FromString,
                 _registered_method=True)
+        self.GetLineage = channel.unary_unary(
+                '/vistaflow.api.registry.v1.RegistryService/GetLineage',
+                request_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.GetLineageRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.GetLineageResponse.FromString,
+                _registered_method=True)
         self.RetryKit = channel.unary_unary(
                 '/vistaflow.api.registry.v1.RegistryService/RetryKit',
                 request_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.RetryKitRequest.SerializeToString,
@@ -273,6 +278,17 @@ class RegistryServiceServicer(object):
         """Tells what changed in a kit between two revisions.
 
         Errors: `NOT_FOUND`; `OUT_OF_RANGE` if a revision is no longer kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetLineage(self, request, context):
+        """Tells where something comes from, or what was made of it: from an optimum back
+        over models, rows, designs, decks and datasets to the files, or from a file or
+        a version of a dataset to all that was made of it. Of what the caller sees.
+
+        Errors: `INVALID_ARGUMENT`; `NOT_FOUND`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -533,6 +549,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.DiffKit,
                     request_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.DiffKitRequest.FromString,
                     response_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.DiffKitResponse.SerializeToString,
+            ),
+            'GetLineage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLineage,
+                    request_deserializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.GetLineageRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.GetLineageResponse.SerializeToString,
             ),
             'RetryKit': grpc.unary_unary_rpc_method_handler(
                     servicer.RetryKit,
@@ -843,6 +864,33 @@ class RegistryService(object):
             '/vistaflow.api.registry.v1.RegistryService/DiffKit',
             vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.DiffKitRequest.SerializeToString,
             vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.DiffKitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLineage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vistaflow.api.registry.v1.RegistryService/GetLineage',
+            vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.GetLineageRequest.SerializeToString,
+            vistaflow_dot_api_dot_registry_dot_v1_dot_registry__pb2.GetLineageResponse.FromString,
             options,
             channel_credentials,
             insecure,

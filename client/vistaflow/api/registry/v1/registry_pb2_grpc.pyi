@@ -89,6 +89,13 @@ class RegistryServiceStub:
 
     Errors: `NOT_FOUND`; `OUT_OF_RANGE` if a revision is no longer kept.
     """
+    GetLineage: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetLineageRequest, _registry_pb2.GetLineageResponse]
+    """Tells where something comes from, or what was made of it: from an optimum back
+    over models, rows, designs, decks and datasets to the files, or from a file or
+    a version of a dataset to all that was made of it. Of what the caller sees.
+
+    Errors: `INVALID_ARGUMENT`; `NOT_FOUND`.
+    """
     RetryKit: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RetryKitRequest, _registry_pb2.RetryKitResponse]
     """Queues the failed and canceled jobs of a kit again, each with a new attempt;
     what is FINISHED stays and what was computed is reused.
@@ -281,6 +288,13 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """Tells what changed in a kit between two revisions.
 
     Errors: `NOT_FOUND`; `OUT_OF_RANGE` if a revision is no longer kept.
+    """
+    GetLineage: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetLineageRequest, _registry_pb2.GetLineageResponse]  # type: ignore[assignment]
+    """Tells where something comes from, or what was made of it: from an optimum back
+    over models, rows, designs, decks and datasets to the files, or from a file or
+    a version of a dataset to all that was made of it. Of what the caller sees.
+
+    Errors: `INVALID_ARGUMENT`; `NOT_FOUND`.
     """
     RetryKit: _aio.UnaryUnaryMultiCallable[_registry_pb2.RetryKitRequest, _registry_pb2.RetryKitResponse]  # type: ignore[assignment]
     """Queues the failed and canceled jobs of a kit again, each with a new attempt;
@@ -513,6 +527,19 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Tells what changed in a kit between two revisions.
 
         Errors: `NOT_FOUND`; `OUT_OF_RANGE` if a revision is no longer kept.
+        """
+
+    @_abc_1.abstractmethod
+    def GetLineage(
+        self,
+        request: _registry_pb2.GetLineageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.GetLineageResponse, _abc.Awaitable[_registry_pb2.GetLineageResponse]]:
+        """Tells where something comes from, or what was made of it: from an optimum back
+        over models, rows, designs, decks and datasets to the files, or from a file or
+        a version of a dataset to all that was made of it. Of what the caller sees.
+
+        Errors: `INVALID_ARGUMENT`; `NOT_FOUND`.
         """
 
     @_abc_1.abstractmethod
