@@ -78,6 +78,8 @@ async def suite(
         patch.setenv("VISTAFLOW_HOME", str(home))
         patch.setenv("VISTAFLOW_STORES", f"one={home / 'one'},two={home / 'two'}")
         patch.setenv("VISTAFLOW_COPIES", "2")
+        # Only the tests repair and sweep.
+        patch.setenv("VISTAFLOW_INGESTION_SWEEP_SECONDS", "0")
         patch.setenv("VISTAFLOW_INGESTION_LISTEN", "127.0.0.1:0")
         patch.setenv("VISTAFLOW_INGESTION_COLLECT_HOSTS", f"{site.place},localhost")
         patch.setenv("VISTAFLOW_INGESTION_COLLECT_DELAY_SECONDS", "0")
