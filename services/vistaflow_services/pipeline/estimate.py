@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from statistics import median
 
 from vistaflow.api.pipeline.v1 import pipeline_pb2 as pb
+from vistaflow_services.core.errors import ServiceError
 from vistaflow_services.decks.expressions import parse_constraint
 from vistaflow_services.decks.space import Point
 from vistaflow_services.designs.generators import generate
@@ -51,8 +53,10 @@ def estimate(
     seconds = store.run_seconds(plan.deck)
     known = 0
     if seconds and plan.reaches("DOE") and simulation_count - plan.budget <= MOST_LOOKED_UP:
-        points = {point_key(point): point for point in _design(plan, seed)}
-        known = len(store.get_many(plan.deck, points))
+        # A design that cannot be made is its job's to refuse, with what it tried.
+        with suppress(ServiceError):
+            points = {point_key(point): point for point in _design(plan, seed)}
+            known = len(store.get_many(plan.deck, points))
     runs = max(0, simulation_count - known)
     if not seconds:
         return Estimate(run_count=runs, known_count=0, run_seconds=None, seconds=None)

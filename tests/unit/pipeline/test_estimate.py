@@ -74,3 +74,12 @@ def test_the_limit_is_the_operators(tmp_path: Path) -> None:
     assert message(0) == (11 * HOUR, False)
     with pytest.raises(ValueError, match="confirmation_hours is at least 0"):
         Config(confirmation_hours=-1)
+
+
+def test_a_design_that_cannot_be_made_is_estimated_without_known_points(tmp_path: Path) -> None:
+    store = store_design(tmp_path, 40, known=40)
+    impossible = replace(PLAN, constraints=["h >= 1.999999", "l <= 0.100001"])
+
+    cost = estimate(impossible, simulation_count=61, seed=7, store=store, cores=2)
+
+    assert (cost.known_count, cost.run_count) == (0, 61)
