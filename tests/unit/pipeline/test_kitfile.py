@@ -10,9 +10,11 @@ from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.doe.v1 import doe_pb2
 from vistaflow.api.ml.v1 import ml_pb2
 from vistaflow_services.core.errors import InvalidError
+from vistaflow_services.core.registry_client import RegistryClient
 from vistaflow_services.decks.library import DeckLibrary
 from vistaflow_services.pipeline.kitfile import deck_beside, document_of, read_kit
 from vistaflow_services.pipeline.reading import Reading, Source
+from vistaflow_services.pipeline.reuse import Reuse
 
 KIT = """\
 name: a kit
@@ -197,7 +199,10 @@ async def test_a_fixed_value_that_a_parameter_cannot_have_is_a_mistake(
     text = (
         f"name: a\ndeck: welded_beam\ngoals: minimize cost\ndesign: {{parameters: {{t: {value}}}}}"
     )
-    read = await Reading(DeckLibrary(tmp_path), []).read(Source(kit_yaml=text))
+    registry = RegistryClient("127.0.0.1:9")
+    reading = Reading(DeckLibrary(tmp_path), [], Reuse(registry))
+    read = await reading.read(Source(kit_yaml=text))
+    await registry.close()
 
     (mistake,) = read.mistakes
     assert mistake.field.startswith("kit.yaml:4 design.parameters.t")
