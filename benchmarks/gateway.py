@@ -36,7 +36,7 @@ SAMPLED = 100
 
 
 @contextlib.asynccontextmanager
-async def gateway(at: str, home: Path) -> AsyncIterator[Running]:
+async def gateway(address: str, home: Path) -> AsyncIterator[Running]:
     """The gateway in front of a registry."""
     file = home / "gateway.address"
     env = {
@@ -44,7 +44,7 @@ async def gateway(at: str, home: Path) -> AsyncIterator[Running]:
         "VISTAFLOW_GATEWAY_ADDRESS_FILE": str(file),
         # One caller may have half of three quarters of these as streams.
         "VISTAFLOW_GATEWAY_MAX_CONNECTIONS": "4000",
-        "VISTAFLOW_REGISTRY": at,
+        "VISTAFLOW_REGISTRY": address,
         "VISTAFLOW_HOME": str(home / "gateway"),
     }
 
@@ -75,7 +75,7 @@ class Reader(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Looks at every row."""
-        at, crowd = time.monotonic(), self._crowd
+        arrival, crowd = time.monotonic(), self._crowd
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             if line.startswith(b"event: synced"):
@@ -85,7 +85,7 @@ class Reader(asyncio.Protocol):
                     crowd.disorder += revision <= self.before
                     self.before = revision
                     crowd.counts[self._number] += 1
-                    self._times.append((revision, at))
+                    self._times.append((revision, arrival))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fails: only the end of the process ends a stream."""
@@ -169,9 +169,9 @@ async def turn(
         raise SystemExit(f"{min(seen['counts'])} to {max(seen['counts'])} of {rows} rows came")
     acked = {revision: ack for _, revision, _, ack in appends}
     delays = [
-        1000 * (at - acked[revision])
+        1000 * (arrival_time - acked[revision])
         for got in seen["got"].values()
-        for revision, at in got
+        for revision, arrival_time in got
         if revision in acked
     ]
     return {
