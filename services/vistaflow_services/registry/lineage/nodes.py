@@ -26,8 +26,14 @@ _KINDS: Final = {
     "OPTIMIZE": pb.LINEAGE_KIND_OPTIMUM,
     "DELIVER": pb.LINEAGE_KIND_DELIVERY,
 }
-_FILES: Final = ("design", "dataset", "scaler", "trials", "model")
-"""Keys of results that describe the file that a job made; of several the first."""
+_FILES: Final = {
+    pb.LINEAGE_KIND_DESIGN: "design",
+    pb.LINEAGE_KIND_ROWS: "dataset",
+    pb.LINEAGE_KIND_SCALER: "scaler",
+    pb.LINEAGE_KIND_MODEL: "model",
+    pb.LINEAGE_KIND_OPTIMUM: "trials",
+}
+"""The key of a result that describes the file that the job made."""
 
 
 def node_of(row: JobRow) -> pb.LineageNode:
@@ -42,13 +48,14 @@ def node_of(row: JobRow) -> pb.LineageNode:
     )
     node.created_at.FromDatetime(row.created_at)
     result = row.result if isinstance(row.result, Mapping) else {}
-    file: Mapping[str, Any] = next(
-        (result[key] for key in _FILES if isinstance(result.get(key), Mapping)), {}
-    )
+    file = result.get(_FILES.get(node.kind, ""))
+    file = file if isinstance(file, Mapping) else {}
     node.sha256, node.uri = _text(file.get("sha256")), _text(file.get("uri"))
     if row.dataset is not None:
         node.name = f"{row.project}.{row.dataset}@{row.version}"
         node.sha256 = row.digest or ""
+    elif node.kind == pb.LINEAGE_KIND_DESIGN and isinstance(result.get("evaluated_count"), int):
+        node.name = f"{result['evaluated_count']} points"
     elif node.kind == pb.LINEAGE_KIND_DECK:
         decks = result.get("decks")
         deck = decks[0] if isinstance(decks, list) and len(decks) == 1 else {}

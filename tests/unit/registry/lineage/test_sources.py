@@ -69,7 +69,7 @@ def test_a_conversion_used_files(is_template: bool) -> None:
     spec: Message = ingestion_pb2.ConvertSpec(request=request)
     if is_template:
         spec = common_pb2.JobTemplate()
-        spec.request.Pack(request)  # type: ignore[attr-defined]
+        spec.request.Pack(request)
     assert sources_of(row("CONVERT", spec)).files == ["raw/x.json", "upload:1"]
 
 
