@@ -59,6 +59,7 @@ def test_a_table_gives_back_what_was_written(tmp_path: Path) -> None:
         "failure",
         "message",
         "log",
+        "origin",
         "seconds",
     ]
     back = table.read_columns(path, REGION.space)
