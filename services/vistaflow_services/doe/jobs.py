@@ -12,7 +12,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
 from typing import Any, Final
 
 from vistaflow._spans import span_text
@@ -300,10 +300,11 @@ def _plots(attempt: Attempt, prepared: _Prepared, results: Results) -> list[dict
     if any(failure is None for failure in results.failures) and results.evaluated:
         drawn["responses.png"] = plots.plot_responses
 
-    def bound(draw: Callable[..., None]) -> Callable[[Path], None]:
-        return lambda path: draw(path, prepared.region, prepared.columns, results, units=units)
-
-    return draw_pictures(attempt, {name: bound(draw) for name, draw in drawn.items()})
+    arguments = (prepared.region, prepared.columns, results)
+    return draw_pictures(
+        attempt,
+        {name: partial(draw, *arguments, units=units) for name, draw in drawn.items()},
+    )
 
 
 def _counts(results: Results) -> dict[str, Any]:

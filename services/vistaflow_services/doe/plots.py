@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,8 +51,8 @@ class _Axis:
 
 
 def plot_design(
-    path: Path, region: Region, columns: Columns, results: Results, *, units: dict[str, str]
-) -> None:
+    region: Region, columns: Columns, results: Results, *, units: dict[str, str]
+) -> Figure:
     """Pair scatter of up to 6 parameters, coloured by the first response if there is one.
 
     Failed runs are red crosses. Of more than 6 parameters those that move the
@@ -83,12 +82,12 @@ def plot_design(
     if response is not None and mappable is not None:
         _colour_bar(figure, mappable, response)
     figure.suptitle(_title(len(results.seconds), len(rows), int(results.failed.sum())), fontsize=11)
-    _save(figure, path)
+    return figure
 
 
 def plot_responses(
-    path: Path, region: Region, columns: Columns, results: Results, *, units: dict[str, str]
-) -> None:
+    region: Region, columns: Columns, results: Results, *, units: dict[str, str]
+) -> Figure:
     """Each response against each parameter."""
     results = _drawable(results)
     rows = _thinned(len(results.seconds))
@@ -111,7 +110,7 @@ def plot_responses(
             place.scatter(x, response.values[rows], s=9, linewidths=0, color=_POINT)
             _label(place, parameter, response, row, column, last=len(down) - 1)
     figure.suptitle("Responses along each parameter", fontsize=11)
-    _save(figure, path)
+    return figure
 
 
 def _drawable(results: Results) -> Results:
@@ -307,7 +306,3 @@ def _title(count: int, shown: int, failed: int) -> str:
     points = "1 point" if count == 1 else f"{count} points"
     thinned = f" ({shown} shown)" if shown < count else ""
     return f"{points}{thinned}" + (f", {failed} failed (x)" if failed else "")
-
-
-def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, format="png", dpi=110, metadata={"Software": "vistaflow"})

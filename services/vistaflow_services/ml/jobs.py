@@ -13,7 +13,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -353,9 +352,6 @@ def _draw(attempt: Attempt, tested: ModelTest) -> list[dict[str, Any]]:
     # Only this job draws; the other three start sooner without the library.
     from vistaflow_services.ml import plots
 
-    def bound(draw: Callable[..., None]) -> Callable[[Path], None]:
-        return lambda path: draw(path, tested.responses)
-
     drawings = {
         "parity.png": plots.draw_parity,
         "residuals.png": plots.draw_residuals,
@@ -363,7 +359,10 @@ def _draw(attempt: Attempt, tested: ModelTest) -> list[dict[str, Any]]:
     }
     if not tested.responses:
         return []
-    return draw_pictures(attempt, {name: bound(draw) for name, draw in drawings.items()})
+    return draw_pictures(
+        attempt,
+        {name: functools.partial(draw, tested.responses) for name, draw in drawings.items()},
+    )
 
 
 PRELOAD: Final = ("sklearn.ensemble", "vistaflow_services.ml.plots")

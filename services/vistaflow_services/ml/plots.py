@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,27 +19,26 @@ _INK, _BAND, _LINE = "#1f5fa8", "#9dbfe3", "#b03a2e"
 _MAX_BARS = 300
 
 
-def draw_parity(path: Path, tests: Sequence[ResponseTest]) -> None:
+def draw_parity(tests: Sequence[ResponseTest]) -> Figure:
     """Predicted against simulated, with 95 % intervals, a panel a response."""
-    _grid(path, tests, _parity, "Predicted against simulated, rows held out")
+    return _grid(tests, _parity, "Predicted against simulated, rows held out")
 
 
-def draw_residuals(path: Path, tests: Sequence[ResponseTest]) -> None:
+def draw_residuals(tests: Sequence[ResponseTest]) -> Figure:
     """Errors in predicted deviations against the prediction, a panel a response."""
-    _grid(path, tests, _residuals, "Errors in units of the predicted deviation, rows held out")
+    return _grid(tests, _residuals, "Errors in units of the predicted deviation, rows held out")
 
 
-def draw_calibration(path: Path, tests: Sequence[ResponseTest]) -> None:
+def draw_calibration(tests: Sequence[ResponseTest]) -> Figure:
     """How many rows the intervals of each level hold, a panel a response."""
-    _grid(path, tests, _calibration, "Calibration of the predicted intervals, rows held out")
+    return _grid(tests, _calibration, "Calibration of the predicted intervals, rows held out")
 
 
 def _grid(
-    path: Path,
     tests: Sequence[ResponseTest],
     draw: Callable[[Any, ResponseTest], None],
     title: str,
-) -> None:
+) -> Figure:
     shown = list(tests)[:MAX_PANELS]
     columns = min(len(shown), 2 if len(shown) <= 4 else 3 if len(shown) <= 9 else 4)
     rows = -(-len(shown) // columns)
@@ -56,7 +54,7 @@ def _grid(
         axes.set_axisbelow(True)
         axes.tick_params(labelsize=8)
         draw(axes, test)
-    figure.savefig(path, dpi=110, format="png", metadata={"Software": None})
+    return figure
 
 
 def _is_log(test: ResponseTest) -> bool:

@@ -417,9 +417,7 @@ def _plots(attempt: Attempt, setting: _Setting, result: StudyResult) -> list[dic
     return draw_pictures(
         attempt,
         {
-            "convergence.png": lambda path: plots.plot_convergence(
-                path, setting.problem, result.trials
-            ),
-            "predicted.png": lambda path: plots.plot_comparison(path, result.trials, names, units),
+            "convergence.png": lambda: plots.plot_convergence(setting.problem, result.trials),
+            "predicted.png": lambda: plots.plot_comparison(result.trials, names, units),
         },
     )

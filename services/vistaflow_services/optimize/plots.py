@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ WIDE = 10.0
 """Ratio of the largest to the smallest value from which an axis is logarithmic."""
 
 
-def plot_convergence(path: Path, problem: Problem, trials: Sequence[Trial]) -> None:
+def plot_convergence(problem: Problem, trials: Sequence[Trial]) -> Figure:
     """The best feasible objective against evaluations, the design's part shaded.
 
     Below it, for each constraint, which points met it.
@@ -63,7 +62,7 @@ def plot_convergence(path: Path, problem: Problem, trials: Sequence[Trial]) -> N
     bottom.set_xlabel("evaluation")
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
     bottom.set_xlim(0.5, max(len(shown), 1) + 0.5)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    return figure
 
 
 def _objective(axes: Any, problem: Problem, trials: Sequence[Trial]) -> None:
@@ -142,8 +141,8 @@ def _constraints(axes: Any, texts: Sequence[str], trials: Sequence[Trial]) -> No
 
 
 def plot_comparison(
-    path: Path, trials: Sequence[Trial], responses: Sequence[str], units: dict[str, str]
-) -> None:
+    trials: Sequence[Trial], responses: Sequence[str], units: dict[str, str]
+) -> Figure:
     """What was predicted before each proposed run against what the simulator returned."""
     names = list(responses)[:MAX_RESPONSES]
     columns = min(3, len(names))
@@ -166,7 +165,7 @@ def plot_comparison(
         axes.set_xlabel("simulated", fontsize=8)
         axes.set_ylabel("predicted", fontsize=8)
         axes.tick_params(labelsize=7)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    return figure
 
 
 def plot_parity(axes: Any, pairs: NDArray[np.float64]) -> None:

@@ -139,9 +139,11 @@ def test_pictures_are_drawn_of_designs_run_and_not_run(
     region = Region(space=REGION.space, fixed=fixed)
     columns, results = made(60)
     units = {"ion": "A/um"}
-    plot_design(tmp_path / "run.png", region, columns, results, units=units)
-    plot_design(tmp_path / "made.png", region, columns, Results.not_run(60, ["ion"]), units=units)
-    plot_responses(tmp_path / "responses.png", region, columns, results, units=units)
+    plot_design(region, columns, results, units=units).savefig(tmp_path / "run.png")
+    plot_design(region, columns, Results.not_run(60, ["ion"]), units=units).savefig(
+        tmp_path / "made.png"
+    )
+    plot_responses(region, columns, results, units=units).savefig(tmp_path / "responses.png")
     pictures = {path.name: imread(path) for path in tmp_path.iterdir()}
     assert sorted(pictures) == ["made.png", "responses.png", "run.png"]
     for picture in pictures.values():
@@ -168,8 +170,8 @@ def test_the_smallest_designs_are_drawn(tmp_path: Path, count: int) -> None:
     results = Results(
         responses={"ion": np.ones(count)}, failures=[None] * count, seconds=np.ones(count)
     )
-    plot_design(tmp_path / "run.png", REGION, columns, results, units={})
-    plot_responses(tmp_path / "responses.png", REGION, columns, results, units={})
+    plot_design(REGION, columns, results, units={}).savefig(tmp_path / "run.png")
+    plot_responses(REGION, columns, results, units={}).savefig(tmp_path / "responses.png")
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -179,6 +181,6 @@ def test_a_value_that_no_response_has_spoils_no_picture(tmp_path: Path, value: f
     ion = np.linspace(0.1, 1.0, 20)
     ion[[3, 7]] = value
     results = replace(Results.not_run(20, ["ion"]), responses={"ion": ion}, seconds=np.ones(20))
-    plot_design(tmp_path / "design.png", REGION, columns, results, units={})
-    plot_responses(tmp_path / "responses.png", REGION, columns, results, units={})
+    plot_design(REGION, columns, results, units={}).savefig(tmp_path / "design.png")
+    plot_responses(REGION, columns, results, units={}).savefig(tmp_path / "responses.png")
     assert (tmp_path / "responses.png").stat().st_size > 5_000

@@ -213,8 +213,8 @@ def test_pictures_are_drawn_of_any_study(goals: str, tmp_path: Path) -> None:
     study, _ = _study(goals, 4)
     result = study.run()
     convergence, comparison = tmp_path / "convergence.png", tmp_path / "predicted.png"
-    plot_convergence(convergence, study.problem, result.trials)
-    plot_comparison(comparison, result.trials, RESPONSES, {"gain": "dB"})
+    plot_convergence(study.problem, result.trials).savefig(convergence)
+    plot_comparison(result.trials, RESPONSES, {"gain": "dB"}).savefig(comparison)
     for path in (convergence, comparison):
         assert path.read_bytes().startswith(b"\x89PNG")
         assert path.stat().st_size > 5_000

@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from vistaflow_services.core.work.pictures import sign
 from vistaflow_services.decks.space import Parameter, Scale
 from vistaflow_services.optimize import plots
 from vistaflow_services.optimize.pictures.subject import Subject
@@ -64,12 +65,8 @@ def finish(figure: Figure, subject: Subject, title: str, kinds: Sequence[str] = 
         title: What it shows.
         kinds: Keys of `MARKS` that occur in it.
     """
-    height = figure.get_figheight()
     title = "\n".join(textwrap.wrap(title, int(11 * figure.get_figwidth())))
     figure.suptitle(title, fontsize=11)
-    engine = figure.get_layout_engine()
-    assert engine is not None
-    engine.set(rect=(0, 0.2 / height, 1, 1 - 0.2 / height))  # type: ignore[call-arg]
     handles = [MARKS[kind] for kind in kinds]
     if handles:
         # Below the panels, so that it hides nothing.
@@ -77,9 +74,7 @@ def finish(figure: Figure, subject: Subject, title: str, kinds: Sequence[str] = 
         figure.legend(
             handles=handles, loc="outside lower left", ncols=columns, fontsize=8, frameon=False
         )
-    corner = f"kit {subject.kit_id} · {subject.date}"
-    figure.text(0.995, 0.005, corner, ha="right", va="bottom", fontsize=7, color=MUTED)
-    return figure
+    return sign(figure, f"kit {subject.kit_id} · {subject.date}")
 
 
 def _mark(label: str, color: str, **style: Any) -> Line2D:

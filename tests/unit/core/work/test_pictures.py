@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from vistaflow_services.core.work.artifacts import ArtifactStore
 from vistaflow_services.core.work.attempt import Attempt
 from vistaflow_services.core.work.pictures import draw_pictures
 
 
-def _fail(path: Path) -> None:
-    path.write_bytes(b"half of it")
+def _fail() -> Figure:
     raise OverflowError("cannot convert float infinity to integer")
 
 
@@ -23,12 +23,12 @@ def test_a_picture_that_cannot_be_drawn_is_left_out_and_the_others_are_there(
     attempt = Attempt(
         kit_id=1, job_id="job", folder=artifacts.open_prefix("job", 1), artifacts=artifacts
     )
-    drawn = draw_pictures(
-        attempt,
-        {"broken.png": _fail, "good.png": lambda path: path.write_bytes(b"picture") and None},
-    )
+    good = Figure(layout="constrained")
+    drawn = draw_pictures(attempt, {"broken.png": _fail, "good.png": lambda: good})
     assert [each["name"] for each in drawn] == ["good.png"]
     assert [each.name for each in attempt.folder.iterdir()] == ["good.png"]
+    (corner,) = good.texts
+    assert corner.get_text().startswith("kit 1 · 20")
     log = capsys.readouterr().err
     assert "OverflowError" in log
     assert "broken.png could not be drawn and is omitted" in log
