@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from tests.e2e.conftest import Suite, lines  # type: ignore[import-not-found]
+from vistaflow.cli.files.picture import SHOWN
 
 pytestmark = pytest.mark.timeout(900)  # whole walks, on a machine that does others' work, too
 
@@ -118,7 +119,8 @@ def test_the_walk_through_of_the_results_works_as_written(suite: Suite, tmp_path
         assert hashlib.sha256(content).hexdigest() == file["sha256"]
     paths = {file["path"] for file in manifest["files"]}
     assert {"deck/deck.yaml", "deck/model.py", "model/model.json"} <= paths
-    assert len({path for path in paths if path.startswith("pictures/")}) >= 5
+    assert len({path for path in paths if path.startswith("pictures/")}) >= 12
+    assert {f"pictures/{name}.png" for name in SHOWN} <= paths
     assert len((folder / "points.csv").read_text().splitlines()) == 17
     best = yaml.safe_load((folder / "best.yaml").read_text())
     assert best["feasible"]

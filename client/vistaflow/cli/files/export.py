@@ -22,9 +22,16 @@ from vistaflow.cli.arguments import KitId
 from vistaflow.cli.connection import CommandClient, answer_of
 from vistaflow.cli.files.folders import check_new, new_folder
 from vistaflow.cli.files.kit_text import kit_text, yaml_text
+from vistaflow.cli.files.picture import SHOWN
 from vistaflow.cli.output import Address, AsJson, console, plain, print_json, size_text
 from vistaflow.cli.results import design_job, result_dict, study_of
-from vistaflow.errors import FailedPreconditionError, MissingPackageError, invalid
+from vistaflow.errors import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    MissingPackageError,
+    NotFoundError,
+    invalid,
+)
 from vistaflow.models import Kit
 from vistaflow.results import Trial
 
@@ -139,6 +146,12 @@ async def _fill(client: CommandClient, kit: Kit, folder: Path, tables: Tables) -
             (folder / "pictures").mkdir(exist_ok=True)
             name = f"{job.name}-{Path(str(plot['uri'])).name}".replace("/", "-")
             await client.download(str(plot["uri"]), folder / "pictures" / name)
+    for name in SHOWN if job is not None else ():
+        # Not enough points, models or parameters for it.
+        with suppress(FailedPreconditionError, InvalidArgumentError, NotFoundError):
+            content = await client.picture(kit.kit_id, name)
+            (folder / "pictures").mkdir(exist_ok=True)
+            (folder / "pictures" / f"{name}.png").write_bytes(content)
 
 
 def _best(kit: Kit, study: optimize_pb2.Study) -> dict[str, Any]:
