@@ -271,7 +271,7 @@ def validate(
             console.print(
                 f"mistake: {mistake.field}: {mistake.description}", markup=False, soft_wrap=True
             )
-        for origin in answer.reused:
+        for origin in answer.reused if not answer.mistakes else ():
             outside = f", {origin.outside_count} outside the space" * bool(origin.outside_count)
             console.print(f"takes {origin.count} points of {origin.origin}{outside}", markup=False)
         if not answer.mistakes:

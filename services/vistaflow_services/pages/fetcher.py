@@ -267,7 +267,7 @@ class Fetcher:
             url=str(url),
             status=status,
             etag=_header(answer, "etag"),
-            last_modified=_header(answer, "last-modified"),
+            last_modified=_settled(answer),
             content_type=_header(answer, "content-type"),
             base=str(answer.request.url),
             link=str(answer.links.get("next", {}).get("url", "")),
@@ -331,6 +331,21 @@ def _header(answer: httpx.Response, name: str) -> str:
     """A header that can be recorded and sent back."""
     value: str = answer.headers.get(name, "")
     return value if len(value) <= _MAX_HEADER and value.isascii() and value.isprintable() else ""
+
+
+def _settled(answer: httpx.Response) -> str:
+    """When the page was last modified, if that identifies its content (RFC 9110, 8.8.2.2).
+
+    The header counts whole seconds: a page of the very second of its answer may change once more
+    in that second, and would then be taken for unchanged without end.
+    """
+    header = _header(answer, "last-modified")
+    try:
+        modified = parsedate_to_datetime(header)
+        age = parsedate_to_datetime(answer.headers.get("date", "")) - modified
+        return header if age.total_seconds() >= 1 else ""
+    except (ValueError, TypeError):  # no date, or only one of them has a time zone
+        return ""
 
 
 def _retry_after(text: str) -> float:

@@ -391,7 +391,11 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         self, request: pb.GetLineageRequest, context: Context
     ) -> pb.GetLineageResponse:
         """Tells where something comes from, or what was made of it."""
-        return await self._lineage.trace(request)
+        await self._reach(request.min_revision, context, Violations())
+        revision = self._hub.head
+        response = await self._lineage.trace(request)
+        response.revision = revision
+        return response
 
     async def ListRequests(
         self, request: pb.ListRequestsRequest, context: Context

@@ -139,6 +139,7 @@ def test_a_job_makes_runs_and_tells_a_design(bench: Bench) -> None:
         "failure",
         "message",
         "log",
+        "origin",
         "seconds",
     ]
     assert np.isfinite(table.column(f"y.{deck.response_names[0]}").to_numpy()).all()

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -364,6 +365,29 @@ def test_an_etag_that_lies_hides_no_change(site: Site, run: Callable[..., Collec
         (200, False, '"1"'),
         (200, False, '"2"'),
     ]
+
+
+def test_a_page_of_the_second_of_its_answer_is_fetched_again(
+    site: Site, run: Callable[..., Collected]
+) -> None:
+    def modified(seconds: float, name: str) -> Callable[[Asked], Answer]:
+        """A page that a server like Python's takes for unchanged within the second."""
+
+        def page(asked: Asked) -> Answer:
+            if "if-modified-since" in asked:
+                return answer(304)
+            return answer(200, listing(name).encode(), Last_Modified=last)
+
+        last = formatdate(time.time() + seconds, usegmt=True)
+        return page
+
+    # A clock may pass on to the next second before the answer: a page of the future does not.
+    site.pages.update({"/new": modified(60, "old"), "/old": modified(-60, "old")})
+    run("/new", "/old")
+    site.pages.update({"/new": modified(60, "new"), "/old": modified(-60, "new")})
+    second = run("/new", "/old", name="two", previous="one")
+
+    assert [(page.status, page.unchanged) for page in second.pages] == [(200, False), (304, True)]
 
 
 def test_a_redirect_to_another_host_is_refused_even_if_that_is_allowed(

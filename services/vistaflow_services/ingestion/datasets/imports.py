@@ -148,8 +148,12 @@ def _import(workshop: Workshop, spec: pb.ImportSpec) -> dict[str, Any]:
     attempt, project = workshop.attempt, workshop.places.project
     check_spec(spec)
     recorded = workshop.registrar.version_of_job(project, spec.dataset, attempt.job_id)
-    if recorded is not None:  # by an attempt that was killed before it could say so
-        return _result(project, spec.dataset, recorded)
+    read = attempt.folder.parent / "files.json"
+    if recorded is not None and read.exists():  # by an attempt killed before it could say so
+        return {
+            **_result(project, spec.dataset, recorded),
+            "files": json.loads(read.read_bytes()),
+        }
     with attempt.part("build") as metadata, ExitStack() as stack:
         origins, files = list[str](), list[dict[str, str]]()
         built = build(
@@ -165,6 +169,7 @@ def _import(workshop: Workshop, spec: pb.ImportSpec) -> dict[str, Any]:
         )
         _report(attempt, built)
         metadata.update({"sources": origins[:100], "bytes": built.manifest.size_bytes})
+    attempt.artifacts.write(read, json.dumps(files).encode())
     version = _record(
         workshop,
         datasets_pb2.RecordDatasetVersionRequest(

@@ -81,7 +81,7 @@ def mistakes(error: grpc.aio.AioRpcError) -> dict[str, str]:
 
 def test_the_reads_are_those_that_are_known() -> None:
     assert set(names(READS)) == {
-        "GetKit", "GetJob", "DiffKit", "ListKits", "ListJobs", "ListStates",
+        "GetLineage", "GetKit", "GetJob", "DiffKit", "ListKits", "ListJobs", "ListStates",
     }  # fmt: skip
     assert set(names(LISTS)) == {
         "ListKits", "ListJobs", "ListStates", "ListTokens", "ListRequests",

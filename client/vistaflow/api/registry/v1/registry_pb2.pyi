@@ -889,6 +889,7 @@ class GetLineageRequest(_message.Message):
     DIRECTION_FIELD_NUMBER: _builtins.int
     PROJECT_FIELD_NUMBER: _builtins.int
     MAX_NODES_FIELD_NUMBER: _builtins.int
+    MIN_REVISION_FIELD_NUMBER: _builtins.int
     kit_id: _builtins.int
     """All that a kit made."""
     job_id: _builtins.str
@@ -907,6 +908,8 @@ class GetLineageRequest(_message.Message):
     """Only what is in this project. Empty: in all that the caller sees."""
     max_nodes: _builtins.int
     """Most nodes to return. 1 to 1,000; 1,000 if unset."""
+    min_revision: _builtins.int
+    """Answer no older than this revision; waits up to the call's deadline for it."""
     def __init__(
         self,
         *,
@@ -917,10 +920,11 @@ class GetLineageRequest(_message.Message):
         direction: Global___LineageDirection.ValueType = ...,
         project: _builtins.str = ...,
         max_nodes: _builtins.int = ...,
+        min_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "file", b"file", "job_id", b"job_id", "kit_id", b"kit_id", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "direction", b"direction", "file", b"file", "job_id", b"job_id", "kit_id", b"kit_id", "max_nodes", b"max_nodes", "project", b"project", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "direction", b"direction", "file", b"file", "job_id", b"job_id", "kit_id", b"kit_id", "max_nodes", b"max_nodes", "min_revision", b"min_revision", "project", b"project", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_start: _TypeAlias = _typing.Literal["kit_id", "job_id", "dataset", "file"]  # noqa: Y015
     _WhichOneofArgType_start: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
@@ -1023,8 +1027,11 @@ class GetLineageResponse(_message.Message):
     NODES_FIELD_NUMBER: _builtins.int
     EDGES_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     truncated: _builtins.bool
     """Whether there is more than `max_nodes`."""
+    revision: _builtins.int
+    """The answer is no older than this revision."""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineageNode]:
         """The nodes, the ones it begins with first."""
@@ -1039,10 +1046,11 @@ class GetLineageResponse(_message.Message):
         nodes: _abc.Iterable[Global___LineageNode] | None = ...,
         edges: _abc.Iterable[Global___LineageEdge] | None = ...,
         truncated: _builtins.bool = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["edges", b"edges", "nodes", b"nodes", "truncated", b"truncated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["edges", b"edges", "nodes", b"nodes", "revision", b"revision", "truncated", b"truncated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
