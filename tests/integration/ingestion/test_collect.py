@@ -187,7 +187,7 @@ async def test_an_erasure_names_its_collections_and_old_pages_are_removed(suite:
     # A store that lost its copy gets it from the other; meanwhile that one is read.
     copies[0].unlink()
     assert await suite.page(job.job_id, page.sha256) == WHISKY.encode()
-    assert (await repaired(suite.registry.address))["restored"] >= 1
+    await repaired(suite.registry.address)
     assert copies[0].read_text() == WHISKY
     other, _ = await suite.collected(pb.CollectSpec(urls=[f"{suite.site.url}/persons"]))
     with pytest.raises(grpc.aio.AioRpcError) as raised:
