@@ -138,6 +138,10 @@ def test_a_study_answers_what_if(
 
     for chart in ("Convergence", "Parallel coordinates", "A response over two parameters"):
         expect(page.get_by_role("img", name=chart).locator("canvas").first).to_be_visible()
+    for name in ("effects", "importance", "correlation"):
+        drawn = page.get_by_role("img", name=name, exact=True)
+        drawn.scroll_into_view_if_needed()
+        page.wait_for_function("image => image.naturalWidth > 100", arg=drawn.element_handle())
     # The middle of the first trial of the chart: whichever is clicked is shown beside it.
     area = page.get_by_role("img", name="Convergence").locator(".u-over")
     area.click(position={"x": 3, "y": 50})

@@ -41,6 +41,9 @@ TEXT_BYTES: Final = 16 << 20
 """What the JSON of kits may take, with the messages that it is of."""
 
 EVENT_STREAM: Final = "text/event-stream"
+PICTURE_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
+"""Nothing in an SVG that is opened by itself runs."""
+
 MOST_WAIT_SECONDS: Final = 60
 _WATCH: Final = "vistaflow.api.registry.v1.RegistryService/WatchStates"
 
@@ -102,6 +105,9 @@ class Rpcs:
         if method.name == "GetKit" and request.method == "GET":
             return self._kit(request, answer)
         headers = {"cache-control": "no-store"}
+        if method.name == "DrawPicture" and wants_file(request, answer.media_type):
+            headers["content-security-policy"] = PICTURE_POLICY
+            return Response(answer.content, headers=headers, media_type=answer.media_type)
         return Response(to_json(answer), headers=headers, media_type="application/json")
 
     def _kit(self, request: Request, answer: registry_pb2.GetKitResponse) -> Response:
@@ -217,6 +223,15 @@ def is_read_only(method: MethodDescriptor) -> bool:
 def wants_events(request: Request) -> bool:
     """Whether the answer should be server-sent events."""
     return EVENT_STREAM in request.headers.get("accept", "")
+
+
+def wants_file(request: Request, media_type: str) -> bool:
+    """Whether the answer should be a file itself, not JSON that contains it.
+
+    Browsers name kinds of pictures for `<img>` and for what is opened in a tab.
+    """
+    accept = request.headers.get("accept", "")
+    return media_type in accept or (media_type.startswith("image/") and "image/" in accept)
 
 
 def timeout_of(request: Request) -> float:

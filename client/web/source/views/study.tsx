@@ -12,6 +12,7 @@ import { inOrder, readStudy, type Model, type Prediction, type Study, type Trial
 import WhatIf, { middle, type Point } from "./what_if";
 
 const MOST_KITS = 4;
+const DRAWN = ["effects", "importance", "correlation"];
 
 const numberOf = (trial: Trial | undefined): number => Number(trial?.number ?? 0);
 
@@ -126,6 +127,16 @@ function Views({ main, all }: { main: Known; all: Known[] }) {
             )}
           </>
         )}
+        {model && (
+          <section class="card wide">
+            <h2>{t("study.drawn")}</h2>
+            <div class="pictures">
+              {DRAWN.map((name) => (
+                <Drawn key={name} source={`/v1/kits/${kit.kit_id}/pictures/${name}`} name={name} />
+              ))}
+            </div>
+          </section>
+        )}
         {pictures.length > 0 && (
           <section class="card wide">
             <h2>{t("study.quality")}</h2>
@@ -140,6 +151,17 @@ function Views({ main, all }: { main: Known; all: Known[] }) {
         )}
       </div>
     </>
+  );
+}
+
+/** A picture that the service draws of the kit; nothing where the kit has too little for it. */
+function Drawn({ source, name }: { source: string; name: string }) {
+  const [isMissing, setMissing] = useState(false);
+  if (isMissing) return null;
+  return (
+    <a href={source}>
+      <img src={source} alt={name} loading="lazy" onError={() => setMissing(true)} />
+    </a>
   );
 }
 
