@@ -19,11 +19,13 @@ from vistaflow_services.registry.database.queries import QUERIES
 from vistaflow_services.registry.upkeep import checks
 
 BESIDE = {
-    "applied_migrations", "count_connections", "database_health", "expired_leases",
-    "extend_leases", "head", "lease_count", "log_ends", "log_growth", "log_guard",
-    "long_transactions", "queued_jobs", "token_by_id", "waiting_work",
+    "add_lineage", "applied_migrations", "backup_age", "begin_outbox", "count_connections",
+    "data_jobs", "database_health", "ended_kits", "expired_leases", "expired_versions",
+    "extend_leases", "head", "lease_count", "log_end", "log_ends", "log_growth", "log_guard",
+    "long_transactions", "move_outbox", "outbox_health", "overdue_blobs", "queued_jobs",
+    "take_changes", "token_by_id", "waiting_work",
 }  # fmt: skip
-"""Queries of what goes on behind the calls."""
+"""Queries of what goes on behind the calls: all that a registry without calls makes."""
 
 NOT_FOUND, DENIED = grpc.StatusCode.NOT_FOUND, grpc.StatusCode.PERMISSION_DENIED
 

@@ -184,7 +184,8 @@ async def test_a_door_that_breaks_tells_the_caller_nothing_but_an_id(
 
     assert error.code() is grpc.StatusCode.INTERNAL
     assert "secret" not in f"{error.details()} {error.trailing_metadata()}"
-    logged = [each for each in caplog.records if each.exc_info]
+    # gRPC's poller may log that the loop of an earlier test is closed.
+    logged = [each for each in caplog.records if each.exc_info and each.name != "asyncio"]
     assert [each.error_id for each in logged] == [
         detail(error, error_details_pb2.RequestInfo).request_id
     ]
