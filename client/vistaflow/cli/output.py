@@ -88,7 +88,9 @@ def plain(value: Any) -> Any:
 
 def number(value: float, unit: str = "") -> str:
     """A number as people write it, with its unit."""
-    text = f"{value:.5g}" if isinstance(value, float) else str(value)
+    # JSON has one kind of number: a doping of 5e15 arrives as a whole one.
+    is_real = isinstance(value, float) or (isinstance(value, int) and abs(value) >= 10**9)
+    text = f"{value:.5g}" if is_real else str(value)
     return f"{text} {unit}" if unit else text
 
 

@@ -395,7 +395,13 @@ def test_the_tree_shows_jobs_tasks_and_progress() -> None:
 
 @pytest.mark.parametrize(
     ("value", "unit", "text"),
-    [(1.234567, "", "1.2346"), (3, "um", "3 um"), ("gold", "", "gold"), (1e-12, "A", "1e-12 A")],
+    [
+        (1.234567, "", "1.2346"),
+        (3, "um", "3 um"),
+        (4961364404620000, "", "4.9614e+15"),
+        ("gold", "", "gold"),
+        (1e-12, "A", "1e-12 A"),
+    ],
 )
 def test_numbers_are_written_as_people_do(value: float, unit: str, text: str) -> None:
     assert number(value, unit) == text
