@@ -11,7 +11,7 @@ once; runs of a noisy simulator that repeat a point are all taken.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -121,7 +121,7 @@ def known_points(
             seen.add(identity)
             entry["count"] += 1
             entry["failed_count"] += row.failure is not None
-            known.points.append(_moved(row, point))
+            known.points.append(replace(row, point=point))
             if len(known.points) > MAX_KNOWN:
                 raise field_error(
                     path, f"more than {MAX_KNOWN:,} points are inside the space: narrow a range"
@@ -151,10 +151,6 @@ def joined(
             origins=[*[""] * count, *(one.origin for one in points)],
         ),
     )
-
-
-def _moved(row: KnownPoint, point: Point) -> KnownPoint:
-    return KnownPoint(**{**vars(row), "point": point})
 
 
 def _inside(region: Region, point: Mapping[str, Any]) -> Point | None:

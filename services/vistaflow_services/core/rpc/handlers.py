@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable
 from typing import Any
+
+import grpc
 
 
 def kind_of(handler: Any) -> str:
@@ -42,3 +45,25 @@ class Remade:
         if wrapped is None or wrapped[0] is not handler:
             wrapped = self._wrapped[method] = (handler, self._make(method, handler))
         return wrapped[1]
+
+
+class WrappingInterceptor(grpc.aio.ServerInterceptor):
+    """Puts a handler of its own around that of every call."""
+
+    def __init__(self) -> None:
+        self._wrapped = Remade(self._wrap)
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Wraps the handler that would otherwise see the call."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        return self._wrapped.of(handler_call_details.method, handler)
+
+    @abstractmethod
+    def _wrap(self, method: str, handler: Any) -> Any:
+        """The handler that is put around that of a method."""

@@ -18,7 +18,7 @@ import grpc
 from vistaflow_services.core import log
 from vistaflow_services.core.errors import InvalidError, ServiceError
 from vistaflow_services.core.message_limits import REQUEST_BYTES
-from vistaflow_services.core.rpc.handlers import Remade
+from vistaflow_services.core.rpc.handlers import WrappingInterceptor
 from vistaflow_services.core.rpc.request_size import (
     Check,
     check_size,
@@ -38,7 +38,7 @@ class _Refused:
         self.error = error
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor):
+class ErrorInterceptor(WrappingInterceptor):
     """Ends a call that raised with the right gRPC status.
 
     A `ServiceError` keeps its code, message, reason and violations. Anything else is a bug: it is
@@ -62,18 +62,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         self._default_timeout = default_timeout
         self._max_request_bytes = max_request_bytes
         self._checks = checks if checks is not None else {}
-        self._wrapped = Remade(self._wrap)
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        """Wraps the handler that would otherwise see the call."""
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        return self._wrapped.of(handler_call_details.method, handler)
+        super().__init__()
 
     def _wrap(self, method: str, handler: Any) -> Any:
         if handler.request_streaming:

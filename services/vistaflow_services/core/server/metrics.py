@@ -19,12 +19,12 @@ import contextlib
 import importlib.util
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 
-from vistaflow_services.core.rpc.handlers import Remade, behaving, behaviour_of
+from vistaflow_services.core.rpc.handlers import WrappingInterceptor, behaving, behaviour_of
 from vistaflow_services.core.server.listener import Listener, probe
 from vistaflow_services.core.server.shell import StartError, private_address
 from vistaflow_services.core.tasks import ended
@@ -152,7 +152,7 @@ class Metrics:
             self._lag.set(max(lags))
 
 
-class CallInterceptor(grpc.aio.ServerInterceptor):
+class CallInterceptor(WrappingInterceptor):
     """Counts and times calls.
 
     Args:
@@ -163,18 +163,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, started: Any, duration: Any) -> None:
         self._started = started
         self._duration = duration
-        self._wrapped = Remade(self._wrap)
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        """Wraps the handler that would otherwise see the call."""
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        return self._wrapped.of(handler_call_details.method, handler)
+        super().__init__()
 
     def _wrap(self, method: str, handler: Any) -> Any:
         name = method.lstrip("/")
