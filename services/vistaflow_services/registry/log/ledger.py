@@ -1,8 +1,9 @@
 """The one queue of everything that changes the log.
 
-While one commit is in flight the next batch gathers; there is no timer. A commit replaces the head
-row if that is still the one the batch was made on. If another replica was first, nothing was
-written, and the batch is made again on what that replica wrote, this time under the head row's
+While one commit is in flight the next batch gathers. With three or more calls open it waits a
+moment for those that are missing; one caller, two callers and streams never wait. A commit replaces
+the head row if that is still the one the batch was made on. If another replica was first, nothing
+was written, and the batch is made again on what that replica wrote, this time under the head row's
 lock. If the connection is lost, the journal finds out whether the commit happened before anything
 is tried again. So every command happens exactly once or, if its caller gave up, at most once. The
 table of all outcomes is in `Ledger._commit`.
@@ -66,6 +67,12 @@ LARGE_BATCH = 200
 
 MAKE_SECONDS = 0.03
 """Seconds after which no further command is applied for this commit; the others wait."""
+
+MANY_CALLS = 3
+"""Calls that are open from which on a batch waits for the rest of them."""
+
+GATHER_SECONDS = 0.002
+"""The longest such wait. Many small commits cost more than it: of processor, here and there."""
 
 TRIES = 3
 """Attempts at a batch that the database cannot serialize with other transactions."""
@@ -211,6 +218,12 @@ class Ledger:
         self._large_next = False
         self._taken_from = self._queue
         self._committing: list[_Waiting] = []
+        self._open_count = 0
+        """Calls of `submit` that have not returned, those among them that were just answered."""
+        self._gathering: asyncio.Future[None] | None = None
+        """Done once a batch need not wait for more calls; None while none waits."""
+        self._expected_count = 0
+        """Commands in the queue that end that wait."""
         self._timer: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -279,7 +292,11 @@ class Ledger:
             ExistsError: The request_id was used with another body.
             ServiceError: As the command's rules say.
         """
-        return await self._put(command, seconds, None)
+        self._open_count += 1
+        try:
+            return await self._put(command, seconds, None)
+        finally:
+            self._open_count -= 1
 
     def queue(self, command: c.Command, lane: Lane) -> asyncio.Future[Any]:
         """Queues a command behind those of its lane, without waiting.
@@ -312,6 +329,10 @@ class Ledger:
                 lane.large_count += 1
         else:
             self._queue.append(waiting)
+        if self._gathering is not None and (
+            len(self._queue) >= self._expected_count or not _is_call(waiting)
+        ):
+            self._end_gathering()
         if self._timer is None or until < self._timer.when():
             self._give_up_at(until)
         if not self._wake.is_set():
@@ -344,6 +365,7 @@ class Ledger:
         while not self._broken:
             if not await self._woken():
                 continue
+            await self._gather()
             self._committing = batch = self._take()
             if not batch:
                 self._wake.clear()
@@ -375,6 +397,35 @@ class Ledger:
         except TimeoutError:
             await self._reconnect()
             return False
+
+    async def _gather(self) -> None:
+        """Waits until every open call is in the queue, at most `GATHER_SECONDS`, if there are many.
+
+        A call that was answered by the last commit is still open here: its handler has not run
+        since. Its caller may be about to send the next one. A stream sends without waiting for
+        answers, so its batches are large by themselves and nothing waits once it has sent.
+        """
+        open_count = self._open_count
+        if (
+            open_count < MANY_CALLS
+            or not 0 < len(self._queue) < open_count
+            or self._large
+            or not all(map(_is_call, self._queue))
+        ):
+            return
+        loop = asyncio.get_running_loop()
+        self._expected_count = open_count
+        self._gathering = loop.create_future()
+        timer = loop.call_later(GATHER_SECONDS, self._end_gathering)
+        try:
+            await self._gathering
+        finally:
+            timer.cancel()
+            self._gathering = None
+
+    def _end_gathering(self) -> None:
+        if self._gathering is not None and not self._gathering.done():
+            self._gathering.set_result(None)
 
     def _take(self) -> list[_Waiting]:
         """The commands of the next batch, without those whose callers do not wait any more."""
@@ -876,6 +927,11 @@ def _size(command: c.Command) -> int:
         case c.ChangeJobs():
             return len(command.job_ids) if len(command.job_ids) < PIECE_JOBS else MAX_ROWS
     return 1
+
+
+def _is_call(waiting: _Waiting) -> bool:
+    """Whether a command is that of a caller who waits for its answer, and no large one."""
+    return waiting.lane is None and waiting.size <= LARGE_ROWS
 
 
 def _live(waiting: _Waiting) -> bool:

@@ -216,6 +216,117 @@ async def test_commands_that_come_during_a_commit_share_the_next_one(
     assert published.revisions == list(range(1, 9))
 
 
+def open_calls(ledger: Ledger, job_id: uuid.UUID, count: int) -> list[asyncio.Task[Any]]:
+    """Unary calls that are open at once."""
+    return [asyncio.create_task(ledger.submit(row(job_id, f"t{n}"))) for n in range(count)]
+
+
+async def turns() -> None:
+    """Many turns of the event loop, after which all that waits for no time has happened."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def gathering(
+    ledger: Ledger, journal: MemoryJournal, job_id: uuid.UUID, monkeypatch: pytest.MonkeyPatch
+) -> list[asyncio.Task[Any]]:
+    """Two calls that wait, without an end, for a third one that was just answered."""
+    monkeypatch.setattr(module, "GATHER_SECONDS", 3600.0)
+    journal.may_write.clear()
+    journal.begun.clear()
+    (first,) = open_calls(ledger, job_id, 1)
+    await asyncio.wait_for(journal.begun.wait(), 60)
+    others = open_calls(ledger, job_id, 2)
+    await turns()
+    journal.may_write.set()
+    await asyncio.wait_for(first, 60)
+    await turns()
+    assert (ledger.waiting_count, ledger.head) == (2, 3)
+    return others
+
+
+async def test_with_three_calls_open_a_commit_waits_for_all_of_them(
+    ledger: Ledger, journal: MemoryJournal, job_id: uuid.UUID, gathering: list[asyncio.Task[Any]]
+) -> None:
+    begun = journal.writes
+    third = ledger.submit(row(job_id, "again"))
+    answers = await asyncio.wait_for(asyncio.gather(*gathering, third), 60)
+    assert [answer.revision for answer in answers] == [4, 5, 6]
+    assert journal.writes == begun + 1
+
+
+async def test_what_a_stream_sends_ends_the_wait_for_calls(
+    ledger: Ledger, job_id: uuid.UUID, gathering: list[asyncio.Task[Any]]
+) -> None:
+    sent = ledger.queue(row(job_id, "of a stream"), Lane())
+    answers = await asyncio.wait_for(asyncio.gather(*gathering, sent), 60)
+    assert [answer.revision for answer in answers] == [4, 5, 6]
+
+
+async def test_a_large_command_ends_the_wait_for_calls(
+    ledger: Ledger,
+    job_id: uuid.UUID,
+    gathering: list[asyncio.Task[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "LARGE_ROWS", 3)
+    large = ledger.submit(many_rows(job_id, "x"))
+    answers = await asyncio.wait_for(asyncio.gather(*gathering, large), 60)
+    assert [answer.revision for answer in answers] == [4, 5, 9]
+
+
+async def test_a_ledger_that_stops_commits_or_refuses_the_calls_that_wait_for_others(
+    ledger: Ledger, journal: MemoryJournal, gathering: list[asyncio.Task[Any]]
+) -> None:
+    journal.connected = False
+    await ledger.stop()
+    for outcome in await asyncio.gather(*gathering, return_exceptions=True):
+        assert isinstance(outcome, UnavailableError)
+
+
+async def test_calls_wait_for_one_that_does_not_come_back_only_for_a_moment(
+    ledger: Ledger, journal: MemoryJournal, job_id: uuid.UUID
+) -> None:
+    journal.may_write.clear()
+    journal.begun.clear()
+    (first,) = open_calls(ledger, job_id, 1)
+    await asyncio.wait_for(journal.begun.wait(), 60)
+    others = open_calls(ledger, job_id, 2)
+    await turns()
+    journal.may_write.set()
+    answers = await asyncio.wait_for(asyncio.gather(first, *others), 60)
+    assert [answer.revision for answer in answers] == [3, 4, 5]
+
+
+@pytest.mark.parametrize("callers", [1, 2])
+async def test_one_or_two_callers_never_wait_for_a_larger_batch(
+    ledger: Ledger, job_id: uuid.UUID, callers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "GATHER_SECONDS", 3600.0)
+
+    async def call(name: str) -> None:
+        for _ in range(20):
+            await ledger.submit(row(job_id, name))
+
+    await asyncio.wait_for(asyncio.gather(*(call(f"t{n}") for n in range(callers))), 60)
+    assert ledger.head == 2 + 20 * callers
+
+
+async def test_streams_never_wait_for_a_larger_batch(
+    ledger: Ledger, job_id: uuid.UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "GATHER_SECONDS", 3600.0)
+
+    async def stream(name: str) -> None:
+        lane = Lane()
+        for _ in range(20):
+            await ledger.queue(row(job_id, name), lane)
+
+    await asyncio.wait_for(asyncio.gather(*(stream(f"t{n}") for n in range(8))), 60)
+    assert ledger.head == 2 + 20 * 8
+
+
 async def test_more_commands_than_may_wait_are_turned_away_and_the_others_are_committed(
     ledger: Ledger, journal: MemoryJournal, job_id: uuid.UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
