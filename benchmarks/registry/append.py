@@ -149,8 +149,18 @@ async def keeping_nothing(what: str, home: Path) -> AsyncIterator[Running]:
 # What is measured.
 
 
-async def unary(address: str, callers: int, seconds: float, *, bare: bool) -> dict[str, float]:
-    """Appends of one row: acknowledged a second, and the waits for an answer in ms."""
+async def unary(
+    address: str, callers: int, seconds: float, *, bare: bool, commits: Count | None = None
+) -> dict[str, float]:
+    """Appends of one row: acknowledged a second, the waits for an answer in ms, rows of a commit.
+
+    Args:
+        address: The server.
+        callers: How many call at once.
+        seconds: For how long.
+        bare: Whether it is a server without jobs.
+        commits: Counts its commits so far.
+    """
     stubs = [stub_of(address) for _ in range(min(callers, 8))]
     requests = []
     for number in range(callers):
@@ -164,15 +174,18 @@ async def unary(address: str, callers: int, seconds: float, *, bare: bool) -> di
             waits.append(time.perf_counter() - began)
             assert answer.results[-1].verdict == pb.VERDICT_ACCEPTED
 
+    before = await commits() if commits else 0
     begin = time.perf_counter()
     end = begin + seconds
     await asyncio.gather(
         *(call(stubs[n % len(stubs)], request) for n, request in enumerate(requests))
     )
+    spent = time.perf_counter() - begin
     return {
-        "rate": len(waits) / (time.perf_counter() - begin),
+        "rate": len(waits) / spent,
         "p50": 1000 * quantile(waits, 0.5),
         "p99": 1000 * quantile(waits, 0.99),
+        "rows": len(waits) / (await commits() - before) if commits else 1.0,
     }
 
 
@@ -275,20 +288,11 @@ async def stream(address: str, streams: int, seconds: float) -> dict[str, float]
     }
 
 
-async def counted(turn: Awaitable[dict[str, float]], commits: Count) -> dict[str, float]:
-    """The figures of a turn, with the rows of a commit: a row is a call."""
-    before = await commits()
-    began = time.perf_counter()
-    figures = await turn
-    calls = figures["rate"] * (time.perf_counter() - began)
-    return {**figures, "rows": calls / max(1, await commits() - before)}
-
-
 async def batches(dsn: str) -> int:
-    """The commits in the log."""
+    """The commits in the log: the rows of one have one time."""
     async with await psycopg.AsyncConnection.connect(dsn) as connection:
         cursor = await connection.execute(
-            f"SELECT count(DISTINCT batch) FROM {SCHEMA}.mlops_totalstate_table"
+            f"SELECT count(DISTINCT created_at) FROM {SCHEMA}.mlops_totalstate_table"
         )
         ((count,),) = await cursor.fetchall()
     return int(count)
@@ -305,10 +309,10 @@ async def unary_table(
         return int.from_bytes(counter.read_bytes())
 
     variants: dict[str, Run] = {
-        "registry": lambda: counted(
-            unary(server.address, callers, seconds, bare=False), lambda: batches(dsn)
+        "registry": lambda: unary(
+            server.address, callers, seconds, bare=False, commits=lambda: batches(dsn)
         ),
-        "null": lambda: counted(unary(null.address, callers, seconds, bare=False), null_commits),
+        "null": lambda: unary(null.address, callers, seconds, bare=False, commits=null_commits),
     }
     if callers == 64:
         variants["bare"] = lambda: unary(bare.address, callers, seconds, bare=True)
