@@ -129,6 +129,20 @@ def read_config(
         raise InvalidError(f"{prefix}*: {error}") from error
 
 
+def truth(text: str) -> bool:
+    """What a setting that is on or off says.
+
+    Raises:
+        ValueError: It says neither.
+    """
+    word = text.strip().lower()
+    if word in ("1", "true", "yes", "on"):
+        return True
+    if word in ("0", "false", "no", "off"):
+        return False
+    raise ValueError(f"`{text}` is neither true nor false; write 1 or 0")
+
+
 def _path(text: str) -> Path:
     try:
         return Path(text).expanduser()
@@ -144,12 +158,7 @@ def _convert(text: str, kind: Any) -> Any:
     if typing.get_origin(kind) is tuple:
         return tuple(_convert(part.strip(), arguments[0]) for part in text.split(",") if part)
     if kind is bool:
-        word = text.strip().lower()
-        if word in ("1", "true", "yes", "on"):
-            return True
-        if word in ("0", "false", "no", "off"):
-            return False
-        raise ValueError(f"`{text}` is neither true nor false; write 1 or 0")
+        return truth(text)
     if kind is Path:
         return _path(text)
     if kind in (int, float):

@@ -27,6 +27,7 @@ import logging
 import os
 import re
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +50,7 @@ from vistaflow_services.core.vouching import vouched
 from vistaflow_services.core.work import artifact_service
 from vistaflow_services.core.work.artifact_service import ArtifactServicer, OpenStored
 from vistaflow_services.core.work.artifacts import ArtifactStore
+from vistaflow_services.core.work.forks.owner import FORK_LINK, inherited_link
 from vistaflow_services.core.work.templates import Complete
 from vistaflow_services.core.work.worker import Worker
 
@@ -226,7 +228,7 @@ def serve_stage(service: StageService) -> None:
         home = configuration.home()
         prepare_home(home)
         log.configure(service.name, home=home, level=config.log_level)
-        await serve(service, config, home=home)
+        await serve(service, config, home=home, fork_link=_fork_link(sys.argv[1:]))
 
     main(service.name, serving)
 
@@ -239,6 +241,7 @@ async def serve(
     registry_address: str | None = None,
     stop: asyncio.Event | None = None,
     on_bound: Callable[[str], None] | None = None,
+    fork_link: socket.socket | None = None,
 ) -> None:
     """Serves until SIGTERM or `stop`, with a worker if the service has jobs.
 
@@ -249,6 +252,7 @@ async def serve(
         registry_address: Where the registry listens; `$VISTAFLOW_REGISTRY` if None.
         stop: Set to stop from within.
         on_bound: Told the address once it is known.
+        fork_link: Where connections to the suite's fork server come from; None without a suite.
     """
     async with contextlib.AsyncExitStack() as stack:
         name = stack.enter_context(worker_name(service.name, config.worker, home))
@@ -264,7 +268,7 @@ async def serve(
         address = server.bind(config.listen)
         logger.info("listening on %s", address, extra={"address": address})
         _tell(address, config.address_file, on_bound)
-        worker = _worker(service, stage, name) if service.job_types else None
+        worker = _worker(service, stage, name, fork_link) if service.job_types else None
         if metrics is not None and worker is not None:
             metrics.watch_worker(lambda: len(worker.running), lambda: worker.connected)
 
@@ -298,7 +302,17 @@ def _tell(address: str, file: Path | None, on_bound: Callable[[str], None] | Non
         files.write(file, address.encode())
 
 
-def _worker(service: StageService, stage: Stage, name: str) -> Worker:
+def _fork_link(arguments: Sequence[str]) -> socket.socket | None:
+    """The link to the suite's fork server that the service was started with, if any."""
+    for argument in arguments:
+        if argument.startswith(FORK_LINK):
+            return inherited_link(int(argument.removeprefix(FORK_LINK)))
+    return None
+
+
+def _worker(
+    service: StageService, stage: Stage, name: str, fork_link: socket.socket | None
+) -> Worker:
     return Worker(
         name,
         service.jobs_module,
@@ -310,6 +324,7 @@ def _worker(service: StageService, stage: Stage, name: str) -> Worker:
         cores=stage.config.cores,
         memory_bytes=stage.config.memory_mib << 20,
         warm=stage.config.warm,
+        fork_link=fork_link,
         credentials=service.credentials,
         complete=stage.complete,
     )

@@ -24,6 +24,9 @@ from vistaflow_services.core.door.owner import make_token
 from vistaflow_services.core.errors import InvalidError
 from vistaflow_services.core.rpc import tls
 from vistaflow_services.core.server.shell import StartError, signals, split_address
+from vistaflow_services.core.tasks import ended
+from vistaflow_services.core.work.forks.owner import Links, keep_fork_server
+from vistaflow_services.core.work.spawner import child_environment
 from vistaflow_services.suite.home import Home
 from vistaflow_services.suite.supervisor import GaveUpError, Supervised
 
@@ -35,6 +38,9 @@ SERVICES: Final = (
 """The services, the registry first: the others announce themselves to it."""
 
 DEFAULT_PORT: Final = 50051
+
+WITH_JOBS: Final = ("ingestion", "doe", "ml", "optimize", "query")
+"""The services whose attempts the fork server of the suite makes."""
 
 GATEWAY_PORT: Final = 8080
 """Where the gateway listens, unless something else does."""
@@ -58,8 +64,13 @@ async def serve(home: Home, port: int, auth: str = DEFAULT_AUTH) -> None:
 
 async def _serve(home: Home, port: int, auth: str, stop: asyncio.Event) -> None:
     services = services_of(home, port, auth)
+    links = Links()
+    warm = [service for service in services if is_warm(service)]
+    for service in warm:
+        service.links = links
     stopping: asyncio.Task[Any] = asyncio.create_task(stop.wait())
     tasks: list[asyncio.Task[Any]] = [stopping]
+    forking: list[asyncio.Task[None]] = []
     try:
         for group in (services[:1], services[1:]):
             if group[0].name != "registry":
@@ -79,6 +90,11 @@ async def _serve(home: Home, port: int, auth: str, stop: asyncio.Event) -> None:
                 f"page at {'https' if os.environ.get(tls.CERT) else 'http'}://{services[-1].address}/",
                 flush=True,
             )
+            if warm:
+                # Not before: its imports would take the cores that the services start with.
+                modules = [f"vistaflow_services.{service.name}.jobs" for service in warm]
+                environment = child_environment(environment=warm[0].environment)
+                forking = [asyncio.create_task(keep_fork_server(modules, environment, links.run))]
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
         failed = [task for task in tasks if task.done() and task is not stopping]
@@ -88,9 +104,22 @@ async def _serve(home: Home, port: int, auth: str, stop: asyncio.Event) -> None:
             home.endpoints_file.unlink()
         await asyncio.gather(*(service.stop() for service in services[1:]))
         await services[0].stop()
+        # After the services, which give back what their attempts do.
+        await ended(forking)
         await asyncio.gather(*tasks, return_exceptions=True)
     for task in failed:
         task.result()
+
+
+def is_warm(service: Supervised) -> bool:
+    """Whether attempts of a service are forked from a process that has their imports done."""
+    if service.name not in WITH_JOBS:
+        return False
+    setting = service.environment.get(f"VISTAFLOW_{service.name.upper()}_WARM", "1")
+    try:
+        return config.truth(setting)
+    except ValueError:
+        return False  # it will not start
 
 
 async def introduce(services: Sequence[Supervised], auth: str) -> None:

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections import deque
@@ -22,6 +23,7 @@ from vistaflow._machine.interpreter import module_command
 from vistaflow_services.core.dial import open_channel
 from vistaflow_services.core.errors import InvalidError
 from vistaflow_services.core.server import probe
+from vistaflow_services.core.work.forks.owner import FORK_LINK, Links
 from vistaflow_services.suite.ports import free_port
 
 logger = logging.getLogger(__name__)
@@ -58,9 +60,11 @@ class Supervised:
         self._module = module or f"vistaflow_services.{name}"
         self.port = port or free_port()
         self.serving = asyncio.Event()
-        """Set while the service answers that it serves."""
+        """Set from when the service says that it serves until its process ends."""
         self.environment: Mapping[str, str] = {}
         """What the process is started with."""
+        self.links: Links | None = None
+        """The services that use the fork server, if this one does."""
         self._path = logs / f"{name}.out"
         self._process: asyncio.subprocess.Process | None = None
         self._starts: deque[float] = deque(maxlen=MOST_STARTS)
@@ -121,32 +125,41 @@ class Supervised:
             channel = open_channel(self.address, token="", options=_OPTIONS)
         except InvalidError as error:
             raise GaveUpError(f"{self.name} cannot be asked whether it serves: {error}") from None
+        with contextlib.nullcontext() if self.links is None else self.links.link() as link:
+            self._process = await self._start(link)
+            prover = asyncio.create_task(
+                self._prove_over_http() if self._over_http else self._prove(channel)
+            )
+            try:
+                return await self._process.wait()
+            finally:
+                prover.cancel()
+                self.serving.clear()
+
+    async def _start(self, link: socket.socket | None) -> asyncio.subprocess.Process:
+        """Starts the process, with its end of the link if it has one."""
         variable, host = self.listen
-        with self._output() as output:
-            self._process = await asyncio.create_subprocess_exec(
+        with contextlib.ExitStack() as stack:
+            output = stack.enter_context(self._output())
+            links = [] if link is None else [stack.enter_context(link).fileno()]
+            return await asyncio.create_subprocess_exec(
                 *module_command("vistaflow_services.suite.child"),
                 str(os.getpid()),
                 self._module,
+                *(f"{FORK_LINK}{descriptor}" for descriptor in links),
+                pass_fds=links,
                 env={**self.environment, variable: f"{host}:{self.port}"},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
             )
-        prover = asyncio.create_task(
-            self._prove_over_http() if self._over_http else self._prove(channel)
-        )
-        try:
-            return await self._process.wait()
-        finally:
-            prover.cancel()
-            self.serving.clear()
 
     async def _prove(self, channel: grpc.aio.Channel) -> None:
-        """Asks the service again and again whether it serves."""
+        """Asks the service whether it serves, until it does."""
         async with channel:
             stub: Any = health_pb2_grpc.HealthStub(channel)
-            while True:
+            while not self.serving.is_set():
                 try:
                     answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=2.0)
                     serves = answer.status == health_pb2.HealthCheckResponse.SERVING
@@ -156,17 +169,16 @@ class Supervised:
 
     async def _prove_over_http(self) -> None:
         """The same of a service that serves HTTP only."""
-        while True:
+        while not self.serving.is_set():
             await self._note(await asyncio.to_thread(probe.answers, self.address))
 
     async def _note(self, serves: bool) -> None:
-        """Notes an answer, and waits until the next question."""
+        """Notes an answer; waits until the next question if there is one."""
         if serves:
             self.may_move = False
             self.serving.set()
         else:
-            self.serving.clear()
-        await asyncio.sleep(1.0 if serves else 0.1)
+            await asyncio.sleep(0.1)
 
     def _output(self) -> IO[bytes]:
         """Where what the process prints goes; its own logs are files beside it."""

@@ -5,7 +5,7 @@ run.py               one attempt, as the worker sees it
 child.py             the child process of one attempt
 process.py           the worker's side of that process, and how it is ended
 spawner.py           starts such processes
-fork_server.py       forks them with their imports done
+forks/               forks them of a process with their imports done
 process_groups.py    process groups, limits, and death with the parent
 templates.py         specs of data kits, completed when an attempt starts
 attempt.py           what a job sees of the world while it runs

@@ -16,8 +16,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vistaflow_services.core.work.forks.client import Forks
 from vistaflow_services.core.work.process_groups import kill_tree
-from vistaflow_services.core.work.spawner import Child, ForkServer, StartedChild
+from vistaflow_services.core.work.spawner import Child, StartedChild
 
 logger = logging.getLogger(__name__)
 
@@ -40,18 +41,18 @@ class Execution:
 
     @classmethod
     async def prepare(
-        cls, module: str, server: ForkServer | None = None, credentials: Sequence[str] = ()
+        cls, module: str, forks: Forks | None = None, credentials: Sequence[str] = ()
     ) -> Execution:
         """A process that has imported the stage's jobs, or does so, and waits for one.
 
         Args:
             module: The module with the `JOBS`.
-            server: Forks the process if it can; otherwise it is started from nothing.
+            forks: Forks the process if it can; otherwise it is started from nothing.
             credentials: Variables with secrets that the process may read.
         """
-        if server is not None and server.ready:
+        if forks is not None and forks.ready:
             try:
-                return cls(await server.fork())
+                return cls(await forks.fork())
             except OSError as error:
                 logger.warning("not forked: %s", error)
         return cls(await StartedChild.start(module, credentials))

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,9 +23,15 @@ from vistaflow.api.registry.v1 import registry_pb2
 from vistaflow_services.core.registry_client import RegistryClient, backoff, job_type_number
 from vistaflow_services.core.tasks import ended
 from vistaflow_services.core.work.artifacts import ArtifactStore
+from vistaflow_services.core.work.forks.client import Forks
+from vistaflow_services.core.work.forks.owner import (
+    ForkServer,
+    keep_fork_server,
+    receive_connection,
+)
 from vistaflow_services.core.work.process import Execution
 from vistaflow_services.core.work.run import Key, Run, Surroundings
-from vistaflow_services.core.work.spawner import ForkServer
+from vistaflow_services.core.work.spawner import child_environment
 from vistaflow_services.core.work.templates import Complete
 
 logger = logging.getLogger(__name__)
@@ -35,10 +42,6 @@ PROGRESS_SECONDS = 1.0
 
 RELEASE_MEMORY_SECONDS = 60.0
 """How long a release is sent again after a reconnect: the first may have been lost."""
-
-MAX_FORK_SERVERS = 20
-FORK_SERVER_SECONDS = 30.0
-"""A fork server that ends sooner is not started again: every attempt starts from nothing then."""
 
 PUBLISH_SECONDS = 3.0
 """How long a draining worker waits for attempts that only have to publish their result."""
@@ -57,7 +60,8 @@ class Worker:
         home: `$VISTAFLOW_HOME`; the jobs' logs lie below.
         cores: Cores that one attempt may keep busy; its share of the machine if 0.
         memory_bytes: Memory that one attempt may use; 0 for no limit.
-        warm: Whether to keep a process with its imports done, which forks the attempts.
+        warm: Whether a process with its imports done forks the attempts.
+        fork_link: Where connections to that process come from; the worker starts one if None.
         credentials: Variables with secrets that the attempts may read, by the ends of their names.
         complete: Makes specs of the requests in templates.
     """
@@ -75,6 +79,7 @@ class Worker:
         cores: int = 0,
         memory_bytes: int = 0,
         warm: bool = True,
+        fork_link: socket.socket | None = None,
         credentials: Sequence[str] = (),
         complete: Complete | None = None,
     ) -> None:
@@ -85,12 +90,13 @@ class Worker:
         self._registry = registry
         self._capacity = capacity
         self._warm = warm
+        self._fork_link = fork_link
         self._runs: dict[Key, Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._out: asyncio.Queue[registry_pb2.LeaseJobsRequest | None] = asyncio.Queue()
         self._stream_over = asyncio.Event()
         self._sent_releases: list[tuple[float, registry_pb2.Release]] = []
-        self._forks: ForkServer | None = None
+        self._forks: Forks | None = None
         self._forking: asyncio.Task[None] | None = None
         self._lease_seconds = 30.0
         self._connected = False
@@ -284,15 +290,29 @@ class Worker:
         return await Execution.prepare(self._jobs_module, self._forks, self._credentials)
 
     async def _serve_forks(self) -> None:
-        """Keeps a fork server, for as long as the worker runs."""
-        for restarts in range(MAX_FORK_SERVERS):
-            self._forks = ForkServer(self._jobs_module, self._credentials)
-            began = time.monotonic()
+        """Stays connected to a fork server, for as long as the worker runs."""
+        if self._fork_link is not None:
+            with self._fork_link as link:
+                while (connection := await receive_connection(link)) is not None:
+                    await self._use_forks(connection)
+            return
+        await keep_fork_server([self._jobs_module], child_environment(), self._own_forks)
+
+    async def _own_forks(self, server: ForkServer) -> None:
+        """Runs a fork server of this worker, and uses it until it ends."""
+        serving = asyncio.create_task(server.run())
+        try:
+            await self._use_forks(server.connect())
+        finally:
+            await ended([serving])
+
+    async def _use_forks(self, connection: socket.socket) -> None:
+        """Has attempts forked over a connection until it ends."""
+        self._forks = Forks(self._jobs_module, connection, self._credentials)
+        try:
             await self._forks.run()
+        finally:
             self._forks = None
-            if time.monotonic() - began < FORK_SERVER_SECONDS:
-                return
-            await asyncio.sleep(restarts)
 
     async def _stop_all(self) -> None:
         self._draining = True

@@ -18,10 +18,13 @@ from typing import Any
 import pytest
 from google.protobuf import any_pb2, wrappers_pb2
 
+from vistaflow_services.core.tasks import ended
 from vistaflow_services.core.work.artifacts import ArtifactStore
+from vistaflow_services.core.work.forks.client import Forks
+from vistaflow_services.core.work.forks.owner import ForkServer, Links, receive_connection
 from vistaflow_services.core.work.process import MAX_LOG_BYTES, AttemptLog, Execution
 from vistaflow_services.core.work.process_groups import descendants
-from vistaflow_services.core.work.spawner import ForkServer
+from vistaflow_services.core.work.spawner import child_environment
 
 HERE = Path(__file__).parents[1]
 MODULE = "misbehaving_jobs"
@@ -56,20 +59,21 @@ Do = Callable[..., Coroutine[Any, Any, tuple[list[dict[str, Any]], int, str]]]
 
 
 @asynccontextmanager
-async def forking() -> AsyncIterator[tuple[ForkServer, asyncio.Task[None]]]:
-    """A server that is ready to fork, and what ends with it."""
-    made = ForkServer(MODULE)
+async def forking(*modules: str) -> AsyncIterator[tuple[Forks, asyncio.Task[None]]]:
+    """A connection to a server that is ready to fork, and what ends with it."""
+    server = ForkServer(modules or [MODULE], child_environment())
+    serving = asyncio.create_task(server.run())
+    made = Forks(MODULE, server.connect())
     running = asyncio.create_task(made.run())
     async with asyncio.timeout(120):
         while not made.ready:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     yield made, running
-    running.cancel()
-    await asyncio.wait([running])
+    await ended([running, serving])
 
 
 @pytest.fixture(params=["started", "forked"])
-async def server(request: pytest.FixtureRequest) -> AsyncIterator[ForkServer | None]:
+async def server(request: pytest.FixtureRequest) -> AsyncIterator[Forks | None]:
     """What forks the attempts, or None where each is started from nothing."""
     if request.param == "started":
         yield None
@@ -79,7 +83,7 @@ async def server(request: pytest.FixtureRequest) -> AsyncIterator[ForkServer | N
 
 
 @pytest.fixture
-async def started(tmp_path: Path, server: ForkServer | None) -> AsyncIterator[Callable[..., Any]]:
+async def started(tmp_path: Path, server: Forks | None) -> AsyncIterator[Callable[..., Any]]:
     made: list[Execution] = []
 
     async def start(memory_bytes: int = 0, **what: Any) -> Execution:
@@ -288,11 +292,14 @@ async def test_killing_the_worker_leaves_no_process_behind(tmp_path: Path, how: 
     told = header(tmp_path, do="sleep", children=True)
     program.write_text(
         "import asyncio, json, pathlib, sys\n"
-        "from vistaflow_services.core.work.spawner import ForkServer\n"
+        "from vistaflow_services.core.work.forks.client import Forks\n"
+        "from vistaflow_services.core.work.forks.owner import ForkServer\n"
+        "from vistaflow_services.core.work.spawner import child_environment\n"
         "from vistaflow_services.core.work.process import Execution\n"
         "async def main():\n"
-        f"    server = ForkServer({MODULE!r})\n"
-        "    running = asyncio.create_task(server.run())\n"
+        f"    process = ForkServer([{MODULE!r}], child_environment())\n"
+        f"    server = Forks({MODULE!r}, process.connect())\n"
+        "    running = [asyncio.create_task(each.run()) for each in (process, server)]\n"
         f"    while {how == 'forked'} and not server.ready:\n"
         "        await asyncio.sleep(0.01)\n"
         f"    execution = await Execution.prepare({MODULE!r}, server)\n"
@@ -334,9 +341,7 @@ async def test_a_forked_attempt_takes_a_fraction_of_one_started_from_nothing(
     assert min(took[True]) < min(took[False]) / 3
 
 
-async def test_forked_attempts_do_not_share_random_numbers(
-    do: Do, server: ForkServer | None
-) -> None:
+async def test_forked_attempts_do_not_share_random_numbers(do: Do, server: Forks | None) -> None:
     drawn = [(await do(do="random"))[0][-1]["result"]["drawn"] for _ in range(3)]
     assert len({tuple(each) for each in drawn}) == 3
 
@@ -368,9 +373,106 @@ async def test_imports_that_leave_a_thread_running_are_not_forked(
         "JOBS = {}\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    made = ForkServer("threaded_jobs")
-    await asyncio.wait_for(made.run(), 120)
+    server = ForkServer(["threaded_jobs"], child_environment())
+    made = Forks("threaded_jobs", server.connect())
+    await asyncio.wait_for(asyncio.gather(server.run(), made.run()), 120)
     assert not made.ready
+
+
+async def test_stages_share_a_fork_server_and_no_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_jobs.py").write_text("raise RuntimeError('not today')\n")
+    (tmp_path / "secret_jobs.py").write_text(
+        "import os\n"
+        "from pathlib import Path\n"
+        "def look(attempt):\n"
+        "    shown = {each: os.environ.get(each) for each in ('MY_SECRET', 'OF_SERVICE')}\n"
+        "    return {**shown, 'server': Path(f'/proc/{os.getppid()}/environ').read_text()}\n"
+        "JOBS = {'DOE': look}\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    server = ForkServer(["broken_jobs", MODULE, "secret_jobs"], child_environment())
+    monkeypatch.setenv("MY_SECRET", "kept")
+    monkeypatch.setenv("OF_SERVICE", "later")
+    broken = Forks("broken_jobs", server.connect())
+    open_, told = (Forks("secret_jobs", server.connect(), which) for which in ((), ("_SECRET",)))
+    other = Forks(MODULE, server.connect())
+    everything = (server, broken, open_, told, other)
+    running = [asyncio.create_task(each.run()) for each in everything]
+    async with asyncio.timeout(120):
+        while not (open_.ready and told.ready and other.ready):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert not broken.ready
+
+    shown = []
+    for forks in (open_, told):
+        execution = await Execution.prepare("secret_jobs", forks)
+        await execution.start(header(tmp_path), tmp_path / "1.log")
+        shown.append([each async for each in execution.messages()][-1]["result"])
+        await execution.ended()
+    execution = await Execution.prepare(MODULE, other)
+    await execution.start(header(tmp_path, do="steps", count=0), tmp_path / "2.log")
+    assert [each async for each in execution.messages()][-1]["kind"] == "result"
+    await execution.ended()
+    await ended(running)
+
+    assert [(each["MY_SECRET"], each["OF_SERVICE"]) for each in shown] == [
+        (None, "later"),
+        ("kept", "later"),
+    ]
+    assert not any("kept" in each["server"] for each in shown)
+
+
+async def test_a_service_gets_a_connection_over_its_link_whenever_a_server_starts(
+    tmp_path: Path,
+) -> None:
+    links = Links()
+    with links.link() as theirs:
+        theirs.setblocking(False)
+        for _ in range(2):
+            server = ForkServer([MODULE], child_environment())
+            serving = asyncio.create_task(links.run(server))
+            connection = await asyncio.wait_for(receive_connection(theirs), 120)
+            assert connection is not None
+            made = Forks(MODULE, connection)
+            running = asyncio.create_task(made.run())
+            async with asyncio.timeout(120):
+                while not made.ready:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            with links.link() as late:
+                late.setblocking(False)
+                second = await asyncio.wait_for(receive_connection(late), 120)
+                assert second is not None
+                second.close()
+            await ended([serving])
+            await asyncio.wait_for(running, 120)
+        connected = theirs.dup()
+    connected.setblocking(False)
+    assert await asyncio.wait_for(receive_connection(connected), 120) is None
+    connected.close()
+
+
+async def test_a_service_that_does_not_read_holds_up_no_other(tmp_path: Path) -> None:
+    server = ForkServer([MODULE], child_environment())
+    serving = asyncio.create_task(server.run())
+    frozen, made = Forks(MODULE, server.connect()), Forks(MODULE, server.connect())
+    running = asyncio.create_task(made.run())
+    async with asyncio.timeout(120):
+        while not made.ready:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    forked = [asyncio.create_task(frozen.fork()) for _ in range(8)]
+    for _ in range(2):
+        execution = await Execution.prepare(MODULE, made)
+        await execution.start(header(tmp_path, do="steps", count=0), tmp_path / "1.log")
+        assert [each async for each in execution.messages()][-1]["kind"] == "result"
+        assert await asyncio.wait_for(execution.ended(), 120) == 0
+    listening = asyncio.create_task(frozen.run())
+    for child in await asyncio.wait_for(asyncio.gather(*forked), 120):
+        child.terminate()
+        await asyncio.wait_for(child.wait(), 120)
+        child.close()
+    await ended([listening, running, serving])
 
 
 async def test_a_process_that_gets_no_job_ends_when_stopped() -> None:
