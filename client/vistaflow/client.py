@@ -1633,6 +1633,26 @@ class Client(BlockingClient):
             )
         )
 
+    def estimate_extension(
+        self,
+        kit_id: int,
+        *,
+        budget: int = 0,
+        goals: str = "",
+        narrow: Mapping[str, Any] | None = None,
+    ) -> pipeline_pb2.RunEstimate:
+        """How long the runs of a kit that extends another may take; starts nothing.
+
+        Args:
+            kit_id: The kit to extend.
+            budget: Further runs of the simulator; as many as the kit's own if 0.
+            goals: What is wanted now; the kit's own if empty.
+            narrow: Other ranges by parameter, as of `extend_kit`.
+        """
+        return self._loop.run(
+            self._client.estimate_extension(kit_id, budget=budget, goals=goals, narrow=narrow)
+        )
+
     def import_points(
         self,
         dataset: str,

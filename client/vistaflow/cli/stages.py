@@ -26,6 +26,7 @@ from vistaflow.cli.output import (
     Address,
     AsJson,
     console,
+    guarded,
     number,
     print_json,
     reported,
@@ -143,9 +144,10 @@ def design(
 def _write_csv(rows: Sequence[Mapping[str, Any]], output: Path | None) -> None:
     target = output.open("w", encoding="utf-8", newline="") if output else sys.stdout
     try:
-        writer = csv.DictWriter(target, list(rows[0]) if rows else [])
-        writer.writeheader()
-        writer.writerows(rows)
+        names = list(rows[0]) if rows else []
+        writer = csv.writer(target)
+        writer.writerow(map(guarded, names))
+        writer.writerows([guarded(row[name]) for name in names] for row in rows)
     finally:
         if output:
             target.close()

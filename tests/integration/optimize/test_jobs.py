@@ -382,7 +382,7 @@ def test_what_a_study_tried_is_readable_at_each_word_of_progress(
                 seen.append((report["completed"], rows))
 
     monkeypatch.setattr(bench, "reports", Watching())
-    study = bench.study("minimize value", budget=4, batch_size=1, seed=3)
+    study = bench.study("minimize y", budget=4, batch_size=1, seed=3)
     assert seen
     for completed, rows in seen:
         assert [row["number"] for row in rows] == list(range(8 + completed))

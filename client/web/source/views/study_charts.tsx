@@ -123,7 +123,8 @@ export function Parallel({ main, picked, onPick }: { main: Known; picked: Trial 
   const axes = [
     ...names.map((name, dim) => {
       const choices = main.model?.parameters[dim]?.choices;
-      return { dim, name, scale: true, ...(choices?.length ? { type: "category", data: choices.map(String) } : {}) };
+      const type = spansDecades(shown.map((trial) => Number(trial.parameters[name]))) ? { type: "log" } : {};
+      return { dim, name, scale: true, ...type, ...(choices?.length ? { type: "category", data: choices.map(String) } : {}) };
     }),
     ...responses.map((name, index) => ({
       dim: names.length + index,

@@ -154,7 +154,9 @@ export default function RunningStudy({ id, show }: { id: number; show(known: Kno
         {progress?.message && <span class="muted"> {progress.message}</span>}
       </p>
       {job && !isOver(job.status) && Number(progress?.total ?? 0) > 0 && (
-        <ProgressBar done={Number(progress?.completed ?? 0)} total={Number(progress?.total)} label={job.name} />
+        <p>
+          <ProgressBar done={Number(progress?.completed ?? 0)} total={Number(progress?.total)} label={job.name} />
+        </p>
       )}
       {source &&
         trials.length > 0 &&
