@@ -826,6 +826,21 @@ class Client(BlockingClient):
             )
         )
 
+    def stored_run(
+        self, design_id: str, row_id: int = 0, parameters: Mapping[str, Any] | None = None
+    ) -> doe_pb2.GetRunResponse:
+        """What is stored of a point's run: what it returned and printed, the files it wrote.
+
+        Args:
+            design_id: A finished design; the run is of its deck.
+            row_id: The row of that design.
+            parameters: Values instead of the row's, such as those of a trial of a study.
+
+        Returns:
+            The run, whose files are there if the deck has `keep_files`.
+        """
+        return self._loop.run(self._client.stored_run(design_id, row_id, parameters))
+
     def design(self, design_id: str) -> doe_pb2.Design:
         """A design: how it was made, its quality, how it was run.
 
@@ -834,18 +849,24 @@ class Client(BlockingClient):
         """
         return self._loop.run(self._client.design(design_id))
 
-    def design_rows(self, design_id: str) -> Rows[dict[str, Any]]:
+    def design_rows(
+        self, design_id: str, *, allow_unfinished: bool = False
+    ) -> Rows[dict[str, Any]]:
         """The rows of a design, in order.
 
         Args:
             design_id: The design.
+            allow_unfinished: Whether, of a design whose job is not finished, the rows that were
+                run so far are returned, in the order in which their runs ended.
 
         Returns:
             A mapping for each row: `row_id`, parameters and responses in the units of the deck, by
             name, `failure`, and of a failed run its reason (`message`) and the end of what it
             printed (`log`). If the design took known points, `origin` says from where.
         """
-        return self._loop.run(self._client.design_rows(design_id))
+        return self._loop.run(
+            self._client.design_rows(design_id, allow_unfinished=allow_unfinished)
+        )
 
     def model(self, model_id: str) -> ml_pb2.Model:
         """A model: how it was trained and how good it is.
@@ -885,13 +906,22 @@ class Client(BlockingClient):
         """
         return self._loop.run(self._client.study(study_id))
 
-    def trials(self, study_id: str) -> Rows[Trial]:
+    def trials(
+        self, study_id: str, *, from_number: int = 0, allow_unfinished: bool = False
+    ) -> Rows[Trial]:
         """The points of a study, in order.
 
         Args:
             study_id: The id of its job.
+            from_number: The first point to return, by its number.
+            allow_unfinished: Whether, of a study whose job is not finished, the points tried so
+                far are returned.
         """
-        return self._loop.run(self._client.trials(study_id))
+        return self._loop.run(
+            self._client.trials(
+                study_id, from_number=from_number, allow_unfinished=allow_unfinished
+            )
+        )
 
     def picture(
         self,
@@ -1601,6 +1631,26 @@ class Client(BlockingClient):
                 actor=actor,
                 request_id=request_id,
             )
+        )
+
+    def estimate_extension(
+        self,
+        kit_id: int,
+        *,
+        budget: int = 0,
+        goals: str = "",
+        narrow: Mapping[str, Any] | None = None,
+    ) -> pipeline_pb2.RunEstimate:
+        """How long the runs of a kit that extends another may take; starts nothing.
+
+        Args:
+            kit_id: The kit to extend.
+            budget: Further runs of the simulator; as many as the kit's own if 0.
+            goals: What is wanted now; the kit's own if empty.
+            narrow: Other ranges by parameter, as of `extend_kit`.
+        """
+        return self._loop.run(
+            self._client.estimate_extension(kit_id, budget=budget, goals=goals, narrow=narrow)
         )
 
     def import_points(

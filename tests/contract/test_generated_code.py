@@ -34,7 +34,7 @@ RPCS = {
     "UploadFile GetUpload DeleteUpload ImportDataset ReadDataset ForgetRecords CollectPages "
     "DeliverDataset BackUp CleanUp RepairStores",
     doe_pb2: "ListGenerators GenerateDesign EvaluateDesign GetDesign ReadDesign ListSimulators "
-    "FindPoints TryPoint",
+    "FindPoints TryPoint GetRun",
     ml_pb2: "Preprocess Scale Train Test Predict GetModel ListModels",
     optimize_pb2: "TuneModel OptimizeDesign GetStudy ListTrials DrawPicture",
     query_pb2: "SubmitQuery ValidateQuery GetQuery ListQueries CancelQuery FetchResult",

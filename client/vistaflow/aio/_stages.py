@@ -20,7 +20,7 @@ from vistaflow.api.doe.v1 import doe_pb2
 from vistaflow.api.ingestion.v1 import ingestion_pb2
 from vistaflow.api.ml.v1 import ml_pb2
 from vistaflow.api.optimize.v1 import optimize_pb2
-from vistaflow.errors import InvalidArgumentError, from_rpc, invalid
+from vistaflow.errors import FailedPreconditionError, InvalidArgumentError, from_rpc, invalid
 from vistaflow.models import Job, Prediction, job_of
 from vistaflow.results import Deck, Study, Trial, deck_of, prediction_of, study_of, trial_of
 
@@ -132,6 +132,28 @@ class StageCalls(Calls):
         )
         return response
 
+    async def stored_run(
+        self, design_id: str, row_id: int = 0, parameters: Mapping[str, Any] | None = None
+    ) -> doe_pb2.GetRunResponse:
+        """What is stored of a point's run: what it returned and printed, the files it wrote.
+
+        Args:
+            design_id: A finished design; the run is of its deck.
+            row_id: The row of that design.
+            parameters: Values instead of the row's, such as those of a trial of a study.
+
+        Returns:
+            The run, whose files are there if the deck has `keep_files`.
+        """
+        request = message_of(
+            doe_pb2.GetRunRequest,
+            design_id=design_id,
+            row_id=row_id,
+            parameters=struct_of(parameters or {}, "parameters"),
+        )
+        response: doe_pb2.GetRunResponse = await self._call("doe", "GetRun", request)
+        return response
+
     async def design(self, design_id: str) -> doe_pb2.Design:
         """A design: how it was made, its quality, how it was run.
 
@@ -142,19 +164,30 @@ class StageCalls(Calls):
         response: doe_pb2.GetDesignResponse = await self._call("doe", "GetDesign", request)
         return response.design
 
-    async def design_rows(self, design_id: str) -> Rows[dict[str, Any]]:
+    async def design_rows(
+        self, design_id: str, *, allow_unfinished: bool = False
+    ) -> Rows[dict[str, Any]]:
         """The rows of a design, in order.
 
         Args:
             design_id: The design.
+            allow_unfinished: Whether, of a design whose job is not finished, the rows that were
+                run so far are returned, in the order in which their runs ended.
 
         Returns:
             A mapping for each row: `row_id`, parameters and responses in the units of the deck, by
             name, `failure`, and of a failed run its reason (`message`) and the end of what it
             printed (`log`). If the design took known points, `origin` says from where.
         """
-        design = await self.design(design_id)
-        request = message_of(doe_pb2.ReadDesignRequest, design_id=design_id)
+        try:
+            design = await self.design(design_id)
+        except FailedPreconditionError:
+            if not allow_unfinished:
+                raise
+            design = doe_pb2.Design()
+        request = message_of(
+            doe_pb2.ReadDesignRequest, design_id=design_id, allow_unfinished=allow_unfinished
+        )
         rows: Rows[dict[str, Any]] = Rows()
         async with self._stage("doe") as stage:
             try:
@@ -227,13 +260,24 @@ class StageCalls(Calls):
         request = message_of(optimize_pb2.GetStudyRequest, study_id=study_id)
         return study_of((await self._call("optimize", "GetStudy", request)).study)
 
-    async def trials(self, study_id: str) -> Rows[Trial]:
+    async def trials(
+        self, study_id: str, *, from_number: int = 0, allow_unfinished: bool = False
+    ) -> Rows[Trial]:
         """The points of a study, in order.
 
         Args:
             study_id: The id of its job.
+            from_number: The first point to return, by its number.
+            allow_unfinished: Whether, of a study whose job is not finished, the points tried so
+                far are returned.
         """
-        request = message_of(optimize_pb2.ListTrialsRequest, study_id=study_id, page_size=10_000)
+        request = message_of(
+            optimize_pb2.ListTrialsRequest,
+            study_id=study_id,
+            page_size=10_000,
+            from_number=from_number,
+            allow_unfinished=allow_unfinished,
+        )
         pages = self._pages("optimize", "ListTrials", request, "trials")
         return Rows([trial_of(message) async for message in pages])
 
@@ -295,7 +339,11 @@ def _row(row: doe_pb2.DesignRow, design: doe_pb2.Design) -> dict[str, Any]:
     """A row with its columns in the design's order, which a Struct does not keep."""
     parameters = json_format.MessageToDict(row.parameters)
     cells: dict[str, Any] = {"row_id": row.row_id}
-    cells |= {parameter.name: parameters.get(parameter.name) for parameter in design.parameters}
+    # Of a design under way, its columns are not known yet.
+    names = [parameter.name for parameter in design.parameters] or sorted(parameters)
+    cells |= {name: parameters.get(name) for name in names}
+    if not design.parameters:
+        cells |= dict(sorted(row.responses.items()))
     if design.evaluated_count:
         cells |= {response.name: row.responses.get(response.name) for response in design.responses}
     cells |= {"failure": row.failure, "message": row.message, "log": row.log}

@@ -148,10 +148,14 @@ def extend(
     label: NewLabels = None,
     as_json: AsJson = False,
     detach: Annotated[bool, typer.Option("--detach", help="Return once it is started.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Start it however long its runs may take.")
+    ] = False,
 ) -> None:
     """Go on from all that a kit knows, as a new kit that refers to it; no point is run again.
 
-    Of a kit that stopped after a stage, the rest is run.
+    Of a kit that stopped after a stage, the rest is run. What takes longer than the operator's
+    limit is started with --yes, or once you confirm it, as by `vistaflow run`.
 
     For example: vistaflow extend 7 --budget +20; vistaflow extend 7 --goal "minimize power"
     --goal "gain >= 40" --narrow width=2:5 --narrow material=Si,Ge
@@ -161,13 +165,18 @@ def extend(
         stop(f"--budget: {budget!r} is no number of runs, such as +20", USAGE)
     ranges = {key: _narrowed(text) for key, text in labels_of(narrow, "--narrow").items()}
     labels = labels_of(label)
+    wanted: dict[str, Any] = {
+        "budget": int(runs or 0), "goals": "\n".join(goal or []), "narrow": ranges
+    }  # fmt: skip
+    estimate = answer_of(address, lambda client: client.estimate_extension(kit, **wanted))
+    if not as_json:
+        console.print(estimate_text(estimate), markup=False, soft_wrap=True)
+    confirm(estimate, yes=yes)
     started = answer_of(
         address,
         lambda client: client.extend_kit(
             kit,
-            budget=int(runs or 0),
-            goals="\n".join(goal or []),
-            narrow=ranges,
+            **wanted,
             name=name,
             labels=labels,
             actor=user(),

@@ -26,6 +26,7 @@ from vistaflow.cli.output import (
     Address,
     AsJson,
     console,
+    guarded,
     number,
     print_json,
     reported,
@@ -143,9 +144,10 @@ def design(
 def _write_csv(rows: Sequence[Mapping[str, Any]], output: Path | None) -> None:
     target = output.open("w", encoding="utf-8", newline="") if output else sys.stdout
     try:
-        writer = csv.DictWriter(target, list(rows[0]) if rows else [])
-        writer.writeheader()
-        writer.writerows(rows)
+        names = list(rows[0]) if rows else []
+        writer = csv.writer(target)
+        writer.writerow(map(guarded, names))
+        writer.writerows([guarded(row[name]) for name in names] for row in rows)
     finally:
         if output:
             target.close()
@@ -158,12 +160,24 @@ def points(
         bool, typer.Option("--failed", help="Only those that failed, with reasons and output.")
     ] = False,
     output: Annotated[Path | None, typer.Option("-o", help="A CSV file to write.")] = None,
+    point: Annotated[
+        int | None, typer.Option("--point", help="One of them, with its output and files.", min=0)
+    ] = None,
+    keep: Annotated[
+        Path | None, typer.Option("--keep", help="With --point: a folder for the files of its run.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Print the points of a kit's design as CSV, or why those that failed did.
 
-    For example: vistaflow points 7 -o points.csv; vistaflow points 7 --failed
+    Of a design under way, those that were run so far.
+
+    For example: vistaflow points 7 -o points.csv; vistaflow points 7 --failed; vistaflow points 7
+    --point 3 --keep run3
     """
+    if point is not None:
+        _show_stored(address, kit, point, keep, as_json=as_json)
+        return
 
     async def ask(client: CommandClient) -> tuple[Kit, list[Mapping[str, Any]], Failures | None]:
         asked = await client.kit(kit)
@@ -173,7 +187,10 @@ def points(
         if failed:
             failures = await failures_of(client, asked, rows=True)
             return asked, list(failures.rows) if failures else [], failures
-        return asked, list(await client.design_rows(job.job_id)), None
+        rows = await client.design_rows(job.job_id, allow_unfinished=True)
+        if job.status in ("QUEUED", "RUNNING"):
+            typer.echo(f"{len(rows)} points were run so far", err=True)
+        return asked, list(rows), None
 
     asked, rows, failures = answer_of(address, ask)
     if as_json:
@@ -197,6 +214,26 @@ def points(
         console.print(f"no point of kit {kit} failed")
     else:
         _write_csv([{k: v for k, v in row.items() if k != "log"} for row in rows], output)
+
+
+def _show_stored(address: str, kit: int, point: int, keep: Path | None, *, as_json: bool) -> None:
+    """Shows what is stored of the run of one point."""
+
+    async def ask(client: CommandClient) -> doe_pb2.GetRunResponse:
+        job = design_job(await client.kit(kit))
+        if job is None:
+            raise NotFoundError(f"kit {kit} has no design")
+        return await client.stored_run(job.job_id, point)
+
+    stored = answer_of(address, ask)
+    if keep is not None:
+        _keep(stored.run, keep)
+    if as_json:
+        print_json(stored)
+        return
+    _show_tried(stored.run, keep)
+    if not stored.keeps_files:
+        console.print("its deck has no `keep_files: true`: files are not stored", style="dim")
 
 
 def try_(

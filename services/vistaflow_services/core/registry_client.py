@@ -156,20 +156,37 @@ class RegistryClient:
             InvalidError: It is of another type.
             ConflictError: It is not FINISHED.
         """
-        # The first page has all but tasks, of which there may be many.
-        request = registry_pb2.GetJobRequest(job_id=job_id)
-        job = (await self.call(self.stub.GetJob, request)).job
-        result = result_of(job)
-        if job_type and result.job_type != job_type:
-            raise InvalidError(
-                f"{field}: job {job_id} is a {result.job_type} job; give the id of a {job_type} job"
-            )
+        job = await self.job_of_type(job_id, job_type=job_type, field=field)
         if job.status != common_pb2.STATUS_FINISHED:
             raise ConflictError(
                 f"{field}: job {job_id} is {status_word(job.status)}; it has no result before it "
                 "is FINISHED"
             )
-        return result
+        return result_of(job)
+
+    async def job_of_type(
+        self, job_id: str, *, job_type: str = "", field: str = "job_id"
+    ) -> common_pb2.Job:
+        """A job in whatever status, with its result if it is FINISHED; perhaps without tasks.
+
+        Args:
+            job_id: The job.
+            job_type: The type it has to be of, such as `DOE`; empty for any.
+            field: The field of the request that named it, for the violation.
+
+        Raises:
+            NotFoundError: There is no such job.
+            InvalidError: It is of another type.
+        """
+        # The first page has all but tasks, of which there may be many.
+        request = registry_pb2.GetJobRequest(job_id=job_id)
+        job = (await self.call(self.stub.GetJob, request)).job
+        word = job_type_word(job.job_type)
+        if job_type and word != job_type:
+            raise InvalidError(
+                f"{field}: job {job_id} is a {word} job; give the id of a {job_type} job"
+            )
+        return job
 
     async def append(
         self, states: Iterable[common_pb2.State], *, patience: float = PATIENCE_SECONDS

@@ -128,16 +128,17 @@ def find_result(reference: str, inputs: Mapping[str, JobResult]) -> JobResult | 
     return inputs.get(reference) or by_id.get(reference)
 
 
-def stored_result(job_id: str, root: Path) -> dict[str, Any] | None:
+def stored_result(job_id: str, root: Path, *, attempt: int = 0) -> dict[str, Any] | None:
     """The result that the newest complete attempt of a job left in the artifact store.
 
     Args:
         job_id: The job; None is returned for a text that is no job's id.
         root: The folder of the artifact store.
+        attempt: The only attempt to look at; 0: all.
     """
     if not is_job_id(job_id):
         return None
-    written = (root / "jobs" / job_id).glob(f"*/{MANIFEST}")
+    written = (root / "jobs" / job_id).glob(f"{attempt or '*'}/{MANIFEST}")
     newest = max(written, key=lambda path: int(path.parent.name), default=None)
     if newest is None:
         return None

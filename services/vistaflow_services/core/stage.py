@@ -28,7 +28,7 @@ import os
 import re
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,8 @@ from vistaflow_services.core import config as configuration
 from vistaflow_services.core import files, log
 from vistaflow_services.core.errors import ServiceError
 from vistaflow_services.core.home import prepare_home
-from vistaflow_services.core.registry_client import RegistryClient, job_type_number
+from vistaflow_services.core.registry_client import RegistryClient, job_type_number, result_of
+from vistaflow_services.core.results import stored_result
 from vistaflow_services.core.server.metrics import Metrics, served
 from vistaflow_services.core.server.shell import Server, ServerSettings, main, make_server, run
 from vistaflow_services.core.vouching import vouched
@@ -168,6 +169,28 @@ class Stage:
             request_id=request_id, kit_id=kit_id, job=job, project=project
         )
         return (await self.registry.create_job(request)).job
+
+    async def result_so_far(
+        self, job_id: str, job_type: str, field: str
+    ) -> Mapping[str, Any] | None:
+        """What a job published; None if it has not, whatever its status.
+
+        Args:
+            job_id: The job.
+            job_type: The type it has to be of, such as `DOE`.
+            field: The field of the request that named it, for the violation.
+
+        Raises:
+            NotFoundError: There is no such job.
+            InvalidError: It is of another type.
+        """
+        job = await self.registry.job_of_type(job_id, job_type=job_type, field=field)
+        if job.status == common_pb2.STATUS_FINISHED:
+            return result_of(job).result
+        # Its attempt may have published already what the registry is about to record.
+        return await asyncio.to_thread(
+            stored_result, job.job_id, self.artifacts.root, attempt=job.attempt
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

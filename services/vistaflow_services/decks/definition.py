@@ -239,6 +239,8 @@ class Deck:
     """The address space that one run may take."""
     noisy: bool = False
     """Whether two runs of one point may differ; several runs then verify the best point."""
+    keep_files: bool = False
+    """Whether the files that its runs write are stored."""
 
     @property
     def response_names(self) -> list[str]:
@@ -275,6 +277,8 @@ class Deck:
         }
         if self.noisy:
             fields["noisy"] = True
+        if self.keep_files:
+            fields["keep_files"] = True
         if self.templates:
             fields["template"] = list(self.templates)
         if self.testbenches:

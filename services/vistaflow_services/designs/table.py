@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,8 +85,24 @@ class Results:
 
 def write_table(path: Path, columns: Columns, results: Results, about: Mapping[str, Any]) -> None:
     """Writes the table at `path`."""
+    metadata = json.dumps(about, sort_keys=True, allow_nan=False)
+    rows = result_table(columns, results).replace_schema_metadata({METADATA_KEY: metadata.encode()})
+    pq.write_table(rows, path, row_group_size=ROW_GROUP, compression="zstd")
+
+
+def result_table(
+    columns: Columns, results: Results, row_ids: Sequence[int] | None = None
+) -> pa.Table:
+    """The points and their results as the table has them.
+
+    Args:
+        columns: The points.
+        results: Their results.
+        row_ids: Their numbers; from 0 by default.
+    """
     count = len(results.seconds)
-    named: dict[str, Any] = {"row_id": pa.array(np.arange(count), pa.int64())}
+    numbers = np.arange(count) if row_ids is None else row_ids
+    named: dict[str, Any] = {"row_id": pa.array(numbers, pa.int64())}
     named |= {f"x.{name}": pa.array(column.tolist()) for name, column in columns.items()}
     named |= {
         f"y.{name}": pa.array(values, pa.float64(), from_pandas=True)
@@ -97,9 +113,7 @@ def write_table(path: Path, columns: Columns, results: Results, about: Mapping[s
     for name, texts in words.items():
         named[name] = pa.array([text or None for text in texts] or [None] * count, pa.string())
     named["seconds"] = pa.array(results.seconds, pa.float64(), from_pandas=True)
-    metadata = json.dumps(about, sort_keys=True, allow_nan=False)
-    table = pa.table(named).replace_schema_metadata({METADATA_KEY: metadata.encode()})
-    pq.write_table(table, path, row_group_size=ROW_GROUP, compression="zstd")
+    return pa.table(named)
 
 
 def read_columns(path: Path, space: Space) -> Columns:
@@ -143,12 +157,20 @@ def iterate_csv(
     path: Path, *, offset: int = 0, limit: int = 0, chunk_bytes: int
 ) -> Iterator[bytes]:
     """The rows as CSV (RFC 4180) with a header line, in chunks of at least `chunk_bytes`."""
+    rows = iterate_rows(path, offset=offset, limit=limit)
+    return csv_of(pq.read_schema(path).names, rows, chunk_bytes=chunk_bytes)
+
+
+def csv_of(
+    columns: Sequence[str], rows: Iterable[Mapping[str, Any]], *, chunk_bytes: int
+) -> Iterator[bytes]:
+    """Rows as CSV; see `iterate_csv`."""
     # What a run printed has many lines: it is in the rows, and in the file itself.
-    names = [name for name in pq.read_schema(path).names if name != "log"]
+    names = [name for name in columns if name != "log"]
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(names)
-    for row in iterate_rows(path, offset=offset, limit=limit):
+    for row in rows:
         writer.writerow("" if row[name] is None else row[name] for name in names)
         if text.tell() >= chunk_bytes:
             yield text.getvalue().encode()

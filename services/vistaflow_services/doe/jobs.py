@@ -24,6 +24,7 @@ from vistaflow_services.decks.deck import Deck, FailurePolicy
 from vistaflow_services.decks.space import Columns
 from vistaflow_services.designs import table
 from vistaflow_services.designs.generators import generate
+from vistaflow_services.designs.journal import discard, journal_of
 from vistaflow_services.designs.manifest import DesignManifest, DesignOrigin, DesignRuns
 from vistaflow_services.designs.quality import assess
 from vistaflow_services.designs.recipe import Design, Region
@@ -74,7 +75,9 @@ def run(attempt: Attempt) -> dict[str, Any]:
         prepared, results, reused = _reuse(attempt, spec.reuse, prepared, results)
     evaluated = spec.HasField("evaluation") or bool(reused.points)
     manifest = _summarize(attempt, prepared, results, reused, evaluated=evaluated)
-    return attempt.publish(manifest)
+    published = attempt.publish(manifest)
+    discard(attempt)
+    return published
 
 
 PRELOAD: Final = ("scipy.stats", "vistaflow_services.doe.plots")
@@ -197,16 +200,39 @@ def _simulate(attempt: Attempt, prepared: _Prepared, policy: FailurePolicy) -> R
     counts: Counter[str] = Counter()
     pace = Pace()
 
-    def on_outcome(index: int, outcome: Outcome) -> None:
-        seen[index] = outcome
-        counts["failed"] += not outcome.ok
-        counts[f"of {len(points)} found in the store"] += outcome.cached
+    journal = journal_of(attempt)
+    waiting: list[int] = []
+
+    def write_journal() -> None:
+        """Shows the rows whose runs ended since the last time."""
+        some = {name: column[waiting] for name, column in prepared.columns.items()}
+        results = evaluation.results_of([seen[index] for index in waiting], names)
+        journal.write(table.result_table(some, results, waiting))
+        waiting.clear()
+
+    def report() -> None:
         # What is in the store comes first: all that is not seen yet has to be run.
-        counts["run"] += not outcome.cached
         left = pace.left(counts["run"], len(points) - len(seen))
         parts = [f"{count} {name}" for name, count in counts.items() if count and name != "run"]
         text = ", ".join([f"{span_text(left)} left"] * (left > 0) + parts)
         attempt.progress("simulate", len(seen), len(points), unit="runs", message=text)
+
+    def on_outcome(index: int, outcome: Outcome) -> None:
+        seen[index] = outcome
+        waiting.append(index)
+        counts["failed"] += not outcome.ok
+        counts[f"of {len(points)} found in the store"] += outcome.cached
+        counts["run"] += not outcome.cached
+        if journal.is_due:
+            write_journal()
+        report()
+
+    def catch_up() -> bool:
+        """Shows what ended soon after the last batch, if nothing has ended since."""
+        if waiting and journal.is_due:
+            write_journal()
+            report()
+        return False
 
     scratch = attempt.folder / ".scratch"
     with attempt.part("simulate") as metadata:
@@ -222,6 +248,7 @@ def _simulate(attempt: Attempt, prepared: _Prepared, policy: FailurePolicy) -> R
                 scratch_root=scratch,
                 on_outcome=on_outcome,
                 policy=policy,
+                should_stop=catch_up,
             )
             order = list(range(len(points)))
             results = evaluation.results_of(outcomes, names)
@@ -232,6 +259,8 @@ def _simulate(attempt: Attempt, prepared: _Prepared, policy: FailurePolicy) -> R
             summary = error.details.get("short", error.message)
         finally:
             executor.shutdown(cancel_futures=True)
+            write_journal()
+            journal.close()
             shutil.rmtree(scratch, ignore_errors=True)
         metadata.update(_counts(results))
         if summary:

@@ -5,32 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from vistaflow_services.decks.deck import DECK_FILE, Deck
+from vistaflow_services.decks.deck import Deck
 from vistaflow_services.decks.feasibility import find_feasible
 from vistaflow_services.decks.space import Choice, Parameter, Point
 from vistaflow_services.designs.recipe import Region
 from vistaflow_services.simulators import Outcome, run_point
-
-MAX_FILES: Final = 64
-MAX_FILE: Final = 256 * 1024
-MAX_BYTES: Final = 1024 * 1024
-"""Most bytes of all files of a run that are returned."""
-
-_OWN: Final = ("point.json", "result.json")
-"""Files by which Python functions are called."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Seen:
-    """A file of a run."""
-
-    path: str
-    content: bytes
-    input: bool
-    """Whether it is of the deck; else the run wrote it."""
-    truncated: bool
+from vistaflow_services.simulators.run_files import RunFile, files_of
 
 
 @dataclass(kw_only=True)
@@ -39,7 +21,7 @@ class Look:
 
     outcome: Outcome
     log: str = ""
-    files: list[Seen] = field(default_factory=list)
+    files: list[RunFile] = field(default_factory=list)
 
 
 def middle(region: Region, chosen: Mapping[str, Any]) -> Point:
@@ -67,7 +49,7 @@ def look(
 
     def observe(work: Path | None, printed: str) -> None:
         looked["log"] = printed
-        looked["files"] = _files(deck, point, work) if work is not None else []
+        looked["files"] = files_of(deck, work) if work is not None else []
 
     outcome = run_point(
         deck,
@@ -93,29 +75,3 @@ def _ends(parameter: Parameter) -> list[Any]:
     if parameter.choices:
         return [parameter.choices[0], parameter.choices[-1]]
     return [parameter.low, parameter.high]
-
-
-def _files(deck: Deck, point: Point, work: Path) -> list[Seen]:
-    """The deck's templates first, then what the run wrote, then the deck's other files."""
-    inputs = {path for path in deck.files if path != DECK_FILE}
-    paths = {
-        path.relative_to(work).as_posix(): path
-        for path in sorted(work.rglob("*"))
-        if path.is_file() and not path.is_symlink()
-    }
-    order = [
-        *(path for path in deck.templates if path in paths),
-        *(path for path in paths if path not in inputs and path not in _OWN),
-        *(path for path in paths if path in inputs and path not in deck.templates),
-    ]
-    files: list[Seen] = []
-    left = MAX_BYTES
-    for path in order[:MAX_FILES]:
-        with paths[path].open("rb") as file:
-            content = file.read(min(MAX_FILE, left) + 1)
-        cut = content[: min(MAX_FILE, left)]
-        left -= len(cut)
-        files.append(
-            Seen(path=path, content=cut, input=path in inputs, truncated=len(cut) < len(content))
-        )
-    return files

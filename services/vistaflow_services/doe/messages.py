@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
 from typing import Any
 
 from vistaflow.api.common.v1 import common_pb2
@@ -119,6 +120,8 @@ def _row(row: Mapping[str, Any]) -> pb.DesignRow:
     message.parameters.update(
         {name[2:]: value for name, value in row.items() if name.startswith("x.")}
     )
+    if row.get("seconds"):
+        message.run_duration.FromTimedelta(timedelta(seconds=row["seconds"]))
     for name, value in row.items():
         if name.startswith("y.") and value is not None:
             message.responses[name[2:]] = value

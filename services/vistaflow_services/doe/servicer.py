@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,9 +22,11 @@ from vistaflow_services.decks.deck import Deck, read_archive
 from vistaflow_services.decks.library import DeckLibrary
 from vistaflow_services.decks.space import Point
 from vistaflow_services.designs import table
+from vistaflow_services.designs.journal import read_journal
 from vistaflow_services.designs.manifest import DesignManifest
 from vistaflow_services.doe import looking, messages, references, specs
-from vistaflow_services.doe.known import known_points
+from vistaflow_services.doe.known import POINTS, known_points
+from vistaflow_services.simulators.points import PointStore
 from vistaflow_services.simulators.run import check_deck
 from vistaflow_services.simulators.status import require_simulator, simulator_status
 
@@ -87,12 +89,24 @@ class DoeServicer(rpc.DoeServiceServicer):
     ) -> AsyncIterator[pb.ReadDesignResponse]:
         """Streams the rows of a design, holding a part of them at a time."""
         _check_read(request)
-        source = await self._result(request.design_id)
+        result = await self._rows_result(request)
         with readable(request.design_id, "design_id"):
-            rows = DesignManifest.read(source.result).design
-            path = await asyncio.to_thread(self._artifacts.verified, rows.uri, rows.sha256)
-            async for chunk in _in_threads(_chunks(request, path)):
+            if result is None:
+                folder = self._artifacts.root / "jobs" / request.design_id
+                chunks = _chunks_so_far(request, folder)
+            else:
+                rows = DesignManifest.read(result).design
+                path = await asyncio.to_thread(self._artifacts.verified, rows.uri, rows.sha256)
+                chunks = _chunks(request, path)
+            async for chunk in _in_threads(chunks):
                 yield chunk
+
+    async def _rows_result(self, request: pb.ReadDesignRequest) -> Mapping[str, Any] | None:
+        """The result that says where the rows are; None while the design is under way."""
+        if not request.allow_unfinished:
+            return (await self._result(request.design_id)).result
+        _check_design_id(request.design_id)
+        return await self._stage.result_so_far(request.design_id, "DOE", "design_id")
 
     async def FindPoints(
         self, request: pb.FindPointsRequest, context: Context
@@ -169,6 +183,24 @@ class DoeServicer(rpc.DoeServiceServicer):
         violations.check()
         raise AssertionError
 
+    async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:
+        """Gets what is stored of a point's run."""
+        deck, point = await self._tried(
+            pb.TryPointRequest(
+                design_id=request.design_id, row_id=request.row_id, parameters=request.parameters
+            )
+        )
+        store = PointStore(self._artifacts.root / POINTS)
+        outcome = await asyncio.to_thread(store.get, deck, point)
+        if outcome is None:
+            raise NotFoundError(
+                "no run of this point is stored: it was never run, or its failure "
+                "may be the machine's"
+            )
+        written = await asyncio.to_thread(store.files, deck, point)
+        look = looking.Look(outcome=outcome, log=outcome.log, files=written)
+        return pb.GetRunResponse(run=messages.try_message(deck, look), keeps_files=deck.keep_files)
+
     async def ListSimulators(
         self, request: pb.ListSimulatorsRequest, context: Context
     ) -> pb.ListSimulatorsResponse:
@@ -196,9 +228,13 @@ class DoeServicer(rpc.DoeServiceServicer):
 
     async def _result(self, design_id: str) -> JobResult:
         """What the finished job of a design published."""
-        if not is_job_id(design_id):
-            raise NotFoundError(f"no design {design_id[:100]!r}: a design's id is its job's id")
+        _check_design_id(design_id)
         return await self._stage.registry.result(design_id, job_type="DOE", field="design_id")
+
+
+def _check_design_id(design_id: str) -> None:
+    if not is_job_id(design_id):
+        raise NotFoundError(f"no design {design_id[:100]!r}: a design's id is its job's id")
 
 
 def _check_evaluation(evaluation: pb.EvaluationSpec, deck: Deck) -> None:
@@ -231,6 +267,8 @@ def _check_read(request: pb.ReadDesignRequest) -> None:
             violations.add(name, f"{value} is negative: give 0 or more")
         elif value and request.format == pb.ROW_FORMAT_PARQUET:
             violations.add(name, "a Parquet file is read whole: leave it out, or read rows or CSV")
+    if request.allow_unfinished and request.format == pb.ROW_FORMAT_PARQUET:
+        violations.add("allow_unfinished", "a Parquet file is written at the end: read rows or CSV")
     violations.check()
 
 
@@ -243,6 +281,14 @@ def _chunks(request: pb.ReadDesignRequest, path: Path) -> Iterator[pb.ReadDesign
         parts = table.iterate_csv(path, **span, chunk_bytes=CHUNK_BYTES)
         return (pb.ReadDesignResponse(data=part) for part in parts)
     rows = table.iterate_rows(path, **span)
+    return messages.row_messages(rows, chunk_bytes=CHUNK_BYTES)
+
+
+def _chunks_so_far(request: pb.ReadDesignRequest, job: Path) -> Iterator[pb.ReadDesignResponse]:
+    rows = read_journal(job, offset=request.offset, limit=request.limit)
+    if request.format == pb.ROW_FORMAT_CSV:
+        parts = table.csv_of(list(rows[0]) if rows else [], rows, chunk_bytes=CHUNK_BYTES)
+        return (pb.ReadDesignResponse(data=part) for part in parts)
     return messages.row_messages(rows, chunk_bytes=CHUNK_BYTES)
 
 

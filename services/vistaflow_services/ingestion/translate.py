@@ -35,6 +35,7 @@ def deck_to_proto(collected: Collected, *, with_text: bool) -> pb.Deck:
         ],
         shipped=collected.shipped,
         noisy=deck.noisy,
+        keep_files=deck.keep_files,
         uri=f"artifact://decks/{collected.path.name}" if collected.path else "",
     )
     message.timeout.FromNanoseconds(int(deck.timeout_seconds * 1e9))

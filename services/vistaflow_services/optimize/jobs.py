@@ -22,6 +22,7 @@ from vistaflow_services.core.work.attempt import Attempt, JobError
 from vistaflow_services.core.work.pictures import draw_pictures
 from vistaflow_services.decks.deck import Deck, Policy
 from vistaflow_services.decks.space import Point
+from vistaflow_services.designs.journal import discard, journal_of
 from vistaflow_services.optimize import plots, specs
 from vistaflow_services.optimize.domain import (
     DEFAULT_BATCH,
@@ -46,7 +47,7 @@ from vistaflow_services.optimize.inputs import (
 from vistaflow_services.optimize.last_model import publish_last_model
 from vistaflow_services.optimize.study import Study, StudyResult
 from vistaflow_services.optimize.suggestion import predicted_best
-from vistaflow_services.optimize.trials import write_trials
+from vistaflow_services.optimize.trials import trial_table, write_trials
 from vistaflow_services.optimize.tuning_job import tune
 from vistaflow_services.search.manifest import (
     BestRecord,
@@ -79,7 +80,9 @@ def run(attempt: Attempt) -> dict[str, Any]:
     # One thread: sums come in one order, so that a replay is the same to the last bit.
     with threadpool_limits(limits=1):
         manifest = tune(attempt) if isinstance(attempt.spec, pb.TuneModelSpec) else _study(attempt)
-    return attempt.publish(manifest)
+    published = attempt.publish(manifest)
+    discard(attempt)
+    return published
 
 
 PRELOAD: Final = ("vistaflow_services.optimize.plots",)
@@ -175,7 +178,21 @@ def _search(attempt: Attempt, setting: _Setting) -> StudyResult:
         runs = [executor.submit(run_point, deck, point, scratch_root=scratch) for point in points]
         return [run.result() for run in runs]
 
+    journal = journal_of(attempt)
+    written = 0
+
     def on_round(completed: int, message: str) -> None:
+        nonlocal written
+        new = study.trials[written:]
+        written = len(study.trials)
+        journal.write(
+            trial_table(
+                new,
+                parameters=setting.problem.space.names,
+                responses=deck.response_names,
+                scale=miss_scale(study.trials),
+            )
+        )
         left = pace.left(completed, setting.budget - completed)
         text = f"{span_text(left)} left, {message}" if left > 0 else message
         attempt.progress("infill", completed, setting.budget, unit="runs", message=text)
@@ -203,6 +220,7 @@ def _search(attempt: Attempt, setting: _Setting) -> StudyResult:
             error.message, reason="NO_FEASIBLE_POINT", hint="loosen a constraint or widen a range"
         ) from error
     finally:
+        journal.close()
         executor.shutdown(cancel_futures=True)
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -19,6 +19,7 @@ from vistaflow_services.core.stage import Stage
 from vistaflow_services.decks.deck import read_archive
 from vistaflow_services.decks.expressions import suggest
 from vistaflow_services.decks.space import Space
+from vistaflow_services.designs.journal import read_journal
 from vistaflow_services.designs.manifest import DesignManifest
 from vistaflow_services.optimize import messages, specs
 from vistaflow_services.optimize.domain import check_goals
@@ -77,19 +78,43 @@ class OptimizeServicer(rpc.OptimizeServiceServicer):
         """Lists what a study tried."""
         violations = Violations()
         limit = pages.size(request, 1_000, MAX_PAGE, violations)
-        offset = pages.decode(request, violations) or 0
+        if request.from_number < 0:
+            violations.add("from_number", f"{request.from_number} is negative: give 0 or more")
+        offset = pages.decode(request, violations) or request.from_number
         violations.check()
-        source = await self._result(request.study_id, "OPTIMIZE", "study_id")
+        result = await self._trials(request)
         with readable(request.study_id, "study_id"):
-            table = PublishedFile.read(source.result["trials"])
-            path = await asyncio.to_thread(self._artifacts.verified, table.uri, table.sha256)
-            rows, more = await asyncio.to_thread(read_trials, path, offset=offset, limit=limit)
+            rows, more = await asyncio.to_thread(self._rows, request, result, offset, limit)
             trials = await asyncio.to_thread(fitting, rows, messages.trial_message)
         more = more or len(trials) < len(rows)
         return pb.ListTrialsResponse(
             trials=trials,
             next_page_token=pages.encode(offset + len(trials), request) if more else "",
+            complete=result is not None and not more,
         )
+
+    async def _trials(self, request: pb.ListTrialsRequest) -> Mapping[str, Any] | None:
+        """The result that says where the trials are; None while the study is under way."""
+        if not request.allow_unfinished:
+            return (await self._result(request.study_id, "OPTIMIZE", "study_id")).result
+        _check_job_id(request.study_id, "study_id")
+        return await self._stage.result_so_far(request.study_id, "OPTIMIZE", "study_id")
+
+    def _rows(
+        self,
+        request: pb.ListTrialsRequest,
+        result: Mapping[str, Any] | None,
+        offset: int,
+        limit: int,
+    ) -> tuple[list[dict[str, Any]], bool]:
+        """The trials of a page, and whether there are more."""
+        if result is not None:
+            table = PublishedFile.read(result["trials"])
+            path = self._artifacts.verified(table.uri, table.sha256)
+            return read_trials(path, offset=offset, limit=limit)
+        folder = self._artifacts.root / "jobs" / request.study_id
+        rows = read_journal(folder, offset=offset, limit=limit + 1)
+        return rows[:limit], len(rows) > limit
 
     async def DrawPicture(
         self, request: pb.DrawPictureRequest, context: Context
@@ -131,9 +156,13 @@ class OptimizeServicer(rpc.OptimizeServiceServicer):
 
     async def _result(self, job_id: str, job_type: str, field: str) -> JobResult:
         """What the finished job that a field names published."""
-        if not is_job_id(job_id):
-            raise NotFoundError(f"{field}: no job `{job_id[:100]}`; give the id of a finished job")
+        _check_job_id(job_id, field)
         return await self._registry.result(job_id, job_type=job_type, field=field)
+
+
+def _check_job_id(job_id: str, field: str) -> None:
+    if not is_job_id(job_id):
+        raise NotFoundError(f"{field}: no job `{job_id[:100]}`; give the id of a finished job")
 
 
 @contextlib.contextmanager

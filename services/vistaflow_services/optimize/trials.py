@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vistaflow_services.optimize.domain import Trial, miss_scale
+from vistaflow_services.search.misses import MissScale
 
 ROW_GROUP = 1024
 """Rows that a reader holds at a time."""
@@ -30,6 +31,20 @@ def write_trials(
     path: Path, trials: Sequence[Trial], *, parameters: Sequence[str], responses: Sequence[str]
 ) -> None:
     """Writes the trials at `path`."""
+    table = trial_table(
+        trials, parameters=parameters, responses=responses, scale=miss_scale(trials)
+    )
+    pq.write_table(table, path, row_group_size=ROW_GROUP, compression="zstd")
+
+
+def trial_table(
+    trials: Sequence[Trial],
+    *,
+    parameters: Sequence[str],
+    responses: Sequence[str],
+    scale: MissScale,
+) -> pa.Table:
+    """The trials as the table has them, their misses in the units of `scale`."""
     columns: dict[str, Any] = {
         "number": pa.array([trial.number for trial in trials], pa.int64()),
         "origin": pa.array([trial.origin for trial in trials], pa.string()),
@@ -45,7 +60,6 @@ def write_trials(
         pa.float64(),
         from_pandas=True,
     )
-    scale = miss_scale(trials)
     missed = [assessment and scale.total(assessment.excesses) for assessment in assessed]
     columns["violation"] = pa.array(
         [miss and (math.inf if miss[0] else miss[1]) for miss in missed], pa.float64()
@@ -62,7 +76,7 @@ def write_trials(
             )
     columns["cached"] = pa.array([trial.cached for trial in trials], pa.bool_())
     columns["seconds"] = pa.array([trial.seconds for trial in trials], pa.float64())
-    pq.write_table(pa.table(columns), path, row_group_size=ROW_GROUP, compression="zstd")
+    return pa.table(columns)
 
 
 def read_trials(path: Path, *, offset: int = 0, limit: int) -> tuple[list[dict[str, Any]], bool]:

@@ -13,6 +13,7 @@ from vistaflow_services.core.message_limits import fitting
 from vistaflow_services.core.registry_client import RegistryClient
 from vistaflow_services.core.rpc.interceptor import Context
 from vistaflow_services.pipeline import extension, successor
+from vistaflow_services.pipeline.domain import KitPlan
 from vistaflow_services.pipeline.estimate import Estimates
 from vistaflow_services.pipeline.flows.checks import Checks
 from vistaflow_services.pipeline.flows.creation import creation_of, new_jobs
@@ -70,11 +71,13 @@ class PipelineServicer(ScheduleCalls):
         response.mistakes.extend(mistake_messages(source.located(mistakes)))
         if not response.mistakes and read.plan:
             response.spec.CopyFrom(read.spec)
-            seed, runs = read.spec.design.seed, read.simulation_count
-            # Making the design and reading what is stored of it take processor time.
-            estimated = await asyncio.to_thread(self._estimates.message, read.plan, runs, seed)
-            response.estimate.CopyFrom(estimated)
+            response.estimate.CopyFrom(await self._estimate(read, read.plan))
         return response
+
+    async def _estimate(self, read: Read, plan: KitPlan) -> pb.RunEstimate:
+        seed, runs = read.spec.design.seed, read.simulation_count
+        # Making the design and reading what is stored of it take processor time.
+        return await asyncio.to_thread(self._estimates.message, plan, runs, seed)
 
     async def RunKit(self, request: pb.RunKitRequest, context: Context) -> pb.RunKitResponse:
         """Validates a kit and starts it. See the proto for the contract."""
@@ -149,6 +152,9 @@ class PipelineServicer(ScheduleCalls):
         plan = read.checked()
         if missing := await self._missing(plan.deck.simulator):
             raise UnavailableError(missing, reason="SIMULATOR_MISSING")
+        if request.validate_only:
+            estimate = await self._estimate(read, plan)
+            return pb.ExtendKitResponse(reused=read.known.origins, estimate=estimate)
         created = await self._create(read, request.request_id, request.actor)
         return pb.ExtendKitResponse(
             kit=created.kit,

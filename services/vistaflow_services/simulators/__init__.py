@@ -2,6 +2,7 @@
 
 outcome.py             the outcome of a run; the check that every result passes
 run.py                 one point in a scratch folder of its own: `run_point`, `check_deck`
+run_files.py           the files that a run wrote
 evaluate.py            many points, in parallel, none twice
 points.py              the store of evaluated points
 canonical.py           points in the one form that is stored

@@ -27,6 +27,7 @@ from vistaflow_services.simulators.run import (
     run_point,
     sweep_scratch,
 )
+from vistaflow_services.simulators.run_files import RunFile, files_of
 
 CHUNK: Final = 5000
 """Points of a cheap simulator that are computed and stored together."""
@@ -267,14 +268,26 @@ def _run_one(
         if stored:
             return stored
         for _ in range(retries + 1):
+            written: list[RunFile] = []
+
+            def observe(work: Path | None, printed: str, written: list[RunFile] = written) -> None:
+                if work is not None:
+                    written += files_of(deck, work, inputs=False)
+
             outcome = run_point(
-                deck, point, scratch_root=scratch_root, timeout=timeout, should_stop=stop.exists
+                deck,
+                point,
+                scratch_root=scratch_root,
+                timeout=timeout,
+                should_stop=stop.exists,
+                **({"observe": observe} if deck.keep_files else {}),
             )
             # Each run, not the last: whether a failure to converge repeats is a property to keep.
-            store.put(deck, outcome)
+            store.put(deck, outcome, written)
             if outcome.failure in (None, Failure.INFEASIBLE):
                 break
-        return {key: outcome}
+        # What was printed is read where a point is looked at, not held for all of them.
+        return {key: replace(outcome, log="") if outcome.ok else outcome}
 
 
 def _completed(

@@ -13,7 +13,7 @@ from vistaflow_services.decks.deck import Response
 from vistaflow_services.decks.space import Point
 
 MAX_LOG: Final = 8 * 1024
-"""How much of the end of what a failed run printed is kept, in characters."""
+"""How much of the end of what a run printed is stored, in characters."""
 
 MAX_MESSAGE: Final = 2000
 """Longest message, in characters; of a longer one the end is kept."""
@@ -56,7 +56,8 @@ class Outcome:
     substituted: bool = False
     """Whether the run failed and the deck's policy put its responses in place."""
     log: str = ""
-    """The end of what a failed run printed, at most `MAX_LOG`, without paths of this machine."""
+    """The end of what the run printed, at most `MAX_LOG`, without paths of this machine; left out
+    where many outcomes are read and this one has responses."""
 
     @property
     def ok(self) -> bool:

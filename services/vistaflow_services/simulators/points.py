@@ -2,6 +2,7 @@
 
     <root>/<digest>/<simulator>-<version>/points/<2 hex>/<key>.json    one run, one file
                                           chunks/<id>.jsonl            many cheap points
+                                          files/<2 hex>/<key>.zip      what one run wrote
                                           locks/<key>                  runs in progress
 
 The digest is of what the simulator is given, so that a deck with another timeout or other ranges
@@ -29,7 +30,7 @@ import os
 import re
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -40,6 +41,7 @@ from vistaflow_services.decks.deck import Deck
 from vistaflow_services.decks.space import Point
 from vistaflow_services.simulators.locks import locked
 from vistaflow_services.simulators.outcome import Failure, Outcome, gated
+from vistaflow_services.simulators.run_files import RunFile, packed, unpacked
 from vistaflow_services.simulators.status import deck_version
 
 _ENCODE = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
@@ -63,6 +65,10 @@ _RUNS: Final = "runs"
 """The field of a stored NO_CONVERGENCE with the number of its runs; 1 where it is missing."""
 
 
+MOST_FILE_BYTES: Final = 1 << 30
+"""Most bytes of files of the runs of one deck, compressed, over all kits; others are not stored."""
+
+
 class PointStore:
     """Outcomes by what a simulator was given, its version, and point; for threads and processes."""
 
@@ -70,6 +76,7 @@ class PointStore:
         self.root = Path(root)
         self._chunks: dict[Path, dict[str, bytes]] = {}
         self._read: dict[Path, set[str]] = {}
+        self._file_bytes: dict[Path, int] = {}
         self._guard = threading.Lock()
 
     def __reduce__(self) -> tuple[type[PointStore], tuple[Path]]:
@@ -82,13 +89,26 @@ class PointStore:
             InvalidError: If it is no point of the deck.
         """
         canonical = deck.space.check(point)
-        return next(iter(self.get_many(deck, {point_key(canonical): canonical}).values()), None)
+        points = {point_key(canonical): canonical}
+        return next(iter(self._get(deck, points, with_logs=True).values()), None)
 
-    def put(self, deck: Deck, outcome: Outcome) -> None:
+    def files(self, deck: Deck, point: Mapping[str, Any]) -> list[RunFile]:
+        """What the stored run of a point wrote, if that is stored."""
+        key = point_key(deck.space.check(point))
+        with contextlib.suppress(OSError):
+            return unpacked(_archive(self._folder(deck), key).read_bytes())
+        return []
+
+    def put(self, deck: Deck, outcome: Outcome, written: Sequence[RunFile] = ()) -> None:
         """Keeps one outcome, durably; a later one of the same point takes its place.
 
         Call it once for each run, by the holder of `running`: runs that end in NO_CONVERGENCE are
         counted.
+
+        Args:
+            deck: What was run.
+            outcome: What came of it.
+            written: Files that the run wrote; left out once the deck's take `MOST_FILE_BYTES`.
         """
         if outcome.failure not in LASTING:
             return
@@ -98,15 +118,40 @@ class PointStore:
         if outcome.failure is Failure.NO_CONVERGENCE:
             folders = (self._folder(deck), *self._earlier_folders(deck))
             record[_RUNS] = 1 + max(_unconverged_runs(_file(variant, key)) for variant in folders)
+        # First, so that whoever sees the outcome sees its files.
+        if written:
+            self._put_files(self._folder(deck), key, packed(written))
         files.write(path, _ENCODE(record).encode() + b"\n")
 
+    def _put_files(self, folder: Path, key: str, data: bytes) -> None:
+        with self._guard:
+            if folder not in self._file_bytes:
+                self._file_bytes[folder] = _size(folder / "files")
+            if self._file_bytes[folder] + len(data) > MOST_FILE_BYTES:
+                return
+            self._file_bytes[folder] += len(data)
+        files.write(_archive(folder, key), data)
+
     def get_many(self, deck: Deck, points: Mapping[str, Point]) -> dict[str, Outcome]:
-        """The outcomes of those canonical points, given by their `point_key`, that are stored."""
+        """The outcomes of those canonical points, given by their `point_key`, that are stored.
+
+        Those with responses come without what their runs printed.
+        """
+        return self._get(deck, points, with_logs=False)
+
+    def _get(
+        self, deck: Deck, points: Mapping[str, Point], *, with_logs: bool
+    ) -> dict[str, Outcome]:
         outcomes: dict[str, Outcome] = {}
         for folder in (self._folder(deck), *self._earlier_folders(deck)):
             missing = {key: point for key, point in points.items() if key not in outcomes}
             outcomes |= self._get_from(folder, deck, missing)
-        return outcomes
+        if with_logs:
+            return outcomes
+        return {
+            key: replace(outcome, log="") if outcome.log and outcome.ok else outcome
+            for key, outcome in outcomes.items()
+        }
 
     def _get_from(
         self, folder: Path, deck: Deck, points: Mapping[str, Point]
@@ -223,6 +268,21 @@ def _file(folder: Path, key: str) -> Path:
     return folder / "points" / key[:2] / f"{key}.json"
 
 
+def _archive(folder: Path, key: str) -> Path:
+    """Where the files of one run lie."""
+    return folder / "files" / key[:2] / f"{key}.zip"
+
+
+def _size(folder: Path) -> int:
+    """The bytes of the files of all shelves of a folder."""
+    total = 0
+    for shelf in _folders(folder):
+        for name in _names(shelf):
+            with contextlib.suppress(OSError):
+                total += (shelf / name).stat().st_size
+    return total
+
+
 def _unconverged_runs(path: Path) -> int:
     """How many runs ended in NO_CONVERGENCE by a stored record; 0 if it is of another outcome."""
     try:
@@ -269,7 +329,9 @@ def _parsed(line: bytes | None, deck: Deck, point: Point) -> Outcome | None:
         figures = {
             response.extract: outcome.responses[response.name] for response in deck.responses
         }
-        return replace(gated(point, deck.responses, figures, outcome.seconds), cached=True)
+        return replace(
+            gated(point, deck.responses, figures, outcome.seconds), cached=True, log=outcome.log
+        )
     return None if outcome.failure is Failure.INFEASIBLE else outcome
 
 

@@ -136,7 +136,7 @@ def run_point(
         result, log = server.compute(deck, point, limits, should_stop)
         log = clipped(log, 8 * MAX_LOG)
         observe(None, log)
-        return replace(result, log=log[-MAX_LOG:]) if result.failure else result
+        return replace(result, log=log[-MAX_LOG:])
     program = _PROGRAMS[deck.simulator]
     try:
         scratch_root.mkdir(parents=True, exist_ok=True)
@@ -157,7 +157,7 @@ def run_point(
                 result = _without_blame(result, finished)
         printed = _printed(ran)
         observe(work, printed)
-        return replace(result, log=printed[-MAX_LOG:]) if result.failure else result
+        return replace(result, log=printed[-MAX_LOG:])
     except OSError as error:
         raise UnavailableError(f"a run could not be started: {error.strerror}") from error
     finally:

@@ -17,6 +17,7 @@ from vistaflow_services.core.work.process import Execution
 from vistaflow_services.decks.deck import Deck, Response, read_archive
 from vistaflow_services.decks.library import DeckLibrary
 from vistaflow_services.decks.space import Parameter, Space
+from vistaflow_services.designs.journal import read_journal
 from vistaflow_services.simulators.points import PointStore
 
 SLOW = b"""
@@ -87,6 +88,10 @@ async def test_an_attempt_after_a_killed_one_runs_only_what_is_left(tmp_path: Pa
     kept = store.count(deck)
     assert 3 <= kept < 10
     assert list(artifacts.root.glob("jobs/*/1/manifest.json")) == []
+    job = artifacts.root / "jobs" / job_id
+    so_far = read_journal(job)
+    assert len(so_far) >= 3
+    assert all(row["y.product"] == row["x.x"] * row["x.y"] for row in so_far)
 
     second = await Execution.prepare("vistaflow_services.doe.jobs")
     await second.start(header(artifacts, job_id, 2, spec), tmp_path / "2.log")
@@ -96,6 +101,8 @@ async def test_an_attempt_after_a_killed_one_runs_only_what_is_left(tmp_path: Pa
     assert (result["size"], result["failed_count"], result["cached_count"]) == (10, 0, kept)
     assert store.count(deck) == 10
     rows = pq.read_table(artifacts.path(result["design"]["uri"])).to_pylist()
+    assert all(rows[row["row_id"]]["y.product"] == row["y.product"] for row in so_far)
+    assert not (job / "2" / "running.arrow").exists()
     assert [row["y.product"] for row in rows] == [row["x.x"] * row["x.y"] for row in rows]
     assert [
         (message["name"], message["status"]) for message in messages if message["kind"] == "task"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import uuid
 from collections.abc import AsyncIterator
@@ -11,19 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import pytest_asyncio
 from google.protobuf import json_format
 from google.rpc import error_details_pb2
 
-from tests.integration.stages import finished, stage_serving
+from tests.integration.stages import external, finished, stage_serving
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.doe.v1 import doe_pb2 as pb
 from vistaflow.api.doe.v1 import doe_pb2_grpc as rpc
 from vistaflow_services.core.registry_client import RegistryClient
 from vistaflow_services.decks.deck import parse_deck, read_archive, shipped_deck
 from vistaflow_services.decks.library import DeckLibrary
+from vistaflow_services.designs.journal import Journal
+from vistaflow_services.designs.table import Results, result_table
 from vistaflow_services.doe.__main__ import SERVICE
 from vistaflow_services.doe.config import Config
 
@@ -127,6 +131,39 @@ async def test_rows_are_read_as_csv_and_as_the_file(suite: Suite, design_id: str
     # What runs printed is in the file only: a log is no cell of a table.
     assert lines[0] == ",".join(name for name in table.column_names if name != "log")
     assert [line.split(",")[0] for line in lines[1:-1]] == ["2990", "2991", "2992", "2993", "2994"]
+
+
+async def test_the_rows_of_a_design_under_way_are_read_as_far_as_they_are(
+    suite: Suite,
+) -> None:
+    job = await external(suite.registry, "DOE")
+    folder = suite.home / "artifacts" / "jobs" / job.job_id / "1"
+    folder.mkdir(parents=True)
+
+    async def read(**fields: Any) -> list[pb.ReadDesignResponse]:
+        request = pb.ReadDesignRequest(design_id=job.job_id, allow_unfinished=True, **fields)
+        return [chunk async for chunk in suite.doe.ReadDesign(request)]
+
+    assert await read() == []
+    with contextlib.closing(Journal(folder)) as journal:
+        results = Results(
+            responses={"y": np.array([4.0, np.nan])}, failures=[None, "TIMEOUT"],
+            messages=["", "no result"], logs=["", "working"], seconds=np.array([0.5, 9.0]),
+        )  # fmt: skip
+        journal.write(result_table({"x": np.array([2.0, 3.0])}, results, [7, 2]))
+        (chunk,) = await read()
+        assert [row.row_id for row in chunk.rows] == [7, 2]
+        assert dict(chunk.rows[0].responses) == {"y": 4.0}
+        assert (chunk.rows[1].failure, chunk.rows[1].log) == ("TIMEOUT", "working")
+        assert [row.row_id for row in (await read(offset=1))[0].rows] == [2]
+        (csv,) = await read(format=pb.ROW_FORMAT_CSV)
+        assert csv.data.decode().splitlines()[0].startswith("row_id,x.x,y.y,failure")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await read(format=pb.ROW_FORMAT_PARQUET)
+    assert fields(caught) == ["allow_unfinished"]
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        [chunk async for chunk in suite.doe.ReadDesign(pb.ReadDesignRequest(design_id=job.job_id))]
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
 async def test_the_same_request_again_is_the_same_job(suite: Suite) -> None:

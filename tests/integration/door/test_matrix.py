@@ -79,7 +79,7 @@ TABLE = {
     },
     "DoeService": {
         frozenset({*READERS, W}): "ListSimulators",
-        frozenset(READERS): "ListGenerators GetDesign ReadDesign FindPoints",
+        frozenset(READERS): "ListGenerators GetDesign ReadDesign FindPoints GetRun",
         frozenset(WRITERS): "GenerateDesign EvaluateDesign TryPoint",
     },
     "MlService": {

@@ -21,6 +21,7 @@ from vistaflow_services.core.errors import InvalidError
 from vistaflow_services.core.work.attempt import MAX_RESULT_BYTES, JobError
 from vistaflow_services.decks.deck import Deck, FailurePolicy, Policy, Response, read_archive
 from vistaflow_services.decks.space import Parameter, Space
+from vistaflow_services.designs.journal import read_journal
 from vistaflow_services.optimize.study import Study
 from vistaflow_services.search.bayes import BayesianSearch
 from vistaflow_services.surrogates.choice import check_hyper_parameters
@@ -365,3 +366,28 @@ def test_scratch_folders_are_gone_when_a_study_has_ended(bench: Bench) -> None:
     bench.design("branin", 8, 1)
     bench.study("minimize y", budget=2)
     assert [path for path in bench.artifacts.root.rglob(".scratch") if path.exists()] == []
+
+
+def test_what_a_study_tried_is_readable_at_each_word_of_progress(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.design("branin", 8, 1)
+    seen: list[tuple[int, list[dict[str, Any]]]] = []
+
+    class Watching(list[dict[str, Any]]):
+        def append(self, report: dict[str, Any]) -> None:
+            if report["kind"] == "progress" and report["phase"] == "infill":
+                jobs = (bench.artifacts.root / "jobs").iterdir()
+                rows = [row for job in jobs for row in read_journal(job)]
+                seen.append((report["completed"], rows))
+
+    monkeypatch.setattr(bench, "reports", Watching())
+    study = bench.study("minimize y", budget=4, batch_size=1, seed=3)
+    assert seen
+    for completed, rows in seen:
+        assert [row["number"] for row in rows] == list(range(8 + completed))
+    assert seen[-1][0] == 4
+    # What was shown is what was published, which takes the place of it.
+    published = pq.read_table(bench.artifacts.path(study["trials"]["uri"])).to_pylist()
+    assert seen[-1][1] == published[:12]
+    assert list(bench.artifacts.root.glob("jobs/*/*/running.arrow")) == []

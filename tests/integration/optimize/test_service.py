@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import uuid
 from collections.abc import AsyncIterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pyarrow as pa
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -24,10 +26,11 @@ from vistaflow.api.registry.v1 import registry_pb2
 from vistaflow_services.core.message_limits import MESSAGE_BYTES
 from vistaflow_services.core.registry_client import RegistryClient
 from vistaflow_services.core.results import JobResult
+from vistaflow_services.designs.journal import Journal
 from vistaflow_services.optimize.__main__ import SERVICE
 from vistaflow_services.optimize.config import Config
-from vistaflow_services.optimize.domain import Trial
-from vistaflow_services.optimize.trials import write_trials
+from vistaflow_services.optimize.domain import Trial, miss_scale
+from vistaflow_services.optimize.trials import trial_table, write_trials
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,54 @@ async def test_trials_that_do_not_fit_one_answer_come_in_more_pages_than_asked_f
             break
     assert numbers == list(range(4_000))
     assert pages > 1
+
+
+async def test_what_a_study_under_way_has_tried_is_listed_and_then_the_rest(suite: Suite) -> None:
+    names = ["width", "depth"]
+    trials = [
+        Trial(number=number, origin="infill", point=dict.fromkeys(names, 0.5), responses={"y": 1.0})
+        for number in range(5)
+    ]
+
+    def rows(some: list[Trial]) -> pa.Table:
+        return trial_table(some, parameters=names, responses=["y"], scale=miss_scale(some))
+
+    job = await external(suite.registry, "OPTIMIZE")
+    folder = suite.bench.artifacts.open_prefix(job.job_id, 1)
+
+    async def listed(**fields: Any) -> pb.ListTrialsResponse:
+        request = pb.ListTrialsRequest(study_id=job.job_id, allow_unfinished=True, **fields)
+        return await suite.stub.ListTrials(request)
+
+    assert await listed() == pb.ListTrialsResponse()
+    with contextlib.closing(Journal(folder)) as journal:
+        journal.write(rows(trials[:3]))
+        answer = await listed()
+        assert [trial.number for trial in answer.trials] == [0, 1, 2]
+        assert (answer.complete, answer.next_page_token) == (False, "")
+        code, _ = await refused(suite.stub.ListTrials(pb.ListTrialsRequest(study_id=job.job_id)))
+        assert code is grpc.StatusCode.FAILED_PRECONDITION
+        journal.write(rows(trials[3:]))
+    assert [trial.number for trial in (await listed(from_number=3)).trials] == [3, 4]
+    first = await listed(from_number=1, page_size=2)
+    rest = await listed(from_number=1, page_size=2, page_token=first.next_page_token)
+    assert [trial.number for trial in (*first.trials, *rest.trials)] == [1, 2, 3, 4]
+
+    path = folder / "trials.parquet"
+    write_trials(path, trials, parameters=names, responses=["y"])
+    row = common_pb2.State(job_id=job.job_id, status=common_pb2.STATUS_FINISHED, seq=2)
+    row.metadata.update({"result": {"trials": suite.bench.artifacts.describe(path)}})
+    await suite.registry.append([row])
+    answer = await listed(from_number=2)
+    assert answer.complete
+    assert [trial.number for trial in answer.trials] == [2, 3, 4]
+
+    code, found = await refused(listed(from_number=-1))
+    assert (code, set(found)) == (grpc.StatusCode.INVALID_ARGUMENT, {"from_number"})
+    design = await external(suite.registry, "DOE")
+    request = pb.ListTrialsRequest(study_id=design.job_id, allow_unfinished=True)
+    code, _ = await refused(suite.stub.ListTrials(request))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_every_mistake_is_found_before_anything_is_queued(suite: Suite) -> None:

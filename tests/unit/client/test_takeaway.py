@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import zipfile
 from pathlib import Path
 
@@ -78,6 +79,19 @@ def test_a_table_has_the_columns_of_all_rows(tmp_path: Path) -> None:
 
     table = parquet.read_table(tmp_path / "rows.parquet")
     assert table.to_pylist() == [{"y": None, **rows[0]}, rows[1]]
+
+
+def test_no_text_of_csv_is_a_formula(tmp_path: Path) -> None:
+    texts = ["=1+2", "+1", "-cmd", "@sum", "\tx", "'=1", "-1.5e-9", "plain", "'quoted", "a=b", ""]
+    write_table([{"=name": text, "n": -2.5} for text in texts], tmp_path / "points.csv")
+
+    with (tmp_path / "points.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["'=name", "n"]
+    assert [cell for cell, _ in rows] == [
+        "'=1+2", "'+1", "'-cmd", "'@sum", "'\tx", "''=1", "-1.5e-9", "plain", "'quoted", "a=b", ""
+    ]  # fmt: skip
+    assert {number for _, number in rows} == {"-2.5"}
 
 
 def test_a_workbook_has_numbers_and_texts_and_no_formulas(tmp_path: Path) -> None:

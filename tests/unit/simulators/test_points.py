@@ -17,6 +17,7 @@ from vistaflow_services.simulators.canonical import canonical_points
 from vistaflow_services.simulators.function_simulator import VERSION
 from vistaflow_services.simulators.locks import locked
 from vistaflow_services.simulators.points import PointStore, point_key
+from vistaflow_services.simulators.run_files import RunFile, packed
 
 SPACE = Space(
     parameters=(
@@ -266,3 +267,47 @@ def test_a_lock_is_held_by_one_thread_at_a_time_and_leaves_no_file(tmp_path: Pat
 def test_waiting_for_a_lock_can_be_given_up(tmp_path: Path) -> None:
     with locked(tmp_path / "lock"), locked(tmp_path / "lock", lambda: True) as mine:
         assert not mine
+
+
+WRITTEN = [
+    RunFile(path="profile.csv", content=b"x,n\n0,1\n", input=False, truncated=False),
+    RunFile(path="out/mesh.bin", content=b"\0\1\2", input=False, truncated=True),
+]
+
+
+def test_output_and_files_of_a_run_are_read_with_its_point_and_not_with_many(
+    tmp_path: Path, circuit: Deck
+) -> None:
+    store = PointStore(tmp_path)
+    printed = outcome(log="step 1\nstep 2")
+    store.put(circuit, printed, WRITTEN)
+    assert store.get(circuit, POINT) == replace(printed, cached=True)
+    assert PointStore(tmp_path).files(circuit, POINT) == WRITTEN
+    key = point_key(POINT)
+    assert store.get_many(circuit, {key: dict(POINT)}) == {key: outcome(cached=True)}
+    assert store.files(circuit, {**POINT, "n": 3}) == []
+
+
+def test_files_beyond_what_a_deck_may_take_are_left_out(
+    tmp_path: Path, circuit: Deck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(points, "MOST_FILE_BYTES", len(packed(WRITTEN)) * 3 // 2)
+    for number in range(1, 6):
+        point = {**POINT, "n": number}
+        # Each time another store: what other processes wrote counts, too.
+        PointStore(tmp_path).put(circuit, outcome(point=point), WRITTEN)
+        assert PointStore(tmp_path).get(circuit, point) is not None
+    stored = [number for number in range(1, 6) if store_has_files(tmp_path, circuit, number)]
+    assert stored == [1]
+
+
+def store_has_files(root: Path, deck: Deck, number: int) -> bool:
+    return bool(PointStore(root).files(deck, {**POINT, "n": number}))
+
+
+def test_a_damaged_archive_has_no_files(tmp_path: Path, circuit: Deck) -> None:
+    store = PointStore(tmp_path)
+    store.put(circuit, outcome(), WRITTEN)
+    (archive,) = tmp_path.rglob("*.zip")
+    archive.write_bytes(archive.read_bytes()[:20])
+    assert store.files(circuit, POINT) == []

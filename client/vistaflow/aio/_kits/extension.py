@@ -52,21 +52,34 @@ class ExtensionCalls(Calls):
         Returns:
             The new kit. Its `extends` in `spec` is the kit.
         """
-        request = message_of(
-            pipeline_pb2.ExtendKitRequest,
-            request_id=request_id,
-            kit_id=kit_id,
-            budget=budget,
-            goals=goals,
-            name=name,
-            labels=labels or {},
-            actor=actor,
-        )
-        if narrow is not None and not isinstance(narrow, Mapping):
-            raise invalid("narrow", f"{type(narrow).__name__} is no mapping of parameters")
-        request.parameters.extend(_override(*item) for item in (narrow or {}).items())
+        request = _extension(kit_id, budget, goals, narrow, name)
+        request.request_id = request_id
+        request.actor = actor
+        request.labels.update(labels or {})
         response = await self._call("pipeline", "ExtendKit", request, timeout=3 * self._timeout)
         return kit_of(response.kit)
+
+    async def estimate_extension(
+        self,
+        kit_id: int,
+        *,
+        budget: int = 0,
+        goals: str = "",
+        narrow: Mapping[str, Any] | None = None,
+    ) -> pipeline_pb2.RunEstimate:
+        """How long the runs of a kit that extends another may take; starts nothing.
+
+        Args:
+            kit_id: The kit to extend.
+            budget: Further runs of the simulator; as many as the kit's own if 0.
+            goals: What is wanted now; the kit's own if empty.
+            narrow: Other ranges by parameter, as of `extend_kit`.
+        """
+        request = _extension(kit_id, budget, goals, narrow, "")
+        request.validate_only = True
+        response = await self._call("pipeline", "ExtendKit", request, timeout=3 * self._timeout)
+        estimate: pipeline_pb2.RunEstimate = response.estimate
+        return estimate
 
     async def import_points(
         self,
@@ -156,6 +169,18 @@ class ExtensionCalls(Calls):
             "registry", "GetLineage", request
         )
         return response
+
+
+def _extension(
+    kit_id: int, budget: int, goals: str, narrow: Mapping[str, Any] | None, name: str
+) -> pipeline_pb2.ExtendKitRequest:
+    if narrow is not None and not isinstance(narrow, Mapping):
+        raise invalid("narrow", f"{type(narrow).__name__} is no mapping of parameters")
+    request = message_of(
+        pipeline_pb2.ExtendKitRequest, kit_id=kit_id, budget=budget, goals=goals, name=name
+    )
+    request.parameters.extend(_override(*item) for item in (narrow or {}).items())
+    return request
 
 
 def _override(name: str, value: Any) -> common_pb2.ParameterOverride:

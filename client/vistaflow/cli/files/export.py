@@ -23,7 +23,7 @@ from vistaflow.cli.connection import CommandClient, answer_of
 from vistaflow.cli.files.folders import check_new, new_folder
 from vistaflow.cli.files.kit_text import kit_text, yaml_text
 from vistaflow.cli.files.picture import SHOWN
-from vistaflow.cli.output import Address, AsJson, console, plain, print_json, size_text
+from vistaflow.cli.output import Address, AsJson, console, guarded, plain, print_json, size_text
 from vistaflow.cli.results import design_job, result_dict, study_of
 from vistaflow.errors import (
     FailedPreconditionError,
@@ -194,9 +194,9 @@ def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         _write_sheet(rows, columns, path)
         return
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+        writer = csv.writer(file)
+        writer.writerow(map(guarded, columns))
+        writer.writerows([guarded(row.get(name)) for name in columns] for row in rows)
 
 
 def _write_sheet(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: Path) -> None:

@@ -2,13 +2,14 @@
 
 import type { ComponentChildren } from "preact";
 import { useEffect, useState } from "preact/hooks";
-import { artifact, get, type Job, type Kit } from "../api";
+import { ApiError, artifact, get, post, type Job, type Kit } from "../api";
 import { number, t, whole } from "../language";
 import { Elapsed, ErrorNote, isOver, Loading, useLoaded } from "../parts";
 import { Link, type Place } from "../router";
 import { follow } from "../stream";
-import { Contour, Convergence, Parallel, Slice } from "./study_charts";
+import { Contour, Convergence, Parallel, Responses, Slice } from "./study_charts";
 import { inOrder, readStudy, type Model, type Prediction, type Study, type Trial } from "./result";
+import RunningStudy from "./study_running";
 import WhatIf, { middle, type Point } from "./what_if";
 
 const MOST_KITS = 4;
@@ -64,6 +65,7 @@ export default function StudyView({ place, match }: { place: Place; match: RegEx
   );
   const { value, error } = useLoaded((signal) => Promise.all(ids.map((id) => readAll(id, signal))), [ids.join(), version]);
   const known = value?.filter((one) => one !== undefined) ?? [];
+  const isRunning = value !== undefined && value[0] === undefined;
   if (error) return <ErrorNote error={error} />;
   if (!value) return <Loading />;
   const [main] = known;
@@ -77,7 +79,11 @@ export default function StudyView({ place, match }: { place: Place; match: RegEx
           {t("study.none")} <Link to={`/kits/${ids[0]}`}>{t("kit.number", { id: ids[0]! })}</Link>
         </p>
       )}
-      {main && <Views key={main.study.study_id} main={main} all={known} />}
+      {isRunning ? (
+        <RunningStudy key={ids[0]} id={ids[0]!} show={(one) => <Views key={one.job.job_id} main={one} all={[one, ...known]} />} />
+      ) : (
+        main && <Views key={main.study.study_id} main={main} all={known} />
+      )}
     </>
   );
 }
@@ -87,10 +93,11 @@ function Views({ main, all }: { main: Known; all: Known[] }) {
   const [point, setPoint] = useState<Point>(() => ({ ...(model ? middle(model) : {}), ...study.best?.parameters }));
   const [picked, setPicked] = useState<Trial | undefined>(
     // Its row of the trials says more than the study does.
-    () => trials.find((trial) => numberOf(trial) === numberOf(study.best)) ?? study.best,
+    () => study.best && (trials.find((trial) => numberOf(trial) === numberOf(study.best)) ?? study.best),
   );
+  const hasObjective = trials.some((trial) => trial.objective !== undefined);
   const test = kit.jobs!.find((one) => one.job_type === "JOB_TYPE_ML_TEST" && one.result)?.result;
-  const pictures: { name: string; uri: string }[] = [...(test?.plots ?? []), ...(main.job.result.plots ?? [])].filter(
+  const pictures: { name: string; uri: string }[] = [...(test?.plots ?? []), ...(main.job.result?.plots ?? [])].filter(
     (plot) => plot.name !== "convergence.png",
   );
   return (
@@ -98,8 +105,12 @@ function Views({ main, all }: { main: Known; all: Known[] }) {
       {all.length > 1 && <Compared all={all} />}
       <div class="grid">
         <section class="card">
-          <h2>{t("study.convergence")}</h2>
-          <Convergence all={all} onPick={(number) => setPicked(trials.find((trial) => Number(trial.number ?? 0) === number))} />
+          <h2>{hasObjective ? t("study.convergence") : t("study.responses")}</h2>
+          {hasObjective ? (
+            <Convergence all={all} onPick={(number) => setPicked(trials.find((trial) => numberOf(trial) === number))} />
+          ) : (
+            <Responses main={main} onPick={setPicked} />
+          )}
         </section>
         <section class="card">
           <h2>{t("study.point")}</h2>
@@ -183,7 +194,7 @@ function Picked({ trial, main, onTry }: { trial: Trial; main: Known; onTry(): vo
         <span class="space" />
         {main.model && <button onClick={onTry}>{t("study.try")}</button>}
         <Link class="button" to={`/kits/${main.kit.kit_id}`} parameters={{ job: main.job.job_id }}>
-          {t("study.files")}
+          {t("study.job_files")}
         </Link>
       </div>
       <div class="tables">
@@ -214,12 +225,106 @@ function Picked({ trial, main, onTry }: { trial: Trial; main: Known; onTry(): vo
         </table>
       </div>
       {trial.message && <p role="note">{trial.message}</p>}
-      {trial.log && (
+      <Run key={numberOf(trial)} trial={trial} main={main} />
+    </>
+  );
+}
+
+interface RunFile {
+  path: string;
+  content?: string;
+  truncated?: boolean;
+}
+
+const MOST_SHOWN = 20_000;
+
+const bytesOf = (file: RunFile): Uint8Array<ArrayBuffer> => Uint8Array.from(atob(file.content ?? ""), (one) => one.charCodeAt(0));
+
+/** The text of a file; nothing of one that is none. */
+function textOf(bytes: Uint8Array): string | undefined {
+  try {
+    const text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+    return text.includes("\0") ? undefined : text;
+  } catch {
+    return undefined;
+  }
+}
+
+/** What a point's run printed and the files that it wrote, read when they are asked for. */
+function Run({ trial, main }: { trial: Trial; main: Known }) {
+  const [isOpen, setOpen] = useState(false);
+  return (
+    <details open={isOpen} onToggle={(event) => setOpen(event.currentTarget.open)}>
+      <summary>{t("study.files")}</summary>
+      {isOpen && <Stored trial={trial} main={main} />}
+    </details>
+  );
+}
+
+function Stored({ trial, main }: { trial: Trial; main: Known }) {
+  const design = main.kit.jobs!.find((one) => one.job_type === "JOB_TYPE_DOE" && one.status === "STATUS_FINISHED");
+  const { value, error } = useLoaded(
+    async (signal) => {
+      if (!design) return undefined;
+      try {
+        return await post<{ run: { log?: string; files?: RunFile[] }; keeps_files?: boolean }>(
+          "/v1/runs:find",
+          { design_id: design.job_id, parameters: trial.parameters },
+          signal,
+        );
+      } catch (error) {
+        // What failed for a reason of the machine is in the list of trials only.
+        if (error instanceof ApiError && error.status === 404) return undefined;
+        throw error;
+      }
+    },
+    [design?.job_id, numberOf(trial)],
+  );
+  const log = trial.log || value?.run.log;
+  const files = value?.run.files ?? [];
+  return (
+    <>
+      <ErrorNote error={error} />
+      {log ? <pre tabIndex={0}>{log}</pre> : <p class="muted">{design ? t("study.nothing_printed") : t("study.files_later")}</p>}
+      {files.length > 0 && (
+        <ul class="files">
+          {files.map((file) => (
+            <li key={file.path}>
+              <StoredFile file={file} />
+            </li>
+          ))}
+        </ul>
+      )}
+      {value && !value.keeps_files && <p class="muted">{t("study.keeps_none")}</p>}
+    </>
+  );
+}
+
+function StoredFile({ file }: { file: RunFile }) {
+  const bytes = bytesOf(file);
+  const text = textOf(bytes);
+  const save = () => {
+    const url = URL.createObjectURL(new Blob([bytes], { type: "application/octet-stream" }));
+    Object.assign(document.createElement("a"), { href: url, download: file.path.split("/").at(-1) }).click();
+    setTimeout(() => URL.revokeObjectURL(url));
+  };
+  const title = (
+    <>
+      {file.path} <small class="muted">{t("study.bytes", { count: whole(bytes.length) })}</small>
+    </>
+  );
+  return (
+    <>
+      {text === undefined ? (
+        title
+      ) : (
         <details>
-          <summary>{t("study.printed")}</summary>
-          <pre tabIndex={0}>{trial.log}</pre>
+          <summary>{title}</summary>
+          <pre tabIndex={0}>{text.slice(0, MOST_SHOWN)}</pre>
         </details>
       )}
+      {file.truncated && <span class="muted"> {t("study.truncated")}</span>}
+      <button onClick={save}>{t("study.save")}</button>
     </>
   );
 }

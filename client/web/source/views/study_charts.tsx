@@ -89,15 +89,42 @@ export function Convergence({ all, onPick }: { all: Known[]; onPick(number: numb
   );
 }
 
+/** The responses in the order in which points were run, as long as there is no objective. */
+export function Responses({ main, onPick }: { main: Known; onPick(trial: Trial): void }) {
+  const names = [...new Set(main.trials.flatMap((trial) => Object.keys(trial.responses ?? {})))];
+  const [chosen, setChosen] = useState("");
+  const name = names.includes(chosen) ? chosen : (names[0] ?? "");
+  const values = main.trials.map((trial) => trial.responses?.[name] ?? null);
+  return (
+    <>
+      <div class="choices">
+        <Choice label={t("result.response")} value={name} options={names} onChange={setChosen} />
+      </div>
+      <Points
+        label={t("study.responses")}
+        x={main.trials.map((_, index) => index)}
+        xTitle={t("study.number")}
+        yTitle={name}
+        series={[{ label: name, values, kind: "points", colour: ({ series }) => series[0]! }]}
+        isLogY={spansDecades(values)}
+        onPick={(index) => main.trials[index] && onPick(main.trials[index])}
+      />
+    </>
+  );
+}
+
 export function Parallel({ main, picked, onPick }: { main: Known; picked: Trial | undefined; onPick(trial: Trial): void }) {
-  const shown = main.trials.filter((trial) => trial.objective !== undefined);
+  // Before the optimisation begins, points have no objective: they are coloured by their last response.
+  const hasObjective = main.trials.some((trial) => trial.objective !== undefined);
+  const shown = main.trials.filter((trial) => (hasObjective ? trial.objective !== undefined : Object.keys(trial.responses ?? {}).length > 0));
   const names = main.model?.parameters.map((one) => one.name) ?? Object.keys(shown[0]?.parameters ?? {});
   const responses = [...new Set(shown.flatMap((trial) => Object.keys(trial.responses ?? {})))];
-  const objective = names.length + responses.length;
+  const objective = names.length + responses.length - (hasObjective ? 0 : 1);
   const axes = [
     ...names.map((name, dim) => {
       const choices = main.model?.parameters[dim]?.choices;
-      return { dim, name, scale: true, ...(choices?.length ? { type: "category", data: choices.map(String) } : {}) };
+      const type = spansDecades(shown.map((trial) => Number(trial.parameters[name]))) ? { type: "log" } : {};
+      return { dim, name, scale: true, ...type, ...(choices?.length ? { type: "category", data: choices.map(String) } : {}) };
     }),
     ...responses.map((name, index) => ({
       dim: names.length + index,
@@ -105,7 +132,7 @@ export function Parallel({ main, picked, onPick }: { main: Known; picked: Trial 
       scale: true,
       ...(spansDecades(shown.map((trial) => trial.responses?.[name])) ? { type: "log" } : {}),
     })),
-    { dim: objective, name: t("study.objective_axis"), scale: true },
+    ...(hasObjective ? [{ dim: objective, name: t("study.objective_axis"), scale: true }] : []),
   ];
   const values = shown.map((trial) => [
     ...names.map((name, dim) => {
@@ -113,9 +140,9 @@ export function Parallel({ main, picked, onPick }: { main: Known; picked: Trial 
       return main.model?.parameters[dim]?.choices?.length ? String(value) : value;
     }),
     ...responses.map((name) => trial.responses?.[name]),
-    trial.objective,
+    ...(hasObjective ? [trial.objective] : []),
   ]);
-  const objectives = shown.map((trial) => trial.objective!);
+  const objectives = values.map((row) => Number(row[objective]));
   return (
     <Large
       label={t("study.parallel")}

@@ -381,6 +381,9 @@ DECK: Final = TableForm(
         "noisy": FlagForm(
             about="Whether two runs of one point may differ; false if left out.",
         ),
+        "keep_files": FlagForm(
+            about="Whether the files that its runs write are stored; false if left out.",
+        ),
     },
     required=("name", "simulator", "parameters", "responses"),
 )

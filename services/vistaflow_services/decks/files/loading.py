@@ -94,7 +94,12 @@ class _Loader:
             "memory_limit_bytes": int(
                 self._fields.quantity(root, "", "memory_limit", DECK.keys["memory_limit"])
             ),
-            "noisy": self._noisy(root, simulator),
+            "noisy": self._flag(
+                root, "noisy", simulator, "a named function gives the same value each time"
+            ),
+            "keep_files": self._flag(
+                root, "keep_files", simulator, "a named function writes no files"
+            ),
             **sources,
         }
         self._fields.violations.check()
@@ -319,13 +324,14 @@ class _Loader:
             substitute=substitute,
         )
 
-    def _noisy(self, root: dict[str, Any], simulator: str) -> bool:
-        value: object = root.get("noisy", False)
+    def _flag(self, root: dict[str, Any], key: str, simulator: str, no_function: str) -> bool:
+        """A word that is true or false, and why it is never true of a named function."""
+        value: object = root.get(key, False)
         if not isinstance(value, bool):
-            self._fields.add("noisy", f"`{value}` is neither true nor false")
+            self._fields.add(key, f"`{value}` is neither true nor false")
             return False
         if value and simulator == "function":
-            self._fields.add("noisy", "a named function gives the same value each time")
+            self._fields.add(key, no_function)
         return value
 
     def _named(self, entry: dict[str, Any], path: str, named: list[Place]) -> str:

@@ -166,6 +166,7 @@ def _simulator_rules() -> list[Schema]:
             then["required"] = [own]
         if simulator == "function":
             then["properties"]["noisy"] = {"const": False}
+            then["properties"]["keep_files"] = {"const": False}
         rules.append(_if({"simulator": {"const": simulator}}, then))
     return rules
 

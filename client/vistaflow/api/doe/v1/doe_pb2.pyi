@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
@@ -1112,6 +1113,68 @@ class TryPointResponse(_message.Message):
 Global___TryPointResponse: _TypeAlias = TryPointResponse  # noqa: Y015
 
 @_typing.final
+class GetRunRequest(_message.Message):
+    """Request for DoeService.GetRun."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DESIGN_ID_FIELD_NUMBER: _builtins.int
+    ROW_ID_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    design_id: _builtins.str
+    """A finished design. The run is of its deck."""
+    row_id: _builtins.int
+    """The row of that design, for the parameters that `parameters` lacks."""
+    @_builtins.property
+    def parameters(self) -> _struct_pb2.Struct:
+        """Values of parameters by name, such as those of a trial of a study."""
+
+    def __init__(
+        self,
+        *,
+        design_id: _builtins.str = ...,
+        row_id: _builtins.int = ...,
+        parameters: _struct_pb2.Struct | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["design_id", b"design_id", "parameters", b"parameters", "row_id", b"row_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRunRequest: _TypeAlias = GetRunRequest  # noqa: Y015
+
+@_typing.final
+class GetRunResponse(_message.Message):
+    """Response for DoeService.GetRun."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    KEEPS_FILES_FIELD_NUMBER: _builtins.int
+    keeps_files: _builtins.bool
+    """Whether the deck keeps files of its runs."""
+    @_builtins.property
+    def run(self) -> Global___TryPointResponse:
+        """The run. Of what it printed at most the last 8 KiB are stored. Its files are
+        those that it wrote.
+        """
+
+    def __init__(
+        self,
+        *,
+        run: Global___TryPointResponse | None = ...,
+        keeps_files: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keeps_files", b"keeps_files", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRunResponse: _TypeAlias = GetRunResponse  # noqa: Y015
+
+@_typing.final
 class GetDesignRequest(_message.Message):
     """Request for DoeService.GetDesign."""
 
@@ -1167,6 +1230,7 @@ class ReadDesignRequest(_message.Message):
     FORMAT_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    ALLOW_UNFINISHED_FIELD_NUMBER: _builtins.int
     design_id: _builtins.str
     """The design."""
     format: Global___RowFormat.ValueType
@@ -1175,6 +1239,10 @@ class ReadDesignRequest(_message.Message):
     """Rows to skip. At least 0."""
     limit: _builtins.int
     """Most rows to read. 0: all. Not for Parquet."""
+    allow_unfinished: _builtins.bool
+    """Whether to read what there is of a design whose job is not finished. Not for
+    Parquet.
+    """
     def __init__(
         self,
         *,
@@ -1182,10 +1250,11 @@ class ReadDesignRequest(_message.Message):
         format: Global___RowFormat.ValueType = ...,
         offset: _builtins.int = ...,
         limit: _builtins.int = ...,
+        allow_unfinished: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["design_id", b"design_id", "format", b"format", "limit", b"limit", "offset", b"offset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_unfinished", b"allow_unfinished", "design_id", b"design_id", "format", b"format", "limit", b"limit", "offset", b"offset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1224,6 +1293,7 @@ class DesignRow(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     LOG_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
+    RUN_DURATION_FIELD_NUMBER: _builtins.int
     row_id: _builtins.int
     """Its number in the design, from 0."""
     failure: _builtins.str
@@ -1242,6 +1312,12 @@ class DesignRow(_message.Message):
     def responses(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Values of the responses by name. Empty: not run, or failed."""
 
+    @_builtins.property
+    def run_duration(self) -> _duration_pb2.Duration:
+        """How long its run took, the first one where the point store had it. Unset: it
+        was not run.
+        """
+
     def __init__(
         self,
         *,
@@ -1252,10 +1328,11 @@ class DesignRow(_message.Message):
         message: _builtins.str = ...,
         log: _builtins.str = ...,
         origin: _builtins.str = ...,
+        run_duration: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters", "run_duration", b"run_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "log", b"log", "message", b"message", "origin", b"origin", "parameters", b"parameters", "responses", b"responses", "row_id", b"row_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "log", b"log", "message", b"message", "origin", b"origin", "parameters", b"parameters", "responses", b"responses", "row_id", b"row_id", "run_duration", b"run_duration"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -71,6 +71,11 @@ class DoeServiceStub(object):
                 request_serializer=vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.TryPointRequest.SerializeToString,
                 response_deserializer=vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.TryPointResponse.FromString,
                 _registered_method=True)
+        self.GetRun = channel.unary_unary(
+                '/vistaflow.api.doe.v1.DoeService/GetRun',
+                request_serializer=vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.GetRunRequest.SerializeToString,
+                response_deserializer=vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.GetRunResponse.FromString,
+                _registered_method=True)
         self.ListSimulators = channel.unary_unary(
                 '/vistaflow.api.doe.v1.DoeService/ListSimulators',
                 request_serializer=vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.ListSimulatorsRequest.SerializeToString,
@@ -123,7 +128,8 @@ class DoeServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ReadDesign(self, request, context):
-        """Streams the rows of a design in chunks of about 1 MiB.
+        """Streams the rows of a design in chunks of about 1 MiB; if wanted, those of one
+        under way that were run so far, in the order in which their runs ended.
 
         Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if its job is not finished.
         """
@@ -149,6 +155,17 @@ class DoeServiceServicer(object):
         Errors: `INVALID_ARGUMENT`; `NOT_FOUND` for the deck or design;
         `FAILED_PRECONDITION` if the design is not finished; `UNAVAILABLE` if the
         simulator is not there, with how to get it. A failed run is no error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRun(self, request, context):
+        """Gets what is stored of a point's run: what it returned and printed, and the
+        files that it wrote if its deck has `keep_files`. Runs nothing.
+
+        Errors: `INVALID_ARGUMENT`; `NOT_FOUND` for the design, and where no run of the
+        point is stored; `FAILED_PRECONDITION` if the design is not finished.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -198,6 +215,11 @@ def add_DoeServiceServicer_to_server(servicer, server):
                     servicer.TryPoint,
                     request_deserializer=vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.TryPointRequest.FromString,
                     response_serializer=vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.TryPointResponse.SerializeToString,
+            ),
+            'GetRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRun,
+                    request_deserializer=vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.GetRunRequest.FromString,
+                    response_serializer=vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.GetRunResponse.SerializeToString,
             ),
             'ListSimulators': grpc.unary_unary_rpc_method_handler(
                     servicer.ListSimulators,
@@ -396,6 +418,33 @@ class DoeService(object):
             '/vistaflow.api.doe.v1.DoeService/TryPoint',
             vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.TryPointRequest.SerializeToString,
             vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.TryPointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vistaflow.api.doe.v1.DoeService/GetRun',
+            vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.GetRunRequest.SerializeToString,
+            vistaflow_dot_api_dot_doe_dot_v1_dot_doe__pb2.GetRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -58,7 +58,8 @@ class DoeServiceStub:
     Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if its job is not finished.
     """
     ReadDesign: _grpc.UnaryStreamMultiCallable[_doe_pb2.ReadDesignRequest, _doe_pb2.ReadDesignResponse]
-    """Streams the rows of a design in chunks of about 1 MiB.
+    """Streams the rows of a design in chunks of about 1 MiB; if wanted, those of one
+    under way that were run so far, in the order in which their runs ended.
 
     Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if its job is not finished.
     """
@@ -76,6 +77,13 @@ class DoeServiceStub:
     Errors: `INVALID_ARGUMENT`; `NOT_FOUND` for the deck or design;
     `FAILED_PRECONDITION` if the design is not finished; `UNAVAILABLE` if the
     simulator is not there, with how to get it. A failed run is no error.
+    """
+    GetRun: _grpc.UnaryUnaryMultiCallable[_doe_pb2.GetRunRequest, _doe_pb2.GetRunResponse]
+    """Gets what is stored of a point's run: what it returned and printed, and the
+    files that it wrote if its deck has `keep_files`. Runs nothing.
+
+    Errors: `INVALID_ARGUMENT`; `NOT_FOUND` for the design, and where no run of the
+    point is stored; `FAILED_PRECONDITION` if the design is not finished.
     """
     ListSimulators: _grpc.UnaryUnaryMultiCallable[_doe_pb2.ListSimulatorsRequest, _doe_pb2.ListSimulatorsResponse]
     """Lists the simulators, which are there, and how to get those that are not."""
@@ -110,7 +118,8 @@ class DoeServiceAsyncStub(DoeServiceStub):
     Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if its job is not finished.
     """
     ReadDesign: _aio.UnaryStreamMultiCallable[_doe_pb2.ReadDesignRequest, _doe_pb2.ReadDesignResponse]  # type: ignore[assignment]
-    """Streams the rows of a design in chunks of about 1 MiB.
+    """Streams the rows of a design in chunks of about 1 MiB; if wanted, those of one
+    under way that were run so far, in the order in which their runs ended.
 
     Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if its job is not finished.
     """
@@ -128,6 +137,13 @@ class DoeServiceAsyncStub(DoeServiceStub):
     Errors: `INVALID_ARGUMENT`; `NOT_FOUND` for the deck or design;
     `FAILED_PRECONDITION` if the design is not finished; `UNAVAILABLE` if the
     simulator is not there, with how to get it. A failed run is no error.
+    """
+    GetRun: _aio.UnaryUnaryMultiCallable[_doe_pb2.GetRunRequest, _doe_pb2.GetRunResponse]  # type: ignore[assignment]
+    """Gets what is stored of a point's run: what it returned and printed, and the
+    files that it wrote if its deck has `keep_files`. Runs nothing.
+
+    Errors: `INVALID_ARGUMENT`; `NOT_FOUND` for the design, and where no run of the
+    point is stored; `FAILED_PRECONDITION` if the design is not finished.
     """
     ListSimulators: _aio.UnaryUnaryMultiCallable[_doe_pb2.ListSimulatorsRequest, _doe_pb2.ListSimulatorsResponse]  # type: ignore[assignment]
     """Lists the simulators, which are there, and how to get those that are not."""
@@ -189,7 +205,8 @@ class DoeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _doe_pb2.ReadDesignRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_doe_pb2.ReadDesignResponse], _abc.AsyncIterator[_doe_pb2.ReadDesignResponse]]:
-        """Streams the rows of a design in chunks of about 1 MiB.
+        """Streams the rows of a design in chunks of about 1 MiB; if wanted, those of one
+        under way that were run so far, in the order in which their runs ended.
 
         Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if its job is not finished.
         """
@@ -219,6 +236,19 @@ class DoeServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: `INVALID_ARGUMENT`; `NOT_FOUND` for the deck or design;
         `FAILED_PRECONDITION` if the design is not finished; `UNAVAILABLE` if the
         simulator is not there, with how to get it. A failed run is no error.
+        """
+
+    @_abc_1.abstractmethod
+    def GetRun(
+        self,
+        request: _doe_pb2.GetRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_doe_pb2.GetRunResponse, _abc.Awaitable[_doe_pb2.GetRunResponse]]:
+        """Gets what is stored of a point's run: what it returned and printed, and the
+        files that it wrote if its deck has `keep_files`. Runs nothing.
+
+        Errors: `INVALID_ARGUMENT`; `NOT_FOUND` for the design, and where no run of the
+        point is stored; `FAILED_PRECONDITION` if the design is not finished.
         """
 
     @_abc_1.abstractmethod

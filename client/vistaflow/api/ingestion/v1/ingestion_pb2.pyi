@@ -909,6 +909,7 @@ class Deck(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     URI_FIELD_NUMBER: _builtins.int
     NOISY_FIELD_NUMBER: _builtins.int
+    KEEP_FILES_FIELD_NUMBER: _builtins.int
     deck_id: _builtins.str
     """SHA-256 of its content, in hex: the same content has the same id."""
     name: _builtins.str
@@ -927,6 +928,8 @@ class Deck(_message.Message):
     """
     noisy: _builtins.bool
     """Whether two runs of one point may differ."""
+    keep_files: _builtins.bool
+    """Whether the files that its runs write are stored."""
     @_builtins.property
     def parameters(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Parameter]:
         """Its parameters."""
@@ -968,10 +971,11 @@ class Deck(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         uri: _builtins.str = ...,
         noisy: _builtins.bool = ...,
+        keep_files: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["constraints", b"constraints", "created_at", b"created_at", "deck_id", b"deck_id", "description", b"description", "files", b"files", "name", b"name", "noisy", b"noisy", "parameters", b"parameters", "responses", b"responses", "shipped", b"shipped", "simulator", b"simulator", "timeout", b"timeout", "uri", b"uri", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["constraints", b"constraints", "created_at", b"created_at", "deck_id", b"deck_id", "description", b"description", "files", b"files", "keep_files", b"keep_files", "name", b"name", "noisy", b"noisy", "parameters", b"parameters", "responses", b"responses", "shipped", b"shipped", "simulator", b"simulator", "timeout", b"timeout", "uri", b"uri", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

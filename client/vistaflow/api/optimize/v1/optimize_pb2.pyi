@@ -665,22 +665,32 @@ class ListTrialsRequest(_message.Message):
     STUDY_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    FROM_NUMBER_FIELD_NUMBER: _builtins.int
+    ALLOW_UNFINISHED_FIELD_NUMBER: _builtins.int
     study_id: _builtins.str
     """The study."""
     page_size: _builtins.int
     """Most trials to return. 1 to 10,000; 1,000 if unset."""
     page_token: _builtins.str
     """From the previous answer."""
+    from_number: _builtins.int
+    """The first trial to return, by its number: a reader who has some asks for the
+    others. At least 0.
+    """
+    allow_unfinished: _builtins.bool
+    """Whether to list what a study whose job is not finished has tried so far."""
     def __init__(
         self,
         *,
         study_id: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        from_number: _builtins.int = ...,
+        allow_unfinished: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "study_id", b"study_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_unfinished", b"allow_unfinished", "from_number", b"from_number", "page_size", b"page_size", "page_token", b"page_token", "study_id", b"study_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -694,8 +704,13 @@ class ListTrialsResponse(_message.Message):
 
     TRIALS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Where the next page starts. Empty on the last."""
+    complete: _builtins.bool
+    """Whether these are all of the study; else its job is not finished, and there
+    may be more later.
+    """
     @_builtins.property
     def trials(self) -> _containers.RepeatedCompositeFieldContainer[Global___Trial]:
         """The trials, in order."""
@@ -705,10 +720,11 @@ class ListTrialsResponse(_message.Message):
         *,
         trials: _abc.Iterable[Global___Trial] | None = ...,
         next_page_token: _builtins.str = ...,
+        complete: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "trials", b"trials"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "next_page_token", b"next_page_token", "trials", b"trials"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

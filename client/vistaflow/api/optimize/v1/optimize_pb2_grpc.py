@@ -98,7 +98,8 @@ class OptimizeServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListTrials(self, request, context):
-        """Lists what a study tried, in order.
+        """Lists what a study tried, in order; if wanted, what one under way has tried so
+        far.
 
         Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if its job is not finished.
         """

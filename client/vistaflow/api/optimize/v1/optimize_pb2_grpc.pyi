@@ -53,7 +53,8 @@ class OptimizeServiceStub:
     Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if its job is not finished.
     """
     ListTrials: _grpc.UnaryUnaryMultiCallable[_optimize_pb2.ListTrialsRequest, _optimize_pb2.ListTrialsResponse]
-    """Lists what a study tried, in order.
+    """Lists what a study tried, in order; if wanted, what one under way has tried so
+    far.
 
     Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if its job is not finished.
     """
@@ -90,7 +91,8 @@ class OptimizeServiceAsyncStub(OptimizeServiceStub):
     Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if its job is not finished.
     """
     ListTrials: _aio.UnaryUnaryMultiCallable[_optimize_pb2.ListTrialsRequest, _optimize_pb2.ListTrialsResponse]  # type: ignore[assignment]
-    """Lists what a study tried, in order.
+    """Lists what a study tried, in order; if wanted, what one under way has tried so
+    far.
 
     Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if its job is not finished.
     """
@@ -148,7 +150,8 @@ class OptimizeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _optimize_pb2.ListTrialsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_optimize_pb2.ListTrialsResponse, _abc.Awaitable[_optimize_pb2.ListTrialsResponse]]:
-        """Lists what a study tried, in order.
+        """Lists what a study tried, in order; if wanted, what one under way has tried so
+        far.
 
         Errors: `NOT_FOUND`; `FAILED_PRECONDITION` if its job is not finished.
         """

@@ -815,6 +815,7 @@ class ExtendKitRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call safe to repeat. A UUID. Optional."""
     kit_id: _builtins.int
@@ -829,6 +830,8 @@ class ExtendKitRequest(_message.Message):
     """The name of the new kit. The kit's own if unset."""
     actor: _builtins.str
     """Who makes the request, for the record."""
+    validate_only: _builtins.bool
+    """Whether to start nothing and return the estimate alone."""
     @_builtins.property
     def parameters(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.ParameterOverride]:
         """Other ranges for some parameters, within those of the deck."""
@@ -848,10 +851,11 @@ class ExtendKitRequest(_message.Message):
         name: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         actor: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "budget", b"budget", "goals", b"goals", "kit_id", b"kit_id", "labels", b"labels", "name", b"name", "parameters", b"parameters", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "budget", b"budget", "goals", b"goals", "kit_id", b"kit_id", "labels", b"labels", "name", b"name", "parameters", b"parameters", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -867,17 +871,22 @@ class ExtendKitResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
     REUSED_FIELD_NUMBER: _builtins.int
+    ESTIMATE_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """Revision of its last row."""
     replayed: _builtins.bool
     """Whether this is the answer to an earlier request of the same id."""
     @_builtins.property
     def kit(self) -> _registry_pb2.Kit:
-        """The new kit with its jobs."""
+        """The new kit with its jobs. Unset with `validate_only`."""
 
     @_builtins.property
     def reused(self) -> _containers.RepeatedCompositeFieldContainer[_doe_pb2.PointOrigin]:
         """The known points that it takes, by origin."""
+
+    @_builtins.property
+    def estimate(self) -> Global___RunEstimate:
+        """How long its runs may take. With `validate_only`."""
 
     def __init__(
         self,
@@ -886,10 +895,11 @@ class ExtendKitResponse(_message.Message):
         revision: _builtins.int = ...,
         replayed: _builtins.bool = ...,
         reused: _abc.Iterable[_doe_pb2.PointOrigin] | None = ...,
+        estimate: Global___RunEstimate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["kit", b"kit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate", "kit", b"kit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kit", b"kit", "replayed", b"replayed", "reused", b"reused", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate", "kit", b"kit", "replayed", b"replayed", "reused", b"reused", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
