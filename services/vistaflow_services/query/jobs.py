@@ -30,6 +30,7 @@ from vistaflow_services.query.submission import (
     DIALECTS,
     SECRET_BYTES,
     check_signature,
+    completed_record,
     engine_for,
     relations,
     secret_path,
@@ -115,6 +116,7 @@ def run(attempt: Attempt) -> dict[str, Any]:
         "run_seconds": round(result.run_seconds, 6),
         "engine": result.engine,
         "sources": [f"{table.target} {table.version[:20]}" for table in tables[:100]],
+        **(completed_record(spec, tables, result.columns) if attempt.completed else {}),
     }
 
 

@@ -110,6 +110,10 @@ def _add_result(
     message.limited = result["limited"]
     message.plan_duration.FromTimedelta(timedelta(seconds=result["plan_seconds"]))
     message.run_duration.FromTimedelta(timedelta(seconds=result["run_seconds"]))
+    if not message.converted_query:  # of a data kit: its tables are known since it ran
+        message.converted_query = result.get("converted_query", "")
+        for table in result.get("tables", ()):
+            message.sources.add(name=table["name"], target=table["fqn"], version=table["version"])
     parts = artifacts.path(message.result_path) / "parts.json"
     message.result_removed = not parts.exists()
     if with_columns and not message.result_removed:

@@ -61,6 +61,7 @@ from vistaflow_services.query.messages import (
 from vistaflow_services.query.mistakes import QueryError
 from vistaflow_services.query.results import pages
 from vistaflow_services.query.submission import (
+    MAX_RECORDED_TEXT,
     SECRET_BYTES,
     Submission,
     engine_for,
@@ -68,6 +69,7 @@ from vistaflow_services.query.submission import (
     origins_of,
     prepare,
     secret_path,
+    source_records,
     spec_of,
     text_key,
 )
@@ -499,19 +501,10 @@ def _kit_spec(request: pb.SubmitQueryRequest, submission: Submission) -> dict[st
     spec: dict[str, Any] = exact(
         {
             "user_query": request.user_query,
-            "converted_query": cut(submission.converted_query, 32 * 1024),
+            "converted_query": cut(submission.converted_query, MAX_RECORDED_TEXT),
             "offset": submission.offset,
             "limit": submission.limit,
-            "sources": [
-                {
-                    "name": table.name,
-                    "fqn": table.fully_qualified_name,
-                    "model_id": table.model_id or table.version[:40],
-                    "trino": table.target if table.kind == "trino" else "",
-                    "version": table.version[:40],
-                }
-                for table in submission.tables[:100]
-            ],
+            "sources": source_records(submission.tables),
         }
     )
     if request.register_as:

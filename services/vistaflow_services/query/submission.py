@@ -15,10 +15,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from vistaflow.api.query.v1 import query_pb2 as pb
+from vistaflow_services.core import config as configuration
 from vistaflow_services.core.errors import ConflictError, InvalidError, Violations, cut
 from vistaflow_services.core.names import is_job_id
 from vistaflow_services.datasets.manifest import Column
@@ -37,6 +39,9 @@ MAX_TEXT: Final = 64 * 1024
 
 SECRET_BYTES: Final = 32
 """Size of the key that signs specs."""
+
+MAX_RECORDED_TEXT: Final = 32 * 1024
+"""Most characters that are recorded of a converted query."""
 
 MAX_LINEAGE_TABLES: Final = 100
 MAX_LINEAGE_BYTES: Final = 64 * 1024
@@ -154,6 +159,46 @@ async def prepare(
         limit=limit,
         columns=columns,
     )
+
+
+def source_records(tables: Iterable[FoundTable]) -> list[dict[str, str]]:
+    """Tables as the view `fusion_model` and lineage have them, the first of many."""
+    return [
+        {
+            "name": table.name,
+            "fqn": table.fully_qualified_name,
+            "model_id": table.model_id or table.version[:40],
+            "trino": table.target if table.kind == "trino" else "",
+            "version": table.version[:40],
+        }
+        for table in islice(tables, MAX_LINEAGE_TABLES)
+    ]
+
+
+def completed_record(
+    spec: pb.QuerySpec, tables: tuple[FoundTable, ...], columns: tuple[Column, ...]
+) -> dict[str, object]:
+    """What is recorded of a query whose spec was completed when it started, with its result.
+
+    Of other queries it is recorded at their submission.
+    """
+    record: dict[str, object] = {
+        "converted_query": cut(spec.converted_query, MAX_RECORDED_TEXT),
+        "offset": spec.offset,
+        "limit": spec.limit if spec.HasField("limit") else None,
+        "tables": source_records(tables),
+    }
+    if configuration.openlineage_url():
+        submission = Submission(
+            statement=_parse(spec.request),
+            tables=tables,
+            converted_query=spec.converted_query,
+            offset=spec.offset,
+            limit=spec.limit if spec.HasField("limit") else None,
+            columns=columns,
+        )
+        record["lineage"] = origins_of(submission)
+    return record
 
 
 def origins_of(submission: Submission) -> dict[str, object]:

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pyarrow.parquet as pq
 import pytest
 import pytest_asyncio
 from google.protobuf import any_pb2
 
+from tests.integration.conftest import serving  # type: ignore[import-not-found]
 from tests.integration.stages import refused, stage_serving, until
 from tests.site import Site, serving_site  # type: ignore[import-not-found]
 from vistaflow.api.common.v1 import common_pb2
@@ -69,7 +71,8 @@ jobs:
       user_query: |
         select s.name, count(*) as notes, max(:least) as least, max(${shop.accepted}) as total
         from ${shop.dataset} s left join ${tasters.dataset} t on t.whisky = s.name
-        group by s.name order by s.name
+        where (select count(*) from files."raw/notes.json") = 3
+        group by s.name order by s.name limit 5
       parameters: {least: 3}
   best:
     import: {dataset: best, source: "${cheap.result}", primary_key: [name]}
@@ -96,6 +99,7 @@ class Suite:
     site: Site
     data: Path
     home: Path
+    database: str
 
     def request(self, kit: str = KIT) -> pb.RunKitRequest:
         """A kit with its selectors."""
@@ -145,12 +149,14 @@ class Suite:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def suite(
-    module_registry: str, tmp_path_factory: pytest.TempPathFactory
+    module_database: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Suite]:
     home, data = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("data")
     (data / "notes.json").write_text(json.dumps(NOTES))
-    registry = RegistryClient(module_registry, actor="test")
     async with AsyncExitStack() as stack:
+        recorder = await stack.enter_async_context(serving(module_database))
+        registry = RegistryClient(recorder.address, actor="test")
+        stack.push_async_callback(registry.close)
         site = stack.enter_context(serving_site())
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setenv("VISTAFLOW_HOME", str(home))
@@ -167,7 +173,7 @@ async def suite(
             (SERVICE, Config(listen="127.0.0.1:0")),
         ):
             channels[service.name] = await stack.enter_async_context(
-                stage_serving(service, config, home=home, registry=module_registry)
+                stage_serving(service, config, home=home, registry=recorder.address)
             )
         async with asyncio.timeout(60):
             while {"ingestion", "query", "doe"} - {  # noqa: ASYNC110
@@ -181,8 +187,8 @@ async def suite(
             site=site,
             data=data,
             home=home,
+            database=module_database,
         )
-    await registry.close()
 
 
 def listed(**prices: str) -> str:
@@ -212,6 +218,32 @@ async def test_three_nights_fetch_what_changed_and_deliver_what_is_good(suite: S
     assert b"".join(parts).decode().splitlines()[1] == '"Ardbeg",1,3,2'
     asked = (await suite.query.GetQuery(query_pb2.GetQueryRequest(query_id=query_id))).query
     assert asked.user_query.startswith("select s.name")
+    assert asked.converted_query.startswith("SELECT s.name")
+    assert {source.name for source in asked.sources} >= {'files."raw/notes.json"'}
+    # Also the file, which the SQL alone names.
+    tables = [
+        "vistaflow.dataset.default.shop",
+        "vistaflow.dataset.default.tasters",
+        'vistaflow.files."raw/notes.json"',
+    ]
+    with psycopg.connect(suite.database, options="-csearch_path=vistadb_test") as db:
+        models = db.execute(
+            "SELECT fully_qualified_name, version FROM fusion_model WHERE job_id = %s ORDER BY id",
+            [query_id],
+        ).fetchall()
+        edges = db.execute(
+            "SELECT from_fqn FROM model_queue WHERE job_id = %s ORDER BY id", [query_id]
+        ).fetchall()
+        row = db.execute(
+            "SELECT user_query, converted_query, offset_, limit_ FROM query_job WHERE id = %s",
+            [query_id],
+        ).fetchone()
+    assert sorted(name for name, _ in models) == sorted(name for (name,) in edges) == tables
+    assert [version.partition(":")[0] for _, version in sorted(models)][:2] == ["1", "1"]
+    assert row is not None
+    assert row[0].startswith("select s.name")
+    assert row[1].startswith("SELECT s.name")
+    assert row[2:] == (0, 5)
 
     suite.site.html("/2", listed(Talisker="₩ 60,000", Lagavulin="₩ 110,000"))
     second = await suite.night()

@@ -114,6 +114,10 @@ class Attempt:
     workers: int = 1
     """Cores it may keep busy."""
 
+    completed: bool = False
+    """Whether the spec was completed from a template, as jobs of data kits have them: the registry
+    has the template alone."""
+
     registry: str = ""
     """Where the registry listens, for jobs that record more there than their result."""
 

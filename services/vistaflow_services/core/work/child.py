@@ -249,6 +249,7 @@ def make_attempt(header: dict[str, Any], report: Callable[[dict[str, Any]], None
         folder=Path(header["folder"]),
         artifacts=ArtifactStore(Path(header["artifacts"])),
         workers=header["workers"],
+        completed=header.get("completed", False),
         registry=header.get("registry", ""),
         report=report,
     )

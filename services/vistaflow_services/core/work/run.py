@@ -379,6 +379,7 @@ class Run:
             "folder": str(self._around.artifacts.open_prefix(job_id, attempt)),
             "artifacts": str(self._around.artifacts.root),
             "workers": self._around.cores,
+            "completed": template_of(job.spec) is not None,
             "registry": self._around.registry.address,
             "memory_bytes": self._around.memory_bytes,
         }

@@ -59,7 +59,7 @@ def lineage_events(row: Sequence[Any]) -> Iterator[Found]:
     spec, result, job_spec = _mapping(spec), _mapping(result), bytes(job_spec)
     before = {name: _mapping(job) for name, job in _mapping(jobs).items()}
     if str(spec_type).endswith(_TEMPLATE):
-        spec, job_spec = _of_flow(project, job_spec, before)
+        spec, job_spec = _of_flow(project, job_spec, before, result)
     run: Found = {"runId": str(job_id)}
     if status == "FAILED":
         message = {"message": reason[:MAX_REASON], "programmingLanguage": "SQL"}
@@ -118,10 +118,13 @@ def _row(
     }
 
 
-def _of_flow(project: str, data: bytes, before: Mapping[str, Found]) -> tuple[Found, bytes]:
+def _of_flow(
+    project: str, data: bytes, before: Mapping[str, Found], result: Found
+) -> tuple[Found, bytes]:
     """A job of a data kit: what is recorded of a query, and the spec of any other job.
 
-    Of the tables of a query those are known that earlier jobs made.
+    The tables of a query are published with its result; before its end those are known that earlier
+    jobs made.
     """
     template = common_pb2.JobTemplate.FromString(data)
     # Figures of earlier jobs are no inputs.
@@ -136,8 +139,14 @@ def _of_flow(project: str, data: bytes, before: Mapping[str, Found]) -> tuple[Fo
     except ConflictError:  # an earlier job has published something else
         request = filled(common_pb2.JobTemplate(request=template.request), {})
     if isinstance(request, query_pb2.SubmitQueryRequest):
-        sources = [_source(project, text) for text in request.tables.values() if text]
-        return {"user_query": request.user_query, "sources": sources}, b""
+        sources = _list(result.get("tables")) or [
+            _source(project, text) for text in request.tables.values() if text
+        ]
+        return {
+            "user_query": request.user_query,
+            "sources": sources,
+            "lineage": result.get("lineage"),
+        }, b""
     if isinstance(request, ingestion_pb2.ConvertJsonRequest):
         request = ingestion_pb2.ConvertSpec(request=request)
     return {}, request.SerializeToString()

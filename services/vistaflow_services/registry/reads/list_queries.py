@@ -16,9 +16,7 @@ RECENT_KITS = 2_000
 
 _OLDER = "kit_id <= %(recent)s AND (SELECT count(*) FROM recent) < %(limit)s"
 _STATUS = "status >= word AND status <= word"
-_NAME = (
-    "AND (%(name_contains)s::text IS NULL OR folded_parts(name) @> folded_parts(%(name_contains)s))"
-)
+_NAME = "AND (%(name_contains)s::text IS NULL OR name_grams(name) @> part_grams(%(name_contains)s))"
 _PROJECT = "AND kit_id IN (SELECT kit_id FROM kits WHERE project = %(project)s)"
 
 

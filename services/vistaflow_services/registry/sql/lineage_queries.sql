@@ -4,7 +4,7 @@
 -- Jobs with what they used and made; of an import the version of the dataset.
 SELECT j.job_id, j.kit_id, j.name, j.job_type, j.status, j.created_at,
        coalesce(j.finished_at, j.created_at), j.depends_on, j.spec_type, j.spec, j.result,
-       k.project, CASE WHEN j.job_type = 'QUERY' THEN k.spec -> 'sources' END,
+       k.project, CASE WHEN j.job_type = 'QUERY' THEN coalesce(k.spec -> 'sources', j.result -> 'tables') END,
        d.name, v.version, v.digest
   FROM jobs AS j
   JOIN kits AS k USING (kit_id)
@@ -43,7 +43,8 @@ SELECT a.version
 -- Of the newest jobs those that name one of some texts, as what they use.
 SELECT r.job_id
   FROM (SELECT j.job_id, j.spec, j.result -> 'files' AS files,
-               CASE WHEN j.job_type = 'QUERY' THEN k.spec ->> 'sources' END AS sources
+               CASE WHEN j.job_type = 'QUERY' THEN coalesce(k.spec ->> 'sources', j.result ->> 'tables') END
+                   AS sources
           FROM jobs AS j
           JOIN kits AS k USING (kit_id)
          WHERE (%(project)s::text IS NULL OR k.project = %(project)s)

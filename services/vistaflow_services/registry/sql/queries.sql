@@ -363,7 +363,7 @@ SELECT kit_id, spec, labels FROM kits
    AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
    AND (%(labels)s::jsonb IS NULL OR labels @> %(labels)s::jsonb)
    AND (%(name_contains)s::text IS NULL OR strpos(folded(name), folded(%(name_contains)s)) > 0)
-   AND (%(name_contains)s::text IS NULL OR folded_parts(name) @> folded_parts(%(name_contains)s))
+   AND (%(name_contains)s::text IS NULL OR name_grams(name) @> part_grams(%(name_contains)s))
    AND (%(created_after)s::timestamptz IS NULL OR created_at >= %(created_after)s::timestamptz)
    AND (%(created_before)s::timestamptz IS NULL OR created_at < %(created_before)s::timestamptz)
  ORDER BY kit_id DESC LIMIT %(limit)s

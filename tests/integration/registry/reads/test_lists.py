@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import random
 import uuid
+from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
+import psycopg
 import pytest
 
 from vistaflow_services.registry import commands as c
 from vistaflow_services.registry.__main__ import Registry
 from vistaflow_services.registry.database import queries
+from vistaflow_services.registry.database.queries import fetch_planned
+from vistaflow_services.registry.database.rows import filter_parameters
 from vistaflow_services.registry.domain import JobFilter, Kit, KitFilter, StateFilter
 from vistaflow_services.registry.reads import list_queries
 
@@ -198,3 +203,68 @@ async def test_rows_are_listed_by_any_filter_as_one_would_pick_them_by_hand(
         assert listed == by_hand, wanted
         full += len(by_hand) > 4
     assert full > 10
+
+
+MANY_KITS = 8_000
+COPIES = f"""
+INSERT INTO kits
+SELECT (jsonb_populate_record(former, jsonb_build_object(
+            'kit_id', former.kit_id + n, 'first_revision', former.first_revision + n,
+            'name', format('SELECT %s FROM "리뷰%s"', n, CASE WHEN n < 300 THEN '장' END)))).*
+  FROM kits AS former, generate_series(1, {MANY_KITS}) AS n
+ WHERE kit_id = 1
+"""
+
+
+async def test_a_search_for_a_part_of_a_name_reads_the_newest_kits_and_those_that_have_it(
+    running: Registry, database: str
+) -> None:
+    await make_kits(running, random.Random(1), 1)
+    text = list_queries.kits(by_status=False, by_search=True)
+    found, read = {}, {}
+    async with await psycopg.AsyncConnection.connect(
+        database, autocommit=True, options="-c search_path=vistadb_test -c jit=off"
+    ) as connection:
+        await connection.execute(COPIES.encode())
+        await connection.execute("ANALYZE kits")
+        for part in ("zq", "화", "뷰목", "장", "뷰장", "리뷰", "Ct 123 f", "리뷰장"):
+            filled = filter_parameters(KitFilter(name_contains=part)) | {
+                "before": 2**31 - 1,
+                "after": 0,
+                "recent": MANY_KITS + 1 - list_queries.RECENT_KITS,
+                "limit": 101,
+                "bytes": 1 << 20,
+            }
+            found[part] = len(await fetch_planned(connection, text, filled))
+            ((plan,),) = await fetch_planned(
+                connection, f"EXPLAIN (ANALYZE, FORMAT JSON) {text}", filled
+            )
+            steps = list(steps_of(plan[0]["Plan"]))
+            assert "Seq Scan" not in {step["Node Type"] for step in steps if step["Actual Loops"]}
+            read[part] = sum(
+                step["Actual Loops"] * (step["Actual Rows"] + step.get("Rows Removed by Filter", 0))
+                for step in steps
+                if step.get("Relation Name") == "kits"
+            )
+
+    assert found == {
+        "zq": 0,
+        "화": 0,
+        "뷰목": 0,
+        "장": 101,
+        "뷰장": 101,
+        "리뷰": 101,
+        "Ct 123 f": 1,
+        "리뷰장": 101,
+    }
+    # Of the 299 that have it; those of the page are read a second time, with all their columns.
+    assert all(
+        rows <= list_queries.RECENT_KITS + 299 + found[part] for part, rows in read.items()
+    ), read
+
+
+def steps_of(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The steps of a plan."""
+    yield plan
+    for part in plan.get("Plans", ()):
+        yield from steps_of(part)

@@ -23,7 +23,9 @@ PAGES = "6f1c8a52-0000-4000-8000-000000000002"
 BEFORE = {"pages": {"job_id": PAGES, "pinned": None}, "shop": {"job_id": JOB, "pinned": "shop@3"}}
 
 
-def event(job_type: str, request: Message, *values: tuple[str, str, str]) -> dict[str, Any]:
+def event(
+    job_type: str, request: Message, *values: tuple[str, str, str], **result: Any
+) -> dict[str, Any]:
     """The event of a job of a data kit; values are field, job and key."""
     template = common_pb2.JobTemplate()
     template.request.Pack(request)
@@ -32,7 +34,7 @@ def event(job_type: str, request: Message, *values: tuple[str, str, str]) -> dic
     row = (
         *(7, JOB, job_type, "FINISHED", datetime(2026, 12, 1, tzinfo=UTC), "", 1, "default"),
         *({"jobs": {}}, "type.googleapis.com/vistaflow.api.common.v1.JobTemplate"),
-        *(template.SerializeToString(), {"rows": 2}, None, None, None, BEFORE),
+        *(template.SerializeToString(), {"rows": 2, **result}, None, None, None, BEFORE),
     )
     (event,) = lineage_events(row)
     body: dict[str, Any] = json.loads(event["body"])
@@ -69,3 +71,28 @@ def test_a_query_names_the_versions_that_earlier_jobs_made() -> None:
     (table,) = found["inputs"]
     assert table["name"] == "vistaflow.dataset.default.shop"
     assert table["facets"]["version"]["datasetVersion"] == "3"
+
+
+def test_a_query_that_ended_names_every_table_of_its_sql_and_where_its_columns_come_from() -> None:
+    request = query_pb2.SubmitQueryRequest(
+        user_query='select name, price as paid from "shop.dataset" join prices using (name)'
+    )
+    request.tables["shop.dataset"] = ""
+    tables = [
+        {"fqn": "vistaflow.dataset.default.shop", "version": "3:aa"},
+        {"fqn": "vistaflow.dataset.default.prices", "version": "1:bb"},
+    ]
+    lineage = {
+        "columns": [{"name": "name", "type": "VARCHAR"}, {"name": "paid", "type": "DOUBLE"}],
+        "origins": {"name": [[0, "name"]], "paid": [[1, "price"]]},
+    }
+    pinned = ("tables[shop.dataset]", "shop", "pinned")
+    found = event("QUERY", request, pinned, tables=tables, lineage=lineage)
+
+    assert [table["name"] for table in found["inputs"]] == [table["fqn"] for table in tables]
+    (output,) = found["outputs"]
+    assert [field["name"] for field in output["facets"]["schema"]["fields"]] == ["name", "paid"]
+    origins = output["facets"]["columnLineage"]["fields"]["paid"]["inputFields"]
+    assert [(origin["name"], origin["field"]) for origin in origins] == [
+        ("vistaflow.dataset.default.prices", "price")
+    ]
