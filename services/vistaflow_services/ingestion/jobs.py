@@ -23,7 +23,7 @@ from vistaflow_services.ingestion.collection import collect_pages
 from vistaflow_services.ingestion.config import Config
 from vistaflow_services.ingestion.conversions import artifact_folder, options_of, output_of
 from vistaflow_services.ingestion.datasets.deliveries import deliver_dataset
-from vistaflow_services.ingestion.datasets.imports import import_dataset
+from vistaflow_services.ingestion.datasets.imports import MAX_FILES, import_dataset
 from vistaflow_services.ingestion.datasets.stores import scratch_folder, stores_of
 from vistaflow_services.ingestion.inputs import Inputs, source_of
 from vistaflow_services.ingestion.keys import Seal, aes_of
@@ -149,7 +149,9 @@ def convert(attempt: Attempt) -> dict[str, Any]:
         "engines": dict(converted.engines),
     }
     attempt.task("convert", "FINISHED", {"options": MessageToDict(request), **result})
-    return result
+    named = zip(request.file_names[:MAX_FILES], converted.inputs, strict=False)
+    digests = [{"name": name, "sha256": read.get("sha256", "")} for name, read in named]
+    return {**result, "inputs": digests}
 
 
 def _sources(

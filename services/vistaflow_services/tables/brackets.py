@@ -63,7 +63,10 @@ def has_minus_zero(text: bytes | memoryview) -> bool:
     data = np.frombuffer(text, np.uint8)
     for start in range(0, len(data) - 2, BLOCK):
         block = data[start : start + BLOCK + 2]
-        places = np.flatnonzero((block[1:-1] == ord("-")) & (block[2:] == ord("0")))
+        is_minus_zero = block[1:-1] == ord("-")
+        is_minus_zero &= block[2:] == ord("0")
+        is_minus_zero &= block[:-2] - ord("0") > 9  # dates have a digit there
+        places = np.flatnonzero(is_minus_zero)
         if _BEFORE_NUMBER[block[places]].any():
             return _MINUS_ZERO.search(text) is not None
     return False

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from vistaflow_services.core.errors import Violations
 
@@ -177,6 +178,9 @@ class Converted:
     """Records that each engine converted."""
 
     records: int
+    inputs: tuple[Mapping[str, Any], ...]
+    """Each input with the size, SHA-256 and version of what was read of it."""
+
     parts: tuple[Part, ...]
     map_paths: tuple[str, ...]
     """The map paths that were used, whether asked for or detected."""

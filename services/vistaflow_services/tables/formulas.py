@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vistaflow_services.tables.engines.arrays import as_numpy, booleans, integers, text
-from vistaflow_services.tables.engines.nested import first_bytes
+from vistaflow_services.tables.engines.nested import first_bytes, text_buffers
 
 PLAIN_NUMBER = r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
 """A cell that begins with a minus and is no formula."""
@@ -30,11 +30,26 @@ def guarded(columns: Sequence[pa.Array]) -> list[pa.Array]:
     ]
 
 
+def _are_negative_integers(texts: pa.Array) -> bool:
+    """Whether all of some texts are a minus and digits, which is quick to see of all at once."""
+    offsets, data = text_buffers(texts)
+    characters = data[offsets[0] : offsets[-1]]
+    minuses = data[offsets[:-1]] == ord("-")
+    digits = np.count_nonzero(characters - ord("0") < 10)
+    return bool(
+        minuses.all()
+        and digits == len(characters) - len(texts)
+        and (np.diff(offsets) > 1).all()
+    )
+
+
 def _guarded_column(cells: pa.Array) -> pa.Array:
     suspects = np.flatnonzero(_FORMULA[first_bytes(cells)])
     if not len(suspects):
         return cells
     texts = cells.take(integers(suspects))
+    if _are_negative_integers(texts):
+        return cells
     first = first_bytes(texts)
     is_number = as_numpy(pc.match_substring_regex(texts, PLAIN_NUMBER))
     is_quoted = as_numpy(pc.match_substring_regex(texts, _QUOTED_FORMULA))

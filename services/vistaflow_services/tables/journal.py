@@ -18,7 +18,7 @@ from typing import Any
 from vistaflow_services.core.errors import ConflictError
 from vistaflow_services.core.files import write
 
-_VERSION = 1
+_VERSION = 2
 
 
 class Journal:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,10 @@ class _Position:
     offset: int = 0
     in_array: bool = False
     record: int = 1
+    read: tuple[int, str] = (0, "")
+    """Stored bytes of the source that were read, and their SHA-256."""
+    inputs: list[dict[str, Any]] = field(default_factory=list)
+    """The sources that were read to their end, as the manifest lists them."""
 
 
 class _Run:
@@ -158,6 +162,7 @@ class _Run:
             manifest_name=self._publication.manifest_name,
             engines=engines,
             records=manifest["records"],
+            inputs=tuple(manifest["inputs"]),
             parts=parts_of(manifest),
             map_paths=tuple(manifest["map_paths"]),
         )
@@ -165,9 +170,11 @@ class _Run:
     def _try(self, state: dict[str, Any]) -> bool:
         """Converts all inputs; false if it has to begin again with one more map path."""
         try:
-            records = 0
+            records, inputs = 0, list[dict[str, Any]]()
             for number, (name, sources) in enumerate(self._sequences()):
-                records += self._sequence(str(number), name, sources, state)
+                position = self._sequence(str(number), name, sources, state)
+                records += position.record - 1
+                inputs += position.inputs
             self._hooks.check()
             self._publication.prepare(
                 self._finished,
@@ -175,9 +182,7 @@ class _Run:
                     "identity": self._identity,
                     "records": records,
                     "map_paths": state["map_paths"],
-                    "inputs": [
-                        {"name": source.name, "size_bytes": source.size} for source in self._sources
-                    ],
+                    "inputs": inputs,
                 },
             )
         except MapFoundError as error:
@@ -205,8 +210,8 @@ class _Run:
 
     def _sequence(
         self, number: str, name: str, sources: Sequence[Source], state: dict[str, Any]
-    ) -> int:
-        """Converts a sequence from its last checkpoint on; answers the number of its records."""
+    ) -> _Position:
+        """Converts a sequence from its last checkpoint on; answers where it ends."""
         saved = state["sequences"].get(number)
         if saved is None:
             position, shape = _Position(), Shape(frozenset(state["map_paths"]))
@@ -229,9 +234,10 @@ class _Run:
         for index in range(position.source, len(sources)):
             if index > position.source:
                 position.source, position.offset, position.in_array = index, 0, False
+                position.read = (0, "")
             self._source(sources, position, shape, parts, save)
         save()
-        return position.record - 1
+        return position
 
     def _source(
         self,
@@ -242,7 +248,8 @@ class _Run:
         save: Callable[[], None],
     ) -> None:
         before = sum(source.size for source in sources[: position.source])
-        with contextlib.closing(PlainStream(sources[position.source])) as stream:
+        source, known = sources[position.source], (position.read[0], position.read[1])
+        with contextlib.closing(PlainStream(source, known)) as stream:
             stream.skip(position.offset)
             pieces = Pieces(
                 stream,
@@ -263,6 +270,7 @@ class _Run:
                 position.offset, position.in_array = piece.end, piece.in_array
                 position.record += len(piece.records)
                 if position.offset - saved_at >= CHECKPOINT_BYTES or parts.full > saved_parts:
+                    position.read = stream.read
                     save()
                     saved_at, saved_parts = position.offset, parts.full
                 self._hooks.progress(
@@ -274,6 +282,16 @@ class _Run:
                         files=parts.full,
                     )
                 )
+            position.read = stream.read
+            size, digest = position.read
+            position.inputs[position.source :] = [
+                {
+                    "name": source.name,
+                    "size_bytes": size,
+                    "sha256": digest,
+                    "version": source.version,
+                }
+            ]
 
 
 def identity_of(sources: Sequence[Source], options: Conversion) -> str:

@@ -95,16 +95,28 @@ class PlainStream:
     At most a few reads are in memory: decryption reuses one buffer and decompression stops at a
     bound of output per step.
 
+    Args:
+        source: The input.
+        known: What `read` answered of the source before.
+
     Raises:
-        InvalidError: The source cannot be decrypted or decompressed.
+        InvalidError: The source cannot be decrypted or decompressed, or begins in another way
+            than before.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, known: tuple[int, str] = (0, "")) -> None:
         self.source = source
         self.stored_bytes = 0
+        self._digest = hashlib.sha256()
+        self._known = known
         self._file = source.open()
         self._chunks = self._plain()
         self._rest = memoryview(b"")
+
+    @property
+    def read(self) -> tuple[int, str]:
+        """How many stored bytes were read so far, and their SHA-256 in hex."""
+        return self.stored_bytes, self._digest.hexdigest()
 
     def close(self) -> None:
         """Closes the input."""
@@ -134,8 +146,18 @@ class PlainStream:
             self._rest = memoryview(chunk)
 
     def _stored(self) -> Iterator[bytes]:
-        while chunk := self._file.read(READ_BYTES):
+        known_bytes, _ = self._known
+        while chunk := self._file.read(
+            min(READ_BYTES, max(0, known_bytes - self.stored_bytes) or READ_BYTES)
+        ):
             self.stored_bytes += len(chunk)
+            self._digest.update(chunk)
+            if self.stored_bytes == known_bytes and self.read != self._known:
+                raise InvalidError(
+                    f"{self.source.name}: changed since the conversion began; convert it to "
+                    "another name",
+                    reason="INPUT_CHANGED",
+                )
             yield chunk
 
     def _plain(self) -> Generator[_Chunk, None, None]:

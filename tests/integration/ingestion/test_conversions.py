@@ -143,6 +143,20 @@ async def test_a_file_becomes_numbered_parts_with_child_tables(suite: Suite) -> 
     for name, file in files.items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == file.sha256
     assert {table.table: table.rows for table in answer.tables}[""] == 25
+    content = (suite.data / "users.json").read_bytes()
+    manifest = json.loads((folder / "users.manifest.json").read_bytes())
+    (read,) = manifest["inputs"]
+    assert (read["size_bytes"], read["sha256"]) == (
+        len(content),
+        hashlib.sha256(content).hexdigest(),
+    )
+    assert read["version"] == str((suite.data / "users.json").stat().st_mtime_ns)
+    lineage = await suite.registry.stub.GetLineage(
+        registry_pb2.GetLineageRequest(job_id=answer.job.job_id)
+    )
+    assert [node.sha256 for node in lineage.nodes if node.name == "raw/users.json"] == [
+        read["sha256"]
+    ]
 
 
 async def test_the_request_of_the_users_runs_as_it_is(suite: Suite) -> None:

@@ -203,7 +203,12 @@ def test_an_output_in_a_bucket_goes_on_after_a_kill(moto: str, tmp_path: Path) -
         parts.append(Part(file_name=name, table="", part=number, rows=1, size_bytes=4, sha256=""))
     (tmp_path / "x.manifest.json").write_text('{"identity": "i"}')
     converted = Converted(
-        manifest_name="x.manifest.json", records=5, parts=tuple(parts), map_paths=(), engines={}
+        manifest_name="x.manifest.json",
+        records=5,
+        inputs=(),
+        parts=tuple(parts),
+        map_paths=(),
+        engines={},
     )
     (tmp_path / "call").write_bytes(pickle.dumps((place, converted)))
     command = [sys.executable, "-c", KILLED, str(tmp_path)]

@@ -121,6 +121,41 @@ def test_merged_inputs_feed_one_sequence_of_parts(convert_bytes: Convert) -> Non
     assert [row["_row"] for row in output.table()] == [str(number) for number in range(1, 21)]
 
 
+@pytest.mark.parametrize("merge", [True, False])
+def test_the_manifest_names_what_was_read_of_each_input(
+    convert_bytes: Convert, merge: bool
+) -> None:
+    contents = encrypted(gzip.compress(ARRAY)), encrypted(NDJSON)
+    output = convert_bytes(*contents, aes=KEY, merge=merge)
+
+    assert output.manifest["inputs"] == [
+        {
+            "name": f"input{number}.json",
+            "size_bytes": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "version": "",
+        }
+        for number, content in enumerate(contents, 1)
+    ]
+
+
+def test_what_was_read_before_a_stop_is_read_again_and_compared(
+    convert_bytes: Convert, tmp_path: Path
+) -> None:
+    content = b"\n".join(b'{"n":%d}' % number for number in range(40_000))
+    seen: list[int] = []
+    stop = Hooks(canceled=lambda: len(seen) > 3, progress=lambda p: seen.append(p.records))
+    options = {"folder": tmp_path / "out", "max_csv_rows": 1_000, "file_sep_size": 2_000}
+    with pytest.raises(ConversionCanceled):
+        convert_bytes(content, hooks=stop, **options)
+
+    with pytest.raises(InvalidError, match=r"input1.json: changed since the conversion began"):
+        convert_bytes(content[:100_000] + content[100_000:].replace(b"12345", b"54321"), **options)
+    output = convert_bytes(content, **options)
+
+    assert output.manifest["inputs"][0]["sha256"] == hashlib.sha256(content).hexdigest()
+
+
 def test_inputs_that_are_not_merged_have_parts_of_their_own(convert_bytes: Convert) -> None:
     output = convert_bytes(ARRAY, NDJSON, merge=False, max_csv_rows=8)
 

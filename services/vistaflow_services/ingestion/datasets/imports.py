@@ -65,7 +65,7 @@ from vistaflow_services.ingestion.keys import Seal
 from vistaflow_services.stores.blobs import BlobStore
 
 MAX_FILES = 100
-"""Files of an import whose SHA-256 is in its result."""
+"""Files that a job read whose SHA-256 is in its result."""
 
 MAX_COLLECTIONS = 19
 """Most collections that an erasure names: the source of a version has room for them."""

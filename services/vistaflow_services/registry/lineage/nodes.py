@@ -89,7 +89,7 @@ def file_node(name: str, facts: Mapping[str, Any]) -> pb.LineageNode:
 def files_read(row: JobRow) -> dict[str, Mapping[str, Any]]:
     """What a job recorded of the files that it read, by their names in its request."""
     result = row.result if isinstance(row.result, Mapping) else {}
-    recorded = result.get("files")
+    recorded = result.get("inputs" if row.job_type == "CONVERT" else "files")
     return {
         str(entry.get("name")): entry
         for entry in (recorded if isinstance(recorded, list) else ())

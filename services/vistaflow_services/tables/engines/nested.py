@@ -197,7 +197,7 @@ def _entries(maps: pa.MapArray) -> tuple[pa.Array, pa.Array]:
 
 def first_bytes(cells: pa.Array) -> npt.NDArray[np.uint8]:
     """The first byte of each cell; 0 for an empty or null one."""
-    offsets, data = _text_buffers(cells)
+    offsets, data = text_buffers(cells)
     if not len(data):
         return np.zeros(len(cells), np.uint8)
     begins, ends = offsets[:-1], offsets[1:]
@@ -208,7 +208,7 @@ def first_bytes(cells: pa.Array) -> npt.NDArray[np.uint8]:
     return first
 
 
-def _text_buffers(cells: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+def text_buffers(cells: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
     """Where each text begins, with one more offset for the end of the last, and their bytes."""
     _, offsets, data = cells.buffers()
     if offsets is None or data is None or not data.size:
@@ -296,7 +296,7 @@ def _strings(body: memoryview, bracket: bytes) -> int:
 
 def _may_be_arrays(cells: pa.Array, where: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """Whether cells that begin with `[` may be JSON, by their second and their last byte."""
-    offsets, data = _text_buffers(cells)
+    offsets, data = text_buffers(cells)
     begin, last = offsets[where], offsets[where + 1] - 1
     second = data[np.minimum(begin + 1, last)]
     may_be: npt.NDArray[np.bool_] = (data[last] == ord("]")) & _IN_ARRAY[second]
