@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -135,3 +136,55 @@ def _cells(row: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _cells(value, f"{prefix}{field.name}.")
         else:
             yield f"{prefix}{field.name}", value
+
+
+def python_values(column: Any) -> list[Any]:
+    """The values of a column of pyarrow; times that Python does not have as text."""
+    try:
+        values: list[Any] = column.to_pylist()
+    except (OverflowError, ValueError):
+        return [_value(value) for value in column]
+    return values
+
+
+def _value(value: Any) -> Any:
+    # By name: the client does not import pyarrow for those who have no tables.
+    kind = type(value).__name__
+    if not value.is_valid:
+        return None
+    if kind == "MapScalar":
+        return [(_value(entry["key"]), _value(entry["value"])) for entry in value.values]
+    if kind in ("ListScalar", "LargeListScalar", "FixedSizeListScalar"):
+        return [_value(item) for item in value.values]
+    if kind == "StructScalar":
+        return {name: _value(item) for name, item in value.items()}
+    try:
+        return value.as_py()
+    except (OverflowError, ValueError):
+        unit = "d" if kind == "Date32Scalar" else getattr(value.type, "unit", "ms")
+        is_zoned = kind == "TimestampScalar" and value.type.tz
+        return far_time(value.value, unit) + ("Z" if is_zoned else "")
+
+
+_PLACES: Final = {"s": 0, "ms": 3, "us": 6, "ns": 9}
+_CYCLE_DAYS: Final = 146_097
+"""Days of 400 years, after which the calendar repeats."""
+
+
+def far_time(count: int, unit: str) -> str:
+    """A date or time in ISO 8601, with a year of six digits or more.
+
+    Args:
+        count: Units since the beginning of 1970.
+        unit: `d` for a date; s, ms, us or ns.
+    """
+    places = _PLACES.get(unit, 0)
+    seconds, fraction = divmod(count, 10**places)
+    days, seconds = (count, 0) if unit == "d" else divmod(seconds, 86_400)
+    cycles, days = divmod(days, _CYCLE_DAYS)
+    day = datetime.date(1970, 1, 1) + datetime.timedelta(days)
+    text = f"{day.year + 400 * cycles:+07d}-{day:%m-%d}"
+    if unit == "d":
+        return text
+    clock = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+    return f"{text}T{clock}" + (f".{fraction:0{places}}" if places else "")

@@ -116,11 +116,20 @@ def _zip(folder: Path) -> bytes:
                 or file.suffix == ".pyc"
             ):
                 continue
+            if not _is_text(name.as_posix()):
+                raise InvalidArgumentError(
+                    f"{str(file)!a}: the file's name is not UTF-8; rename the file"
+                )
             size += file.stat().st_size
             if size > 8 * MAX_BYTES:
                 raise InvalidArgumentError(f"{folder}: more than {8 * MAX_BYTES} bytes of files")
             archive.writestr(zipfile.ZipInfo(name.as_posix()), _content(file))
     return buffer.getvalue()
+
+
+def _is_text(name: str) -> bool:
+    """Whether the name of a file is valid in the encoding of file names."""
+    return not any("\udc80" <= character <= "\udcff" for character in name)
 
 
 def _content(file: Path) -> bytes:

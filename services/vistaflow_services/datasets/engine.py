@@ -272,7 +272,8 @@ def listed(texts: Iterable[str]) -> str:
 
 def parquet(paths: Iterable[Path], options: str = "") -> str:
     """The relation of Parquet files."""
-    return f"read_parquet({listed(str(path) for path in paths)}{options})"
+    # A folder called `key=value` above them is not a column.
+    return f"read_parquet({listed(str(path) for path in paths)}, hive_partitioning=false{options})"
 
 
 def no_rows(columns: Iterable[Column]) -> str:

@@ -222,7 +222,7 @@ def _csv(engine: Engine, source: Source, number: int) -> Rows:
         f"SELECT {values} FROM read_csv({quoted(str(path))}, auto_detect=false, {first}, "
         f"columns={{{texts}}}, delim={quoted(delimiter)}, quote='\"', escape='\"', "
         f"nullstr={listed(source.null_texts)}, allow_quoted_nulls=false, strict_mode=true, "
-        f"compression={quoted(packing(path) or 'none')})"
+        f"compression={quoted(packing(path) or 'none')}, hive_partitioning=false)"
         for path in source.paths
     )
     staged = engine.stage(" UNION ALL ".join(relations), f"staged-{number}", field=source.name)
@@ -296,7 +296,7 @@ def _json(engine: Engine, source: Source, number: int) -> Rows:
         # At this depth every column is JSON: its text, numbers of any size included.
         relations.append(
             f"read_json({quoted(str(path))}, records=true, maximum_depth=1, sample_size=-1, "
-            f"compression={quoted(packed)})"
+            f"compression={quoted(packed)}, hive_partitioning=false)"
         )
     queries = (f"SELECT * FROM {relation}" for relation in relations)
     staged = engine.stage(

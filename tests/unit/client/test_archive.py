@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from pathlib import Path
 
@@ -124,6 +125,14 @@ def test_what_is_no_deck_is_refused(tmp_path: Path, name: str) -> None:
 
     with pytest.raises(InvalidArgumentError, match=r"give a folder with a deck\.yaml"):
         pack_deck(tmp_path / name)
+
+
+def test_a_file_whose_name_is_no_utf8_is_refused_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "deck.yaml").write_text(DECK, "utf-8")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xb0\xa1.txt")).write_text("x", "utf-8")
+
+    with pytest.raises(InvalidArgumentError, match=r"xb0|udcb0.*is not UTF-8; rename the file"):
+        pack_deck(tmp_path)
 
 
 def test_results_left_in_a_deck_are_refused(tmp_path: Path) -> None:

@@ -220,3 +220,10 @@ def test_a_kit_above_the_limit_needs_yes(
         confirm(estimate, yes=yes)
     said = capsys.readouterr().err
     assert ("more than the limit of 8 h" in said and "add --yes" in said) is ends
+
+
+def test_how_many_points_were_in_the_store_is_in_the_line_of_a_design() -> None:
+    message = common_pb2.Job(job_id=JOB)
+    message.result.update({"evaluated_count": 20, "cached_count": 9, "failed_count": 1})
+
+    assert live.evaluation_text(job_of(message)) == "9 of 20 found in the store, 1 of 20 failed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import sqlite3
 from collections.abc import AsyncIterator
@@ -115,3 +116,52 @@ async def test_rows_become_a_table_of_sqlite(path: Path, tmp_path: Path) -> None
         rows = db.execute('SELECT * FROM "my ""table""" ORDER BY n LIMIT 1 OFFSET 3').fetchall()
     db.close()
     assert rows == [(3, TABLE["text"][3].as_py(), str(2**64 + 3), "[3, null]")]
+
+
+BEGIN = -719_528
+"""Days from 1970 back to the first of January of the year 0."""
+
+FAR = {
+    "date": (pa.date32(), [35804357, 0, None, BEGIN], "+000000-01-01"),
+    "time": (
+        pa.timestamp("us"),
+        [35804357 * 86_400 * 10**6 + 1, 0, None, BEGIN * 86_400 * 10**6 - 1],
+        "-000001-12-31T23:59:59.999999",
+    ),
+    "zone": (
+        pa.timestamp("ms", "UTC"),
+        [35804357 * 86_400 * 10**3 + 7, 0, None, BEGIN * 86_400 * 10**3 - 1],
+        "-000001-12-31T23:59:59.999Z",
+    ),
+}
+FIRST = {
+    "date": "+099999-01-01",
+    "time": "+099999-01-01T00:00:00.000001",
+    "zone": "+099999-01-01T00:00:00.007Z",
+}
+
+
+@pytest.mark.parametrize("name", FAR)
+@pytest.mark.parametrize("nested", [False, True])
+async def test_times_beyond_the_years_of_python_are_text(
+    path: Path, name: str, nested: bool
+) -> None:
+    kind, counts, last = FAR[name]
+    column = pa.array(counts, kind)
+    array = pa.array([[{"v": count}] for count in counts], pa.list_(pa.struct({"v": kind})))
+    pq.write_table(pa.table({"v": array if nested else column}), path)
+
+    lines = (await result(path, []).read("json")).splitlines()
+    csv_lines = (await result(path, []).read("csv")).decode().splitlines()
+    rows = await result(path, []).fetchall()
+
+    values = [json.loads(line)["v"] for line in lines]
+    plain = [row[0] for row in rows]
+    if nested:
+        values = [value[0]["v"] for value in values]
+        plain = [value[0]["v"] for value in plain]
+    assert (values[0], values[2], values[3]) == (FIRST[name], None, last)
+    assert values[1].startswith("1970-01-01")
+    assert (plain[0], plain[2], plain[3]) == (FIRST[name], None, last)
+    assert FIRST[name] in csv_lines[1]
+    assert last in csv_lines[4]

@@ -13,9 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.unit.datasets.conftest import Workspace
+from tests.unit.datasets.test_erasure import version
 from vistaflow_services.core.errors import InvalidError
 from vistaflow_services.datasets.build import TableSpec
+from vistaflow_services.datasets.erasure import forget
 from vistaflow_services.datasets.sources import MAX_COLUMNS, Source
+from vistaflow_services.stores.folder import FolderStore
 
 ROWS = [{"id": 1, "name": "가"}, {"id": 2, "name": None}]
 
@@ -255,3 +258,25 @@ def test_names_are_data_and_no_sql(workspace: Workspace) -> None:
     )
 
     assert workspace.rows(built.manifest) == [{name: 1}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("x.json", '[{"id": 1}, {"id": 2}]'), ("x.csv", "id\n1\n2\n"), ("x.parquet", "")],
+)
+def test_a_folder_called_as_a_partition_is_no_column(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    folder = tmp_path / "lot=7, it's [a]"
+    folder.mkdir()
+    workspace = Workspace(store=FolderStore("local", folder / "store"), folder=folder)
+    path = workspace.file(name, content)
+    if not content:
+        pq.write_table(pa.table({"id": [1, 2]}), path)
+
+    built = workspace.table(path, primary_key=("id",))
+    erased = forget([version(built.manifest)], "t", [[2]], workspace.store, folder)
+
+    assert [column.name for column in built.manifest.tables[0].columns] == ["id"]
+    assert workspace.rows(built.manifest) == [{"id": 1}, {"id": 2}]
+    assert workspace.rows(erased.manifest) == [{"id": 1}]

@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from vistaflow._rows import check_pandas
+from vistaflow._rows import check_pandas, python_values
 from vistaflow.api.query.v1 import query_pb2
 from vistaflow.errors import MissingPackageError, UnavailableError, invalid
 
@@ -247,7 +247,7 @@ def _pyarrow() -> Any:
 
 
 def _tuples(table: Any) -> list[tuple[Any, ...]]:
-    columns = [column.to_pylist() for column in table.columns]
+    columns = [python_values(column) for column in table.columns]
     return list(zip(*columns, strict=True)) if columns else []
 
 

@@ -46,6 +46,7 @@ Ready = Callable[[], Awaitable[bool]]
 """Tells whether what the service depends on is there. Raising means no."""
 
 ALLOW_INSECURE = "VISTAFLOW_ALLOW_INSECURE"
+_HERE = ("localhost", "127.0.0.1", "::1")
 
 
 class StartError(Exception):
@@ -308,6 +309,7 @@ def main(service: str, serve: Callable[[], Awaitable[None]]) -> None:
     Raises:
         SystemExit: With 2 if it cannot start as configured.
     """
+    reach_this_machine_directly()
     try:
         asyncio.run(_awaited(serve))
     except (StartError, ServiceError) as error:
@@ -315,6 +317,17 @@ def main(service: str, serve: Callable[[], Awaitable[None]]) -> None:
         raise SystemExit(2) from None
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise SystemExit(130) from None
+
+
+def reach_this_machine_directly() -> None:
+    """Excepts this machine from the proxies of the environment, for every library and child.
+
+    Stores, issuers and engines may listen here, and no proxy reaches the loopback of its caller.
+    """
+    excepted = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    names = dict.fromkeys([*filter(None, map(str.strip, excepted.split(","))), *_HERE])
+    # Libraries differ in which of the two they read.
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(names)
 
 
 async def _awaited(serve: Callable[[], Awaitable[None]]) -> None:

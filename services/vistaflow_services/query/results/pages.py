@@ -4,7 +4,8 @@ A result is read a row group at a time, so memory is that of one row group and o
 whatever its size. Row groups that lie before the first row are skipped by the file's footer.
 
 Text formats write every value exactly: decimals with all their digits, whole numbers of any size,
-times with their zone. CSV has nothing between the delimiters for NULL and `""` for an empty text;
+times with their zone, years before 1 and after 9999 in ISO 8601's long form such as
+`+012026-12-01`. CSV has nothing between the delimiters for NULL and `""` for an empty text;
 lists and structs are JSON in it. JSON has null for NaN and infinities.
 """
 
@@ -22,6 +23,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
+
+from vistaflow._rows import python_values
 
 CHUNK_BYTES: Final = 1 << 20
 """Most bytes of one message."""
@@ -197,7 +200,7 @@ def _csv_column(column: pa.Array) -> pa.Array:
     kind = column.type
     if any(is_kind(kind) for is_kind in _WRITTEN):
         return column
-    if pa.types.is_temporal(kind) and not pa.types.is_interval(kind):
+    if pa.types.is_temporal(kind) and not pa.types.is_interval(kind) and not _is_far(column):
         return pc.cast(column, pa.string())
     texts = (None if value is None else _text(value) for value in _python(column))
     return pa.array(texts, pa.string())
@@ -211,11 +214,22 @@ def _text(value: Any) -> str:
 
 
 def _python(column: pa.Array) -> list[Any]:
-    """The values of a column; nanoseconds as text, which Python's times do not have."""
+    """The values of a column; times that Python does not have as text."""
     kind = column.type
     if pa.types.is_timestamp(kind) and kind.unit == "ns":
         column = pc.cast(column, pa.string())
     if pa.types.is_map(kind):
-        return [None if value is None else dict(value) for value in column.to_pylist()]
-    values: list[Any] = column.to_pylist()
-    return values
+        return [None if value is None else dict(value) for value in python_values(column)]
+    return python_values(column)
+
+
+def _is_far(column: pa.Array) -> bool:
+    """Whether a column has a date or time that Python does not have."""
+    kind = column.type
+    if not (pa.types.is_date(kind) or pa.types.is_timestamp(kind)):
+        return False
+    try:
+        pc.min_max(column).as_py()
+    except (OverflowError, ValueError):
+        return True
+    return False

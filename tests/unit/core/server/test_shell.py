@@ -2,16 +2,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.server
+import importlib
 import logging
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import grpc
+import obstore
 import pytest
 from google.protobuf import wrappers_pb2
 from google.rpc import error_details_pb2, status_pb2
@@ -25,8 +29,10 @@ from vistaflow_services.core.server.shell import (
     ServerSettings,
     StartError,
     make_server,
+    reach_this_machine_directly,
     run,
 )
+from vistaflow_services.stores import bucket
 
 NAME = "vistaflow.api.registry.v1.RegistryService"
 TEST_SERVICE = "test.Service"
@@ -494,3 +500,39 @@ shell.main("deaf", serve)
 
 def test_a_service_ends_though_a_task_lost_its_cancellation() -> None:
     assert subprocess.run([sys.executable, "-c", DEAF], timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize("library", ["httpx", "requests", "obstore"])
+def test_what_listens_here_is_reached_past_a_proxy(
+    monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "intranet.example")
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("content-length", "2")
+            self.end_headers()
+            self.wfile.write(b"ok")
+
+        def log_message(self, *_: object) -> None:
+            """Says nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+
+        reach_this_machine_directly()
+
+        match library:
+            case "obstore":
+                config: Any = {"aws_endpoint": url, "aws_region": "x", "aws_skip_signature": "true"}
+                content = obstore.get(bucket.connect("b", "b", "", config), "x").bytes()
+            case _:
+                content = importlib.import_module(library).get(f"{url}/b/x").content
+        server.shutdown()
+    assert bytes(content) == b"ok"
+    assert os.environ["no_proxy"].split(",")[0] == "intranet.example"
