@@ -60,7 +60,7 @@ class Recorder:
                 continue
             try:
                 more = await self.record()
-                looked_at, seen = time.monotonic(), head
+                looked_at, seen = time.monotonic(), -1 if more else head
                 if time.monotonic() - forgot_at > FORGET_SECONDS:
                     forgot_at = time.monotonic()
                     await self._store.forget()
