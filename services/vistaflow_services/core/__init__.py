@@ -3,6 +3,7 @@
 No wing imports one above it here:
 
 work/               leased jobs: workers, child processes, artifacts
+work.forks/         attempts forked from a process with their imports done
 server/             the shell a service runs in, metrics, probes
 door/               who may call, and how often
 rpc/                the handling of every call: errors, sizes, TLS, reflection

@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import functools
 import importlib.metadata
 import logging
 import os
@@ -57,8 +58,8 @@ from vistaflow_services.core.work.worker import Worker
 
 logger = logging.getLogger(__name__)
 
-ANNOUNCE_SECONDS = 2.0
-"""How often a service tells the registry where it listens."""
+ANNOUNCE_SECONDS = 5.0
+"""How often a service tells the registry where it listens, beside each change of its health."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -355,19 +356,18 @@ def _worker(
 
 async def _announce(name: str, registry: RegistryClient, server: Server, address: str) -> None:
     """Announces the service's address to the registry, again and again and when health changes."""
-    announced_at, announced_health = -ANNOUNCE_SECONDS, False
-    loop = asyncio.get_running_loop()
     while True:
-        if loop.time() - announced_at >= ANNOUNCE_SECONDS or announced_health != server.serving:
-            serving = server.serving
-            try:
-                status = "SERVING" if serving else "NOT_SERVING"
-                await registry.announce(name, address, version(), status)
-                announced_at, announced_health = loop.time(), serving
-            except ServiceError as error:
-                logger.debug("not announced: %s", error)
-                await asyncio.sleep(1.0)
-        await asyncio.sleep(0.2)
+        server.health_changed.clear()
+        status = "SERVING" if server.serving else "NOT_SERVING"
+        wait = ANNOUNCE_SECONDS
+        try:
+            await registry.announce(name, address, version(), status)
+        except ServiceError as error:
+            logger.debug("not announced: %s", error)
+            wait = 1.0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait):
+                await server.health_changed.wait()
 
 
 @contextlib.asynccontextmanager
@@ -420,6 +420,7 @@ def advertised(config: StageConfig, address: str) -> str:
     return f"{socket.gethostname()}:{port}" if host in ("0.0.0.0", "[::]") else address
 
 
+@functools.cache
 def version() -> str:
     """The version of vistaflow."""
     try:

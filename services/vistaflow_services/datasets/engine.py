@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 
 from vistaflow_services.core.errors import ExhaustedError, field_error
@@ -79,6 +78,8 @@ class Engine:
 
         self.stored: float | None = None
         """How much of its files is stored, from 0 to 1, once that has begun."""
+        import duckdb
+
         self._connection = duckdb.connect(config={"threads": 1})
         settings = {
             "memory_limit": quoted(f"{memory_bytes}B"),
@@ -202,6 +203,8 @@ class Engine:
 @contextlib.contextmanager
 def failures(field: str) -> Iterator[None]:
     """DuckDB's errors as those of a service; their texts contain SQL, paths and values."""
+    import duckdb
+
     try:
         yield
     except duckdb.OutOfMemoryException:

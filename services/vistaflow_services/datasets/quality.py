@@ -20,11 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import duckdb
-
 from vistaflow_services.core.errors import field_error
 from vistaflow_services.datasets.engine import Engine, named, no_rows, quoted
-from vistaflow_services.datasets.expressions import safe_sql
 from vistaflow_services.datasets.manifest import Column, find_column
 
 TYPE, PRIMARY_KEY, DUPLICATE = "type", "primary_key", "duplicate"
@@ -112,6 +109,8 @@ def _condition(rule: Rule, columns: Sequence[Column], field: str) -> str:
     if bool(rule.expression) == bool(rule.column):
         raise field_error(field, "needs either an expression or a column with conditions")
     if rule.expression:
+        from vistaflow_services.datasets.expressions import safe_sql
+
         return safe_sql(rule.expression, columns, f"{field}.expression")
     column = find_column(columns, rule.column, f"{field}.column")
     name, kind = named(column.name), column.type
@@ -173,6 +172,8 @@ def check_pattern(pattern: str, field: str) -> None:
     Raises:
         InvalidError: It is none.
     """
+    import duckdb
+
     try:
         with duckdb.connect() as connection:
             connection.execute(f"SELECT regexp_full_match('', {quoted(pattern)})")
@@ -213,6 +214,8 @@ def winners_sql(
             raise field_error("dedupe.by", "has no meaning with `first`; leave it out")
         return f"SELECT min(_row) AS winner FROM {relation} GROUP BY {group}"
     assert dedupe is not None
+    from vistaflow_services.datasets.expressions import safe_sql
+
     by = safe_sql(dedupe.by, columns, "dedupe.by")
     place = "_row" if keep == "newest" else "-_row"
     order = f"(({by}) IS NOT NULL, ({by}), {place})"

@@ -16,7 +16,6 @@ import pyarrow as pa
 
 from vistaflow_services.core.errors import field_error
 from vistaflow_services.datasets.engine import MEMORY_BYTES, Engine, named, no_rows, parquet
-from vistaflow_services.datasets.expressions import safe_sql
 from vistaflow_services.datasets.manifest import (
     REJECT_COLUMNS,
     Column,
@@ -74,7 +73,11 @@ def read(
         if number < 0:
             raise field_error(field, f"is {number}; it is at least 0")
     selected = _selected(table, columns, rejects=rejects)
-    condition = safe_sql(filter, known, "filter") if filter else ""
+    condition = ""
+    if filter:
+        from vistaflow_services.datasets.expressions import safe_sql
+
+        condition = safe_sql(filter, known, "filter")
     if condition:
         _check_filter(known, condition, folder)
     select = f"SELECT {', '.join(named(column.name) for column in selected)}"

@@ -33,7 +33,7 @@ from vistaflow_services.gateway.upstream import Upstream
 
 logger = logging.getLogger(__name__)
 
-READY_SECONDS = 1.0
+READY_SECONDS = 2.0
 """How often the registry is asked whether it serves, and told where the gateway is."""
 
 

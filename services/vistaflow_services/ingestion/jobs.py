@@ -207,6 +207,9 @@ JOBS: Final[dict[str, Callable[[Attempt], dict[str, Any]]]] = {
 }
 """The jobs of this service, by type."""
 
+PRELOAD: Final = ("duckdb", "vistaflow_services.datasets.expressions")
+"""What the service itself loads with the first data set."""
+
 
 def _manifest(attempt: Attempt, collected: Collected) -> dict[str, Any]:
     deck = collected.deck

@@ -102,7 +102,7 @@ class Registry:
             lease_seconds=config.lease_seconds,
             patience_hours=config.delivery_hours,
         )
-        self.recorder = Recorder(pool, self.outbox)
+        self.recorder = Recorder(pool, self.outbox, lambda: self.hub.head)
         self._tasks: list[asyncio.Task[None]] = []
         meters = RegistryMeters(metrics) if metrics is not None else None
         self._conninfo = str(pool.conninfo)

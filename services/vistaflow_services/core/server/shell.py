@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import ipaddress
 import logging
 import os
@@ -123,6 +124,8 @@ class Server(grpc.aio.Server):
         self._health = health.aio.HealthServicer()
         self._serving: bool | None = None
         self._has_served = False
+        self.health_changed = asyncio.Event()
+        """Set whenever health has changed; cleared by its one reader."""
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self)
         Reflection((*service_names, health.SERVICE_NAME)).add_to(self)
         if metrics is not None:
@@ -139,6 +142,7 @@ class Server(grpc.aio.Server):
             return
         self._serving = serving
         self._has_served |= serving
+        self.health_changed.set()
         response = health_pb2.HealthCheckResponse
         status = response.SERVING if serving else response.NOT_SERVING
         for name in ("", *self.service_names):
@@ -287,6 +291,7 @@ async def run(
     stop = stop or asyncio.Event()
     with signals(stop.set):
         await server.start()
+        _return_memory()
         async with _readiness(server, ready):
             await stop.wait()
         logger.info("draining")
@@ -387,6 +392,12 @@ async def _readiness(server: Server, ready: Ready | None) -> AsyncIterator[None]
         yield
     finally:
         await ended([watching])
+
+
+def _return_memory() -> None:
+    """Gives back what imports used for a time, which glibc would keep."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @contextlib.contextmanager

@@ -40,6 +40,9 @@ WELCOME_SECONDS = 10.0
 PROGRESS_SECONDS = 1.0
 """Least time between two heartbeats that carry progress."""
 
+LOOK_AGAIN = registry_pb2.LeaseJobsRequest()
+"""Is not sent: ends the wait of what sends heartbeats, which depends on whether anything runs."""
+
 RELEASE_MEMORY_SECONDS = 60.0
 """How long a release is sent again after a reconnect: the first may have been lost."""
 
@@ -227,6 +230,7 @@ class Worker:
             self._release(registry_pb2.Release(job_id=job_id, attempt=attempt, reason=reason))
             return
         self._runs[run.key] = run
+        self._out.put_nowait(LOOK_AGAIN)
         task = asyncio.create_task(self._supervise(run))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -253,8 +257,12 @@ class Worker:
         every = self._lease_seconds / 3
         last, named = 0.0, set(self._runs)
         while True:
+            # Without attempts there is no progress to look at between heartbeats.
+            is_idle = not self._runs and not named
+            wait = max(0.0, last + every - time.monotonic()) if is_idle else PROGRESS_SECONDS
+            message: registry_pb2.LeaseJobsRequest | None
             try:
-                async with asyncio.timeout(min(PROGRESS_SECONDS, every)):
+                async with asyncio.timeout(min(wait, every)):
                     message = await self._out.get()
             except TimeoutError:
                 # Attempts that came or went are news as well: the registry hears that a grant
@@ -265,6 +273,8 @@ class Worker:
                 if news or time.monotonic() - last >= every:
                     last, named = time.monotonic(), set(self._runs)
                     await call.write(self._heartbeat())
+                continue
+            if message is LOOK_AGAIN:
                 continue
             if message is None:
                 await call.done_writing()

@@ -10,7 +10,6 @@ from vistaflow.api.ingestion.v1 import ingestion_pb2 as pb
 from vistaflow_services.core.errors import InvalidError, Violations
 from vistaflow_services.core.names import is_dataset_alias, is_dataset_name
 from vistaflow_services.datasets.build import MAX_TABLES, TableSpec
-from vistaflow_services.datasets.expressions import column_names
 from vistaflow_services.datasets.manifest import Column, Reference
 from vistaflow_services.datasets.quality import (
     MAX_RULES,
@@ -142,7 +141,7 @@ def _check_dedupe(violations: Violations, table: pb.ImportTable, field: str) -> 
     check_key(violations, table.dedupe.key, f"{field}.key")
     dedupe, key = _dedupe(table.dedupe), tuple(table.primary_key)
     with _noted(violations, "dedupe", field):
-        names = column_names(dedupe.by, "dedupe.by") if dedupe.by else set()
+        names = _names_in(dedupe.by, "dedupe.by")
         winners_sql(dedupe, key, _columns({*names, *dedupe.key, *key}), "t")
 
 
@@ -151,7 +150,7 @@ def _check_rule(violations: Violations, rule: pb.QualityRule, field: str) -> Non
         violations.add(f"{field}.allowed", "has an empty value; not_null is for missing ones")
         return
     with _noted(violations, "rules[0]", field):
-        names = column_names(rule.expression, "rules[0].expression") if rule.expression else set()
+        names = _names_in(rule.expression, "rules[0].expression")
         rules_sql([_rule(rule)], (), _columns({*names, rule.column}))
     if rule.pattern:
         with _noted(violations):
@@ -207,3 +206,12 @@ def _rule(rule: pb.QualityRule) -> Rule:
 def _value(value: pb.RuleValue) -> Scalar | None:
     kind = value.WhichOneof("value")
     return getattr(value, kind) if kind else None
+
+
+def _names_in(expression: str, field: str) -> set[str]:
+    """The names of the columns in an expression, which may be empty."""
+    if not expression:
+        return set()
+    from vistaflow_services.datasets.expressions import column_names
+
+    return column_names(expression, field)

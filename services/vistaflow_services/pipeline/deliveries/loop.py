@@ -25,7 +25,8 @@ logger = logging.getLogger(__name__)
 AT_ONCE: Final = 32
 """Deliveries that are being sent at once."""
 
-LOOK_SECONDS: Final = 1.0
+LOOK_SECONDS: Final = 2.0
+"""How often deliveries that are due are looked for while none is sent."""
 
 
 class Courier:

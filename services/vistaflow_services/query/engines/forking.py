@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import select
 import signal
 import socket
 import struct
@@ -29,6 +30,9 @@ from vistaflow_services.query.engines import child
 
 START_SECONDS = 30.0
 """After which a server that does not answer is replaced."""
+
+IDLE_SECONDS = 300.0
+"""After which a server without queries ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +79,15 @@ def fork() -> QueryProcess:
 class ForkingServer:
     """Starts the processes of queries for a service, which has threads and must not fork itself.
 
-    It starts with the first query, and again if it ends. One is enough for a service. Its methods
-    may be called from any thread.
+    It starts with the first query, and again if it ends, as it does without queries. One is enough
+    for a service. Its methods may be called from any thread.
+
+    Args:
+        idle_seconds: After which it ends if there is no query.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, idle_seconds: float = IDLE_SECONDS) -> None:
+        self._idle_seconds = idle_seconds
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
@@ -118,7 +126,7 @@ class ForkingServer:
         ours, theirs = socket.socketpair()
         with theirs:
             process = self._process = subprocess.Popen(
-                module_command(__name__),
+                [*module_command(__name__), str(self._idle_seconds)],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,
@@ -141,13 +149,23 @@ def _end(connection: socket.socket, process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def serve(control: socket.socket) -> None:
-    """Forks a process for each request until the other side closes."""
+def serve(control: socket.socket, idle_seconds: float = IDLE_SECONDS) -> None:
+    """Forks a process for each request until the other side closes, or nothing is asked for."""
     # Ended processes are not waited for: the kernel takes them.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     gc.collect()
     gc.freeze()
+    queries: list[int] = []
     while True:
+        is_asked = bool(select.select([control], [], [], idle_seconds)[0])
+        # The descriptor of a process is readable when that has ended.
+        for ended in select.select(queries, [], [], 0)[0] if queries else ():
+            queries.remove(ended)
+            os.close(ended)
+        if not is_asked:
+            if queries:
+                continue
+            return
         data, descriptors, _, _ = socket.recv_fds(control, 1, 1)
         if not data:
             return
@@ -159,10 +177,10 @@ def serve(control: socket.socket) -> None:
             # The process waits for its request, so that it is still there.
             handle = os.pidfd_open(process_id)
             socket.send_fds(control, [struct.pack("!Q", process_id)], [handle])
-            os.close(handle)
+            queries.append(handle)
 
 
 if __name__ == "__main__":
     os.set_inheritable(0, False)
-    serve(socket.socket(fileno=0))
+    serve(socket.socket(fileno=0), *map(float, sys.argv[1:]))
     sys.exit(0)

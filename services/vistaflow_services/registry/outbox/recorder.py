@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from vistaflow_services.core import config, off_loop
@@ -24,6 +24,11 @@ from vistaflow_services.registry.outbox.store import OutboxStore
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 0.5
+
+IDLE_SECONDS: Final = 10.0
+"""How often the database is asked although the log has not grown: another registry that was
+recording may have died, or its own look may have failed."""
+
 ROWS_AT_ONCE: Final = 20_000
 """Rows of the log that one transaction reads through."""
 
@@ -36,18 +41,26 @@ class Recorder:
     Args:
         pool: Connections whose search path is the registry's schema.
         store: Deletes what is no longer kept, and tells the time.
+        head: The last revision that this registry knows.
     """
 
-    def __init__(self, pool: Pool, store: OutboxStore) -> None:
+    def __init__(self, pool: Pool, store: OutboxStore, head: Callable[[], int]) -> None:
         self._connections = Connections(pool)
         self._store = store
+        self._head = head
 
     async def run(self) -> None:
         """Records again and again, without end."""
         forgot_at = time.monotonic()
+        looked_at, seen = -IDLE_SECONDS, -1
         while True:
+            head = self._head()
+            if head == seen and time.monotonic() - looked_at < IDLE_SECONDS:
+                await asyncio.sleep(LOOK_SECONDS)
+                continue
             try:
                 more = await self.record()
+                looked_at, seen = time.monotonic(), -1 if more else head
                 if time.monotonic() - forgot_at > FORGET_SECONDS:
                     forgot_at = time.monotonic()
                     await self._store.forget()

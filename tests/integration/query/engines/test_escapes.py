@@ -424,3 +424,19 @@ def test_a_server_that_nobody_closes_is_closed_before_it_is_collected(
     del server
     gc.collect()
     assert problems == []
+
+
+def test_the_process_that_forks_queries_ends_without_any_and_starts_again() -> None:
+    server = ForkingServer(idle_seconds=0.05)
+    try:
+        processes = set()
+        for _ in range(2):
+            query = server.fork()
+            process = server._process
+            assert process is not None
+            query.close()
+            assert process.wait(120) == 0
+            processes.add(process.pid)
+        assert len(processes) == 2
+    finally:
+        server.close()

@@ -2,7 +2,7 @@
 
 A service that was started by itself owns its fork server. In a suite the supervisor owns one for
 all, and each service has a link to the supervisor, over which it gets a connection whenever a fork
-server starts. So there is no name in the file system that somebody else could connect to.
+server starts. So there is no name in the file system that other programs could connect to.
 """
 
 from __future__ import annotations

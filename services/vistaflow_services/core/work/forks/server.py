@@ -26,12 +26,16 @@ import socket
 import sys
 import traceback
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 from vistaflow_services.core.work import child
 
 HARMLESS_THREADS = ("jemalloc_bg_thd",)
 """Threads of libraries that know how to be forked."""
+
+OPTIONAL = ("pandas",)
+"""Packages that libraries load only to recognise their objects, which no job has: 36 MiB."""
 
 MAX_REQUEST_BYTES = 512
 DESCRIPTORS = 4
@@ -57,20 +61,33 @@ def main(arguments: list[str]) -> None:
 
 def _load(module: str) -> bool:
     """Imports the jobs of a stage; whether that succeeded."""
-    try:
-        loaded = importlib.import_module(module)
-    except Exception:
-        # Its attempts are started from nothing, and say the same.
-        traceback.print_exc()
-        return False
-    for name in getattr(loaded, "PRELOAD", ()):
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
+    with _without(*OPTIONAL):
+        try:
+            loaded = importlib.import_module(module)
+        except Exception:
+            # Its attempts are started from nothing, and say the same.
+            traceback.print_exc()
+            return False
+        for name in getattr(loaded, "PRELOAD", ()):
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
     return True
 
 
-class Connection:
-    """One service. What it is told waits here while it does not read, which holds up no other."""
+@contextlib.contextmanager
+def _without(*packages: str) -> Iterator[None]:
+    """While the block runs, packages that are not loaded yet pass for not installed."""
+    hidden = [name for name in packages if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
+class Client:
+    """One service. Messages wait here while it does not read, which holds up no other."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.socket = connection
@@ -112,8 +129,8 @@ class Forking:
     def __init__(self, control: socket.socket, modules: list[str]) -> None:
         self._control = control
         self._modules = modules
-        self._connections: dict[int, Connection] = {}
-        self._owners: dict[int, Connection] = {}
+        self._connections: dict[int, Client] = {}
+        self._owners: dict[int, Client] = {}
         """The connections over which living attempts were asked for, by their pids."""
 
     def serve(self) -> None:
@@ -147,12 +164,12 @@ class Forking:
             self._control, MAX_REQUEST_BYTES, 1, socket.MSG_CMSG_CLOEXEC
         )
         for descriptor in descriptors:
-            connection = Connection(socket.socket(fileno=descriptor))
+            connection = Client(socket.socket(fileno=descriptor))
             self._connections[descriptor] = connection
             connection.tell(ready=self._modules)
         return bool(data)
 
-    def _answer(self, connection: Connection) -> bool:
+    def _answer(self, connection: Client) -> bool:
         """Forks what a service asks for; False when the service is gone."""
         try:
             data, descriptors, _, _ = socket.recv_fds(
