@@ -6,7 +6,6 @@ its result there as `manifest.json`. From one seed all of it comes out the same 
 
 from __future__ import annotations
 
-import datetime
 import functools
 import json
 import threading
@@ -44,12 +43,12 @@ from vistaflow_services.surrogates.dataset import read_design
 from vistaflow_services.surrogates.families.gaussian_process import GaussianProcess
 from vistaflow_services.surrogates.manifest import (
     ModelManifest,
-    ModelReport,
     ModelTestManifest,
     PreparationManifest,
     PublishedDataset,
     ScalerManifest,
     TrainingTable,
+    publish_model,
 )
 from vistaflow_services.surrogates.metrics import HeldOut, doubts_of
 from vistaflow_services.surrogates.model import ResponseModel
@@ -198,26 +197,15 @@ def train_model(attempt: Attempt) -> Result:
         on_response=watch.response_done,
         workers=attempt.workers,
     )
-    folder = attempt.folder / "model"
-    digest = model.save(folder)
-    described = attempt.artifacts.describe(folder)
-    manifest = ModelManifest(
-        model=PublishedFile(uri=described["uri"], sha256=digest, bytes=described["bytes"]),
-        model_id=attempt.job_id,
-    )
-    report = ModelReport(
-        kit_id=attempt.kit_id,
-        created_at=datetime.datetime.now(datetime.UTC).isoformat(),
-        families={response.name: response.family for response in model.responses},
-        cv={response.name: response.scores for response in model.responses},
+    return publish_model(
+        attempt,
+        model,
+        source,
         details={response.name: _details(response) for response in model.responses},
-        held_parameters=model.held,
-        training_rows=scaler.fitted_on,
         folds=folds,
         seed=plan.seed,
         hyperparameters=plan.hyper_parameters,
     )
-    return {**manifest.to_dict(), **report.to_dict(), **source.to_dict()}
 
 
 class _TrainingWatch:

@@ -6,7 +6,6 @@ the optimum lies, because the design has no points there and the study has most 
 
 from __future__ import annotations
 
-import datetime
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -15,14 +14,13 @@ from typing import Any
 import numpy as np
 
 from vistaflow_services.core.errors import InvalidError
-from vistaflow_services.core.results import PublishedFile
 from vistaflow_services.core.work.attempt import Attempt
 from vistaflow_services.decks.cells import cell_count
 from vistaflow_services.decks.space import Choice, Space
 from vistaflow_services.optimize.domain import Trial
 from vistaflow_services.surrogates.choice import Scores, choose_family
 from vistaflow_services.surrogates.dataset import DesignRows, held_parameters
-from vistaflow_services.surrogates.manifest import ModelManifest, ModelReport, TrainingTable
+from vistaflow_services.surrogates.manifest import TrainingTable, publish_model
 from vistaflow_services.surrogates.model import Model, ResponseModel
 from vistaflow_services.surrogates.preparation import Preparation, prepare
 from vistaflow_services.surrogates.scaling import fit_scaler
@@ -116,9 +114,16 @@ def publish_last_model(
         model = train_last_model(
             trials, space, units, deck_id=deck_id, families=families, seed=seed, fixed=fixed
         )
-        folder = attempt.folder / "model"
-        digest = model.save(folder)
-        described = attempt.artifacts.describe(folder)
+        table = TrainingTable(
+            deck_id=deck_id,
+            responses=[
+                {"name": response.name, "unit": response.unit} for response in model.responses
+            ],
+            transforms={
+                response.name: str(model.transform(response.name)) for response in model.responses
+            },
+        )
+        return publish_model(attempt, model, table)
     except InvalidError as error:
         print(f"no model of the study: {error.message}", file=sys.stderr, flush=True)
         return None
@@ -126,23 +131,3 @@ def publish_last_model(
         traceback.print_exc()
         print("no model of the study: it could not be trained", file=sys.stderr, flush=True)
         return None
-    manifest = ModelManifest(
-        model=PublishedFile(uri=described["uri"], sha256=digest, bytes=described["bytes"]),
-        model_id=attempt.job_id,
-    )
-    report = ModelReport(
-        kit_id=attempt.kit_id,
-        created_at=datetime.datetime.now(datetime.UTC).isoformat(),
-        families={response.name: response.family for response in model.responses},
-        cv={response.name: response.scores for response in model.responses},
-        held_parameters=dict(model.held),
-        training_rows=model.scaler.fitted_on,
-    )
-    table = TrainingTable(
-        deck_id=deck_id,
-        responses=[{"name": response.name, "unit": response.unit} for response in model.responses],
-        transforms={
-            response.name: str(model.transform(response.name)) for response in model.responses
-        },
-    )
-    return {**manifest.to_dict(), **report.to_dict(), **table.to_dict()}

@@ -7,11 +7,16 @@ ML_TRAIN does, without the dataset.
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vistaflow_services.core.results import FILES, ONE_FILE, Manifest, PublishedFile
+
+if TYPE_CHECKING:
+    from vistaflow_services.core.work.attempt import Attempt
+    from vistaflow_services.surrogates.model import Model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +103,36 @@ class ModelReport(Manifest):
     folds: int | None = None
     seed: int | None = None
     hyperparameters: Mapping[str, Any] | None = None
+
+
+def publish_model(
+    attempt: Attempt, model: Model, table: TrainingTable, **details: Any
+) -> dict[str, Any]:
+    """Writes a model into an attempt's folder; answers the result that describes it.
+
+    Args:
+        attempt: The job that trained it.
+        model: What it trained.
+        table: What it was trained on.
+        details: More of its `ModelReport`.
+    """
+    folder = attempt.folder / "model"
+    digest = model.save(folder)
+    described = attempt.artifacts.describe(folder)
+    manifest = ModelManifest(
+        model=PublishedFile(uri=described["uri"], sha256=digest, bytes=described["bytes"]),
+        model_id=attempt.job_id,
+    )
+    report = ModelReport(
+        kit_id=attempt.kit_id,
+        created_at=datetime.datetime.now(datetime.UTC).isoformat(),
+        families={response.name: response.family for response in model.responses},
+        cv={response.name: response.scores for response in model.responses},
+        held_parameters=dict(model.held),
+        training_rows=model.scaler.fitted_on,
+        **details,
+    )
+    return {**manifest.to_dict(), **report.to_dict(), **table.to_dict()}
 
 
 @dataclass(frozen=True, kw_only=True)

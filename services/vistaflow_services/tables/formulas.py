@@ -37,9 +37,7 @@ def _are_negative_integers(texts: pa.Array) -> bool:
     minuses = data[offsets[:-1]] == ord("-")
     digits = np.count_nonzero(characters - ord("0") < 10)
     return bool(
-        minuses.all()
-        and digits == len(characters) - len(texts)
-        and (np.diff(offsets) > 1).all()
+        minuses.all() and digits == len(characters) - len(texts) and (np.diff(offsets) > 1).all()
     )
 
 

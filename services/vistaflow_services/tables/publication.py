@@ -36,8 +36,8 @@ _ENDINGS = {Compression.NONE: "csv", Compression.GZIP: "csv.gz", Compression.ZST
 _CANDIDATES = (("BIGINT", pa.int64()), ("DOUBLE", pa.float64()), ("BOOLEAN", pa.bool_()))
 
 CONVENTIONS = {
-    "inputs": "size_bytes and sha256 are of the bytes that were read, as they are stored (encrypted, "
-    "compressed); version is the time of the last change in ns since 1970, or the ETag",
+    "inputs": "size_bytes and sha256 are of the bytes that were read, as they are stored, such as "
+    "encrypted; version is the time of the last change in ns since 1970, or the ETag",
     "rows": "_row is the number of a record, from 1 over all inputs of the sequence; in a child "
     "table it is _parent, # and _index",
     "child tables": "_parent is the _row of the parent's row, _index the position in the array or "

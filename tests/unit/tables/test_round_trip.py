@@ -16,8 +16,13 @@ from hypothesis import strategies as st
 from tests.unit.tables.conftest import Output
 from vistaflow_services.tables.conversion import Conversion, EngineName
 from vistaflow_services.tables.engines.choice import Choice, has_text_engine
+from vistaflow_services.tables.engines.columns import UnknownError, columns_of
+from vistaflow_services.tables.engines.python import PythonEngine
+from vistaflow_services.tables.literals import decode
+from vistaflow_services.tables.pieces import Pieces
 from vistaflow_services.tables.run import convert
-from vistaflow_services.tables.sources import Source
+from vistaflow_services.tables.shape import Shape
+from vistaflow_services.tables.sources import PlainStream, Source
 
 Leaf = tuple[Any, ...]
 
@@ -194,6 +199,49 @@ def test_records_of_a_known_shape_are_for_the_fast_engine(choice: Choice) -> Non
     check(choice, records, records)
     assert sum(choice.records.values()) == 2
     assert len(choice.records) == (2 if choice._engines else 1)
+
+
+@settings(max_examples=100, deadline=None)
+@given(records=SHAPED)
+def test_columns_taken_at_once_are_those_taken_one_by_one(records: list[dict[str, Any]]) -> None:
+    shape = Shape(frozenset())
+    content = b"\n".join(json.dumps(record).encode() for record in records)
+    stream = PlainStream(Source(name="x", open=lambda: io.BytesIO(content)))
+    piece = Pieces(stream, start=0, in_array=False, first_record=1).next(1 << 20, 0)
+    assert piece is not None
+    expected = {rows.table.path: rows.columns for rows in PythonEngine().convert(piece, shape)}
+    state = shape.state
+
+    try:
+        every, _ = columns_of(shape, decode(bytes(piece.body)), 1)
+    except UnknownError:
+        return
+    assert {rows.table.path: rows.columns for rows in every} == expected
+    assert shape.state == state
+
+
+def test_objects_with_other_kinds_of_values_are_taken_one_by_one() -> None:
+    shape = Shape(frozenset())
+    known = [{"a": 1, "b": {"c": ["x"]}, "d": [{"e": None}, {"e": "y"}]}]
+    content = json.dumps(known).encode()
+    stream = PlainStream(Source(name="x", open=lambda: io.BytesIO(content)))
+    piece = Pieces(stream, start=0, in_array=False, first_record=1).next(1 << 20, 0)
+    assert piece is not None
+    PythonEngine().convert(piece, shape)
+
+    _, keys = columns_of(shape, known, 1)
+    assert keys == 6
+    for new in (
+        {"a": {}},
+        {"z": 1},
+        {"d": [1]},
+        {"d": [None]},
+        {"b": [{}]},
+        {"b": "x"},
+        {"d": "x"},
+    ):
+        with pytest.raises(UnknownError):
+            columns_of(shape, [*known, new], 1)
 
 
 def check(choice: Choice, first: list[dict[str, Any]], records: list[dict[str, Any]]) -> None:

@@ -1,6 +1,7 @@
 """The engines that turn pieces of records into columns of tables, behind one contract.
 
 python.py         takes the records apart in Python: exact for any input; learns the shape
+columns.py        the same a column at a time, where nothing is new
 arrays.py         Arrow arrays from NumPy and Python, and back
 nested.py         columns of tables from records that a parser read into nested Arrow arrays
 duckdb_engine.py  DuckDB as that parser

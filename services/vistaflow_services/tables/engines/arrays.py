@@ -32,8 +32,21 @@ def texts(values: Iterable[str | None]) -> pa.Array:
     Raises:
         UnicodeEncodeError: One has a lone surrogate.
     """
+    cells = list(values)
+    joined = np.frombuffer("\0".join([cell or "" for cell in cells]).encode(), np.uint8)
+    ends = np.flatnonzero(joined == 0)
+    if len(ends) == len(cells) - 1:  # no text has the character itself
+        offsets = np.zeros(len(cells) + 1, np.int32)
+        offsets[1:-1] = ends
+        offsets[-1] = len(joined)
+        offsets[1:] -= np.arange(len(cells), dtype=np.int32)
+        bits = booleans(np.array([cell is not None for cell in cells])) if None in cells else None
+        buffers = [bits.buffers()[1] if bits else None, pa.py_buffer(offsets)]
+        return pa.Array.from_buffers(
+            pa.string(), len(cells), [*buffers, pa.py_buffer(joined[joined != 0])]
+        )
     builder = StringBuilder()
-    builder.append_values(values)
+    builder.append_values(cells)
     return builder.finish()
 
 

@@ -165,19 +165,30 @@ def _child(
         if elements.null_count:
             raise DeclinedError("an array has null among its objects")
     sizes = _sizes(lists)
-    owner = np.repeat(np.arange(len(sizes)), sizes)
-    index = np.arange(1, len(owner) + 1) - (np.cumsum(sizes) - sizes)[owner]
-    parent = parents.take(integers(owner))
-    number = integers(index.astype(np.int64))
-    row = pc.binary_join_element_wise(parent, number.cast(pa.string()), text("#"))
-    keys = [row, parent, number]
+    keys = child_keys(parents, sizes)
     if names is not None:
+        owner = np.repeat(np.arange(len(sizes)), sizes)
         codes = as_numpy(names.dictionary_encode().indices)
         if len(np.unique(owner * (len(codes) + 1) + codes)) < len(codes):
             raise DeclinedError("an object has a key twice")
         keys.append(names)
         leaves.keys += len(elements) - elements.null_count
     _table(table, elements, keys, leaves, rows)
+
+
+def child_keys(parents: pa.Array, sizes: npt.NDArray[np.int64]) -> list[pa.Array]:
+    """The columns `_row`, `_parent` and `_index` of the rows of a child table.
+
+    Args:
+        parents: The `_row` of each parent, as text.
+        sizes: How many rows each has.
+    """
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    index = np.arange(1, len(owner) + 1) - (np.cumsum(sizes) - sizes)[owner]
+    parent = parents.take(integers(owner))
+    number = integers(index.astype(np.int64))
+    row = pc.binary_join_element_wise(parent, number.cast(pa.string()), text("#"))
+    return [row, parent, number]
 
 
 def _sizes(lists: pa.Array) -> npt.NDArray[np.int64]:

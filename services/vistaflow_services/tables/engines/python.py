@@ -21,10 +21,10 @@ from vistaflow_services.tables.brackets import count_pairs, has_spaced_colon
 from vistaflow_services.tables.conversion import EngineName
 from vistaflow_services.tables.engines import Rows
 from vistaflow_services.tables.engines.arrays import integers, texts
+from vistaflow_services.tables.engines.columns import NESTED, UnknownError, column_of, columns_of
 from vistaflow_services.tables.literals import (
     MAX_DEPTH,
     MalformedError,
-    Number,
     decode,
     has_object,
     text_of,
@@ -36,7 +36,6 @@ from vistaflow_services.tables.shape import Node, Shape, Table
 BATCH_BYTES = 1 << 19
 """Bytes of records that are Python objects at once; these take about nine times as much."""
 
-_NESTED = {dict, list}
 _Row = tuple[Any, ...]
 _Children = list[tuple[Table, Any]]
 
@@ -96,6 +95,19 @@ class PythonEngine:
             records = decode(text)
         except (MalformedError, InvalidError) as error:
             raise _culprit(piece, first, raws, error) from None
+        number = piece.first_record + first
+        try:
+            rows, self._keys = columns_of(shape, records, number)
+        except (UnknownError, InvalidError):
+            rows = self._learn(piece, first, records, shape)
+        # A decoder keeps the last of two equal keys, so they show in the number of keys. A colon
+        # after a quote inside a string counts as well: then the batch is read again, slowly.
+        if has_spaced_colon(text) or count_pairs(text, b'"', b":") != [self._keys]:
+            _refuse_duplicate_keys(piece, first, raws)
+        return rows
+
+    def _learn(self, piece: Piece, first: int, records: list[Any], shape: Shape) -> list[Rows]:
+        """The rows of records, one by one; what is new in them is added to the shape."""
         batches: dict[Table, _Batch] = {}
         self._keys = 0
         number = piece.first_record + first
@@ -109,10 +121,6 @@ class PythonEngine:
             except InvalidError as error:
                 raise piece.fault(position, error.message, error.reason) from None
             number += 1
-        # A decoder keeps the last of two equal keys, so they show in the number of keys. A colon
-        # after a quote inside a string counts as well: then the batch is read again, slowly.
-        if has_spaced_colon(text) or count_pairs(text, b'"', b":") != [self._keys]:
-            _refuse_duplicate_keys(piece, first, raws)
         return [_columns(table, batch) for table, batch in batches.items()]
 
     def _row(
@@ -165,11 +173,11 @@ class PythonEngine:
         plan = node.plans.get(keys) or self._plan(shape, table, node, value)
         self._keys += len(keys)
         values = plan.values(value)
-        if not _NESTED.isdisjoint(map(type, values)):
+        if not NESTED.isdisjoint(map(type, values)):
             # An object or array where there were only plain values: from now on these keys are
             # looked at one by one.
             for key in plan.names:
-                if value[key].__class__ in _NESTED and node.fields is not None:
+                if value[key].__class__ in NESTED and node.fields is not None:
                     node.fields[key].is_nested = True
             self._keys -= len(keys)
             node.plans.clear()
@@ -208,7 +216,7 @@ class PythonEngine:
         names, nested = [], []
         for key, element in value.items():
             child = shape.field(table, node, key)
-            child.is_nested = child.is_nested or element.__class__ in _NESTED
+            child.is_nested = child.is_nested or element.__class__ in NESTED
             if child.is_nested:
                 nested.append((key, child))
             else:
@@ -262,7 +270,7 @@ def _columns(table: Table, batch: _Batch) -> Rows:
         *([texts(cells[1]), integers(np.array(cells[2], np.int64))] if width > 1 else ()),
         *([texts(cells[3])] if width > 3 else ()),
     ]
-    return Rows(table=table, columns=[*keys, *(_texts(cells[width + s]) for s in table.columns)])
+    return Rows(table=table, columns=[*keys, *(_column(cells[width + s]) for s in table.columns)])
 
 
 def _slots_of(node: Node, value: Any) -> Iterator[int]:
@@ -296,15 +304,8 @@ def _arranged(batch: _Batch, width: int, count: int) -> list[_Row]:
     return arranged
 
 
-def _texts(cells: _Row) -> pa.Array:
-    """A column of texts."""
-    kinds = {*map(type, cells)}
-    kinds.discard(type(None))
-    if kinds <= {str, Number}:
-        return texts(cells)
-    if kinds == {int}:
-        return texts([None if cell is None else str(cell) for cell in cells])
-    return texts([None if cell is None else text_of(cell) for cell in cells])
+def _column(cells: _Row) -> pa.Array:
+    return column_of(cells, {*map(type, cells)} - {type(None)})
 
 
 def _joined(batches: list[list[Rows]]) -> list[Rows]:
