@@ -49,7 +49,7 @@ schemas: env
 	$(BIN)/python tests/contract/schemas.py
 
 # Each prints a table; the other files of the folder are what they share.
-BENCHES := $(wildcard benchmarks/*.py $(addprefix benchmarks/registry/,append.py watch.py memory.py reads.py replicas.py interceptors.py stalls.py))
+BENCHES := $(wildcard benchmarks/*.py $(addprefix benchmarks/registry/,append.py watch.py memory.py reads.py replicas.py interceptors.py stalls.py large_kits.py))
 
 bench: env
 	for each in $(BENCHES); do $(BIN)/python $$each || exit 1; done

@@ -52,6 +52,8 @@ from vistaflow_services.registry.upkeep.programs import program
 COPY_ROWS = 20_000
 """Rows of the file: they take about as long as a turn, so that the start of psql does not count."""
 STREAM_ROWS = 100
+TURNS = 30
+"""Turns of the event loop that a commit without a database takes."""
 COLUMNS = (
     "id, kit_id, job_type, task_name, job_id, status, current_order, created_at, metadata, batch,"
     " attempt, seq, actor, reason"
@@ -86,8 +88,9 @@ class BareServicer(rpc.RegistryServiceServicer):
 class Forgetful(Journal):
     """A journal without a database. It counts its commits in a file.
 
-    A commit takes no time but for a system call; the ledger before it gathers batches as it does
-    with a database.
+    A commit takes some turns of the event loop and no time: what comes meanwhile makes the next
+    batch, as it does with a database, by the rules of the same ledger. With one turn, a commit
+    would hold one row, and what is done once for a commit would be done for each row.
     """
 
     connected = True
@@ -102,8 +105,8 @@ class Forgetful(Journal):
         return Outcome(head=self._begin, commit_id=None, committed_at=datetime.now(UTC))
 
     async def write(self, draft: Any, commit_id: uuid.UUID, answers: Any) -> datetime:
-        # What comes meanwhile makes the next batch, as it does with a database.
-        await asyncio.sleep(0)
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
         self._commit_count += 1
         os.pwrite(self._counter, self._commit_count.to_bytes(8), 0)
         return datetime.now(UTC)

@@ -33,7 +33,7 @@ WHOLE_BYTES = MESSAGE_BYTES - 64
 WHOLE_FIELDS = ("kit_id", "job_id", "min_revision")
 """What a request holds that asks for the present as a whole."""
 
-MANY_TASKS = 8_000
+MANY_TASKS = 30_000
 """A kit with more tasks is not read as a whole, nor one with more bytes than a message holds."""
 
 MANY_JOBS = 2_000
@@ -105,9 +105,10 @@ class CachedReads:
             cached = await self._cache.kit(request.kit_id) if _is_whole(request) else None
             if cached is not None:
                 tree, revision = cached
-                kit = tree.kit_bytes()
-                if len(kit) <= WHOLE_BYTES:
-                    return b"".join((_KIT, varint(len(kit)), kit, _KIT_REVISION, varint(revision)))
+                kit = tree.kit_parts()
+                size = sum(map(len, kit))
+                if size <= WHOLE_BYTES:
+                    return b"".join((_KIT, varint(size), *kit, _KIT_REVISION, varint(revision)))
             page = self._page(request, _KIT_REVISION)
             if page is not None:
                 return page

@@ -27,6 +27,12 @@ PROGRESS_SECONDS = 0.5
 INLINE_BYTES = 32 * 1024
 """Longest spec of which the wire form is made in the event loop."""
 
+INLINE_TASKS = 1_000
+"""Most tasks of which a tree is built in the event loop."""
+
+PART_OF_CACHE = 2
+"""A kit that takes more than this part of the cache is not held: one half."""
+
 MAX_LARGE = 1_000
 """How many kits are remembered as too large for the cache."""
 
@@ -119,7 +125,7 @@ class KitCache:
                 return None
         else:
             self.hit_count += 1
-        if not await self._tell_progress(tree):
+        if not await self._encode(tree) or not await self._tell_progress(tree):
             return None
         return tree, max(tree.read_at, self._hub.head)
 
@@ -177,13 +183,16 @@ class KitCache:
         kit, revision = await self._source.kit(kit_id)
         if kit is None:
             return None
-        tree = Tree(kit, revision)
+        if sum(len(job.tasks) for job in kit.jobs.values()) > INLINE_TASKS:
+            tree = await off_loop.reading.do(Tree, kit, revision)
+        else:
+            tree = Tree(kit, revision)
         # Before it is asked for as a whole, and with everyone else's work in between.
         for _ in tree.encode():
             await asyncio.sleep(0)
         if len(kit.spec_json) > INLINE_BYTES:
             await off_loop.reading.do(tree.spec_bytes)
-        if tree.size > self.max_bytes // 4:
+        if tree.size > self.max_bytes // PART_OF_CACHE:
             self._large.put(kit_id, True)
             return None
         tree.progress_at = time.monotonic()
@@ -194,6 +203,17 @@ class KitCache:
         self._kit_of.update(dict.fromkeys(tree.job_ids, kit_id))
         self._trees.put(kit_id, tree, tree.size)
         return tree
+
+    async def _encode(self, tree: Tree) -> bool:
+        """Makes the wire form of the rows that came since; False if the tree has left meanwhile."""
+        before = tree.size
+        for _ in tree.encode():
+            await asyncio.sleep(0)
+        if self._trees.peek(tree.kit_id) is not tree:
+            return False
+        if tree.size != before:
+            self._trees.reweigh(tree.kit_id, tree.size)
+        return True
 
     async def _tell_progress(self, tree: Tree) -> bool:
         """Brings progress up to date; False if the tree has left meanwhile."""

@@ -41,8 +41,9 @@ FIRST_TASKS = 100
 READ_BYTES = MEBIBYTE
 """About how much one query reads; JSON may take more room as a Struct."""
 
-SLICE_BYTES = 32 * KIBIBYTE
-"""After so much JSON other calls get a turn; JSON that is all numbers takes long to convert."""
+SLICE_BYTES = 8 * KIBIBYTE
+"""After so much JSON other calls get a turn; JSON that is all numbers takes long to convert. A call
+takes a dozen turns of the event loop, and between any two of them there may be a slice."""
 
 ROW_BYTES = 250
 """What a row without metadata counts of that."""

@@ -274,11 +274,11 @@ async def test_progress_that_was_read_while_its_job_ended_is_not_told(running):
     found = await cache.kit(kit_id)
     assert found is not None
     kit, _ = await running.store.kit(kit_id)
-    assert pb.Kit.FromString(found[0].kit_bytes()) == translate.kit_to_proto(kit)
+    assert pb.Kit.FromString(b"".join(found[0].kit_parts())) == translate.kit_to_proto(kit)
 
 
 async def test_rows_and_their_metadata_are_weighed_and_the_coldest_kits_leave(running):
-    reader = Reader(running, max_bytes=300_000)
+    reader = Reader(running, max_bytes=200_000)
     kits = []
     for _ in range(12):
         job = replace(History(1)._job("only", ()), job_id=uuid.uuid4())
@@ -289,7 +289,7 @@ async def test_rows_and_their_metadata_are_weighed_and_the_coldest_kits_leave(ru
         items.append(replace(items[0], task_name="t", metadata_json=big))
         await running.ledger.submit(c.Append(items=tuple(items)))
         await reader.kit(kits[-1])
-        assert reader.cache.bytes <= 300_000
+        assert reader.cache.bytes <= 200_000
     assert 0 < len(reader.cache) < 12
     assert reader.cache.eviction_count == 12 - len(reader.cache)
     assert kits[0] not in reader.cache._trees
