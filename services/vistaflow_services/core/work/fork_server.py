@@ -3,7 +3,8 @@
 Importing what a stage computes with takes a second or more of processor time. This process does
 it once and then forks an attempt on demand, in milliseconds. It has never touched gRPC and runs
 no thread of its own when it forks: it looks, and refuses to serve if an import has left one
-running. A stage's jobs may name more to import in `PRELOAD`.
+running. A stage's jobs may name more to import in `PRELOAD`, and have a function `PREPARE` that
+is called once, before the first fork.
 
 Over the socket FD come requests with three descriptors: the attempt's stdin, its output, and where
 its messages go. Back go JSON messages: {"ready"}, {"unfit"}, {"forked": pid}, {"ended": pid,
@@ -37,6 +38,7 @@ def main(arguments: list[str]) -> None:
     for name in getattr(loaded, "PRELOAD", ()):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    getattr(loaded, "PREPARE", lambda: None)()
     threads = other_threads()
     if threads:
         _say(control, unfit=threads)
