@@ -323,7 +323,9 @@ def _link(table: SourceTable, folder: str, links: list[str]) -> list[str]:
         keys = [f"{key}={value}" for key, value in zip(_keys(table), values, strict=True)]
         place = "/".join([folder, *keys])
         os.makedirs(place, exist_ok=True)
-        names.append(f"{place}/{number}.{table.format}")
+        # By its name DuckDB knows that a file is compressed.
+        packed = ".gz" if file.path.suffix == ".gz" else ""
+        names.append(f"{place}/{number}.{table.format}{packed}")
         os.symlink(file.path, names[-1])
     links += names
     return names
