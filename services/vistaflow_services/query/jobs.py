@@ -24,6 +24,7 @@ from vistaflow_services.core.work.attempt import Attempt
 from vistaflow_services.core.work.query_results import note_result
 from vistaflow_services.datasets.manifest import to_json
 from vistaflow_services.query.config import Config
+from vistaflow_services.query.engines.child import open_database
 from vistaflow_services.query.engines.contract import Limits, Progress, Query, QueryCanceled
 from vistaflow_services.query.engines.duckdb_engine import DuckDbEngine
 from vistaflow_services.query.submission import (
@@ -37,6 +38,9 @@ from vistaflow_services.query.submission import (
 )
 from vistaflow_services.query.tables.catalog import from_json_bytes
 from vistaflow_services.query.tables.inputs import Places, local_tables
+
+PREPARE: Final = open_database
+"""What the process does first that attempts are forked from."""
 
 MAX_FILES: Final = 200
 """Most files that the published result lists; `parts.json` has all."""

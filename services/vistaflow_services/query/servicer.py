@@ -395,11 +395,11 @@ class QueryServicer(rpc.QueryServiceServicer):
         reused: bool = False,
     ) -> pb.SubmitQueryResponse:
         """The answer about a query, at its end if it comes in time."""
-        pause, loop = 0.01, asyncio.get_running_loop()
+        pause, loop = 0.005, asyncio.get_running_loop()
         give_up = loop.time() + wait
         while job.status not in _ENDED and loop.time() < give_up:
             await asyncio.sleep(min(pause, max(0.0, give_up - loop.time())))
-            pause = min(0.25, pause * 1.5)
+            pause = min(0.25, pause * 1.2)
             job = await self._registry.job_without_tasks(job.job_id)
         answer = pb.SubmitQueryResponse(query=await self._message(job), reused=reused)
         if reused:

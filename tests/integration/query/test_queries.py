@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import io
 import json
 import uuid
@@ -95,6 +96,7 @@ async def suite(
                       FROM range(1200) t(i))
                 TO '{data}/reviews' (FORMAT parquet, PARTITION_BY (year, month))"""
         )
+    (data / "packed.csv.gz").write_bytes(gzip.compress("품목,price\n사과,1.10\n".encode()))
     (data / "prices.csv").write_text("품목,price\n사과,1.10\n배,\n", encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VISTAFLOW_HOME", str(home))
@@ -242,6 +244,7 @@ async def test_a_valid_query_tells_its_columns_and_tables(suite: Suite) -> None:
         ["사과", "1.10"],
         ["배", None],
     ]
+    assert await suite.rows('select * from files."raw/packed.csv.gz"') == [["사과", "1.10"]]
 
 
 async def test_a_result_is_reused_until_a_source_changes(suite: Suite) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 from pathlib import Path
 from typing import Any
@@ -87,3 +88,45 @@ async def test_a_query_downloads_the_partitions_that_it_needs(
     with pytest.raises(NotFoundError) as raised, localized():
         pass
     assert raised.value.reason == "SOURCE_GONE"
+
+
+@pytest.mark.parametrize("suffix", ["csv", "csv.gz"])
+async def test_csv_in_a_bucket_is_a_table(
+    moto: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    for name, value in environment(moto).items():
+        monkeypatch.setenv(name, value)
+    bucket = make_bucket(moto)
+    client: Any = connect("lake", bucket, "", aws_variables("lake", environment(moto)))
+    for month, price in ((1, "1.10"), (2, "2")):
+        content = f"\ufeff품목,price\r\n사과,{price}\r\n".encode()
+        data = gzip.compress(content) if suffix == "csv.gz" else content
+        obstore.put(client, f"prices/month={month}/part.{suffix}", data)
+    artifacts = ArtifactStore(tmp_path / "artifacts")
+    roots = Roots.parse(f"lake=s3://{bucket}")
+    tables = Tables(None, artifacts, roots)  # type: ignore[arg-type]
+    statement = parse('select month, 품목, price from files."lake/prices" order by month')
+    table = await tables.find(statement.tables[0], "p", statement.tree)
+    for folder in ("scratch", "result"):
+        (tmp_path / folder).mkdir()
+    places = Places(
+        artifacts=artifacts,
+        roots=roots,
+        blobs=declared_stores("", 1, tmp_path / "blobs"),
+        project="p",
+        max_bytes=1 << 20,
+        cache=DownloadCache(tmp_path / "cache", 1 << 20),
+    )
+    sql = converted(statement, Dialect.DUCKDB, {statement.tables[0]: (table.name,)})
+    server = ForkingServer()
+    try:
+        with local_tables([table], [(table.name,)], places, tmp_path / "scratch") as sources:
+            query = Query(sql=sql, tables=sources)
+            (part,) = DuckDbEngine(server).run(query, tmp_path / "result").parts
+    finally:
+        server.close()
+
+    assert pq.read_table(part.path).to_pylist() == [
+        {"month": 1, "품목": "사과", "price": "1.10"},
+        {"month": 2, "품목": "사과", "price": "2"},
+    ]

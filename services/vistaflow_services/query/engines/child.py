@@ -1,4 +1,7 @@
-"""The process of one query: it confines itself, opens DuckDB, runs the query and ends.
+"""The process of one query: it confines itself, sets up DuckDB, runs the query and ends.
+
+To open DuckDB takes longer than a small query. So the process that is forked may have opened it, by
+`open_database`: empty, and without any thread, which a fork would not copy.
 
 On its socket it first receives a request, then `b"c"` to cancel; the end of the socket cancels as
 well. It answers with lines of JSON:
@@ -43,6 +46,9 @@ from vistaflow_services.query.statement import Dialect
 INTERRUPT_SECONDS = 1.0
 """How long an interrupted query may take to end by itself."""
 
+ASYNC_THREADS = 8
+"""Threads of DuckDB that read and write files ahead; its own default."""
+
 REPORT_SECONDS = 0.2
 BATCH_ROWS = 16_384
 SLACK_BYTES = 768 << 20
@@ -84,6 +90,20 @@ class Request:
 
     scratch: Path
     """An existing empty folder for what it spills."""
+
+
+_opened: list[duckdb.DuckDBPyConnection] = []
+"""The database that this process was forked with, if any."""
+
+
+def open_database() -> None:
+    """Opens an empty database that the processes forked from this one go on with."""
+    if not _opened:
+        _opened.append(_database())
+
+
+def _database() -> duckdb.DuckDBPyConnection:
+    return duckdb.connect(config={"threads": 1, "async_threads": 0})
 
 
 def main(control: socket.socket, parent: int) -> None:
@@ -183,7 +203,8 @@ class _Work:
         return ""
 
     def _open(self) -> duckdb.DuckDBPyConnection:
-        connection = duckdb.connect(config={"threads": self._limits.threads})
+        # A connection of its own has random numbers of its own.
+        connection = (_opened[0] if _opened else _database()).cursor()
         links: list[str] = []
         views = [
             _view(table, _link(table, f"t{index}", links))
@@ -204,6 +225,12 @@ class _Work:
             "allowed_paths": listed(links),
             "enable_external_access": "false",
         }
+        if self._request.folder is not None:
+            settings = {
+                "threads": str(self._limits.threads),
+                "async_threads": str(ASYNC_THREADS),
+                **settings,
+            }
         for name, value in settings.items():
             connection.execute(f"SET {name} = {value}")
         used = [text for name, text in MACROS.items() if name in self._query.sql.lower()]
@@ -296,7 +323,9 @@ def _link(table: SourceTable, folder: str, links: list[str]) -> list[str]:
         keys = [f"{key}={value}" for key, value in zip(_keys(table), values, strict=True)]
         place = "/".join([folder, *keys])
         os.makedirs(place, exist_ok=True)
-        names.append(f"{place}/{number}.{table.format}")
+        # By its name DuckDB knows that a file is compressed.
+        packed = ".gz" if file.path.suffix == ".gz" else ""
+        names.append(f"{place}/{number}.{table.format}{packed}")
         os.symlink(file.path, names[-1])
     links += names
     return names

@@ -1,7 +1,8 @@
 """DuckDB in one confined process a query.
 
 an attempt of a job     DuckDbEngine()          forks itself: it has the imports done and no
-                                                thread, and must not have opened DuckDB
+                                                thread; it may have DuckDB open as
+                                                `child.open_database` opens it
 a service with threads  DuckDbEngine(server)    asks a `ForkingServer` for the process
 """
 

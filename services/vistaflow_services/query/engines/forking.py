@@ -1,6 +1,7 @@
 """Starts the process of a query: forks this process, or asks one that does nothing else.
 
-A `ForkingServer` has the imports done, one thread and no credentials. It is a process of its own:
+A `ForkingServer` has the imports done, DuckDB open, one thread and no credentials. It is a process
+of its own:
 
     python -m vistaflow_services.query.engines.forking
 
@@ -65,7 +66,7 @@ class QueryProcess:
 
 
 def fork() -> QueryProcess:
-    """Forks this process, which must have one thread and must not have opened DuckDB."""
+    """Forks this process, which must have one thread; see `child.open_database`."""
     ours, theirs = socket.socketpair()
     parent = os.getpid()
     process_id = os.fork()
@@ -153,6 +154,7 @@ def serve(control: socket.socket, idle_seconds: float = IDLE_SECONDS) -> None:
     """Forks a process for each request until the other side closes, or nothing is asked for."""
     # Ended processes are not waited for: the kernel takes them.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    child.open_database()
     gc.collect()
     gc.freeze()
     queries: list[int] = []

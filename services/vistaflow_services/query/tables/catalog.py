@@ -229,7 +229,8 @@ class Tables:
             if file_format is FileFormat.PARQUET:
                 columns = parquet_columns(paths[0])
             elif file_format is FileFormat.CSV:
-                columns = csv_columns(paths[0])
+                with paths[0].open("rb") as file:
+                    columns = csv_columns(file, compressed=paths[0].suffix == ".gz")
             else:
                 size = sum(file.size for file in listed)
                 if size > MAX_JSON_BYTES:
@@ -247,6 +248,9 @@ class Tables:
         elif file_format is FileFormat.PARQUET:
             with remote_file(first.input, "table") as remote:
                 columns = parquet_columns(remote)
+        elif file_format is FileFormat.CSV:
+            with remote_file(first.input, "table") as remote:
+                columns = csv_columns(remote, compressed=first.input.path.suffix == ".gz")
         else:
             raise error_at(
                 name,

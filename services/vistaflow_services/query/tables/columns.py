@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -12,6 +13,9 @@ import duckdb
 import pyarrow.parquet as pq
 
 from vistaflow_services.datasets.manifest import Column
+
+HEADER_BYTES = 1 << 20
+"""Most bytes of the line with the names of a CSV file."""
 
 
 def parquet_columns(file: Path | BinaryIO) -> tuple[Column, ...]:
@@ -25,11 +29,16 @@ def parquet_columns(file: Path | BinaryIO) -> tuple[Column, ...]:
         )
 
 
-def csv_columns(path: Path) -> tuple[Column, ...]:
-    """The columns of a CSV file with a header; all of them are text."""
-    opened = gzip.open if path.name.endswith(".gz") else open
-    with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
-        header = next(csv.reader([file.readline(1 << 20)]), [])
+def csv_columns(file: BinaryIO, *, compressed: bool) -> tuple[Column, ...]:
+    """The columns of a CSV file with a header; all of them are text.
+
+    Args:
+        file: Of it the first MiB is read.
+        compressed: Whether it is gzip.
+    """
+    content = gzip.GzipFile(fileobj=file) if compressed else file
+    line = content.read(HEADER_BYTES).partition(b"\n")[0].decode("utf-8-sig")
+    header = next(csv.reader(io.StringIO(line, newline="")), [])
     return tuple(Column(name=name, type="VARCHAR") for name in header)
 
 

@@ -440,3 +440,20 @@ def test_the_process_that_forks_queries_ends_without_any_and_starts_again() -> N
         assert len(processes) == 2
     finally:
         server.close()
+
+
+def test_queries_of_one_server_have_random_numbers_of_their_own(tmp_path: Path) -> None:
+    # The database that they are forked with is one.
+    server = ForkingServer()
+    values = set()
+    try:
+        for number in range(4):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            query = Query(sql="SELECT random() AS r, uuid() AS u", tables=())
+            (part,) = DuckDbEngine(server).run(query, folder).parts
+            values |= set(pq.read_table(part.path).to_pylist()[0].values())
+    finally:
+        server.close()
+
+    assert len(values) == 8

@@ -3,7 +3,8 @@
 Importing what a stage computes with takes a second or more of processor time. This process does
 it once, for one stage or for all of a suite, and then forks an attempt on demand, in milliseconds.
 It has never touched gRPC and runs no thread of its own when it forks: it looks, and refuses to
-serve if an import has left one running. A stage's jobs may name more to import in `PRELOAD`.
+serve if an import has left one running. A stage's jobs may name more to import in `PRELOAD`, and
+have a function `PREPARE` that is called once, before the first fork.
 
 Over the socket FD come the connections of services, one descriptor a message. When the other side
 closes, this process ends; attempts that still run look after themselves. Over a connection come
@@ -71,6 +72,7 @@ def _load(module: str) -> bool:
         for name in getattr(loaded, "PRELOAD", ()):
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)
+        getattr(loaded, "PREPARE", lambda: None)()
     return True
 
 
