@@ -372,7 +372,7 @@ async def test_output_and_files_of_a_run_are_there_after_it(suite: Suite) -> Non
         files = {"deck.yaml": yaml.encode(), "own.py": source.encode(), "made.txt": b"@Width@"}
         deck = library.put(read_archive(parse_deck(files).to_archive())).deck
         job = await suite.made(deck=deck.digest, size=4, seed=1, parameters=[
-            {"name": "Width", "range": {"low": 1, "high": 2}}
+            {"name": "Width", "low": 1, "high": 2}
         ])  # fmt: skip
         answer = await suite.doe.EvaluateDesign(pb.EvaluateDesignRequest(design_id=job.job_id))
         done = await suite.finished(answer.job)
