@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
 import re
 import time
 from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 from tests.browser.conftest import Served, violations  # type: ignore[import-not-found]
+from vistaflow_services.designs.journal import Journal
+from vistaflow_services.designs.table import Results, result_table
 
 KIT = """
 name: seen from its start to its optimum
@@ -147,6 +153,97 @@ def test_a_study_answers_what_if(
     area.click(position={"x": 3, "y": 50})
     expect(page.get_by_text("point 0", exact=True)).to_be_visible()
     expect(page.get_by_text(re.compile(r"^ran .* s$"))).to_be_visible()
+    assert violations(page) == []
+
+
+def test_what_runs_has_tried_so_far_is_shown_as_it_comes(served: Served, page: Page) -> None:
+    kit = served.external_kit("under way", "design")
+    kit_id, job_id = kit["kit_id"], kit["jobs"][0]["job_id"]
+    served.append({"job_id": job_id, "status": "STATUS_RUNNING"})
+    folder = served.suite.home / "artifacts" / "jobs" / job_id / "1"
+    folder.mkdir(parents=True)
+
+    def tried(*numbers: int) -> None:
+        """Shows rows as the job does, and says so."""
+        values = np.array(numbers, dtype=float)
+        results = Results(
+            responses={"gain": 10 + values}, failures=[None] * len(values), seconds=values
+        )
+        journal.write(result_table({"width": values, "length": -values}, results, numbers))
+        progress = {"phase": "simulate", "completed": max(numbers) + 1, "total": 9, "unit": "runs"}
+        served.append(
+            {
+                "job_id": job_id,
+                "task_name": "progress",
+                "status": "STATUS_RUNNING",
+                "metadata": {"progress": progress},
+            }
+        )
+
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    with contextlib.closing(Journal(folder)) as journal:
+        tried(0, 1)
+        page.goto(f"{served.url}/kits/{kit_id}/study")
+        status = page.get_by_role("status").filter(has_text="under way")
+        expect(status).to_contain_text("design is under way: 2 points so far.")
+        tried(2)
+        expect(status).to_contain_text("3 points so far.")
+        tried(4, 3)
+        expect(status).to_contain_text("5 points so far.")
+    reads = [url for url in asked if "/rows.json" in url]
+    # Each change is read once and only what is new of it; nothing is polled.
+    assert len(reads) <= 4
+    assert "offset=3" in reads[-1]
+
+    for chart in ("Responses, simulated", "Parallel coordinates"):
+        expect(page.get_by_role("img", name=chart).locator("canvas").first).to_be_visible()
+    area = page.get_by_role("img", name="Responses, simulated").locator(".u-over")
+    area.click(position={"x": 3, "y": 50})
+    expect(page.get_by_text("point 0", exact=True)).to_be_visible()
+    assert violations(page) == []
+
+
+def test_a_point_shows_what_its_run_printed_and_wrote(
+    served: Served, page: Page, followed: tuple[int, Page, Page]
+) -> None:
+    kit_id, *_ = followed
+    files = [
+        {"path": "out/profile.csv", "content": base64.b64encode(b"x,n\n0,1\n").decode()},
+        {"path": "mesh.bin", "content": base64.b64encode(b"\0\1").decode(), "truncated": True},
+    ]
+    answer = {"run": {"log": "step 1\nstep 2", "files": files}, "keeps_files": True}
+    asked: list[Any] = []
+
+    def answering(route: Route) -> None:
+        asked.append(route.request.post_data_json)
+        route.fulfill(json=answer)
+
+    page.goto(f"{served.url}/kits/{kit_id}/study")
+    panel = page.locator("section").filter(
+        has=page.get_by_role("heading", name="Point", exact=True)
+    )
+    panel.get_by_text("Log and files").click()
+    # A named function prints and writes nothing.
+    expect(panel).to_contain_text("No output of its run is stored.")
+    expect(panel).to_contain_text("keep_files: true")
+
+    page.route("**/v1/runs:find", answering)
+    page.reload()
+    assert asked == []
+    panel.get_by_text("Log and files").click()
+    expect(panel.locator("pre").first).to_have_text("step 1\nstep 2")
+    kit = served.get(f"/v1/kits/{kit_id}")["kit"]
+    study_id = next(job["job_id"] for job in kit["jobs"] if job["name"] == "optimize")
+    best = served.get(f"/v1/studies/{study_id}")["study"]["best"]
+    assert [body["parameters"] for body in asked] == [best["parameters"]]
+    panel.get_by_text("out/profile.csv").click()
+    expect(panel.locator("li pre")).to_have_text("x,n\n0,1\n")
+    expect(panel.locator("li").nth(1)).to_contain_text("There was more of it.")
+    with page.expect_download() as download:
+        panel.get_by_role("button", name="Save").first.click()
+    assert download.value.suggested_filename == "profile.csv"
+    assert download.value.path().read_bytes() == b"x,n\n0,1\n"
     assert violations(page) == []
 
 

@@ -165,10 +165,10 @@ def extend(
         stop(f"--budget: {budget!r} is no number of runs, such as +20", USAGE)
     ranges = {key: _narrowed(text) for key, text in labels_of(narrow, "--narrow").items()}
     labels = labels_of(label)
-    wanted: dict[str, Any] = {
+    changes: dict[str, Any] = {
         "budget": int(runs or 0), "goals": "\n".join(goal or []), "narrow": ranges
     }  # fmt: skip
-    estimate = answer_of(address, lambda client: client.estimate_extension(kit, **wanted))
+    estimate = answer_of(address, lambda client: client.estimate_extension(kit, **changes))
     if not as_json:
         console.print(estimate_text(estimate), markup=False, soft_wrap=True)
     confirm(estimate, yes=yes)
@@ -176,7 +176,7 @@ def extend(
         address,
         lambda client: client.extend_kit(
             kit,
-            **wanted,
+            **changes,
             name=name,
             labels=labels,
             actor=user(),

@@ -7,6 +7,6 @@ spread.py      chooses points that lie far apart, for constrained spaces
 catalog.py     the generators, with descriptions for people
 quality.py     discrepancy, distances, correlation, coverage
 table.py       design.parquet: written once, read in chunks
-journal.py     rows of a job under way, for whoever watches it
+journal.py     rows of a job under way, for its readers
 manifest.py    what a DOE job publishes of its design
 """

@@ -1,6 +1,6 @@
 """`running.arrow`: the rows of a job under way, beside what its attempt will publish.
 
-An Arrow IPC stream that grows by a batch at a time: whoever reads it gets the batches that are
+An Arrow IPC stream that grows by a batch at a time: readers get the batches that are
 whole, also of an attempt that was killed. A later attempt of the same job begins a journal of its
 own; until that is longer, the earlier one is read, if both attempts had the same to do.
 """

@@ -237,6 +237,8 @@ def _simulate(attempt: Attempt, prepared: _Prepared, policy: FailurePolicy) -> R
     scratch = attempt.folder / ".scratch"
     with attempt.part("simulate") as metadata:
         metadata.update({"deck": prepared.deck.name, "simulator": prepared.deck.simulator})
+        # pyarrow imports pandas with its first array, which takes a while: not after the first run.
+        write_journal()
         attempt.progress("simulate", 0, len(points), unit="runs")
         executor = local_executor(attempt.workers)
         try:

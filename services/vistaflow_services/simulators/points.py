@@ -118,7 +118,7 @@ class PointStore:
         if outcome.failure is Failure.NO_CONVERGENCE:
             folders = (self._folder(deck), *self._earlier_folders(deck))
             record[_RUNS] = 1 + max(_unconverged_runs(_file(variant, key)) for variant in folders)
-        # First, so that whoever sees the outcome sees its files.
+        # First: the outcome is not to be there before its files.
         if written:
             self._put_files(self._folder(deck), key, packed(written))
         files.write(path, _ENCODE(record).encode() + b"\n")

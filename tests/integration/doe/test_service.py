@@ -361,3 +361,40 @@ async def test_the_reasons_of_failed_points_are_kept_and_grouped(suite: Suite) -
     assert failed.message == reason.message
     assert "Traceback" in failed.log
     assert all(bool(row.failure) == bool(row.message) for row in rows)
+
+
+async def test_output_and_files_of_a_run_are_there_after_it(suite: Suite) -> None:
+    library = DeckLibrary(suite.home / "artifacts" / "decks")
+    parts = {"keep": "keep_files: true\n", "none": ""}
+    for name, words in parts.items():
+        source = SOURCE.replace("time.sleep(600)", f"print('{name}')")
+        yaml = f"{OWN}timeout: 300\n{words}"
+        files = {"deck.yaml": yaml.encode(), "own.py": source.encode(), "made.txt": b"@Width@"}
+        deck = library.put(read_archive(parse_deck(files).to_archive())).deck
+        job = await suite.made(deck=deck.digest, size=4, seed=1, parameters=[
+            {"name": "Width", "low": 1, "high": 2}
+        ])  # fmt: skip
+        answer = await suite.doe.EvaluateDesign(pb.EvaluateDesignRequest(design_id=job.job_id))
+        done = await suite.finished(answer.job)
+        assert done.status == common_pb2.STATUS_FINISHED, done.reason
+        chunks = [
+            chunk
+            async for chunk in suite.doe.ReadDesign(pb.ReadDesignRequest(design_id=done.job_id))
+        ]
+        row = chunks[0].rows[2]
+        assert row.run_duration.ToTimedelta().total_seconds() > 0
+
+        got = await suite.doe.GetRun(pb.GetRunRequest(design_id=done.job_id, row_id=2))
+        assert dict(got.run.responses) == dict(row.responses)
+        assert got.run.parameters == row.parameters
+        assert got.run.log.startswith(f"width {row.parameters['Width']}")
+        kept = [(file.path, file.content, file.input) for file in got.run.files]
+        assert got.keeps_files is bool(words)
+        assert kept == ([("waves.csv", b"t,v\n", False)] if words else [])
+        # As of a trial of a study, by its values.
+        request = pb.GetRunRequest(design_id=done.job_id, parameters=row.parameters)
+        assert await suite.doe.GetRun(request) == got
+        request.parameters["Width"] = 1.987
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await suite.doe.GetRun(request)
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND

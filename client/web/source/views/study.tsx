@@ -118,7 +118,9 @@ function Views({ main, all }: { main: Known; all: Known[] }) {
         </section>
         <section class="card wide">
           <h2>{t("study.parallel")}</h2>
-          <Parallel main={main} onPick={setPicked} picked={picked} />
+          <div class="scroll" tabIndex={0} role="group" aria-label={t("study.parallel")}>
+            <Parallel main={main} onPick={setPicked} picked={picked} />
+          </div>
         </section>
         {model && (
           <>
