@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -188,3 +189,18 @@ def far_time(count: int, unit: str) -> str:
         return text
     clock = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
     return f"{text}T{clock}" + (f".{fraction:0{places}}" if places else "")
+
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+
+
+def guarded(cell: Any) -> Any:
+    """A cell of CSV, with `'` in front of text that a spreadsheet would run as a formula.
+
+    The rule is that of the tables that the services write: taking one apostrophe away always gives
+    the text back.
+    """
+    if not isinstance(cell, str) or not _FORMULA.match(cell) or _NUMBER.fullmatch(cell):
+        return cell
+    return f"'{cell}"

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import getpass
 import json
-import re
 import sys
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -147,18 +146,3 @@ def reported() -> Iterator[None]:
         stop(f"{error.object!a}: is not text; type it in this terminal's encoding", USAGE)
     except KeyboardInterrupt:
         raise typer.Exit(DETACHED) from None
-
-
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")
-_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
-
-
-def guarded(cell: Any) -> Any:
-    """A cell of CSV, with `'` in front of text that a spreadsheet would run as a formula.
-
-    The rule is that of the tables that the services write: taking one apostrophe away always gives
-    the text back.
-    """
-    if not isinstance(cell, str) or not _FORMULA.match(cell) or _NUMBER.fullmatch(cell):
-        return cell
-    return f"'{cell}"

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vistaflow._machine.encoding import read_text
+from vistaflow._rows import guarded
 from vistaflow.api.doe.v1 import doe_pb2
 from vistaflow.cli.arguments import DeckName, KitId, complete_decks, number_of
 from vistaflow.cli.connection import CommandClient, answer_of
@@ -26,7 +27,6 @@ from vistaflow.cli.output import (
     Address,
     AsJson,
     console,
-    guarded,
     number,
     print_json,
     reported,

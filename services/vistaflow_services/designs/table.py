@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -154,15 +154,32 @@ def iterate_rows(path: Path, *, offset: int = 0, limit: int = 0) -> Iterator[dic
 
 
 def iterate_csv(
-    path: Path, *, offset: int = 0, limit: int = 0, chunk_bytes: int
+    path: Path,
+    *,
+    offset: int = 0,
+    limit: int = 0,
+    chunk_bytes: int,
+    cell: Callable[[Any], Any],
 ) -> Iterator[bytes]:
-    """The rows as CSV (RFC 4180) with a header line, in chunks of at least `chunk_bytes`."""
+    """The rows as CSV (RFC 4180) with a header line, in chunks of at least `chunk_bytes`.
+
+    Args:
+        path: The table.
+        offset: The first row.
+        limit: Most rows; all if 0.
+        chunk_bytes: Least bytes of a chunk that is not the last.
+        cell: What is written of a value, such as text guarded against formulas.
+    """
     rows = iterate_rows(path, offset=offset, limit=limit)
-    return csv_of(pq.read_schema(path).names, rows, chunk_bytes=chunk_bytes)
+    return csv_of(pq.read_schema(path).names, rows, chunk_bytes=chunk_bytes, cell=cell)
 
 
 def csv_of(
-    columns: Sequence[str], rows: Iterable[Mapping[str, Any]], *, chunk_bytes: int
+    columns: Sequence[str],
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    chunk_bytes: int,
+    cell: Callable[[Any], Any],
 ) -> Iterator[bytes]:
     """Rows as CSV; see `iterate_csv`."""
     # What a run printed has many lines: it is in the rows, and in the file itself.
@@ -171,7 +188,7 @@ def csv_of(
     writer = csv.writer(text)
     writer.writerow(names)
     for row in rows:
-        writer.writerow("" if row[name] is None else row[name] for name in names)
+        writer.writerow("" if row[name] is None else cell(row[name]) for name in names)
         if text.tell() >= chunk_bytes:
             yield text.getvalue().encode()
             text.seek(0)

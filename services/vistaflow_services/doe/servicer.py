@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from google.protobuf import json_format
 
+from vistaflow._rows import guarded
 from vistaflow.api.doe.v1 import doe_pb2 as pb
 from vistaflow.api.doe.v1 import doe_pb2_grpc as rpc
 from vistaflow_services.core.errors import InvalidError, NotFoundError, Violations, field_error
@@ -278,7 +279,7 @@ def _chunks(request: pb.ReadDesignRequest, path: Path) -> Iterator[pb.ReadDesign
         parts = table.iterate_file(path, chunk_bytes=CHUNK_BYTES)
         return (pb.ReadDesignResponse(data=part) for part in parts)
     if request.format == pb.ROW_FORMAT_CSV:
-        parts = table.iterate_csv(path, **span, chunk_bytes=CHUNK_BYTES)
+        parts = table.iterate_csv(path, **span, chunk_bytes=CHUNK_BYTES, cell=guarded)
         return (pb.ReadDesignResponse(data=part) for part in parts)
     rows = table.iterate_rows(path, **span)
     return messages.row_messages(rows, chunk_bytes=CHUNK_BYTES)
@@ -287,7 +288,8 @@ def _chunks(request: pb.ReadDesignRequest, path: Path) -> Iterator[pb.ReadDesign
 def _chunks_so_far(request: pb.ReadDesignRequest, job: Path) -> Iterator[pb.ReadDesignResponse]:
     rows = read_journal(job, offset=request.offset, limit=request.limit)
     if request.format == pb.ROW_FORMAT_CSV:
-        parts = table.csv_of(list(rows[0]) if rows else [], rows, chunk_bytes=CHUNK_BYTES)
+        columns = list(rows[0]) if rows else []
+        parts = table.csv_of(columns, rows, chunk_bytes=CHUNK_BYTES, cell=guarded)
         return (pb.ReadDesignResponse(data=part) for part in parts)
     return messages.row_messages(rows, chunk_bytes=CHUNK_BYTES)
 

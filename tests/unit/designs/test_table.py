@@ -11,6 +11,7 @@ import pytest
 from matplotlib.image import imread
 from numpy.testing import assert_array_equal
 
+from vistaflow._rows import guarded
 from vistaflow_services.decks.space import Kind, Parameter, Scale, Space
 from vistaflow_services.designs import table
 from vistaflow_services.designs.generators import generate
@@ -106,7 +107,7 @@ def test_csv_quotes_what_needs_it_and_comes_in_chunks(tmp_path: Path) -> None:
     columns, results = made(2000)
     path = tmp_path / "design.parquet"
     table.write_table(path, columns, results, {})
-    chunks = list(table.iterate_csv(path, chunk_bytes=10_000))
+    chunks = list(table.iterate_csv(path, chunk_bytes=10_000, cell=guarded))
     assert len(chunks) > 10
     assert max(map(len, chunks)) < 11_000
     rows = list(csv.DictReader(io.StringIO(b"".join(chunks).decode(), newline="")))
@@ -114,6 +115,18 @@ def test_csv_quotes_what_needs_it_and_comes_in_chunks(tmp_path: Path) -> None:
     assert {row["x.gate"] for row in rows} == {"poly", 'me,"tal'}
     assert [float(row["x.tox"]) for row in rows] == columns["tox"].tolist()
     assert (rows[1]["y.ion"], rows[1]["failure"]) == ("", "TIMEOUT")
+
+
+def test_no_text_of_csv_is_a_formula() -> None:
+    row = {"x.gate": "=1+1", "x.tox": -1.5e-9, "failure": None, "message": "-1 V: no convergence"}
+    (chunk,) = table.csv_of(list(row), [row], chunk_bytes=10_000, cell=guarded)
+    (read,) = csv.DictReader(io.StringIO(chunk.decode(), newline=""))
+    assert read == {
+        "x.gate": "'=1+1",
+        "x.tox": "-1.5e-09",
+        "failure": "",
+        "message": "'-1 V: no convergence",
+    }
 
 
 def test_the_file_itself_comes_in_chunks(tmp_path: Path) -> None:

@@ -17,13 +17,14 @@ from typing import Annotated, Any
 
 import typer
 
+from vistaflow._rows import guarded
 from vistaflow.api.optimize.v1 import optimize_pb2
 from vistaflow.cli.arguments import KitId
 from vistaflow.cli.connection import CommandClient, answer_of
 from vistaflow.cli.files.folders import check_new, new_folder
 from vistaflow.cli.files.kit_text import kit_text, yaml_text
 from vistaflow.cli.files.picture import SHOWN
-from vistaflow.cli.output import Address, AsJson, console, guarded, plain, print_json, size_text
+from vistaflow.cli.output import Address, AsJson, console, plain, print_json, size_text
 from vistaflow.cli.results import design_job, result_dict, study_of
 from vistaflow.errors import (
     FailedPreconditionError,
