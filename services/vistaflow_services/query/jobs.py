@@ -107,6 +107,7 @@ def run(attempt: Attempt) -> dict[str, Any]:
         "converted_query": spec.converted_query,
         "sources": [[table.target, table.version] for table in tables],
     }
+    attempt.artifacts.settle(folder)
     files.write(folder / "parts.json", json.dumps(manifest, ensure_ascii=False).encode())
     note_result(attempt.artifacts, attempt.job_id, spec.project, result.bytes)
     return {
