@@ -27,7 +27,7 @@ def appearing(path: Path, *, suffix: str = "") -> Iterator[Path]:
     temporary = path.with_name(f".{secrets.token_hex(8)}{suffix}")
     try:
         yield temporary
-        sync(temporary)
+        sync_tree(temporary)
         os.replace(temporary, path)
         sync(path.parent)
     finally:
@@ -47,6 +47,17 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_tree(path: Path) -> None:
+    """Makes sure that a file, or everything in a folder, is on disk; not what its parent lists."""
+    if path.is_dir():
+        for folder, _, names in os.walk(path, topdown=False):
+            for name in names:
+                sync(Path(folder, name))
+            sync(Path(folder))
+    else:
+        sync(path)
 
 
 def secret(path: Path, size: int) -> str:

@@ -1,13 +1,13 @@
 """The job of this service: a query, from its recorded tables to a stored result.
 
-The result is part files and `parts.json`, which is written last and lists them; both are in the
-attempt's own folder, so a late attempt cannot touch what a newer one wrote. A file of the query's
-name in `queries/` of the artifact store tells the service's retention that there is a result.
+The result is part files and `parts.json`, which is written last and lists them, in the attempt's
+own folder, so a late attempt cannot touch what a newer one wrote; the parts are in the stores if
+the operator declares some. A file of the query's name in `queries/` of the artifact store tells the
+service's retention that there is a result.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import sys
@@ -21,12 +21,12 @@ from vistaflow_services.core import config as configuration
 from vistaflow_services.core import files
 from vistaflow_services.core.config import read_config
 from vistaflow_services.core.work.attempt import Attempt
-from vistaflow_services.core.work.query_results import note_result
 from vistaflow_services.datasets.manifest import to_json
 from vistaflow_services.query.config import Config
 from vistaflow_services.query.engines.child import open_database
 from vistaflow_services.query.engines.contract import Limits, Progress, Query, QueryCanceled
 from vistaflow_services.query.engines.duckdb_engine import DuckDbEngine
+from vistaflow_services.query.results.storage import Storage
 from vistaflow_services.query.submission import (
     DIALECTS,
     SECRET_BYTES,
@@ -41,9 +41,6 @@ from vistaflow_services.query.tables.inputs import Places, local_tables
 
 PREPARE: Final = open_database
 """What the process does first that attempts are forked from."""
-
-MAX_FILES: Final = 200
-"""Most files that the published result lists; `parts.json` has all."""
 
 
 def run(attempt: Attempt) -> dict[str, Any]:
@@ -79,6 +76,7 @@ def run(attempt: Attempt) -> dict[str, Any]:
                 dialect=DIALECTS[spec.request.dialect],
                 metadata={
                     "query_id": attempt.job_id,
+                    "attempt": str(attempt.number),
                     "user_query": spec.request.user_query,
                     "converted_query": spec.converted_query,
                 },
@@ -93,28 +91,27 @@ def run(attempt: Attempt) -> dict[str, Any]:
                 )
             except QueryCanceled:
                 sys.exit(128 + signal.SIGTERM)
-    manifest = {
+    # From here on an end in the middle leaves nothing but what the sweep removes.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    storage = Storage(
+        artifacts=attempt.artifacts,
+        scratch=attempt.folder,
+        cache_bytes=config.cache_mib << 20,
+    )
+    about = {
+        "query_id": attempt.job_id,
         "columns": to_json(result.columns),
-        "parts": [
-            {
-                "name": part.path.name,
-                "rows": part.rows,
-                "bytes": part.bytes,
-            }
-            for part in result.parts
-        ],
         "user_query": spec.request.user_query,
         "converted_query": spec.converted_query,
         "sources": [[table.target, table.version] for table in tables],
     }
-    files.write(folder / "parts.json", json.dumps(manifest, ensure_ascii=False).encode())
-    note_result(attempt.artifacts, attempt.job_id, spec.project, result.bytes)
+    stored = storage.keep(folder, result.parts, about, spec.project)
     return {
         "result_name": attempt.job_id,
         "result_path": attempt.artifacts.uri(folder),
         "rows": result.rows,
         "bytes": result.bytes,
-        "files": [attempt.artifacts.describe(part.path) for part in result.parts[:MAX_FILES]],
+        **stored,
         "limited": result.limited,
         "plan_seconds": round(result.plan_seconds, 6),
         "run_seconds": round(result.run_seconds, 6),

@@ -16,6 +16,7 @@ from vistaflow_services.core.errors import ServiceError
 from vistaflow_services.core.registry_client import result_of
 from vistaflow_services.core.results import UNREADABLE
 from vistaflow_services.core.work.artifacts import ArtifactStore
+from vistaflow_services.core.work.query_results import PARTS
 from vistaflow_services.core.work.templates import unpacked
 from vistaflow_services.datasets.manifest import Column
 from vistaflow_services.query.mistakes import QueryError
@@ -114,7 +115,7 @@ def _add_result(
         message.converted_query = result.get("converted_query", "")
         for table in result.get("tables", ()):
             message.sources.add(name=table["name"], target=table["fqn"], version=table["version"])
-    parts = artifacts.path(message.result_path) / "parts.json"
+    parts = artifacts.path(message.result_path) / PARTS
     message.result_removed = not parts.exists()
     if with_columns and not message.result_removed:
         columns = json.loads(parts.read_bytes())["columns"]

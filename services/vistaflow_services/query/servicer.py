@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
 from typing import Any, Final
 
 from google.protobuf import any_pb2
@@ -41,7 +40,7 @@ from vistaflow_services.core.results import readable
 from vistaflow_services.core.rpc.interceptor import Context
 from vistaflow_services.core.rpc.pages import size as page_size
 from vistaflow_services.core.stage import Stage
-from vistaflow_services.core.work.query_results import keep_removing
+from vistaflow_services.core.work.query_results import SCRATCH, keep_removing
 from vistaflow_services.query.config import Config
 from vistaflow_services.query.engines.confinement import note_confinement
 from vistaflow_services.query.engines.duckdb_engine import DuckDbEngine
@@ -60,6 +59,7 @@ from vistaflow_services.query.messages import (
 )
 from vistaflow_services.query.mistakes import QueryError
 from vistaflow_services.query.results import pages
+from vistaflow_services.query.results.storage import Storage
 from vistaflow_services.query.submission import (
     MAX_RECORDED_TEXT,
     SECRET_BYTES,
@@ -73,7 +73,7 @@ from vistaflow_services.query.submission import (
     spec_of,
     text_key,
 )
-from vistaflow_services.query.tables.catalog import Tables, result_paths
+from vistaflow_services.query.tables.catalog import Tables
 from vistaflow_services.stores.roots import Roots
 
 MAX_PAGE: Final = 1_000
@@ -112,6 +112,11 @@ class QueryServicer(rpc.QueryServiceServicer):
         self._config = stage.config
         self._registry = stage.registry
         self._artifacts = stage.artifacts
+        self._storage = Storage(
+            artifacts=stage.artifacts,
+            scratch=stage.home / SCRATCH,
+            cache_bytes=stage.config.cache_mib << 20,
+        )
         self._roots = Roots.parse(configuration.data_roots())
         self._tables = Tables(stage.registry, stage.artifacts, self._roots)
         forks = ForkingServer()
@@ -219,12 +224,12 @@ class QueryServicer(rpc.QueryServiceServicer):
         """Streams rows of a result. See the proto for the contract."""
         _check_fetch(request)
         job = await self._job(request.query_id)
-        paths, result = await asyncio.to_thread(self._result, job)
+        parts, result = await asyncio.to_thread(self._result, job)
         encode = ENCODERS[request.format]
         if request.format == pb.RESULT_FORMAT_CSV:
             header = request.header if request.HasField("header") else not request.offset
             encode = functools.partial(pages.csv, header=header)
-        chunks = encode(pages.Rows(paths=paths, offset=request.offset, limit=request.limit))
+        chunks = encode(pages.Rows(parts=parts, offset=request.offset, limit=request.limit))
         first = pb.FetchResultResponse(row_count=result["rows"], limited=result["limited"])
         offset = request.offset
         while chunk := await asyncio.to_thread(next, chunks, None):
@@ -405,17 +410,17 @@ class QueryServicer(rpc.QueryServiceServicer):
         if reused:
             answer.age.FromMilliseconds(round(_age(job) * 1000))
         if wait and job.status == common_pb2.STATUS_FINISHED and not answer.query.result_removed:
-            paths, result = await asyncio.to_thread(self._result, job)
+            parts, result = await asyncio.to_thread(self._result, job)
             answer.page, answer.page_row_count = await asyncio.to_thread(
                 pages.first_page,
                 ENCODERS[request.format],
-                paths,
+                parts,
                 min(PAGE_ROWS, result["rows"]),
                 PAGE_BYTES,
             )
         return answer
 
-    def _result(self, job: common_pb2.Job) -> tuple[list[Path], dict[str, Any]]:
+    def _result(self, job: common_pb2.Job) -> tuple[list[pages.PagePart], dict[str, Any]]:
         """The files of a result, and what its job published.
 
         Raises:
@@ -429,8 +434,8 @@ class QueryServicer(rpc.QueryServiceServicer):
         result = result_of(job).result
         try:
             with readable(job.job_id, "query_id"):
-                paths = result_paths(self._artifacts, job.job_id, result)
-                return paths, {"rows": int(result["rows"]), "limited": bool(result["limited"])}
+                parts = self._storage.parts(job.job_id, result)
+                return parts, {"rows": int(result["rows"]), "limited": bool(result["limited"])}
         except (NotFoundError, FileNotFoundError):
             raise ConflictError(
                 f"query_id: the result of query {job.job_id} was removed; submit the query again "

@@ -262,6 +262,11 @@ async def test_nights_to_two_targets_and_a_restore_from_the_one_that_is_left(
     collection.mkdir(parents=True)
     named = Page(url="http://shop.example/", sha256=page.sha256, bytes=page.size_bytes)
     (collection / PAGES).write_text(json.dumps(named.to_dict()) + "\n")
+    rows = stores_of(suite.home).put([b"rows of a query"])
+    result = suite.home / "artifacts" / "jobs" / str(uuid.uuid4()) / "1" / "result"
+    result.mkdir(parents=True)
+    part = {"name": "part-0000.parquet", "rows": 1, "bytes": rows.size_bytes, "blob": rows.sha256}
+    (result / "parts.json").write_text(json.dumps({"parts": [part]}))
     await suite.imported("id\n5\n")
     before = artifacts_of(suite.home)
     job = await suite.backed_up("disk", "cloud")
@@ -274,6 +279,7 @@ async def test_nights_to_two_targets_and_a_restore_from_the_one_that_is_left(
     assert done.returncode == 0, done.stderr
     after = artifacts_of(empty)
     assert b"".join(stores_of(empty).read(page.sha256)) == b"<li>Talisker"
+    assert b"".join(stores_of(empty).read(rows.sha256)) == b"rows of a query"
     assert not (empty / "artifacts" / "downloads").exists()
     assert {path: after.get(path) for path in before} == before
     revision = chosen_backup(suite.target("cloud"), "").revision

@@ -44,7 +44,8 @@ class Breaking:
     ) -> AsyncIterator[query_pb2.FetchResultResponse]:
         left = self.breaks.pop() if self.breaks else 10**9
         encode: Any = ENCODERS[request.format]
-        rows = pages.Rows(paths=[self._path], offset=request.offset, limit=request.limit)
+        part = pages.PagePart(rows=ROWS, open=lambda: pa.OSFile(str(self._path)))
+        rows = pages.Rows(parts=[part], offset=request.offset, limit=request.limit)
         if request.format == query_pb2.RESULT_FORMAT_CSV:
             chunks = pages.csv(rows, header=request.header)
         else:

@@ -2,16 +2,17 @@
 
 Every attempt writes below a prefix of its own, `artifact://jobs/<job_id>/<attempt>/`, so a late
 attempt cannot touch what a newer one wrote. A file appears whole or not at all, and survives a
-crash of the machine once its writing has returned.
+crash of the machine once its writing has returned. What a job wrote there by other means is put on
+disk before its result, which describes it, is published.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from vistaflow_services.core import files
 from vistaflow_services.core.errors import InvalidError, NotFoundError
@@ -35,6 +36,8 @@ class ArtifactStore:
     def __init__(self, root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True)
         self.root = root.resolve()
+        self._settled = set[Path]()
+        """What this object has put on disk."""
 
     def open_prefix(self, job_id: str, attempt: int) -> Path:
         """The folder of one attempt, made if need be."""
@@ -118,7 +121,30 @@ class ArtifactStore:
         with files.appearing(path, suffix="".join(path.suffixes)) as temporary:
             yield temporary
             reached("artifact.before_rename")
+        self._settled.add(path.resolve())
         reached("artifact.after_rename")
+
+    def settle(self, path: Path) -> None:
+        """Makes sure that a file or folder is on disk that was written without `writing`.
+
+        What lies in a settled folder is settled, too, and nothing is written to it any more.
+        """
+        path = path.resolve()
+        if self._settled.isdisjoint((path, *path.parents)):
+            files.sync_tree(path)
+            files.sync(path.parent)
+            self._settled.add(path)
+
+    def settle_described(self, value: Any) -> None:
+        """Settles all that a result describes, as `describe` does, and that is there."""
+        if isinstance(value, Mapping):
+            if "uri" in value:
+                with contextlib.suppress(InvalidError, NotFoundError):
+                    self.settle(self.existing(value["uri"]))
+            value = list(value.values())
+        if isinstance(value, list):
+            for item in value:
+                self.settle_described(item)
 
 
 def _hash(path: Path) -> tuple[str, int]:

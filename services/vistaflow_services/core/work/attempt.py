@@ -147,11 +147,15 @@ class Attempt:
     def publish(self, result: Any) -> dict[str, Any]:
         """Leaves the job's result in the attempt's prefix, where jobs of other kits find it.
 
+        The artifacts that it describes are on disk before: a power cut leaves no list of damaged
+        files.
+
         Returns:
             The result as JSON has it.
         """
         manifest: dict[str, Any] = plain(result)
         data = json.dumps(manifest, allow_nan=False).encode()
+        self.artifacts.settle_described(manifest)
         self.artifacts.write(self.folder / MANIFEST, data)
         return manifest
 

@@ -200,7 +200,8 @@ def run(
 
     os.chdir(header["folder"])
     try:
-        return _result(jobs[header["job_type"]](make_attempt(header, report)))
+        attempt = make_attempt(header, report)
+        return _result(jobs[header["job_type"]](attempt), attempt.artifacts)
     except JobError as error:
         return _failed(error.reason, error.message, error.hint, error.details)
     except ServiceError as error:
@@ -273,7 +274,7 @@ def _spec(type_url: str, value: bytes) -> Any:
         ) from error
 
 
-def _result(result: Any) -> dict[str, Any]:
+def _result(result: Any, artifacts: Any) -> dict[str, Any]:
     from vistaflow_services.core.message_limits import NESTING, is_deep
     from vistaflow_services.core.work.attempt import MAX_RESULT_BYTES, JobError, plain
 
@@ -292,6 +293,7 @@ def _result(result: Any) -> dict[str, Any]:
             reason="RESULT_TOO_DEEP",
             hint="this is a fault of the stage: nested data belongs into an artifact",
         )
+    artifacts.settle_described(manifest)
     return {"kind": "result", "result": manifest}
 
 

@@ -1,21 +1,28 @@
 """Results of queries, and how long they are kept: the files go, the query stays in the history.
 
-Nothing is removed while a backup holds removals back.
+A result is a folder with the list of its parts, `parts.json`, which is written last. The parts are
+beside it, or in the stores of blobs: there the sweep removes them once their list is gone. Nothing
+is removed while a backup holds removals back.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import logging
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from vistaflow_services.core.errors import DataLossError
 from vistaflow_services.core.names import is_job_id
 from vistaflow_services.core.work.artifacts import ArtifactStore
 from vistaflow_services.core.work.hold import removing
+from vistaflow_services.core.work.uris import DOWNLOADS, download_name
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +31,64 @@ SWEEP_SECONDS: Final = 3600.0
 
 QUOTA_SECONDS: Final = 10.0
 """How often results over the quota are: by as much as queries write meanwhile it is exceeded."""
+
+
+PARTS: Final = "parts.json"
+"""The file in the folder of a result that lists its parts."""
+
+
+SCRATCH: Final = "scratch/results"
+"""The folder of the home for parts that are being downloaded."""
+
+
+class Part(NamedTuple):
+    """A Parquet file of a result, as its list has it."""
+
+    name: str
+    rows: int
+    bytes: int
+    blob: str = ""
+    """SHA-256 of a part that is in the stores; empty: it is the file beside the list."""
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What a copy of it in the cache of downloads is a copy of."""
+        return ("blob", self.blob)
+
+
+def parts_of(folder: Path) -> list[Part]:
+    """The parts of a result, in the order of the rows.
+
+    Raises:
+        FileNotFoundError: The result was removed.
+    """
+    parts = json.loads((folder / PARTS).read_bytes())["parts"]
+    return [
+        Part(Path(part["name"]).name, part["rows"], part["bytes"], part.get("blob", ""))
+        for part in parts
+    ]
+
+
+def stored_parts(root: Path) -> Iterator[Part]:
+    """The parts of all results that are in the stores.
+
+    Args:
+        root: The artifact store.
+
+    Raises:
+        DataLossError: A list is damaged.
+    """
+    for path in root.glob(f"jobs/*/*/result/{PARTS}"):
+        try:
+            yield from (part for part in parts_of(path.parent) if part.blob)
+        except FileNotFoundError:  # just removed
+            continue
+        except (ValueError, TypeError, LookupError):
+            # Nobody knows which blobs it names: none may be removed.
+            raise DataLossError(
+                f"{PARTS} of query {path.parts[-4]} is damaged; restore it from a backup, or "
+                "remove the folder of the job"
+            ) from None
 
 
 def note_result(artifacts: ArtifactStore, query_id: str, project: str, size: int) -> None:
@@ -129,8 +194,13 @@ def _remove(artifacts: ArtifactStore, query_id: str) -> Removed:
     try:
         for result in (artifacts.root / "jobs" / query_id).glob("*/result"):
             size += sum(path.stat().st_size for path in result.rglob("*") if path.is_file())
+            with contextlib.suppress(FileNotFoundError, ValueError, TypeError, LookupError):
+                for part in parts_of(result):
+                    size += part.bytes if part.blob else 0
+                    copy = artifacts.root / DOWNLOADS / download_name(part.identity)
+                    copy.unlink(missing_ok=True)
             # First what says that there is a result: a reader never meets half of one.
-            (result / "parts.json").unlink(missing_ok=True)
+            (result / PARTS).unlink(missing_ok=True)
             shutil.rmtree(result)
         (_notes(artifacts) / query_id).unlink(missing_ok=True)
     except OSError as error:

@@ -5,7 +5,9 @@ Those of jobs are `artifact://jobs/<job_id>/<attempt>/<names>`.
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Iterable
 from typing import Final
 
 from vistaflow_services.core.errors import FieldViolation, InvalidError, cut
@@ -25,6 +27,15 @@ PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+=-]{0,199}")
 PUBLISHED_NAME: Final = re.compile(r"[^./\x00-\x1f\x7f][^/\x00-\x1f\x7f]{0,254}")
 """Names of published files; those that begin with a dot are of files not yet complete. Wider than
 `PLAIN_NAME`: the tables of a conversion are named by the data."""
+
+
+def download_name(identity: Iterable[str]) -> str:
+    """What a file is called in `DOWNLOADS`.
+
+    Args:
+        identity: What it is a copy of: another content has another one.
+    """
+    return hashlib.sha256("\0".join(identity).encode()).hexdigest()
 
 
 def plain_parts(uri: str) -> list[str]:

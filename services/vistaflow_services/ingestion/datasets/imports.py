@@ -231,7 +231,13 @@ def _tables(
             if job is None or job.job_type != JOB_TYPES[kind]:
                 raise _no_job(f"{field}.{kind}", named.job_id, JOB_TYPES[kind])
             source = source_of_job(
-                kind, named.table, job, places, field=f"{field}.{kind}", types=types
+                kind,
+                named.table,
+                job,
+                places,
+                lambda sha256: stack.enter_context(workshop.store.fetch(sha256, workshop.scratch)),
+                field=f"{field}.{kind}",
+                types=types,
             )
         specs.append(table_spec(table, table_name(spec, table), source))
     return specs

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from vistaflow_services.core.errors import ConflictError, NotFoundError, cut, fi
 from vistaflow_services.core.names import DEFAULT_PROJECT, is_dataset_name
 from vistaflow_services.core.results import JobResult, readable
 from vistaflow_services.core.work.artifacts import ArtifactStore
+from vistaflow_services.core.work.query_results import PARTS
 from vistaflow_services.core.work.uris import SCHEME
 from vistaflow_services.datasets.build import TableSpec
 from vistaflow_services.datasets.manifest import Reference
@@ -45,10 +46,6 @@ FORMATS: Mapping[int, Format | None] = {
     pb.ROW_FORMAT_JSON: "json",
     pb.ROW_FORMAT_ARROW: "arrow",
 }
-
-QUERY_PARTS = "parts.json"
-"""The file in the folder of a query's result that lists its Parquet files as `parts`, each with a
-`name`."""
 
 _RENAMED = {ROW: "_record", VALUE: "_element"}
 
@@ -153,7 +150,14 @@ def _inputs(names: Sequence[str], places: Places, field: str) -> list[Input]:
 
 
 def source_of_job(
-    kind: str, table: str, job: JobResult, places: Places, *, field: str, types: Mapping[str, str]
+    kind: str,
+    table: str,
+    job: JobResult,
+    places: Places,
+    fetch: Callable[[str], Path],
+    *,
+    field: str,
+    types: Mapping[str, str],
 ) -> Source:
     """What a finished job made as a source.
 
@@ -162,6 +166,7 @@ def source_of_job(
         table: The table; the first one if empty.
         job: The job and its result.
         places: Where its files may be.
+        fetch: A blob of the stores as a file, by its SHA-256.
         field: Where the job is named in the request.
         types: Types of columns that the request declares.
 
@@ -189,8 +194,11 @@ def source_of_job(
             paths = [places.artifacts.verified(own_uri(file.uri, job.job_id), file.sha256)]
         else:
             folder = places.artifacts.existing(own_uri(job.result["result_path"], job.job_id))
-            parts = json.loads((folder / QUERY_PARTS).read_bytes())["parts"]
-            paths = [folder / plain_name(part["name"]) for part in parts]
+            parts = json.loads((folder / PARTS).read_bytes())["parts"]
+            paths = [
+                fetch(part["blob"]) if part.get("blob") else folder / plain_name(part["name"])
+                for part in parts
+            ]
     is_json = any(path.suffix == ".jsonl" for path in paths)
     return Source(
         paths=tuple(paths), format="json" if is_json else "parquet", name=field, types=types

@@ -4,7 +4,7 @@
     purge     files with forgotten records whose time has come, from every store
     expire    pages of old collections, which are then swept unless a newer one has them
     repair    copies that are missing, because a store was down or lost
-    sweep     files that no version or collection refers to, after a grace time
+    sweep     files that no version, collection or result refers to, after a grace time
     clear     what killed processes left in the scratch folder and in the stores
 
 A store that is down fails the steps that need all stores; they are done again the next time.
@@ -25,9 +25,10 @@ from typing import Any
 from vistaflow_services.core import config as configuration
 from vistaflow_services.core.errors import ServiceError
 from vistaflow_services.core.work.hold import removing
+from vistaflow_services.core.work.query_results import stored_parts
 from vistaflow_services.ingestion.datasets.registrar import Registrar
 from vistaflow_services.pages.contents import expire, stored_pages
-from vistaflow_services.stores.blobs import BlobStore
+from vistaflow_services.stores.blobs import Blob, BlobStore
 from vistaflow_services.stores.copies import CopiesStore
 from vistaflow_services.stores.opening import declared_stores
 from vistaflow_services.stores.sweep import References, sweep
@@ -51,6 +52,17 @@ def stores_of(home: Path) -> BlobStore:
 def collections_of(artifacts: Path) -> Iterator[Path]:
     """The folders of collections in the artifact store."""
     return (artifacts / "jobs").glob("*/collection")
+
+
+def listed_blobs(artifacts: Path) -> Iterator[Blob]:
+    """What lists in the artifact store refer to: pages of collections and parts of results.
+
+    Raises:
+        DataLossError: A list is damaged.
+    """
+    yield from stored_pages(collections_of(artifacts))
+    for part in stored_parts(artifacts):
+        yield Blob(sha256=part.blob, size_bytes=part.bytes)
 
 
 def scratch_folder(home: Path) -> Path:
@@ -78,7 +90,7 @@ class Tidied:
     """Hashes of files without an undamaged copy in any store."""
 
     swept: int = 0
-    """Files that no version or collection refers to."""
+    """Files that no version, collection or result refers to."""
 
     swept_bytes: int = 0
     collections: int = 0
@@ -134,9 +146,8 @@ def tidy(
         return hashes
 
     def references() -> References:
-        """Those of versions and of collections."""
-        pages_of = collections_of(home / "artifacts")
-        hashes = {bytes.fromhex(blob.sha256) for blob in stored_pages(pages_of)}
+        """Those of versions, of collections and of results of queries."""
+        hashes = {bytes.fromhex(blob.sha256) for blob in listed_blobs(home / "artifacts")}
         return lambda batch: {
             *registrar.references(batch),
             *(sha256 for sha256 in batch if bytes.fromhex(sha256) in hashes),

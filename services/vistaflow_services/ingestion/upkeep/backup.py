@@ -34,9 +34,8 @@ from vistaflow_services.core.work import hold
 from vistaflow_services.core.work.attempt import Attempt, JobError
 from vistaflow_services.core.work.uris import DOWNLOADS
 from vistaflow_services.ingestion.buckets import LOCKS
-from vistaflow_services.ingestion.datasets.stores import LOCK, collections_of, stores_of
+from vistaflow_services.ingestion.datasets.stores import LOCK, listed_blobs, stores_of
 from vistaflow_services.ingestion.upkeep.requests import DEFAULT_KEEP, targets_of
-from vistaflow_services.pages.contents import stored_pages
 from vistaflow_services.stores.blobs import Blob
 
 EXCLUDED: Final = frozenset({"blobs", hold.FOLDER, LOCKS, DOWNLOADS})
@@ -86,9 +85,7 @@ def back_up(attempt: Attempt) -> dict[str, Any]:
             revision=log.revision,
             database_schema=log.database_schema,
             dump=scratch / "dump",
-            blobs=lambda: itertools.chain(
-                _blobs(scratch / "files"), stored_pages(collections_of(root))
-            ),
+            blobs=lambda: itertools.chain(_blobs(scratch / "files"), listed_blobs(root)),
             fetch=lambda sha256: store.fetch(sha256, scratch),
             artifacts=root,
             excluded=EXCLUDED,
@@ -131,8 +128,8 @@ def _saved(attempt: Attempt, writer: Writer, name: str, url: str, keep: int) -> 
             written = writer.write(open_target(name, url), keep)
         if written.missing:
             problem = (
-                f"{len(written.missing):,} files of datasets or pages are in no store undamaged, "
-                f"such as {written.missing[0]}; the rest is saved"
+                f"{len(written.missing):,} files of datasets, pages or results are in no store "
+                f"undamaged, such as {written.missing[0]}; the rest is saved"
             )
     except ServiceError as error:
         problem = error.message

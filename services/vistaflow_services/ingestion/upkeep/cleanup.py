@@ -30,7 +30,7 @@ from vistaflow_services.core.errors import ServiceError
 from vistaflow_services.core.names import is_job_id
 from vistaflow_services.core.work import hold
 from vistaflow_services.core.work.attempt import Attempt, JobError
-from vistaflow_services.core.work.query_results import Removed, remove_results
+from vistaflow_services.core.work.query_results import SCRATCH, Removed, remove_results
 from vistaflow_services.ingestion.config import Config
 from vistaflow_services.ingestion.datasets.registrar import Registrar
 from vistaflow_services.ingestion.datasets.stores import abandoned, scratch_folder, tidy
@@ -151,7 +151,7 @@ def _staged(root: Path, home: Path, age: timedelta, live: set[str]) -> Iterator[
         for path in job.rglob(".*"):
             if _TEMPORARY.fullmatch(path.name) and path.is_file() and _is_old(path, age):
                 yield path
-    for parent in (scratch_folder(home), home / "scratch" / "backups"):
+    for parent in (scratch_folder(home), home / "scratch" / "backups", home / SCRATCH):
         for folder in parent.iterdir() if parent.is_dir() else ():
             with contextlib.suppress(OSError):
                 if folder.is_dir() and abandoned(folder, age):

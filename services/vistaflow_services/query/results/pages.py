@@ -1,4 +1,4 @@
-"""Stored results: pages of a Parquet file in the formats of FetchResult.
+"""Stored results: pages of Parquet files in the formats of FetchResult.
 
 A result is read a row group at a time, so memory is that of one row group and of one message,
 whatever its size. Row groups that lie before the first row are skipped by the file's footer.
@@ -15,7 +15,6 @@ import base64
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -48,10 +47,19 @@ Chunk = tuple[bytes, int]
 
 
 @dataclass(frozen=True, kw_only=True)
+class PagePart:
+    """A Parquet file of a result."""
+
+    rows: int
+    open: Callable[[], pa.NativeFile]
+    """Opens it, wherever it is; the caller closes it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Rows:
     """Rows of a result."""
 
-    paths: Sequence[Path]
+    parts: Sequence[PagePart]
     """Its files, in the order of the rows."""
 
     offset: int = 0
@@ -63,13 +71,23 @@ class Rows:
     @property
     def schema(self) -> pa.Schema:
         """The columns."""
-        return pq.read_schema(self.paths[0]).remove_metadata()
+        first, rows = self.parts[0], 0
+        # Of the part that is read first, as another one may have to be downloaded for it.
+        for part in self.parts:
+            first, rows = part, rows + part.rows
+            if rows > self.offset:
+                break
+        with first.open() as file:
+            return pq.read_schema(file).remove_metadata()
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """The rows in order."""
         offset, left = self.offset, self.limit or None
-        for path in self.paths:
-            with pq.ParquetFile(path) as file:
+        for part in self.parts:
+            if offset >= part.rows:
+                offset -= part.rows
+                continue
+            with part.open() as source, pq.ParquetFile(source) as file:
                 for group in range(file.num_row_groups):
                     rows = file.metadata.row_group(group).num_rows
                     if offset >= rows:
@@ -87,18 +105,21 @@ class Rows:
 
 
 def first_page(
-    encode: Callable[[Rows], Iterator[Chunk]], paths: Sequence[Path], rows: int, most_bytes: int
+    encode: Callable[[Rows], Iterator[Chunk]],
+    parts: Sequence[PagePart],
+    rows: int,
+    most_bytes: int,
 ) -> tuple[bytes, int]:
     """The first rows in a format, as many as fit, and how many they are.
 
     Args:
         encode: One of the functions below.
-        paths: The files of the result.
+        parts: The files of the result.
         rows: Most rows.
         most_bytes: Most bytes.
     """
     while rows:
-        data = b"".join(chunk for chunk, _ in encode(Rows(paths=paths, limit=rows)))
+        data = b"".join(chunk for chunk, _ in encode(Rows(parts=parts, limit=rows)))
         if len(data) <= most_bytes:
             return data, rows
         rows //= 2
@@ -113,8 +134,8 @@ def arrow(rows: Rows) -> Iterator[Chunk]:
 
 def parquet(rows: Rows) -> Iterator[Chunk]:
     """Rows as a Parquet file; all rows of one file are that file itself."""
-    if not rows.offset and not rows.limit and len(rows.paths) == 1:
-        with rows.paths[0].open("rb") as file:
+    if not rows.offset and not rows.limit and len(rows.parts) == 1:
+        with rows.parts[0].open() as file:
             while block := file.read(CHUNK_BYTES):
                 yield block, 0
         return

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+
+from vistaflow_services.core.work.uris import download_name
 
 
 class DownloadCache:
@@ -43,8 +44,7 @@ class DownloadCache:
             scratch: An existing folder.
             download: Downloads it into `scratch`.
         """
-        digest = hashlib.sha256("\0".join(identity).encode()).hexdigest()
-        entry = self._folder / digest
+        entry = self._folder / download_name(identity)
         path = scratch / f"{secrets.token_hex(8)}{suffix}"
         if _linked(entry, path):
             try:

@@ -21,7 +21,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final
 
 import duckdb
@@ -36,10 +35,12 @@ from vistaflow_services.core.names import is_job_id
 from vistaflow_services.core.registry_client import RegistryClient, result_of
 from vistaflow_services.core.results import readable
 from vistaflow_services.core.work.artifacts import ArtifactStore
+from vistaflow_services.core.work.query_results import PARTS, parts_of
 from vistaflow_services.core.work.uris import SCHEME
 from vistaflow_services.datasets.manifest import Column, Manifest, from_json
 from vistaflow_services.query.engines.contract import FileFormat
 from vistaflow_services.query.mistakes import QueryError, nearest
+from vistaflow_services.query.results.storage import folder_of
 from vistaflow_services.query.statement import TableName
 from vistaflow_services.query.tables.columns import csv_columns, json_columns, parquet_columns
 from vistaflow_services.query.tables.conditions import conditions_of
@@ -411,9 +412,20 @@ class Tables:
             )
 
     def _result(self, name: TableName, query_id: str, result: Mapping[str, Any]) -> FoundTable:
-        paths = result_paths(self._artifacts, query_id, result)
-        entries = [{"uri": self._artifacts.uri(path)} for path in paths]
-        return self._published(name, "result", query_id, entries)
+        folder = folder_of(self._artifacts, query_id, result)
+        parts = parts_of(folder)
+        if not parts[0].blob:
+            entries = [{"uri": self._artifacts.uri(folder / part.name)} for part in parts]
+            return self._published(name, "result", query_id, entries)
+        columns = json.loads((folder / PARTS).read_bytes())["table_columns"]
+        return FoundTable(
+            name=name.text,
+            kind="result",
+            target=query_id,
+            version=_digest(part.blob for part in parts),
+            columns=from_json(tuple[Column, ...], columns),
+            files=tuple(FoundFile(locator=f"{BLOB}{part.blob}", size=part.bytes) for part in parts),
+        )
 
     def _conversion(
         self,
@@ -496,22 +508,6 @@ def short(parts: tuple[str, ...]) -> tuple[str, ...]:
 def error_at(name: TableName, problem: str) -> QueryError:
     """The error about a table, at the place where the query names it."""
     return QueryError(problem, name.positions[0] if name.positions else None)
-
-
-def result_paths(artifacts: ArtifactStore, query_id: str, result: Mapping[str, Any]) -> list[Path]:
-    """The files of a query's result, in the order of the rows.
-
-    Raises:
-        NotFoundError: They were removed.
-    """
-    # Its owner can publish any result of a job made by hand: only its own files are read.
-    if not result["result_path"].startswith(f"{SCHEME}jobs/{query_id}/"):
-        raise ValueError("the result is that of another job")
-    folder = artifacts.existing(result["result_path"])
-    manifest = folder / "parts.json"
-    if not manifest.exists():
-        raise NotFoundError(f"the result of query {query_id} was removed; run the query again")
-    return [folder / Path(part["name"]).name for part in json.loads(manifest.read_bytes())["parts"]]
 
 
 def _pruned(

@@ -24,6 +24,7 @@ from sqlglot import exp
 
 from vistaflow.api.common.v1 import common_pb2
 from vistaflow.api.registry.v1 import registry_pb2
+from vistaflow_services.core import files
 from vistaflow_services.core.door import callers
 from vistaflow_services.core.errors import ExhaustedError
 from vistaflow_services.core.registry_client import (
@@ -218,7 +219,9 @@ async def _copied(
                 digest.update(repr(page).encode())
                 writer.write_batch(batch)
         path = folder / f"{name}-{digest.hexdigest()[:40]}.parquet"
+        files.sync(temporary)
         os.replace(temporary, path)
+        files.sync(folder)
     finally:
         temporary.unlink(missing_ok=True)
     return Copied(path=path, revision=revision, rows=rows)

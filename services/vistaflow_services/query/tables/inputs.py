@@ -8,6 +8,7 @@ found when the query was submitted ends the query.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,8 +120,15 @@ def _is_remote(file: FoundFile, places: Places) -> bool:
 @contextlib.contextmanager
 def _local(table: FoundTable, file: FoundFile, places: Places, scratch: Path) -> Iterator[Path]:
     if file.locator.startswith(BLOB):
+        sha256 = file.locator.removeprefix(BLOB)
+        fetch = functools.partial(places.blobs.fetch, sha256, scratch)
         try:
-            with places.blobs.fetch(file.locator.removeprefix(BLOB), scratch) as path:
+            # Files of datasets are not put aside: rows that are forgotten must be in no copy.
+            with (
+                places.cache.file(("blob", sha256), ".parquet", scratch, fetch)
+                if table.kind == "result"
+                else fetch()
+            ) as path:
                 yield path
         except NotFoundError:
             raise _gone(table) from None

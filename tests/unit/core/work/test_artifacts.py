@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+from google.protobuf import wrappers_pb2  # noqa: F401  # the type of a spec
 
 from vistaflow_services.core.errors import InvalidError, NotFoundError
+from vistaflow_services.core.work import child
 from vistaflow_services.core.work.artifacts import ArtifactStore
+from vistaflow_services.core.work.attempt import Attempt
 
 JOB = "0b0e7b2c-90d5-4b7a-9a44-6f1d0f3a2c11"
 
@@ -122,3 +127,80 @@ def test_writers_of_one_file_at_once_leave_one_of_them_whole(store: ArtifactStor
         each.join()
     assert path.read_bytes() in contents
     assert len(list(path.parent.iterdir())) == 1
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The paths that were put on disk, in order."""
+    paths: list[str] = []
+    fsync = os.fsync
+
+    def recorded(descriptor: int) -> None:
+        paths.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    return paths
+
+
+def test_what_a_result_describes_is_on_disk_before_it_is_published(
+    store: ArtifactStore, synced: list[str]
+) -> None:
+    folder = store.open_prefix(JOB, 1)
+    (folder / "model").mkdir()
+    (folder / "model" / "arrays").write_bytes(b"1")
+    (folder / "rows.parquet").write_bytes(b"2")
+    pictures = [{"name": "a", **store.write(folder / "a.png", b"3")}]
+    result = {
+        "model": store.describe(folder / "model"),
+        "parts": [store.describe(folder / "rows.parquet")],
+        "pictures": pictures,
+        "others": [{"uri": "no uri"}, {"uri": f"artifact://jobs/{JOB}/9/gone"}],
+    }
+    synced.clear()
+
+    Attempt(kit_id=1, job_id=JOB, folder=folder, artifacts=store).publish(result)
+
+    *described, manifest, last = synced
+    assert last == str(folder)
+    assert manifest.startswith(f"{folder}/.")
+    assert {*map(str, (folder / "model", folder / "model" / "arrays", folder / "rows.parquet"))} < {
+        *described
+    }
+    # What `write` wrote is there already.
+    assert str(folder / "a.png") not in described
+
+
+def test_a_result_that_a_job_returns_is_on_disk_before_the_worker_gets_it(
+    store: ArtifactStore, synced: list[str]
+) -> None:
+    folder = store.open_prefix(JOB, 1)
+
+    def work(attempt: Attempt) -> dict[str, Any]:
+        (attempt.folder / "rows").write_bytes(b"1")
+        return {"files": [attempt.artifacts.describe(attempt.folder / "rows")]}
+
+    header = {
+        "job_type": "X", "job_id": JOB, "kit_id": 1, "attempt": 1, "name": "x",
+        "folder": str(folder), "artifacts": str(store.root), "inputs": {}, "workers": 1,
+        "spec_type": "type.googleapis.com/google.protobuf.StringValue", "spec": "",
+    }  # fmt: skip
+    here = Path.cwd()
+    try:
+        answer = child.run({"X": work}, header, lambda _: None)
+    finally:
+        os.chdir(here)
+
+    assert answer["kind"] == "result"
+    assert synced == [str(folder / "rows"), str(folder)]
+
+
+def test_a_folder_that_appears_is_on_disk_with_all_that_is_in_it(
+    store: ArtifactStore, synced: list[str]
+) -> None:
+    with store.writing(store.open_prefix(JOB, 1) / "model") as temporary:
+        (temporary / "in").mkdir(parents=True)
+        (temporary / "in" / "file").write_bytes(b"1")
+        expected = [temporary / "in" / "file", temporary / "in", temporary, temporary.parent]
+
+    assert synced == [str(path) for path in expected]
