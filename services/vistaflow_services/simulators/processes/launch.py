@@ -160,7 +160,8 @@ def main(arguments: list[str]) -> None:
             if len(head) < LENGTH.size:
                 return
             text = connection.recv(LENGTH.unpack(head)[0], socket.MSG_WAITALL)
-            launch(connection, json.loads(text), *files, threads)
+            output, errors = files
+            launch(connection, json.loads(text), output, errors, threads)
 
 
 if __name__ == "__main__":
