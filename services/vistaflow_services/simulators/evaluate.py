@@ -24,7 +24,7 @@ from vistaflow_services.simulators.run import (
     Canceled,
     check_deck,
     require_simulator,
-    run_point,
+    run_checked,
     sweep_scratch,
 )
 from vistaflow_services.simulators.run_files import RunFile, files_of
@@ -274,7 +274,7 @@ def _run_one(
                 if work is not None:
                     written += files_of(deck, work, inputs=False)
 
-            outcome = run_point(
+            outcome = run_checked(
                 deck,
                 point,
                 scratch_root=scratch_root,

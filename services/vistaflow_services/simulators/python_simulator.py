@@ -32,6 +32,11 @@ def version() -> str:
     """DEVSIM's version, or nothing if it is not installed."""
     if util.find_spec("devsim") is None or _blas() is None:
         return ""
+    return _installed_version()
+
+
+@lru_cache(maxsize=1)
+def _installed_version() -> str:
     return metadata.version("devsim")
 
 

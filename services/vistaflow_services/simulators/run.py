@@ -36,6 +36,7 @@ __all__ = [
     "SimulatorStatus",
     "check_deck",
     "require_simulator",
+    "run_checked",
     "run_point",
     "simulator_status",
     "sweep_scratch",
@@ -121,6 +122,26 @@ def run_point(
     """
     check_deck(deck)
     require_simulator(deck.simulator)
+    return run_checked(
+        deck,
+        point,
+        scratch_root=scratch_root,
+        timeout=timeout,
+        should_stop=should_stop,
+        observe=observe,
+    )
+
+
+def run_checked(
+    deck: Deck,
+    point: Point,
+    *,
+    scratch_root: Path,
+    timeout: float | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    observe: Callable[[Path | None, str], None] = lambda work, printed: None,
+) -> Outcome:
+    """As `run_point`, of a deck that the caller has checked: once for many points."""
     broken = [constraint for constraint in deck.space.constraints if not constraint.met(point)]
     if broken:
         return failed(point, Failure.INFEASIBLE, f"breaks the deck's constraint {broken[0]}")

@@ -21,6 +21,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -186,11 +187,11 @@ class _Errors:
             name = (match[1] or match[2]).lower()
             if name in self._names:
                 self._printed.values[name] = FAILED
-        elif match := _UNPRINTED.search(line):
+        elif _says(_UNPRINTED, text) and (match := _UNPRINTED.search(text)):
             self._printed.values.pop(match[1].lower(), None)
         elif "no simulations run" in line:
             self._printed.unrun = True
-        elif _UNSAVED.search(line):
+        elif _says(_UNSAVED, text):
             self._printed.unsaved = text
             self._unsaved_count += 1
         else:
@@ -217,12 +218,12 @@ class _Errors:
         printed = self._printed
         if text.startswith("doAnalyses:"):
             self._diverging = _DIVERGED.search(text) is not None
-        elif _ABORTED.search(text):
+        elif _says(_ABORTED, text):
             if self._unsaved_count:
                 self._unsaved_count -= 1
             elif not printed.fatal:
                 printed.fatal, printed.diverged = text, self._diverging
-        elif _FATAL.search(text) and not printed.fatal:
+        elif not printed.fatal and _says(_FATAL, text):
             printed.fatal = text
 
     def _read_error(self, text: str) -> None:
@@ -231,9 +232,15 @@ class _Errors:
             self._more_lines = self._more_lines - 1 if text else 0
             if text and text not in self._error:
                 self._error.append(text)
-        elif not self._error and _ERROR.search(text) and not _HARMLESS.search(text):
+        elif not self._error and _says(_ERROR, text) and not _says(_HARMLESS, text):
             self._error.append(text)
             self._more_lines = _ERROR_LINES - 1
+
+
+@lru_cache(maxsize=1024)
+def _says(pattern: re.Pattern[str], text: str) -> bool:
+    """Whether a pattern is in a line; most lines are the same at every point of a deck."""
+    return pattern.search(text) is not None
 
 
 def _lines(path: Path) -> Iterator[str]:

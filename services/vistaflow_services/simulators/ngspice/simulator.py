@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
@@ -44,8 +43,17 @@ _IMPOSSIBLE: Final = re.compile(
 
 def version() -> str:
     """The version of the `ngspice` on PATH, or nothing."""
-    path = shutil.which("ngspice")
+    path = _program()
     return _version_of(path, os.stat(path).st_mtime_ns) if path else ""
+
+
+def _program() -> str | None:
+    """The `ngspice` on PATH; as `shutil.which`, which takes a millisecond of each point."""
+    for folder in os.environ.get("PATH", "").split(os.pathsep):
+        path = f"{folder}/ngspice"
+        if folder and os.access(path, os.X_OK) and os.path.isfile(path):
+            return path
+    return None
 
 
 @lru_cache(maxsize=4)
@@ -66,7 +74,7 @@ INIT: Final = ".spiceinit"
 
 def steps(deck: Deck, point: Point, work: Path) -> list[Step]:
     """The command for each netlist, then the deck's function that reads what they have written."""
-    path = shutil.which("ngspice")
+    path = _program()
     if path is None:
         raise UnavailableError("ngspice is not on PATH")
     sandbox = this_sandbox()

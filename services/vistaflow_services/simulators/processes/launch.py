@@ -21,6 +21,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
@@ -75,7 +76,21 @@ def threads_of(user: int) -> int:
     return count
 
 
-def become(request: dict[str, Any], launcher: int, output: int, errors: int) -> None:
+class Threads:
+    """How many threads this user has, counted once a second: that reads all of `/proc`."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._counted = -1.0
+
+    def refresh(self) -> None:
+        """Counts again if it is time to; the kernel does not count the superuser's."""
+        now = time.monotonic()
+        if LINUX and os.getuid() != 0 and not 0 <= now - self._counted < 1:
+            self.count, self._counted = threads_of(os.getuid()), now
+
+
+def become(request: dict[str, Any], launcher: int, output: int, errors: int, threads: int) -> None:
     """Makes this process the run: in a session of its own, under its limits."""
     os.setsid()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -88,11 +103,10 @@ def become(request: dict[str, Any], launcher: int, output: int, errors: int) -> 
         if LINUX:
             if os.path.basename(command[0]) != "bwrap":  # setuid, it needs that, and asks itself
                 control(PR_SET_NO_NEW_PRIVS, 1)
-            if os.getuid() != 0:  # the kernel does not count the superuser's processes
+            if os.getuid() != 0:
                 # Loose: it counts the user's threads outside of this container, too, which are
                 # not seen here. The supervisor counts the run's own.
-                most = threads_of(os.getuid()) + request["processes"] + SLACK
-                lower(resource.RLIMIT_NPROC, most)
+                lower(resource.RLIMIT_NPROC, threads + request["processes"] + SLACK)
         lower(resource.RLIMIT_AS, request["memory"])
         lower(resource.RLIMIT_CPU, request["cpu"], grace=1)  # SIGXCPU says why; then SIGKILL
         lower(resource.RLIMIT_FSIZE, request["file"])
@@ -106,12 +120,19 @@ def become(request: dict[str, Any], launcher: int, output: int, errors: int) -> 
         os._exit(126)
 
 
-def launch(connection: socket.socket, request: dict[str, Any], output: int, errors: int) -> None:
+def launch(
+    connection: socket.socket,
+    request: dict[str, Any],
+    output: int,
+    errors: int,
+    threads: Threads,
+) -> None:
     """Starts a run, and answers when it ends and when nothing of it is left."""
     launcher = os.getpid()
+    threads.refresh()
     run = os.fork()
     if run == 0:
-        become(request, launcher, output, errors)
+        become(request, launcher, output, errors, threads.count)
     os.close(output)
     os.close(errors)
     connection.sendall(ANSWER.pack(STARTED, run))
@@ -133,12 +154,14 @@ def main(arguments: list[str]) -> None:
         control(PR_SET_CHILD_SUBREAPER, 1)
     with socket.socket(fileno=descriptor) as connection:
         os.set_inheritable(descriptor, False)
+        threads = Threads()
         while True:
             head, files, _, _ = socket.recv_fds(connection, LENGTH.size, 2)
             if len(head) < LENGTH.size:
                 return
             text = connection.recv(LENGTH.unpack(head)[0], socket.MSG_WAITALL)
-            launch(connection, json.loads(text), *files)
+            output, errors = files
+            launch(connection, json.loads(text), output, errors, threads)
 
 
 if __name__ == "__main__":
