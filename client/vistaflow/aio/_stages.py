@@ -179,15 +179,15 @@ class StageCalls(Calls):
             name, `failure`, and of a failed run its reason (`message`) and the end of what it
             printed (`log`). If the design took known points, `origin` says from where.
         """
+        request = message_of(
+            doe_pb2.ReadDesignRequest, design_id=design_id, allow_unfinished=allow_unfinished
+        )
         try:
             design = await self.design(design_id)
         except FailedPreconditionError:
             if not allow_unfinished:
                 raise
             design = doe_pb2.Design()
-        request = message_of(
-            doe_pb2.ReadDesignRequest, design_id=design_id, allow_unfinished=allow_unfinished
-        )
         rows: Rows[dict[str, Any]] = Rows()
         async with self._stage("doe") as stage:
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -22,9 +23,11 @@ class RegistryProcess:
         self._database = database
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
+        self._reserved: socket.socket | None = None
 
     def start(self) -> None:
         """Starts it, where it listened before if it did."""
+        self.release()
         told = self._folder / "address"
         told.unlink(missing_ok=True)
         with (self._folder / "registry.out").open("ab") as output:
@@ -53,11 +56,27 @@ class RegistryProcess:
         assert self._process is not None
         self._process.kill()
         self._process.wait()
+        self._reserve()
 
     def stop(self) -> None:
         """Ends it politely."""
         assert self._process is not None
         end(self._process, output=self._folder / "registry.out")
+        self._reserve()
+
+    def _reserve(self) -> None:
+        """Keeps the port while nobody listens, so that no other process answers there."""
+        host, _, port = self.address.rpartition(":")
+        self.release()
+        self._reserved = socket.socket()
+        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._reserved.bind((host, int(port)))
+
+    def release(self) -> None:
+        """Gives the port back."""
+        if self._reserved is not None:
+            self._reserved.close()
+            self._reserved = None
 
 
 @pytest.fixture
@@ -69,3 +88,4 @@ def process(database: str, tmp_path: Path) -> Iterator[RegistryProcess]:
         yield made
     finally:
         made.stop()
+        made.release()

@@ -372,13 +372,15 @@ def test_what_a_study_tried_is_readable_at_each_word_of_progress(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.design("branin", 8, 1)
+    folder = bench.artifacts.root / "jobs"
+    earlier = set(folder.iterdir())
     seen: list[tuple[int, list[dict[str, Any]]]] = []
 
     class Watching(list[dict[str, Any]]):
         def append(self, report: dict[str, Any]) -> None:
             if report["kind"] == "progress" and report["phase"] == "infill":
-                jobs = (bench.artifacts.root / "jobs").iterdir()
-                rows = [row for job in jobs for row in read_journal(job)]
+                (job,) = set(folder.iterdir()) - earlier
+                rows = list(read_journal(job))
                 seen.append((report["completed"], rows))
 
     monkeypatch.setattr(bench, "reports", Watching())

@@ -52,10 +52,16 @@ class ExtensionCalls(Calls):
         Returns:
             The new kit. Its `extends` in `spec` is the kit.
         """
-        request = _extension(kit_id, budget, goals, narrow, name)
-        request.request_id = request_id
-        request.actor = actor
-        request.labels.update(labels or {})
+        request = _extension(
+            narrow,
+            kit_id=kit_id,
+            budget=budget,
+            goals=goals,
+            name=name,
+            labels=labels or {},
+            actor=actor,
+            request_id=request_id,
+        )
         response = await self._call("pipeline", "ExtendKit", request, timeout=3 * self._timeout)
         return kit_of(response.kit)
 
@@ -75,8 +81,7 @@ class ExtensionCalls(Calls):
             goals: What is wanted now; the kit's own if empty.
             narrow: Other ranges by parameter, as of `extend_kit`.
         """
-        request = _extension(kit_id, budget, goals, narrow, "")
-        request.validate_only = True
+        request = _extension(narrow, kit_id=kit_id, budget=budget, goals=goals, validate_only=True)
         response = await self._call("pipeline", "ExtendKit", request, timeout=3 * self._timeout)
         estimate: pipeline_pb2.RunEstimate = response.estimate
         return estimate
@@ -171,14 +176,10 @@ class ExtensionCalls(Calls):
         return response
 
 
-def _extension(
-    kit_id: int, budget: int, goals: str, narrow: Mapping[str, Any] | None, name: str
-) -> pipeline_pb2.ExtendKitRequest:
+def _extension(narrow: Mapping[str, Any] | None, **fields: Any) -> pipeline_pb2.ExtendKitRequest:
     if narrow is not None and not isinstance(narrow, Mapping):
         raise invalid("narrow", f"{type(narrow).__name__} is no mapping of parameters")
-    request = message_of(
-        pipeline_pb2.ExtendKitRequest, kit_id=kit_id, budget=budget, goals=goals, name=name
-    )
+    request = message_of(pipeline_pb2.ExtendKitRequest, **fields)
     request.parameters.extend(_override(*item) for item in (narrow or {}).items())
     return request
 
