@@ -7,8 +7,13 @@ _UNITS = ((86_400, "d", 2), (3_600, "h", 2), (60, "min", 2))
 
 
 def span_text(seconds: float) -> str:
-    """A span with one unit and two digits at most, such as `6 d`, `90 min` or `0.4 s`."""
+    """A span with one unit and two digits at most, such as `6 d`, `90 min`, `0.4 s` or `20 ms`.
+
+    Less than a millisecond is `1 ms`, as nobody waits for it.
+    """
     for size, unit, least in _UNITS:
         if seconds >= least * size:
             return f"{seconds / size:.0f} {unit}"
+    if 0 < seconds < 0.095:
+        return f"{max(1, round(seconds * 1000))} ms"
     return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"

@@ -338,7 +338,8 @@ def _show_tried(tried: doe_pb2.TryPointResponse, keep: Path | None) -> None:
     if tried.failure:
         console.print(f"✘ {tried.failure}: {tried.message}", markup=False, style="red")
     else:
-        console.print(f"✔ {len(tried.responses)} responses", style="green")
+        count = len(tried.responses)
+        console.print(f"✔ {count} response{'s' * (count != 1)}", style="green")
     console.print(f"{tried.deck}, {tried.simulator}, {tried.seconds:.2f} s", markup=False)
     if written:
         console.print(f"it wrote {', '.join(written[:10])}", markup=False)

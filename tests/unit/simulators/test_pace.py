@@ -21,7 +21,8 @@ def test_the_rest_takes_as_long_a_run_as_those_that_were_made() -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0.04, "0.04 s"), (9.96, "10 s"), (119.4, "119 s"), (120, "2 min"), (7199, "120 min"),
+        (1e-5, "1 ms"), (0.04, "40 ms"), (0.4, "0.4 s"), (9.96, "10 s"), (119.4, "119 s"),
+        (120, "2 min"), (7199, "120 min"),
         (7200, "2 h"), (48 * 3600, "2 d"), (6.2 * 86400, "6 d"),
     ],
 )  # fmt: skip
