@@ -134,6 +134,13 @@ def test_large_bodies_are_refused_and_large_files_are_taken(
     assert answer.json()["rows"] == [{"n": 3_000_000}], answer.text
 
 
+def test_the_answer_to_a_file_whose_name_is_refused_says_so_each_time(http: httpx.Client) -> None:
+    # The service ends the call while the file is still being sent.
+    answers = [http.put(f"/v1/files/a%0E{number}", content=b"A") for number in range(200)]
+    assert {answer.status_code for answer in answers} == {400}
+    assert {answer.json()["code"] for answer in answers} == {"INVALID_ARGUMENT"}
+
+
 def test_rows_and_files_of_a_query_in_every_format(suite: Suite, http: httpx.Client) -> None:
     (suite.data / "names.csv").write_text("이름,n\n사과,1\n배,2\n", encoding="utf-8")
     answer = http.get("/v1/query", params={"query": 'select * from files."raw/names.csv"'})

@@ -43,6 +43,9 @@ SLICE_BYTES = 256 * 1024
 has_control = re.compile("[\x00-\x1f\x7f-\x9f]").search
 """The first control character of a text, if it has one."""
 
+UPLOAD_ACCEPTED = "vistaflow-upload-accepted"
+"""Metadata that `UploadFile` sends first where it accepts a file's header."""
+
 DATASET_FORM = (
     "give NAME or PROJECT.NAME; NAME is 1 to 63 of a-z, 0-9 and `_`, beginning with a letter"
 )

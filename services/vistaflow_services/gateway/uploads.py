@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from vistaflow.api.ingestion.v1 import ingestion_pb2 as pb
-from vistaflow_services.core.names import is_sha256
+from vistaflow_services.core.names import UPLOAD_ACCEPTED, is_sha256
 from vistaflow_services.gateway.answers import HttpError, json_answer
 from vistaflow_services.gateway.gate import held
 from vistaflow_services.gateway.messages import to_values
@@ -95,15 +95,17 @@ class Uploads:
         )
         call = await self._upstream.upload()
         try:
-            # The service may end the call before all was sent; its answer says why.
-            with contextlib.suppress(asyncio.InvalidStateError):
+            # The service may end the call before all was sent. A write that meets that end fails
+            # with an error of gRPC's own: only the answer says why.
+            with contextlib.suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
                 await call.write(pb.UploadFileRequest(header=header))
-                async for block in blocks:
-                    skipped = min(there, len(block))
-                    there -= skipped
-                    if skipped < len(block):
-                        await call.write(pb.UploadFileRequest(data=block[skipped:]))
-                await call.done_writing()
+                if UPLOAD_ACCEPTED in dict(await call.initial_metadata()):
+                    async for block in blocks:
+                        skipped = min(there, len(block))
+                        there -= skipped
+                        if skipped < len(block):
+                            await call.write(pb.UploadFileRequest(data=block[skipped:]))
+                    await call.done_writing()
             answer = await call
         finally:
             call.cancel()

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, ParamSpec, TypeVar
 
@@ -46,9 +46,17 @@ class Receiver:
         self._calls = 0
 
     async def receive(
-        self, requests: AsyncIterator[pb.UploadFileRequest], caller: Caller
+        self,
+        requests: AsyncIterator[pb.UploadFileRequest],
+        caller: Caller,
+        accepted: Callable[[], Awaitable[None]],
     ) -> Upload:
         """Receives the file of one call.
+
+        Args:
+            requests: Its messages.
+            caller: Who makes it.
+            accepted: Is called once the header is accepted.
 
         Raises:
             ServiceError: As the proto says of UploadFile. What has arrived stays.
@@ -68,6 +76,7 @@ class Receiver:
             header, offset = _header_of(await blocks.message(), caller)
             receiving = self._uploads.receiving(header, offset)
             upload, part = await _done(thread, stack.enter_context, receiving)
+            await accepted()
             if not upload.complete:
                 reception = _Reception(self._uploads, upload, part)
                 await _done(thread, reception.hash_present)

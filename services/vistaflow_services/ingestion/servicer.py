@@ -26,7 +26,7 @@ from vistaflow_services.core.errors import (
     field_error,
 )
 from vistaflow_services.core.message_limits import MEBIBYTE, fitting
-from vistaflow_services.core.names import DEFAULT_PROJECT, SYSTEM_PROJECT
+from vistaflow_services.core.names import DEFAULT_PROJECT, SYSTEM_PROJECT, UPLOAD_ACCEPTED
 from vistaflow_services.core.registry_client import result_of
 from vistaflow_services.core.results import readable
 from vistaflow_services.core.rpc import pages
@@ -345,7 +345,13 @@ class IngestionServicer(rpc.IngestionServiceServicer):
         self, request_iterator: AsyncIterator[pb.UploadFileRequest], context: Context
     ) -> pb.UploadFileResponse:
         """Receives a file. See the proto for the contract."""
-        upload = await self._receiver.receive(request_iterator, callers.current())
+
+        async def accepted() -> None:
+            # Whoever waits for it before it sends the file learns why a header is refused; a write
+            # that meets the end of its call may lose that.
+            await context.send_initial_metadata(((UPLOAD_ACCEPTED, "1"),))
+
+        upload = await self._receiver.receive(request_iterator, callers.current(), accepted)
         return pb.UploadFileResponse(upload=upload_message(upload))
 
     async def GetUpload(

@@ -175,8 +175,8 @@ class UploadCalls(Calls):
                         position += len(data)
                         progress(position, header.size_bytes)
                     await call.done_writing()
-                except asyncio.InvalidStateError:
-                    pass  # The service has ended the call; the answer says why.
+                except (asyncio.InvalidStateError, grpc.aio.AioRpcError):
+                    pass  # The service has ended the call; only the answer says why.
                 await call
             except grpc.aio.UsageError:
                 raise CanceledError("the client was closed", reason="CLOSED") from None
