@@ -347,8 +347,8 @@ class IngestionServicer(rpc.IngestionServiceServicer):
         """Receives a file. See the proto for the contract."""
 
         async def accepted() -> None:
-            # Whoever waits for it before it sends the file learns why a header is refused; a write
-            # that meets the end of its call may lose that.
+            # A caller that waits for this before it sends the file learns why a header is refused:
+            # a write that meets the end of its call may lose that.
             await context.send_initial_metadata(((UPLOAD_ACCEPTED, "1"),))
 
         upload = await self._receiver.receive(request_iterator, callers.current(), accepted)
