@@ -58,8 +58,10 @@ from vistaflow_services.core.work.worker import Worker
 
 logger = logging.getLogger(__name__)
 
-ANNOUNCE_SECONDS = 5.0
-"""How often a service tells the registry where it listens, beside each change of its health."""
+ANNOUNCE_SECONDS = 2.0
+"""How often a service tells the registry where it listens, beside each change of its health.
+
+After a restart the registry knows none of them: a client waits 4 s for the one that it asks."""
 
 
 @dataclass(frozen=True, kw_only=True)

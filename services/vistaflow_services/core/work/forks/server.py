@@ -65,14 +65,14 @@ def _load(module: str) -> bool:
     with _without(*OPTIONAL):
         try:
             loaded = importlib.import_module(module)
+            for name in getattr(loaded, "PRELOAD", ()):
+                with contextlib.suppress(ImportError):
+                    importlib.import_module(name)
+            getattr(loaded, "PREPARE", lambda: None)()
         except Exception:
-            # Its attempts are started from nothing, and say the same.
+            # Its attempts are started from nothing, and say the same; the other stages go on.
             traceback.print_exc()
             return False
-        for name in getattr(loaded, "PRELOAD", ()):
-            with contextlib.suppress(ImportError):
-                importlib.import_module(name)
-        getattr(loaded, "PREPARE", lambda: None)()
     return True
 
 
@@ -103,16 +103,15 @@ class Client:
 
     def flush(self) -> None:
         """Sends what waits, as far as the service reads it."""
-        with contextlib.suppress(BlockingIOError):
-            while self._waiting:
-                try:
-                    self.socket.send(self._waiting[0])
-                except BlockingIOError:
-                    raise
-                except OSError:
-                    self._waiting.clear()  # the service is gone, which reading will show
-                    return
-                self._waiting.popleft()
+        while self._waiting:
+            try:
+                self.socket.send(self._waiting[0])
+            except BlockingIOError:
+                return
+            except OSError:
+                self._waiting.clear()  # the service is gone, which reading will show
+                return
+            self._waiting.popleft()
 
     @property
     def events(self) -> int:
