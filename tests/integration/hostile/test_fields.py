@@ -154,8 +154,8 @@ def base_of(method: MethodDescriptor, known: dict[str, Any], suite: Suite) -> An
 
 
 def waits(attack: Attack) -> bool:
-    """Whether it asks for a revision that never comes."""
-    return attack.path == "min_revision" and not attack.refused
+    """Whether it asks for a revision, or for lines of a log, that never come."""
+    return attack.path in ("min_revision", "follow") and not attack.refused
 
 
 def messages(attack: Attack) -> list[bytes]:
