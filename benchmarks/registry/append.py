@@ -1,11 +1,14 @@
 r"""How fast the registry appends rows, against its own parts in the same run.
 
-    python benchmarks/registry/append.py [--seconds 2] [--rounds 5] [--only unary|wait|streams]
-        [--callers 1,8,64,256] [--realtime]
+    python benchmarks/registry/append.py [--seconds 2] [--rounds 5]
+        [--only unary|queue|wait|streams] [--callers 1,8,64,256] [--realtime]
 
 * unary: one row a call, by the number of callers. Against the same registry with a journal that
   stores nothing (everything except the database, and batches by the same rules), and with 64
   callers against a server with the same interceptors that does nothing else.
+* queue: one row a call by 64 callers, against procrastinate, a job queue in PostgreSQL, on the same
+  server: one durable insert with its notification. Absent where it is not installed
+  (`uv pip install --group bench`).
 * wait: one caller. Against an empty call and one commit of one row by a bare connection.
 * streams: messages of 100 rows on 4 streams. Against `psql \copy` of a file into a table with the
   log's columns and indexes.
@@ -31,6 +34,7 @@ from typing import Any
 
 import psycopg
 from bench import Run, Table, arguments, interleave, quantile, run
+from job_queue import CONNECTIONS, defer, installed
 from servers import (
     METADATA_TEXT,
     SCHEMA,
@@ -58,6 +62,8 @@ COLUMNS = (
     "id, kit_id, job_type, task_name, job_id, status, current_order, created_at, metadata, batch,"
     " attempt, seq, actor, reason"
 )
+
+PARTS = ("unary", "queue", "wait", "streams")
 
 LEAST = {8: 0.65, 64: 0.75}
 """The part of the rate without a database that is required, by the number of callers."""
@@ -337,6 +343,27 @@ async def unary_table(
     table.add("ack p99", figures["p99"], "ms", against=against["p99"])
 
 
+async def queue_table(dsn: str, server: Running) -> None:
+    """Appends of one row by 64 callers, against jobs that as many callers defer."""
+    if not await installed(dsn):
+        print("\nprocrastinate is not installed: not compared (uv pip install --group bench)")
+        return
+    seconds = options.seconds
+    variants: dict[str, Run] = {
+        "registry": lambda: unary(server.address, 64, seconds, bare=False),
+    }
+    for connections in CONNECTIONS:
+        variants[str(connections)] = lambda size=connections: defer(dsn, size, 64, seconds)
+    table = Table(f"one row a call and one job a call, 64 callers{circumstances()}")
+    got = await interleave(variants, options.rounds)
+    figures = got.pop("registry")
+    size, against = max(got.items(), key=lambda entry: entry[1]["rate"])
+    of = f"procrastinate, {size} connections"
+    table.add("appends", figures["rate"], "/s", against=against["rate"], of=of, least=2.5)
+    table.add("ack p50", figures["p50"], "ms", against=against["p50"])
+    table.add("ack p99", figures["p99"], "ms", against=against["p99"])
+
+
 def circumstances() -> str:
     """How processes are scheduled, and how busy the machine is, for a title."""
     kind = "plain" if os.sched_getscheduler(0) == os.SCHED_OTHER else "real-time"
@@ -347,7 +374,7 @@ async def measure(home: Path) -> None:
     if options.realtime:
         # Before anything is started, which inherits it.
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
-    parts = (options.only,) if options.only else ("unary", "wait", "streams")
+    parts = (options.only,) if options.only else PARTS
     seconds, rounds = options.seconds, options.rounds
     with postgres(home) as dsn:
         async with (
@@ -358,6 +385,8 @@ async def measure(home: Path) -> None:
             if "unary" in parts:
                 for callers in map(int, options.callers.split(",")):
                     await unary_table(dsn, home, server, null, bare, callers)
+            if "queue" in parts:
+                await queue_table(dsn, server)
             if "wait" in parts:
                 table = Table(f"one caller, one row a call{circumstances()}")
                 got = await interleave(
@@ -404,7 +433,7 @@ async def measure(home: Path) -> None:
 
 
 parser = arguments(__doc__)
-parser.add_argument("--only", choices=("unary", "wait", "streams"), help="one table of them")
+parser.add_argument("--only", choices=PARTS, help="one table of them")
 parser.add_argument("--callers", default="1,8,64,256", help="numbers of callers of unary appends")
 parser.add_argument("--realtime", action="store_true", help="with real-time priority (as root)")
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from vistaflow_services.core.names import MAX_ACTOR, MAX_TASK_NAME, has_control
 from vistaflow_services.registry import commands as c
 from vistaflow_services.registry.domain import MAX_METADATA_BYTES
 from vistaflow_services.registry.messages.encoding import struct_text
+from vistaflow_services.registry.messages.layouts import Layouts
 from vistaflow_services.registry.messages.raw import STRUCT_BYTES_A_JSON_BYTE
 from vistaflow_services.registry.messages.translate import (
     JOB_TYPE_WORDS,
@@ -28,6 +29,8 @@ _JOB_TYPE_OR_NONE = {0: "", **JOB_TYPE_WORDS}
 # A text of so many characters is short enough: a character takes at most 4 bytes.
 _SHORT_METADATA = MAX_METADATA_BYTES // 4
 
+
+_layouts = Layouts()
 
 # The same few jobs send most of the rows.
 _uuid = lru_cache(maxsize=10_000)(uuid_of)
@@ -74,28 +77,24 @@ def quick_item(state: common.State, numbers_checked: bool = False) -> c.Item | N
         if quick_metadata is None:
             return None
         metadata = quick_metadata
+    # By position: names cost as much again. No result, no reason.
     return c.Item(
-        job_id=job_id,
-        status=status,
-        task_name=task_name,
-        attempt=attempt,
-        seq=seq,
-        metadata_json=metadata,
-        actor=actor,
-        kit_id=kit_id,
-        job_type=job_type,
-        within=caller.project,
-    )
+        job_id, status, task_name, attempt, seq, metadata, "", actor, "", kit_id, job_type,
+        caller.project,
+    )  # fmt: skip
 
 
 def _quick_metadata(struct: Struct, numbers_checked: bool) -> str | None:
     """The JSON text of metadata; None if it is too large, or not certain to be stored exactly."""
-    if struct.ByteSize() > MAX_METADATA_BYTES * STRUCT_BYTES_A_JSON_BYTE:
+    data = struct.SerializeToString()
+    if len(data) > MAX_METADATA_BYTES * STRUCT_BYTES_A_JSON_BYTE:
         return None
-    try:
-        text = struct_text(struct, numbers_checked=numbers_checked)
-    except ValueError:
-        return None
+    text = _layouts.text(struct, data)
+    if text is None:
+        try:
+            text = struct_text(struct, numbers_checked=numbers_checked)
+        except ValueError:
+            return None
     # A NUL, or a backslash before `u0000`: only `requests` tells them apart.
     if "\\u0000" in text:
         return None
