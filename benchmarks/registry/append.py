@@ -27,7 +27,7 @@ import sys
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,7 @@ LEAST = {8: 0.65, 64: 0.75}
 """The part of the rate without a database that is required, by the number of callers."""
 
 Count = Callable[[], Awaitable[int]]
+Figures = Mapping[str, float]
 
 
 # Servers that keep nothing, each in a process of its own.
@@ -192,6 +193,7 @@ async def unary(
     spent = time.perf_counter() - begin
     return {
         "rate": len(waits) / spent,
+        "count": len(waits),
         "p50": 1000 * quantile(waits, 0.5),
         "p99": 1000 * quantile(waits, 0.99),
         "rows": len(waits) / (await commits() - before) if commits else 1.0,
@@ -292,9 +294,21 @@ async def stream(address: str, streams: int, seconds: float) -> dict[str, float]
     await asyncio.gather(*map(write, stubs, messages))
     return {
         "rate": len(waits) * STREAM_ROWS / (time.perf_counter() - begin),
+        "count": len(waits) * STREAM_ROWS,
         "p50": 1000 * quantile(waits, 0.5),
         "p99": 1000 * quantile(waits, 0.99),
     }
+
+
+async def with_processor(server: Running, work: Awaitable[Figures]) -> Figures:
+    """The figures of a turn, with the processor time of the server for a row, in µs.
+
+    Other programs change it less than the time that passes.
+    """
+    before = server.cpu_seconds()
+    figures = await work
+    spent = server.cpu_seconds() - before
+    return {**figures, "cpu": 1e6 * spent / max(1.0, figures["count"])}
 
 
 async def batches(dsn: str) -> int:
@@ -318,10 +332,13 @@ async def unary_table(
         return int.from_bytes(counter.read_bytes())
 
     variants: dict[str, Run] = {
-        "registry": lambda: unary(
-            server.address, callers, seconds, bare=False, commits=lambda: batches(dsn)
+        "registry": lambda: with_processor(
+            server,
+            unary(server.address, callers, seconds, bare=False, commits=lambda: batches(dsn)),
         ),
-        "null": lambda: unary(null.address, callers, seconds, bare=False, commits=null_commits),
+        "null": lambda: with_processor(
+            null, unary(null.address, callers, seconds, bare=False, commits=null_commits)
+        ),
     }
     if callers == 64:
         variants["bare"] = lambda: unary(bare.address, callers, seconds, bare=True)
@@ -339,6 +356,7 @@ async def unary_table(
     if "bare" in got:
         table.add("appends", figures["rate"], "/s", against=got["bare"]["rate"], of="doing nothing")
     table.add("rows of a commit", figures["rows"], against=against["rows"])
+    table.add("processor of the registry a call", figures["cpu"], "us", against=against["cpu"])
     table.add("ack p50", figures["p50"], "ms", against=against["p50"])
     table.add("ack p99", figures["p99"], "ms", against=against["p99"])
 
@@ -410,8 +428,10 @@ async def measure(home: Path) -> None:
                 table = Table(f"4 streams of messages of {STREAM_ROWS} rows{circumstances()}")
                 got = await interleave(
                     {
-                        "registry": lambda: stream(server.address, 4, seconds),
-                        "null": lambda: stream(null.address, 4, seconds),
+                        "registry": lambda: with_processor(
+                            server, stream(server.address, 4, seconds)
+                        ),
+                        "null": lambda: with_processor(null, stream(null.address, 4, seconds)),
                         "copy": lambda: copy(dsn, home),
                     },
                     rounds,
@@ -427,6 +447,12 @@ async def measure(home: Path) -> None:
                 )
                 table.add(
                     "rows", rows["rate"], "/s", against=got["null"]["rate"], of="without a database"
+                )
+                table.add(
+                    "processor of the registry a row",
+                    rows["cpu"],
+                    "us",
+                    against=got["null"]["cpu"],
                 )
                 table.add("ack p50", rows["p50"], "ms")
                 table.add("ack p99", rows["p99"], "ms", most=100, absolute=True)
