@@ -39,6 +39,15 @@ def code_of(commit: str, folder: Path) -> str | None:
     return f"{folder / 'client'}:{folder / 'services'}"
 
 
+def wait_until_idle(home: Path) -> None:
+    """Waits until a suite has done what it does after its start, 3 minutes at most."""
+    quiet, end = 0, time.monotonic() + 180
+    while quiet < 2 and time.monotonic() < end:
+        before = used(home)["cpu"]
+        time.sleep(2)
+        quiet = quiet + 1 if used(home)["cpu"] - before < 0.3 else 0
+
+
 def turn(path: str, port: int) -> tuple[float, float, str]:
     """Wall and processor seconds of one run in a new home, and the end of what it printed."""
     with tempfile.TemporaryDirectory(prefix="vistaflow-bench-") as folder:
@@ -61,7 +70,7 @@ def turn(path: str, port: int) -> tuple[float, float, str]:
 
         vistaflow("up", "--detach", "--port", str(port))
         try:
-            time.sleep(options.settle)
+            wait_until_idle(home)
             before, began = used(home)["cpu"], time.monotonic()
             text = vistaflow("run", "mosfet")
             wall, cpu = time.monotonic() - began, used(home)["cpu"] - before
@@ -87,18 +96,15 @@ def main() -> None:
             {name: statistics.median(run[index] for run in runs) for name, runs in turns.items()}
             for index in (0, 1)
         )
-        table = Table(f"vistaflow run mosfet, load {os.getloadavg()[0]:.0f}")
-        of = f"of {options.commit}, as times of today's"
+        table = Table(f"vistaflow run mosfet at {options.commit}, load {os.getloadavg()[0]:.0f}")
         for what, figures in (("wall", wall), ("processor", cpu)):
-            print(f"{what}: {figures['today']:.1f} s")
-            table.add(what, figures["former"], "s", against=figures["today"], of=of, least=1.5)
+            table.add(what, figures["former"], "s", against=figures["today"], of="today", least=1.5)
 
 
 parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
 parser.add_argument("--rounds", type=int, default=1, help="turns of each")
 parser.add_argument("--commit", default="3a5e1b9", help="what today's code is compared with")
 parser.add_argument("--port", type=int, default=50961, help="where the registry listens")
-parser.add_argument("--settle", type=float, default=5.0, help="seconds between start and run")
 parser.add_argument("--lines", type=int, default=8, help="lines of the output that are shown")
 options = parser.parse_args() if __name__ == "__main__" else parser.parse_args([])
 if __name__ == "__main__":
