@@ -52,6 +52,7 @@ schemas: env
 BENCHES := $(wildcard benchmarks/*.py $(addprefix benchmarks/registry/,append.py watch.py memory.py reads.py replicas.py interceptors.py stalls.py large_kits.py))
 
 bench: env
+	$(BIN)/python -m pip install --quiet --group bench
 	for each in $(BENCHES); do $(BIN)/python $$each || exit 1; done
 
 # Where the page cannot be built, everything else works, and `/` says what is missing.

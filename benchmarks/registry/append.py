@@ -1,11 +1,14 @@
 r"""How fast the registry appends rows, against its own parts in the same run.
 
-    python benchmarks/registry/append.py [--seconds 2] [--rounds 5] [--only unary|wait|streams]
-        [--callers 1,8,64,256] [--realtime]
+    python benchmarks/registry/append.py [--seconds 2] [--rounds 5]
+        [--only unary|queue|wait|streams] [--callers 1,8,64,256] [--realtime]
 
 * unary: one row a call, by the number of callers. Against the same registry with a journal that
   stores nothing (everything except the database, and batches by the same rules), and with 64
   callers against a server with the same interceptors that does nothing else.
+* queue: one row a call by 64 callers, against procrastinate, a job queue in PostgreSQL, on the same
+  server: one durable insert with its notification. Absent where it is not installed
+  (`uv pip install --group bench`).
 * wait: one caller. Against an empty call and one commit of one row by a bare connection.
 * streams: messages of 100 rows on 4 streams. Against `psql \copy` of a file into a table with the
   log's columns and indexes.
@@ -24,13 +27,14 @@ import sys
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psycopg
 from bench import Run, Table, arguments, interleave, quantile, run
+from job_queue import CONNECTIONS, defer, installed
 from servers import (
     METADATA_TEXT,
     SCHEMA,
@@ -59,10 +63,13 @@ COLUMNS = (
     " attempt, seq, actor, reason"
 )
 
+PARTS = ("unary", "queue", "wait", "streams")
+
 LEAST = {8: 0.65, 64: 0.75}
 """The part of the rate without a database that is required, by the number of callers."""
 
 Count = Callable[[], Awaitable[int]]
+Figures = Mapping[str, float]
 
 
 # Servers that keep nothing, each in a process of its own.
@@ -186,6 +193,7 @@ async def unary(
     spent = time.perf_counter() - begin
     return {
         "rate": len(waits) / spent,
+        "count": len(waits),
         "p50": 1000 * quantile(waits, 0.5),
         "p99": 1000 * quantile(waits, 0.99),
         "rows": len(waits) / (await commits() - before) if commits else 1.0,
@@ -286,9 +294,21 @@ async def stream(address: str, streams: int, seconds: float) -> dict[str, float]
     await asyncio.gather(*map(write, stubs, messages))
     return {
         "rate": len(waits) * STREAM_ROWS / (time.perf_counter() - begin),
+        "count": len(waits) * STREAM_ROWS,
         "p50": 1000 * quantile(waits, 0.5),
         "p99": 1000 * quantile(waits, 0.99),
     }
+
+
+async def with_processor(server: Running, work: Awaitable[Figures]) -> Figures:
+    """The figures of a turn, with the processor time of the server for a row, in µs.
+
+    Other programs change it less than the time that passes.
+    """
+    before = server.cpu_seconds()
+    figures = await work
+    spent = server.cpu_seconds() - before
+    return {**figures, "cpu": 1e6 * spent / max(1.0, figures["count"])}
 
 
 async def batches(dsn: str) -> int:
@@ -312,10 +332,13 @@ async def unary_table(
         return int.from_bytes(counter.read_bytes())
 
     variants: dict[str, Run] = {
-        "registry": lambda: unary(
-            server.address, callers, seconds, bare=False, commits=lambda: batches(dsn)
+        "registry": lambda: with_processor(
+            server,
+            unary(server.address, callers, seconds, bare=False, commits=lambda: batches(dsn)),
         ),
-        "null": lambda: unary(null.address, callers, seconds, bare=False, commits=null_commits),
+        "null": lambda: with_processor(
+            null, unary(null.address, callers, seconds, bare=False, commits=null_commits)
+        ),
     }
     if callers == 64:
         variants["bare"] = lambda: unary(bare.address, callers, seconds, bare=True)
@@ -333,6 +356,28 @@ async def unary_table(
     if "bare" in got:
         table.add("appends", figures["rate"], "/s", against=got["bare"]["rate"], of="doing nothing")
     table.add("rows of a commit", figures["rows"], against=against["rows"])
+    table.add("processor of the registry a call", figures["cpu"], "us", against=against["cpu"])
+    table.add("ack p50", figures["p50"], "ms", against=against["p50"])
+    table.add("ack p99", figures["p99"], "ms", against=against["p99"])
+
+
+async def queue_table(dsn: str, server: Running) -> None:
+    """Appends of one row by 64 callers, against jobs that as many callers defer."""
+    if not await installed(dsn):
+        print("\nprocrastinate is not installed: not compared (uv pip install --group bench)")
+        return
+    seconds = options.seconds
+    variants: dict[str, Run] = {
+        "registry": lambda: unary(server.address, 64, seconds, bare=False),
+    }
+    for connections in CONNECTIONS:
+        variants[str(connections)] = lambda size=connections: defer(dsn, size, 64, seconds)
+    table = Table(f"one row a call and one job a call, 64 callers{circumstances()}")
+    got = await interleave(variants, options.rounds)
+    figures = got.pop("registry")
+    size, against = max(got.items(), key=lambda entry: entry[1]["rate"])
+    of = f"procrastinate, {size} connections"
+    table.add("appends", figures["rate"], "/s", against=against["rate"], of=of, least=2.5)
     table.add("ack p50", figures["p50"], "ms", against=against["p50"])
     table.add("ack p99", figures["p99"], "ms", against=against["p99"])
 
@@ -347,7 +392,7 @@ async def measure(home: Path) -> None:
     if options.realtime:
         # Before anything is started, which inherits it.
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
-    parts = (options.only,) if options.only else ("unary", "wait", "streams")
+    parts = (options.only,) if options.only else PARTS
     seconds, rounds = options.seconds, options.rounds
     with postgres(home) as dsn:
         async with (
@@ -358,6 +403,8 @@ async def measure(home: Path) -> None:
             if "unary" in parts:
                 for callers in map(int, options.callers.split(",")):
                     await unary_table(dsn, home, server, null, bare, callers)
+            if "queue" in parts:
+                await queue_table(dsn, server)
             if "wait" in parts:
                 table = Table(f"one caller, one row a call{circumstances()}")
                 got = await interleave(
@@ -381,8 +428,10 @@ async def measure(home: Path) -> None:
                 table = Table(f"4 streams of messages of {STREAM_ROWS} rows{circumstances()}")
                 got = await interleave(
                     {
-                        "registry": lambda: stream(server.address, 4, seconds),
-                        "null": lambda: stream(null.address, 4, seconds),
+                        "registry": lambda: with_processor(
+                            server, stream(server.address, 4, seconds)
+                        ),
+                        "null": lambda: with_processor(null, stream(null.address, 4, seconds)),
                         "copy": lambda: copy(dsn, home),
                     },
                     rounds,
@@ -399,12 +448,18 @@ async def measure(home: Path) -> None:
                 table.add(
                     "rows", rows["rate"], "/s", against=got["null"]["rate"], of="without a database"
                 )
+                table.add(
+                    "processor of the registry a row",
+                    rows["cpu"],
+                    "us",
+                    against=got["null"]["cpu"],
+                )
                 table.add("ack p50", rows["p50"], "ms")
                 table.add("ack p99", rows["p99"], "ms", most=100, absolute=True)
 
 
 parser = arguments(__doc__)
-parser.add_argument("--only", choices=("unary", "wait", "streams"), help="one table of them")
+parser.add_argument("--only", choices=PARTS, help="one table of them")
 parser.add_argument("--callers", default="1,8,64,256", help="numbers of callers of unary appends")
 parser.add_argument("--realtime", action="store_true", help="with real-time priority (as root)")
 if __name__ == "__main__":

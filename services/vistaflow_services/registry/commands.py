@@ -91,7 +91,7 @@ class CreateJob(Command):
     actor: str = ""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Item:
     """One row to append. Never changed; not frozen, because a frozen object is slower to make."""
 
@@ -344,7 +344,7 @@ class JobsChange:
             job.settle(now)
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Result:
     """What became of one item. Not changed."""
 

@@ -167,7 +167,7 @@ def same(old: Thing, **changes: Any) -> Thing:
     return new
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class StateRow:
     """One row of the log. Not changed once its commit is known."""
 

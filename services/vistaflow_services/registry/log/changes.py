@@ -110,6 +110,9 @@ class Changes:
         self.changes_over: set[uuid.UUID] = set()
         """Changes of earlier commits that are complete now."""
         self._batch = 0
+        self._target: tuple[uuid.UUID, Kit, Job] | None = None
+        """The job that the last row was appended to, with its kit, both this draft's own: most
+        rows are of the job of the row before."""
         self._graphs: dict[int, Dependencies] = {}
         self._unexplained: set[int] = set()
         """Kits in which the reasons of waiting jobs may be out of date."""
@@ -307,23 +310,12 @@ class Changes:
             self.tasks_only = False
             exists = job.revision != 0
             kit.counts = moved(kit.counts, job.status if exists else None, status)
+        # By position: names cost as much again.
         row = StateRow(
-            revision=self.last_id,
-            batch=self._batch,
-            kit_id=kit.kit_id,
-            job_id=job.job_id,
-            job_type=job.job_type,
-            task_name=task_name,
-            status=status,
-            current_order=job.current_order,
-            attempt=job.attempt,
-            seq=seq,
-            created_at=PENDING,
-            metadata_json=metadata_json,
-            actor=actor,
-            reason=_clip(reason),
-            kit_counts=None if task_name else kit.counts,
-        )
+            self.last_id, self._batch, kit.kit_id, job.job_id, job.job_type, task_name, status,
+            job.current_order, job.attempt, seq, PENDING, metadata_json, actor,
+            _clip(reason) if reason else "", None if task_name else kit.counts,
+        )  # fmt: skip
         self.rows.append(row)
         kit.revision, kit.updated_at = row.revision, PENDING
         if task_name:
@@ -384,6 +376,12 @@ class Changes:
     def _kit_id_of(self, job_id: uuid.UUID) -> int | None:
         job = self.jobs.get(job_id)
         return job.kit_id if job is not None else self._board.kit_of(job_id)
+
+    def _placed(self, job_id: uuid.UUID) -> tuple[Kit, Job] | tuple[None, None]:
+        """The kit and job, if they are held."""
+        kit_id = self._kit_id_of(job_id)
+        held = self._held(kit_id) if kit_id is not None else None
+        return (held, held.jobs[job_id]) if held is not None else (None, None)
 
     def _find(self, job_id: uuid.UUID) -> tuple[Kit, Job]:
         kit_id = self._kit_id_of(job_id)

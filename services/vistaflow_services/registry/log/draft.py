@@ -359,12 +359,17 @@ class Draft(Changes):
         otherwise                                 ACCEPTED
         ========================================  =====================================
         """
-        kit_id = self._kit_id_of(item.job_id)
-        held = self._held(kit_id) if kit_id is not None else None
-        if held is None or (item.within and held.project != item.within):
+        held: Kit | None
+        job: Job | None
+        target = self._target
+        if target is not None and target[0] is item.job_id:
+            _, held, job = target
+        else:
+            target = None
+            held, job = self._placed(item.job_id)
+        if held is None or job is None or (item.within and held.project != item.within):
             return c.Result(verdict=Verdict.REJECTED, detail=f"there is no job {item.job_id}")
-        job = held.jobs[item.job_id]
-        starts = starts_attempt(job, item)
+        starts = not item.task_name and starts_attempt(job, item)
         # Repeats before the status machine: the recorded row has moved the job or task already,
         # so the machine would refuse the same row.
         answer = unfit(job, item)
@@ -374,12 +379,14 @@ class Draft(Changes):
             answer = illegal(job, item)
         if answer is not None:
             return answer
-        kit = self._own_kit(held.kit_id)
-        job = self._own_job(kit, job.job_id)
+        if target is None:
+            held = self._own_kit(held.kit_id)
+            job = self._own_job(held, job.job_id)
+            self._target = item.job_id, held, job
         if starts:
             self._begin_attempt(job)
         row = self._record(
-            kit,
+            held,
             job,
             item.status,
             task_name=item.task_name,
@@ -394,8 +401,8 @@ class Draft(Changes):
                 row.revision, frozenset({content_of(item)})
             )
         if not item.task_name and item.status in TERMINAL:
-            self._after_end(kit, job, item)
-        return c.Result(verdict=Verdict.ACCEPTED, revision=row.revision)
+            self._after_end(held, job, item)
+        return c.Result(Verdict.ACCEPTED, row.revision)
 
     def _repeat(self, job: Job, item: c.Item) -> c.Result | None:
         """The answer to a row whose seq is recorded, in this batch or before; None if it is not.

@@ -812,7 +812,12 @@ def _touched(
     for command in commands:
         match command:
             case c.Append():
-                jobs.update((item.job_id, item.within) for item in command.items)
+                last: uuid.UUID | None = None
+                for item in command.items:
+                    # Rows of one job follow one another, and have one caller.
+                    if item.job_id is not last:
+                        last = item.job_id
+                        jobs.add((last, item.within))
             case (
                 c.CreateJob()
                 | c.CancelKit()

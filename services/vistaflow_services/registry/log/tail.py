@@ -161,10 +161,12 @@ class Tail:
 
     async def _notified(self, connection: psycopg.AsyncConnection[Row], seconds: float) -> int:
         """The revision in the next notification; 0 if none comes in time."""
-        revision = 0
-        async for notice in connection.notifies(timeout=seconds, stop_after=1):
-            if notice.payload.isdecimal():
-                revision = max(revision, int(notice.payload))
+        # psycopg wakes up ten times a second while it waits, so it is asked when there is something
+        # to read, and before for what came along with other answers.
+        revision = await _received(connection)
+        if not revision:
+            await _readable(connection.fileno(), seconds)
+            revision = await _received(connection)
         return revision
 
     async def _catch_up(self, connection: psycopg.AsyncConnection[Row]) -> None:
@@ -224,3 +226,26 @@ class Tail:
             return whole
         cursor = await connection.execute(QUERIES["log_batch"], {"batch": rows[-1].batch})
         return [row for row in map(to_row, await cursor.fetchall()) if row.revision > after]
+
+
+async def _received(connection: psycopg.AsyncConnection[Row]) -> int:
+    """The revision in the notifications that are there; 0 if there is none."""
+    revision = 0
+    async for notice in connection.notifies(timeout=0, stop_after=1):
+        if notice.payload.isdecimal():
+            revision = max(revision, int(notice.payload))
+    return revision
+
+
+async def _readable(socket: int, seconds: float) -> None:
+    """Waits until a socket has something to read, or is closed, or the time is over."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(socket, ready.set)
+    try:
+        async with asyncio.timeout(seconds):
+            await ready.wait()
+    except TimeoutError:
+        return
+    finally:
+        loop.remove_reader(socket)

@@ -7,6 +7,7 @@ filters.py    filters, pages and moments of the past that requests ask for
 narrowing.py  filters narrowed to the project of the caller
 translate.py  domain values to messages, and back
 encoding.py   a Struct to JSON text, and back to bytes
+layouts.py    flat metadata to JSON text by the layout of earlier rows
 numbers.py    whole numbers that may have been rounded
 varint.py     numbers as protobuf writes them
 """

@@ -193,11 +193,11 @@ def append(
     violations = Violations()
     if isinstance(request, Rows) and request.head.request_id:
         return _append_for_record(request, encode, violations)
-    _check_rows(request, violations)
+    size = _check_rows(request, violations)
     behind = None
     if isinstance(request, pb.AppendStatesRequest) and request.request_id:
         behind = kept_request(request, encode, violations)
-    return c.Append(request=behind, items=_items(request, _states(request), violations))
+    return c.Append(request=behind, items=_items(request, _states(request), size, violations))
 
 
 def _append_for_record(
@@ -215,8 +215,8 @@ def _append_for_record(
             texts.append(_text(state, struct_bytes=0))
             yield state
 
-    _check_rows(request, violations)
-    items = _items(request, states(), violations)
+    size = _check_rows(request, violations)
+    items = _items(request, states(), size, violations)
     text = _text(request.head)[:-1] + ',"states":[' + ",".join(texts) + "]}"
     behind = _behind("AppendStates", request.head.request_id, hashed, text, encode, violations)
     violations.check()
@@ -231,8 +231,8 @@ def stream(
     number = request.head.number if isinstance(request, Rows) else request.number
     if number != expected:
         violations.add("number", f"is {number}; messages are numbered from 1, now {expected}")
-    _check_rows(request, violations)
-    return c.Append(items=_items(request, _states(request), violations))
+    size = _check_rows(request, violations)
+    return c.Append(items=_items(request, _states(request), size, violations))
 
 
 def _states(request: Appended) -> Iterable[common.State]:
@@ -240,11 +240,17 @@ def _states(request: Appended) -> Iterable[common.State]:
 
 
 def _items(
-    request: Appended, states: Iterable[common.State], violations: Violations
+    request: Appended, states: Iterable[common.State], size: int, violations: Violations
 ) -> tuple[c.Item, ...]:
-    """The rows; one error reports their first mistakes and those found before."""
+    """The rows; one error reports their first mistakes and those found before.
+
+    Args:
+        request: What holds them.
+        states: The rows as they came.
+        size: What `_check_rows` returned.
+        violations: The mistakes found before.
+    """
     items = []
-    size = _delivered_bytes(request)
     close = size > APPEND_BYTES // 3
     checked = (request.head if isinstance(request, Rows) else request).numbers_checked
     for place, state in enumerate(states):
@@ -262,8 +268,11 @@ def _items(
     return tuple(items)
 
 
-def _check_rows(request: Appended, violations: Violations) -> None:
+def _check_rows(request: Appended, violations: Violations) -> int:
     """Refuses rows that are too many or too large, before any of them is converted.
+
+    Returns:
+        About how large the message is in which watchers get the rows, in bytes.
 
     Raises:
         InvalidError: They are.
@@ -282,6 +291,7 @@ def _check_rows(request: Appended, violations: Violations) -> None:
                 )
                 violations.check()
     _check_delivered(size, violations)
+    return size
 
 
 def _count(request: Appended) -> int:

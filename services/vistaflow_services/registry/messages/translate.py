@@ -239,6 +239,9 @@ def kit_in_short(kit: Kit) -> pb.Kit:
 
 def result_to_proto(result: Result) -> pb.AppendResult:
     """What became of one appended row."""
+    if not result.detail:
+        # Most are accepted; each field costs time.
+        return pb.AppendResult(verdict=_VERDICTS[result.verdict], revision=result.revision)
     return pb.AppendResult(
         verdict=_VERDICTS[result.verdict],
         revision=result.revision,

@@ -6,6 +6,7 @@ the watchers or the age of the oldest transaction, is set by `upkeep` every few 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -158,8 +159,8 @@ class RegistryMeters:
                 self._lost.inc()
         for answer in answers:
             if isinstance(answer, Appended):
-                for result in answer.results:
-                    self._by_verdict[result.verdict].inc()
+                for verdict, count in Counter(result.verdict for result in answer.results).items():
+                    self._by_verdict[verdict].inc(count)
 
     def refused(self, commands: int) -> None:
         """The database refused a batch."""
