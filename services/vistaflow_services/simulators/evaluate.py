@@ -335,10 +335,9 @@ def _run_batch(
                 timeout=timeout,
                 should_stop=stop.exists,
             )
-            for key, outcome in zip(fresh, ran, strict=True):
-                if outcome is not None:
-                    store.put(deck, outcome)
-                    outcomes[key] = replace(outcome, log="")
+            clean = {key: one for key, one in zip(fresh, ran, strict=True) if one is not None}
+            store.put_many(deck, clean)
+            outcomes |= {key: replace(outcome, log="") for key, outcome in clean.items()}
     return outcomes
 
 

@@ -208,22 +208,16 @@ def run_together(
         memory_bytes=deck.memory_limit_bytes,
     )
     with _scratch(scratch_root) as folder:
+        batch = batches.Batch(deck=deck, points=points)
         work = folder / "work"
-        work.mkdir()
-        for index, point in enumerate(points):
-            _write(deck, point, work / str(index))
-        batch = batches.Batch(deck=deck, count=len(points))
+        if "" not in batch.folders:
+            work.mkdir()
+        for place, point in dict(zip(batch.folders, points, strict=True)).items():
+            _write(deck, point, work / place)
         (finished,) = _supervised([batch.step(work)], folder, limits, should_stop)
         if finished.end is End.CANCELED:
             raise Canceled(f"the run of {deck.name} was stopped")
-        outcomes: list[Outcome | None] = []
-        for point, part in zip(points, batch.parts(finished, folder), strict=True):
-            result = simulator.outcome(deck, point, work, [part], limits) if part else None
-            if part is None or result is None or not result.ok:
-                outcomes.append(None)
-            else:
-                outcomes.append(replace(result, log=_printed([part])[-MAX_LOG:]))
-        return outcomes
+        return batch.outcomes(work, finished, limits)
 
 
 @contextlib.contextmanager

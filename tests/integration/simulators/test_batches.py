@@ -298,7 +298,7 @@ def processes() -> list[int]:
                 command = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if b"batch.cir" in command and command[0].endswith(b"ngspice"):
+            if command[0].endswith(b"ngspice") and b"point-" in command[-2]:
                 found.append(int(name))
     return found
 

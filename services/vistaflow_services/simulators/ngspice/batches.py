@@ -1,13 +1,12 @@
 """Several points of a circuit in one process, for decks that ask for it.
 
 Starting ngspice takes longer than many circuits. A control script has it read the netlists of
-several points in turn, each in a folder of its own, as the deck writes them but for the `quit` at
-the end:
+several points in turn, as the deck writes them but for the `quit` at the end:
 
     echo MARK     between two points both streams have a mark
     MARK          (standard error: it is no command)
-    cd 3
-    source main.cir
+    cd 3          if more files than the netlist differ between points
+    source MARK-3.cir
     echo MARK
     MARK
     ...           all that the point has left in the process is removed
@@ -20,27 +19,36 @@ printed is whole and without any error; every other one is run again alone, whic
 
 from __future__ import annotations
 
+import posixpath
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from vistaflow_services.core.errors import Violations
 from vistaflow_services.decks.deck import DECK_FILE, Deck
+from vistaflow_services.decks.space import Point
+from vistaflow_services.simulators.bridges.registered import in_folders
 from vistaflow_services.simulators.ngspice.models import folders_of
 from vistaflow_services.simulators.ngspice.output import read_printed
 from vistaflow_services.simulators.ngspice.screening import Kind, logical_lines
-from vistaflow_services.simulators.ngspice.simulator import INIT, command, name_models
+from vistaflow_services.simulators.ngspice.simulator import (
+    INIT,
+    command,
+    figure_names,
+    judged,
+    name_models,
+)
+from vistaflow_services.simulators.outcome import MAX_LOG, Outcome, clipped
+from vistaflow_services.simulators.processes.limits import Limits
 from vistaflow_services.simulators.processes.step import Step
-from vistaflow_services.simulators.processes.supervisor import TAIL_BYTES, End, Finished
+from vistaflow_services.simulators.processes.supervisor import End, Finished
 
 MAX_PRINTED: Final = 16 * 1024**2
 """Of a stream with more bytes no point counts."""
-
-_SCRIPT: Final = "batch.cir"
 
 _COMMANDS: Final = frozenset(
     (
@@ -201,12 +209,19 @@ class _Control:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """The points of one process; their files are in folders `0`, `1` and so on."""
+    """The points of one process."""
 
     deck: Deck
-    count: int
+    points: Sequence[Point]
     token: str = field(default_factory=lambda: f"point-{secrets.token_hex(8)}")
-    """Begins the marks."""
+    """Begins the marks and the names of files."""
+
+    @property
+    def folders(self) -> list[str]:
+        """The folder of each point, all of one if only the netlists differ."""
+        if self.deck.templates == self.deck.netlists:
+            return [""] * len(self.points)
+        return [str(index) for index in range(len(self.points))]
 
     def step(self, work: Path) -> Step:
         """The command that runs the points whose folders are in `work`.
@@ -214,57 +229,60 @@ class Batch:
         Raises:
             UnavailableError: If there is no ngspice.
         """
-        netlist = self.deck.netlists[0]
+        path = self.deck.netlists[0]
+        place = posixpath.dirname(path)
         models = folders_of(self.deck)
         control = _Control.of(self.deck)
+        for folder in dict.fromkeys(self.folders):
+            name_models(self.deck, work / folder, models)
         lines = ["* points of one deck", ".control"]
-        for index in range(self.count):
-            folder = work / str(index)
-            name_models(self.deck, folder, models)
-            main = folder / netlist
-            main.write_bytes(_without_line(main.read_bytes(), control.quit_line))
-            lines += [*self._mark(index, "begin"), f"cd {index}", f"source {netlist}"]
-            lines += [*self._mark(index, "end"), "cd ..", "setplot const"]
+        for index, (folder, point) in enumerate(zip(self.folders, self.points, strict=True)):
+            netlist = posixpath.join(place, f"{self.token}-{index}.cir")
+            content = in_folders(self.deck.render(point)[path], models)
+            (work / folder / netlist).write_bytes(_without_line(content, control.quit_line))
+            lines += self._mark(index, "begin")
+            lines += [f"cd {folder}", f"source {netlist}"] if folder else [f"source {netlist}"]
+            lines += [*self._mark(index, "end"), *(["cd .."] if folder else []), "setplot const"]
             lines += [f"unlet {name}" for name in sorted(control.vectors)]
             lines += [line for name in sorted(control.settings) for line in _SETTINGS[name]]
             lines += ["destroy all", "delete all", "remcirc"]
-        (work / _SCRIPT).write_text("\n".join([*lines, "quit", ".endc", ".end", ""]))
-        if INIT in self.deck.files:
-            shutil.copyfile(work / "0" / INIT, work / INIT)
-        return command(self.deck, work, _SCRIPT, models)
+        # Beside the netlists: where the first file lies, ngspice looks for others.
+        script = (
+            f"{self.token}.cir" if self.folders[0] else posixpath.join(place, f"{self.token}.cir")
+        )
+        (work / script).write_text("\n".join([*lines, "quit", ".endc", ".end", ""]))
+        if INIT in self.deck.files and self.folders[0]:
+            shutil.copyfile(work / self.folders[0] / INIT, work / INIT)
+        return command(self.deck, work, script, models)
 
-    def parts(self, finished: Finished, logs: Path) -> list[Finished | None]:
-        """What each point printed, as if it had run alone; None where that is in doubt.
+    def outcomes(self, work: Path, finished: Finished, limits: Limits) -> list[Outcome | None]:
+        """The outcome of each point that has responses beyond doubt, as if it had run alone.
 
         Args:
+            work: The folder of the batch.
             finished: How the process ended; it may have been killed.
-            logs: A folder, for files of each point.
+            limits: What it was allowed.
         """
-        outputs = self._pieces(finished.stdout)
-        errors = self._pieces(finished.stderr)
-        whole = sum(None not in pair for pair in zip(outputs, errors, strict=True))
-        parts: list[Finished | None] = []
-        for index, (output, error) in enumerate(zip(outputs, errors, strict=True)):
-            if output is None or error is None:
-                parts.append(None)
+        names = figure_names(self.deck)
+        streams = [*zip(self._pieces(finished.stdout), self._pieces(finished.stderr), strict=True)]
+        whole = sum(None not in pair for pair in streams)
+        outcomes: list[Outcome | None] = []
+        for point, (output, errors) in zip(self.points, streams, strict=True):
+            outcomes.append(None)
+            if output is None or errors is None:
                 continue
-            stdout, stderr = logs / f"{index}.stdout", logs / f"{index}.stderr"
-            stdout.write_bytes(output)
-            stderr.write_bytes(error)
-            printed = read_printed(stdout, stderr, ())
-            part = replace(
-                finished,
-                end=End.EXITED,
-                returncode=0,
-                output=output[-TAIL_BYTES:].decode("utf-8", "replace"),
-                errors=error[-TAIL_BYTES:].decode("utf-8", "replace"),
-                stdout=stdout,
-                stderr=stderr,
-                seconds=finished.seconds / whole,
-                detail="",
+            printed = read_printed(output, errors, names)
+            if printed.error or printed.fatal:
+                continue
+            run = replace(
+                finished, end=End.EXITED, returncode=0, seconds=finished.seconds / whole, detail=""
             )
-            parts.append(None if printed.error or printed.fatal else part)
-        return parts
+            outcome = judged(self.deck, point, work, [run], [printed], limits)
+            if outcome.ok:
+                parts = (part.decode("utf-8", "replace").strip() for part in (output, errors))
+                log = clipped("\n".join(part for part in parts if part), 8 * MAX_LOG)[-MAX_LOG:]
+                outcomes[-1] = replace(outcome, log=log)
+        return outcomes
 
     def _mark(self, index: int, what: str) -> tuple[str, str]:
         mark = f"{self.token}-{index}-{what}"
@@ -273,7 +291,7 @@ class Batch:
     def _pieces(self, path: Path) -> list[bytes | None]:
         """What a stream has of each point; None where it does not have all."""
         if path.stat().st_size > MAX_PRINTED:
-            return [None] * self.count
+            return [None] * len(self.points)
         printed = path.read_bytes()
         return [
             _between(
@@ -281,7 +299,7 @@ class Batch:
                 f"{self.token}-{index}-begin".encode(),
                 f"{self.token}-{index}-end".encode(),
             )
-            for index in range(self.count)
+            for index in range(len(self.points))
         ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -122,14 +122,32 @@ def outcome(
     deck: Deck, point: Point, work: Path, finished: Sequence[Finished], limits: Limits
 ) -> Outcome:
     """The figures of all netlists together, judged; the first failure counts."""
+    names = figure_names(deck)
+    printed = (read_printed(run.stdout, run.stderr, names) for run in finished)
+    return judged(deck, point, work, finished, printed, limits)
+
+
+def figure_names(deck: Deck) -> set[str]:
+    """What the deck's figures are called in the output, in lower case."""
+    return {response.extract.lower() for response in deck.responses}
+
+
+def judged(
+    deck: Deck,
+    point: Point,
+    work: Path,
+    finished: Sequence[Finished],
+    streams: Iterable[Printed],
+    limits: Limits,
+) -> Outcome:
+    """As `outcome`, of what each run has printed."""
     extracts = {response.extract.lower(): response for response in deck.responses}
     seconds = sum(one.seconds for one in finished)
     figures: dict[str, Any] = {}
     sources: dict[str, str] = {}
     others: set[str] = set()
     last: Printed | None = None
-    for netlist, run in zip(deck.netlists, finished, strict=False):
-        printed = read_printed(run.stdout, run.stderr, extracts)
+    for netlist, run, printed in zip(deck.netlists, finished, streams, strict=False):
         where = f"{netlist}: " if len(deck.netlists) > 1 else ""
         ending = _ending(point, run, printed, limits)
         if ending is not None:
