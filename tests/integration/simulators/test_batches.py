@@ -140,6 +140,26 @@ def test_points_of_cards_and_commands_are_equal(run: Runs) -> None:
     assert not run.alone
 
 
+def test_points_whose_included_files_differ_are_equal(run: Runs) -> None:
+    deck = circuit("set units=degrees\nop\nlet vout = v(out)\nprint vout", ".include load.inc")
+    more = {"load.inc": b"r3 out 0 @r@\n.include fixed.inc\n", "fixed.inc": b"r4 out 0 5k\n"}
+    init = {".spiceinit": b"set ngbehavior=ps\n"}
+    deck = replace(deck, files={**deck.files, **more, **init}, templates=("main.cir", "load.inc"))
+    alone, batches = run.both(deck, resistances())
+    assert batches == alone
+    assert len({outcome.responses["vout"] for outcome in batches}) == len(RESISTANCES)
+    assert not run.alone
+
+
+def test_a_netlist_in_a_folder_of_the_deck_finds_the_files_beside_it(run: Runs) -> None:
+    deck = circuit("op\nlet vout = v(out)\nprint vout", ".include load.inc")
+    files = {"bench/main.cir": deck.files["main.cir"], "bench/load.inc": b"r3 out 0 2k\n"}
+    deck = replace(deck, files=files, templates=("bench/main.cir",))
+    alone, batches = run.both(deck, resistances())
+    assert batches == alone
+    assert not run.alone
+
+
 def test_what_a_point_printed_is_kept_with_it_alone(run: Runs, tmp_path: Path) -> None:
     deck = circuit("op\nlet vout = v(out)\nprint vout\necho resistance @r@")
     store = PointStore(tmp_path / "kept")

@@ -250,7 +250,7 @@ class Batch:
         script = (
             f"{self.token}.cir" if self.folders[0] else posixpath.join(place, f"{self.token}.cir")
         )
-        (work / script).write_text("\n".join([*lines, "quit", ".endc", ".end", ""]))
+        (work / script).write_bytes("\n".join([*lines, "quit", ".endc", ".end", ""]).encode())
         if INIT in self.deck.files and self.folders[0]:
             shutil.copyfile(work / self.folders[0] / INIT, work / INIT)
         return command(self.deck, work, script, models)
