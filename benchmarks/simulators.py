@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -43,8 +44,8 @@ from vistaflow_services.simulators.functions import FUNCTIONS
 from vistaflow_services.simulators.points import PointStore
 from vistaflow_services.simulators.processes.sandbox import this_sandbox
 
-RATES = {"opamp": (60, 2.0), "mosfet": (6, 1.1)}
-"""Points of a turn, and how many times the processor time of the bare simulator they may take."""
+RATES = {"opamp": (64, 2.0), "mosfet": (6, 1.1)}
+"""Points of a turn, and how many times the time of as many bare runs they may take."""
 
 NOTHING = """\
 name: nothing
@@ -196,8 +197,11 @@ def rates(folder: Path, available: set[str], rounds: int) -> None:
             place = folder / f"{name}-{index}"
             place.mkdir()
             runs.append(bare(deck, point, place))
-        for workers in (1, 2):
-            compare(table, deck, points, runs, workers, rounds, most, folder)
+        for together in sorted({1, deck.points_per_process}):
+            variant = replace(deck, points_per_process=together)
+            for workers in (1, 2):
+                bound = most if together == deck.points_per_process else None
+                compare(table, variant, points, runs, workers, rounds, bound, folder)
 
 
 def compare(
@@ -207,7 +211,7 @@ def compare(
     runs: Sequence[Callable[[], None]],
     workers: int,
     rounds: int,
-    most: float,
+    most: float | None,
     folder: Path,
 ) -> None:
     """Adds the rows of a deck at a number of runs at a time."""
@@ -230,7 +234,8 @@ def compare(
     wall, cpu, own_wall, own_cpu = (
         statistics.median(column) / len(points) for column in zip(*turns, strict=True)
     )
-    what = f"{deck.name}, {workers} at a time"
+    together = f", {deck.points_per_process} a process" if deck.points_per_process > 1 else ""
+    what = f"{deck.name}, {workers} at a time{together}"
     table.add(f"{what}: a point", 1e3 * own_wall, "ms", against=1e3 * wall, of="bare", most=most)
     table.add(f"{what}: processor", 1e3 * own_cpu, "ms", against=1e3 * cpu, of="bare", most=most)
 

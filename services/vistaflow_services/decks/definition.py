@@ -241,6 +241,8 @@ class Deck:
     """Whether two runs of one point may differ; several runs then verify the best point."""
     keep_files: bool = False
     """Whether the files that its runs write are stored."""
+    points_per_process: int = 1
+    """How many points ngspice may run one after the other in one process."""
 
     @property
     def response_names(self) -> list[str]:
@@ -279,6 +281,8 @@ class Deck:
             fields["noisy"] = True
         if self.keep_files:
             fields["keep_files"] = True
+        if self.points_per_process > 1:
+            fields["points_per_process"] = self.points_per_process
         if self.templates:
             fields["template"] = list(self.templates)
         if self.testbenches:

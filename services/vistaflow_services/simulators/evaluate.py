@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
@@ -18,6 +19,7 @@ from vistaflow_services.decks.deck import Deck, FailurePolicy, Policy
 from vistaflow_services.decks.space import Point
 from vistaflow_services.simulators import function_simulator
 from vistaflow_services.simulators.canonical import canonical_points
+from vistaflow_services.simulators.ngspice.batches import points_together
 from vistaflow_services.simulators.outcome import Failure, Outcome, failed
 from vistaflow_services.simulators.points import PointStore, point_key
 from vistaflow_services.simulators.run import (
@@ -25,6 +27,7 @@ from vistaflow_services.simulators.run import (
     check_deck,
     require_simulator,
     run_checked,
+    run_together,
     sweep_scratch,
 )
 from vistaflow_services.simulators.run_files import RunFile, files_of
@@ -47,12 +50,16 @@ def local_executor(workers: int | None = None) -> Executor:
     Args:
         workers: How many runs at a time; as many as this process may use cores by default.
     """
-    if workers is None:
-        try:
-            workers = len(os.sched_getaffinity(0))
-        except AttributeError:
-            workers = os.cpu_count() or 1
-    return ThreadPoolExecutor(max_workers=max(1, workers), thread_name_prefix="simulator")
+    workers = cores() if workers is None else max(1, workers)
+    return ThreadPoolExecutor(max_workers=workers, thread_name_prefix="simulator")
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
 
 
 def evaluate(
@@ -103,7 +110,7 @@ def evaluate(
         outcomes.take(key, outcome)
         del remaining[key]
     with _stop_file(scratch_root) as stop:
-        tasks = _tasks(deck, remaining, store, scratch_root, policy, timeout, stop)
+        tasks = _Tasks(deck, remaining, store, scratch_root, policy, timeout, stop)
         # Closed at once, and not when the traceback is let go: runs must not outlive a failure.
         with contextlib.closing(_completed(executor, tasks, stop, should_stop)) as completed:
             for key, outcome in completed:
@@ -212,32 +219,83 @@ class _Outcomes:
         return [outcome for outcome in self._outcomes if outcome is not None]
 
 
-Task = Callable[[], dict[str, Outcome]]
-"""One unit of work for the executor; gives outcomes by their point's key."""
+Task = Callable[[], dict[str, Outcome | None]]
+"""One unit of work for the executor; gives outcomes by their point's key, None for a point that is
+to be run alone."""
 
 
-def _tasks(
-    deck: Deck,
-    points: Mapping[str, Point],
-    store: PointStore,
-    scratch_root: Path,
-    policy: FailurePolicy,
-    timeout: float | None,
-    stop: Path,
-) -> Iterator[Task]:
-    if deck.simulator == "function":
-        rest = iter(points.items())
-        while chunk := dict(islice(rest, CHUNK)):
-            yield partial(_run_chunk, deck, chunk, store, stop)
-        return
-    retries = policy.retries if policy.policy is Policy.RETRY else 0
-    for key, point in points.items():
-        yield partial(_run_one, deck, key, point, store, scratch_root, timeout, retries, stop)
+class _Tasks:
+    """What is left to do, handed out a task at a time.
+
+    A batch of points that share a process comes back with those that it has beyond doubt; the
+    others are handed out next, one a task.
+    """
+
+    def __init__(
+        self,
+        deck: Deck,
+        points: Mapping[str, Point],
+        store: PointStore,
+        scratch_root: Path,
+        policy: FailurePolicy,
+        timeout: float | None,
+        stop: Path,
+    ) -> None:
+        self._deck, self._points, self._store = deck, points, store
+        self._scratch_root, self._timeout, self._stop = scratch_root, timeout, stop
+        self._retries = policy.retries if policy.policy is Policy.RETRY else 0
+        self._planned = self._plan()
+        self._alone: deque[str] = deque()
+
+    def __iter__(self) -> _Tasks:
+        return self
+
+    def __next__(self) -> Task:
+        return self._one(self._alone.popleft()) if self._alone else next(self._planned)
+
+    def run_alone(self, key: str) -> None:
+        """Hands out a point by itself that its batch has not settled."""
+        self._alone.append(key)
+
+    def _plan(self) -> Iterator[Task]:
+        deck, rest = self._deck, iter(self._points.items())
+        if deck.simulator == "function":
+            while chunk := dict(islice(rest, CHUNK)):
+                yield partial(_run_chunk, deck, chunk, self._store, self._stop)
+            return
+        # Not so many that cores are idle at the end.
+        size = min(points_together(deck), len(self._points) // (2 * cores()))
+        while batch := dict(islice(rest, max(1, size))):
+            if len(batch) == 1:
+                yield self._one(*batch)
+            else:
+                yield partial(
+                    _run_batch,
+                    deck,
+                    batch,
+                    self._store,
+                    self._scratch_root,
+                    self._timeout,
+                    self._stop,
+                )
+
+    def _one(self, key: str) -> Task:
+        return partial(
+            _run_one,
+            self._deck,
+            key,
+            self._points[key],
+            self._store,
+            self._scratch_root,
+            self._timeout,
+            self._retries,
+            self._stop,
+        )
 
 
 def _run_chunk(
     deck: Deck, points: dict[str, Point], store: PointStore, stop: Path
-) -> dict[str, Outcome]:
+) -> dict[str, Outcome | None]:
     """Computes points of a function and keeps them in one file."""
     with store.running(deck, "chunk", stop.exists) as mine:
         if not mine:
@@ -247,7 +305,40 @@ def _run_chunk(
         computed = function_simulator.compute(deck, [points[key] for key in fresh])
         outcomes = dict(zip(fresh, computed, strict=True))
         store.put_many(deck, outcomes)
-    return stored | outcomes
+    return {**stored, **outcomes}
+
+
+def _run_batch(
+    deck: Deck,
+    points: dict[str, Point],
+    store: PointStore,
+    scratch_root: Path,
+    timeout: float | None,
+    stop: Path,
+) -> dict[str, Outcome | None]:
+    """Runs points in one process and stores the outcomes that are beyond doubt."""
+    outcomes: dict[str, Outcome | None] = dict.fromkeys(points)
+    with contextlib.ExitStack() as held:
+        # Those that another caller runs now are not waited for: it may wait for one of these.
+        free = {
+            key: point
+            for key, point in points.items()
+            if held.enter_context(store.running(deck, key, lambda: True))
+        }
+        outcomes |= store.get_many(deck, free)
+        fresh = {key: point for key, point in free.items() if outcomes[key] is None}
+        if len(fresh) > 1:
+            ran = run_together(
+                deck,
+                list(fresh.values()),
+                scratch_root=scratch_root,
+                timeout=timeout,
+                should_stop=stop.exists,
+            )
+            clean = {key: one for key, one in zip(fresh, ran, strict=True) if one is not None}
+            store.put_many(deck, clean)
+            outcomes |= {key: replace(outcome, log="") for key, outcome in clean.items()}
+    return outcomes
 
 
 def _run_one(
@@ -259,14 +350,14 @@ def _run_one(
     timeout: float | None,
     retries: int,
     stop: Path,
-) -> dict[str, Outcome]:
+) -> dict[str, Outcome | None]:
     """Runs a point, unless another caller has just done so, and stores its outcomes."""
     with store.running(deck, key, stop.exists) as mine:
         if not mine:
             raise Canceled("stopped before it began")
         stored = store.get_many(deck, {key: point})
         if stored:
-            return stored
+            return {**stored}
         for _ in range(retries + 1):
             written: list[RunFile] = []
 
@@ -291,10 +382,10 @@ def _run_one(
 
 
 def _completed(
-    executor: Executor, tasks: Iterator[Task], stop: Path, should_stop: Callable[[], bool]
+    executor: Executor, tasks: _Tasks, stop: Path, should_stop: Callable[[], bool]
 ) -> Generator[tuple[str, Outcome], None, None]:
     """Outcomes as they come. However this ends, no run of it goes on afterwards."""
-    pending: set[Future[dict[str, Outcome]]] = set()
+    pending: set[Future[dict[str, Outcome | None]]] = set()
     try:
         while True:
             if should_stop():
@@ -304,7 +395,11 @@ def _completed(
                 return
             done, pending = wait(pending, _POLL_SECONDS, FIRST_COMPLETED)
             for future in done:
-                yield from future.result().items()
+                for key, outcome in future.result().items():
+                    if outcome is None:
+                        tasks.run_alone(key)
+                    else:
+                        yield key, outcome
     finally:
         if pending:
             stop.touch()

@@ -1,7 +1,7 @@
 """The store of evaluated points: nothing is computed twice, also after a restart.
 
     <root>/<digest>/<simulator>-<version>/points/<2 hex>/<key>.json    one run, one file
-                                          chunks/<id>.jsonl            many cheap points
+                                          chunks/<id>.jsonl            points that ran together
                                           files/<2 hex>/<key>.zip      what one run wrote
                                           locks/<key>                  runs in progress
 
@@ -34,7 +34,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from vistaflow_services.core import files
 from vistaflow_services.decks.deck import Deck
@@ -69,12 +69,29 @@ MOST_FILE_BYTES: Final = 1 << 30
 """Most bytes of files of the runs of one deck, compressed, over all kits; others are not stored."""
 
 
+LONGEST_HELD: Final = 512
+"""Longest line of a chunk that is held in memory, in bytes: one without what a run printed."""
+
+
+class _Place(NamedTuple):
+    """Where a line is."""
+
+    path: Path
+    start: int
+    length: int
+
+    def read(self) -> bytes:
+        with self.path.open("rb") as file:
+            file.seek(self.start)
+            return file.read(self.length)
+
+
 class PointStore:
     """Outcomes by what a simulator was given, its version, and point; for threads and processes."""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
-        self._chunks: dict[Path, dict[str, bytes]] = {}
+        self._chunks: dict[Path, dict[str, bytes | _Place]] = {}
         self._read: dict[Path, set[str]] = {}
         self._file_bytes: dict[Path, int] = {}
         self._guard = threading.Lock()
@@ -160,16 +177,15 @@ class PointStore:
         outcomes: dict[str, Outcome] = {}
         shelves: dict[str, set[str]] = {}
         for key, point in points.items():
-            line = chunks.get(key)
-            if line is None:
+            outcome = _parsed(_line(chunks.get(key)), deck, point)
+            if outcome is None:
                 shelf = key[:2]
                 if shelf not in shelves:
                     shelves[shelf] = _names(folder / "points" / shelf)
                 if f"{key}.json" not in shelves[shelf]:
                     continue
                 with contextlib.suppress(OSError):
-                    line = _file(folder, key).read_bytes()
-            outcome = _parsed(line, deck, point)
+                    outcome = _parsed(_file(folder, key).read_bytes(), deck, point)
             if outcome is not None:
                 outcomes[key] = outcome
         return outcomes
@@ -194,10 +210,13 @@ class PointStore:
         }
         for key in sorted(names | chunks.keys()):
             with contextlib.suppress(OSError):
-                yield key, chunks.get(key) or _file(folder, key).read_bytes()
+                yield key, _line(chunks.get(key)) or _file(folder, key).read_bytes()
 
     def put_many(self, deck: Deck, outcomes: Mapping[str, Outcome]) -> None:
-        """Keeps many outcomes of a named function, by `point_key`, in one file, all or none."""
+        """Keeps many outcomes, by `point_key`, durably in one file, all or none.
+
+        They are of a named function, or have responses: no later run of the point counts.
+        """
         lines = [
             _ENCODE({"key": key, **_record(deck, outcome)})
             for key, outcome in outcomes.items()
@@ -210,7 +229,8 @@ class PointStore:
     def run_seconds(self, deck: Deck, most: int = 200) -> list[float]:
         """What runs of the deck took, in seconds: of `most` stored ones, whatever their points."""
         folder = self._folder(deck)
-        lines = list(islice(self._chunks_of(folder).values(), most))
+        held = islice(self._chunks_of(folder).values(), most)
+        lines = [line for line in map(_line, held) if line]
         for shelf in _folders(folder / "points"):
             for name in sorted(_names(shelf))[: most - len(lines)]:
                 with contextlib.suppress(OSError):
@@ -241,21 +261,34 @@ class PointStore:
         # These wrote the netlist otherwise where signs meet: what they stored is of another one.
         return [] if deck.folded_signs else [self.root / deck.digest / _version(deck)]
 
-    def _chunks_of(self, folder: Path) -> dict[str, bytes]:
-        """All lines of the chunk files, by key; each file is read once."""
+    def _chunks_of(self, folder: Path) -> dict[str, bytes | _Place]:
+        """All lines of the chunk files, by key; each file is read once, long lines again."""
         place = folder / "chunks"
         with self._guard:
             index = self._chunks.setdefault(folder, {})
             read = self._read.setdefault(folder, set())
             for name in sorted(_names(place) - read):
                 with contextlib.suppress(OSError):
+                    offset = 0
                     for line in (place / name).read_bytes().split(b"\n"):
                         # `{"failure":...,"key":"<64 hex>",...}`: parsed only when asked for.
                         start = line.find(b'"key":"')
                         if start >= 0 and line.endswith(b"}"):
-                            index[line[start + 7 : start + 71].decode("ascii", "replace")] = line
+                            key = line[start + 7 : start + 71].decode("ascii", "replace")
+                            long = len(line) > LONGEST_HELD
+                            index[key] = _Place(place / name, offset, len(line)) if long else line
+                        offset += len(line) + 1
                     read.add(name)
             return index
+
+
+def _line(held: bytes | _Place | None) -> bytes | None:
+    """A line of a chunk; None if there is none, or it can be read no more."""
+    if not isinstance(held, _Place):
+        return held
+    with contextlib.suppress(OSError):
+        return held.read()
+    return None
 
 
 def _version(deck: Deck) -> str:

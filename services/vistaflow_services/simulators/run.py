@@ -8,7 +8,7 @@ import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Protocol
@@ -18,7 +18,7 @@ from vistaflow_services.decks.deck import Deck
 from vistaflow_services.decks.space import Point
 from vistaflow_services.simulators import function_simulator, python_simulator
 from vistaflow_services.simulators.bridges import command, server, table
-from vistaflow_services.simulators.ngspice import simulator
+from vistaflow_services.simulators.ngspice import batches, simulator
 from vistaflow_services.simulators.ngspice.screening import screen
 from vistaflow_services.simulators.outcome import MAX_LOG, Failure, Outcome, clipped, failed
 from vistaflow_services.simulators.processes.limits import Limits
@@ -38,6 +38,7 @@ __all__ = [
     "require_simulator",
     "run_checked",
     "run_point",
+    "run_together",
     "simulator_status",
     "sweep_scratch",
 ]
@@ -79,6 +80,7 @@ def check_deck(deck: Deck) -> None:
         if not deck.netlists:
             raise _missing("template", "an ngspice deck needs a template file")
         screen(deck)
+        batches.check(deck)
     elif deck.simulator == "command":
         command.check(deck)
     elif deck.simulator == "grpc":
@@ -159,12 +161,7 @@ def run_checked(
         observe(None, log)
         return replace(result, log=log[-MAX_LOG:])
     program = _PROGRAMS[deck.simulator]
-    try:
-        scratch_root.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=_prefix(), dir=scratch_root))
-    except OSError as error:
-        raise UnavailableError(f"no scratch folder can be made: {error.strerror}") from error
-    try:
+    with _scratch(scratch_root) as folder:
         work = folder / "work"
         _write(deck, point, work)
         ran = _supervised(program.steps(deck, point, work), folder, limits, should_stop)
@@ -179,6 +176,64 @@ def run_checked(
         printed = _printed(ran)
         observe(work, printed)
         return replace(result, log=printed[-MAX_LOG:])
+
+
+def run_together(
+    deck: Deck,
+    points: Sequence[Point],
+    *,
+    scratch_root: Path,
+    timeout: float | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> list[Outcome | None]:
+    """Runs points of a circuit in one process, which may use what the run of one point may.
+
+    Args:
+        deck: What to run; `check_deck` has accepted it, and `points_together` is above 1.
+        points: Canonical; they meet the deck's constraints.
+        scratch_root: Where the folder is made.
+        timeout: Wall clock in seconds for all; the deck's own, of one run, by default.
+        should_stop: Asked about ten times a second.
+
+    Returns:
+        The responses of each point that has them beyond doubt; None for the others, which are to
+        be run alone: failures are judged there and nowhere else.
+
+    Raises:
+        UnavailableError: If ngspice is not on this machine, or there is no disk.
+        Canceled: If `should_stop` said so.
+    """
+    limits = Limits(
+        seconds=deck.timeout_seconds if timeout is None else timeout,
+        memory_bytes=deck.memory_limit_bytes,
+    )
+    with _scratch(scratch_root) as folder:
+        batch = batches.Batch(deck=deck, points=points)
+        work = folder / "work"
+        if "" not in batch.folders:
+            work.mkdir()
+        for place, point in dict(zip(batch.folders, points, strict=True)).items():
+            _write(deck, point, work / place)
+        (finished,) = _supervised([batch.step(work)], folder, limits, should_stop)
+        if finished.end is End.CANCELED:
+            raise Canceled(f"the run of {deck.name} was stopped")
+        return batch.outcomes(work, finished, limits)
+
+
+@contextlib.contextmanager
+def _scratch(scratch_root: Path) -> Iterator[Path]:
+    """A new folder, which is removed afterwards.
+
+    Raises:
+        UnavailableError: If it cannot be made, or for want of anything else of the machine.
+    """
+    try:
+        scratch_root.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=_prefix(), dir=scratch_root))
+    except OSError as error:
+        raise UnavailableError(f"no scratch folder can be made: {error.strerror}") from error
+    try:
+        yield folder
     except OSError as error:
         raise UnavailableError(f"a run could not be started: {error.strerror}") from error
     finally:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -195,6 +196,36 @@ def test_a_torn_tail_of_a_chunk_loses_only_itself(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-30])
     found = PointStore(tmp_path).get_many(DECK, {point_key(each): each for each in five})
     assert set(found) == {point_key(each) for each in five[:4]}
+
+
+def test_a_point_of_a_damaged_chunk_is_that_of_a_later_run(tmp_path: Path, circuit: Deck) -> None:
+    store = PointStore(tmp_path)
+    store.put_many(circuit, {point_key(POINT): outcome(log="printed " * 100)})
+    assert PointStore(tmp_path).get(circuit, POINT) == outcome(cached=True, log="printed " * 100)
+    (chunk,) = tmp_path.rglob("*.jsonl")
+    for damaged in (chunk.read_bytes().replace(b'"responses"', b'"respons'), b""):
+        reader = PointStore(tmp_path)
+        assert reader.count(circuit) > 0
+        chunk.write_bytes(damaged)
+        assert reader.get(circuit, POINT) is None
+        PointStore(tmp_path).put(circuit, outcome(seconds=3.0))
+        assert reader.get(circuit, POINT) == outcome(cached=True, seconds=3.0)
+        for file in tmp_path.rglob("*.json"):
+            file.unlink()
+
+
+def test_what_runs_printed_is_not_held_in_memory(tmp_path: Path, circuit: Deck) -> None:
+    store = PointStore(tmp_path)
+    many = [{**POINT, "n": n} for n in range(1, 10)]
+    store.put_many(
+        circuit, {point_key(point): outcome(point=point, log=f"{'x' * 5000}") for point in many}
+    )
+    assert store.count(circuit) == len(many)
+    assert sum(map(sys.getsizeof, store._chunks[next(iter(store._chunks))].values())) < 2000
+    assert len(store.get_many(circuit, {point_key(point): point for point in many})) == len(many)
+    assert len(list(store.outcomes(circuit))) == len(many)
+    assert store.run_seconds(circuit) == [0.25] * len(many)
+    assert store.get(circuit, many[4]).log == "x" * 5000  # type: ignore[union-attr]
 
 
 def test_points_kept_by_another_process_after_the_first_look_are_found(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ MAX_CONSTRAINTS: Final = 100
 MAX_TIMEOUT: Final = 7 * 86400.0
 """Longest time of one run, in seconds."""
 
+MAX_POINTS_PER_PROCESS: Final = 64
+
 SOURCES: Final = {
     "devsim": "entry",
     "ngspice": "template",
@@ -383,6 +385,13 @@ DECK: Final = TableForm(
         ),
         "keep_files": FlagForm(
             about="Whether the files that its runs write are stored; false if left out.",
+        ),
+        "points_per_process": NumberForm(
+            about="ngspice: points that are run one after the other in one process; 1 if left out.",
+            low=1,
+            high=MAX_POINTS_PER_PROCESS,
+            fallback=1,
+            whole=True,
         ),
     },
     required=("name", "simulator", "parameters", "responses"),

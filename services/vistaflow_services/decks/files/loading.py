@@ -100,6 +100,7 @@ class _Loader:
             "keep_files": self._flag(
                 root, "keep_files", simulator, "a named function writes no files"
             ),
+            "points_per_process": self._points_per_process(root, simulator),
             **sources,
         }
         self._fields.violations.check()
@@ -333,6 +334,13 @@ class _Loader:
         if value and simulator == "function":
             self._fields.add(key, no_function)
         return value
+
+    def _points_per_process(self, root: dict[str, Any], simulator: str) -> int:
+        key = "points_per_process"
+        count = int(self._fields.number(root, "", key, DECK.keys[key]))
+        if count > 1 and simulator != "ngspice":
+            self._fields.add(key, f"is not used by the simulator {simulator}: leave it out")
+        return count
 
     def _named(self, entry: dict[str, Any], path: str, named: list[Place]) -> str:
         """The name of a parameter or response, if it can stand; notes it among the others."""

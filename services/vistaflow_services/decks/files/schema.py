@@ -167,6 +167,8 @@ def _simulator_rules() -> list[Schema]:
         if simulator == "function":
             then["properties"]["noisy"] = {"const": False}
             then["properties"]["keep_files"] = {"const": False}
+        if simulator != "ngspice":
+            then["properties"]["points_per_process"] = {"const": 1}
         rules.append(_if({"simulator": {"const": simulator}}, then))
     return rules
 

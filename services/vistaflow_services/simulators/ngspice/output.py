@@ -17,6 +17,7 @@ lines interleaved is not known. What is known is the order within each of them.
 
 from __future__ import annotations
 
+import io
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -105,12 +106,12 @@ class Printed:
     """ngspice's first error with the lines around it."""
 
 
-def read_printed(output: Path, errors: Path, names: Collection[str]) -> Printed:
+def read_printed(output: Path | bytes, errors: Path | bytes, names: Collection[str]) -> Printed:
     """Reads both streams of a run.
 
     Args:
-        output: The file with its standard output.
-        errors: The file with its standard error.
+        output: The file with its standard output, or that itself.
+        errors: Its standard error, likewise.
         names: The figures that are asked for, in lower case.
     """
     printed = Printed()
@@ -122,10 +123,10 @@ def read_printed(output: Path, errors: Path, names: Collection[str]) -> Printed:
     return printed
 
 
-def _read_output(path: Path, names: Collection[str], printed: Printed) -> Counter[str]:
+def _read_output(output: Path | bytes, names: Collection[str], printed: Printed) -> Counter[str]:
     """Reads standard output; returns how often each measure failed there."""
     failure_counts: Counter[str] = Counter()
-    for line in _lines(path):
+    for line in _lines(output):
         if "=" in line and (match := _VALUE.match(line)):
             name, gap, value, rest = match[1].lower(), match[2], match[3], match[4]
             # Printed again, what a failed measure leaves is the figure of an earlier one.
@@ -243,9 +244,10 @@ def _says(pattern: re.Pattern[str], text: str) -> bool:
     return pattern.search(text) is not None
 
 
-def _lines(path: Path) -> Iterator[str]:
-    """The lines of a file, also those that a carriage return ends; long ones in pieces."""
-    with path.open(encoding="utf-8", errors="replace") as file:
+def _lines(source: Path | bytes) -> Iterator[str]:
+    """The lines of a stream, also those that a carriage return ends; long ones in pieces."""
+    data = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+    with io.TextIOWrapper(data, encoding="utf-8", errors="replace") as file:
         prefix = ""
         while piece := file.readline(MAX_LINE):
             yield prefix + piece

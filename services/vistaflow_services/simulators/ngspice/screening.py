@@ -166,7 +166,7 @@ def screen(deck: Deck) -> None:
             continue
         text = content.decode("utf-8-sig", "replace")
         main = path in deck.netlists
-        for number, kind, line in _lines(text, main, settings=path == ".spiceinit"):
+        for number, kind, line in logical_lines(text, main, settings=path == ".spiceinit"):
             for problem in _problems(deck, path, kind, line):
                 violations.add(f"{path}:{number}", problem)
         if not main and (number := _open_block(text)):
@@ -178,7 +178,7 @@ def screen(deck: Deck) -> None:
     violations.check()
 
 
-class _Kind(Enum):
+class Kind(Enum):
     """What ngspice takes a line for."""
 
     NETLIST = "netlist"
@@ -188,11 +188,11 @@ class _Kind(Enum):
     """A comment that begins with `*#` is a command, anywhere; in it `;` separates commands."""
 
 
-def _lines(text: str, main: bool, settings: bool = False) -> list[tuple[int, _Kind, str]]:
+def logical_lines(text: str, main: bool, settings: bool = False) -> list[tuple[int, Kind, str]]:
     """Logical lines with their first number; the title of the `main` file is left out."""
     # A file that begins so is one control block, in ngspice 39 and later.
     in_control = script = settings or text.lstrip().lower().startswith("*ng_script")
-    lines: list[tuple[int, _Kind, str]] = []
+    lines: list[tuple[int, Kind, str]] = []
     continued: int | None = None
     for number, raw in enumerate(_raw_lines(text), start=1):
         line = raw.lstrip(_BLANKS)
@@ -209,12 +209,12 @@ def _lines(text: str, main: bool, settings: bool = False) -> list[tuple[int, _Ki
         elif _CONTROL_END.match(line):
             in_control, continued = False, None
         elif special:
-            lines.append((number, _Kind.SPECIAL, line.removeprefix("*#")))
+            lines.append((number, Kind.SPECIAL, line.removeprefix("*#")))
         elif line:
             # ngspice looks for the line that a `+` continues beyond blank lines and comments.
             if not line.startswith(("*", "#", "$", ";")):
                 continued = len(lines)
-            lines.append((number, _Kind.COMMAND if in_control else _Kind.NETLIST, line))
+            lines.append((number, Kind.COMMAND if in_control else Kind.NETLIST, line))
     return lines
 
 
@@ -239,14 +239,14 @@ def _uncommented(command: str) -> str:
     return re.split(r";|//|\$ ", command, maxsplit=1)[0]
 
 
-def _problems(deck: Deck, path: str, kind: _Kind, line: str) -> Iterator[str]:
-    if kind is _Kind.COMMAND:
+def _problems(deck: Deck, path: str, kind: Kind, line: str) -> Iterator[str]:
+    if kind is Kind.COMMAND:
         yield from _command_problems(line, deck)
         if line.lower().startswith("pre_set"):  # sets lines of the netlist, among others
             for match in _FILE_VALUE.finditer(line):
                 yield from _file_problems(deck, path, match[2])
         return
-    if kind is _Kind.SPECIAL:
+    if kind is Kind.SPECIAL:
         for part in re.sub(r"\"[^\"]*\"", '""', line).split(";"):
             yield from _command_problems(part, deck)
         return

@@ -1,11 +1,11 @@
-"""Circuit decks: ngspice in batch mode, a process for each point."""
+"""Circuit decks: ngspice in batch mode, a process for each point; `batches` has several in one."""
 
 from __future__ import annotations
 
 import os
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -74,6 +74,25 @@ INIT: Final = ".spiceinit"
 
 def steps(deck: Deck, point: Point, work: Path) -> list[Step]:
     """The command for each netlist, then the deck's function that reads what they have written."""
+    models = folders_of(deck)
+    name_models(deck, work, models)
+    commands = [command(deck, work, netlist, models) for netlist in deck.netlists]
+    return [*commands, *python_simulator.extraction(deck, point, work)]
+
+
+def name_models(deck: Deck, folder: Path, models: Mapping[str, Path]) -> None:
+    """Writes registered folders by their paths where the deck's files name them."""
+    for name in deck.files if models else ():
+        if not name.endswith(".py") and (file := folder / name).is_file():
+            file.write_bytes(in_folders(file.read_bytes(), models))
+
+
+def command(deck: Deck, work: Path, netlist: str, models: Mapping[str, Path]) -> Step:
+    """The command that has ngspice read a netlist in a folder.
+
+    Raises:
+        UnavailableError: If there is no ngspice.
+    """
     path = _program()
     if path is None:
         raise UnavailableError("ngspice is not on PATH")
@@ -86,11 +105,8 @@ def steps(deck: Deck, point: Point, work: Path) -> list[Step]:
         "LANG": "C",
         "OMP_NUM_THREADS": "1",
     }
-    prefix = Path(os.path.realpath(path)).parent.parent
-    models = folders_of(deck)
-    for name in deck.files if models else ():
-        if not name.endswith(".py") and (file := work / name).is_file():
-            file.write_bytes(in_folders(file.read_bytes(), models))
+    program = os.path.realpath(path)
+    prefix = Path(program).parent.parent
     readable = [
         folder
         for folder in dict.fromkeys((prefix, *models.values()))
@@ -98,28 +114,40 @@ def steps(deck: Deck, point: Point, work: Path) -> list[Step]:
     ]
     # -n: no .spiceinit but the deck's, which is screened. Its home is the run's folder.
     options = ["-b"] if INIT in deck.files else ["-n", "-b"]
-    runs = [
-        Step(
-            argv=sandbox.command(work, readable, [os.path.realpath(path), *options, netlist]),
-            environment=environment,
-        )
-        for netlist in deck.netlists
-    ]
-    return [*runs, *python_simulator.extraction(deck, point, work)]
+    argv = sandbox.command(work, readable, [program, *options, netlist])
+    return Step(argv=argv, environment=environment)
 
 
 def outcome(
     deck: Deck, point: Point, work: Path, finished: Sequence[Finished], limits: Limits
 ) -> Outcome:
     """The figures of all netlists together, judged; the first failure counts."""
+    names = figure_names(deck)
+    printed = (read_printed(run.stdout, run.stderr, names) for run in finished)
+    return judged(deck, point, work, finished, printed, limits)
+
+
+def figure_names(deck: Deck) -> set[str]:
+    """What the deck's figures are called in the output, in lower case."""
+    return {response.extract.lower() for response in deck.responses}
+
+
+def judged(
+    deck: Deck,
+    point: Point,
+    work: Path,
+    finished: Sequence[Finished],
+    streams: Iterable[Printed],
+    limits: Limits,
+) -> Outcome:
+    """As `outcome`, of what each run has printed."""
     extracts = {response.extract.lower(): response for response in deck.responses}
     seconds = sum(one.seconds for one in finished)
     figures: dict[str, Any] = {}
     sources: dict[str, str] = {}
     others: set[str] = set()
     last: Printed | None = None
-    for netlist, run in zip(deck.netlists, finished, strict=False):
-        printed = read_printed(run.stdout, run.stderr, extracts)
+    for netlist, run, printed in zip(deck.netlists, finished, streams, strict=False):
         where = f"{netlist}: " if len(deck.netlists) > 1 else ""
         ending = _ending(point, run, printed, limits)
         if ending is not None:
