@@ -26,6 +26,7 @@ from vistaflow_services.query.config import Config
 from vistaflow_services.query.engines.child import open_database
 from vistaflow_services.query.engines.contract import Limits, Progress, Query, QueryCanceled
 from vistaflow_services.query.engines.duckdb_engine import DuckDbEngine
+from vistaflow_services.query.engines.forking import fork_ahead
 from vistaflow_services.query.results.storage import Storage
 from vistaflow_services.query.submission import (
     DIALECTS,
@@ -41,6 +42,9 @@ from vistaflow_services.query.tables.inputs import Places, local_tables
 
 PREPARE: Final = open_database
 """What the process does first that attempts are forked from."""
+
+STAND_BY: Final = fork_ahead
+"""What an attempt does before it has its job."""
 
 
 def run(attempt: Attempt) -> dict[str, Any]:

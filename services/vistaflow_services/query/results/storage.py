@@ -99,19 +99,21 @@ class Storage:
             for entry, blob in zip(listed, hashes, strict=True):
                 entry["blob"] = blob
         else:
-            self.artifacts.settle(folder)
+            for part in parts:
+                files.sync(part.path)
         content = {**about, "parts": listed}
         size = sum(part.bytes for part in parts)
         note_result(self.artifacts, about["query_id"], project, size)
         files.write(folder / PARTS, json.dumps(content, ensure_ascii=False).encode())
+        # The list is on disk, and with it what its folder lists; where the folder is as well.
+        files.sync(folder.parent)
         if is_stored:
-            # Where the list is belongs to the result as well.
-            files.sync(folder.parent)
             published = [
                 {key: entry[key] for key in ("blob", "bytes", "rows")}
                 for entry in listed[:MAX_FILES]
             ]
             return {"files": published, "stores": self.blobs.name}
+        self.artifacts.note_settled(folder)
         return {"files": [self.artifacts.describe(part.path) for part in parts[:MAX_FILES]]}
 
     def _stored(self, folder: Path, parts: Sequence[ResultPart]) -> list[str]:
