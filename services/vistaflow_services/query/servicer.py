@@ -121,7 +121,7 @@ class QueryServicer(rpc.QueryServiceServicer):
             cache_bytes=stage.config.cache_mib << 20,
         )
         self._roots = Roots.parse(configuration.data_roots())
-        self._tables = Tables(stage.registry, stage.artifacts, self._roots)
+        self._tables = self._tables_of("")
         forks = ForkingServer()
         stage.closing.callback(forks.close)
         self._duckdb = DuckDbEngine(forks)
@@ -132,6 +132,16 @@ class QueryServicer(rpc.QueryServiceServicer):
             keep_removing(stage.artifacts, stage.config.result_days, stage.config.result_mib << 20)
         )
         stage.closing.callback(removing.cancel)
+
+    def _tables_of(self, project: str) -> Tables:
+        """The tables of one project, or those that each caller may read if it is empty."""
+        return Tables(
+            self._registry,
+            self._artifacts,
+            self._roots,
+            only=project,
+            cache_bytes=self._config.cache_mib << 20,
+        )
 
     async def SubmitQuery(
         self, request: pb.SubmitQueryRequest, context: Context
@@ -160,7 +170,7 @@ class QueryServicer(rpc.QueryServiceServicer):
         """The spec of a query of a data kit, which reads tables of the kit's project alone."""
         assert isinstance(request, pb.SubmitQueryRequest)
         engine = engine_for(request.engine, self._config, self._duckdb)
-        tables = Tables(self._registry, self._artifacts, self._roots, only=project)
+        tables = self._tables_of(project)
         submission = await prepare(request, project, tables, engine)
         return spec_of(request, submission, project, self._secret)
 
