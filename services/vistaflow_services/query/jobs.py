@@ -20,7 +20,8 @@ from vistaflow.api.query.v1 import query_pb2 as pb
 from vistaflow_services.core import config as configuration
 from vistaflow_services.core import files
 from vistaflow_services.core.config import read_config
-from vistaflow_services.core.work.attempt import Attempt
+from vistaflow_services.core.errors import ServiceError
+from vistaflow_services.core.work.attempt import Attempt, JobError
 from vistaflow_services.datasets.manifest import to_json
 from vistaflow_services.query.config import Config
 from vistaflow_services.query.engines.child import open_database
@@ -36,6 +37,7 @@ from vistaflow_services.query.submission import (
     engine_for,
     relations,
     secret_path,
+    source_records,
 )
 from vistaflow_services.query.tables.catalog import from_json_bytes
 from vistaflow_services.query.tables.inputs import Places, local_tables
@@ -50,6 +52,20 @@ STAND_BY: Final = fork_ahead
 def run(attempt: Attempt) -> dict[str, Any]:
     """Runs the query of a `QuerySpec`; the result says where its rows are and how many."""
     spec = attempt.unpack(pb.QuerySpec)
+    try:
+        return _run(attempt, spec)
+    except ServiceError as error:
+        if not attempt.completed:
+            raise
+        # The registry has the template alone: lineage gets the tables with the failure.
+        raise JobError(
+            error.message,
+            error.reason,
+            details={"tables": source_records(from_json_bytes(spec.sources))},
+        ) from None
+
+
+def _run(attempt: Attempt, spec: pb.QuerySpec) -> dict[str, Any]:
     config = read_config(Config, "VISTAFLOW_QUERY_")
     secret = files.secret(secret_path(configuration.home()), SECRET_BYTES)
     check_signature(spec, bytes.fromhex(secret))

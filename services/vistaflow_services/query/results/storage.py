@@ -25,6 +25,7 @@ import pyarrow as pa
 from vistaflow_services.core import config as configuration
 from vistaflow_services.core import files
 from vistaflow_services.core.errors import NotFoundError, ServiceError, UnavailableError
+from vistaflow_services.core.failpoints import reached
 from vistaflow_services.core.work.artifacts import ArtifactStore
 from vistaflow_services.core.work.query_results import PARTS, Part, note_result, parts_of
 from vistaflow_services.core.work.uris import DOWNLOADS, SCHEME
@@ -122,6 +123,7 @@ class Storage:
         for part in parts:
             blob = describe(part.path)
             self.blobs.place(blob, part.path)
+            reached("result.part_stored")
             if time.monotonic() > give_up:
                 raise UnavailableError(
                     "the stores take more than an hour for the result; ask for fewer rows",
