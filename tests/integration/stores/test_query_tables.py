@@ -159,9 +159,14 @@ async def test_json_in_a_bucket_is_refused_where_it_is_too_large_or_is_none(
     client: Any = connect("lake", bucket, "", aws_variables("lake", environment(moto)))
     obstore.put(client, "large/part.json", b"[" + b" " * (1 << 20) + b"]")
     obstore.put(client, "none/part.ndjson", b"no JSON")
+    obstore.put(client, "arrays/part.ndjson", b'[{"a": 1}]\n[{"a": 2}]\n')
     tables = Tables(None, ArtifactStore(tmp_path / "a"), Roots.parse(f"lake=s3://{bucket}"))  # type: ignore[arg-type]
 
-    for folder, problem in (("large", "has 1 MiB of JSON.*convert it"), ("none", "is no JSON")):
+    for folder, problem in (
+        ("large", "has 1 MiB of JSON.*convert it"),
+        ("none", "is no JSON"),
+        ("arrays", "is no JSON with an object a line.*`vistaflow convert`"),
+    ):
         statement = parse(f'select * from files."lake/{folder}"')
         with pytest.raises(QueryError, match=problem):
             await tables.find(statement.tables[0], "p", statement.tree)

@@ -262,7 +262,7 @@ class Tables:
                 contextlib.ExitStack() as stack,
             ):
                 downloads = (self._cache.listed(file, Path(scratch)) for file in listed)
-                columns = _json_columns(name, [stack.enter_context(each) for each in downloads])
+                columns = _json_columns(name, [stack.enter_context(path) for path in downloads])
         return FoundTable(
             name=name.text,
             kind="files",
@@ -557,7 +557,11 @@ def _json_columns(name: TableName, paths: Sequence[Path]) -> tuple[Column, ...]:
     try:
         return json_columns(paths)
     except duckdb.Error:
-        raise error_at(name, "is no JSON: an object a line, or one array of objects") from None
+        raise error_at(
+            name,
+            "is no JSON with an object a line, or with one array of objects; `vistaflow convert` "
+            "reads others",
+        ) from None
 
 
 def _is_json(name: str) -> bool:
