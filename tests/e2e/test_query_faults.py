@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
@@ -48,6 +50,55 @@ def kill(suite: Suite, victim: str, choose: random.Random) -> None:
             os.kill(choose.choice(processes), signal.SIGKILL)
         except ProcessLookupError:
             return
+
+
+@pytest.fixture
+def slow_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the only store of a suite, in which each part of a result takes its time."""
+    store = tmp_path / "store"
+    monkeypatch.setenv("VISTAFLOW_STORES", f"disk={store}")
+    monkeypatch.setenv("VISTAFLOW_FAILPOINT", "result.part_stored=sleep(8)")
+    return store
+
+
+@pytest.mark.slow
+def test_a_service_that_is_killed_while_it_stores_a_result_leaves_no_half_of_one(
+    slow_store: Path, own_suite: Suite
+) -> None:
+    def until(holds: Callable[[], object]) -> None:
+        end = time.monotonic() + SECONDS
+        while not holds():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+    def parts() -> set[str]:
+        return {path.name for path in slow_store.glob("cas/*/*") if len(path.name) == 64}
+
+    with vistaflow.connect(own_suite.address, timeout=120) as client:
+        sql = "select x * 2 as y from unnest(sequence(1, 1000)) t(x)"
+        query_id = client.submit_query(sql).query.query_id
+        folder = own_suite.home / "artifacts" / "jobs" / query_id
+        until(parts)
+        own_suite.kill("query")
+        left = parts()
+        assert list(folder.glob("*/result/parts.json")) == []
+
+        def is_over() -> bool:
+            try:
+                return client.query_info(query_id).status >= common_pb2.STATUS_FINISHED
+            except vistaflow.VistaError:
+                return False
+
+        until(is_over)
+        assert client.query_info(query_id).status == common_pb2.STATUS_FINISHED
+        assert client.query_result(query_id).fetchall() == [(2 * x,) for x in range(1, 1001)]
+    # Of the first attempt there is a part that no list names, which the sweep removes.
+    (listed,) = folder.glob("*/result/parts.json")
+    assert listed.parts[-3] != "1"
+    assert not (folder / "1" / "result").exists()
+    names = {part["blob"] for part in json.loads(listed.read_bytes())["parts"]}
+    assert names.isdisjoint(left)
+    assert parts() == names | left
 
 
 @pytest.mark.slow

@@ -43,6 +43,7 @@ POINTS = (
     "lease.before_renew",
     "lease.after_renew",
     "lease.before_lose",
+    "result.part_stored",
     "schedule.before_plan",
     "schedule.before_start",
     "schedule.after_start",

@@ -108,6 +108,30 @@ class StageConfig:
             raise ValueError(f"log_level is DEBUG, INFO, WARNING or ERROR, not {self.log_level}")
 
 
+class Ends:
+    """Waits for ends of jobs that this service's worker publishes; others are not heard of."""
+
+    def __init__(self) -> None:
+        self._events: dict[str, asyncio.Event] = {}
+
+    def note(self, job_id: str) -> None:
+        """Ends the waits for a job."""
+        if event := self._events.get(job_id):
+            event.set()
+
+    @contextlib.contextmanager
+    def event_of(self, job_id: str) -> Iterator[asyncio.Event]:
+        """An event that is set once the end of a job is published while the block runs."""
+        is_first = job_id not in self._events
+        event = self._events.setdefault(job_id, asyncio.Event())
+        try:
+            yield event
+        finally:
+            if is_first:
+                # Who came later holds the event itself.
+                self._events.pop(job_id, None)
+
+
 class Stage:
     """What a servicer of a stage service has at hand."""
 
@@ -125,6 +149,8 @@ class Stage:
         """Set while it serves, if it has metrics."""
         self.complete: Complete | None = None
         """Makes specs of requests of data kits; set with the servicers."""
+        self.ends = Ends()
+        """The jobs whose ends its worker publishes."""
         self.open_stored: OpenStored | None = None
         """Opens artifacts that are in the stores of blobs; set with the servicers."""
 
@@ -220,6 +246,9 @@ class StageService:
 
     credentials: tuple[str, ...] = ()
     """Variables with secrets that its jobs may read; for jobs that run no code of users."""
+
+    stand_by: bool = False
+    """Whether a process waits for the next job while none runs."""
 
     loops: tuple[Callable[[Stage], Coroutine[Any, Any, None]], ...] = ()
     """What runs beside its server, without end; the process ends if one of them raises."""
@@ -353,6 +382,8 @@ def _worker(
         fork_link=fork_link,
         credentials=service.credentials,
         complete=stage.complete,
+        stand_by=service.stand_by,
+        published=stage.ends.note,
     )
 
 

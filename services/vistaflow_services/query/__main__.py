@@ -24,6 +24,7 @@ SERVICE = StageService(
     add_servicers=build,
     jobs_module="vistaflow_services.query.jobs",
     job_types=("QUERY",),
+    stand_by=True,
     credentials=("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
 )
 """What is served and which jobs are done."""

@@ -20,12 +20,14 @@ from vistaflow.api.query.v1 import query_pb2 as pb
 from vistaflow_services.core import config as configuration
 from vistaflow_services.core import files
 from vistaflow_services.core.config import read_config
-from vistaflow_services.core.work.attempt import Attempt
+from vistaflow_services.core.errors import ServiceError
+from vistaflow_services.core.work.attempt import Attempt, JobError
 from vistaflow_services.datasets.manifest import to_json
 from vistaflow_services.query.config import Config
 from vistaflow_services.query.engines.child import open_database
 from vistaflow_services.query.engines.contract import Limits, Progress, Query, QueryCanceled
 from vistaflow_services.query.engines.duckdb_engine import DuckDbEngine
+from vistaflow_services.query.engines.forking import fork_ahead
 from vistaflow_services.query.results.storage import Storage
 from vistaflow_services.query.submission import (
     DIALECTS,
@@ -35,6 +37,7 @@ from vistaflow_services.query.submission import (
     engine_for,
     relations,
     secret_path,
+    source_records,
 )
 from vistaflow_services.query.tables.catalog import from_json_bytes
 from vistaflow_services.query.tables.inputs import Places, local_tables
@@ -42,10 +45,27 @@ from vistaflow_services.query.tables.inputs import Places, local_tables
 PREPARE: Final = open_database
 """What the process does first that attempts are forked from."""
 
+STAND_BY: Final = fork_ahead
+"""What an attempt does before it has its job."""
+
 
 def run(attempt: Attempt) -> dict[str, Any]:
     """Runs the query of a `QuerySpec`; the result says where its rows are and how many."""
     spec = attempt.unpack(pb.QuerySpec)
+    try:
+        return _run(attempt, spec)
+    except ServiceError as error:
+        if not attempt.completed:
+            raise
+        # The registry has the template alone: lineage gets the tables with the failure.
+        raise JobError(
+            error.message,
+            error.reason,
+            details={"tables": source_records(from_json_bytes(spec.sources))},
+        ) from None
+
+
+def _run(attempt: Attempt, spec: pb.QuerySpec) -> dict[str, Any]:
     config = read_config(Config, "VISTAFLOW_QUERY_")
     secret = files.secret(secret_path(configuration.home()), SECRET_BYTES)
     check_signature(spec, bytes.fromhex(secret))

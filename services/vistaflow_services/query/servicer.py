@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, Final
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any, Final, TypeVar
 
 from google.protobuf import any_pb2
 from google.protobuf.message import Message
@@ -92,6 +93,8 @@ _WAITING: Final = ("QUEUED", "RUNNING")
 _ENDED: Final = (common_pb2.STATUS_FINISHED, common_pb2.STATUS_FAILED, common_pb2.STATUS_CANCELED)
 _COPIED: Final = ("user_query", "dialect", "parameters", "offset", "engine", "tables")
 
+Value = TypeVar("Value")
+
 Encoder = Callable[[pages.Rows], Iterator[pages.Chunk]]
 
 ENCODERS: Final[dict[int, Encoder]] = {
@@ -118,16 +121,27 @@ class QueryServicer(rpc.QueryServiceServicer):
             cache_bytes=stage.config.cache_mib << 20,
         )
         self._roots = Roots.parse(configuration.data_roots())
-        self._tables = Tables(stage.registry, stage.artifacts, self._roots)
+        self._tables = self._tables_of("")
         forks = ForkingServer()
         stage.closing.callback(forks.close)
         self._duckdb = DuckDbEngine(forks)
+        self._ends = stage.ends
         self._secret = bytes.fromhex(files.secret(secret_path(stage.home), SECRET_BYTES))
         note_confinement(stage.home)
         removing = asyncio.get_running_loop().create_task(
             keep_removing(stage.artifacts, stage.config.result_days, stage.config.result_mib << 20)
         )
         stage.closing.callback(removing.cancel)
+
+    def _tables_of(self, project: str) -> Tables:
+        """The tables of one project, or those that each caller may read if it is empty."""
+        return Tables(
+            self._registry,
+            self._artifacts,
+            self._roots,
+            only=project,
+            cache_bytes=self._config.cache_mib << 20,
+        )
 
     async def SubmitQuery(
         self, request: pb.SubmitQueryRequest, context: Context
@@ -141,18 +155,22 @@ class QueryServicer(rpc.QueryServiceServicer):
             await self._copy_former(request)
         project = callers.current().project
         engine = engine_for(request.engine, self._config, self._duckdb)
-        submission = await prepare(request, project, self._tables, engine)
-        key = submission.key(request, project)
-        may_reuse = bool(key) and request.reuse != pb.REUSE_POLICY_NEVER and not request.register_as
-        if may_reuse and (earlier := await self._earlier(request, project, key)):
-            return await self._answer(earlier, request, wait, reused=True)
-        return await self._answer(await self._create(request, submission, project), request, wait)
+        may_reuse = request.reuse != pb.REUSE_POLICY_NEVER and not request.register_as
+        # Nothing of this waits for the other.
+        async with _beside(self._waiting(project)) as waiting:
+            async with _beside(self._alike(request, project) if may_reuse else _none()) as alike:
+                submission = await prepare(request, project, self._tables, engine)
+                key = submission.key(request, project) if may_reuse else ""
+                if key and (earlier := await self._earlier(request, await alike, key)):
+                    return await self._answer(earlier, request, wait, reused=True)
+            job = await self._create(request, submission, project, await waiting)
+        return await self._answer(job, request, wait)
 
     async def completed(self, request: Message, project: str) -> Message:
         """The spec of a query of a data kit, which reads tables of the kit's project alone."""
         assert isinstance(request, pb.SubmitQueryRequest)
         engine = engine_for(request.engine, self._config, self._duckdb)
-        tables = Tables(self._registry, self._artifacts, self._roots, only=project)
+        tables = self._tables_of(project)
         submission = await prepare(request, project, tables, engine)
         return spec_of(request, submission, project, self._secret)
 
@@ -333,17 +351,21 @@ class QueryServicer(rpc.QueryServiceServicer):
             )
         )
 
-    async def _earlier(
-        self, request: pb.SubmitQueryRequest, project: str, key: str
-    ) -> common_pb2.Job | None:
-        """The newest query of the same text, parameters, engine and versions with a result."""
+    async def _alike(self, request: pb.SubmitQueryRequest, project: str) -> list[common_pb2.Job]:
+        """Finished queries of the same text, parameters and engine, the newest first."""
         page = await self._registry.list_jobs(
             job_types=["QUERY"],
             statuses=["FINISHED"],
             labels={TEXT: text_key(request, project)},
             page_size=EARLIER,
         )
-        for job in page.jobs:
+        return list(page.jobs)
+
+    async def _earlier(
+        self, request: pb.SubmitQueryRequest, jobs: list[common_pb2.Job], key: str
+    ) -> common_pb2.Job | None:
+        """The first of some queries that has the same versions and a result."""
+        for job in jobs:
             spec = recorded(job)
             if spec is not None and spec.key == key and _age(job) <= _max_age(request):
                 message = await asyncio.to_thread(query_message, job, self._artifacts)
@@ -351,22 +373,25 @@ class QueryServicer(rpc.QueryServiceServicer):
                     return job
         return None
 
+    async def _waiting(self, project: str) -> int:
+        """How many queries of the caller wait or run."""
+        caller = _caller(project)
+        return sum(job.labels.get(CALLER) == caller for job in await self._all(_WAITING))
+
     async def _create(
-        self, request: pb.SubmitQueryRequest, submission: Submission, project: str
+        self, request: pb.SubmitQueryRequest, submission: Submission, project: str, waiting: int
     ) -> common_pb2.Job:
-        """Records a query and queues it."""
-        caller = callers.current().token_id or project or "everyone"
-        waiting = [job for job in await self._all(_WAITING) if job.labels.get(CALLER) == caller]
-        if len(waiting) >= self._config.max_waiting:
+        """Records a query and queues it; the job as the registry answers, without its spec."""
+        if waiting >= self._config.max_waiting:
             raise ExhaustedError(
-                f"{len(waiting)} queries of yours wait or run; cancel some, or submit this one "
+                f"{waiting} queries of yours wait or run; cancel some, or submit this one "
                 "again when they have ended",
                 reason="TOO_MANY_QUERIES",
                 retry_after=5.0,
             )
         packed = any_pb2.Any()
         packed.Pack(spec_of(request, submission, project, self._secret))
-        labels = {**request.labels, CALLER: caller, TEXT: text_key(request, project)}
+        labels = {**request.labels, CALLER: _caller(project), TEXT: text_key(request, project)}
         if request.request_id:
             labels[REQUEST] = request.request_id
         if self._config.max_running:
@@ -389,7 +414,7 @@ class QueryServicer(rpc.QueryServiceServicer):
         )
         create.spec.update(await asyncio.to_thread(_kit_spec, request, submission))
         created = await self._registry.create_kit(create)
-        return await self._registry.job_without_tasks(created.kit.jobs[0].job_id)
+        return created.kit.jobs[0]
 
     async def _answer(
         self,
@@ -400,25 +425,41 @@ class QueryServicer(rpc.QueryServiceServicer):
         reused: bool = False,
     ) -> pb.SubmitQueryResponse:
         """The answer about a query, at its end if it comes in time."""
-        pause, loop = 0.005, asyncio.get_running_loop()
-        give_up = loop.time() + wait
-        while job.status not in _ENDED and loop.time() < give_up:
-            await asyncio.sleep(min(pause, max(0.0, give_up - loop.time())))
-            pause = min(0.25, pause * 1.2)
-            job = await self._registry.job_without_tasks(job.job_id)
+        job = await self._at_its_end(job, wait)
         answer = pb.SubmitQueryResponse(query=await self._message(job), reused=reused)
         if reused:
             answer.age.FromMilliseconds(round(_age(job) * 1000))
         if wait and job.status == common_pb2.STATUS_FINISHED and not answer.query.result_removed:
-            parts, result = await asyncio.to_thread(self._result, job)
-            answer.page, answer.page_row_count = await asyncio.to_thread(
-                pages.first_page,
-                ENCODERS[request.format],
-                parts,
-                min(PAGE_ROWS, result["rows"]),
-                PAGE_BYTES,
-            )
+            page = await asyncio.to_thread(self._first_page, job, request.format)
+            answer.page, answer.page_row_count = page
         return answer
+
+    async def _at_its_end(self, job: common_pb2.Job, wait: float) -> common_pb2.Job:
+        """A query as it is when it has ended, or after `wait` seconds.
+
+        The end is heard of where this service's own worker publishes it, and looked for as well:
+        others have workers, too.
+        """
+        pause, loop, is_whole = 0.05, asyncio.get_running_loop(), bool(recorded(job))
+        give_up = loop.time() + wait
+        with self._ends.event_of(job.job_id) as published:
+            while not is_whole or (job.status not in _ENDED and loop.time() < give_up):
+                if wait and job.status not in _ENDED:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(min(pause, max(0.0, give_up - loop.time()))):
+                            await published.wait()
+                    if published.is_set():
+                        published.clear()
+                    pause = min(0.25, pause * 1.2)
+                job = await self._registry.job_without_tasks(job.job_id)
+                is_whole = True
+        return job
+
+    def _first_page(self, job: common_pb2.Job, form: int) -> tuple[bytes, int]:
+        """The first rows of a result in a format, and how many they are."""
+        parts, result = self._result(job)
+        rows = min(PAGE_ROWS, result["rows"])
+        return pages.first_page(ENCODERS[form], parts, rows, PAGE_BYTES)
 
     def _result(self, job: common_pb2.Job) -> tuple[list[pages.PagePart], dict[str, Any]]:
         """The files of a result, and what its job published.
@@ -442,6 +483,28 @@ class QueryServicer(rpc.QueryServiceServicer):
                 "with rerun_of",
                 reason="RESULT_REMOVED",
             ) from None
+
+
+def _caller(project: str) -> str:
+    """Whose the query of a call is, for what one caller may have."""
+    return callers.current().token_id or project or "everyone"
+
+
+@contextlib.asynccontextmanager
+async def _beside(work: Coroutine[Any, Any, Value]) -> AsyncIterator[asyncio.Task[Value]]:
+    """Does `work` while the block runs; what the block does not wait for is ended."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # looked at: the block has an error of its own
+
+
+async def _none() -> list[common_pb2.Job]:
+    return []
 
 
 def _check_submit(request: pb.SubmitQueryRequest, wait: float) -> None:

@@ -19,7 +19,9 @@ from vistaflow_services.query.conversion import converted
 from vistaflow_services.query.engines.contract import Query
 from vistaflow_services.query.engines.duckdb_engine import DuckDbEngine
 from vistaflow_services.query.engines.forking import ForkingServer
+from vistaflow_services.query.mistakes import QueryError
 from vistaflow_services.query.statement import Dialect, parse
+from vistaflow_services.query.tables import catalog
 from vistaflow_services.query.tables.cache import DownloadCache
 from vistaflow_services.query.tables.catalog import Tables
 from vistaflow_services.query.tables.inputs import Places, local_tables
@@ -90,8 +92,22 @@ async def test_a_query_downloads_the_partitions_that_it_needs(
     assert raised.value.reason == "SOURCE_GONE"
 
 
-@pytest.mark.parametrize("suffix", ["csv", "csv.gz"])
-async def test_csv_in_a_bucket_is_a_table(
+def _lines(month: int, price: str) -> bytes:
+    """An object a line, of which the second has a field that the first has not."""
+    more = ', "등급": {"a": [1]}' if month == 2 else ""
+    return f'{{"품목": "사과", "price": {price}{more}}}\n'.encode()
+
+
+FORMATS = {
+    "csv": lambda _, price: f"\ufeff품목,price\r\n사과,{price}\r\n".encode(),
+    "csv.gz": lambda _, price: gzip.compress(f"품목,price\r\n사과,{price}\r\n".encode()),
+    "ndjson": _lines,
+    "json": lambda month, price: b"[" + _lines(month, price) + b"]",
+}
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+async def test_texts_in_a_bucket_are_a_table(
     moto: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
     for name, value in environment(moto).items():
@@ -99,8 +115,7 @@ async def test_csv_in_a_bucket_is_a_table(
     bucket = make_bucket(moto)
     client: Any = connect("lake", bucket, "", aws_variables("lake", environment(moto)))
     for month, price in ((1, "1.10"), (2, "2")):
-        content = f"\ufeff품목,price\r\n사과,{price}\r\n".encode()
-        data = gzip.compress(content) if suffix == "csv.gz" else content
+        data = FORMATS[suffix](month, price)
         obstore.put(client, f"prices/month={month}/part.{suffix}", data)
     artifacts = ArtifactStore(tmp_path / "artifacts")
     roots = Roots.parse(f"lake=s3://{bucket}")
@@ -108,7 +123,7 @@ async def test_csv_in_a_bucket_is_a_table(
     statement = parse('select month, 품목, price from files."lake/prices" order by month')
     table = await tables.find(statement.tables[0], "p", statement.tree)
     for folder in ("scratch", "result"):
-        (tmp_path / folder).mkdir()
+        (tmp_path / folder).mkdir(exist_ok=True)
     places = Places(
         artifacts=artifacts,
         roots=roots,
@@ -126,7 +141,33 @@ async def test_csv_in_a_bucket_is_a_table(
     finally:
         server.close()
 
+    # CSV says no types.
+    prices = ["1.10", "2"] if suffix.startswith("csv") else [1.1, 2.0]
     assert pq.read_table(part.path).to_pylist() == [
-        {"month": 1, "품목": "사과", "price": "1.10"},
-        {"month": 2, "품목": "사과", "price": "2"},
+        {"month": 1, "품목": "사과", "price": prices[0]},
+        {"month": 2, "품목": "사과", "price": prices[1]},
     ]
+
+
+async def test_json_in_a_bucket_is_refused_where_it_is_too_large_or_is_none(
+    moto: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment(moto).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(catalog, "MAX_JSON_BYTES", 1 << 20)
+    bucket = make_bucket(moto)
+    client: Any = connect("lake", bucket, "", aws_variables("lake", environment(moto)))
+    obstore.put(client, "large/part.json", b"[" + b" " * (1 << 20) + b"]")
+    obstore.put(client, "none/part.ndjson", b"no JSON")
+    obstore.put(client, "arrays/part.ndjson", b'[{"a": 1}]\n[{"a": 2}]\n')
+    tables = Tables(None, ArtifactStore(tmp_path / "a"), Roots.parse(f"lake=s3://{bucket}"))  # type: ignore[arg-type]
+
+    for folder, problem in (
+        ("large", "has 1 MiB of JSON.*convert it"),
+        ("none", "is no JSON"),
+        ("arrays", "is no JSON with an object a line.*`vistaflow convert`"),
+    ):
+        statement = parse(f'select * from files."lake/{folder}"')
+        with pytest.raises(QueryError, match=problem):
+            await tables.find(statement.tables[0], "p", statement.tree)
+    assert list((tmp_path / "scratch" / "results").iterdir()) == []

@@ -135,6 +135,10 @@ class ArtifactStore:
             files.sync(path.parent)
             self._settled.add(path)
 
+    def note_settled(self, path: Path) -> None:
+        """Notes that a file or folder is on disk."""
+        self._settled.add(path.resolve())
+
     def settle_described(self, value: Any) -> None:
         """Settles all that a result describes, as `describe` does, and that is there."""
         if isinstance(value, Mapping):

@@ -175,7 +175,10 @@ def _work(module: str, descriptor: int) -> None:
         messages.write(json.dumps(message) + "\n")
         messages.flush()
 
-    jobs: dict[str, Callable[[Any], dict[str, Any]]] = importlib.import_module(module).JOBS
+    stage = importlib.import_module(module)
+    jobs: dict[str, Callable[[Any], dict[str, Any]]] = stage.JOBS
+    # What the attempt needs whatever its job is; there may be time for it before one comes.
+    getattr(stage, "STAND_BY", lambda: None)()
     report({"kind": "ready"})
     line = sys.stdin.buffer.readline()
     if not line.endswith(b"\n"):

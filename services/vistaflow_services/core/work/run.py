@@ -68,6 +68,10 @@ Key = tuple[str, int]
 """Job id and attempt."""
 
 
+def _unheard(job_id: str) -> None:
+    """Drops the word."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
     """What every attempt of one worker has in common."""
@@ -81,6 +85,9 @@ class Surroundings:
     prepare: Callable[[], Awaitable[Execution]]
     complete: Complete | None = None
     """Makes specs of the requests in templates."""
+
+    published: Callable[[str], object] = _unheard
+    """Called with the id of a job whose last row the registry has taken."""
 
 
 class _StaleError(Exception):
@@ -353,6 +360,7 @@ class Run:
             logger.error("the last row is not recorded: %s", why)
             return self._release(f"the registry refused its result: {why}")
         logger.info("%s", common_pb2.Status.Name(row.status).removeprefix("STATUS_"))
+        self._around.published(self.key[0])
         return None
 
     def _release(self, reason: str, *, counts: bool = True) -> registry_pb2.Release:

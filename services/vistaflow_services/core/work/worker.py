@@ -13,7 +13,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,9 @@ class Worker:
         fork_link: Where connections to that process come from; the worker starts one if None.
         credentials: Variables with secrets that the attempts may read, by the ends of their names.
         complete: Makes specs of the requests in templates.
+        stand_by: Whether a process waits for the next attempt while none runs: for jobs so short
+            that its start would be felt.
+        published: Called with the id of a job whose last row the registry has taken.
     """
 
     def __init__(
@@ -85,6 +88,8 @@ class Worker:
         fork_link: socket.socket | None = None,
         credentials: Sequence[str] = (),
         complete: Complete | None = None,
+        stand_by: bool = False,
+        published: Callable[[str], object] = lambda _: None,
     ) -> None:
         self.name = name
         self._credentials = credentials
@@ -113,7 +118,10 @@ class Worker:
             memory_bytes=memory_bytes,
             prepare=self._execution,
             complete=complete,
+            published=published,
         )
+        self._stand_by = stand_by and warm
+        self._next: asyncio.Task[Execution] | None = None
 
     @property
     def connected(self) -> bool:
@@ -245,6 +253,7 @@ class Worker:
             release = await run.run()
         finally:
             self._runs.pop(run.key, None)
+            self._prepare_next()
         if release is not None:
             self._release(release)
 
@@ -296,8 +305,24 @@ class Worker:
         return registry_pb2.LeaseJobsRequest(heartbeat=heartbeat)
 
     async def _execution(self) -> Execution:
-        """A process for the next attempt."""
+        """A process for the next attempt: the one that stands by if it is still there."""
+        prepared, self._next = self._next, None
+        if prepared is not None:
+            with contextlib.suppress(OSError):
+                execution = await prepared
+                if execution.alive:
+                    return execution
+                await execution.stop("it ended before it had a job")
         return await Execution.prepare(self._jobs_module, self._forks, self._credentials)
+
+    def _prepare_next(self) -> None:
+        """Has a process stand by, once there is no attempt that it would take time from."""
+        if not self._stand_by or self._draining or self._runs or self._next is not None:
+            return
+        if self._forks is not None and self._forks.ready:
+            self._next = asyncio.create_task(
+                Execution.prepare(self._jobs_module, self._forks, self._credentials)
+            )
 
     async def _serve_forks(self) -> None:
         """Stays connected to a fork server, for as long as the worker runs."""
@@ -318,7 +343,7 @@ class Worker:
 
     async def _use_forks(self, connection: socket.socket) -> None:
         """Has attempts forked over a connection until it ends."""
-        self._forks = Forks(self._jobs_module, connection, self._credentials)
+        self._forks = Forks(self._jobs_module, connection, self._credentials, self._prepare_next)
         try:
             await self._forks.run()
         finally:
@@ -330,6 +355,9 @@ class Worker:
             run.abandon("the worker stops")
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=6)
+        if self._next is not None:
+            with contextlib.suppress(OSError):
+                await (await self._next).stop("the worker stops")
         if self._forking is not None:
             await ended([self._forking])
 

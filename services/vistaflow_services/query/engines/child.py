@@ -1,7 +1,8 @@
 """The process of one query: it confines itself, sets up DuckDB, runs the query and ends.
 
 To open DuckDB takes longer than a small query. So the process that is forked may have opened it, by
-`open_database`: empty, and without any thread, which a fork would not copy.
+`open_database`: empty, and without any thread, which a fork would not copy. What every query needs
+is set up before the request comes, so that a process that is forked ahead starts at once.
 
 On its socket it first receives a request, then `b"c"` to cancel; the end of the socket cancels as
 well. It answers with lines of JSON:
@@ -36,6 +37,7 @@ import duckdb
 import pyarrow as pa
 
 from vistaflow_services.core.errors import ServiceError, cut
+from vistaflow_services.core.work.process_groups import die_with_parent
 from vistaflow_services.datasets.engine import listed, named, no_rows, quoted
 from vistaflow_services.query.duckdb_functions import macros
 from vistaflow_services.query.engines import parts
@@ -53,6 +55,16 @@ REPORT_SECONDS = 0.2
 BATCH_ROWS = 16_384
 SLACK_BYTES = 768 << 20
 """Memory beyond that of DuckDB: Python, a row group, the code itself."""
+
+_COMMON = """
+SET enable_progress_bar = true;
+SET enable_progress_bar_print = false;
+SET autoinstall_known_extensions = false;
+SET autoload_known_extensions = false;
+SET python_enable_replacements = false;
+SET TimeZone = 'UTC';
+"""
+"""The settings of all queries. Progress is counted, and not printed."""
 
 _NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
@@ -100,10 +112,28 @@ def open_database() -> None:
     """Opens an empty database that the processes forked from this one go on with."""
     if not _opened:
         _opened.append(_database())
+        # What DuckDB and Arrow make at the first query only is copied by the fork.
+        _try_out(_connection())
 
 
 def _database() -> duckdb.DuckDBPyConnection:
     return duckdb.connect(config={"threads": 1, "async_threads": 0})
+
+
+def _connection() -> duckdb.DuckDBPyConnection:
+    """A connection with the settings that all queries have in common."""
+    # One of its own has random numbers of its own.
+    connection = (_opened[0] if _opened else _database()).cursor()
+    connection.execute(_COMMON)
+    return connection
+
+
+def _try_out(connection: duckdb.DuckDBPyConnection) -> None:
+    """Runs a query of constants."""
+    relation = connection.sql("SELECT CAST(#1 AS BIGINT) AS one FROM (SELECT 1 + 1 AS one)")
+    # Nothing is written: Arrow would reserve 1 GiB of memory, which counts on the query's limit.
+    for _ in relation.to_arrow_reader(BATCH_ROWS):
+        pass
 
 
 def main(control: socket.socket, parent: int) -> None:
@@ -115,9 +145,15 @@ def main(control: socket.socket, parent: int) -> None:
     """
     code = 1
     try:
+        die_with_parent(parent)
         _close_others(control)
-        request: Request = pickle.loads(receive(control))
-        _Work(control, request).run(parent)
+        connection = _connection()
+        _try_out(connection)
+        data = receive(control)
+        if data is None:
+            return  # forked ahead, and not needed
+        request: Request = pickle.loads(data)
+        _Work(control, request, connection).run(parent)
         code = 0
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -131,9 +167,12 @@ def send(control: socket.socket, data: bytes) -> None:
     control.sendall(struct.pack("!Q", len(data)) + data)
 
 
-def receive(control: socket.socket) -> bytes:
-    """Receives a block that `send` sent."""
-    (size,) = struct.unpack("!Q", control.recv(8, socket.MSG_WAITALL))
+def receive(control: socket.socket) -> bytes | None:
+    """Receives a block that `send` sent; None if the other side closed."""
+    head = control.recv(8, socket.MSG_WAITALL)
+    if len(head) < 8:
+        return None
+    (size,) = struct.unpack("!Q", head)
     return control.recv(size, socket.MSG_WAITALL)
 
 
@@ -155,12 +194,14 @@ def _close_others(control: socket.socket) -> None:
 
 
 class _Work:
-    def __init__(self, control: socket.socket, request: Request) -> None:
+    def __init__(
+        self, control: socket.socket, request: Request, connection: duckdb.DuckDBPyConnection
+    ) -> None:
         self._control = control
         self._query = request.query
         self._limits = request.limits
         self._request = request
-        self._connection: duckdb.DuckDBPyConnection | None = None
+        self._connection = connection
         self._phase = "planning"
         self._written = (0, 0)
 
@@ -168,9 +209,9 @@ class _Work:
         start = time.monotonic()
         try:
             self._confine(parent)
-            connection = self._connection = self._open()
+            self._set_up()
             threading.Thread(target=self._watch, daemon=True).start()
-            answer = self._answer(connection, start)
+            answer = self._answer(self._connection, start)
         except ServiceError as error:
             answer = {"kind": "failed", "reason": error.reason, "message": error.message}
         except FileNotFoundError as error:
@@ -202,9 +243,7 @@ class _Work:
                 return ".".join(table.relation)
         return ""
 
-    def _open(self) -> duckdb.DuckDBPyConnection:
-        # A connection of its own has random numbers of its own.
-        connection = (_opened[0] if _opened else _database()).cursor()
+    def _set_up(self) -> None:
         links: list[str] = []
         views = [
             _view(table, _link(table, f"t{index}", links))
@@ -214,13 +253,6 @@ class _Work:
             "memory_limit": quoted(f"{self._limits.memory_bytes}B"),
             "temp_directory": "'spill'",
             "max_temp_directory_size": quoted(f"{self._limits.disk_bytes}B"),
-            # Counted, and not printed.
-            "enable_progress_bar": "true",
-            "enable_progress_bar_print": "false",
-            "autoinstall_known_extensions": "false",
-            "autoload_known_extensions": "false",
-            "python_enable_replacements": "false",
-            "TimeZone": "'UTC'",
             "integer_division": "true" if self._query.dialect is Dialect.TRINO else "false",
             "allowed_paths": listed(links),
             "enable_external_access": "false",
@@ -231,12 +263,11 @@ class _Work:
                 "async_threads": str(ASYNC_THREADS),
                 **settings,
             }
-        for name, value in settings.items():
-            connection.execute(f"SET {name} = {value}")
-        used = [text for name, text in MACROS.items() if name in self._query.sql.lower()]
-        for statement in (*views, *used, "SET lock_configuration = true"):
-            connection.execute(statement)
-        return connection
+        texts = [f"SET {name} = {value}" for name, value in settings.items()]
+        lower = self._query.sql.lower()
+        used = [text.rstrip().rstrip(";") for name, text in MACROS.items() if name in lower]
+        texts += [*views, *used, "SET lock_configuration = true"]
+        self._connection.execute(";\n".join(texts))
 
     def _answer(self, connection: duckdb.DuckDBPyConnection, start: float) -> dict[str, Any]:
         statements = connection.extract_statements(self._query.sql)
@@ -286,7 +317,6 @@ class _Work:
 
     def _watch(self) -> None:
         """Reports until the other side cancels; runs beside the query."""
-        assert self._connection is not None
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         while not poll.poll(REPORT_SECONDS * 1000):

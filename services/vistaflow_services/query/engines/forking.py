@@ -5,8 +5,9 @@ of its own:
 
     python -m vistaflow_services.query.engines.forking
 
-Over its stdin, a socket, come single bytes, each with the socket of a query; back go the process's
-id with a descriptor of it. When the other side closes, the server ends, and with it its queries.
+Over its stdin, a socket, come single bytes, each for a query; back go the process's id with its
+socket and a descriptor of it. One process is forked ahead, so that a query does not wait for it.
+When the other side closes, the server ends, and with it its queries.
 """
 
 from __future__ import annotations
@@ -48,6 +49,11 @@ class QueryProcess:
     is_child: bool
     """Whether it is a child of this process, which then must wait for it."""
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it has not ended."""
+        return not select.select([self.handle], [], [], 0)[0]
+
     def kill(self) -> None:
         """Ends it."""
         with contextlib.suppress(ProcessLookupError):
@@ -65,8 +71,30 @@ class QueryProcess:
         return code
 
 
+_ahead: list[QueryProcess] = []
+"""The process that was forked ahead, if any."""
+
+
+def fork_ahead() -> None:
+    """Forks the process of the next query of this process, which must have one thread."""
+    if not _ahead:
+        _ahead.append(_fork())
+
+
 def fork() -> QueryProcess:
-    """Forks this process, which must have one thread; see `child.open_database`."""
+    """Forks this process, which must have one thread; see `child.open_database`.
+
+    What was forked ahead is taken if it is still there.
+    """
+    if _ahead:
+        process = _ahead.pop()
+        if process.is_alive:
+            return process
+        process.close()
+    return _fork()
+
+
+def _fork() -> QueryProcess:
     ours, theirs = socket.socketpair()
     parent = os.getpid()
     process_id = os.fork()
@@ -100,22 +128,23 @@ class ForkingServer:
         Raises:
             UnavailableError: That does not succeed.
         """
-        ours, theirs = socket.socketpair()
-        with self._lock, theirs:
+        with self._lock:
             for _ in range(2):
                 try:
                     server = self._socket or self._start()
-                    socket.send_fds(server, [b"q"], [theirs.fileno()])
-                    data, handles, _, _ = socket.recv_fds(server, 8, 1)
+                    server.sendall(b"q")
+                    data, descriptors, _, _ = socket.recv_fds(server, 8, 2)
                 except OSError:
-                    data, handles = b"", []
-                if handles:
-                    number = struct.unpack("!Q", data)[0]
+                    data, descriptors = b"", []
+                if descriptors:
+                    control, handle = descriptors
                     return QueryProcess(
-                        control=ours, handle=handles[0], process_id=number, is_child=False
+                        control=socket.socket(fileno=control),
+                        handle=handle,
+                        process_id=struct.unpack("!Q", data)[0],
+                        is_child=False,
                     )
                 self._stop()
-        ours.close()
         raise UnavailableError("the query engine cannot be started", reason="ENGINE")
 
     def close(self) -> None:
@@ -158,28 +187,27 @@ def serve(control: socket.socket, idle_seconds: float = IDLE_SECONDS) -> None:
     gc.collect()
     gc.freeze()
     queries: list[int] = []
+    ahead: QueryProcess | None = None
     while True:
-        is_asked = bool(select.select([control], [], [], idle_seconds)[0])
         # The descriptor of a process is readable when that has ended.
-        for ended in select.select(queries, [], [], 0)[0] if queries else ():
+        ready = select.select([control.fileno(), *queries], [], [], idle_seconds)[0]
+        for ended in set(ready) & set(queries):
             queries.remove(ended)
             os.close(ended)
-        if not is_asked:
-            if queries:
-                continue
+        if control.fileno() in ready:
+            if not control.recv(1):
+                return
+            process = ahead if ahead is not None and ahead.is_alive else _fork()
+            ahead = None
+            numbers = [process.control.fileno(), process.handle]
+            socket.send_fds(control, [struct.pack("!Q", process.process_id)], numbers)
+            process.control.close()
+            queries.append(process.handle)
+        elif not ready and not queries:
             return
-        data, descriptors, _, _ = socket.recv_fds(control, 1, 1)
-        if not data:
-            return
-        with socket.socket(fileno=descriptors[0]) as query:
-            parent = os.getpid()
-            process_id = os.fork()
-            if process_id == 0:
-                child.main(query, parent)
-            # The process waits for its request, so that it is still there.
-            handle = os.pidfd_open(process_id)
-            socket.send_fds(control, [struct.pack("!Q", process_id)], [handle])
-            queries.append(handle)
+        elif ahead is None and not queries:
+            # When no query runs that would have to share the processors with it.
+            ahead = _fork()
 
 
 if __name__ == "__main__":

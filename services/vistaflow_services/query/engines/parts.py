@@ -137,8 +137,13 @@ class _Writer:
         if self._file is None:
             self._path = self._folder / f"part-{len(self._parts):04}.parquet"
             self._sink = self._path.open("wb")
+            # Without dictionaries rows take less processor time to write, and to read as Arrow.
             self._file = pq.ParquetWriter(
-                self._sink, self._schema, compression="zstd", compression_level=3
+                self._sink,
+                self._schema,
+                compression="zstd",
+                compression_level=3,
+                use_dictionary=False,
             )
             self._part_rows = 0
         group = [

@@ -25,6 +25,7 @@ import pyarrow as pa
 from vistaflow_services.core import config as configuration
 from vistaflow_services.core import files
 from vistaflow_services.core.errors import NotFoundError, ServiceError, UnavailableError
+from vistaflow_services.core.failpoints import reached
 from vistaflow_services.core.work.artifacts import ArtifactStore
 from vistaflow_services.core.work.query_results import PARTS, Part, note_result, parts_of
 from vistaflow_services.core.work.uris import DOWNLOADS, SCHEME
@@ -99,19 +100,21 @@ class Storage:
             for entry, blob in zip(listed, hashes, strict=True):
                 entry["blob"] = blob
         else:
-            self.artifacts.settle(folder)
+            for part in parts:
+                files.sync(part.path)
         content = {**about, "parts": listed}
         size = sum(part.bytes for part in parts)
         note_result(self.artifacts, about["query_id"], project, size)
         files.write(folder / PARTS, json.dumps(content, ensure_ascii=False).encode())
+        # The list is on disk, and with it what its folder lists; where the folder is as well.
+        files.sync(folder.parent)
         if is_stored:
-            # Where the list is belongs to the result as well.
-            files.sync(folder.parent)
             published = [
                 {key: entry[key] for key in ("blob", "bytes", "rows")}
                 for entry in listed[:MAX_FILES]
             ]
             return {"files": published, "stores": self.blobs.name}
+        self.artifacts.note_settled(folder)
         return {"files": [self.artifacts.describe(part.path) for part in parts[:MAX_FILES]]}
 
     def _stored(self, folder: Path, parts: Sequence[ResultPart]) -> list[str]:
@@ -120,6 +123,7 @@ class Storage:
         for part in parts:
             blob = describe(part.path)
             self.blobs.place(blob, part.path)
+            reached("result.part_stored")
             if time.monotonic() > give_up:
                 raise UnavailableError(
                     "the stores take more than an hour for the result; ask for fewer rows",

@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from vistaflow_services.core.work.uris import download_name
+from vistaflow_services.stores.inputs import local_file
+from vistaflow_services.stores.listing import ListedFile
 
 
 class DownloadCache:
@@ -59,6 +61,24 @@ class DownloadCache:
                 if _linked(downloaded, entry):
                     self._remove()
             yield downloaded
+
+    def listed(self, file: ListedFile, scratch: Path) -> AbstractContextManager[Path]:
+        """A file of a table in a bucket, in `scratch` until the block ends.
+
+        Args:
+            file: As it was listed.
+            scratch: An existing folder.
+
+        Raises:
+            ServiceError: As of `local_file`.
+        """
+        source = file.input
+        return self.file(
+            (source.root.url, str(source.path), file.version, str(file.size)),
+            "".join(source.path.suffixes[-2:]),
+            scratch,
+            lambda: local_file(source, scratch, max_bytes=file.size, field="table"),
+        )
 
     def _remove(self) -> None:
         """Removes files until the others are within the limit."""

@@ -16,11 +16,14 @@ and no others.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 import duckdb
@@ -35,18 +38,19 @@ from vistaflow_services.core.names import is_job_id
 from vistaflow_services.core.registry_client import RegistryClient, result_of
 from vistaflow_services.core.results import readable
 from vistaflow_services.core.work.artifacts import ArtifactStore
-from vistaflow_services.core.work.query_results import PARTS, parts_of
-from vistaflow_services.core.work.uris import SCHEME
+from vistaflow_services.core.work.query_results import PARTS, SCRATCH, parts_of
+from vistaflow_services.core.work.uris import DOWNLOADS, SCHEME
 from vistaflow_services.datasets.manifest import Column, Manifest, from_json
 from vistaflow_services.query.engines.contract import FileFormat
 from vistaflow_services.query.mistakes import QueryError, nearest
 from vistaflow_services.query.results.storage import folder_of
 from vistaflow_services.query.statement import TableName
+from vistaflow_services.query.tables.cache import DownloadCache
 from vistaflow_services.query.tables.columns import csv_columns, json_columns, parquet_columns
 from vistaflow_services.query.tables.conditions import conditions_of
 from vistaflow_services.query.tables.history import COPIES, bounds_of
 from vistaflow_services.stores.inputs import remote_file
-from vistaflow_services.stores.listing import list_files, partition_types
+from vistaflow_services.stores.listing import ListedFile, list_files, partition_types
 from vistaflow_services.stores.roots import Roots
 
 BLOB: Final = "blob:"
@@ -156,11 +160,20 @@ class Tables:
         roots: The roots of data.
         only: A project whose tables are found, and no others, whatever the rights of the caller;
             empty: as the caller's rights are.
+        cache_bytes: Most that downloads take which stay for the query.
     """
 
     def __init__(
-        self, registry: RegistryClient, artifacts: ArtifactStore, roots: Roots, *, only: str = ""
+        self,
+        registry: RegistryClient,
+        artifacts: ArtifactStore,
+        roots: Roots,
+        *,
+        only: str = "",
+        cache_bytes: int = 0,
     ) -> None:
+        self._cache = DownloadCache(artifacts.root / DOWNLOADS, cache_bytes)
+        self._scratch = artifacts.root.parent / SCRATCH
         self._only = only
         self._registry = registry
         self._artifacts = artifacts
@@ -233,19 +246,8 @@ class Tables:
                 with paths[0].open("rb") as file:
                     columns = csv_columns(file, compressed=paths[0].suffix == ".gz")
             else:
-                size = sum(file.size for file in listed)
-                if size > MAX_JSON_BYTES:
-                    raise error_at(
-                        name,
-                        f"has {size >> 20:,} MiB of JSON; at most {MAX_JSON_BYTES >> 20} MiB are "
-                        "read as they are: convert it to Parquet, or name fewer files",
-                    )
-                try:
-                    columns = json_columns(paths)
-                except duckdb.Error:
-                    raise error_at(
-                        name, "is no JSON: an object a line, or one array of objects"
-                    ) from None
+                _check_json(name, listed)
+                columns = _json_columns(name, paths)
         elif file_format is FileFormat.PARQUET:
             with remote_file(first.input, "table") as remote:
                 columns = parquet_columns(remote)
@@ -253,11 +255,14 @@ class Tables:
             with remote_file(first.input, "table") as remote:
                 columns = csv_columns(remote, compressed=first.input.path.suffix == ".gz")
         else:
-            raise error_at(
-                name,
-                f"is {file_format.upper()} in a bucket; import it as a dataset, or convert it to "
-                "Parquet",
-            )
+            _check_json(name, listed)
+            self._scratch.mkdir(parents=True, exist_ok=True)
+            with (
+                tempfile.TemporaryDirectory(dir=self._scratch) as scratch,
+                contextlib.ExitStack() as stack,
+            ):
+                downloads = (self._cache.listed(file, Path(scratch)) for file in listed)
+                columns = _json_columns(name, [stack.enter_context(path) for path in downloads])
         return FoundTable(
             name=name.text,
             kind="files",
@@ -536,6 +541,27 @@ def _pruned(
 
 def _suffix(name: str) -> str | None:
     return next((suffix for suffix in _SUFFIXES[::-1] if name.lower().endswith(suffix)), None)
+
+
+def _check_json(name: TableName, files: Sequence[ListedFile]) -> None:
+    size = sum(file.size for file in files)
+    if size > MAX_JSON_BYTES:
+        raise error_at(
+            name,
+            f"has {size >> 20:,} MiB of JSON; at most {MAX_JSON_BYTES >> 20} MiB are read as they "
+            "are: convert it to Parquet, or name fewer files",
+        )
+
+
+def _json_columns(name: TableName, paths: Sequence[Path]) -> tuple[Column, ...]:
+    try:
+        return json_columns(paths)
+    except duckdb.Error:
+        raise error_at(
+            name,
+            "is no JSON with an object a line, or with one array of objects; `vistaflow convert` "
+            "reads others",
+        ) from None
 
 
 def _is_json(name: str) -> bool:

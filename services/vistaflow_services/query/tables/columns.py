@@ -46,12 +46,13 @@ def json_columns(paths: Sequence[Path]) -> tuple[Column, ...]:
     """The columns of JSON files, with types that fit every value: all of it is read.
 
     Raises:
-        duckdb.Error: It is no JSON, or an object is larger than 16 MiB.
+        duckdb.Error: It is no JSON, has something else than objects, or an object is larger than
+            16 MiB.
     """
     with duckdb.connect(config={"threads": 1, "memory_limit": "256MB"}) as connection:
         relation = connection.execute(
             "DESCRIBE SELECT * FROM read_json($paths, sample_size = -1, union_by_name = true,"
-            " hive_partitioning = false)",
+            " records = true, hive_partitioning = false)",
             {"paths": [str(path) for path in paths]},
         )
         return tuple(Column(name=row[0], type=row[1]) for row in relation.fetchall())

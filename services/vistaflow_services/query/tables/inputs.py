@@ -142,17 +142,14 @@ def _local(table: FoundTable, file: FoundFile, places: Places, scratch: Path) ->
             entry = places.roots.resolve(file.locator, places.project, "table")
         except NotFoundError:
             raise _gone(table) from None
-        if not is_unchanged(ListedFile(input=entry, size=file.size, version=file.version)):
+        listed = ListedFile(input=entry, size=file.size, version=file.version)
+        if not is_unchanged(listed):
             raise _gone(table)
         if entry.root.folder is not None:
             with local_file(entry, scratch, field="table") as path:
                 yield path
             return
-        identity = (entry.root.url, str(entry.path), file.version, str(file.size))
-        suffix = "".join(entry.path.suffixes[-2:])
-        with places.cache.file(
-            identity, suffix, scratch, lambda: local_file(entry, scratch, field="table")
-        ) as path:
+        with places.cache.listed(listed, scratch) as path:
             yield path
 
 

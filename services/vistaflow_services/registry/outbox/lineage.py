@@ -123,8 +123,8 @@ def _of_flow(
 ) -> tuple[Found, bytes]:
     """A job of a data kit: what is recorded of a query, and the spec of any other job.
 
-    The tables of a query are published with its result; before its end those are known that earlier
-    jobs made.
+    The tables of a query are published with its result, or with what it failed of; before its end
+    those are known that earlier jobs made.
     """
     template = common_pb2.JobTemplate.FromString(data)
     # Figures of earlier jobs are no inputs.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -352,3 +353,47 @@ async def test_a_grant_that_crosses_the_word_of_a_draining_worker_is_not_run(
     assert {each.job_id for each in registry.releases} <= {job_id, late}
     assert not any(each.counts for each in registry.releases)
     assert words(registry.rows, late) == []
+
+
+async def test_a_process_stands_by_for_the_next_attempt(
+    registry: ScriptedRegistry, tmp_path: Path
+) -> None:
+    client = RegistryClient(registry.address, actor="doe")
+    published: list[str] = []
+    worker = Worker(
+        "doe-1",
+        "misbehaving_jobs",
+        ["DOE"],
+        client,
+        ArtifactStore(tmp_path / "artifacts"),
+        home=tmp_path,
+        stand_by=True,
+        published=published.append,
+    )
+
+    async def standing_by() -> int:
+        await registry.until(lambda: worker._next is not None and worker._next.done())
+        assert worker._next is not None
+        return worker._next.result().pid
+
+    run = asyncio.create_task(worker.run())
+    try:
+        ready = [await standing_by()]
+        jobs = []
+        for is_killed in (False, True):
+            if is_killed:
+                os.kill(ready[-1], signal.SIGKILL)
+                worker_next = worker._next
+                assert worker_next is not None
+                await worker_next.result().ended()
+            jobs.append(await registry.grant(do="steps", count=0))
+            assert (await ended(registry, jobs[-1])).status == common_pb2.STATUS_FINISHED
+            ready.append(await standing_by())
+        assert len(set(ready)) == 3
+        assert published == jobs
+    finally:
+        run.cancel()
+        await asyncio.wait([run])
+        await client.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(ready[-1], 0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -457,3 +459,62 @@ def test_queries_of_one_server_have_random_numbers_of_their_own(tmp_path: Path) 
         server.close()
 
     assert len(values) == 8
+
+
+def _children(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii")
+    return [int(number) for number in text.split()]
+
+
+def test_the_next_process_is_forked_ahead_and_one_that_is_gone_is_replaced(folder: Path) -> None:
+    server = ForkingServer()
+    try:
+        query = server.fork()
+        query.close()
+        process = server._process
+        assert process is not None
+        for is_killed in (False, True):
+            while (ahead := _children(process.pid)) in ([], [query.process_id]):
+                time.sleep(0.01)
+            ahead = [number for number in ahead if number != query.process_id]
+            if is_killed:
+                os.kill(ahead[0], signal.SIGKILL)
+                while _children(process.pid):
+                    time.sleep(0.01)
+
+            query = server.fork()
+
+            assert (query.process_id in ahead) != is_killed
+            query.close()
+        assert DuckDbEngine(server).run(Query(sql="select 1"), folder).rows == 1
+    finally:
+        server.close()
+
+
+def test_a_process_forked_ahead_serves_the_next_query_alone(tmp_path: Path) -> None:
+    script = f"""
+import os, pathlib, signal
+from vistaflow_services.query.engines import duckdb_engine, forking
+from vistaflow_services.query.engines.contract import Query
+folder, processes = pathlib.Path({str(tmp_path)!r}), []
+close = forking.QueryProcess.close
+forking.QueryProcess.close = lambda self: (processes.append(self.process_id), close(self))[1]
+for is_killed in (False, True):
+    forking.fork_ahead()
+    ahead = forking._ahead[0].process_id
+    if is_killed:
+        os.kill(ahead, signal.SIGKILL)
+        while forking._ahead[0].is_alive:
+            pass
+    for number in range(2):
+        duckdb_engine.DuckDbEngine().run(Query(sql="select 1"), folder)
+    print(processes.count(ahead), len(processes))
+    processes.clear()
+"""
+
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+
+    # The second time the process that was killed is closed as well.
+    assert done.stdout == "1 2\n1 3\n"

@@ -24,7 +24,11 @@ BEFORE = {"pages": {"job_id": PAGES, "pinned": None}, "shop": {"job_id": JOB, "p
 
 
 def event(
-    job_type: str, request: Message, *values: tuple[str, str, str], **result: Any
+    job_type: str,
+    request: Message,
+    *values: tuple[str, str, str],
+    status: str = "FINISHED",
+    **result: Any,
 ) -> dict[str, Any]:
     """The event of a job of a data kit; values are field, job and key."""
     template = common_pb2.JobTemplate()
@@ -32,7 +36,7 @@ def event(
     for field, job, key in values:
         template.values.add(field=field, job=job, key=key, type="VARCHAR")
     row = (
-        *(7, JOB, job_type, "FINISHED", datetime(2026, 12, 1, tzinfo=UTC), "", 1, "default"),
+        *(7, JOB, job_type, status, datetime(2026, 12, 1, tzinfo=UTC), "", 1, "default"),
         *({"jobs": {}}, "type.googleapis.com/vistaflow.api.common.v1.JobTemplate"),
         *(template.SerializeToString(), {"rows": 2, **result}, None, None, None, BEFORE),
     )
@@ -96,3 +100,12 @@ def test_a_query_that_ended_names_every_table_of_its_sql_and_where_its_columns_c
     assert [(origin["name"], origin["field"]) for origin in origins] == [
         ("vistaflow.dataset.default.prices", "price")
     ]
+
+
+def test_a_query_that_failed_names_every_table_as_well() -> None:
+    request = query_pb2.SubmitQueryRequest(user_query="select cast(name as bigint) from prices")
+    tables = [{"fqn": "vistaflow.dataset.default.prices", "version": "1:bb"}]
+    found = event("QUERY", request, status="FAILED", tables=tables)
+
+    assert found["eventType"] == "FAIL"
+    assert [table["name"] for table in found["inputs"]] == [tables[0]["fqn"]]

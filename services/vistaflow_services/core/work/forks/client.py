@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from vistaflow_services.core.work.process_groups import kill_tree
@@ -74,13 +74,19 @@ class Forks:
         module: The module whose jobs are done.
         connection: The connection, which is closed in the end.
         credentials: Variables with secrets that the attempts get, by the ends of their names.
+        on_ready: Called when it can fork.
     """
 
     def __init__(
-        self, module: str, connection: socket.socket, credentials: Sequence[str] = ()
+        self,
+        module: str,
+        connection: socket.socket,
+        credentials: Sequence[str] = (),
+        on_ready: Callable[[], object] = lambda: None,
     ) -> None:
         self._module = module
         self._credentials = credentials
+        self._on_ready = on_ready
         self._connection = connection
         self._connection.setblocking(False)
         self._forks_pending: list[asyncio.Future[int]] = []
@@ -153,6 +159,7 @@ class Forks:
     def _handle(self, message: dict[str, Any]) -> None:
         if "ready" in message:
             self.ready = self._module in message["ready"]
+            self._on_ready()
         elif "forked" in message:
             forked = self._forks_pending.pop(0)
             forked.set_result(message["forked"])
