@@ -238,9 +238,21 @@ def test_objects_with_other_kinds_of_values_are_taken_one_by_one() -> None:
         {"b": [{}]},
         {"b": "x"},
         {"d": "x"},
+        {"a": float("nan")},
     ):
         with pytest.raises(UnknownError):
             Columns(shape).rows(json.dumps([*known, new]).encode(), 1)
+    for text in (
+        b'[{"a":-0}]',
+        b'[{"a":1' + b"0" * 5_000 + b"}]",
+        b'[{"a":"\xff"}]',
+        b'[{"a":"\\ud800"}]',
+        b"[null]",
+        b"[{}",
+    ):
+        with pytest.raises(UnknownError):
+            Columns(shape).rows(text, 1)
+    assert Columns(shape).rows(b'[{"a":1.10},{"a":1e400,"b":null}]', 1)[1] == 3
 
 
 def check(choice: Choice, first: list[dict[str, Any]], records: list[dict[str, Any]]) -> None:
