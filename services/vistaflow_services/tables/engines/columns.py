@@ -93,17 +93,18 @@ class Columns:
             (name, self._annotation(child), UNSET)
             for name, child in zip(names, node.fields.values(), strict=True)
         ]
-        made = msgspec.defstruct(
+        structure = msgspec.defstruct(
             "Object", members, rename=names, forbid_unknown_fields=True, gc=False
         )
-        self._types[node] = made
-        return made
+        self._types[node] = structure
+        return structure
 
     def _annotation(self, node: Node) -> Any:
         if node.is_map or node.entries is not None:
             raise UnknownError
         annotation: Any = None
-        if node.fields is not None:
+        # An empty object among plain values is rare: it alone is taken another way.
+        if node.fields or (node.fields is not None and node.slot < 0):
             annotation |= self._type(node)
         if node.items is not None:
             element: Any = self._type(node.items.root)
