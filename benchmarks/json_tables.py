@@ -5,15 +5,17 @@
 
 Each line is a process of its own, from its start to its end: CPU seconds with its children, MB of
 input per CPU second, peak RSS (of the process and of its largest child, added), wall time, and the
-speed as a ratio to bare DuckDB with a known schema and to bare DuckDB that writes the same cells.
-The least of interleaved turns counts. With `--sizes`, memory by the size of the input, which
-repeats a smaller one; 10000 needs 25 GB of disk. Needs the extra `tables`; the lines of the text
-engine need `chdb`.
+speed as a ratio to each line of bare DuckDB (typed columns; the cells that a conversion writes; the
+same with hashes of all files, but no limit of rows a file and no check for unknown fields; typed
+columns with the schema inferred) and to pandas. Medians of interleaved turns count. With `--sizes`,
+memory by the size of the input, which repeats a smaller one; 10000 needs 25 GB of disk.
+Needs the extra `tables`; the lines of the text engine need `chdb`.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -27,6 +29,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 CATEGORIES = {
@@ -247,6 +250,15 @@ def same_by_duckdb(source: Path, output: Path, columns: str) -> None:
         )
 
 
+def manifest_by_duckdb(source: Path, output: Path, columns: str) -> None:
+    """The same cells, and what a conversion does besides: files on disk, hashed as the input is."""
+    same_by_duckdb(source, output, columns)
+    for path in (source, *output.glob("*.csv")):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            hashlib.file_digest(file, "sha256")
+
+
 def pandas_normalize(source: Path, output: Path, chunk: int = 1_000) -> None:
     """`json_normalize` for each table, 1,000 records at a time."""
     import pandas as pd
@@ -304,6 +316,7 @@ def run_one(name: str, folder: Path) -> None:
     tasks: dict[str, Callable[[], None]] = {
         "duckdb-known": lambda: bare_duckdb(source, output, known),
         "duckdb-same": lambda: same_by_duckdb(source, output, known),
+        "duckdb-manifest": lambda: manifest_by_duckdb(source, output, known),
         "duckdb-inferred": lambda: bare_duckdb(source, output, schema_of(source)),
         "pandas": lambda: pandas_normalize(small, output),
         "convert-duckdb": lambda: ours("duckdb", source, output),
@@ -325,6 +338,15 @@ def run_one(name: str, folder: Path) -> None:
     peak = int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
     print(json.dumps([cpu, wall, (peak + child.ru_maxrss) >> 10]))
 
+
+BASES = {
+    "known": "duckdb-known",
+    "same": "duckdb-same",
+    "manif.": "duckdb-manifest",
+    "infer.": "duckdb-inferred",
+    "pandas": "pandas",
+}
+"""Lines that the speed of the others is a ratio to."""
 
 SMALL = ("convert-python", "pandas")
 """Lines that are slow, and get a tenth of the input."""
@@ -350,18 +372,20 @@ def compare(folder: Path, names: list[str], rounds: int) -> None:
     for _ in range(rounds):
         for name in names:
             turns[name].append(measure(name, folder))
-    head = ("CPU s", "MB/s", "RSS MiB", "wall s", "known", "same")
+    head = ("CPU s", "MB/s", "RSS MiB", "wall s", *BASES)
     print(f"{'':20}", *(f"{title:>7}" for title in head), f" load {os.getloadavg()[0]:.1f}")
-    speeds: dict[str, float] = {}
+    files = {name: folder / ("sample.json" if name in SMALL else "array.json") for name in names}
+    speeds = {
+        name: files[name].stat().st_size / 1e6 / median(run[0] for run in runs)
+        for name, runs in turns.items()
+    }
     for name, runs in turns.items():
-        cpu, wall, rss = min(runs)[0], min(run[1] for run in runs), max(run[2] for run in runs)
-        file = folder / ("sample.json" if name in SMALL else "array.json")
-        speeds[name] = file.stat().st_size / 1e6 / cpu
+        cpu, wall, rss = (median(figures) for figures in zip(*runs, strict=True))
         ratios = [
             f"{speeds[name] / speeds[base]:7.2f}" if base in speeds else f"{'':7}"
-            for base in ("duckdb-known", "duckdb-same")
+            for base in BASES.values()
         ]
-        print(f"{name:20} {cpu:7.2f} {speeds[name]:7.0f} {rss:7} {wall:7.2f}", *ratios)
+        print(f"{name:20} {cpu:7.2f} {speeds[name]:7.0f} {rss:7.0f} {wall:7.2f}", *ratios)
 
 
 def repeat(source: Path, target: Path, megabytes: int) -> None:
@@ -403,7 +427,8 @@ def main() -> None:
             return
         encrypt(folder / "array.json", folder / "encrypted.json")
         print(f"{megabytes} MB, rows: {counts}")
-        names = ["duckdb-known", "duckdb-same", "duckdb-inferred", *engines, "convert-duckdb-aes"]
+        bases = ["duckdb-known", "duckdb-same", "duckdb-manifest", "duckdb-inferred"]
+        names = [*bases, *engines, "convert-duckdb-aes"]
         names += [f"{engine}-two" for engine in engines]
         names += ["convert-python", "pandas", "summarize"]
         compare(folder, arguments.only or names, arguments.rounds)

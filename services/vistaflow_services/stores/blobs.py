@@ -219,12 +219,9 @@ class BlobStore(ABC):
 
 def describe(path: Path) -> Blob:
     """The identity of a file."""
-    digest, size = hashlib.sha256(), 0
     with path.open("rb") as file:
-        while piece := file.read(PIECE):
-            digest.update(piece)
-            size += len(piece)
-    return Blob(sha256=digest.hexdigest(), size_bytes=size)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return Blob(sha256=digest, size_bytes=file.tell())
 
 
 def _spool(pieces: Iterable[bytes], path: Path) -> Blob:

@@ -43,11 +43,6 @@ def count_pairs(text: bytes | memoryview, first: bytes, seconds: bytes) -> list[
     return counts
 
 
-def has_escape(text: bytes | memoryview, escape: re.Pattern[bytes]) -> bool:
-    r"""Whether an escape that begins with `\u` is in a text."""
-    return count_pairs(text, b"\\", b"u") != [0] and escape.search(text) is not None
-
-
 def has_spaced_colon(text: bytes | memoryview) -> bool:
     """Whether a key, or a string that looks like one, has spaces before its colon."""
     data = np.frombuffer(text, np.uint8)

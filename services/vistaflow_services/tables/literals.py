@@ -20,7 +20,6 @@ MAX_DEPTH = 100
 
 _decode = msgspec.json.Decoder(float_hook=lambda text: Number(text)).decode
 _encode_string = msgspec.json.Encoder().encode
-_NESTED = (dict, list)
 
 
 class Number(str):

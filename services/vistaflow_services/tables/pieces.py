@@ -13,6 +13,7 @@ inside a record. Then `scan` finds the borders by following every bracket and qu
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Iterator
@@ -24,10 +25,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from vistaflow_services.core.errors import InvalidError
-from vistaflow_services.tables.brackets import SPACE, SPACES, follow, has_escape
+from vistaflow_services.tables.brackets import SPACE, SPACES, count_pairs, follow
 from vistaflow_services.tables.literals import reason_of, too_deep
 from vistaflow_services.tables.memory import MemoryFile, MemoryFiles
-from vistaflow_services.tables.sources import PlainStream, wrong_key
+from vistaflow_services.tables.sources import PlainStream, Source, wrong_key
 
 MAX_RECORD_BYTES = 64 << 20
 """Longest record."""
@@ -77,7 +78,7 @@ class Piece:
     start_in_array: bool
     """Whether the first record is an element of an array."""
 
-    source_name: str
+    source: Source
     spans: list[tuple[int, int]] | None = None
     """Begin and end of each record from `start` on, if they are not where they are in `body`."""
 
@@ -86,6 +87,32 @@ class Piece:
 
     def __post_init__(self) -> None:
         self.files.give_back_after(self, self.file)
+
+    @functools.cached_property
+    def has_unicode_escape(self) -> bool:
+        r"""Whether an escape that begins with `\u` is in the text."""
+        return count_pairs(self.body, b"\\", b"u") != [0]
+
+    def check_utf8(self) -> None:
+        """Refuses text that is not UTF-8, which only some engines notice themselves.
+
+        Raises:
+            InvalidError: A byte may not be there.
+        """
+        try:
+            check_utf8(self.body)
+        except UnicodeDecodeError:
+            if self.source.aes is not None and self.first_record == 1:
+                raise wrong_key(self.source) from None
+            for position, record in enumerate(self.records):
+                try:
+                    bytes(record).decode()
+                except UnicodeDecodeError as error:
+                    raise InvalidError(
+                        f"{self.source.name}: record {self.first_record + position:,}, byte "
+                        f"{self.offset_of(position) + error.start:,}: invalid UTF-8",
+                        reason="BAD_ENCODING",
+                    ) from None
 
     def section(self, first: int, last: int) -> Piece:
         """The records from one position to before another, as a piece for an engine."""
@@ -114,7 +141,7 @@ class Piece:
     def fault(self, position: int, problem: str, reason: str) -> InvalidError:
         """An error that names the record at a position of the piece and its offset."""
         return InvalidError(
-            f"{self.source_name}: record {self.first_record + position:,} at byte "
+            f"{self.source.name}: record {self.first_record + position:,} at byte "
             f"{self.offset_of(position):,}: {problem}",
             reason=reason,
         )
@@ -286,7 +313,6 @@ class Pieces:
         except msgspec.DecodeError as error:
             raise self._syntax(error, text, spans) from None
         file, body = self._files.of(text)
-        self._check_utf8(body, spans)
         self._begin += length
         return self._piece(body, file, records, length, in_array, spans)
 
@@ -350,7 +376,6 @@ class Pieces:
         self, body: memoryview, records: list[msgspec.Raw], behind: int, closes: bool
     ) -> Piece:
         """A piece of what `_make_array` made; the window goes on in another file."""
-        self._check_utf8(body)
         file, begin, in_array = self._file, self._begin, self._in_array and not closes
         end = begin - 1 + len(body)
         length = len(body) - 1 if closes else len(body) - 2
@@ -382,7 +407,7 @@ class Pieces:
             end=self._start + length,
             in_array=in_array,
             start_in_array=self._in_array,
-            source_name=self._stream.source.name,
+            source=self._stream.source,
             spans=spans,
         )
         self._start += length
@@ -391,13 +416,6 @@ class Pieces:
         self._in_array, self._after_record = in_array, True
         _refuse_nul(piece)
         return piece
-
-    def _check_utf8(self, body: memoryview, spans: list[tuple[int, int]] | None = None) -> None:
-        try:
-            check_utf8(body)
-        except UnicodeDecodeError as error:
-            position = error.start - 1 if spans is None else _in_window(error.start, spans)
-            raise self._fault(position, "invalid UTF-8", "BAD_ENCODING") from None
 
     def _syntax(self, error: Exception, body: bytes, spans: list[tuple[int, int]]) -> InvalidError:
         match = _AT_BYTE.search(str(error))
@@ -433,7 +451,7 @@ class Pieces:
 
 def _refuse_nul(piece: Piece) -> None:
     """Refuses the one character that is valid JSON and no valid cell."""
-    if not has_escape(piece.body, _ESCAPED_ZERO):
+    if not piece.has_unicode_escape or not _ESCAPED_ZERO.search(piece.body):
         return
     for position, record in enumerate(piece.records):
         if _NUL.search(bytes(record)):

@@ -93,6 +93,7 @@ def summarize_shopping(
         pieces = Pieces(stream, start=0, in_array=False, first_record=1)
         while (piece := pieces.next(PIECE_BYTES, 0)) is not None:
             hooks.check()
+            piece.check_utf8()
             for record in _matching(piece, user_id, proposal_id):
                 is_known = True
                 for order in _orders(record, fields.orders):

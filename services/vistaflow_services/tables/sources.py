@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 import zstandard
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from cryptography.hazmat.primitives.padding import PKCS7
 
 from vistaflow_services.core.errors import InvalidError, Violations
 
@@ -176,6 +174,10 @@ class PlainStream:
             yield from chunks
 
     def _decrypted(self, chunks: Iterator[_Chunk], aes: Aes) -> Iterator[_Chunk]:
+        # Here, because most inputs do not need it.
+        from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+        from cryptography.hazmat.primitives.padding import PKCS7
+
         cipher = Cipher(algorithms.AES(bytes.fromhex(aes.key)), modes.CBC(bytes.fromhex(aes.iv)))
         decryptor = cipher.decryptor()
         # One buffer for all reads: a new one for each read costs more than the decryption. The

@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 from tests.unit.tables.conftest import Output
 from vistaflow_services.tables.conversion import Conversion, EngineName
 from vistaflow_services.tables.engines.choice import Choice, has_text_engine
-from vistaflow_services.tables.engines.columns import UnknownError, columns_of
+from vistaflow_services.tables.engines.columns import Columns, UnknownError
 from vistaflow_services.tables.engines.python import PythonEngine
-from vistaflow_services.tables.literals import decode
 from vistaflow_services.tables.pieces import Pieces
 from vistaflow_services.tables.run import convert
 from vistaflow_services.tables.shape import Shape
@@ -213,7 +212,7 @@ def test_columns_taken_at_once_are_those_taken_one_by_one(records: list[dict[str
     state = shape.state
 
     try:
-        every, _ = columns_of(shape, decode(bytes(piece.body)), 1)
+        every, _ = Columns(shape).rows(bytes(piece.body), 1)
     except UnknownError:
         return
     assert {rows.table.path: rows.columns for rows in every} == expected
@@ -229,7 +228,7 @@ def test_objects_with_other_kinds_of_values_are_taken_one_by_one() -> None:
     assert piece is not None
     PythonEngine().convert(piece, shape)
 
-    _, keys = columns_of(shape, known, 1)
+    _, keys = Columns(shape).rows(content, 1)
     assert keys == 6
     for new in (
         {"a": {}},
@@ -239,9 +238,21 @@ def test_objects_with_other_kinds_of_values_are_taken_one_by_one() -> None:
         {"b": [{}]},
         {"b": "x"},
         {"d": "x"},
+        {"a": float("nan")},
     ):
         with pytest.raises(UnknownError):
-            columns_of(shape, [*known, new], 1)
+            Columns(shape).rows(json.dumps([*known, new]).encode(), 1)
+    for text in (
+        b'[{"a":-0}]',
+        b'[{"a":1' + b"0" * 5_000 + b"}]",
+        b'[{"a":"\xff"}]',
+        b'[{"a":"\\ud800"}]',
+        b"[null]",
+        b"[{}",
+    ):
+        with pytest.raises(UnknownError):
+            Columns(shape).rows(text, 1)
+    assert Columns(shape).rows(b'[{"a":1.10},{"a":1e400,"b":null}]', 1)[1] == 3
 
 
 def check(choice: Choice, first: list[dict[str, Any]], records: list[dict[str, Any]]) -> None:

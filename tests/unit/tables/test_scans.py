@@ -37,8 +37,6 @@ def test_scans_find_what_regular_expressions_find() -> None:
         ]
         assert brackets.has_spaced_colon(text) == bool(re.search(rb'"[ \t\r\n]+:', text))
         assert brackets.has_minus_zero(text) == bool(re.search(rb"[:\[, \t\r\n]-0[^.0-9]", text))
-        escape = re.compile(rb"\\u00")
-        assert brackets.has_escape(text, escape) == bool(escape.search(text))
 
 
 @pytest.mark.usefixtures("block")

@@ -115,6 +115,13 @@ def test_an_empty_id_is_refused_by_name(field: str) -> None:
     assert [violation.field for violation in refused.value.violations] == [field]
 
 
+def test_text_of_another_user_that_is_not_utf_8_is_refused() -> None:
+    content = b'{"user_id":"u2","proposal_id":1,"name":"\xff"}\n' + json.dumps(USERS[0]).encode()
+
+    with pytest.raises(InvalidError, match=r"record 1, byte 40: invalid UTF-8"):
+        summarize_shopping(source(content), user_id="u1", proposal_id="1")
+
+
 def test_broken_input_is_refused_with_its_place() -> None:
     with pytest.raises(InvalidError, match="record 2, byte 13"):
         summarize_shopping(source(b'{"a":1}\n{"a":'), user_id="u", proposal_id="p")

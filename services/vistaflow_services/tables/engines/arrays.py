@@ -6,7 +6,7 @@ costs as much time as a few megabytes of input and memory that a small conversio
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,27 +26,30 @@ def booleans(values: npt.NDArray[np.bool_]) -> pa.Array:
     return pa.Array.from_buffers(pa.bool_(), len(values), [None, bits])
 
 
-def texts(values: Iterable[str | None]) -> pa.Array:
+def texts(values: Sequence[str | None]) -> pa.Array:
     """The values as texts.
 
     Raises:
         UnicodeEncodeError: One has a lone surrogate.
     """
-    cells = list(values)
-    joined = np.frombuffer("\0".join([cell or "" for cell in cells]).encode(), np.uint8)
-    ends = np.flatnonzero(joined == 0)
-    if len(ends) == len(cells) - 1:  # no text has the character itself
-        offsets = np.zeros(len(cells) + 1, np.int32)
+    bits = None
+    try:
+        joined = "\0".join(values)  # type: ignore[arg-type]
+    except TypeError:
+        joined = "\0".join([value or "" for value in values])
+        bits = booleans(np.array([value is not None for value in values])).buffers()[1]
+    data = np.frombuffer(joined.encode(), np.uint8)
+    is_end = data == 0
+    ends = np.flatnonzero(is_end)
+    if len(ends) == len(values) - 1:  # no text has the character itself
+        offsets = np.zeros(len(values) + 1, np.int32)
         offsets[1:-1] = ends
-        offsets[-1] = len(joined)
-        offsets[1:] -= np.arange(len(cells), dtype=np.int32)
-        bits = booleans(np.array([cell is not None for cell in cells])) if None in cells else None
-        buffers = [bits.buffers()[1] if bits else None, pa.py_buffer(offsets)]
-        return pa.Array.from_buffers(
-            pa.string(), len(cells), [*buffers, pa.py_buffer(joined[joined != 0])]
-        )
+        offsets[-1] = len(data)
+        offsets[1:] -= np.arange(len(values), dtype=np.int32)
+        buffers = [bits, pa.py_buffer(offsets), pa.py_buffer(data[~is_end])]
+        return pa.Array.from_buffers(pa.string(), len(values), buffers)
     builder = StringBuilder()
-    builder.append_values(cells)
+    builder.append_values(values)
     return builder.finish()
 
 

@@ -213,7 +213,8 @@ def _suspects(data: npt.NDArray[np.uint8], marks: npt.NDArray[np.intp]) -> npt.N
     is_suspect |= (digits > 4) & (data[marks + 1] == ord("0"))
     # So far to the left is a digit if there are more digits than a double keeps.
     far = marks - np.maximum(_EXACT_DIGITS + 1 - digits, 1)
-    is_suspect |= _IS_DIGIT[data[np.maximum(far, 0)]]
+    is_far = _IS_DIGIT[data[np.maximum(far, 0)]]
+    is_suspect |= is_far & (_IS_DIGIT[data[marks - 2]] | (far > marks - 2))
     suspects: npt.NDArray[np.intp] = marks[is_suspect]
     return suspects
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vistaflow_services.core.errors import InvalidError
-from vistaflow_services.tables.brackets import count_pairs, has_escape
+from vistaflow_services.tables.brackets import count_pairs
 from vistaflow_services.tables.engines import DeclinedError, Rows
 from vistaflow_services.tables.engines.arrays import as_numpy, booleans, integers, text, texts
 from vistaflow_services.tables.literals import MalformedError, decode, has_object, text_of
@@ -85,7 +85,7 @@ def walk(parsed: pa.Table, shape: Shape, piece: Piece) -> tuple[list[Rows], Leav
     chunks = parsed.to_struct_array().chunks
     records = chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks)
     _table(shape.records, records, [ids], leaves, rows)
-    _tidy_brackets(leaves, piece.body)
+    _tidy_brackets(leaves, piece)
     return [
         Rows(table=table, columns=columns) for table, columns in rows if len(columns[0])
     ], leaves
@@ -237,7 +237,7 @@ def _begins_with_bracket(cells: pa.Array) -> bool:
     return bool(((first == 91) | (first == 123)).any())
 
 
-def _tidy_brackets(leaves: Leaves, body: memoryview) -> None:
+def _tidy_brackets(leaves: Leaves, piece: Piece) -> None:
     """Makes the texts of arrays compact, where it is sure that they are arrays.
 
     A cell that begins with a bracket is an array, or a string that begins so. It is sure that all
@@ -246,7 +246,8 @@ def _tidy_brackets(leaves: Leaves, body: memoryview) -> None:
     """
     if not leaves.bracketed:
         return
-    if has_escape(body, _ESCAPED_BRACKET):
+    body = piece.body
+    if piece.has_unicode_escape and _ESCAPED_BRACKET.search(body):
         raise DeclinedError("a bracket is written as an escape")
     braces = no_json = total = 0
     compacted = []

@@ -21,7 +21,7 @@ from vistaflow_services.tables.brackets import count_pairs, has_spaced_colon
 from vistaflow_services.tables.conversion import EngineName
 from vistaflow_services.tables.engines import Rows
 from vistaflow_services.tables.engines.arrays import integers, texts
-from vistaflow_services.tables.engines.columns import NESTED, UnknownError, column_of, columns_of
+from vistaflow_services.tables.engines.columns import NESTED, Columns, UnknownError, column_of
 from vistaflow_services.tables.literals import (
     MAX_DEPTH,
     MalformedError,
@@ -69,9 +69,11 @@ class PythonEngine:
 
     def __init__(self) -> None:
         self._keys = 0
+        self._columns: Columns | None = None
 
     def convert(self, piece: Piece, shape: Shape) -> list[Rows]:
         """See `Engine.convert`; it never declines, and adds to the shape what is new."""
+        piece.check_utf8()
         # The batch makes many containers and no cycles: collections in between free nothing.
         was_enabled = gc.isenabled()
         gc.disable()
@@ -91,23 +93,26 @@ class PythonEngine:
         self, piece: Piece, first: int, raws: list[msgspec.Raw], shape: Shape
     ) -> list[Rows]:
         text = b"[" + b",".join(raws) + b"]"
+        if self._columns is None or self._columns.of != (shape, shape.version):
+            self._columns = Columns(shape)
         try:
-            records = decode(text)
-        except (MalformedError, InvalidError) as error:
-            raise _culprit(piece, first, raws, error) from None
-        number = piece.first_record + first
-        try:
-            rows, self._keys = columns_of(shape, records, number)
+            rows, self._keys = self._columns.rows(text, piece.first_record + first)
         except (UnknownError, InvalidError):
-            rows = self._learn(piece, first, records, shape)
+            rows = self._learn(piece, first, raws, text, shape)
         # A decoder keeps the last of two equal keys, so they show in the number of keys. A colon
         # after a quote inside a string counts as well: then the batch is read again, slowly.
         if has_spaced_colon(text) or count_pairs(text, b'"', b":") != [self._keys]:
             _refuse_duplicate_keys(piece, first, raws)
         return rows
 
-    def _learn(self, piece: Piece, first: int, records: list[Any], shape: Shape) -> list[Rows]:
+    def _learn(
+        self, piece: Piece, first: int, raws: list[msgspec.Raw], text: bytes, shape: Shape
+    ) -> list[Rows]:
         """The rows of records, one by one; what is new in them is added to the shape."""
+        try:
+            records = decode(text)
+        except (MalformedError, InvalidError) as error:
+            raise _culprit(piece, first, raws, error) from None
         batches: dict[Table, _Batch] = {}
         self._keys = 0
         number = piece.first_record + first
@@ -242,7 +247,8 @@ def _batches(records: list[msgspec.Raw]) -> Iterator[tuple[int, list[msgspec.Raw
     first = size = 0
     for position, record in enumerate(records):
         size += len(record)
-        if size >= BATCH_BYTES:
+        # The first one is small: what is new shows in few records, which are taken one by one.
+        if size >= (BATCH_BYTES if first else BATCH_BYTES >> 3):
             yield first, records[first : position + 1]
             first, size = position + 1, 0
     if first < len(records):

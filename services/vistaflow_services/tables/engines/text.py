@@ -49,6 +49,7 @@ class TextEngine:
     def convert(self, piece: Piece, shape: Shape) -> list[Rows]:
         """See `Engine.convert`."""
         check_shape(shape.records)
+        piece.check_utf8()
         question = {"schema": structure(shape), "memory_bytes": MEMORY_BYTES}
         file = self._files.take(2 * piece.file.capacity)
         size = self._ask(question, (piece.file.descriptor, file.descriptor))
