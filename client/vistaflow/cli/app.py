@@ -173,6 +173,9 @@ COMMANDS: Final = {
 ALIASES: Final = {"schedules": "schedule", "webhooks": "webhook", "tokens": "token"}
 """Other names of commands, which the help does not list."""
 
+ONE_QUERY: Final = ("show", "fetch", "cancel")
+"""Commands of `queries` that `query` has as well: none of these words is a SELECT."""
+
 
 class _Commands(Mapping[str, Any]):
     """The commands by name, made when they are first asked for."""
@@ -220,6 +223,8 @@ class _Group(typer.core.TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that is run, or whose arguments are completed."""
         name, listed, rest = super().resolve_command(ctx, args)
+        if name == "query" and rest[0:1] and rest[0] in ONE_QUERY:
+            name = "queries"
         return name, None if listed is None else self.commands[name], rest
 
 
