@@ -6,10 +6,12 @@ Each case has records that the shape is learned from, and a second input that th
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from tests.unit.tables.conftest import Convert, source
 from tests.unit.tables.test_conversion import KEY, encrypted
 from vistaflow_services.core.errors import InvalidError
 from vistaflow_services.tables.conversion import Conversion, EngineName, Hooks, Progress
+from vistaflow_services.tables.engines import text_child
 from vistaflow_services.tables.engines.choice import Choice, has_text_engine
 from vistaflow_services.tables.engines.duckdb_engine import DuckDbEngine
 from vistaflow_services.tables.engines.python import PythonEngine
@@ -301,6 +304,33 @@ def test_a_process_of_chdb_that_ended_before_a_conversion_is_replaced(tmp_path: 
             if number == 0:
                 os.kill(text_processes()[-1], signal.SIGKILL)
     assert choice.records[EngineName.TEXT] == 2
+
+
+@NEEDS_CHDB
+def test_chdb_starts_with_its_extension_alone() -> None:
+    (folder,) = importlib.util.find_spec("chdb").submodule_search_locations  # type: ignore[union-attr,misc]
+    code = "print(load(sys.argv[1]).__name__, 'chdb' in sys.modules, 'numpy' in sys.modules)"
+
+    assert in_process_of_chdb(code, folder) == "_chdb False False"
+
+
+def test_a_chdb_without_its_extension_starts_as_a_package(tmp_path: Path) -> None:
+    folder = tmp_path / "chdb"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+
+    assert in_process_of_chdb("print(load(sys.argv[1]).__file__)", str(folder)) == str(
+        folder / "__init__.py"
+    )
+
+
+def in_process_of_chdb(code: str, folder: str) -> str:
+    """What a program prints that has all names of the process of chDB."""
+    program = (
+        f"import runpy, sys; globals().update(runpy.run_path({text_child.__file__!r})); {code}"
+    )
+    command = [sys.executable, "-I", "-S", "-c", program, folder]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def text_processes() -> list[int]:

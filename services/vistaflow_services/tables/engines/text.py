@@ -7,6 +7,7 @@ processes share; no plaintext has a name on disk.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 import subprocess
@@ -85,15 +86,24 @@ class TextEngine:
             for name, value in os.environ.items()
             if not any(word in name.upper() for word in _SECRET)
         }
+        # As a file, not as a module: the packages that it is in would be loaded first. The folder
+        # of chDB is all that it needs of `site`.
+        command = [sys.executable, "-I", "-S", text_child.__file__, _folder()]
         self._connection, theirs = socket.socketpair()
         self._connection.settimeout(PIECE_SECONDS)
         with theirs:
-            # As a file, not as a module: the packages that it is in would be loaded first.
-            command = [sys.executable, "-P", text_child.__file__]
             process = subprocess.Popen(command, stdin=theirs.fileno(), env=environment)
         # Holds both: whatever collects this object, they are closed before.
         self._end = weakref.finalize(self, _end, self._connection, process)
         return self._connection
+
+
+def _folder() -> str:
+    """The folder of chDB."""
+    spec = importlib.util.find_spec("chdb")
+    if spec is None or not spec.submodule_search_locations:
+        raise DeclinedError("chDB is not installed")
+    return spec.submodule_search_locations[0]
 
 
 def _end(connection: socket.socket, process: subprocess.Popen[bytes]) -> None:

@@ -7,10 +7,14 @@ one of records and one for their columns.
 from __future__ import annotations
 
 import importlib
+import importlib.machinery
+import importlib.util
 import json
 import os
 import socket
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 SETTINGS = (
@@ -53,13 +57,33 @@ def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
     return json.loads(text), files
 
 
+def load(folder: str) -> Any:
+    """The engine of chDB.
+
+    Its package loads NumPy and starts an engine only to ask for its version, which is most of the
+    time of a start. So its extension is loaded alone, if it is where it is expected.
+
+    Args:
+        folder: The folder of the package.
+    """
+    path = Path(folder, "_chdb.abi3.so")
+    if not path.exists():
+        sys.path.append(str(path.parent.parent))
+        return importlib.import_module("chdb")
+    loader = importlib.machinery.ExtensionFileLoader("_chdb", str(path))
+    spec = importlib.util.spec_from_loader("_chdb", loader)
+    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    loader.exec_module(module)
+    return module
+
+
 def main() -> None:
     """Answers each question with the size of the columns."""
     connection = socket.socket(fileno=os.dup(0))
     os.dup2(2, 1)
-    chdb: Any = importlib.import_module("chdb")  # an extra, which may be missing for mypy
+    engine = load(sys.argv[1])
     # Without a session that stays, each query would start and end an engine.
-    session = chdb.connect()
+    session = engine.connect()
 
     while True:
         try:
@@ -77,7 +101,7 @@ def main() -> None:
             send(connection, {"declined": str(error)[:500]})
             # What a failed query had written would be at the head of the next answer.
             session.close()
-            session = chdb.connect()
+            session = engine.connect()
         else:
             os.lseek(target, 0, os.SEEK_SET)
             with open(target, "wb", closefd=False) as file:
