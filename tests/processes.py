@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,16 @@ def reaped(process: subprocess.Popen[Any]) -> Iterator[subprocess.Popen[Any]]:
         for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe is not None:
                 pipe.close()
+
+
+def commands() -> Iterator[tuple[int, list[bytes]]]:
+    """The id and the command line of each process of this machine that has one."""
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with suppress(OSError):  # it may have ended meanwhile
+                command = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
+                if command != [b""]:
+                    yield int(name), command
 
 
 def files_below(folder: Path) -> Iterator[tuple[Path, bytes]]:

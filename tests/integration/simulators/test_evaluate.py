@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from tests.e2e.slow_kit import holding  # type: ignore[import-not-found]
+from tests.processes import commands  # type: ignore[import-not-found]
 from vistaflow_services.core.errors import InvalidError, UnavailableError
 from vistaflow_services.core.work.attempt import JobError
 from vistaflow_services.decks.deck import Deck, FailurePolicy, Policy, Response, shipped_deck
@@ -358,11 +359,4 @@ def test_after_a_kill_only_the_rest_is_run_and_no_process_is_left(tmp_path: Path
 
 
 def command_lines() -> list[bytes]:
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit() and int(name) != os.getpid():
-            try:
-                found.append(Path(f"/proc/{name}/cmdline").read_bytes())
-            except OSError:
-                continue
-    return found
+    return [b"\0".join(command) for process, command in commands() if process != os.getpid()]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import commands  # type: ignore[import-not-found]
 from vistaflow_services.decks.deck import Deck, Response
 from vistaflow_services.decks.space import Parameter, Space
 from vistaflow_services.simulators import Failure, Outcome, run_point
@@ -61,16 +62,11 @@ def run(tmp_path: Path, isolated: bool) -> Iterator[Run]:
 
 def alive(token: str) -> list[int]:
     """Processes with a word in their command line."""
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit() and int(name) != os.getpid():
-            try:
-                told = Path(f"/proc/{name}/cmdline").read_bytes()
-            except OSError:
-                continue
-            if token.encode() in told:
-                found.append(int(name))
-    return found
+    return [
+        process
+        for process, command in commands()
+        if token.encode() in b"\0".join(command) and process != os.getpid()
+    ]
 
 
 def test_a_good_run_returns_its_responses(run: Run) -> None:

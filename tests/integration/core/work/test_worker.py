@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,20 +38,18 @@ async def registry(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ScriptedReg
     await made.stop()
 
 
+def worker_of(client: RegistryClient, home: Path, capacity: int = 1, **options: Any) -> Worker:
+    """A worker whose jobs are those of `misbehaving_jobs`."""
+    store = ArtifactStore(home / "artifacts")
+    return Worker(
+        "doe-1", "misbehaving_jobs", ["DOE"], client, store, capacity, home=home, **options
+    )
+
+
 @pytest.fixture
 async def worker(registry: ScriptedRegistry, tmp_path: Path) -> AsyncIterator[Worker]:
     client = RegistryClient(registry.address, actor="doe")
-    made = Worker(
-        "doe-1",
-        "misbehaving_jobs",
-        ["DOE"],
-        client,
-        ArtifactStore(tmp_path / "artifacts"),
-        2,
-        home=tmp_path,
-        cores=2,
-        warm=False,
-    )
+    made = worker_of(client, tmp_path, 2, cores=2, warm=False)
     run = asyncio.create_task(made.run())
     await registry.until(lambda: registry.hellos)
     yield made
@@ -360,16 +359,7 @@ async def test_a_process_stands_by_for_the_next_attempt(
 ) -> None:
     client = RegistryClient(registry.address, actor="doe")
     published: list[str] = []
-    worker = Worker(
-        "doe-1",
-        "misbehaving_jobs",
-        ["DOE"],
-        client,
-        ArtifactStore(tmp_path / "artifacts"),
-        home=tmp_path,
-        stand_by=True,
-        published=published.append,
-    )
+    worker = worker_of(client, tmp_path, stand_by=True, published=published.append)
 
     async def standing_by() -> int:
         await registry.until(lambda: worker._next is not None and worker._next.done())

@@ -105,7 +105,7 @@ def test_a_query_that_ended_names_every_table_of_its_sql_and_where_its_columns_c
 def test_a_query_that_failed_names_every_table_as_well() -> None:
     request = query_pb2.SubmitQueryRequest(user_query="select cast(name as bigint) from prices")
     tables = [{"fqn": "vistaflow.dataset.default.prices", "version": "1:bb"}]
-    found = event("QUERY", request, status="FAILED", tables=tables)
+    failure = event("QUERY", request, status="FAILED", tables=tables)
 
-    assert found["eventType"] == "FAIL"
-    assert [table["name"] for table in found["inputs"]] == [tables[0]["fqn"]]
+    assert failure["eventType"] == "FAIL"
+    assert [table["name"] for table in failure["inputs"]] == [tables[0]["fqn"]]
