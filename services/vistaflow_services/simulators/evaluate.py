@@ -219,7 +219,7 @@ class _Outcomes:
         return [outcome for outcome in self._outcomes if outcome is not None]
 
 
-Task = Callable[[], dict[str, Outcome | None]]
+Task = Callable[[], Mapping[str, Outcome | None]]
 """One unit of work for the executor; gives outcomes by their point's key, None for a point that is
 to be run alone."""
 
@@ -295,7 +295,7 @@ class _Tasks:
 
 def _run_chunk(
     deck: Deck, points: dict[str, Point], store: PointStore, stop: Path
-) -> dict[str, Outcome | None]:
+) -> dict[str, Outcome]:
     """Computes points of a function and keeps them in one file."""
     with store.running(deck, "chunk", stop.exists) as mine:
         if not mine:
@@ -350,14 +350,14 @@ def _run_one(
     timeout: float | None,
     retries: int,
     stop: Path,
-) -> dict[str, Outcome | None]:
+) -> dict[str, Outcome]:
     """Runs a point, unless another caller has just done so, and stores its outcomes."""
     with store.running(deck, key, stop.exists) as mine:
         if not mine:
             raise Canceled("stopped before it began")
         stored = store.get_many(deck, {key: point})
         if stored:
-            return {**stored}
+            return stored
         for _ in range(retries + 1):
             written: list[RunFile] = []
 
@@ -385,7 +385,7 @@ def _completed(
     executor: Executor, tasks: _Tasks, stop: Path, should_stop: Callable[[], bool]
 ) -> Generator[tuple[str, Outcome], None, None]:
     """Outcomes as they come. However this ends, no run of it goes on afterwards."""
-    pending: set[Future[dict[str, Outcome | None]]] = set()
+    pending: set[Future[Mapping[str, Outcome | None]]] = set()
     try:
         while True:
             if should_stop():

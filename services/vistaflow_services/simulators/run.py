@@ -149,10 +149,7 @@ def run_checked(
         return failed(point, Failure.INFEASIBLE, f"breaks the deck's constraint {broken[0]}")
     if deck.simulator == "function":
         return function_simulator.compute(deck, [point])[0]
-    limits = Limits(
-        seconds=deck.timeout_seconds if timeout is None else timeout,
-        memory_bytes=deck.memory_limit_bytes,
-    )
+    limits = _limits(deck, timeout)
     if deck.simulator == "table":
         return table.compute(deck, point)
     if deck.simulator == "grpc":
@@ -164,9 +161,7 @@ def run_checked(
     with _scratch(scratch_root) as folder:
         work = folder / "work"
         _write(deck, point, work)
-        ran = _supervised(program.steps(deck, point, work), folder, limits, should_stop)
-        if ran[-1].end is End.CANCELED:
-            raise Canceled(f"the run of {deck.name} was stopped")
+        ran = _supervised(deck, program.steps(deck, point, work), folder, limits, should_stop)
         if ran[-1].end is not End.EXITED:
             result = unsuccessful(point, ran[-1], limits)
         else:
@@ -203,10 +198,7 @@ def run_together(
         UnavailableError: If ngspice is not on this machine, or there is no disk.
         Canceled: If `should_stop` said so.
     """
-    limits = Limits(
-        seconds=deck.timeout_seconds if timeout is None else timeout,
-        memory_bytes=deck.memory_limit_bytes,
-    )
+    limits = _limits(deck, timeout)
     with _scratch(scratch_root) as folder:
         batch = batches.Batch(deck=deck, points=points)
         work = folder / "work"
@@ -214,9 +206,7 @@ def run_together(
             work.mkdir()
         for place, point in dict(zip(batch.folders, points, strict=True)).items():
             _write(deck, point, work / place)
-        (finished,) = _supervised([batch.step(work)], folder, limits, should_stop)
-        if finished.end is End.CANCELED:
-            raise Canceled(f"the run of {deck.name} was stopped")
+        (finished,) = _supervised(deck, [batch.step(work)], folder, limits, should_stop)
         return batch.outcomes(work, finished, limits)
 
 
@@ -240,10 +230,26 @@ def _scratch(scratch_root: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _limits(deck: Deck, timeout: float | None) -> Limits:
+    """What one process of a deck may use; `timeout` in seconds in place of the deck's own."""
+    return Limits(
+        seconds=deck.timeout_seconds if timeout is None else timeout,
+        memory_bytes=deck.memory_limit_bytes,
+    )
+
+
 def _supervised(
-    steps: Sequence[Step], folder: Path, limits: Limits, should_stop: Callable[[], bool]
+    deck: Deck,
+    steps: Sequence[Step],
+    folder: Path,
+    limits: Limits,
+    should_stop: Callable[[], bool],
 ) -> list[Finished]:
-    """Runs the steps one after the other, within the time of one run."""
+    """Runs the steps one after the other, within the time of one run.
+
+    Raises:
+        Canceled: If `should_stop` said so.
+    """
     ran: list[Finished] = []
     for index, step in enumerate(steps):
         logs = folder / f"logs{index}"
@@ -257,6 +263,8 @@ def _supervised(
             environment=step.environment,
             should_stop=should_stop,
         )
+        if finished.end is End.CANCELED:
+            raise Canceled(f"the run of {deck.name} was stopped")
         if finished.end is End.TIMEOUT:
             finished = replace(finished, detail=f"no result after {limits.seconds:g} s")
         ran.append(finished)

@@ -87,7 +87,7 @@ _SETTINGS: Final = {"numdgt": ("set numdgt=-1", "unset numdgt"), "units": ("unse
 """Settings, and what has them as they are at the start: `unset` alone leaves `numdgt` in force."""
 
 _CONSTANTS: Final = frozenset(
-    "boltz c e echarge false i kelvin no pi planck true yes".split()  # noqa: SIM905
+    ("boltz", "c", "e", "echarge", "false", "i", "kelvin", "no", "pi", "planck", "true", "yes")
 )
 """ngspice's own vectors, which would be missing once a deck's of that name was removed."""
 
