@@ -223,7 +223,7 @@ class _Group(typer.core.TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that is run, or whose arguments are completed."""
         name, listed, rest = super().resolve_command(ctx, args)
-        if name == "query" and rest[0:1] and rest[0] in ONE_QUERY:
+        if name == "query" and rest and rest[0] in ONE_QUERY:
             name = "queries"
         return name, None if listed is None else self.commands[name], rest
 

@@ -440,20 +440,18 @@ class QueryServicer(rpc.QueryServiceServicer):
         The end is heard of where this service's own worker publishes it, and looked for as well:
         others have workers, too.
         """
-        pause, loop, is_whole = 0.05, asyncio.get_running_loop(), bool(recorded(job))
+        pause, loop = 0.05, asyncio.get_running_loop()
         give_up = loop.time() + wait
         with self._ends.event_of(job.job_id) as published:
-            while not is_whole or (job.status not in _ENDED and loop.time() < give_up):
-                if wait and job.status not in _ENDED:
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(min(pause, max(0.0, give_up - loop.time()))):
-                            await published.wait()
-                    if published.is_set():
-                        published.clear()
-                    pause = min(0.25, pause * 1.2)
+            while job.status not in _ENDED and (left := give_up - loop.time()) > 0:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(pause, left)):
+                        await published.wait()
+                published.clear()
+                pause = min(0.25, pause * 1.2)
                 job = await self._registry.job_without_tasks(job.job_id)
-                is_whole = True
-        return job
+        # The answer to its creation, which nobody waited for, has no spec.
+        return job if recorded(job) else await self._registry.job_without_tasks(job.job_id)
 
     def _first_page(self, job: common_pb2.Job, form: int) -> tuple[bytes, int]:
         """The first rows of a result in a format, and how many they are."""

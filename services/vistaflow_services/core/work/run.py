@@ -68,10 +68,6 @@ Key = tuple[str, int]
 """Job id and attempt."""
 
 
-def _unheard(job_id: str) -> None:
-    """Drops the word."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
     """What every attempt of one worker has in common."""
@@ -86,7 +82,7 @@ class Surroundings:
     complete: Complete | None = None
     """Makes specs of the requests in templates."""
 
-    published: Callable[[str], object] = _unheard
+    published: Callable[[str], object] = lambda _: None
     """Called with the id of a job whose last row the registry has taken."""
 
 

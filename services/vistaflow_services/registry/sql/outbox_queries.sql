@@ -193,7 +193,8 @@ SELECT e.id, e.kit_id, e.created_at, e.status, k.name, k.project, k.labels, k.sp
 -- failed the result is what its row says of the failure.
 SELECT l.id, l.job_id, l.job_type, l.status, l.created_at, l.reason, l.attempt, k.project, k.spec,
        j.spec_type, j.spec,
-       CASE l.status WHEN 'FAILED' THEN l.metadata #> '{error,details}' ELSE j.result END, d.name, v.version, v.manifest,
+       CASE l.status WHEN 'FAILED' THEN l.metadata #> '{error,details}' ELSE j.result END,
+       d.name, v.version, v.manifest,
        (SELECT jsonb_object_agg(name, jsonb_build_object('job_id', job_id, 'pinned', result -> 'pinned'))
           FROM jobs AS other WHERE other.kit_id = l.kit_id AND other.name = ANY (j.depends_on))
   FROM mlops_totalstate_table AS l

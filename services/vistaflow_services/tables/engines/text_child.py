@@ -72,7 +72,8 @@ def load(folder: str) -> Any:
         return importlib.import_module("chdb")
     loader = importlib.machinery.ExtensionFileLoader("_chdb", str(path))
     spec = importlib.util.spec_from_loader("_chdb", loader)
-    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
     loader.exec_module(module)
     return module
 
